@@ -1,0 +1,177 @@
+//! The one list of reasons why a packet was not forwarded.
+//!
+//! One reason, one cause, one remedy. Metrics, the command line and tests all use this enum.
+
+/// Why a packet was not forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Headers that contradict each other or the frame's length.
+    Malformed,
+    /// An IPv4 header or ICMP checksum that is wrong.
+    BadChecksum,
+    /// A protocol that is not balanced.
+    UnsupportedProtocol,
+    /// No service at this address, port and protocol (it was just removed, or the frame strayed).
+    NoService,
+    /// A TCP packet of no known flow that does not open one.
+    NotSyn,
+    /// A fragment whose first fragment was not seen in time.
+    FragmentUnmatched,
+    /// TTL or hop limit used up; answered with Time Exceeded.
+    TtlExpired,
+    /// A source address that cannot be (loopback, multicast, the balancer's own).
+    Martian,
+    /// The service has no backend of this family; answered with RST or Port Unreachable.
+    NoBackend,
+    /// The flow's backend is known dead.
+    BackendDown,
+    /// The flow's backend was removed and its drain time is over.
+    DrainDeadline,
+    /// The kernel does not know the next hop's MAC address yet.
+    NeighborUnresolved,
+    /// No entry left in the flow table.
+    FlowTableFull,
+    /// No NAT port left towards this backend.
+    NatPortsExhausted,
+    /// Too many unfinished fragmented datagrams.
+    FragmentTableFull,
+    /// The transmit ring stayed full.
+    TxRingFull,
+    /// No free frame for a packet that had to be cut or built.
+    UmemExhausted,
+    /// The ring to the flow's worker is full.
+    HandoffFull,
+    /// An answer (ICMP error, RST) that would exceed its rate limit.
+    RateLimited,
+    /// A packet to a NAT port that no flow owns.
+    UnknownReply,
+    /// An ICMP error about a packet of no known flow.
+    IcmpUnmatched,
+    /// Longer than the interface's MTU and not to be cut; answered with Too Big.
+    MtuExceeded,
+    /// A UDP super-packet whose segment size cannot be seen in this mode.
+    UdpSuperPacket,
+    /// A defect of vl3-lb. Must stay 0.
+    Internal,
+}
+
+impl DropReason {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 24] = [
+        Self::Malformed,
+        Self::BadChecksum,
+        Self::UnsupportedProtocol,
+        Self::NoService,
+        Self::NotSyn,
+        Self::FragmentUnmatched,
+        Self::TtlExpired,
+        Self::Martian,
+        Self::NoBackend,
+        Self::BackendDown,
+        Self::DrainDeadline,
+        Self::NeighborUnresolved,
+        Self::FlowTableFull,
+        Self::NatPortsExhausted,
+        Self::FragmentTableFull,
+        Self::TxRingFull,
+        Self::UmemExhausted,
+        Self::HandoffFull,
+        Self::RateLimited,
+        Self::UnknownReply,
+        Self::IcmpUnmatched,
+        Self::MtuExceeded,
+        Self::UdpSuperPacket,
+        Self::Internal,
+    ];
+
+    /// Number of reasons.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Position in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The label value in metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::BadChecksum => "bad_checksum",
+            Self::UnsupportedProtocol => "unsupported_protocol",
+            Self::NoService => "no_service",
+            Self::NotSyn => "not_syn",
+            Self::FragmentUnmatched => "fragment_unmatched",
+            Self::TtlExpired => "ttl_expired",
+            Self::Martian => "martian",
+            Self::NoBackend => "no_backend",
+            Self::BackendDown => "backend_down",
+            Self::DrainDeadline => "drain_deadline",
+            Self::NeighborUnresolved => "neighbor_unresolved",
+            Self::FlowTableFull => "flow_table_full",
+            Self::NatPortsExhausted => "nat_ports_exhausted",
+            Self::FragmentTableFull => "fragment_table_full",
+            Self::TxRingFull => "tx_ring_full",
+            Self::UmemExhausted => "umem_exhausted",
+            Self::HandoffFull => "handoff_full",
+            Self::RateLimited => "rate_limited",
+            Self::UnknownReply => "unknown_reply",
+            Self::IcmpUnmatched => "icmp_unmatched",
+            Self::MtuExceeded => "mtu_exceeded",
+            Self::UdpSuperPacket => "udp_super_packet",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// What an operator does about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Malformed | Self::BadChecksum | Self::UnsupportedProtocol | Self::Martian => {
+                "the sender is broken or hostile; look at its packets if there are many"
+            }
+            Self::NoService => "a client uses a service that is gone; check the configuration",
+            Self::NotSyn => "the flow is unknown: timed out, or older than this balancer",
+            Self::FragmentUnmatched => {
+                "fragments arrive without their first one; look for loss or a small MTU on the way"
+            }
+            Self::TtlExpired => "a routing loop, or a traceroute",
+            Self::NoBackend => "add a backend of this address family, or look why the known ones are out",
+            Self::BackendDown => "look at the backend",
+            Self::DrainDeadline => "raise the service's drain time if flows need longer",
+            Self::NeighborUnresolved => "the backend or its gateway does not answer ARP or ND; check routes",
+            Self::FlowTableFull => "raise `flows`",
+            Self::NatPortsExhausted => "add backends, or widen `natPorts`",
+            Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
+            Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",
+            Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",
+            Self::RateLimited => "someone provokes errors in quantity; find the sender",
+            Self::UnknownReply => "a backend answers to a flow that is gone; was the balancer restarted?",
+            Self::IcmpUnmatched => "nothing, unless it is many",
+            Self::MtuExceeded => "lower the sender's MTU, or raise the interface's",
+            Self::UdpSuperPacket => {
+                "use `mode: auto` or `companion`, or switch off UDP segmentation at the sender"
+            }
+            Self::Internal => "report it",
+        }
+    }
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_at_its_index_and_has_its_own_name() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+        let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}

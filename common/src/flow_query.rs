@@ -1,0 +1,102 @@
+//! Reading the flow tables from outside: a worker answers in slices, between two bursts.
+//!
+//! A list is exact for each flow but not one instant of the whole table, and a slow reader never
+//! blocks a worker: it simply is not asked for the next slice.
+
+use std::net::IpAddr;
+
+use crate::addr::Protocol;
+use crate::snapshot::{BackendSlot, ServiceSlot};
+
+/// The state of a flow, as shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FlowState {
+    /// TCP: SYN seen, not yet answered.
+    Opening,
+    /// TCP: answered; UDP: answered at least once.
+    Established,
+    /// UDP: not answered yet.
+    Unreplied,
+    /// TCP: FIN from one side.
+    HalfClosed,
+    /// TCP: FIN from both sides.
+    Closing,
+    /// TCP: RST seen.
+    Reset,
+}
+
+impl FlowState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Opening,
+        Self::Established,
+        Self::Unreplied,
+        Self::HalfClosed,
+        Self::Closing,
+        Self::Reset,
+    ];
+
+    /// The value in JSON, tables and filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Unreplied => "unreplied",
+            Self::HalfClosed => "half_closed",
+            Self::Closing => "closing",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// One flow, copied out of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowRecord {
+    pub worker: u16,
+    pub protocol: Protocol,
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub service_address: IpAddr,
+    pub service_port: u16,
+    pub nat_port: u16,
+    pub backend: IpAddr,
+    pub backend_port: u16,
+    pub service: ServiceSlot,
+    pub backend_slot: BackendSlot,
+    pub state: FlowState,
+    /// Microseconds since the flow was opened, since its last packet, and until it expires.
+    pub age_micros: u64,
+    pub idle_micros: u64,
+    pub expires_micros: u64,
+    /// Client to backend.
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    /// Backend to client.
+    pub packets_out: u64,
+    pub bytes_out: u64,
+}
+
+/// Asks a worker for the flows from entry `cursor` on.
+#[derive(Debug)]
+pub struct FlowQuery {
+    pub cursor: u32,
+    /// Entries to look at, at most: bounds the time that the worker spends.
+    pub scan: u32,
+    /// Where the answer goes; a sender that would block is a closed request.
+    pub answer: crossbeam::channel::Sender<FlowSlice>,
+}
+
+/// A worker's answer to a [`FlowQuery`].
+#[derive(Debug)]
+pub struct FlowSlice {
+    pub flows: Vec<FlowRecord>,
+    /// Where to go on; `None` at the end of the table.
+    pub next: Option<u32>,
+}
+
+/// What a worker tells the control side without being asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerEvent {
+    /// A packet needs this neighbour's MAC address: the kernel should look for it.
+    Unresolved(IpAddr),
+}

@@ -1,0 +1,34 @@
+//! The words that the data plane and the control side share.
+//!
+//! | word | meaning | elsewhere |
+//! |---|---|---|
+//! | service | address, port and protocol that clients talk to | VIP (Katran), virtual server (IPVS) |
+//! | backend | one real server of a service | real, RS, endpoint |
+//! | flow | a 5-tuple and its translation | connection, session, conntrack entry |
+//! | snapshot | everything that the workers need to know, immutable; has a generation | config, state |
+//! | worker | one pinned thread that owns one receive queue and its flows | lcore |
+//! | verdict, drop reason | what is done with a packet, and why it was not forwarded | |
+//! | drain | a backend gets no new flows and keeps its old ones until they end | graceful removal |
+//!
+//! Control builds a [`Snapshot`] and puts it into each worker's [`mailbox`]; workers count into
+//! [`stats`]; [`report`] is the one shape that every view (table, JSON, metrics) is made of.
+//! This crate knows neither sockets nor Kubernetes: std, crossbeam and serde only.
+
+pub mod addr;
+pub mod dataplane;
+pub mod drop_reason;
+pub mod flow_query;
+pub mod hash;
+pub mod maglev;
+pub mod mailbox;
+pub mod next_hop;
+pub mod report;
+pub mod schedule;
+pub mod snapshot;
+pub mod stats;
+pub mod time;
+
+pub use addr::{MacAddr, Protocol, ServiceKey};
+pub use drop_reason::DropReason;
+pub use snapshot::{Backend, BackendSlot, BackendState, Generation, Service, ServiceSlot, Snapshot};
+pub use time::{Duration, Timestamp};

@@ -1,0 +1,153 @@
+//! The kernel's routes and neighbours, as far as the workers need them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::addr::MacAddr;
+
+/// Framing of the vL3 interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Ethernet (veth, a NIC), with the interface's own address.
+    Ethernet(MacAddr),
+    /// Raw IP (TUN): no header, no next hop to look up.
+    RawIp,
+}
+
+/// One route out of the vL3 interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    pub destination: IpAddr,
+    pub prefix_length: u8,
+    /// The gateway; `None` if the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The kernel's metric: the lower one wins between equal prefixes.
+    pub metric: u32,
+}
+
+/// Answer of [`NextHops::resolve`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    Mac(MacAddr),
+    /// The kernel has a route but no MAC address for this neighbour yet.
+    Unresolved(IpAddr),
+    NoRoute,
+}
+
+/// Routes and neighbours of the vL3 interface. Immutable; part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextHops {
+    pub link: Link,
+    /// Changes whenever routes or neighbours change: a flow keeps what it resolved until then.
+    pub generation: u16,
+    routes: Vec<Route>,
+    neighbors: HashMap<IpAddr, MacAddr>,
+}
+
+impl NextHops {
+    /// `routes` and `neighbors` of one interface, in any order.
+    pub fn new(
+        link: Link,
+        generation: u16,
+        mut routes: Vec<Route>,
+        neighbors: HashMap<IpAddr, MacAddr>,
+    ) -> Self {
+        routes.sort_by_key(|route| (std::cmp::Reverse(route.prefix_length), route.metric));
+        Self {
+            link,
+            generation,
+            routes,
+            neighbors,
+        }
+    }
+
+    /// The neighbour that packets to `destination` go to: its gateway or itself. `None` without a
+    /// route. O(routes).
+    pub fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {
+        let route = self.routes.iter().find(|route| route.contains(destination))?;
+        Some(route.gateway.unwrap_or(destination))
+    }
+
+    /// Where frames to `destination` go. O(routes); once per flow and generation, not per packet.
+    pub fn resolve(&self, destination: IpAddr) -> NextHop {
+        match self.neighbor_of(destination) {
+            None => NextHop::NoRoute,
+            Some(neighbor) => self
+                .neighbors
+                .get(&neighbor)
+                .map_or(NextHop::Unresolved(neighbor), |&mac| NextHop::Mac(mac)),
+        }
+    }
+}
+
+impl Route {
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.destination, address) {
+            (IpAddr::V4(net), IpAddr::V4(host)) => same_prefix(
+                net.to_bits().into(),
+                host.to_bits().into(),
+                self.prefix_length,
+                32,
+            ),
+            (IpAddr::V6(net), IpAddr::V6(host)) => {
+                same_prefix(net.to_bits(), host.to_bits(), self.prefix_length, 128)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn same_prefix(a: u128, b: u128, length: u8, width: u32) -> bool {
+    let ignored = width.saturating_sub(u32::from(length));
+    (a ^ b).checked_shr(ignored).unwrap_or(0) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn route(destination: &str, prefix_length: u8, gateway: Option<&str>, metric: u32) -> Route {
+        Route {
+            destination: ip(destination),
+            prefix_length,
+            gateway: gateway.map(ip),
+            metric,
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_then_the_lowest_metric_wins() {
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let hops = NextHops::new(
+            Link::Ethernet(mac(0)),
+            1,
+            vec![
+                route("0.0.0.0", 0, Some("172.16.1.1"), 100),
+                route("172.16.1.0", 24, None, 0),
+                route("172.16.1.128", 25, Some("172.16.1.2"), 0),
+                route("0.0.0.0", 0, Some("172.16.1.3"), 50),
+                route("2001:db8::", 64, None, 0),
+            ],
+            HashMap::from([
+                (ip("172.16.1.7"), mac(7)),
+                (ip("172.16.1.2"), mac(2)),
+                (ip("172.16.1.3"), mac(3)),
+                (ip("2001:db8::7"), mac(6)),
+            ]),
+        );
+        for (destination, want) in [
+            ("172.16.1.7", NextHop::Mac(mac(7))),
+            ("172.16.1.8", NextHop::Unresolved(ip("172.16.1.8"))),
+            ("172.16.1.200", NextHop::Mac(mac(2))),
+            ("9.9.9.9", NextHop::Mac(mac(3))),
+            ("2001:db8::7", NextHop::Mac(mac(6))),
+            ("2001:db9::7", NextHop::NoRoute),
+        ] {
+            assert_eq!(hops.resolve(ip(destination)), want, "{destination}");
+        }
+    }
+}

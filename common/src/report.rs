@@ -1,0 +1,1 @@
+//! The one shape that every view of the balancer is made of.

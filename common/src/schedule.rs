@@ -1,0 +1,204 @@
+//! How a service spreads new flows over the backends of one address family.
+//!
+//! Everything that depends only on the set of backends is built here, on the control side; a
+//! worker adds what changes per flow (a turn, the current number of flows).
+
+use crate::maglev::Maglev;
+use crate::snapshot::{Backend, BackendSlot, BackendState};
+
+/// The rule that picks a backend for a new flow. All honour weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduler {
+    /// By hash of the client's address and port: balancers with the same backends agree.
+    Maglev,
+    /// In turn, each worker on its own.
+    RoundRobin,
+    /// The backend with the fewest flows for its weight.
+    LeastConnections,
+}
+
+impl Scheduler {
+    /// The name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Maglev => "maglev",
+            Self::RoundRobin => "round-robin",
+            Self::LeastConnections => "least-connections",
+        }
+    }
+}
+
+/// The backends of one family that take new flows, ready to pick from.
+#[derive(Debug, Clone)]
+pub enum Pool {
+    /// Nobody: new flows are refused.
+    Empty,
+    /// Slots in the order of the Maglev table's positions.
+    Maglev {
+        table: Maglev,
+        backends: Box<[BackendSlot]>,
+    },
+    /// A cycle in which each backend appears as often as its weight says, spread out.
+    Cycle(Box<[BackendSlot]>),
+    /// Candidates with their weights.
+    LeastFlows(Box<[(BackendSlot, u16)]>),
+}
+
+/// A cycle is cut here; weights are scaled down to fit.
+const LONGEST_CYCLE: u32 = 4096;
+
+impl Pool {
+    /// Builds the pool from the active backends with a weight among `backends`, all of one family.
+    ///
+    /// Cost: that of [`Maglev::build`] at most; control side only.
+    pub fn build(scheduler: Scheduler, backends: &[Backend]) -> Self {
+        let active: Vec<&Backend> = backends
+            .iter()
+            .filter(|backend| backend.weight > 0 && backend.state == BackendState::Active)
+            .collect();
+        if active.is_empty() {
+            return Self::Empty;
+        }
+        match scheduler {
+            Scheduler::Maglev => match Maglev::build(active.iter().copied()) {
+                Some(table) => Self::Maglev {
+                    table,
+                    backends: active.iter().map(|b| b.slot).collect(),
+                },
+                None => Self::Empty,
+            },
+            Scheduler::RoundRobin => Self::Cycle(smooth_cycle(&active)),
+            Scheduler::LeastConnections => {
+                Self::LeastFlows(active.iter().map(|b| (b.slot, b.weight)).collect())
+            }
+        }
+    }
+
+    /// Picks a backend: `hash` is [`crate::hash::selection_hash`], `turn` the worker's own count
+    /// of flows of this service, `flows` tells how many flows a backend has now.
+    ///
+    /// Cost: O(1), with least-connections O(backends).
+    #[inline]
+    pub fn pick(&self, hash: u64, turn: u64, flows: impl Fn(BackendSlot) -> u64) -> Option<BackendSlot> {
+        match self {
+            Self::Empty => None,
+            Self::Maglev { table, backends } => backends.get(table.lookup(hash)).copied(),
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the remainder is below the cycle's length"
+            )]
+            Self::Cycle(cycle) => cycle.get((turn % cycle.len() as u64) as usize).copied(),
+            Self::LeastFlows(candidates) => candidates
+                .iter()
+                // flows / weight, compared without division.
+                .map(|&(slot, weight)| (slot, (flows(slot) + 1) * u64::from(u16::MAX) / u64::from(weight)))
+                .min_by_key(|&(_, load)| load)
+                .map(|(slot, _)| slot),
+        }
+    }
+}
+
+/// Smooth weighted round-robin (as in nginx): in each step everyone gains its weight, the
+/// richest is picked and pays the total.
+fn smooth_cycle(active: &[&Backend]) -> Box<[BackendSlot]> {
+    let total: u32 = active.iter().map(|b| u32::from(b.weight)).sum();
+    let scale = total.div_ceil(LONGEST_CYCLE).max(1);
+    let weights: Vec<i64> = active
+        .iter()
+        .map(|b| i64::from(u32::from(b.weight).div_ceil(scale)))
+        .collect();
+    let divisor = weights.iter().copied().reduce(gcd).unwrap_or(1);
+    let weights: Vec<i64> = weights.into_iter().map(|weight| weight / divisor).collect();
+    let total: i64 = weights.iter().sum();
+    let mut credit = vec![0; weights.len()];
+    (0..total)
+        .map(|_| {
+            credit
+                .iter_mut()
+                .zip(&weights)
+                .for_each(|(credit, weight)| *credit += weight);
+            let richest = (0..credit.len())
+                .max_by_key(|&i| (credit[i], std::cmp::Reverse(i)))
+                .unwrap_or(0);
+            credit[richest] -= total;
+            active[richest].slot
+        })
+        .collect()
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Protocol;
+    use crate::snapshot::ServiceSlot;
+
+    fn backends(weights: &[u16]) -> Vec<Backend> {
+        (1_u8..)
+            .zip(weights)
+            .map(|(host, &weight)| Backend {
+                slot: BackendSlot(u32::from(host)),
+                service: ServiceSlot(0),
+                address: [10, 0, 0, host].into(),
+                port: 80,
+                protocol: Protocol::Udp,
+                weight,
+                state: BackendState::Active,
+                mac: None,
+            })
+            .collect()
+    }
+
+    fn picks(pool: &Pool, count: u64) -> Vec<u32> {
+        (0..count)
+            .filter_map(|turn| pool.pick(turn * 7919, turn, |_| 0))
+            .map(|slot| slot.0)
+            .collect()
+    }
+
+    #[test]
+    fn round_robin_takes_turns_and_spreads_the_heavy_one() {
+        let pool = Pool::build(Scheduler::RoundRobin, &backends(&[1, 1, 1]));
+        assert_eq!(picks(&pool, 6), [1, 2, 3, 1, 2, 3]);
+        let pool = Pool::build(Scheduler::RoundRobin, &backends(&[200, 100, 0]));
+        assert_eq!(picks(&pool, 6), [1, 2, 1, 1, 2, 1]);
+    }
+
+    #[test]
+    fn least_connections_compares_flows_per_weight() {
+        let pool = Pool::build(Scheduler::LeastConnections, &backends(&[1, 2]));
+        let pick = |flows: [u64; 2]| pool.pick(0, 0, |slot| flows[slot.0 as usize - 1]).unwrap().0;
+        assert_eq!(pick([0, 0]), 2);
+        assert_eq!(pick([0, 2]), 1);
+        assert_eq!(pick([5, 9]), 2);
+        assert_eq!(pick([4, 10]), 1);
+    }
+
+    #[test]
+    fn only_active_backends_with_a_weight_are_picked() {
+        for scheduler in [
+            Scheduler::Maglev,
+            Scheduler::RoundRobin,
+            Scheduler::LeastConnections,
+        ] {
+            let mut set = backends(&[1, 0, 1]);
+            set[0].state = BackendState::Draining {
+                since: crate::Timestamp(0),
+            };
+            let picked = picks(&Pool::build(scheduler, &set), 50);
+            assert!(
+                picked.iter().all(|&slot| slot == 3) && picked.len() == 50,
+                "{scheduler:?}"
+            );
+            set[2].state = BackendState::Gone;
+            assert!(
+                matches!(Pool::build(scheduler, &set), Pool::Empty),
+                "{scheduler:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The immutable state of the world that workers balance by.
+//!
+//! Control builds a new [`Snapshot`] for every change and hands an `Arc` of it to each worker; a
+//! worker switches between two bursts. Slots are stable: a backend keeps its slot in every
+//! generation until its last flow is gone, so flows and counters can refer to it by number.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::addr::{MacAddr, Protocol, ServiceKey};
+use crate::next_hop::NextHops;
+use crate::schedule::{Pool, Scheduler};
+use crate::time::{Duration, Timestamp};
+
+/// Services at most, live and just removed.
+pub const MAX_SERVICES: usize = 1024;
+/// Backends at most, all services together, live and draining.
+pub const MAX_BACKENDS: usize = 16_384;
+
+/// Number of a snapshot; each one published is higher than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Generation(pub u64);
+
+/// Stable number of a service, below [`MAX_SERVICES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceSlot(pub u16);
+
+/// Stable number of a backend of one service, below [`MAX_BACKENDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendSlot(pub u32);
+
+impl ServiceSlot {
+    /// As an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl BackendSlot {
+    /// As an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a backend may get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendState {
+    /// New and old flows.
+    Active,
+    /// Old flows only, since that time.
+    Draining { since: Timestamp },
+    /// Nothing: its flows are ended at once, the slot lives until they are gone.
+    Gone,
+}
+
+/// One backend of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    pub slot: BackendSlot,
+    pub service: ServiceSlot,
+    pub address: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// Share of new flows; 0 gets none.
+    pub weight: u16,
+    pub state: BackendState,
+    /// The next hop's MAC address; `None` on a raw-IP link or while it is not resolved.
+    pub mac: Option<MacAddr>,
+}
+
+/// One service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    pub slot: ServiceSlot,
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub scheduler: Scheduler,
+    /// How long flows of a removed backend may go on.
+    pub drain: Duration,
+    /// Backends for clients that use IPv4.
+    pub v4: Pool,
+    /// Backends for clients that use IPv6.
+    pub v6: Pool,
+}
+
+impl Service {
+    /// The pool for clients of the family of `client`.
+    pub const fn pool(&self, client: IpAddr) -> &Pool {
+        if client.is_ipv4() { &self.v4 } else { &self.v6 }
+    }
+}
+
+/// The ports that the balancer uses as the source of translated flows. They belong to it alone:
+/// the kernel's ephemeral ports and every listener are elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NatPorts {
+    first: u16,
+    last: u16,
+}
+
+impl NatPorts {
+    /// `None` if the range is empty.
+    pub const fn new(first: u16, last: u16) -> Option<Self> {
+        if first <= last && first > 0 {
+            Some(Self { first, last })
+        } else {
+            None
+        }
+    }
+
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Ports in each worker's part; a remainder stays unused.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "port 0 is never in the range, so 65,535 at most"
+    )]
+    pub const fn per_worker(self, workers: u16) -> u16 {
+        ((self.last as u32 - self.first as u32 + 1) / workers as u32) as u16
+    }
+
+    /// The ports that `worker` of `workers` hands out.
+    pub const fn slice(self, worker: u16, workers: u16) -> RangeInclusive<u16> {
+        let size = self.per_worker(workers);
+        let first = self.first + size * worker;
+        first..=first + (size - 1)
+    }
+
+    /// The worker that owns flows with this NAT port. `port` must be in the range; ports of the
+    /// unused remainder count to the last worker, who will not know them.
+    #[inline]
+    pub const fn owner(self, port: u16, workers: u16) -> u16 {
+        let owner = (port - self.first) / self.per_worker(workers);
+        if owner < workers { owner } else { workers - 1 }
+    }
+}
+
+/// Everything that the workers need to know.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub generation: Generation,
+    /// The balancer's own addresses on the vL3 interface.
+    pub addresses: Vec<IpAddr>,
+    pub nat_ports: NatPorts,
+    /// The interface's MTU: the longest IP packet that may be sent.
+    pub mtu: u16,
+    pub next_hops: NextHops,
+    /// Keys of live services only.
+    pub services: HashMap<ServiceKey, ServiceSlot>,
+    /// By slot; removed ones are `None`.
+    pub service_slots: Vec<Option<Service>>,
+    /// By slot; free ones are `None`.
+    pub backend_slots: Vec<Option<Backend>>,
+}
+
+impl Snapshot {
+    /// The service that listens at `key`.
+    #[inline]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services
+            .get(key)
+            .and_then(|slot| self.service_slots.get(slot.index())?.as_ref())
+    }
+
+    /// The backend in `slot`.
+    #[inline]
+    pub fn backend(&self, slot: BackendSlot) -> Option<&Backend> {
+        self.backend_slots.get(slot.index())?.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_nat_port_of_a_slice_belongs_to_its_worker() {
+        let ports = NatPorts::new(10_240, 32_767).unwrap();
+        for workers in [1, 2, 3, 7] {
+            let mut total = 0;
+            for worker in 0..workers {
+                for port in ports.slice(worker, workers) {
+                    assert!(ports.contains(port));
+                    assert_eq!(ports.owner(port, workers), worker, "port {port}");
+                    total += 1;
+                }
+            }
+            assert_eq!(total, ports.per_worker(workers) * workers);
+            assert!(ports.owner(32_767, workers) < workers);
+        }
+    }
+
+    #[test]
+    fn an_empty_range_is_refused() {
+        assert!(NatPorts::new(2, 1).is_none());
+        assert!(NatPorts::new(0, 1).is_none());
+    }
+}

@@ -1,0 +1,343 @@
+//! Counters: each worker writes its own, everyone may read all of them at any time.
+//!
+//! A counter has one writer, so adding is a plain load and store without a locked instruction.
+//! Slots are stable and may be used again; whoever reports them subtracts what was there when the
+//! slot was given out.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::drop_reason::DropReason;
+use crate::snapshot::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
+
+/// A counter or gauge with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Sets a gauge. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The current value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Why a flow ended. Label values of `service_flows_closed_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CloseCause {
+    /// Both sides sent FIN.
+    Fin,
+    /// One side sent RST.
+    Rst,
+    /// Silent for longer than its state allows.
+    Idle,
+    /// Its backend was removed and the drain time is over.
+    Drain,
+    /// Its backend is known dead.
+    BackendDown,
+    /// The interface is gone or has another address.
+    InterfaceLost,
+    /// A finished flow that made room for a new one.
+    Reclaimed,
+}
+
+impl CloseCause {
+    /// All causes, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::Fin,
+        Self::Rst,
+        Self::Idle,
+        Self::Drain,
+        Self::BackendDown,
+        Self::InterfaceLost,
+        Self::Reclaimed,
+    ];
+    /// Number of causes.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The label value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fin => "fin",
+            Self::Rst => "rst",
+            Self::Idle => "idle",
+            Self::Drain => "drain",
+            Self::BackendDown => "backend_down",
+            Self::InterfaceLost => "interface_lost",
+            Self::Reclaimed => "reclaimed",
+        }
+    }
+}
+
+/// Why a backend failed a new flow. Label values of `backend_flows_failed_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum FlowFailure {
+    /// RST in answer to SYN.
+    Reset,
+    /// No answer until the flow timed out.
+    Timeout,
+    /// ICMP unreachable about the flow.
+    Unreachable,
+}
+
+impl FlowFailure {
+    /// All failures, in the order of their discriminants.
+    pub const ALL: [Self; 3] = [Self::Reset, Self::Timeout, Self::Unreachable];
+    /// Number of failures.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The label value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// Packets and bytes of one direction. Bytes count IP packets, without the Ethernet header.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub packets: Counter,
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// Counts one packet.
+    #[inline]
+    pub fn count(&self, bytes: u64) {
+        self.packets.add(1);
+        self.bytes.add(bytes);
+    }
+}
+
+/// A histogram with fixed bounds; bucket `i` counts values up to and including `bounds[i]`, the
+/// last bucket all above.
+#[derive(Debug)]
+pub struct Histogram<const BUCKETS: usize> {
+    buckets: [Counter; BUCKETS],
+    /// Sum of all values, in microseconds.
+    sum_micros: Counter,
+}
+
+impl<const BUCKETS: usize> Default for Histogram<BUCKETS> {
+    fn default() -> Self {
+        Self {
+            buckets: std::array::from_fn(|_| Counter::default()),
+            sum_micros: Counter::default(),
+        }
+    }
+}
+
+impl<const BUCKETS: usize> Histogram<BUCKETS> {
+    /// Counts a value, in microseconds; `bounds` are BUCKETS - 1 upper bounds, ascending.
+    pub fn observe(&self, micros: u64, bounds: &[u64]) {
+        let bucket = bounds
+            .iter()
+            .position(|&bound| micros <= bound)
+            .unwrap_or(bounds.len());
+        if let Some(counter) = self.buckets.get(bucket) {
+            counter.add(1);
+        }
+        self.sum_micros.add(micros);
+    }
+
+    /// Counts per bucket (not cumulative).
+    pub fn counts(&self) -> [u64; BUCKETS] {
+        std::array::from_fn(|i| self.buckets[i].get())
+    }
+
+    /// Sum of all values, in microseconds.
+    pub fn sum_micros(&self) -> u64 {
+        self.sum_micros.get()
+    }
+}
+
+/// Upper bounds of the time from SYN to the backend's SYN-ACK, in microseconds.
+pub const CONNECT_BOUNDS: [u64; 15] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    3_000_000,
+];
+/// Upper bounds of the life of closed flows, in microseconds.
+pub const DURATION_BOUNDS: [u64; 8] = [
+    10_000,
+    100_000,
+    1_000_000,
+    10_000_000,
+    60_000_000,
+    300_000_000,
+    1_800_000_000,
+    3_600_000_000,
+];
+
+/// One worker's counters of one service.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    /// Client to backend.
+    pub inbound: Traffic,
+    /// Backend to client.
+    pub outbound: Traffic,
+    pub flows_opened: Counter,
+    pub flows_closed: [Counter; CloseCause::COUNT],
+    pub drops: [Counter; DropReason::COUNT],
+    pub connect: Histogram<{ CONNECT_BOUNDS.len() + 1 }>,
+    pub duration: Histogram<{ DURATION_BOUNDS.len() + 1 }>,
+}
+
+impl ServiceStats {
+    /// Flows that are open now, on this worker.
+    pub fn flows(&self) -> u64 {
+        let closed: u64 = self.flows_closed.iter().map(Counter::get).sum();
+        self.flows_opened.get().saturating_sub(closed)
+    }
+}
+
+/// One worker's counters of one backend.
+#[derive(Debug, Default)]
+pub struct BackendStats {
+    /// Client to backend.
+    pub inbound: Traffic,
+    /// Backend to client.
+    pub outbound: Traffic,
+    /// Flows that are open now; each holds one NAT port.
+    pub flows: Counter,
+    pub flows_opened: Counter,
+    pub flows_failed: [Counter; FlowFailure::COUNT],
+}
+
+/// All counters of one worker.
+#[derive(Debug)]
+pub struct WorkerStats {
+    services: Box<[ServiceStats]>,
+    backends: Box<[BackendStats]>,
+    /// Drops that belong to no service.
+    pub drops: [Counter; DropReason::COUNT],
+    pub received: Counter,
+    pub transmitted: Counter,
+    pub bursts: Counter,
+    /// Times that the worker slept and was woken.
+    pub wakeups: Counter,
+    /// Packets passed on to the worker that owns their flow.
+    pub handoffs: Counter,
+    /// Answers built here: ICMP errors and TCP resets.
+    pub answers: Counter,
+    /// Super-packets cut into segments.
+    pub segmented: Counter,
+    /// Time spent on bursts that had packets, in nanoseconds.
+    pub busy_nanos: Counter,
+    /// When the worker last came round its loop: nanoseconds on the workers' clock.
+    pub heartbeat: Counter,
+    /// Generation of the snapshot in use.
+    pub generation: Counter,
+    /// Live flows, and the capacity of this worker's part of the table.
+    pub flow_entries: Counter,
+    pub flow_capacity: Counter,
+    /// Frames in this worker's hands and free.
+    pub frames_free: Counter,
+    /// The AF_XDP socket's own drops (XDP_STATISTICS), read once a second.
+    pub xsk: XskStats,
+}
+
+/// Drops of an AF_XDP socket, as the kernel counts them (`struct xdp_statistics`).
+#[derive(Debug, Default)]
+pub struct XskStats {
+    pub rx_dropped: Counter,
+    pub rx_invalid: Counter,
+    pub tx_invalid: Counter,
+    pub rx_ring_full: Counter,
+    pub fill_ring_empty: Counter,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        Self {
+            services: std::iter::repeat_with(ServiceStats::default)
+                .take(MAX_SERVICES)
+                .collect(),
+            backends: std::iter::repeat_with(BackendStats::default)
+                .take(MAX_BACKENDS)
+                .collect(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            received: Counter::default(),
+            transmitted: Counter::default(),
+            bursts: Counter::default(),
+            wakeups: Counter::default(),
+            handoffs: Counter::default(),
+            answers: Counter::default(),
+            segmented: Counter::default(),
+            busy_nanos: Counter::default(),
+            heartbeat: Counter::default(),
+            generation: Counter::default(),
+            flow_entries: Counter::default(),
+            flow_capacity: Counter::default(),
+            frames_free: Counter::default(),
+            xsk: XskStats::default(),
+        }
+    }
+}
+
+impl WorkerStats {
+    /// The counters of a service. Slots come from snapshots, which stay below [`MAX_SERVICES`].
+    #[inline]
+    pub fn service(&self, slot: ServiceSlot) -> &ServiceStats {
+        &self.services[slot.index()]
+    }
+
+    /// The counters of a backend. Slots come from snapshots, which stay below [`MAX_BACKENDS`].
+    #[inline]
+    pub fn backend(&self, slot: BackendSlot) -> &BackendStats {
+        &self.backends[slot.index()]
+    }
+
+    /// Counts a packet that was not forwarded.
+    #[inline]
+    pub fn drop_packet(&self, service: Option<ServiceSlot>, reason: DropReason) {
+        match service {
+            Some(slot) => self.service(slot).drops[reason.index()].add(1),
+            None => self.drops[reason.index()].add(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_count_at_their_upper_bounds() {
+        let histogram = Histogram::<{ CONNECT_BOUNDS.len() + 1 }>::default();
+        for micros in [1, 50, 51, 3_000_000, 3_000_001] {
+            histogram.observe(micros, &CONNECT_BOUNDS);
+        }
+        let counts = histogram.counts();
+        assert_eq!((counts[0], counts[1], counts[14], counts[15]), (2, 1, 1, 1));
+        assert_eq!(histogram.sum_micros(), 6_000_103);
+    }
+
+    #[test]
+    fn drops_without_a_service_are_counted_apart() {
+        let stats = WorkerStats::default();
+        stats.drop_packet(Some(ServiceSlot(3)), DropReason::NoBackend);
+        stats.drop_packet(None, DropReason::Malformed);
+        assert_eq!(
+            stats.service(ServiceSlot(3)).drops[DropReason::NoBackend.index()].get(),
+            1
+        );
+        assert_eq!(stats.drops[DropReason::Malformed.index()].get(), 1);
+        assert_eq!(stats.drops[DropReason::NoBackend.index()].get(), 0);
+    }
+}

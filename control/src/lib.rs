@@ -1,0 +1,1 @@
+//! The control side of vl3-lb.

@@ -1,0 +1,4 @@
+//! The packet path of vl3-lb.
+
+pub mod config;
+pub mod port;
