@@ -42,8 +42,6 @@ pub enum DropReason {
     UmemExhausted,
     /// The ring to the flow's worker is full.
     HandoffFull,
-    /// An answer (ICMP error, RST) that would exceed its rate limit.
-    RateLimited,
     /// A packet to a NAT port that no flow owns.
     UnknownReply,
     /// An ICMP error about a packet of no known flow.
@@ -58,7 +56,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -77,7 +75,6 @@ impl DropReason {
         Self::TxRingFull,
         Self::UmemExhausted,
         Self::HandoffFull,
-        Self::RateLimited,
         Self::UnknownReply,
         Self::IcmpUnmatched,
         Self::MtuExceeded,
@@ -114,7 +111,6 @@ impl DropReason {
             Self::TxRingFull => "tx_ring_full",
             Self::UmemExhausted => "umem_exhausted",
             Self::HandoffFull => "handoff_full",
-            Self::RateLimited => "rate_limited",
             Self::UnknownReply => "unknown_reply",
             Self::IcmpUnmatched => "icmp_unmatched",
             Self::MtuExceeded => "mtu_exceeded",
@@ -144,7 +140,6 @@ impl DropReason {
             Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
             Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",
             Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",
-            Self::RateLimited => "someone provokes errors in quantity; find the sender",
             Self::UnknownReply => "a backend answers to a flow that is gone; was the balancer restarted?",
             Self::IcmpUnmatched => "nothing, unless it is many",
             Self::MtuExceeded => "lower the sender's MTU, or raise the interface's",

@@ -123,6 +123,11 @@ impl Traffic {
         self.packets.add(1);
         self.bytes.add(bytes);
     }
+
+    fn absorb(&self, other: &Self) {
+        self.packets.add(other.packets.get());
+        self.bytes.add(other.bytes.get());
+    }
 }
 
 /// A histogram with fixed bounds; bucket `i` counts values up to and including `bounds[i]`, the
@@ -154,6 +159,11 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
             counter.add(1);
         }
         self.sum_micros.add(micros);
+    }
+
+    fn absorb(&self, other: &Self) {
+        absorb_each(&self.buckets, &other.buckets);
+        self.sum_micros.add(other.sum_micros.get());
     }
 
     /// Counts per bucket (not cumulative).
@@ -199,6 +209,17 @@ pub struct ServiceStats {
 }
 
 impl ServiceStats {
+    /// Adds all counts of `other`. For sums and copies made on the control side.
+    pub fn absorb(&self, other: &Self) {
+        self.inbound.absorb(&other.inbound);
+        self.outbound.absorb(&other.outbound);
+        self.flows_opened.add(other.flows_opened.get());
+        absorb_each(&self.flows_closed, &other.flows_closed);
+        absorb_each(&self.drops, &other.drops);
+        self.connect.absorb(&other.connect);
+        self.duration.absorb(&other.duration);
+    }
+
     /// Flows that are open now, on this worker.
     pub fn flows(&self) -> u64 {
         let closed: u64 = self.flows_closed.iter().map(Counter::get).sum();
@@ -213,10 +234,31 @@ pub struct BackendStats {
     pub inbound: Traffic,
     /// Backend to client.
     pub outbound: Traffic,
-    /// Flows that are open now; each holds one NAT port.
+    /// Flows that are open now.
     pub flows: Counter,
+    /// NAT ports in use: one for each flow, also for a finished one that is kept for stragglers. The
+    /// backend's slot is free when no worker has any.
+    pub nat_ports: Counter,
     pub flows_opened: Counter,
     pub flows_failed: [Counter; FlowFailure::COUNT],
+}
+
+impl BackendStats {
+    /// Adds all counts of `other`. For sums and copies made on the control side.
+    pub fn absorb(&self, other: &Self) {
+        self.inbound.absorb(&other.inbound);
+        self.outbound.absorb(&other.outbound);
+        self.flows.add(other.flows.get());
+        self.nat_ports.add(other.nat_ports.get());
+        self.flows_opened.add(other.flows_opened.get());
+        absorb_each(&self.flows_failed, &other.flows_failed);
+    }
+}
+
+fn absorb_each(sums: &[Counter], others: &[Counter]) {
+    for (sum, other) in sums.iter().zip(others) {
+        sum.add(other.get());
+    }
 }
 
 /// All counters of one worker.
@@ -235,6 +277,8 @@ pub struct WorkerStats {
     pub handoffs: Counter,
     /// Answers built here: ICMP errors and TCP resets.
     pub answers: Counter,
+    /// Answers that were not sent because of their rate limit.
+    pub answers_suppressed: Counter,
     /// Super-packets cut into segments.
     pub segmented: Counter,
     /// Time spent on bursts that had packets, in nanoseconds.
@@ -278,6 +322,7 @@ impl Default for WorkerStats {
             wakeups: Counter::default(),
             handoffs: Counter::default(),
             answers: Counter::default(),
+            answers_suppressed: Counter::default(),
             segmented: Counter::default(),
             busy_nanos: Counter::default(),
             heartbeat: Counter::default(),
