@@ -1,4 +1,5 @@
 //! The packet path of vl3-lb.
 
 pub mod config;
+pub mod packet;
 pub mod port;

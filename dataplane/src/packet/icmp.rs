@@ -1,0 +1,227 @@
+//! ICMP and ICMPv6 errors about translated packets (RFC 5508 section 4): reading the packet they
+//! quote, and undoing its translation.
+
+use vl3lb_common::{DropReason, Protocol};
+
+use super::checksum::{Delta, Sum};
+use super::extension;
+use super::field::{
+    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, ports, put, unmapped,
+};
+use super::parse::{Family, Parsed, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses};
+use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, update_transport_checksum};
+
+/// The packet that an ICMP error is about, as it was when the error was made.
+///
+/// Its IPv4 header checksum is checked, its transport checksum is not (RFC 5508 REQ-3). It may be
+/// cut behind the first 8 bytes of its transport header (RFC 792). An IPv4-mapped IPv6 address in
+/// it is refused, so that it cannot name an IPv4 flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quoted {
+    /// Offset of its IP header.
+    pub l3: usize,
+    /// Offset of its transport header.
+    pub l4: usize,
+    /// Offset of the end of the quote: of the message, or of the part before the extensions of RFC
+    /// 4884. At most the end of the first frame.
+    pub end: usize,
+    pub protocol: Protocol,
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub kind: ErrorClass,
+}
+
+/// What the error says, as far as a balancer cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    Unreachable,
+    /// Fragmentation Needed (RFC 1191) or Packet Too Big; the MTU of the next hop in bytes, 0 if
+    /// the router did not say.
+    TooBig {
+        mtu: u32,
+    },
+    TimeExceeded,
+    /// Parameter Problem.
+    Other,
+}
+
+/// Bytes of the quoted transport header that must be there (RFC 792).
+const QUOTED_TRANSPORT_LEN: usize = 8;
+
+/// Reads the ICMP message at `l4`. `pseudo_header` is what its checksum covers besides it.
+#[cold]
+pub(super) fn parse_error(
+    head: &[u8],
+    l4: usize,
+    end: usize,
+    family: Family,
+    pseudo_header: Sum,
+) -> Result<Quoted, DropReason> {
+    if end - l4 < icmp::HEADER_LEN {
+        return Err(DropReason::Malformed);
+    }
+    let header: &[u8; icmp::HEADER_LEN] = header_at(head, l4)?;
+    let kind = error_class(header, family).ok_or(DropReason::UnsupportedProtocol)?;
+    // Of a message in several frames there is only the first at hand; its receiver checks it.
+    if let Some(message) = head.get(l4..end)
+        && !Sum::of(message).plus(pseudo_header).verifies()
+    {
+        return Err(DropReason::BadChecksum);
+    }
+    let l3 = l4 + icmp::HEADER_LEN;
+    let end = quote_end(header, family, l3, end.min(head.len()));
+    let quote = head.get(..end).ok_or(DropReason::Malformed)?;
+    match family {
+        Family::V4 => parse_ipv4_quote(quote, l3, kind),
+        Family::V6 => parse_ipv6_quote(quote, l3, kind),
+    }
+}
+
+/// The errors of RFC 792 and RFC 4443 except Source Quench (deprecated by RFC 6633) and Redirect
+/// (between a router and its neighbour).
+fn error_class(header: &[u8; icmp::HEADER_LEN], family: Family) -> Option<ErrorClass> {
+    match (family, header[icmp::TYPE], header[icmp::CODE]) {
+        (Family::V4, 3, 4) => Some(ErrorClass::TooBig {
+            mtu: u32::from(be16(header, icmp::V4_MTU)),
+        }),
+        (Family::V6, 2, _) => Some(ErrorClass::TooBig {
+            mtu: be32(header, icmp::V6_MTU),
+        }),
+        (Family::V4, 3, _) | (Family::V6, 1, _) => Some(ErrorClass::Unreachable),
+        (Family::V4, 11, _) | (Family::V6, 3, _) => Some(ErrorClass::TimeExceeded),
+        (Family::V4, 12, _) | (Family::V6, 4, _) => Some(ErrorClass::Other),
+        _ => None,
+    }
+}
+
+/// Where the quote ends and extensions (RFC 4884) may begin. Only the kinds of error that the RFC
+/// extends have the length field; in others the byte is part of an MTU or pointer.
+fn quote_end(header: &[u8; icmp::HEADER_LEN], family: Family, start: usize, end: usize) -> usize {
+    let stated = match (family, header[icmp::TYPE]) {
+        (Family::V4, _) => usize::from(header[icmp::V4_QUOTE_WORDS]) * 4,
+        (Family::V6, 1 | 3) => usize::from(header[icmp::V6_QUOTE_WORDS]) * 8,
+        (Family::V6, _) => 0,
+    };
+    match stated {
+        0 => end,
+        stated => end.min(start + stated),
+    }
+}
+
+fn parse_ipv4_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted, DropReason> {
+    let header = header_at(quote, l3)?;
+    let l4 = l3 + checked_ipv4_header_len(quote, l3, header)?;
+    if ipv4_fragment(header).is_some_and(|fragment| fragment.offset != 0) {
+        return Err(DropReason::IcmpUnmatched);
+    }
+    let addresses = ipv4_addresses(header);
+    parse_quoted_transport(quote, l3, l4, header[ipv4::PROTOCOL], addresses, kind)
+}
+
+fn parse_ipv6_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted, DropReason> {
+    let header: &[u8; ipv6::HEADER_LEN] = header_at(quote, l3)?;
+    let addresses = ipv6_addresses(header);
+    if header[ipv6::VERSION_CLASS] >> 4 != 6 || is_mapped(&addresses.0) || is_mapped(&addresses.1) {
+        return Err(DropReason::Malformed);
+    }
+    let chain = extension::walk(
+        quote,
+        l3 + ipv6::HEADER_LEN,
+        quote.len(),
+        header[ipv6::NEXT_HEADER],
+    )?;
+    if chain.fragment.is_some_and(|fragment| fragment.offset != 0) {
+        return Err(DropReason::IcmpUnmatched);
+    }
+    parse_quoted_transport(quote, l3, chain.at, chain.protocol, addresses, kind)
+}
+
+fn parse_quoted_transport(
+    quote: &[u8],
+    l3: usize,
+    l4: usize,
+    protocol: u8,
+    (source, destination): ([u8; 16], [u8; 16]),
+    kind: ErrorClass,
+) -> Result<Quoted, DropReason> {
+    let protocol = Protocol::from_number(protocol).ok_or(DropReason::UnsupportedProtocol)?;
+    let header: &[u8; QUOTED_TRANSPORT_LEN] = header_at(quote, l4)?;
+    Ok(Quoted {
+        l3,
+        l4,
+        end: quote.len(),
+        protocol,
+        source,
+        destination,
+        source_port: be16(header, ports::SOURCE),
+        destination_port: be16(header, ports::DESTINATION),
+        kind,
+    })
+}
+
+/// Sends an ICMP error through the NAT (RFC 5508 REQ-4 and REQ-5): the message gets the addresses
+/// `source` and `destination` and one hop less, the quote becomes the packet `inner`, with its own
+/// checksums updated as far as they lie within it, and the message's checksum follows.
+///
+/// Type, code, lengths and extensions stay. O(quoted headers). `Internal` if `parsed` and `quoted`
+/// are not of this packet.
+pub fn translate_error(
+    head: &mut [u8],
+    parsed: &Parsed,
+    quoted: &Quoted,
+    source: [u8; 16],
+    destination: [u8; 16],
+    inner: &Translation,
+) -> Result<(), DropReason> {
+    // All that changes in the quote: from its IP header to its transport checksum, if it goes that
+    // far. It begins at an even offset of the message, so that the words summed are the message's
+    // own.
+    let changed = quoted.l3..quoted.end.min(quoted.l4 + checksum_offset(quoted.protocol) + 2);
+    let before = Sum::of(head.get(changed.clone()).ok_or(DropReason::Internal)?);
+    rewrite_quote(head, parsed.family, quoted, inner)?;
+    let after = Sum::of(head.get(changed).ok_or(DropReason::Internal)?);
+
+    let addresses = rewrite_ip_header(head, parsed, &source, &destination)?;
+    let delta = match parsed.family {
+        // ICMP over IPv4 has no pseudo-header.
+        Family::V4 => Delta::default(),
+        Family::V6 => addresses,
+    };
+    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(head, parsed.l4)?;
+    let checksum = delta.sums(before, after).apply(be16(header, icmp::CHECKSUM));
+    put(header, icmp::CHECKSUM, checksum.to_be_bytes());
+    Ok(())
+}
+
+fn rewrite_quote(
+    head: &mut [u8],
+    family: Family,
+    quoted: &Quoted,
+    inner: &Translation,
+) -> Result<(), DropReason> {
+    let delta = Delta::default()
+        .address(&quoted.source, &inner.source)
+        .address(&quoted.destination, &inner.destination);
+    match family {
+        Family::V4 => {
+            let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
+            put(header, ipv4::SOURCE, unmapped(inner.source));
+            put(header, ipv4::DESTINATION, unmapped(inner.destination));
+            let checksum = delta.apply(be16(header, ipv4::CHECKSUM));
+            put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+        }
+        Family::V6 => {
+            let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
+            put(header, ipv6::SOURCE, inner.source);
+            put(header, ipv6::DESTINATION, inner.destination);
+        }
+    }
+    let delta = rewrite_ports(head, quoted.l4, inner, delta)?;
+    let quote = head.get_mut(..quoted.end).ok_or(DropReason::Internal)?;
+    if quoted.l4 + checksum_offset(quoted.protocol) + 2 <= quote.len() {
+        update_transport_checksum(quote, quoted.l4, quoted.protocol, delta)?;
+    }
+    Ok(())
+}

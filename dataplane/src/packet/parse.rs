@@ -1,0 +1,396 @@
+//! What a packet is: the checks that RFC 1812 section 5.2.2 asks of a router, and the fields that a
+//! NAT decides on.
+
+use vl3lb_common::{DropReason, Protocol};
+
+use super::checksum::Sum;
+use super::extension::{self, FragmentHeader};
+use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
+use super::icmp::{Quoted, parse_error};
+
+/// What stands in front of the IP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    Ethernet,
+    /// Nothing (TUN).
+    RawIp,
+}
+
+impl Framing {
+    /// Bytes in front of the IP header.
+    #[inline]
+    pub const fn header_len(self) -> usize {
+        match self {
+            Self::Ethernet => ethernet::HEADER_LEN,
+            Self::RawIp => 0,
+        }
+    }
+}
+
+/// IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// The flags of a TCP header, the low byte (RFC 9293 section 3.1, RFC 3168 section 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
+    pub const ACK: u8 = 0x10;
+    pub const URG: u8 = 0x20;
+    pub const ECE: u8 = 0x40;
+    pub const CWR: u8 = 0x80;
+
+    pub const fn fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    pub const fn syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    pub const fn rst(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
+    pub const fn psh(self) -> bool {
+        self.0 & Self::PSH != 0
+    }
+
+    pub const fn ack(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+}
+
+/// A packet that passed all checks. All offsets lie in the first frame, except `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed {
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Offset of the transport header, behind IPv4 options or IPv6 extension headers.
+    pub l4: usize,
+    /// Offset of the end of the IP packet, counted over all frames. Padding may follow.
+    pub end: usize,
+    pub family: Family,
+    pub hop_limit: u8,
+    /// As `common::addr::to_octets`, like all addresses here.
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    pub transport: Transport,
+}
+
+impl Parsed {
+    /// Length of the IP packet in bytes, to be compared with an MTU.
+    #[inline]
+    pub const fn ip_len(&self) -> usize {
+        self.end - self.l3
+    }
+}
+
+/// What the IP packet carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp {
+        source_port: u16,
+        destination_port: u16,
+        flags: TcpFlags,
+        /// With options, in bytes.
+        header_len: usize,
+    },
+    Udp {
+        source_port: u16,
+        destination_port: u16,
+    },
+    /// An ICMP or ICMPv6 error about a TCP or UDP packet.
+    IcmpError(Quoted),
+    /// A fragment of a TCP or UDP packet.
+    Fragment {
+        protocol: u8,
+        id: u32,
+        /// In bytes.
+        offset: u16,
+        more: bool,
+        /// Source and destination port; the first fragment has them.
+        ports: Option<(u16, u16)>,
+    },
+}
+
+/// Parses a packet whose first frame is `head` and whose frames hold `packet_len` bytes in all.
+///
+/// Checked: lengths against each other and the frames (padding behind the packet is allowed), the
+/// IPv4 header checksum, source addresses that cannot be (RFC 1812 section 5.3.7, RFC 4291 section
+/// 2.5), the TCP data offset, the UDP length and that UDP over IPv6 has a checksum (RFC 8200
+/// section 8.1), fragments that could overwrite a transport header (RFC 1858) or a reassembly
+/// buffer; for ICMP errors see [`Quoted`]. TCP and UDP checksums are the receiver's to check.
+///
+/// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP and
+/// errors about them), `IcmpUnmatched` (an error about a fragment that has no ports).
+#[inline]
+pub fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed, DropReason> {
+    let l3 = framing.header_len();
+    match family(head, framing)? {
+        Family::V4 => parse_ipv4(head, l3, packet_len),
+        Family::V6 => parse_ipv6(head, l3, packet_len),
+    }
+}
+
+#[inline]
+fn family(head: &[u8], framing: Framing) -> Result<Family, DropReason> {
+    match framing {
+        Framing::Ethernet => {
+            let header: &[u8; ethernet::HEADER_LEN] = header_at(head, 0)?;
+            match be16(header, ethernet::ETHERTYPE) {
+                ethernet::ETHERTYPE_IPV4 => Ok(Family::V4),
+                ethernet::ETHERTYPE_IPV6 => Ok(Family::V6),
+                _ => Err(DropReason::UnsupportedProtocol),
+            }
+        }
+        Framing::RawIp => match head.first().map(|first| first >> 4) {
+            Some(4) => Ok(Family::V4),
+            Some(6) => Ok(Family::V6),
+            _ => Err(DropReason::Malformed),
+        },
+    }
+}
+
+#[inline]
+fn parse_ipv4(head: &[u8], l3: usize, packet_len: usize) -> Result<Parsed, DropReason> {
+    let header = header_at(head, l3)?;
+    let l4 = l3 + checked_ipv4_header_len(head, l3, header)?;
+    let end = l3 + usize::from(be16(header, ipv4::TOTAL_LENGTH));
+    if end < l4 || end > packet_len {
+        return Err(DropReason::Malformed);
+    }
+    // "This network", loopback, multicast, reserved and broadcast.
+    if matches!(header[ipv4::SOURCE], 0 | 127 | 224..) {
+        return Err(DropReason::Martian);
+    }
+    let (source, destination) = ipv4_addresses(header);
+    let protocol = header[ipv4::PROTOCOL];
+    let packet = Packet { head, l4, end };
+    let transport = match ipv4_fragment(header) {
+        None => packet.transport(Family::V4, protocol, &source, &destination)?,
+        Some(fragment) => packet.fragment(Family::V4, protocol, fragment)?,
+    };
+    Ok(Parsed {
+        l3,
+        l4,
+        end,
+        family: Family::V4,
+        hop_limit: header[ipv4::TTL],
+        source,
+        destination,
+        transport,
+    })
+}
+
+/// Length of an IPv4 header whose version, length and checksum are right.
+#[inline]
+pub(super) fn checked_ipv4_header_len(
+    head: &[u8],
+    l3: usize,
+    header: &[u8; ipv4::HEADER_LEN],
+) -> Result<usize, DropReason> {
+    let first = header[ipv4::VERSION_IHL];
+    let sum = if first == 0x45 {
+        Sum::of(header)
+    } else {
+        let len = usize::from(first & 0xf) * 4;
+        if first >> 4 != 4 || len < ipv4::HEADER_LEN {
+            return Err(DropReason::Malformed);
+        }
+        Sum::of(head.get(l3..l3 + len).ok_or(DropReason::Malformed)?)
+    };
+    if !sum.verifies() {
+        return Err(DropReason::BadChecksum);
+    }
+    Ok(usize::from(first & 0xf) * 4)
+}
+
+/// Source and destination.
+#[inline]
+pub(super) fn ipv4_addresses(header: &[u8; ipv4::HEADER_LEN]) -> ([u8; 16], [u8; 16]) {
+    let address = |at: usize| mapped([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    (address(ipv4::SOURCE), address(ipv4::DESTINATION))
+}
+
+/// What a fragment's header says, if the packet is one.
+#[inline]
+pub(super) fn ipv4_fragment(header: &[u8; ipv4::HEADER_LEN]) -> Option<FragmentHeader> {
+    let field = be16(header, ipv4::FLAGS_OFFSET);
+    (field & (ipv4::OFFSET_MASK | ipv4::MORE_FRAGMENTS) != 0).then(|| FragmentHeader {
+        id: u32::from(be16(header, ipv4::IDENTIFICATION)),
+        offset: (field & ipv4::OFFSET_MASK) << 3,
+        more: field & ipv4::MORE_FRAGMENTS != 0,
+    })
+}
+
+#[inline]
+fn parse_ipv6(head: &[u8], l3: usize, packet_len: usize) -> Result<Parsed, DropReason> {
+    let header: &[u8; ipv6::HEADER_LEN] = header_at(head, l3)?;
+    let end = l3 + ipv6::HEADER_LEN + usize::from(be16(header, ipv6::PAYLOAD_LENGTH));
+    if header[ipv6::VERSION_CLASS] >> 4 != 6 || end > packet_len {
+        return Err(DropReason::Malformed);
+    }
+    let (source, destination) = ipv6_addresses(header);
+    if is_ipv6_martian(&source) || is_mapped(&destination) {
+        return Err(DropReason::Martian);
+    }
+    let chain = extension::walk(head, l3 + ipv6::HEADER_LEN, end, header[ipv6::NEXT_HEADER])?;
+    let packet = Packet {
+        head,
+        l4: chain.at,
+        end,
+    };
+    let transport = match chain.fragment {
+        None => packet.transport(Family::V6, chain.protocol, &source, &destination)?,
+        Some(fragment) => packet.fragment(Family::V6, chain.protocol, fragment)?,
+    };
+    Ok(Parsed {
+        l3,
+        l4: chain.at,
+        end,
+        family: Family::V6,
+        hop_limit: header[ipv6::HOP_LIMIT],
+        source,
+        destination,
+        transport,
+    })
+}
+
+/// Source and destination.
+#[inline]
+pub(super) fn ipv6_addresses(header: &[u8; ipv6::HEADER_LEN]) -> ([u8; 16], [u8; 16]) {
+    let (mut source, mut destination) = ([0; 16], [0; 16]);
+    source.copy_from_slice(&header[ipv6::SOURCE..ipv6::DESTINATION]);
+    destination.copy_from_slice(&header[ipv6::DESTINATION..]);
+    (source, destination)
+}
+
+/// Multicast, unspecified, loopback and IPv4-mapped sources. The last would pass for an IPv4 flow
+/// here, and never appear on a wire (RFC 4942 section 2.2).
+#[inline]
+fn is_ipv6_martian(source: &[u8; 16]) -> bool {
+    const LOOPBACK: u128 = 1;
+    source[0] == 0xff || u128::from_be_bytes(*source) <= LOOPBACK || is_mapped(source)
+}
+
+/// A packet whose IP header is known to be right.
+struct Packet<'a> {
+    head: &'a [u8],
+    l4: usize,
+    end: usize,
+}
+
+impl Packet<'_> {
+    #[inline]
+    fn transport(
+        &self,
+        family: Family,
+        protocol: u8,
+        source: &[u8; 16],
+        destination: &[u8; 16],
+    ) -> Result<Transport, DropReason> {
+        match (family, Protocol::from_number(protocol)) {
+            (_, Some(Protocol::Tcp)) => self.tcp(),
+            (_, Some(Protocol::Udp)) => self.udp(family),
+            (Family::V4, None) if protocol == icmp::PROTOCOL_V4 => {
+                parse_error(self.head, self.l4, self.end, family, Sum::default()).map(Transport::IcmpError)
+            }
+            (Family::V6, None) if protocol == icmp::PROTOCOL_V6 => {
+                let pseudo_header = Sum::pseudo_header(source, destination, protocol, self.end - self.l4);
+                parse_error(self.head, self.l4, self.end, family, pseudo_header).map(Transport::IcmpError)
+            }
+            _ => Err(DropReason::UnsupportedProtocol),
+        }
+    }
+
+    #[inline]
+    fn tcp(&self) -> Result<Transport, DropReason> {
+        let header: &[u8; tcp::HEADER_LEN] = header_at(self.head, self.l4)?;
+        let header_len = usize::from(header[tcp::DATA_OFFSET] >> 4) * 4;
+        let payload = self.l4 + header_len;
+        if header_len < tcp::HEADER_LEN || payload > self.end || payload > self.head.len() {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Transport::Tcp {
+            source_port: be16(header, ports::SOURCE),
+            destination_port: be16(header, ports::DESTINATION),
+            flags: TcpFlags(header[tcp::FLAGS]),
+            header_len,
+        })
+    }
+
+    /// A UDP length below that of the IP payload is allowed (RFC 9868 puts options behind it).
+    #[inline]
+    fn udp(&self, family: Family) -> Result<Transport, DropReason> {
+        let header: &[u8; udp::HEADER_LEN] = header_at(self.head, self.l4)?;
+        let length = usize::from(be16(header, udp::LENGTH));
+        if length < udp::HEADER_LEN || self.l4 + length > self.end || lacks_checksum(header, family) {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Transport::Udp {
+            source_port: be16(header, ports::SOURCE),
+            destination_port: be16(header, ports::DESTINATION),
+        })
+    }
+
+    #[cold]
+    fn fragment(
+        &self,
+        family: Family,
+        protocol: u8,
+        fragment: FragmentHeader,
+    ) -> Result<Transport, DropReason> {
+        let protocol = Protocol::from_number(protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let length = self.end - self.l4;
+        let reassembled = usize::from(fragment.offset) + length;
+        // An empty fragment, one that the next cannot adjoin, and the ping of death.
+        if length == 0 || (fragment.more && !length.is_multiple_of(8)) || reassembled > usize::from(u16::MAX)
+        {
+            return Err(DropReason::Malformed);
+        }
+        let header_len = match protocol {
+            Protocol::Tcp => tcp::HEADER_LEN,
+            Protocol::Udp => udp::HEADER_LEN,
+        };
+        let ports = match usize::from(fragment.offset) {
+            0 if length < header_len => return Err(DropReason::Malformed),
+            0 => Some(self.first_fragment_ports(family, protocol)?),
+            // The first fragment holds the whole header: this one would write over it.
+            offset if offset < header_len => return Err(DropReason::Malformed),
+            _ => None,
+        };
+        Ok(Transport::Fragment {
+            protocol: protocol.number(),
+            id: fragment.id,
+            offset: fragment.offset,
+            more: fragment.more,
+            ports,
+        })
+    }
+
+    fn first_fragment_ports(&self, family: Family, protocol: Protocol) -> Result<(u16, u16), DropReason> {
+        let header: &[u8; udp::HEADER_LEN] = header_at(self.head, self.l4)?;
+        match protocol {
+            Protocol::Tcp => {
+                header_at::<{ tcp::HEADER_LEN }>(self.head, self.l4)?;
+            }
+            Protocol::Udp if lacks_checksum(header, family) => return Err(DropReason::Malformed),
+            Protocol::Udp => {}
+        }
+        Ok((be16(header, ports::SOURCE), be16(header, ports::DESTINATION)))
+    }
+}
+
+#[inline]
+fn lacks_checksum(header: &[u8; udp::HEADER_LEN], family: Family) -> bool {
+    family == Family::V6 && be16(header, udp::CHECKSUM) == 0
+}

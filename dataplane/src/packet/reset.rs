@@ -1,0 +1,74 @@
+//! The TCP reset that the balancer sends for a connection that cannot be.
+
+use vl3lb_common::{DropReason, Protocol};
+
+use super::checksum::Sum;
+use super::field::{be32, header_at, header_at_mut, ports, put, tcp};
+use super::parse::{Parsed, TcpFlags, Transport};
+use super::reply::{ReplyHeader, check_one_receiver, ip_header_len, turn_macs, write_ip_header};
+use crate::port::Frame;
+
+/// Turns the first frame of `packet` into the reset that its receiver would send for a closed port
+/// (RFC 9293 section 3.10.7.1). Further frames are not part of the answer.
+///
+/// Errors: `NotSyn` for a reset, which gets no answer; `Martian` for a packet not sent to one
+/// receiver; `Internal` if it is not a TCP segment or the frame is too small. The packet is
+/// unchanged then.
+pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
+    let Transport::Tcp {
+        source_port,
+        destination_port,
+        flags,
+        header_len,
+    } = parsed.transport
+    else {
+        return Err(DropReason::Internal);
+    };
+    if flags.rst() {
+        return Err(DropReason::NotSyn);
+    }
+    let first = packet.first_mut().ok_or(DropReason::Internal)?;
+    check_one_receiver(first.bytes(), parsed)?;
+
+    let segment: &[u8; tcp::HEADER_LEN] = header_at(first.bytes(), parsed.l4)?;
+    let payload_len = parsed.end - parsed.l4 - header_len;
+    let mut reset = [0; tcp::HEADER_LEN];
+    put(&mut reset, ports::SOURCE, destination_port.to_be_bytes());
+    put(&mut reset, ports::DESTINATION, source_port.to_be_bytes());
+    reset[tcp::DATA_OFFSET] = 0x50;
+    if flags.ack() {
+        let sequence = be32(segment, tcp::ACKNOWLEDGMENT);
+        put(&mut reset, tcp::SEQUENCE, sequence.to_be_bytes());
+        reset[tcp::FLAGS] = TcpFlags::RST;
+    } else {
+        let length = payload_len + usize::from(flags.syn()) + usize::from(flags.fin());
+        let length = u32::try_from(length).map_err(|_| DropReason::Internal)?;
+        let acknowledgment = be32(segment, tcp::SEQUENCE).wrapping_add(length);
+        put(&mut reset, tcp::ACKNOWLEDGMENT, acknowledgment.to_be_bytes());
+        reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
+    }
+    let reply = ReplyHeader {
+        protocol: Protocol::Tcp.number(),
+        traffic_class: 0,
+        source: parsed.destination,
+        destination: parsed.source,
+        payload_len: reset.len(),
+    };
+    let checksum = Sum::pseudo_header(&reply.source, &reply.destination, reply.protocol, reset.len())
+        .plus(Sum::of(&reset))
+        .checksum();
+    put(&mut reset, tcp::CHECKSUM, checksum.to_be_bytes());
+
+    let l4 = parsed.l3 + ip_header_len(parsed.family);
+    let end = l4 + tcp::HEADER_LEN;
+    if first.capacity() < end {
+        return Err(DropReason::Internal);
+    }
+    first.set_len(end);
+    first.set_continues(false);
+    let head = first.bytes_mut();
+    turn_macs(head, parsed);
+    *header_at_mut(head, l4)? = reset;
+    let packet = head.get_mut(parsed.l3..).ok_or(DropReason::Internal)?;
+    write_ip_header(packet, parsed.family, &reply)
+}
