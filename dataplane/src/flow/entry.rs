@@ -1,0 +1,376 @@
+//! The two halves of a flow's entry: what every packet reads, and what it counts.
+
+use vl3lb_common::{Duration, Timestamp};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::key::{ReplyKey, RequestKey};
+use super::state::{Direction, State};
+use super::table::NewFlow;
+
+/// Nanoseconds in the unit of deadlines.
+const CENTISECOND: u64 = 10_000_000;
+/// The longest timeout that a deadline can express, in centiseconds: 124 days. Deadlines wrap
+/// around after 497 days and compare by their signed distance.
+const MAX_TIMEOUT: u64 = 0x3fff_ffff;
+
+/// In [`HotEntry::flags`]: the flow waits among the finished ones of its backend.
+const QUEUED: u8 = 1;
+/// In [`HotEntry::flags`]: see [`HotEntry::is_counted`].
+const COUNTED: u8 = 2;
+/// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
+const LEARNED: u8 = 4;
+
+/// What packets need of a flow: one cache line. Addresses are 16 bytes, IPv4 as IPv4-mapped.
+///
+/// The fields from `client` to `backend_slot` are the flow's identity and stay as they are while it
+/// is open; the index relies on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
+#[repr(C, align(64))]
+pub struct HotEntry {
+    pub client: [u8; 16],
+    pub backend: [u8; 16],
+    pub client_port: u16,
+    pub service_port: u16,
+    /// Source port towards the backend.
+    pub nat_port: u16,
+    pub backend_port: u16,
+    /// Index of the own address that both sides talk to; see `FlowTable::local_address`.
+    pub local: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    state: u8,
+    flags: u8,
+    pub backend_slot: u32,
+    /// Centiseconds on the workers' clock, modulo 2^32.
+    deadline: u32,
+    /// Next hop towards the client.
+    pub client_mac: [u8; 6],
+    /// The generation of next hops for which `client_mac` holds.
+    pub hop_generation: u16,
+    pub service_slot: u16,
+    /// Maximum segment size of the flow; 0 while unknown.
+    pub mss: u16,
+}
+
+const _: () = assert!(size_of::<HotEntry>() == 64);
+const _: () = assert!(std::mem::offset_of!(HotEntry, backend_slot) == 44);
+const _: () = assert!(std::mem::offset_of!(HotEntry, mss) == 62);
+
+impl HotEntry {
+    /// The entry of a new flow. Its timer is not set.
+    pub(super) fn new(new: &NewFlow, nat_port: u16) -> Self {
+        Self {
+            client: new.client,
+            backend: new.backend,
+            client_port: new.client_port,
+            service_port: new.service_port,
+            nat_port,
+            backend_port: new.backend_port,
+            local: new.local,
+            protocol: new.protocol,
+            state: new.state as u8,
+            flags: 0,
+            backend_slot: new.backend_slot.0,
+            deadline: 0,
+            client_mac: new.client_mac,
+            hop_generation: new.hop_generation,
+            service_slot: new.service_slot.0,
+            mss: 0,
+        }
+    }
+
+    /// Where the flow stands.
+    #[inline]
+    pub const fn state(&self) -> State {
+        State::from_code(self.state)
+    }
+
+    /// The key of the client's packets.
+    #[inline]
+    pub const fn request_key(&self) -> RequestKey {
+        RequestKey {
+            client: self.client,
+            client_port: self.client_port,
+            local: self.local,
+            service_port: self.service_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The key of the backend's packets.
+    #[inline]
+    pub const fn reply_key(&self) -> ReplyKey {
+        ReplyKey {
+            backend: self.backend,
+            backend_port: self.backend_port,
+            local: self.local,
+            nat_port: self.nat_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Whether the flow was silent for longer than its timeout. Never true too early, and less than
+    /// 20 ms late.
+    #[inline]
+    pub const fn expired(&self, now: Timestamp) -> bool {
+        signed_distance(self.deadline, centiseconds(now)) < 0
+    }
+
+    /// Time until the flow expires, in steps of 10 ms; zero if it has.
+    pub const fn expires_in(&self, now: Timestamp) -> Duration {
+        let left = signed_distance(self.deadline, centiseconds(now));
+        if left < 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(left.unsigned_abs() as u64 * 10)
+    }
+
+    /// Whether the flow's end is in the statistics already; whoever keeps them says so. The flow may
+    /// live on, and even come back to life.
+    #[inline]
+    pub const fn is_counted(&self) -> bool {
+        self.flags & COUNTED != 0
+    }
+
+    /// Says that the flow's end is in the statistics.
+    #[inline]
+    pub const fn set_counted(&mut self) {
+        self.set_flag(COUNTED, true);
+    }
+
+    /// Whether `client_mac` is the neighbour that the client's packets came from, because the kernel
+    /// knew none.
+    #[inline]
+    pub const fn is_client_mac_learned(&self) -> bool {
+        self.flags & LEARNED != 0
+    }
+
+    /// Sets the next hop towards the client, and what it was learnt from.
+    #[inline]
+    pub const fn set_client_mac(&mut self, mac: [u8; 6], learned: bool, hop_generation: u16) {
+        self.client_mac = mac;
+        self.hop_generation = hop_generation;
+        self.set_flag(LEARNED, learned);
+    }
+
+    /// Enters `state`, or stays in it, and starts its timer; a state that packets do not refresh
+    /// keeps the timer that it was entered with.
+    #[inline]
+    pub(super) fn advance(&mut self, state: State, now: Timestamp, timeout: Duration) {
+        if self.state != state as u8 || state.is_refreshed() {
+            self.state = state as u8;
+            self.expire_after(now, timeout);
+        }
+    }
+
+    #[inline]
+    pub(super) fn expire_after(&mut self, now: Timestamp, timeout: Duration) {
+        self.deadline = centiseconds(now).wrapping_add(timeout_centiseconds(timeout));
+    }
+
+    #[inline]
+    pub(super) const fn is_queued(&self) -> bool {
+        self.flags & QUEUED != 0
+    }
+
+    pub(super) const fn set_queued(&mut self, queued: bool) {
+        self.set_flag(QUEUED, queued);
+    }
+
+    #[inline]
+    const fn set_flag(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "deadlines wrap around")]
+const fn centiseconds(now: Timestamp) -> u32 {
+    (now.0 / CENTISECOND) as u32
+}
+
+#[inline]
+const fn signed_distance(to: u32, from: u32) -> i32 {
+    to.wrapping_sub(from).cast_signed()
+}
+
+#[inline]
+fn timeout_centiseconds(timeout: Duration) -> u32 {
+    let parts = u64::from(timeout.subsec_nanos()).div_ceil(CENTISECOND);
+    timeout
+        .as_secs()
+        .saturating_mul(100)
+        .saturating_add(parts)
+        .min(MAX_TIMEOUT) as u32
+}
+
+/// An unsigned number in `BYTES` bytes, little-endian. Adding stops at the largest number.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
+#[repr(transparent)]
+struct Packed<const BYTES: usize>([u8; BYTES]);
+
+impl<const BYTES: usize> Packed<BYTES> {
+    const MAX: u64 = u64::MAX >> (64 - 8 * BYTES);
+
+    fn new(value: u64) -> Self {
+        let mut packed = Self([0; BYTES]);
+        packed.set(value);
+        packed
+    }
+
+    #[inline]
+    fn value(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..BYTES].copy_from_slice(&self.0);
+        u64::from_le_bytes(bytes)
+    }
+
+    #[inline]
+    fn set(&mut self, value: u64) {
+        let bytes = value.min(Self::MAX).to_le_bytes();
+        self.0.copy_from_slice(&bytes[..BYTES]);
+    }
+
+    #[inline]
+    fn add(&mut self, n: u64) {
+        self.set(self.value().saturating_add(n));
+    }
+}
+
+/// What packets count: half a cache line. Counters stop at 2^40 packets and 2^48 bytes; those of
+/// services and backends have no such end.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
+#[repr(C, align(32))]
+pub struct ColdEntry {
+    /// Microseconds on the workers' clock.
+    created: Packed<6>,
+    bytes: [Packed<6>; 2],
+    packets: [Packed<5>; 2],
+    /// A finished flow's successor in the queue of its backend, or a free entry's in the list of
+    /// free ones; plus one, 0 for none.
+    pub(super) next: u32,
+}
+
+const _: () = assert!(size_of::<ColdEntry>() == 32);
+const _: () = assert!(std::mem::offset_of!(ColdEntry, next) == 28);
+
+impl ColdEntry {
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            created: Packed::new(now.0 / 1000),
+            bytes: [Packed::new(0); 2],
+            packets: [Packed::new(0); 2],
+            next: 0,
+        }
+    }
+
+    /// When the flow was opened, cut to whole microseconds.
+    #[inline]
+    pub fn created(&self) -> Timestamp {
+        Timestamp(self.created.value() * 1000)
+    }
+
+    /// Packets that went in `direction`.
+    #[inline]
+    pub fn packets(&self, direction: Direction) -> u64 {
+        self.packets[direction as usize].value()
+    }
+
+    /// Bytes that went in `direction`, of IP packets.
+    #[inline]
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize].value()
+    }
+
+    /// Counts one packet.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, bytes: u64) {
+        self.packets[direction as usize].add(1);
+        self.bytes[direction as usize].add(bytes);
+    }
+}
+
+impl std::fmt::Debug for ColdEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ColdEntry")
+            .field("created", &self.created())
+            .field("packets", &self.packets.each_ref().map(Packed::value))
+            .field("bytes", &self.bytes.each_ref().map(Packed::value))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    fn expiring(now: Timestamp, timeout: Duration) -> HotEntry {
+        let mut entry = HotEntry::new_zeroed();
+        entry.expire_after(now, timeout);
+        entry
+    }
+
+    #[test]
+    fn deadlines_are_never_early_and_at_most_20_ms_late() {
+        for start in [0, 1, 9_999_999, 10_000_000, 123_456_789_012] {
+            for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(240)] {
+                let entry = expiring(Timestamp(start), timeout);
+                let end = Timestamp(start) + timeout;
+                assert!(!entry.expired(end), "{start} {timeout:?}");
+                assert!(
+                    entry.expired(end + Duration::from_millis(20)),
+                    "{start} {timeout:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn deadlines_live_through_the_wrap_of_their_clock() {
+        let wrap = Duration::from_millis(10 * (1 << 32));
+        let start = Timestamp::from_duration(wrap - Duration::from_secs(100));
+        let entry = expiring(start, Duration::from_secs(240));
+        for (seconds, expired) in [(0, false), (99, false), (101, false), (240, false), (241, true)] {
+            assert_eq!(
+                entry.expired(start + Duration::from_secs(seconds)),
+                expired,
+                "{seconds} s"
+            );
+        }
+        let left = entry.expires_in(start + Duration::from_secs(140));
+        assert_eq!(left, Duration::from_secs(100));
+    }
+
+    #[test]
+    fn an_endless_timeout_is_cut_to_what_a_deadline_can_express() {
+        let entry = expiring(Timestamp(0), Duration::MAX);
+        assert!(!entry.expired(Timestamp::from_duration(Duration::from_secs(124 * 86_400))));
+    }
+
+    #[test]
+    fn counters_stop_at_their_largest_value() {
+        let mut counter = Packed::<5>::new((1 << 40) - 2);
+        counter.add(1);
+        assert_eq!(counter.value(), (1 << 40) - 1);
+        counter.add(u64::MAX);
+        assert_eq!(counter.value(), (1 << 40) - 1);
+    }
+
+    #[test]
+    fn directions_are_counted_apart() {
+        let mut entry = ColdEntry::new(Timestamp(1_234_567));
+        entry.count(Direction::In, 60);
+        entry.count(Direction::Out, 1500);
+        entry.count(Direction::Out, 1500);
+        assert_eq!(
+            (entry.packets(Direction::In), entry.bytes(Direction::In)),
+            (1, 60)
+        );
+        assert_eq!(
+            (entry.packets(Direction::Out), entry.bytes(Direction::Out)),
+            (2, 3000)
+        );
+        assert_eq!(entry.created(), Timestamp(1_234_000));
+    }
+}

@@ -1,0 +1,86 @@
+//! The first bytes of a flow table: what the rest is, and the few numbers that change.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Own addresses at most: a flow names its own by one byte.
+pub(super) const MAX_LOCALS: usize = 256;
+
+const MAGIC: [u8; 8] = *b"vl3flow\0";
+/// Raised whenever the meaning of any byte of the mapping changes.
+const VERSION: u32 = 1;
+
+/// The header. The lengths of all arrays, and so their offsets, follow from it.
+#[derive(FromBytes, IntoBytes)]
+#[repr(C)]
+pub(super) struct Header {
+    magic: [u8; 8],
+    version: u32,
+    header_bytes: u32,
+    /// Flows at most.
+    pub(super) capacity: u32,
+    /// Buckets of the index.
+    pub(super) buckets: u32,
+    /// Seed of the index's hash.
+    pub(super) seed: u64,
+    /// The first NAT port.
+    pub(super) first_port: u16,
+    /// Number of NAT ports.
+    pub(super) ports: u16,
+    /// Backend slots that have a map of ports.
+    pub(super) backends: u32,
+    /// Live flows.
+    pub(super) len: u32,
+    /// Entries from here on were never used.
+    pub(super) fresh: u32,
+    /// The last entry that was given back, plus one; 0 if there is none.
+    pub(super) free: u32,
+    /// Where the sweep goes on.
+    pub(super) cursor: u32,
+    /// Own addresses known so far.
+    pub(super) locals: u32,
+    reserved: u32,
+    pub(super) local_addresses: [[u8; 16]; MAX_LOCALS],
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a few kilobytes, asserted below")]
+const HEADER_BYTES: u32 = size_of::<Header>() as u32;
+const _: () = assert!(HEADER_BYTES == 64 + 4096 && std::mem::offset_of!(Header, local_addresses) == 64);
+
+/// What a new table is made for.
+pub(super) struct Shape {
+    pub(super) capacity: u32,
+    pub(super) buckets: u32,
+    pub(super) seed: u64,
+    pub(super) first_port: u16,
+    pub(super) ports: u16,
+    pub(super) backends: u32,
+}
+
+impl Header {
+    pub(super) const fn new(shape: &Shape) -> Self {
+        Self {
+            magic: MAGIC,
+            version: VERSION,
+            header_bytes: HEADER_BYTES,
+            capacity: shape.capacity,
+            buckets: shape.buckets,
+            seed: shape.seed,
+            first_port: shape.first_port,
+            ports: shape.ports,
+            backends: shape.backends,
+            len: 0,
+            fresh: 0,
+            free: 0,
+            cursor: 0,
+            locals: 0,
+            reserved: 0,
+            local_addresses: [[0; 16]; MAX_LOCALS],
+        }
+    }
+
+    /// The own addresses known so far, by index.
+    pub(super) fn known_locals(&self) -> &[[u8; 16]] {
+        let known = (self.locals as usize).min(MAX_LOCALS);
+        &self.local_addresses[..known]
+    }
+}

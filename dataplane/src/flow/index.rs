@@ -1,0 +1,177 @@
+//! The index: from a key's hash to its flow, in one cache line most of the time.
+//!
+//! A hash table of cache-line buckets with linear probing from bucket to bucket. Each bucket counts
+//! the keys that found it full and went on, so a search ends at the first bucket that nobody
+//! passed, and removing a key leaves no trace. The number of buckets is any number, so memory fits
+//! the capacity.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::mapping::Region;
+
+/// Slots of a bucket.
+const SLOTS: usize = 10;
+/// In a slot: the key is a reply key. The other bits are the flow's number.
+const REPLY: u32 = 1 << 31;
+/// Flows at most in one table.
+pub(super) const MAX_FLOWS: u32 = REPLY - 1;
+
+/// Which of a flow's two keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    Reply,
+}
+
+/// The keyed hash of a key. The upper half chooses the bucket, the lowest bits are the tag.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hash(pub(super) u64);
+
+impl Hash {
+    /// What a bucket remembers of the hash. 0 marks a free slot, so one value is folded away.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the tag is the low bits")]
+    const fn tag(self) -> u16 {
+        let tag = self.0 as u16;
+        if tag == 0 { 1 } else { tag }
+    }
+}
+
+/// One cache line of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
+#[repr(C, align(64))]
+pub(super) struct Bucket {
+    tags: [u16; SLOTS],
+    /// Keys whose search starts at this bucket or before and ends behind it.
+    passed: u32,
+    slots: [u32; SLOTS],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+const _: () = assert!(std::mem::offset_of!(Bucket, slots) == 24);
+
+impl Bucket {
+    /// One bit for each slot with this tag.
+    #[inline]
+    fn tagged(&self, tag: u16) -> u32 {
+        self.tags
+            .iter()
+            .enumerate()
+            .fold(0, |bits, (slot, &other)| bits | u32::from(other == tag) << slot)
+    }
+}
+
+/// The index of a flow table.
+pub(super) struct Index {
+    buckets: Region<Bucket>,
+}
+
+impl Index {
+    /// Buckets for `flows` flows: 8 of the 10 slots are in use when all flows exist.
+    pub(super) const fn buckets_for(flows: u32) -> u32 {
+        flows.div_ceil(4)
+    }
+
+    /// An index over zeroed memory is empty.
+    pub(super) const fn new(buckets: Region<Bucket>) -> Self {
+        Self { buckets }
+    }
+
+    /// The first flow under `hash` that `matches` says is the right one.
+    #[inline]
+    pub(super) fn find(&self, kind: Kind, hash: Hash, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
+        let tag = hash.tag();
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = &self.buckets[at];
+            let mut hits = bucket.tagged(tag);
+            while hits != 0 {
+                let slot = bucket.slots[hits.trailing_zeros() as usize];
+                let flow = slot & !REPLY;
+                if slot == slot_value(kind, flow) && matches(flow) {
+                    return Some(flow);
+                }
+                hits &= hits - 1;
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+        None
+    }
+
+    /// Adds a key. The caller sees to it that it is new. There is room for two keys of as many
+    /// flows as the index was made for.
+    pub(super) fn insert(&mut self, kind: Kind, hash: Hash, flow: u32) {
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = &mut self.buckets[at];
+            if let Some(free) = bucket.tags.iter().position(|&tag| tag == 0) {
+                bucket.tags[free] = hash.tag();
+                bucket.slots[free] = slot_value(kind, flow);
+                return;
+            }
+            bucket.passed += 1;
+            at = self.after(at);
+        }
+        unreachable!("the index has more slots than the pool's flows have keys");
+    }
+
+    /// Removes a key that was added with the same arguments.
+    pub(super) fn remove(&mut self, kind: Kind, hash: Hash, flow: u32) {
+        let (tag, value) = (hash.tag(), slot_value(kind, flow));
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = &mut self.buckets[at];
+            let found = (0..SLOTS).find(|&slot| bucket.tags[slot] == tag && bucket.slots[slot] == value);
+            if let Some(slot) = found {
+                bucket.tags[slot] = 0;
+                bucket.slots[slot] = 0;
+                return;
+            }
+            bucket.passed -= 1;
+            at = self.after(at);
+        }
+        unreachable!("a live flow has both its keys in the index");
+    }
+
+    /// Whether there is no trace of any key.
+    #[cfg(test)]
+    pub(super) fn is_pristine(&self) -> bool {
+        use zerocopy::FromZeros;
+        self.buckets.iter().all(|bucket| *bucket == Bucket::new_zeroed())
+    }
+
+    /// Share of keys that are not in the bucket where their search starts.
+    #[cfg(test)]
+    pub(super) fn displaced(&self, hashes: impl Iterator<Item = (Kind, Hash, u32)>) -> f64 {
+        let (mut displaced, mut keys) = (0, 0);
+        for (kind, hash, flow) in hashes {
+            let home = &self.buckets[self.home(hash)];
+            displaced += u32::from(!home.slots.contains(&slot_value(kind, flow)));
+            keys += 1;
+        }
+        f64::from(displaced) / f64::from(keys)
+    }
+
+    /// Where the search for a key starts: the hash's upper half, scaled to the number of buckets.
+    #[inline]
+    fn home(&self, hash: Hash) -> usize {
+        let scaled = (hash.0 >> 32) * self.buckets.len() as u64;
+        (scaled >> 32) as usize
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.buckets.len() { 0 } else { at + 1 }
+    }
+}
+
+#[inline]
+const fn slot_value(kind: Kind, flow: u32) -> u32 {
+    match kind {
+        Kind::Request => flow,
+        Kind::Reply => flow | REPLY,
+    }
+}

@@ -1,0 +1,111 @@
+//! The two keys of a flow, and how they are hashed.
+
+use super::entry::HotEntry;
+use super::index::{Hash, Kind};
+
+/// What a packet of a client names its flow by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestKey {
+    pub client: [u8; 16],
+    pub client_port: u16,
+    /// Index of the own address that the client talks to.
+    pub local: u8,
+    pub service_port: u16,
+    pub protocol: u8,
+}
+
+/// What a packet of a backend names its flow by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReplyKey {
+    pub backend: [u8; 16],
+    pub backend_port: u16,
+    /// Index of the own address that the backend answers to.
+    pub local: u8,
+    pub nat_port: u16,
+    pub protocol: u8,
+}
+
+impl RequestKey {
+    /// Whether `entry` is this key's flow.
+    #[inline]
+    pub(super) fn names(&self, entry: &HotEntry) -> bool {
+        entry.client == self.client
+            && entry.client_port == self.client_port
+            && entry.local == self.local
+            && entry.service_port == self.service_port
+            && entry.protocol == self.protocol
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, seed: &HashSeed) -> Hash {
+        let ports = (self.client_port, self.service_port);
+        seed.hash(Kind::Request, &self.client, ports, self.local, self.protocol)
+    }
+}
+
+impl ReplyKey {
+    /// Whether `entry` is this key's flow.
+    #[inline]
+    pub(super) fn names(&self, entry: &HotEntry) -> bool {
+        entry.backend == self.backend
+            && entry.backend_port == self.backend_port
+            && entry.local == self.local
+            && entry.nat_port == self.nat_port
+            && entry.protocol == self.protocol
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, seed: &HashSeed) -> Hash {
+        let ports = (self.backend_port, self.nat_port);
+        seed.hash(Kind::Reply, &self.backend, ports, self.local, self.protocol)
+    }
+}
+
+/// The secret of a table's hash, so that nobody outside can aim at one bucket.
+pub(super) struct HashSeed([u64; 3]);
+
+impl HashSeed {
+    /// Three secrets from one seed (SplitMix64).
+    pub(super) fn new(seed: u64) -> Self {
+        let mut state = seed;
+        Self(std::array::from_fn(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }))
+    }
+
+    /// Two folded multiplications in the manner of wyhash.
+    #[inline]
+    fn hash(
+        &self,
+        kind: Kind,
+        address: &[u8; 16],
+        (port, own_port): (u16, u16),
+        local: u8,
+        protocol: u8,
+    ) -> Hash {
+        let [s0, s1, s2] = self.0;
+        let (high, low) = halves(u128::from_ne_bytes(*address));
+        let rest = u64::from(port)
+            | u64::from(own_port) << 16
+            | u64::from(local) << 32
+            | u64::from(protocol) << 40
+            | (kind as u64) << 48;
+        let address = folded_multiply(high ^ s0, low ^ s1);
+        Hash(folded_multiply(address ^ rest, s2 | 1))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+const fn halves(value: u128) -> (u64, u64) {
+    ((value >> 64) as u64, value as u64)
+}
+
+/// Multiplies to 128 bits and folds the halves together: every input bit reaches every output bit.
+#[inline]
+fn folded_multiply(x: u64, y: u64) -> u64 {
+    let (high, low) = halves(u128::from(x) * u128::from(y));
+    high ^ low
+}

@@ -1,0 +1,125 @@
+//! NAT ports: each backend slot has its own map of the worker's ports.
+//!
+//! Two flows of one backend slot never have one port. Two slots may stand for one address and port
+//! (two services with the same backend); there the flow table's reply keys decide, through
+//! `acceptable`.
+
+use vl3lb_common::BackendSlot;
+
+use super::mapping::Region;
+
+/// Free ports that are looked at before a search gives up. Ports are refused when another service
+/// has a flow to the same address and port there: a random port out of those that are free fails
+/// this often in a row only if nearly all are taken.
+const MAX_REFUSED: u32 = 512;
+
+/// The ports in use, by backend slot.
+pub(super) struct PortMaps {
+    /// `words_per_backend` words for each slot, one bit for each port. Untouched slots cost no memory.
+    maps: Region<u64>,
+    /// Ports in use, by slot.
+    in_use: Region<u32>,
+    first: u16,
+    ports: u16,
+}
+
+impl PortMaps {
+    /// Words of one backend's map.
+    pub(super) const fn words_per_backend(ports: u16) -> usize {
+        (ports as usize).div_ceil(64)
+    }
+
+    /// Maps over zeroed memory: all ports are free.
+    pub(super) const fn new(maps: Region<u64>, in_use: Region<u32>, first: u16, ports: u16) -> Self {
+        Self {
+            maps,
+            in_use,
+            first,
+            ports,
+        }
+    }
+
+    /// Ports of the backend in use. O(1).
+    pub(super) fn in_use(&self, backend: BackendSlot) -> u32 {
+        self.in_use.get(backend.index()).copied().unwrap_or(0)
+    }
+
+    /// A free port of the backend that is `acceptable`: the first one from a random place on (RFC
+    /// 6056 section 3.3.1). O(ports / 64), and `MAX_REFUSED` questions at most.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "offsets are below the number of ports"
+    )]
+    pub(super) fn find_free(
+        &self,
+        backend: BackendSlot,
+        random: u64,
+        mut acceptable: impl FnMut(u16) -> bool,
+    ) -> Option<u16> {
+        if self.in_use(backend) >= u32::from(self.ports) {
+            return None;
+        }
+        let words = Self::words_per_backend(self.ports);
+        let map = self.maps.get(backend.index() * words..)?.get(..words)?;
+        let start = (((random >> 32) * u64::from(self.ports)) >> 32) as usize;
+        let (start_word, before_start) = (start / 64, (1_u64 << (start % 64)) - 1);
+        let mut refused = 0;
+        // The word of the start comes twice: first what is behind the start, last what is before.
+        for step in 0..=words {
+            let at = (start_word + step) % words;
+            let mut free = !map[at] & self.existing(at);
+            if step == 0 {
+                free &= !before_start;
+            } else if step == words {
+                free &= before_start;
+            }
+            while free != 0 {
+                let offset = at * 64 + free.trailing_zeros() as usize;
+                let port = self.first + offset as u16;
+                if acceptable(port) {
+                    return Some(port);
+                }
+                refused += 1;
+                if refused == MAX_REFUSED {
+                    return None;
+                }
+                free &= free - 1;
+            }
+        }
+        None
+    }
+
+    /// Marks a port as used that [`find_free`](Self::find_free) found or [`release`](Self::release) freed.
+    pub(super) fn claim(&mut self, backend: BackendSlot, port: u16) {
+        let (word, bit) = self.place(backend, port);
+        debug_assert_eq!(self.maps[word] & bit, 0, "port {port} has one owner");
+        self.maps[word] |= bit;
+        self.in_use[backend.index()] += 1;
+    }
+
+    /// Frees a used port.
+    pub(super) fn release(&mut self, backend: BackendSlot, port: u16) {
+        let (word, bit) = self.place(backend, port);
+        debug_assert_ne!(self.maps[word] & bit, 0, "port {port} is in use");
+        self.maps[word] &= !bit;
+        self.in_use[backend.index()] -= 1;
+    }
+
+    /// Whether no port of any backend is in use.
+    #[cfg(test)]
+    pub(super) fn is_pristine(&self) -> bool {
+        self.maps.iter().all(|&word| word == 0) && self.in_use.iter().all(|&count| count == 0)
+    }
+
+    /// The bits of word `at` of a map that stand for ports.
+    fn existing(&self, at: usize) -> u64 {
+        let ports = usize::from(self.ports) - at * 64;
+        if ports >= 64 { u64::MAX } else { (1 << ports) - 1 }
+    }
+
+    fn place(&self, backend: BackendSlot, port: u16) -> (usize, u64) {
+        let offset = usize::from(port - self.first);
+        let word = backend.index() * Self::words_per_backend(self.ports) + offset / 64;
+        (word, 1 << (offset % 64))
+    }
+}

@@ -1,0 +1,174 @@
+//! Where a flow stands, and how long it may be silent there.
+
+use vl3lb_common::Duration;
+use vl3lb_common::flow_query::FlowState;
+use vl3lb_common::stats::CloseCause;
+
+use crate::config::Timeouts;
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the backend.
+    In,
+    /// From the backend to the client.
+    Out,
+}
+
+/// The state of a flow. How TCP packets change it: [`super::tcp::advance`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// TCP: the client's SYN was seen.
+    Opening,
+    /// TCP: the backend's SYN was seen too; the client has not confirmed it.
+    Answered,
+    /// TCP: open.
+    Established,
+    /// TCP: the client has sent FIN.
+    HalfClosedByClient,
+    /// TCP: the backend has sent FIN.
+    HalfClosedByBackend,
+    /// TCP: both have sent FIN, the client last.
+    ClosingByClient,
+    /// TCP: both have sent FIN, the backend last.
+    ClosingByBackend,
+    /// TCP: both have sent FIN, and the last one was acknowledged.
+    Finished,
+    /// TCP: RST was seen.
+    Reset,
+    /// UDP: the backend has not answered.
+    Unreplied,
+    /// UDP: the backend has answered.
+    Replied,
+}
+
+impl State {
+    /// All states, in the order of their codes.
+    pub const ALL: [Self; 11] = [
+        Self::Opening,
+        Self::Answered,
+        Self::Established,
+        Self::HalfClosedByClient,
+        Self::HalfClosedByBackend,
+        Self::ClosingByClient,
+        Self::ClosingByBackend,
+        Self::Finished,
+        Self::Reset,
+        Self::Unreplied,
+        Self::Replied,
+    ];
+
+    /// The state with this code in an entry. Codes that nobody wrote count as [`State::Reset`], which
+    /// does not last.
+    #[inline]
+    pub(super) const fn from_code(code: u8) -> Self {
+        if (code as usize) < Self::ALL.len() {
+            Self::ALL[code as usize]
+        } else {
+            Self::Reset
+        }
+    }
+
+    /// The state of a UDP flow after a packet.
+    #[inline]
+    #[must_use]
+    pub const fn after_datagram(self, direction: Direction) -> Self {
+        match direction {
+            Direction::In => self,
+            Direction::Out => Self::Replied,
+        }
+    }
+
+    /// How long a flow may be silent in this state (RFC 5382 REQ-5, RFC 7857 section 2.1, RFC 4787
+    /// REQ-5). A half-closed TCP flow still carries data and is kept as an open one (RFC 6146
+    /// section 3.5.2.2).
+    #[inline]
+    pub const fn timeout(self, timeouts: &Timeouts) -> Duration {
+        match self {
+            Self::Established | Self::HalfClosedByClient | Self::HalfClosedByBackend => {
+                timeouts.tcp_established
+            }
+            Self::Opening
+            | Self::Answered
+            | Self::ClosingByClient
+            | Self::ClosingByBackend
+            | Self::Finished
+            | Self::Reset => timeouts.tcp_transitory,
+            Self::Unreplied | Self::Replied => timeouts.udp,
+        }
+    }
+
+    /// Whether a packet that leaves the state as it is starts the timeout anew. At the end of a TCP
+    /// flow it does not (RFC 6146 section 3.5.2.2).
+    #[inline]
+    pub const fn is_refreshed(self) -> bool {
+        !matches!(
+            self,
+            Self::ClosingByClient | Self::ClosingByBackend | Self::Finished | Self::Reset
+        )
+    }
+
+    /// Whether the flow is over, in order or by RST, and may make room for another.
+    #[inline]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Reset)
+    }
+
+    /// Why a flow in this state ends when nothing else ends it.
+    pub const fn close_cause(self) -> CloseCause {
+        match self {
+            Self::ClosingByClient | Self::ClosingByBackend | Self::Finished => CloseCause::Fin,
+            Self::Reset => CloseCause::Rst,
+            _ => CloseCause::Idle,
+        }
+    }
+
+    /// The state as it is shown.
+    pub const fn shown(self) -> FlowState {
+        match self {
+            Self::Opening => FlowState::Opening,
+            Self::Answered | Self::Established | Self::Replied => FlowState::Established,
+            Self::HalfClosedByClient | Self::HalfClosedByBackend => FlowState::HalfClosed,
+            Self::ClosingByClient | Self::ClosingByBackend | Self::Finished => FlowState::Closing,
+            Self::Reset => FlowState::Reset,
+            Self::Unreplied => FlowState::Unreplied,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_read_what_they_wrote() {
+        for state in State::ALL {
+            assert_eq!(State::from_code(state as u8), state);
+        }
+        assert_eq!(State::from_code(200), State::Reset);
+    }
+
+    #[test]
+    fn timeouts_are_at_or_above_the_minima_of_the_rfcs() {
+        let timeouts = Timeouts::default();
+        for state in State::ALL {
+            let seconds = state.timeout(&timeouts).as_secs();
+            let minimum = match state.shown() {
+                FlowState::Unreplied => 300,
+                FlowState::Established if state == State::Replied => 300,
+                FlowState::Established if state == State::Established => 7440,
+                FlowState::HalfClosed => 7440,
+                _ => 240,
+            };
+            assert_eq!(seconds, minimum, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_backends_datagram_answers_a_udp_flow_and_a_clients_does_not() {
+        assert_eq!(State::Unreplied.after_datagram(Direction::In), State::Unreplied);
+        assert_eq!(State::Unreplied.after_datagram(Direction::Out), State::Replied);
+        assert_eq!(State::Replied.after_datagram(Direction::In), State::Replied);
+    }
+}

@@ -1,0 +1,453 @@
+//! Opening, finding and closing flows.
+
+use std::io;
+use std::ops::RangeInclusive;
+
+use thiserror::Error;
+use vl3lb_common::snapshot::MAX_BACKENDS;
+use vl3lb_common::stats::CloseCause;
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+
+use super::entry::{ColdEntry, HotEntry};
+use super::finished::{Ends, FinishedQueues};
+use super::header::{Header, MAX_LOCALS, Shape};
+use super::index::{Bucket, Index, Kind, MAX_FLOWS};
+use super::key::{HashSeed, ReplyKey, RequestKey};
+use super::mapping::{Mapping, span};
+use super::pool::Pool;
+use super::ports::PortMaps;
+use super::state::{Direction, State};
+
+/// Finished flows that are looked at, at most, for one whose port suits a new flow. The oldest one
+/// does, unless another service shares the backend.
+const RECLAIM_SCAN: usize = 32;
+/// Entries that are looked at, at most, for an expired one when the table is full.
+const EVICT_SCAN: usize = 64;
+
+/// A live flow's number. Good until the flow is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowId(pub(super) u32);
+
+impl FlowId {
+    #[inline]
+    const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a flow is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFlow {
+    pub client: [u8; 16],
+    pub client_port: u16,
+    /// From [`FlowTable::local_index`].
+    pub local: u8,
+    pub service_port: u16,
+    pub protocol: u8,
+    pub backend: [u8; 16],
+    pub backend_port: u16,
+    pub backend_slot: BackendSlot,
+    pub service_slot: ServiceSlot,
+    pub client_mac: [u8; 6],
+    pub hop_generation: u16,
+    pub timeout: Duration,
+    pub state: State,
+}
+
+/// A flow that was opened, and what had to go for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub id: FlowId,
+    /// The flow that had the request key before, or an expired one that made room in a full table.
+    /// Its cause is [`ClosedFlow::cause`].
+    pub replaced: Option<ClosedFlow>,
+    /// A finished flow of the same backend that made room: [`CloseCause::Reclaimed`].
+    pub reclaimed: Option<ClosedFlow>,
+}
+
+/// Why a flow could not be opened. Nothing was closed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// All entries hold flows that go on.
+    #[error("no entry left in the flow table")]
+    TableFull,
+    /// All NAT ports of this backend hold flows that go on.
+    #[error("no NAT port left towards this backend")]
+    PortsExhausted,
+}
+
+/// What statistics need of a flow that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedFlow {
+    pub service_slot: ServiceSlot,
+    pub backend_slot: BackendSlot,
+    pub protocol: u8,
+    /// Its last state.
+    pub state: State,
+    pub created: Timestamp,
+    /// See [`HotEntry::is_counted`].
+    pub counted: bool,
+}
+
+impl ClosedFlow {
+    /// Why it ended, if nothing but its own packets or silence ended it.
+    pub const fn cause(&self) -> CloseCause {
+        self.state.close_cause()
+    }
+}
+
+/// The flows of one worker.
+pub struct FlowTable {
+    pub(super) pool: Pool,
+    pub(super) index: Index,
+    pub(super) ports: PortMaps,
+    pub(super) finished: FinishedQueues,
+    seed: HashSeed,
+    memory_bytes: usize,
+}
+
+impl std::fmt::Debug for FlowTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlowTable")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl FlowTable {
+    /// An empty table for `capacity` flows, whose translated source ports are `nat_ports`: this
+    /// worker's slice. `seed` should be random. Maps all memory; most of it is touched only as flows
+    /// come.
+    ///
+    /// # Errors
+    /// If there is not enough memory, or `capacity` is 0 or above 2^31 - 1, or `nat_ports` is empty
+    /// or has port 0.
+    pub fn new(capacity: u32, nat_ports: RangeInclusive<u16>, seed: u64) -> io::Result<Self> {
+        let (first_port, last_port) = (*nat_ports.start(), *nat_ports.end());
+        if capacity == 0 || capacity > MAX_FLOWS {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("map a flow table for {capacity} flows: want 1 to {MAX_FLOWS}"),
+            ));
+        }
+        if nat_ports.is_empty() || first_port == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "map a flow table with NAT ports {first_port} to {last_port}: want at least one, above 0"
+                ),
+            ));
+        }
+        let ports = last_port - first_port + 1;
+        let buckets = Index::buckets_for(capacity);
+        let flows = capacity as usize;
+        let words = PortMaps::words_per_backend(ports);
+
+        let memory_bytes = span::<Header>(1)
+            + span::<Bucket>(buckets as usize)
+            + span::<HotEntry>(flows)
+            + span::<ColdEntry>(flows)
+            + span::<u32>(flows)
+            + span::<u64>(flows.div_ceil(64));
+        let backend_bytes =
+            span::<Ends>(MAX_BACKENDS) + span::<u32>(MAX_BACKENDS) + span::<u64>(MAX_BACKENDS * words);
+        let mut mapping = Mapping::new(memory_bytes + backend_bytes, memory_bytes).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "map {} MB for a flow table of {capacity} flows: {error}; try fewer `flows`",
+                    (memory_bytes + backend_bytes) >> 20
+                ),
+            )
+        })?;
+
+        let header = mapping.carve(1);
+        let index = Index::new(mapping.carve(buckets as usize));
+        let mut pool = Pool {
+            header,
+            hot: mapping.carve(flows),
+            cold: mapping.carve(flows),
+            live: mapping.carve(flows.div_ceil(64)),
+        };
+        let older = mapping.carve(flows);
+        let finished = FinishedQueues::new(mapping.carve(MAX_BACKENDS), older);
+        let in_use = mapping.carve(MAX_BACKENDS);
+        let ports_in_use = PortMaps::new(mapping.carve(MAX_BACKENDS * words), in_use, first_port, ports);
+        *pool.header_mut() = Header::new(&Shape {
+            capacity,
+            buckets,
+            seed,
+            first_port,
+            ports,
+            backends: u32::try_from(MAX_BACKENDS).expect("a small constant"),
+        });
+        Ok(Self {
+            pool,
+            index,
+            ports: ports_in_use,
+            finished,
+            seed: HashSeed::new(seed),
+            memory_bytes,
+        })
+    }
+
+    /// The index of an own address, which is added if it is new. `None` after 256 different ones.
+    pub fn local_index(&mut self, address: [u8; 16]) -> Option<u8> {
+        if let Some(index) = self.find_local(&address) {
+            return Some(index);
+        }
+        let header = self.pool.header_mut();
+        let index = u8::try_from(header.locals).ok()?;
+        header.local_addresses[usize::from(index)] = address;
+        header.locals += 1;
+        Some(index)
+    }
+
+    /// The index of a known own address. O(known addresses).
+    pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
+        const { assert!(MAX_LOCALS == 1 << u8::BITS) };
+        let known = self.pool.header().known_locals();
+        let index = known.iter().position(|known| known == address)?;
+        u8::try_from(index).ok()
+    }
+
+    /// The own address with this index; all zeros if there is none.
+    #[inline]
+    pub fn local_address(&self, index: u8) -> [u8; 16] {
+        self.pool.header().local_addresses[usize::from(index)]
+    }
+
+    /// The flow of a client's packet. Expired flows are not found.
+    #[inline]
+    pub fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
+        self.find_request(key).filter(|id| !self.entry(*id).expired(now))
+    }
+
+    /// The flow of a backend's packet. Expired flows are not found.
+    #[inline]
+    pub fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
+        self.find_reply(key).filter(|id| !self.entry(*id).expired(now))
+    }
+
+    /// Opens a flow, with a free NAT port of its backend that is `usable` (not a service's), chosen
+    /// by `random`. A flow that has the same request key is closed first; the caller knows that it
+    /// has expired or is over ([`super::tcp::reopens`]).
+    ///
+    /// Where ports or entries have run out, the backend's oldest finished flow makes room, or an
+    /// expired flow. O(NAT ports / 64).
+    ///
+    /// # Errors
+    /// If nothing can make room, or `backend_slot` is not below [`MAX_BACKENDS`] (no ports then).
+    pub fn open(
+        &mut self,
+        new: &NewFlow,
+        now: Timestamp,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<Opened, OpenError> {
+        let mut replaced = self.find_request(&HotEntry::new(new, 0).request_key());
+        let (nat_port, mut reclaimed) = self.choose_port(new, replaced, random, usable)?;
+        if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
+            reclaimed = self.finished_flows(new.backend_slot).next();
+            if reclaimed.is_none() {
+                replaced = Some(self.expired_near_cursor(now).ok_or(OpenError::TableFull)?);
+            }
+        }
+
+        let replaced = replaced.map(|id| self.close(id));
+        let reclaimed = reclaimed.map(|id| self.close(id));
+        let mut entry = HotEntry::new(new, nat_port);
+        entry.expire_after(now, new.timeout);
+        let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
+        let (request, reply) = (entry.request_key(), entry.reply_key());
+        self.index.insert(Kind::Request, request.hash(&self.seed), id);
+        self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
+        self.ports.claim(new.backend_slot, nat_port);
+        if new.state.is_over() {
+            self.set_queued(FlowId(id), true);
+        }
+        Ok(Opened {
+            id: FlowId(id),
+            replaced,
+            reclaimed,
+        })
+    }
+
+    /// What packets need of a flow.
+    #[inline]
+    pub fn entry(&self, id: FlowId) -> &HotEntry {
+        &self.pool.hot[id.index()]
+    }
+
+    /// The same, to change what is not the flow's identity. Its state: [`touch`](Self::touch).
+    #[inline]
+    pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
+        &mut self.pool.hot[id.index()]
+    }
+
+    /// A flow's counters and when it was opened.
+    #[inline]
+    pub fn counters(&self, id: FlowId) -> &ColdEntry {
+        &self.pool.cold[id.index()]
+    }
+
+    /// The same, to count.
+    #[inline]
+    pub fn counters_mut(&mut self, id: FlowId) -> &mut ColdEntry {
+        &mut self.pool.cold[id.index()]
+    }
+
+    /// Counts one IP packet of `bytes`.
+    #[inline]
+    pub fn count(&mut self, id: FlowId, direction: Direction, bytes: u64) {
+        self.counters_mut(id).count(direction, bytes);
+    }
+
+    /// Moves a flow to `state` after a packet, and starts that state's `timeout`; see
+    /// [`State::is_refreshed`] for when not.
+    #[inline]
+    pub fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: Duration) {
+        let entry = &mut self.pool.hot[id.index()];
+        entry.advance(state, now, timeout);
+        if entry.is_queued() != state.is_over() {
+            self.set_queued(id, state.is_over());
+        }
+    }
+
+    /// Closes a flow: its keys, its NAT port and its entry are free at once.
+    ///
+    /// # Panics
+    /// If `id` is not a live flow: it was closed before.
+    pub fn close(&mut self, id: FlowId) -> ClosedFlow {
+        assert!(self.pool.is_live(id.0), "{id:?} is closed once");
+        if self.entry(id).is_queued() {
+            self.set_queued(id, false);
+        }
+        let entry = *self.entry(id);
+        let created = self.counters(id).created();
+        let (request, reply) = (entry.request_key(), entry.reply_key());
+        self.index.remove(Kind::Request, request.hash(&self.seed), id.0);
+        self.index.remove(Kind::Reply, reply.hash(&self.seed), id.0);
+        let backend_slot = BackendSlot(entry.backend_slot);
+        self.ports.release(backend_slot, entry.nat_port);
+        self.pool.release(id.0);
+        ClosedFlow {
+            service_slot: ServiceSlot(entry.service_slot),
+            backend_slot,
+            protocol: entry.protocol,
+            state: entry.state(),
+            created,
+            counted: entry.is_counted(),
+        }
+    }
+
+    /// Flows in the table, expired ones that were not swept yet included.
+    pub fn len(&self) -> u32 {
+        self.pool.header().len
+    }
+
+    /// Whether there is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flows that fit.
+    pub fn capacity(&self) -> u32 {
+        self.pool.header().capacity
+    }
+
+    /// Bytes of the mapping that grow with the capacity: 116.2 for each flow. The maps of NAT ports
+    /// are not counted: 1 bit for each port, only for backends that have had flows.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// NAT ports in use towards a backend. O(1).
+    pub fn ports_used(&self, backend: BackendSlot) -> u32 {
+        self.ports.in_use(backend)
+    }
+
+    /// The flow with this request key, expired or not.
+    #[inline]
+    pub(super) fn find_request(&self, key: &RequestKey) -> Option<FlowId> {
+        let hash = key.hash(&self.seed);
+        let hot = &self.pool.hot;
+        self.index
+            .find(Kind::Request, hash, |id| key.names(&hot[id as usize]))
+            .map(FlowId)
+    }
+
+    /// The flow with this reply key, expired or not.
+    #[inline]
+    pub(super) fn find_reply(&self, key: &ReplyKey) -> Option<FlowId> {
+        let hash = key.hash(&self.seed);
+        let hot = &self.pool.hot;
+        self.index
+            .find(Kind::Reply, hash, |id| key.names(&hot[id as usize]))
+            .map(FlowId)
+    }
+
+    /// A NAT port for a flow, and the finished flow that has to go first if it owns that port.
+    /// `replaced` goes anyway.
+    fn choose_port(
+        &self,
+        new: &NewFlow,
+        replaced: Option<FlowId>,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<(u16, Option<FlowId>), OpenError> {
+        let backend = new.backend_slot;
+        let owner = |port| self.find_reply(&HotEntry::new(new, port).reply_key());
+        let free = self
+            .ports
+            .find_free(backend, random, |port| usable(port) && owner(port).is_none());
+        if let Some(port) = free {
+            return Ok((port, None));
+        }
+        // The port of a flow that goes is as good, unless yet another flow has this reply key.
+        let inherited = |id: FlowId| {
+            let old = self.entry(id);
+            let port = old.nat_port;
+            let suits =
+                old.backend_slot == backend.0 && usable(port) && owner(port).is_none_or(|owner| owner == id);
+            suits.then_some(port)
+        };
+        if let Some(port) = replaced.and_then(inherited) {
+            return Ok((port, None));
+        }
+        self.finished_flows(backend)
+            .take(RECLAIM_SCAN)
+            .find_map(|id| Some((inherited(id)?, Some(id))))
+            .ok_or(OpenError::PortsExhausted)
+    }
+
+    /// The finished flows of a backend, oldest first.
+    fn finished_flows(&self, backend: BackendSlot) -> impl Iterator<Item = FlowId> {
+        self.finished.oldest_first(backend, &self.pool.cold).map(FlowId)
+    }
+
+    /// An expired flow, if there is one among the next few behind the sweep's cursor. The cursor
+    /// moves on, so that the next search looks elsewhere.
+    fn expired_near_cursor(&mut self, now: Timestamp) -> Option<FlowId> {
+        for _ in 0..EVICT_SCAN {
+            let Some(id) = self.next_at_cursor() else { continue };
+            if self.entry(id).expired(now) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Puts a flow into the queue of its backend's finished flows, or takes it out.
+    fn set_queued(&mut self, id: FlowId, queued: bool) {
+        let entry = &mut self.pool.hot[id.index()];
+        entry.set_queued(queued);
+        let backend = BackendSlot(entry.backend_slot);
+        if queued {
+            self.finished.push(backend, id.0, &mut self.pool.cold);
+        } else {
+            self.finished.remove(backend, id.0, &mut self.pool.cold);
+        }
+    }
+}

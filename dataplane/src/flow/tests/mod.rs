@@ -1,0 +1,374 @@
+//! What the flow table promises to those who use it.
+
+mod index;
+mod model;
+mod ports;
+mod timers;
+
+use std::ops::RangeInclusive;
+
+use vl3lb_common::addr::{Protocol, to_octets};
+use vl3lb_common::flow_query::FlowState;
+use vl3lb_common::stats::CloseCause;
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+
+use super::index::Kind;
+use super::key::HashSeed;
+use super::*;
+use crate::config::Timeouts;
+
+const SEED: u64 = 0x5eed;
+const PORTS: RangeInclusive<u16> = 10_240..=32_767;
+
+fn address(text: &str) -> [u8; 16] {
+    to_octets(text.parse().unwrap())
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_duration(Duration::from_secs(seconds))
+}
+
+/// A new TCP flow of client number `client` to the backend in `slot`.
+fn new_flow(client: u32, slot: u32) -> NewFlow {
+    let [_, _, high, low] = slot.to_be_bytes();
+    let ipv4 = |last: [u8; 4]| to_octets(std::net::IpAddr::from(last));
+    NewFlow {
+        client: ipv4((0x0a00_0000 + client).to_be_bytes()),
+        client_port: 40_000,
+        local: 0,
+        service_port: 8080,
+        protocol: Protocol::Tcp.number(),
+        backend: ipv4([172, 16, high, low]),
+        backend_port: 8081,
+        backend_slot: BackendSlot(slot),
+        service_slot: ServiceSlot(3),
+        client_mac: [2, 0, 0, 0, 0, 1],
+        hop_generation: 7,
+        timeout: Duration::from_secs(240),
+        state: State::Opening,
+    }
+}
+
+/// A random number that is another one for each `n`.
+fn random(n: u64) -> u64 {
+    n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn request_key(new: &NewFlow) -> RequestKey {
+    RequestKey {
+        client: new.client,
+        client_port: new.client_port,
+        local: new.local,
+        service_port: new.service_port,
+        protocol: new.protocol,
+    }
+}
+
+fn open(table: &mut FlowTable, new: &NewFlow, now: Timestamp) -> Opened {
+    table
+        .open(new, now, random(u64::from(table.len())), |_| true)
+        .unwrap()
+}
+
+fn is_pristine(table: &FlowTable) -> bool {
+    table.is_empty()
+        && table.index.is_pristine()
+        && table.ports.is_pristine()
+        && table.finished.is_pristine()
+        && table.pool.live.iter().all(|&word| word == 0)
+}
+
+#[test]
+fn a_flow_is_found_by_both_keys_until_it_is_closed() {
+    let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
+    let own = address("172.16.1.103");
+    let new = NewFlow {
+        local: table.local_index(own).unwrap(),
+        ..new_flow(1, 9)
+    };
+    let Opened { id, .. } = open(&mut table, &new, at(1));
+    let entry = *table.entry(id);
+    assert_eq!(table.request(&request_key(&new), at(2)), Some(id));
+    assert_eq!(table.reply(&entry.reply_key(), at(2)), Some(id));
+    assert_eq!((entry.backend, entry.backend_port), (new.backend, 8081));
+    assert_eq!((entry.client_mac, entry.hop_generation), ([2, 0, 0, 0, 0, 1], 7));
+    assert_eq!(table.local_address(entry.local), own);
+    assert!(PORTS.contains(&entry.nat_port));
+
+    let closed = table.close(id);
+    assert_eq!(
+        closed,
+        ClosedFlow {
+            service_slot: ServiceSlot(3),
+            backend_slot: BackendSlot(9),
+            protocol: 6,
+            state: State::Opening,
+            created: at(1),
+            counted: false,
+        }
+    );
+    assert_eq!(table.request(&request_key(&new), at(2)), None);
+    assert_eq!(table.reply(&entry.reply_key(), at(2)), None);
+    assert!(is_pristine(&table));
+}
+
+#[test]
+#[should_panic(expected = "is closed once")]
+fn closing_twice_is_refused_before_it_does_harm() {
+    let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
+    let Opened { id, .. } = open(&mut table, &new_flow(1, 1), at(0));
+    table.close(id);
+    table.close(id);
+}
+
+#[test]
+fn clients_with_one_source_port_have_flows_of_their_own_to_one_backend() {
+    let mut table = FlowTable::new(2, PORTS, SEED).unwrap();
+    let (first, second) = (new_flow(1, 1), new_flow(2, 1));
+    let (first, second) = (open(&mut table, &first, at(0)), open(&mut table, &second, at(0)));
+    let (first, second) = (table.entry(first.id), table.entry(second.id));
+    assert_eq!(first.client_port, second.client_port);
+    assert_ne!(first.reply_key(), second.reply_key());
+}
+
+#[test]
+fn own_addresses_keep_their_index_and_end_at_256() {
+    let mut table = FlowTable::new(1, PORTS, SEED).unwrap();
+    let nth = |n: u16| to_octets(std::net::Ipv6Addr::from(u128::from(n) + 1).into());
+    for n in 0..256 {
+        assert_eq!(table.local_index(nth(n)), u8::try_from(n).ok());
+    }
+    assert_eq!(table.local_index(nth(256)), None);
+    assert_eq!(table.local_index(nth(17)), Some(17));
+    assert_eq!(table.find_local(&nth(255)), Some(255));
+    assert_eq!(table.find_local(&nth(256)), None);
+    assert_eq!(table.local_address(17), nth(17));
+}
+
+#[test]
+fn impossible_tables_are_refused() {
+    for (capacity, ports) in [(0, PORTS), (1 << 31, PORTS), (1, 0..=9)] {
+        let error = FlowTable::new(capacity, ports, SEED).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    }
+    #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+    let error = FlowTable::new(1, 9..=8, SEED).unwrap_err();
+    assert!(error.to_string().contains("NAT ports 9 to 8"), "{error}");
+}
+
+#[test]
+fn a_full_table_takes_no_more_and_closes_nothing() {
+    let mut table = FlowTable::new(3, PORTS, SEED).unwrap();
+    for client in 0..3 {
+        open(&mut table, &new_flow(client, client), at(0));
+    }
+    let refused = table.open(&new_flow(9, 0), at(240), 0, |_| true);
+    assert_eq!(refused, Err(OpenError::TableFull));
+    assert_eq!(table.len(), 3);
+}
+
+#[test]
+fn an_expired_flow_makes_room_in_a_full_table() {
+    let mut table = FlowTable::new(100, PORTS, SEED).unwrap();
+    for client in 0..100 {
+        let timeout = Duration::from_secs(if client == 50 { 5 } else { 240 });
+        open(
+            &mut table,
+            &NewFlow {
+                timeout,
+                ..new_flow(client, client)
+            },
+            at(0),
+        );
+    }
+    let opened = open(&mut table, &new_flow(100, 0), at(6));
+    let replaced = opened.replaced.unwrap();
+    assert_eq!(
+        (replaced.backend_slot, replaced.cause()),
+        (BackendSlot(50), CloseCause::Idle)
+    );
+    assert_eq!(opened.reclaimed, None);
+    assert_eq!(table.len(), 100);
+}
+
+#[test]
+fn a_finished_flow_of_the_same_backend_makes_room_in_a_full_table_oldest_first() {
+    let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
+    let ids: Vec<_> = [(0, 7), (1, 8), (2, 8), (3, 8)]
+        .map(|(client, slot)| open(&mut table, &new_flow(client, slot), at(u64::from(client))).id)
+        .into();
+    let transitory = Duration::from_secs(240);
+    for nth in [0, 2, 1, 3] {
+        table.touch(ids[nth], State::Finished, at(10), transitory);
+    }
+    // Flow 2 is the oldest of backend 8, but lives again.
+    table.touch(ids[2], State::Established, at(11), transitory);
+    for (client, oldest) in [(10, 1), (11, 3)] {
+        let opened = open(&mut table, &new_flow(client, 8), at(12));
+        assert_eq!(opened.reclaimed.unwrap().created, at(oldest));
+        assert_eq!(opened.replaced, None);
+    }
+    let refused = table.open(&new_flow(12, 8), at(12), 0, |_| true);
+    assert_eq!(
+        refused,
+        Err(OpenError::TableFull),
+        "backend 7's finished flow is not touched"
+    );
+}
+
+#[test]
+fn a_connection_that_begins_anew_replaces_the_old_one() {
+    let mut table = FlowTable::new(1, PORTS, SEED).unwrap();
+    let old = open(&mut table, &new_flow(1, 1), at(0)).id;
+    table.touch(old, State::Reset, at(1), Duration::from_secs(240));
+    let opened = open(&mut table, &new_flow(1, 2), at(2));
+    let replaced = opened.replaced.unwrap();
+    assert_eq!(
+        (replaced.backend_slot, replaced.cause()),
+        (BackendSlot(1), CloseCause::Rst)
+    );
+    assert_eq!(
+        table.request(&request_key(&new_flow(1, 2)), at(2)),
+        Some(opened.id)
+    );
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn sweeps_end_what_expired_and_what_is_doomed_within_their_budget() {
+    let mut table = FlowTable::new(1000, PORTS, SEED).unwrap();
+    for client in 0..1000 {
+        let timeout = Duration::from_secs(if client % 2 == 0 { 60 } else { 600 });
+        open(
+            &mut table,
+            &NewFlow {
+                timeout,
+                ..new_flow(client, client % 10)
+            },
+            at(0),
+        );
+    }
+    let mut ended = Vec::new();
+    table.sweep(at(61), 10, |_| None, |flow, cause| ended.push((flow, cause)));
+    assert_eq!(ended.len(), 5, "every other one of ten entries");
+    while table.len() > 500 {
+        table.sweep(at(61), 10, |_| None, |flow, cause| ended.push((flow, cause)));
+    }
+    assert!(ended.iter().all(|(_, cause)| *cause == CloseCause::Idle));
+
+    ended.clear();
+    let gone = |entry: &HotEntry| (entry.backend_slot == 3).then_some(CloseCause::BackendDown);
+    table.sweep(at(61), usize::MAX, gone, |flow, cause| ended.push((flow, cause)));
+    assert_eq!(ended.len(), 100);
+    assert!(
+        ended
+            .iter()
+            .all(|(flow, cause)| (flow.backend_slot.0, *cause) == (3, CloseCause::BackendDown))
+    );
+
+    table.sweep(at(601), usize::MAX, |_| None, |_, _| ());
+    assert!(is_pristine(&table));
+}
+
+#[test]
+fn one_sweep_of_the_whole_length_covers_every_flow_wherever_it_starts() {
+    for start in 0..200 {
+        let mut table = FlowTable::new(150, PORTS, SEED).unwrap();
+        for client in 0..150 {
+            open(&mut table, &new_flow(client, 0), at(0));
+        }
+        table.sweep(at(1), start, |_| None, |_, _| ());
+        table.sweep(at(1000), table.sweep_len(), |_| None, |_, _| ());
+        assert!(table.is_empty(), "start {start}: {} left", table.len());
+    }
+}
+
+#[test]
+fn slices_show_every_live_flow_once() {
+    let mut table = FlowTable::new(200, PORTS, SEED).unwrap();
+    let own = address("172.16.1.103");
+    let local = table.local_index(own).unwrap();
+    let ids: Vec<_> = (0..150)
+        .map(|client| {
+            open(
+                &mut table,
+                &NewFlow {
+                    local,
+                    ..new_flow(client, 5)
+                },
+                at(10),
+            )
+            .id
+        })
+        .collect();
+    for id in ids.iter().skip(1).step_by(2) {
+        table.close(*id);
+    }
+    table.count(ids[0], Direction::In, 60);
+    table.count(ids[0], Direction::Out, 1500);
+    table.count(ids[0], Direction::Out, 1500);
+    let timeouts = Timeouts::default();
+    table.touch(ids[0], State::Established, at(20), timeouts.tcp_established);
+
+    let (mut flows, mut cursor) = (Vec::new(), Some(0));
+    while let Some(from) = cursor {
+        let slice = table.slice(from, 7, at(50), 2, &timeouts);
+        flows.extend(slice.flows);
+        cursor = slice.next;
+    }
+    assert_eq!(flows.len(), 75);
+    let clients: std::collections::HashSet<_> = flows.iter().map(|flow| flow.client).collect();
+    assert_eq!(clients.len(), 75);
+
+    let flow = &flows[0];
+    assert_eq!((flow.worker, flow.protocol), (2, Protocol::Tcp));
+    assert_eq!(
+        (flow.service_address, flow.service_port),
+        ("172.16.1.103".parse().unwrap(), 8080)
+    );
+    assert_eq!(
+        (flow.backend, flow.backend_port),
+        ("172.16.0.5".parse().unwrap(), 8081)
+    );
+    assert_eq!(
+        (flow.service, flow.backend_slot),
+        (ServiceSlot(3), BackendSlot(5))
+    );
+    assert_eq!(flow.state, FlowState::Established);
+    assert_eq!((flow.packets_in, flow.bytes_in), (1, 60));
+    assert_eq!((flow.packets_out, flow.bytes_out), (2, 3000));
+    assert_eq!((flow.age_micros, flow.idle_micros), (40_000_000, 30_000_000));
+    assert_eq!(flow.expires_micros, (20 + 7440 - 50) * 1_000_000);
+
+    let later = table.slice(0, 1000, at(300), 2, &timeouts);
+    assert_eq!(later.flows.len(), 1, "the others have expired");
+    assert_eq!(later.next, None);
+    assert_eq!(table.slice(1000, 1000, at(300), 2, &timeouts).next, None);
+}
+
+#[test]
+fn a_flow_takes_118_bytes_at_most() {
+    let flows = 1_000_000;
+    let table = FlowTable::new(flows, PORTS, SEED).unwrap();
+    let bytes = table.memory_bytes();
+    assert!(bytes <= 118 * flows as usize, "{bytes} bytes for {flows} flows");
+}
+
+#[test]
+fn keys_of_a_full_table_are_mostly_in_their_first_bucket() {
+    let flows = 20_000;
+    let mut table = FlowTable::new(flows, PORTS, SEED).unwrap();
+    for client in 0..flows {
+        open(&mut table, &new_flow(client, client % 4), at(0));
+    }
+    let seed = HashSeed::new(SEED);
+    let keys = (0..flows).flat_map(|id| {
+        let entry = table.entry(FlowId(id));
+        [
+            (Kind::Request, entry.request_key().hash(&seed), id),
+            (Kind::Reply, entry.reply_key().hash(&seed), id),
+        ]
+    });
+    let displaced = table.index.displaced(keys);
+    assert!(displaced < 0.1, "{displaced}");
+}

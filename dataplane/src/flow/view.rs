@@ -1,0 +1,76 @@
+//! Copying flows out of the table for the command line and the API.
+
+use vl3lb_common::addr::{Protocol, from_octets};
+use vl3lb_common::flow_query::{FlowRecord, FlowSlice};
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+
+use super::state::Direction;
+use super::table::{FlowId, FlowTable};
+use crate::config::Timeouts;
+
+impl FlowTable {
+    /// The live flows among the `scan` entries from `cursor` on, expired ones left out. `timeouts`
+    /// are those that the flows were touched with: they tell how long a flow has been idle.
+    ///
+    /// At least one entry is looked at, so that a reader gets on. Allocates; not for the packet path.
+    pub fn slice(
+        &self,
+        cursor: u32,
+        scan: u32,
+        now: Timestamp,
+        worker: u16,
+        timeouts: &Timeouts,
+    ) -> FlowSlice {
+        let fresh = self.pool.header().fresh;
+        let end = cursor.saturating_add(scan.max(1)).min(fresh);
+        let mut flows = Vec::new();
+        let mut at = cursor;
+        while at < end {
+            let (found, next) = self.pool.look_at(at);
+            at = next;
+            if let Some(id) = found.filter(|id| *id < end) {
+                flows.extend(self.record(FlowId(id), now, worker, timeouts));
+            }
+        }
+        FlowSlice {
+            flows,
+            next: (end < fresh).then_some(end),
+        }
+    }
+
+    fn record(&self, id: FlowId, now: Timestamp, worker: u16, timeouts: &Timeouts) -> Option<FlowRecord> {
+        let (entry, counters) = (self.entry(id), self.counters(id));
+        if entry.expired(now) {
+            return None;
+        }
+        let expires_in = entry.expires_in(now);
+        let age = now.since(counters.created());
+        // A flow at its end is not refreshed: this is the time since it got there, then.
+        let idle = entry.state().timeout(timeouts).saturating_sub(expires_in);
+        Some(FlowRecord {
+            worker,
+            protocol: Protocol::from_number(entry.protocol)?,
+            client: from_octets(entry.client),
+            client_port: entry.client_port,
+            service_address: from_octets(self.local_address(entry.local)),
+            service_port: entry.service_port,
+            nat_port: entry.nat_port,
+            backend: from_octets(entry.backend),
+            backend_port: entry.backend_port,
+            service: ServiceSlot(entry.service_slot),
+            backend_slot: BackendSlot(entry.backend_slot),
+            state: entry.state().shown(),
+            age_micros: micros(age),
+            idle_micros: micros(idle.min(age)),
+            expires_micros: micros(expires_in),
+            packets_in: counters.packets(Direction::In),
+            bytes_in: counters.bytes(Direction::In),
+            packets_out: counters.packets(Direction::Out),
+            bytes_out: counters.bytes(Direction::Out),
+        })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
