@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which packets are the balancer's. One classifier for XDP (struct xdp_md) and tc (struct
+ * __sk_buff): `is_skb` is a constant at every call, so each program holds its own branch only.
+ *
+ * Headers are copied to the stack, never read in place: a frame may be spread over several buffers,
+ * and the copy fails where the packet ends. Whatever cannot be read is passed to the kernel.
+ */
+#ifndef VL3LB_CLASSIFY_H
+#define VL3LB_CLASSIFY_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+
+#include "steer.h"
+
+/* Answer of the classifier: the worker that owns the packet's flow, or this. */
+#define VL3LB_NOT_OURS (-1)
+
+/* IPv6 extension headers that are walked at most; packets with more are passed. */
+#define VL3LB_EXTENSIONS 8
+
+#define VL3LB_IPV4_MORE_FRAGMENTS 0x2000
+#define VL3LB_IPV4_OFFSET 0x1fff
+#define VL3LB_IPV6_MORE_FRAGMENTS 0x0001
+#define VL3LB_IPV6_OFFSET 0xfff8
+
+enum vl3lb_part {
+	VL3LB_WHOLE,
+	VL3LB_FIRST,	/* has the transport header */
+	VL3LB_LATER,
+};
+
+/* The network layer of a packet. */
+struct vl3lb_packet {
+	struct vl3lb_address source;
+	struct vl3lb_address destination;
+	__u32 transport;	/* offset of the transport header */
+	__u32 id;		/* fragments: identification, host order */
+	__u8 version;
+	__u8 protocol;
+	__u8 part;
+};
+
+struct vl3lb_ports {
+	__be16 source;
+	__be16 destination;
+};
+
+static __always_inline long
+vl3lb_load(void *ctx, const bool is_skb, __u32 offset, void *to, __u32 length)
+{
+	return is_skb ? bpf_skb_load_bytes(ctx, offset, to, length)
+		      : bpf_xdp_load_bytes(ctx, offset, to, length);
+}
+
+static __always_inline void vl3lb_map_ipv4(struct vl3lb_address *to, __be32 address)
+{
+	to->words[0] = 0;
+	to->words[1] = 0;
+	to->words[2] = bpf_htonl(0xffff);
+	to->words[3] = address;
+}
+
+static __always_inline bool
+vl3lb_same_address(const struct vl3lb_address *a, const struct vl3lb_address *b)
+{
+	return a->words[0] == b->words[0] && a->words[1] == b->words[1] &&
+	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
+}
+
+static __always_inline long
+vl3lb_read_ipv4(void *ctx, const bool is_skb, __u32 offset, struct vl3lb_packet *packet)
+{
+	struct iphdr ip;
+	__u16 fragment;
+
+	if (vl3lb_load(ctx, is_skb, offset, &ip, sizeof(ip)))
+		return -1;
+	if (ip.version != 4 || ip.ihl < 5)
+		return -1;
+	fragment = bpf_ntohs(ip.frag_off);
+	vl3lb_map_ipv4(&packet->source, ip.saddr);
+	vl3lb_map_ipv4(&packet->destination, ip.daddr);
+	packet->transport = offset + ip.ihl * 4;
+	packet->id = bpf_ntohs(ip.id);
+	packet->version = 4;
+	packet->protocol = ip.protocol;
+	if (fragment & VL3LB_IPV4_OFFSET)
+		packet->part = VL3LB_LATER;
+	else if (fragment & VL3LB_IPV4_MORE_FRAGMENTS)
+		packet->part = VL3LB_FIRST;
+	else
+		packet->part = VL3LB_WHOLE;
+	return 0;
+}
+
+/*
+ * Walks the extension headers to the transport header (RFC 8200 section 4). A fragment is followed
+ * only if the transport header comes right behind its fragment header: in a later fragment nothing
+ * else can be known, and the fragments of one datagram must all go the same way.
+ */
+static __always_inline long
+vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, struct vl3lb_packet *packet)
+{
+	for (int i = 0; i <= VL3LB_EXTENSIONS; i++) {
+		struct {
+			__u8 next;
+			__u8 length;	/* in 8 bytes, the first 8 not counted */
+			__u8 type;
+			__u8 segments_left;
+			__be32 id;
+		} extension;
+
+		if (next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_ICMPV6) {
+			packet->transport = offset;
+			packet->protocol = next;
+			return 0;
+		}
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_FRAGMENT)
+			return -1;
+		if (vl3lb_load(ctx, is_skb, offset, &extension, sizeof(extension)))
+			return -1;
+		if (next == IPPROTO_FRAGMENT) {
+			__u16 fragment = (__u16)extension.type << 8 | extension.segments_left;
+
+			packet->id = bpf_ntohl(extension.id);
+			if (fragment & VL3LB_IPV6_OFFSET)
+				packet->part = VL3LB_LATER;
+			else if (fragment & VL3LB_IPV6_MORE_FRAGMENTS)
+				packet->part = VL3LB_FIRST;
+			offset += 8;
+			if (packet->part != VL3LB_WHOLE) {
+				packet->transport = offset;
+				packet->protocol = extension.next;
+				return 0;
+			}
+		} else {
+			/* Not at its last address yet: the kernel's to refuse or to send on. */
+			if (next == IPPROTO_ROUTING && extension.segments_left)
+				return -1;
+			offset += 8 + (__u32)extension.length * 8;
+		}
+		next = extension.next;
+	}
+	return -1;
+}
+
+static __always_inline long
+vl3lb_read_ipv6(void *ctx, const bool is_skb, __u32 offset, struct vl3lb_packet *packet)
+{
+	struct ipv6hdr ip;
+
+	if (vl3lb_load(ctx, is_skb, offset, &ip, sizeof(ip)))
+		return -1;
+	if (ip.version != 6)
+		return -1;
+	__builtin_memcpy(&packet->source, &ip.saddr, sizeof(packet->source));
+	__builtin_memcpy(&packet->destination, &ip.daddr, sizeof(packet->destination));
+	packet->version = 6;
+	packet->part = VL3LB_WHOLE;
+	return vl3lb_walk_extensions(ctx, is_skb, offset + sizeof(ip), ip.nexthdr, packet);
+}
+
+static __always_inline long
+vl3lb_read_ip(void *ctx, const bool is_skb, __u32 offset, __u8 version, struct vl3lb_packet *packet)
+{
+	return version == 4 ? vl3lb_read_ipv4(ctx, is_skb, offset, packet)
+			    : vl3lb_read_ipv6(ctx, is_skb, offset, packet);
+}
+
+static __always_inline bool vl3lb_is_own_address(const struct vl3lb_address *address)
+{
+	return bpf_map_lookup_elem(&addresses, address) != NULL;
+}
+
+/*
+ * The owner of the flow between our (address, port) and the other side's, or VL3LB_NOT_OURS if
+ * (address, port) is neither a service nor a NAT port of ours.
+ */
+static __always_inline int
+vl3lb_flow_owner(const struct vl3lb_config *config, const struct vl3lb_address *address, __be16 port,
+		 const struct vl3lb_address *peer, __be16 peer_port, __u8 protocol)
+{
+	struct vl3lb_service_key key = { .address = *address, .port = port, .protocol = protocol };
+	__u16 number = bpf_ntohs(port);
+
+	if (vl3lb_is_nat_port(config, number) && vl3lb_is_own_address(address))
+		return vl3lb_nat_port_owner(config, number);
+	if (bpf_map_lookup_elem(&services, &key))
+		return vl3lb_reduce(vl3lb_owner_hash(peer->words, bpf_ntohs(peer_port), number, protocol),
+				    config->workers);
+	return VL3LB_NOT_OURS;
+}
+
+static __always_inline int
+vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_config *config,
+			 const struct vl3lb_packet *packet)
+{
+	struct vl3lb_ports ports;
+
+	if (vl3lb_load(ctx, is_skb, packet->transport, &ports, sizeof(ports)))
+		return VL3LB_NOT_OURS;
+	return vl3lb_flow_owner(config, &packet->destination, ports.destination, &packet->source,
+				ports.source, packet->protocol);
+}
+
+/*
+ * All fragments of a datagram go to the worker where they meet, not to the owner of its flow: only
+ * the first one has ports. Which worker: dataplane/src/forward/fragment.rs.
+ */
+static __always_inline int
+vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config *config,
+			const struct vl3lb_packet *packet)
+{
+	struct vl3lb_fragment_key key = {
+		.source = packet->source,
+		.destination = packet->destination,
+		.id = packet->id,
+		.protocol = packet->protocol,
+	};
+
+	if (!vl3lb_is_own_address(&packet->destination))
+		return VL3LB_NOT_OURS;
+	if (packet->part == VL3LB_FIRST) {
+		if (vl3lb_classify_transport(ctx, is_skb, config, packet) == VL3LB_NOT_OURS) {
+			__u8 passed = 1;
+
+			bpf_map_update_elem(&passed_fragments, &key, &passed, BPF_ANY);
+			return VL3LB_NOT_OURS;
+		}
+		/* The sender uses the identification of an earlier, passed datagram again. */
+		bpf_map_delete_elem(&passed_fragments, &key);
+	} else if (bpf_map_lookup_elem(&passed_fragments, &key)) {
+		return VL3LB_NOT_OURS;
+	}
+	return vl3lb_reduce(vl3lb_owner_hash(packet->source.words, packet->id >> 16, packet->id & 0xffff,
+					     packet->protocol),
+			    config->workers);
+}
+
+static __always_inline bool vl3lb_is_icmp_error(__u8 version, __u8 type)
+{
+	/* Destination Unreachable, Time Exceeded, Parameter Problem (RFC 792). */
+	if (version == 4)
+		return type == 3 || type == 11 || type == 12;
+	/* Destination Unreachable, Packet Too Big, Time Exceeded, Parameter Problem (RFC 4443). */
+	return type >= 1 && type <= 4;
+}
+
+/* An ICMP error is ours if it quotes a packet that we sent: to a backend or to a client. */
+static __always_inline int
+vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *config,
+		    const struct vl3lb_packet *packet)
+{
+	struct vl3lb_packet quoted = {};
+	struct vl3lb_ports ports;
+	__u8 type;
+
+	if (vl3lb_load(ctx, is_skb, packet->transport, &type, sizeof(type)))
+		return VL3LB_NOT_OURS;
+	if (!vl3lb_is_icmp_error(packet->version, type))
+		return VL3LB_NOT_OURS;
+	if (vl3lb_read_ip(ctx, is_skb, packet->transport + 8, packet->version, &quoted))
+		return VL3LB_NOT_OURS;
+	if (!vl3lb_same_address(&quoted.source, &packet->destination) || quoted.part == VL3LB_LATER)
+		return VL3LB_NOT_OURS;
+	if (quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP)
+		return VL3LB_NOT_OURS;
+	if (vl3lb_load(ctx, is_skb, quoted.transport, &ports, sizeof(ports)))
+		return VL3LB_NOT_OURS;
+	return vl3lb_flow_owner(config, &quoted.source, ports.source, &quoted.destination,
+				ports.destination, quoted.protocol);
+}
+
+static __always_inline int
+vl3lb_classify_ip(void *ctx, const bool is_skb, __u32 offset, __u8 version)
+{
+	struct vl3lb_packet packet = {};
+	const struct vl3lb_config *settings;
+	__u32 zero = 0;
+
+	settings = bpf_map_lookup_elem(&config, &zero);
+	if (!settings || vl3lb_read_ip(ctx, is_skb, offset, version, &packet))
+		return VL3LB_NOT_OURS;
+	if (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP)
+		return packet.part == VL3LB_WHOLE
+			       ? vl3lb_classify_transport(ctx, is_skb, settings, &packet)
+			       : vl3lb_classify_fragment(ctx, is_skb, settings, &packet);
+	if (packet.protocol == (version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) && packet.part == VL3LB_WHOLE)
+		return vl3lb_classify_icmp(ctx, is_skb, settings, &packet);
+	return VL3LB_NOT_OURS;
+}
+
+/* The IP version of a frame without a link header, 0 if it is none. */
+static __always_inline __u8 vl3lb_raw_version(void *ctx, const bool is_skb)
+{
+	__u8 first;
+
+	if (vl3lb_load(ctx, is_skb, 0, &first, sizeof(first)))
+		return 0;
+	return first >> 4 == 4 || first >> 4 == 6 ? first >> 4 : 0;
+}
+
+/* The IP version of an Ethernet frame to the interface's own address, 0 for all others. */
+static __always_inline __u8 vl3lb_ethernet_version(void *ctx, const bool is_skb)
+{
+	struct ethhdr ethernet;
+
+	if (vl3lb_load(ctx, is_skb, 0, &ethernet, sizeof(ethernet)))
+		return 0;
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (ethernet.h_dest[i] != own_mac[i])
+			return 0;
+	switch (ethernet.h_proto) {
+	case bpf_htons(ETH_P_IP):
+		return 4;
+	case bpf_htons(ETH_P_IPV6):
+		return 6;
+	default:
+		return 0;
+	}
+}
+
+/* The worker that owns the frame, or VL3LB_NOT_OURS. */
+static __always_inline int vl3lb_classify(void *ctx, const bool is_skb)
+{
+	const __u32 offset = raw_ip ? 0 : ETH_HLEN;
+	__u8 version;
+
+	version = raw_ip ? vl3lb_raw_version(ctx, is_skb) : vl3lb_ethernet_version(ctx, is_skb);
+	if (version == 4)
+		return vl3lb_classify_ip(ctx, is_skb, offset, 4);
+	if (version == 6)
+		return vl3lb_classify_ip(ctx, is_skb, offset, 6);
+	return VL3LB_NOT_OURS;
+}
+
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which worker owns a flow. The Rust side computes the same in common/src/hash.rs (owner_hash,
+ * reduce) and common/src/snapshot.rs (NatPorts::owner); a test compares the two. Plain C, so that
+ * the test can compile it for the machine it runs on.
+ */
+#ifndef VL3LB_OWNER_H
+#define VL3LB_OWNER_H
+
+#include <linux/types.h>
+
+#define VL3LB_MULTIPLIER 0x9e3779b1U
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define vl3lb_be32(word) __builtin_bswap32(word)
+#else
+#define vl3lb_be32(word) (word)
+#endif
+
+/* The NAT ports and how they are split among the workers. Layout of the map `config`. */
+struct vl3lb_config {
+	__u16 nat_first;
+	__u16 nat_last;
+	__u16 nat_per_worker;
+	__u16 workers;
+};
+_Static_assert(sizeof(struct vl3lb_config) == 8, "written by Rust as four u16");
+
+static inline __attribute__((always_inline)) __u32 vl3lb_mix(__u32 hash, __u32 word)
+{
+	hash = (hash ^ word) * VL3LB_MULTIPLIER;
+	return hash ^ (hash >> 15);
+}
+
+/* `client` is in network order, the ports are in host order. */
+static inline __attribute__((always_inline)) __u32
+vl3lb_owner_hash(const __be32 client[4], __u16 client_port, __u16 service_port, __u8 protocol)
+{
+	__u32 hash = VL3LB_MULTIPLIER;
+
+	hash = vl3lb_mix(hash, vl3lb_be32(client[0]));
+	hash = vl3lb_mix(hash, vl3lb_be32(client[1]));
+	hash = vl3lb_mix(hash, vl3lb_be32(client[2]));
+	hash = vl3lb_mix(hash, vl3lb_be32(client[3]));
+	hash = vl3lb_mix(hash, (__u32)client_port << 16 | service_port);
+	return vl3lb_mix(hash, protocol);
+}
+
+/* Maps a hash evenly to 0..n. */
+static inline __attribute__((always_inline)) __u32 vl3lb_reduce(__u32 hash, __u16 n)
+{
+	return (__u64)hash * n >> 32;
+}
+
+static inline __attribute__((always_inline)) int
+vl3lb_is_nat_port(const struct vl3lb_config *config, __u16 port)
+{
+	return config->nat_first <= port && port <= config->nat_last;
+}
+
+/* The worker that hands out NAT port `port`. */
+static inline __attribute__((always_inline)) __u32
+vl3lb_nat_port_owner(const struct vl3lb_config *config, __u16 port)
+{
+	__u32 owner;
+
+	if (!config->nat_per_worker || !config->workers)
+		return 0;
+	owner = (__u32)(port - config->nat_first) / config->nat_per_worker;
+	return owner < config->workers ? owner : config->workers - 1U;
+}
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Maps and constants that the steer programs share with user space. Keys and values are mirrored
+ * in dataplane/src/steer/program.rs.
+ */
+#ifndef VL3LB_STEER_H
+#define VL3LB_STEER_H
+
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "owner.h"
+
+/* An address in 16 bytes, network order: IPv6 as it is, IPv4 as IPv4-mapped (RFC 4291, 2.5.5.2). */
+struct vl3lb_address {
+	__be32 words[4];
+};
+_Static_assert(sizeof(struct vl3lb_address) == 16, "written by Rust as [u8; 16]");
+
+struct vl3lb_service_key {
+	struct vl3lb_address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 zero;
+};
+_Static_assert(sizeof(struct vl3lb_service_key) == 20, "written by Rust as [u8; 20]");
+
+/* What the fragments of one datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5). */
+struct vl3lb_fragment_key {
+	struct vl3lb_address source;
+	struct vl3lb_address destination;
+	__u32 id;
+	__u32 protocol;
+};
+
+/* Set before loading, fixed for the life of the programs. */
+const volatile __u8 raw_ip = 0;		/* frames begin at the IP header, not at an Ethernet header */
+const volatile __u8 own_mac[6] = {};	/* Ethernet: the interface's own address */
+const volatile __u32 near_index = 0;	/* companion mode: the near end of the pair */
+
+/* (address, port, protocol) of every service. Filled by user space off the packet path only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct vl3lb_service_key);
+	__type(value, __u8);
+} services SEC(".maps");
+
+/* The balancer's own addresses on the interface; every service's address is among them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, struct vl3lb_address);
+	__type(value, __u8);
+} addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vl3lb_config);
+} config SEC(".maps");
+
+/* AF_XDP sockets by receive queue. User space sets max_entries to the number of queues. */
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+/*
+ * Datagrams whose first fragment was passed to the kernel, so that the others follow it. LRU: a
+ * flood pushes entries out, and then costs their datagrams only.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct vl3lb_fragment_key);
+	__type(value, __u8);
+} passed_fragments SEC(".maps");
+
+/* Every frame that the interface's program saw is counted once, as one or the other. */
+enum vl3lb_counter {
+	VL3LB_REDIRECTED = 0,
+	VL3LB_PASSED = 1,
+	VL3LB_COUNTERS = 2,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, VL3LB_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void vl3lb_count(__u32 counter)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		*value += 1;
+}
+
+#endif

@@ -1,0 +1,331 @@
+//! Taking frames from the kernel: the steer programs and the three ways to attach them.
+//!
+//! A steer program sends what is the balancer's to AF_XDP sockets and passes all else to the kernel; what is
+//! the balancer's is said by [`Rules`]. The programs are C, in `bpf/`. How they are attached:
+//!
+//! - native: XDP in the interface's driver. The other end then cuts its super-packets itself.
+//! - generic: XDP in the kernel's receive path. Super-packets stay whole; UDP ones cannot be cut here.
+//! - companion: a tc program on the interface feeds a veth pair of our own, native XDP runs on its far end.
+//!   Right for every sender, on every link.
+//!
+//! All attachments are BPF links, so they go with the process, however it ends. What kill -9 leaves behind
+//! is a companion pair (and before Linux 6.6 a tc filter): the next start removes it.
+
+mod companion;
+mod program;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use aya::programs::{ProgramError, XdpMode};
+use vl3lb_common::ServiceKey;
+use vl3lb_common::dataplane::{AttachMode, Steered};
+use vl3lb_common::snapshot::NatPorts;
+
+use crate::capability;
+use crate::config::Mode;
+use crate::error::{SetupError, os_code, with_causes};
+use crate::link::{Link, LinkInfo};
+use companion::Companion;
+use program::Programs;
+
+/// What is the balancer's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// At most 16,384.
+    pub services: HashSet<ServiceKey>,
+    /// The balancer's own addresses, those of all services among them. At most 256.
+    pub addresses: Vec<IpAddr>,
+    pub nat_ports: NatPorts,
+    /// Number of workers, [`Steer::queues`].
+    pub workers: u16,
+}
+
+/// The attached steer programs. Dropping it detaches them and removes the companion pair.
+#[derive(Debug)]
+pub struct Steer {
+    // Fields are dropped in this order: programs leave before the pair does.
+    programs: Programs,
+    companion: Option<Companion>,
+    interface: String,
+    mode: AttachMode,
+    reason: String,
+    refuses: String,
+    queues: u32,
+    /// What the maps hold.
+    services: HashSet<ServiceKey>,
+    addresses: HashSet<IpAddr>,
+}
+
+impl Steer {
+    /// Attaches to `link` in `mode`; nothing is steered before [`Self::allow`]. `workers` is the number of
+    /// workers wanted, `None` for as many as make sense. Takes a few milliseconds (the kernel verifies the
+    /// programs); a physical interface may lose its carrier for a moment.
+    ///
+    /// `auto` tries what is right for every sender, best first, and generic mode last.
+    pub fn attach(link: &LinkInfo, mode: Mode, workers: Option<u16>) -> Result<Self, SetupError> {
+        capability::require_all(&format!("attach to {}", link.name))?;
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
+        let mut failures: Vec<(AttachMode, SetupError)> = Vec::new();
+        for &candidate in candidates(link.link, mode) {
+            let attached = queues(link, candidate, workers, cpus)
+                .and_then(|queues| Self::attach_as(link, candidate, queues));
+            match attached {
+                Ok(mut steer) => {
+                    steer.reason = reason(link, mode, candidate, &failures);
+                    return Ok(steer);
+                }
+                Err(error @ (SetupError::Privilege { .. } | SetupError::AlreadyServed { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => failures.push((candidate, error)),
+            }
+        }
+        if failures.len() == 1 {
+            return Err(failures.remove(0).1);
+        }
+        Err(SetupError::NoAttachment {
+            interface: link.name.clone(),
+            attempts: list(&failures),
+        })
+    }
+
+    /// How the programs are attached.
+    pub fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
+    /// Why this mode and not a better one, in words.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// What this mode has to refuse, in words; empty if nothing.
+    pub fn refuses(&self) -> &str {
+        &self.refuses
+    }
+
+    /// The interface that receiving sockets are bound to: the vL3 interface, or the far end of the companion
+    /// pair.
+    pub fn receive_interface(&self) -> &str {
+        self.companion.as_ref().map_or(&self.interface, Companion::far)
+    }
+
+    /// The interface that sending sockets are bound to: the vL3 interface.
+    pub fn transmit_interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Queues of the receive interface, one worker each. The transmit interface has at least as many.
+    pub fn queues(&self) -> u32 {
+        self.queues
+    }
+
+    /// Makes `socket`, which is bound to `queue` of [`Self::receive_interface`], get that queue's frames.
+    pub fn register_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), SetupError> {
+        let interface = || self.receive_interface().to_owned();
+        if queue >= self.queues {
+            return Err(SetupError::QueueUnknown {
+                interface: interface(),
+                queue,
+                last: self.queues - 1,
+            });
+        }
+        self.programs
+            .register_socket(queue, socket)
+            .map_err(|error| SetupError::RegisterSocket {
+                interface: self.receive_interface().to_owned(),
+                queue,
+                cause: with_causes(&error),
+            })
+    }
+
+    /// Adds what is new in `rules`. Call it when all workers know it. NAT ports and workers are replaced. A few
+    /// microseconds per new entry; after an error the rules are partly in force and may be allowed again.
+    pub fn allow(&mut self, rules: &Rules) -> Result<(), SetupError> {
+        self.programs.set_config(rules.nat_ports, rules.workers)?;
+        for &address in &rules.addresses {
+            if !self.addresses.contains(&address) {
+                self.programs.insert_address(address)?;
+                self.addresses.insert(address);
+            }
+        }
+        let new: Vec<_> = rules.services.difference(&self.services).copied().collect();
+        for service in new {
+            self.programs.insert_service(&service)?;
+            self.services.insert(service);
+        }
+        Ok(())
+    }
+
+    /// Removes what is not in `rules`. Call it before workers forget it.
+    pub fn restrict(&mut self, rules: &Rules) -> Result<(), SetupError> {
+        let old: Vec<_> = self.services.difference(&rules.services).copied().collect();
+        for service in old {
+            self.programs.remove_service(&service)?;
+            self.services.remove(&service);
+        }
+        for address in self.addresses.clone() {
+            if !rules.addresses.contains(&address) {
+                self.programs.remove_address(address)?;
+                self.addresses.remove(&address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames sent to the workers, and passed to the kernel, since attaching. Every frame that the interface
+    /// received counts as one of them, ARP and broadcasts too. One system call per counter.
+    pub fn steered(&self) -> Steered {
+        // The map exists as long as its descriptor, and reading it needs no privilege.
+        self.programs.counters().unwrap_or_default()
+    }
+
+    fn attach_as(link: &LinkInfo, mode: AttachMode, queues: u32) -> Result<Self, SetupError> {
+        let companion = match mode {
+            AttachMode::Companion => Some(Companion::create(link, queues)?),
+            AttachMode::Native | AttachMode::Generic => None,
+        };
+        let near_index = companion.as_ref().map_or(0, Companion::near_index);
+        let mut programs = Programs::load(link, queues, near_index)?;
+        let attached = match &companion {
+            Some(pair) => programs
+                .attach_far(pair.far_index())
+                .and_then(|()| programs.attach_tc()),
+            None if mode == AttachMode::Native => programs.attach_xdp(link.index, XdpMode::Driver),
+            None => programs.attach_xdp(link.index, XdpMode::Skb),
+        };
+        attached.map_err(|error| attach_error(link, mode, &error))?;
+        Ok(Self {
+            programs,
+            companion,
+            interface: link.name.clone(),
+            mode,
+            reason: String::new(),
+            refuses: refuses(link, mode).to_owned(),
+            queues,
+            services: HashSet::new(),
+            addresses: HashSet::new(),
+        })
+    }
+}
+
+/// The ways to try, best first.
+fn candidates(link: Link, mode: Mode) -> &'static [AttachMode] {
+    use AttachMode::{Companion, Generic, Native};
+    match (mode, link) {
+        (Mode::Auto, Link::Ethernet(_)) => &[Native, Companion, Generic],
+        (Mode::Auto, Link::RawIp) => &[Companion, Generic],
+        (Mode::Native, _) => &[Native],
+        (Mode::Generic, _) => &[Generic],
+        (Mode::Companion, _) => &[Companion],
+    }
+}
+
+/// How many queues to serve. With XDP on the interface: all that it has, or frames of the others would never
+/// reach a worker. The companion pair has as many as are wanted, up to the transmit queues of the interface:
+/// an interface has room for one sending socket per queue.
+fn queues(link: &LinkInfo, mode: AttachMode, wanted: Option<u16>, cpus: u32) -> Result<u32, SetupError> {
+    let (receive, transmit) = (link.receive_queues, link.transmit_queues);
+    let interface = || link.name.clone();
+    let (default, possible) = match mode {
+        AttachMode::Native if link.link == Link::RawIp => {
+            return Err(SetupError::NativeUnsupported {
+                interface: interface(),
+                driver: link.driver.clone(),
+            });
+        }
+        AttachMode::Native | AttachMode::Generic if transmit < receive => {
+            return Err(SetupError::TransmitQueues {
+                interface: interface(),
+                mode: mode.name(),
+                receive,
+                transmit,
+            });
+        }
+        AttachMode::Native | AttachMode::Generic => (receive, receive..=receive),
+        AttachMode::Companion => (transmit.min(cpus), 1..=transmit),
+    };
+    match wanted {
+        Some(workers) if !possible.contains(&u32::from(workers)) => Err(SetupError::Workers {
+            interface: interface(),
+            mode: mode.name(),
+            workers,
+            possible: match (possible.start(), possible.end()) {
+                (one, other) if one == other => one.to_string(),
+                (one, other) => format!("{one} to {other}"),
+            },
+        }),
+        Some(workers) => Ok(u32::from(workers)),
+        None => Ok(default),
+    }
+}
+
+fn reason(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &[(AttachMode, SetupError)]) -> String {
+    if mode != Mode::Auto {
+        return format!("set by mode: {}", chosen.name());
+    }
+    let mut reason = match (chosen, link.link) {
+        (AttachMode::Native, _) => "the driver has XDP, so senders cut super-packets before they arrive",
+        (AttachMode::Companion, Link::RawIp) => {
+            "a TUN device has no native XDP; on the way through the companion pair super-packets are cut"
+        }
+        (AttachMode::Companion, Link::Ethernet(_)) => {
+            "on the way through the companion pair super-packets are cut"
+        }
+        (AttachMode::Generic, _) => "nothing better can be attached",
+    }
+    .to_owned();
+    if !failures.is_empty() {
+        reason = format!("{reason} ({})", list(failures));
+    }
+    reason
+}
+
+fn refuses(link: &LinkInfo, mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Generic if link.super_packets => {
+            "UDP super-packets (UDP_SEGMENT): their segment size is not visible in generic mode, so they cannot \
+             be cut; each is dropped and counted as udp_super_packet"
+        }
+        AttachMode::Generic | AttachMode::Native | AttachMode::Companion => "",
+    }
+}
+
+fn list(failures: &[(AttachMode, SetupError)]) -> String {
+    let lines: Vec<_> = failures
+        .iter()
+        .map(|(mode, error)| format!("{}: {error}", mode.name()))
+        .collect();
+    lines.join("; ")
+}
+
+/// What the kernel's refusal means.
+fn attach_error(link: &LinkInfo, mode: AttachMode, error: &ProgramError) -> SetupError {
+    if matches!(error, ProgramError::LoadError { .. }) {
+        return program::load_error(&link.name, error);
+    }
+    let interface = link.name.clone();
+    match (os_code(error), mode) {
+        (Some(libc::EPERM), _) => {
+            capability::denied(&format!("attach to {interface} in {} mode", mode.name()))
+        }
+        (Some(libc::EBUSY | libc::EEXIST), AttachMode::Native | AttachMode::Generic) => {
+            SetupError::XdpBusy { interface }
+        }
+        (Some(libc::EOPNOTSUPP), AttachMode::Native) => SetupError::NativeUnsupported {
+            interface,
+            driver: link.driver.clone(),
+        },
+        (Some(libc::ENOSPC), AttachMode::Native) => SetupError::PeerQueues { interface },
+        _ => SetupError::Attach {
+            interface,
+            cause: with_causes(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! The loaded steer programs and their maps: typed access to what bpf/steer.h declares.
+//!
+//! Keys and values are byte and integer arrays in the layout of bpf/steer.h; the loader checks their sizes
+//! against the maps'.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::tc::{self, TcAttachOptions, TcError};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::dataplane::Steered;
+use vl3lb_common::snapshot::NatPorts;
+use vl3lb_common::{MacAddr, ServiceKey};
+
+use crate::capability;
+use crate::error::{SetupError, os_code, with_causes};
+use crate::link::{Link, LinkInfo};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// On the vL3 interface, native or generic.
+pub(super) const STEER_XDP: &str = "steer_xdp";
+/// On the vL3 interface, companion mode.
+pub(super) const STEER_TC: &str = "steer_tc";
+/// On the far end of the companion pair.
+pub(super) const STEER_FAR: &str = "steer_far";
+
+/// `struct vl3lb_address`.
+type AddressKey = [u8; 16];
+/// `struct vl3lb_service_key`: address, port in network order, protocol, zero.
+type ServiceBytes = [u8; 20];
+/// `struct vl3lb_config`: first and last NAT port, NAT ports per worker, workers.
+type Config = [u16; 4];
+
+/// `enum vl3lb_counter`.
+const REDIRECTED: u32 = 0;
+const PASSED: u32 = 1;
+
+/// The programs of one attachment. Detached and unloaded on drop.
+#[derive(Debug)]
+pub(super) struct Programs {
+    bpf: Ebpf,
+    interface: String,
+}
+
+impl Programs {
+    /// Loads the object for `link`, with room for `queues` sockets. `near_index` is the near end of the
+    /// companion pair, 0 without one.
+    pub(super) fn load(link: &LinkInfo, queues: u32, near_index: u32) -> Result<Self, SetupError> {
+        let (raw_ip, MacAddr(own_mac)) = match link.link {
+            Link::Ethernet(mac) => (0_u8, mac),
+            Link::RawIp => (1_u8, MacAddr::default()),
+        };
+        let bpf = EbpfLoader::new()
+            // Nothing here depends on the layout of kernel structures.
+            .btf(None)
+            .override_global("raw_ip", &raw_ip, true)
+            .override_global("own_mac", &own_mac, true)
+            .override_global("near_index", &near_index, true)
+            .map_max_entries("sockets", queues)
+            .load(OBJECT)
+            .map_err(|error| load_error(&link.name, &error))?;
+        Ok(Self {
+            bpf,
+            interface: link.name.clone(),
+        })
+    }
+
+    /// Attaches [`STEER_XDP`] to the interface with this index.
+    pub(super) fn attach_xdp(&mut self, index: u32, mode: XdpMode) -> Result<(), ProgramError> {
+        self.xdp(STEER_XDP)?.attach_to_if_index(index, mode).map(drop)
+    }
+
+    /// Attaches [`STEER_FAR`] to the far end of the companion pair.
+    pub(super) fn attach_far(&mut self, index: u32) -> Result<(), ProgramError> {
+        self.xdp(STEER_FAR)?
+            .attach_to_if_index(index, XdpMode::Driver)
+            .map(drop)
+    }
+
+    /// Attaches [`STEER_TC`] to the ingress of the interface, before other programs: as a tcx link, which goes
+    /// with the process, else (Linux before 6.6) as a filter on a clsact qdisc.
+    pub(super) fn attach_tc(&mut self) -> Result<(), ProgramError> {
+        match self.attach_tcx() {
+            Err(error) if os_code(&error) == Some(libc::EINVAL) => self.attach_clsact(),
+            result => result,
+        }
+    }
+
+    fn attach_tcx(&mut self) -> Result<(), ProgramError> {
+        let interface = self.interface.clone();
+        self.tc()?
+            .attach_with_options(
+                &interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .map(drop)
+    }
+
+    /// The filter outlives a killed process: the next start removes it. The qdisc stays, also after an orderly
+    /// end: others may use it by then, and it does nothing by itself.
+    pub(super) fn attach_clsact(&mut self) -> Result<(), ProgramError> {
+        let interface = self.interface.clone();
+        match tc::qdisc_add_clsact(&interface) {
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            result => result?,
+        }
+        match tc::qdisc_detach_program(&interface, TcAttachType::Ingress, STEER_TC) {
+            Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+        let options = tc::NlOptions {
+            priority: 1,
+            ..tc::NlOptions::default()
+        };
+        self.tc()?
+            .attach_with_options(
+                &interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::Netlink(options),
+            )
+            .map(drop)
+    }
+
+    pub(super) fn register_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), MapError> {
+        XskMap::try_from(self.map("sockets")?)?.set(queue, socket, 0)
+    }
+
+    pub(super) fn set_config(&mut self, nat_ports: NatPorts, workers: u16) -> Result<(), SetupError> {
+        let config = [
+            nat_ports.first(),
+            nat_ports.last(),
+            nat_ports.per_worker(workers),
+            workers,
+        ];
+        self.map("config")
+            .and_then(Array::<_, Config>::try_from)
+            .and_then(|mut map| map.set(0, config, 0))
+            .map_err(|error| rules_error("set", &"NAT ports", "config", &error))
+    }
+
+    pub(super) fn insert_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {
+        self.services()
+            .and_then(|mut map| map.insert(service_bytes(service), 1, 0))
+            .map_err(|error| rules_error("put", service, "services", &error))
+    }
+
+    pub(super) fn remove_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {
+        self.services()
+            .and_then(|mut map| map.remove(&service_bytes(service)))
+            .map_err(|error| rules_error("remove", service, "services", &error))
+    }
+
+    pub(super) fn insert_address(&mut self, address: IpAddr) -> Result<(), SetupError> {
+        self.addresses()
+            .and_then(|mut map| map.insert(to_octets(address), 1, 0))
+            .map_err(|error| rules_error("put", &address, "addresses", &error))
+    }
+
+    pub(super) fn remove_address(&mut self, address: IpAddr) -> Result<(), SetupError> {
+        self.addresses()
+            .and_then(|mut map| map.remove(&to_octets(address)))
+            .map_err(|error| rules_error("remove", &address, "addresses", &error))
+    }
+
+    /// Sums over all CPUs.
+    pub(super) fn counters(&self) -> Result<Steered, MapError> {
+        let map = self.bpf.map("counters").ok_or_else(|| MapError::InvalidName {
+            name: "counters".to_owned(),
+        })?;
+        let map = PerCpuArray::<_, u64>::try_from(map)?;
+        let sum = |counter| Ok::<u64, MapError>(map.get(&counter, 0)?.iter().sum());
+        Ok(Steered {
+            redirected: sum(REDIRECTED)?,
+            passed: sum(PASSED)?,
+        })
+    }
+
+    /// The XDP program `name`, loaded.
+    pub(super) fn xdp(&mut self, name: &str) -> Result<&mut Xdp, ProgramError> {
+        let program: &mut Xdp = self
+            .bpf
+            .program_mut(name)
+            .ok_or(ProgramError::NotLoaded)?
+            .try_into()?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// [`STEER_TC`], loaded.
+    pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, ProgramError> {
+        let program: &mut SchedClassifier = self
+            .bpf
+            .program_mut(STEER_TC)
+            .ok_or(ProgramError::NotLoaded)?
+            .try_into()?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn services(&mut self) -> Result<HashMap<&mut MapData, ServiceBytes, u8>, MapError> {
+        self.map("services")?.try_into()
+    }
+
+    fn addresses(&mut self) -> Result<HashMap<&mut MapData, AddressKey, u8>, MapError> {
+        self.map("addresses")?.try_into()
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map, MapError> {
+        self.bpf.map_mut(name).ok_or_else(|| MapError::InvalidName {
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn service_bytes(service: &ServiceKey) -> ServiceBytes {
+    let mut bytes = [0; 20];
+    bytes[..16].copy_from_slice(&to_octets(service.address));
+    bytes[16..18].copy_from_slice(&service.port.to_be_bytes());
+    bytes[18] = service.protocol.number();
+    bytes
+}
+
+/// What the kernel's refusal of the object or of a program means.
+pub(super) fn load_error(interface: &str, error: &(dyn std::error::Error + 'static)) -> SetupError {
+    if os_code(error) == Some(libc::EPERM) {
+        return capability::denied(&format!("load the steer programs for {interface}"));
+    }
+    let cause = match error.downcast_ref::<ProgramError>() {
+        Some(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => {
+            let log = verifier_log.to_string();
+            tracing::debug!(interface, log, "the kernel's verifier refused a steer program");
+            format!("{io_error}; the kernel's verifier says: {}", verdict(&log))
+        }
+        _ => with_causes(error),
+    };
+    SetupError::Load {
+        interface: interface.to_owned(),
+        cause,
+    }
+}
+
+/// The line of a verifier log that says what was wrong: the last one that is not statistics.
+fn verdict(log: &str) -> &str {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    log.lines()
+        .rev()
+        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
+        .unwrap_or("nothing")
+}
+
+fn rules_error(
+    action: &'static str,
+    what: &dyn Display,
+    map: &'static str,
+    error: &(dyn std::error::Error + 'static),
+) -> SetupError {
+    let cause = match os_code(error) {
+        Some(libc::E2BIG) => "the map is full".to_owned(),
+        _ => with_causes(error),
+    };
+    SetupError::Rules {
+        action,
+        what: what.to_string(),
+        map,
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifiers_verdict_is_found_in_its_log() {
+        let log = "0: R1=ctx()\nunknown func bpf_xdp_load_bytes#189\nverification time 74 usec\n\
+                   stack depth 176\nprocessed 14 insns (limit 1000000)\n";
+        assert_eq!(verdict(log), "unknown func bpf_xdp_load_bytes#189");
+        assert_eq!(verdict(""), "nothing");
+    }
+}

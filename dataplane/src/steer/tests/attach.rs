@@ -1,0 +1,450 @@
+//! The attachments on real interfaces, with real frames, in a network namespace per test.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use vl3lb_common::Protocol;
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::hash::{owner_hash, reduce};
+
+use super::super::*;
+use super::netns::{End, VNET_HEADER, in_new_namespace, link, link_names, send, tun, veth};
+use super::packets::*;
+use super::receiver::Receiver;
+use companion::has_program;
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 1, 100));
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 1, 103));
+const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x64));
+const OURS6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x67));
+const PORT: u16 = 8080;
+/// How long a frame may take, in milliseconds.
+const PATIENCE: i32 = 5000;
+
+fn rules(workers: u32) -> Rules {
+    let service = |address| ServiceKey {
+        address,
+        port: PORT,
+        protocol: Protocol::Udp,
+    };
+    Rules {
+        services: [service(OURS), service(OURS6)].into(),
+        addresses: vec![OURS, OURS6],
+        nat_ports: NatPorts::new(10_000, 19_999).unwrap(),
+        workers: u16::try_from(workers).unwrap(),
+    }
+}
+
+fn request(source_port: u16) -> Vec<u8> {
+    ip(CLIENT, OURS, UDP, &ports(source_port, PORT))
+}
+
+fn reply(nat_port: u16) -> Vec<u8> {
+    ip(CLIENT, OURS, TCP, &ports(8081, nat_port))
+}
+
+fn not_ours() -> Vec<u8> {
+    ip(CLIENT, OURS, UDP, &ports(40_000, 53))
+}
+
+/// `packet` in a frame to the interface `name`.
+fn framed(name: &str, packet: &[u8]) -> Vec<u8> {
+    let Link::Ethernet(mac) = LinkInfo::inspect(name).unwrap().link else {
+        panic!("{name} is not Ethernet")
+    };
+    ethernet(mac.0, ethertype(packet), packet)
+}
+
+/// Attached to `nsm-1`, and a receiver on each queue, with rules in force.
+fn start(mode: Mode, workers: Option<u16>) -> (Steer, Vec<Receiver>) {
+    let mut steer = Steer::attach(&LinkInfo::inspect("nsm-1").unwrap(), mode, workers).unwrap();
+    let receivers = (0..steer.queues())
+        .map(|queue| Receiver::bind(&mut steer, queue))
+        .collect();
+    steer.allow(&rules(steer.queues())).unwrap();
+    (steer, receivers)
+}
+
+fn tcx_programs() -> usize {
+    SchedClassifier::query_tcx("nsm-1", TcAttachType::Ingress)
+        .unwrap()
+        .1
+        .len()
+}
+
+/// Nothing of the balancer's is at or beside `nsm-1`.
+fn assert_untouched() {
+    let left: Vec<_> = link_names()
+        .into_iter()
+        .filter(|name| name.starts_with("lb"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+    assert!(!has_program(&link("nsm-1").unwrap()));
+    assert_eq!(tcx_programs(), 0);
+}
+
+#[test]
+fn on_a_veth_native_mode_is_chosen_and_leaves_nothing_behind() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let (steer, mut receivers) = start(Mode::Auto, None);
+        assert_eq!(
+            (steer.mode(), steer.queues(), steer.refuses()),
+            (AttachMode::Native, 1, "")
+        );
+        assert_eq!(
+            (steer.receive_interface(), steer.transmit_interface()),
+            ("nsm-1", "nsm-1")
+        );
+        let frame = framed("nsm-1", &request(40_000));
+        send("peer", &framed("nsm-1", &not_ours()));
+        send("peer", &frame);
+        assert_eq!(receivers[0].receive(PATIENCE).as_ref(), Some(&frame));
+        assert_eq!(
+            steer.steered(),
+            Steered {
+                redirected: 1,
+                passed: 1
+            }
+        );
+        drop((steer, receivers));
+        assert_untouched();
+    });
+}
+
+#[test]
+fn generic_mode_takes_the_same_frames_and_says_what_it_refuses() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let (steer, mut receivers) = start(Mode::Generic, Some(1));
+        assert_eq!(
+            (steer.mode(), steer.reason()),
+            (AttachMode::Generic, "set by mode: generic")
+        );
+        assert!(steer.refuses().contains("udp_super_packet"));
+        let frame = framed("nsm-1", &request(40_000));
+        send("peer", &framed("nsm-1", &not_ours()));
+        send("peer", &frame);
+        assert_eq!(receivers[0].receive(PATIENCE).as_ref(), Some(&frame));
+        assert_eq!(
+            steer.steered(),
+            Steered {
+                redirected: 1,
+                passed: 1
+            }
+        );
+        drop((steer, receivers));
+        assert_untouched();
+    });
+}
+
+#[test]
+fn a_long_frame_reaches_a_native_program() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 9000);
+        let (steer, _receivers) = start(Mode::Native, None);
+        let mut packet = request(40_000);
+        packet.resize(9000, 0);
+        send("peer", &framed("nsm-1", &packet));
+        assert_eq!(
+            steer.steered(),
+            Steered {
+                redirected: 1,
+                passed: 0
+            }
+        );
+    });
+}
+
+#[test]
+fn the_companion_pair_brings_each_flow_to_its_owner() {
+    in_new_namespace(|| {
+        veth(
+            End::new("peer", 1),
+            End {
+                name: "nsm-1",
+                receive_queues: 1,
+                transmit_queues: 2,
+            },
+            1500,
+        );
+        let (steer, mut receivers) = start(Mode::Companion, Some(2));
+        assert_eq!((steer.receive_interface(), steer.queues()), ("lbf-nsm-1", 2));
+        let client = to_octets(CLIENT);
+        let flows = (0..32_u16).flat_map(|i| {
+            let (client_port, nat_port) = (40_000 + i, 10_000 + 300 * i);
+            let by_hash = reduce(owner_hash(&client, client_port, PORT, UDP), 2);
+            let by_port = u32::from(rules(2).nat_ports.owner(nat_port, 2));
+            [(request(client_port), by_hash), (reply(nat_port), by_port)]
+        });
+        let mut seen = [0; 2];
+        for (packet, owner) in flows {
+            let frame = framed("nsm-1", &packet);
+            send("peer", &frame);
+            let owner = owner as usize;
+            assert_eq!(
+                receivers[owner].receive(PATIENCE).as_ref(),
+                Some(&frame),
+                "worker {owner}"
+            );
+            seen[owner] += 1;
+        }
+        assert!(seen.iter().all(|&count| count > 16), "{seen:?}");
+        assert_eq!(tcx_programs(), 1);
+        drop((steer, receivers));
+        assert_untouched();
+    });
+}
+
+#[test]
+fn on_a_tun_device_the_companion_pair_delivers_packets_from_their_ip_header_on() {
+    in_new_namespace(|| {
+        let mut device = tun("nsm-1", false);
+        let (steer, mut receivers) = start(Mode::Auto, None);
+        assert_eq!(
+            (steer.mode(), steer.queues(), steer.refuses()),
+            (AttachMode::Companion, 1, "")
+        );
+        assert_eq!(steer.receive_interface(), "lbf-nsm-1");
+        let mut full = request(40_001);
+        full.resize(1500, 0);
+        let packets = [
+            request(40_000),
+            ip(CLIENT6, OURS6, UDP, &ports(40_000, PORT)),
+            reply(10_000),
+            full,
+        ];
+        assert_eq!(device.write(&not_ours()).unwrap(), not_ours().len());
+        for packet in &packets {
+            assert_eq!(device.write(packet).unwrap(), packet.len());
+            assert_eq!(receivers[0].receive(PATIENCE).as_ref(), Some(packet));
+        }
+        assert_eq!(
+            steer.steered(),
+            Steered {
+                redirected: 4,
+                passed: 1
+            }
+        );
+        drop((steer, receivers));
+        assert_untouched();
+    });
+}
+
+#[test]
+fn the_companion_pair_cuts_udp_super_packets() {
+    in_new_namespace(|| {
+        let mut device = tun("nsm-1", true);
+        let (_steer, mut receivers) = start(Mode::Auto, None);
+        // struct virtio_net_hdr: NEEDS_CSUM, GSO_UDP_L4, header length, segment size, where the checksum is.
+        let mut write = vec![1, 5];
+        for field in [28_u16, 1000, 20, 6] {
+            write.extend(field.to_ne_bytes());
+        }
+        assert_eq!(write.len(), VNET_HEADER);
+        let mut datagram = ports(40_000, PORT)[..8].to_vec();
+        datagram[4..6].copy_from_slice(&3008_u16.to_be_bytes());
+        datagram.extend((0..3000_u16).map(|i| u8::try_from(i / 1000).unwrap()));
+        write.extend(ip(CLIENT, OURS, UDP, &datagram));
+        assert_eq!(device.write(&write).unwrap(), write.len());
+        for part in 0..3_u8 {
+            let packet = receivers[0].receive(PATIENCE).expect("a segment");
+            assert_eq!(packet.len(), 1028);
+            assert!(packet[28..].iter().all(|&byte| byte == part), "segment {part}");
+        }
+    });
+}
+
+#[test]
+fn generic_mode_on_a_tun_device_takes_raw_ip() {
+    in_new_namespace(|| {
+        let mut device = tun("nsm-1", false);
+        let (steer, mut receivers) = start(Mode::Generic, None);
+        assert_eq!(device.write(&request(40_000)).unwrap(), request(40_000).len());
+        assert_eq!(receivers[0].receive(PATIENCE), Some(request(40_000)));
+        drop((steer, receivers));
+        assert_untouched();
+    });
+}
+
+#[test]
+fn rules_can_be_added_and_taken_away_live() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let (mut steer, _receivers) = start(Mode::Native, None);
+        let frame = framed("nsm-1", &request(40_000));
+        let mut less = rules(1);
+        less.services.clear();
+        less.addresses = vec![OURS6];
+        let mut counts = Vec::new();
+        for step in 0..4 {
+            match step {
+                1 => steer.restrict(&less).unwrap(),
+                2 => steer.allow(&less).unwrap(),
+                3 => steer.allow(&rules(1)).unwrap(),
+                _ => {}
+            }
+            send("peer", &frame);
+            counts.push(steer.steered().redirected);
+        }
+        assert_eq!(counts, [1, 1, 1, 2]);
+    });
+}
+
+#[test]
+fn a_forced_mode_that_cannot_be_is_an_error() {
+    in_new_namespace(|| {
+        let _device = tun("tun0", false);
+        let error = Steer::attach(&LinkInfo::inspect("tun0").unwrap(), Mode::Native, None).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("interface tun0 (driver tun) has no native XDP"),
+            "{error}"
+        );
+
+        veth(
+            End {
+                name: "peer",
+                receive_queues: 1,
+                transmit_queues: 2,
+            },
+            End::new("nsm-1", 1),
+            1500,
+        );
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let error = Steer::attach(&link, Mode::Native, None).unwrap_err();
+        assert!(matches!(error, SetupError::PeerQueues { .. }), "{error}");
+        let steer = Steer::attach(&link, Mode::Auto, None).unwrap();
+        assert_eq!(steer.mode(), AttachMode::Companion);
+        assert!(
+            steer.reason().contains("(native: attach to nsm-1"),
+            "{}",
+            steer.reason()
+        );
+    });
+}
+
+#[test]
+fn a_second_balancer_on_the_same_interface_is_refused() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let first = Steer::attach(&link, Mode::Companion, None).unwrap();
+        let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
+        assert!(matches!(error, SetupError::AlreadyServed { .. }), "{error}");
+        drop(first);
+        let _first = Steer::attach(&link, Mode::Native, None).unwrap();
+        let error = Steer::attach(&link, Mode::Native, None).unwrap_err();
+        assert!(matches!(error, SetupError::XdpBusy { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_pair_that_a_killed_process_left_is_replaced() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        // As after kill -9: the pair is there, no program is.
+        let left = Companion::create(&link, 1).unwrap();
+        let old = left.near_index();
+        std::mem::forget(left);
+        let steer = Steer::attach(&link, Mode::Companion, None).unwrap();
+        assert_ne!(steer.companion.as_ref().unwrap().near_index(), old);
+        drop(steer);
+        assert_untouched();
+    });
+}
+
+#[test]
+fn an_interface_that_has_the_name_of_the_pair_is_not_touched() {
+    in_new_namespace(|| {
+        let _device = tun("nsm-1", true);
+        veth(End::new("lbf-nsm-1", 1), End::new("other", 1), 1500);
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
+        assert!(matches!(error, SetupError::CompanionNameTaken { .. }), "{error}");
+        let steer = Steer::attach(&link, Mode::Auto, None).unwrap();
+        assert_eq!(steer.mode(), AttachMode::Generic);
+        assert!(steer.reason().contains("not ours"), "{}", steer.reason());
+        assert!(steer.refuses().contains("udp_super_packet"));
+        drop(steer);
+        assert!(link_names().contains(&"lbf-nsm-1".to_owned()));
+    });
+}
+
+#[test]
+fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let mut killed = Programs::load(&link, 1, 1).unwrap();
+        killed.attach_clsact().unwrap();
+        let mut next = Programs::load(&link, 1, 1).unwrap();
+        next.attach_clsact().unwrap();
+        send("peer", &framed("nsm-1", &not_ours()));
+        assert_eq!(next.counters().unwrap().passed, 1);
+        assert_eq!(killed.counters().unwrap().passed, 0);
+    });
+}
+
+#[test]
+fn a_socket_of_a_queue_without_a_worker_is_refused() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let (mut steer, _receivers) = start(Mode::Native, None);
+        let no_socket = std::fs::File::open("/dev/null").unwrap();
+        let error = steer.register_socket(1, no_socket.as_fd()).unwrap_err();
+        assert!(matches!(error, SetupError::QueueUnknown { .. }), "{error}");
+        let error = steer.register_socket(0, no_socket.as_fd()).unwrap_err();
+        assert!(matches!(error, SetupError::RegisterSocket { .. }), "{error}");
+    });
+}
+
+/// Keeps these capabilities only, for the rest of the thread.
+fn drop_capabilities_but(kept: CapabilitySet) {
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets).unwrap();
+}
+
+#[test]
+fn three_capabilities_are_enough_for_every_mode() {
+    in_new_namespace(|| {
+        let _device = tun("tun0", false);
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF);
+        for (interface, mode) in [
+            ("nsm-1", Mode::Native),
+            ("nsm-1", Mode::Generic),
+            ("nsm-1", Mode::Companion),
+            ("tun0", Mode::Generic),
+            ("tun0", Mode::Companion),
+        ] {
+            let mut steer = Steer::attach(&LinkInfo::inspect(interface).unwrap(), mode, None).unwrap();
+            steer.allow(&rules(steer.queues())).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    in_new_namespace(|| {
+        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+        let error = Steer::attach(&link, Mode::Auto, None).unwrap_err().to_string();
+        assert!(
+            error.starts_with(
+                "attach to nsm-1: operation not permitted: missing CAP_BPF (load programs and maps)"
+            ),
+            "{error}"
+        );
+    });
+}

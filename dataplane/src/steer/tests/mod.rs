@@ -1,0 +1,11 @@
+//! Need root: BPF programs are loaded into the running kernel, and network namespaces are made.
+
+mod attach;
+mod classify;
+mod decide;
+mod link;
+mod netns;
+mod owner;
+mod packets;
+mod receiver;
+mod table;
