@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::addr::{MacAddr, Protocol, ServiceKey};
 use crate::next_hop::NextHops;
@@ -80,15 +81,15 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// How long flows of a removed backend may go on.
     pub drain: Duration,
-    /// Backends for clients that use IPv4.
-    pub v4: Pool,
+    /// Backends for clients that use IPv4. Shared between snapshots as long as they stay the same.
+    pub v4: Arc<Pool>,
     /// Backends for clients that use IPv6.
-    pub v6: Pool,
+    pub v6: Arc<Pool>,
 }
 
 impl Service {
     /// The pool for clients of the family of `client`.
-    pub const fn pool(&self, client: IpAddr) -> &Pool {
+    pub fn pool(&self, client: IpAddr) -> &Pool {
         if client.is_ipv4() { &self.v4 } else { &self.v6 }
     }
 }

@@ -1,1 +1,0 @@
-//! The one shape that every view of the balancer is made of.

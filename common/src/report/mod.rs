@@ -1,0 +1,54 @@
+//! The one shape that every view of the balancer is made of: tables, JSON and metrics.
+//!
+//! A [`Report`] is built from the workers' counters and the control side's state at one moment.
+//! Field names are the JSON names (camelCase, the suffix says the unit); within `v1` fields are
+//! only ever added. What is not known is `None`, never 0.
+
+mod backend;
+mod envelope;
+mod flow;
+mod measure;
+mod service;
+mod status;
+mod time;
+
+pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
+pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
+pub use flow::{Flow, FlowTraffic};
+pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
+pub use service::{BackendCounts, Service, ServiceState};
+pub use status::{
+    ConfigFile, Discovery, Dns, Interface, Mode, Process, RcodeCount, Severity, Status, Steering, Totals,
+    Warning, Worker, XskDrops,
+};
+pub use time::Time;
+
+/// Everything there is to tell, at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub time: Time,
+    /// Generation of the last published snapshot; `None` before the first.
+    pub generation: Option<u64>,
+    /// What rates are measured over; `None` before there is anything to compare with.
+    pub window_seconds: Option<f64>,
+    pub status: Status,
+    /// By state (down, degraded, ok), then name.
+    pub services: Vec<Service>,
+    /// By state (down, draining, unknown, up), then service and address.
+    pub backends: Vec<Backend>,
+}
+
+impl Report {
+    /// Wraps `items` for the API.
+    pub fn envelope<T>(&self, items: Vec<T>) -> Envelope<T> {
+        Envelope {
+            api_version: API_VERSION.to_owned(),
+            time: self.time,
+            generation: self.generation,
+            window_seconds: self.window_seconds,
+            items,
+            truncated: false,
+            warnings: Vec::new(),
+        }
+    }
+}

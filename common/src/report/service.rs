@@ -1,0 +1,122 @@
+//! One service, as shown.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CauseCount, Distribution, ReasonCount, Time, Traffic};
+use crate::addr::Protocol;
+use crate::schedule::Scheduler;
+
+/// How a service is. Ordered from worst to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// No backend is up.
+    Down,
+    /// Some backends are down or unknown. A draining one is no fault.
+    Degraded,
+    Ok,
+}
+
+impl ServiceState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Down, Self::Degraded, Self::Ok];
+
+    /// The value in tables, JSON and filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Degraded => "degraded",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// Backends by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendCounts {
+    pub up: usize,
+    pub draining: usize,
+    pub down: usize,
+    pub unknown: usize,
+    pub total: usize,
+}
+
+impl BackendCounts {
+    /// The state of a service with these backends.
+    pub const fn state(self) -> ServiceState {
+        match (self.up, self.down + self.unknown) {
+            (0, _) => ServiceState::Down,
+            (_, 0) => ServiceState::Ok,
+            _ => ServiceState::Degraded,
+        }
+    }
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub name: String,
+    pub protocol: Protocol,
+    /// The balancer's addresses, at each of which the service listens.
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+    pub target_port: u16,
+    pub scheduler: Scheduler,
+    /// How long a client keeps its backend; `None` if it does not.
+    pub affinity_seconds: Option<f64>,
+    /// How long flows of a removed backend may go on.
+    pub drain_seconds: f64,
+    pub selector: BTreeMap<String, String>,
+    pub state: ServiceState,
+    /// When it came into that state.
+    pub since: Option<Time>,
+    pub backends: BackendCounts,
+    /// Open flows.
+    pub flows: u64,
+    pub flows_opened_total: u64,
+    pub new_flows_per_second: Option<f64>,
+    pub flows_closed: Vec<CauseCount>,
+    /// Client to backend.
+    #[serde(rename = "in")]
+    pub inbound: Traffic,
+    /// Backend to client.
+    #[serde(rename = "out")]
+    pub outbound: Traffic,
+    /// Every reason.
+    pub drops: Vec<ReasonCount>,
+    /// Drops of all reasons.
+    pub drops_per_second: Option<f64>,
+    /// Time from SYN to the backend's SYN-ACK.
+    pub connect_seconds: Distribution,
+    /// Life of closed flows.
+    pub flow_duration_seconds: Distribution,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_as_bad_as_its_backends() {
+        let state = |up, draining, down, unknown| {
+            BackendCounts {
+                up,
+                draining,
+                down,
+                unknown,
+                total: up + draining + down + unknown,
+            }
+            .state()
+        };
+        assert_eq!(state(0, 0, 0, 0), ServiceState::Down);
+        assert_eq!(state(0, 2, 0, 0), ServiceState::Down);
+        assert_eq!(state(8, 1, 0, 0), ServiceState::Ok);
+        assert_eq!(state(2, 0, 1, 0), ServiceState::Degraded);
+        assert_eq!(state(2, 0, 0, 1), ServiceState::Degraded);
+    }
+}

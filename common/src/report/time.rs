@@ -1,0 +1,83 @@
+//! Calendar time, as reports show it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A moment, written as RFC 3339 in UTC with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub SystemTime);
+
+impl Time {
+    /// The moment now, for the edges of the program; what decides takes it as a parameter.
+    pub fn now() -> Self {
+        Self(SystemTime::now())
+    }
+
+    /// Time passed since `earlier`, zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.duration_since(earlier.0).unwrap_or_default()
+    }
+
+    /// The moment `age` before this one.
+    pub fn before(self, age: Duration) -> Self {
+        Self(self.0.checked_sub(age).unwrap_or(UNIX_EPOCH))
+    }
+
+    /// Seconds since 1970, as Prometheus writes timestamps.
+    pub fn unix_seconds(self) -> f64 {
+        self.0
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64()
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_millis(self.0).fmt(f)
+    }
+}
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_rfc3339(text)
+            .map(Self)
+            .map_err(|error| format!("{text:?} is not a time (want RFC 3339 in UTC): {error}"))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_what_they_print() {
+        let time: Time = "2026-11-24T06:12:40.250Z".parse().unwrap();
+        assert_eq!(time.to_string(), "2026-11-24T06:12:40.250Z");
+        assert_eq!(
+            time.before(Duration::from_secs(40)).to_string(),
+            "2026-11-24T06:12:00.250Z"
+        );
+        assert_eq!(time.since(time.before(Duration::from_secs(40))).as_secs(), 40);
+        assert!("yesterday".parse::<Time>().is_err());
+    }
+}
