@@ -1,0 +1,173 @@
+//! Fragmented datagrams: only the first fragment has ports, the others follow its flow.
+//!
+//! All fragments of a datagram meet at one worker, its tracker, which learns the ports from the
+//! first one and passes them on, in order, to the worker that owns the flow; that one learns them
+//! too. The datagram is not reassembled. A later fragment that overtakes the first one is
+//! dropped and counted. Datagrams in flight are bounded, so a flood costs its sender only
+//! (RFC 4787 REQ-14).
+
+use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_common::{DropReason, Duration, Protocol, Timestamp};
+
+use super::{Engine, Origin, Refusal, Tuple, Verdict};
+use crate::packet::{self, Parsed, TcpFlags};
+use crate::port::Frame;
+
+/// What a fragment says about its datagram.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) protocol: u8,
+    pub(super) id: u32,
+    /// Source and destination port; the first fragment only.
+    pub(super) ports: Option<(u16, u16)>,
+}
+
+impl Engine {
+    pub(super) fn fragment<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        local: u8,
+        part: Part,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let protocol = Protocol::from_number(part.protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let key = Key { source: parsed.source, local, protocol: part.protocol, id: part.id };
+        let tracker = key.tracker(self.workers);
+        let datagram = match part.ports {
+            Some(_) if origin == Origin::Queue && tracker != self.worker => {
+                return Ok(Verdict::Handoff(tracker));
+            }
+            Some(ports) => {
+                self.fragments.learn(key, ports, now).ok_or(DropReason::FragmentTableFull)?
+            }
+            None => match self.fragments.find(&key, now) {
+                Some(datagram) => datagram,
+                None if origin == Origin::Queue && tracker != self.worker => {
+                    return Ok(Verdict::Handoff(tracker));
+                }
+                None => return Err(DropReason::FragmentUnmatched.into()),
+            },
+        };
+        let (source_port, destination_port) = datagram.ports;
+        let tuple = Tuple { protocol, source_port, destination_port, local };
+        let verdict = self.balance(packet, parsed, tuple, TcpFlags(TcpFlags::ACK), now)?;
+        if verdict == Verdict::Transmit
+            && let Some(head) = packet.first_mut()
+        {
+            // Many clients share our address now, and their kernels may choose equal identifications
+            // (RFC 6864 section 5.3.1, RFC 7857 section 10).
+            let id = datagram.number.wrapping_mul(self.workers).wrapping_add(self.worker);
+            packet::set_ipv4_identification(head.bytes_mut(), parsed, id)?;
+        }
+        Ok(verdict)
+    }
+}
+
+/// What the fragments of one datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    source: [u8; 16],
+    local: u8,
+    protocol: u8,
+    id: u32,
+}
+
+impl Key {
+    fn hash(&self) -> u32 {
+        let [a, b, c, d] = self.id.to_be_bytes();
+        owner_hash(&self.source, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), self.protocol)
+    }
+
+    /// The worker where the fragments of this datagram meet.
+    fn tracker(&self, workers: u16) -> u16 {
+        u16::try_from(reduce(self.hash(), u32::from(workers))).unwrap_or(0)
+    }
+}
+
+/// A datagram whose first fragment was seen.
+#[derive(Debug, Clone, Copy)]
+struct Datagram {
+    key: Key,
+    ports: (u16, u16),
+    /// Counts datagrams of this worker: makes the new identification.
+    number: u16,
+    seen: Timestamp,
+}
+
+/// Sets of datagrams; a datagram can be in one set only.
+const SETS: usize = 512;
+/// Datagrams per set.
+const WAYS: usize = 4;
+/// How long the rest of a datagram is waited for: at least 2 s (RFC 6146 section 4, FRAGMENT_MIN).
+const LIFETIME: Duration = Duration::from_secs(3);
+
+/// The datagrams in flight at one worker: 2,048 at most.
+#[derive(Debug)]
+pub(super) struct FragmentTable {
+    sets: Box<[[Option<Datagram>; WAYS]]>,
+    number: u16,
+}
+
+impl Default for FragmentTable {
+    fn default() -> Self {
+        Self { sets: vec![[None; WAYS]; SETS].into_boxed_slice(), number: 0 }
+    }
+}
+
+impl FragmentTable {
+    fn set(&self, key: &Key) -> usize {
+        // The workers' share is taken from the high bits; these are the low ones.
+        key.hash() as usize % SETS
+    }
+
+    fn find(&self, key: &Key, now: Timestamp) -> Option<Datagram> {
+        self.sets[self.set(key)].iter().flatten().find(|d| d.key == *key && now.since(d.seen) < LIFETIME).copied()
+    }
+
+    /// Remembers the ports of a datagram; `None` if its set is full of younger ones.
+    fn learn(&mut self, key: Key, ports: (u16, u16), now: Timestamp) -> Option<Datagram> {
+        let set = self.set(&key);
+        let ways = &self.sets[set];
+        let same = ways.iter().position(|way| way.is_some_and(|datagram| datagram.key == key));
+        let free = || ways.iter().position(|way| way.is_none_or(|datagram| now.since(datagram.seen) >= LIFETIME));
+        let place = same.or_else(free)?;
+        self.number = self.number.wrapping_add(1);
+        let datagram = Datagram { key, ports, number: self.number, seen: now };
+        self.sets[set][place] = Some(datagram);
+        Some(datagram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: u32) -> Key {
+        Key { source: [7; 16], local: 0, protocol: 17, id }
+    }
+
+    #[test]
+    fn a_datagram_is_known_until_its_time_is_over() {
+        let mut table = FragmentTable::default();
+        let start = Timestamp(1);
+        assert!(table.find(&key(1), start).is_none());
+        assert!(table.learn(key(1), (40_000, 53), start).is_some());
+        assert_eq!(table.find(&key(1), start).map(|d| d.ports), Some((40_000, 53)));
+        assert!(table.find(&key(2), start).is_none());
+        assert!(table.find(&key(1), start + Duration::from_millis(2_999)).is_some());
+        assert!(table.find(&key(1), start + LIFETIME).is_none());
+    }
+
+    #[test]
+    fn a_flood_of_first_fragments_does_not_push_out_the_others() {
+        let mut table = FragmentTable::default();
+        let start = Timestamp(1);
+        assert!(table.learn(key(0), (1, 2), start).is_some());
+        let refused = (1..100_000).filter(|&id| table.learn(key(id), (3, 4), start).is_none()).count();
+        assert_eq!(refused, 99_999 - (SETS * WAYS - 1));
+        assert_eq!(table.find(&key(0), start).map(|d| d.ports), Some((1, 2)));
+        assert!(table.learn(key(200_000), (3, 4), start + LIFETIME).is_some());
+    }
+}

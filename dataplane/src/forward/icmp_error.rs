@@ -1,0 +1,154 @@
+//! ICMP errors about packets that the balancer sent, on to whoever they concern (RFC 5508
+//! section 4). They change no state and refresh no timer.
+
+use vl3lb_common::stats::FlowFailure;
+use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceSlot, Timestamp};
+
+use super::{Engine, Refusal, Verdict, smallest_path_mtu};
+use crate::flow::{FlowId, ReplyKey, RequestKey, State};
+use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
+use crate::port::Frame;
+
+impl Engine {
+    pub(super) fn icmp_error<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        quoted: &Quoted,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        // The quoted packet was sent by us.
+        let local = self.flows.find_local(&quoted.source).ok_or(DropReason::IcmpUnmatched)?;
+        let protocol = quoted.protocol.number();
+        let ports = self.snapshot.nat_ports;
+        let reply_owner =
+            ports.contains(quoted.source_port).then(|| ports.owner(quoted.source_port, self.workers));
+        if reply_owner == Some(self.worker) {
+            let key = ReplyKey {
+                backend: quoted.destination,
+                backend_port: quoted.destination_port,
+                local,
+                nat_port: quoted.source_port,
+                protocol,
+            };
+            if let Some(id) = self.flows.reply(&key, now) {
+                return self.error_to_client(packet, parsed, quoted, id);
+            }
+        }
+        let request_owner = self.request_owner(
+            &quoted.destination,
+            quoted.destination_port,
+            quoted.source_port,
+            protocol,
+        );
+        if request_owner == self.worker {
+            let key = RequestKey {
+                client: quoted.destination,
+                client_port: quoted.destination_port,
+                local,
+                service_port: quoted.source_port,
+                protocol,
+            };
+            if let Some(id) = self.flows.request(&key, now) {
+                return self.error_to_backend(packet, parsed, quoted, id);
+            }
+        }
+        match reply_owner {
+            Some(owner) if owner != self.worker => Ok(Verdict::Handoff(owner)),
+            None if request_owner != self.worker => Ok(Verdict::Handoff(request_owner)),
+            _ => Err(DropReason::IcmpUnmatched.into()),
+        }
+    }
+
+    /// An error about a packet to the backend: the client shall know (RFC 5508 REQ-5).
+    fn error_to_client<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        quoted: &Quoted,
+        id: FlowId,
+    ) -> Result<Verdict, Refusal> {
+        let entry = self.flows.entry(id);
+        let own = self.flows.local_address(entry.local);
+        let inner = Translation {
+            source: entry.client,
+            destination: own,
+            source_port: entry.client_port,
+            destination_port: entry.service_port,
+        };
+        if matches!(quoted.kind, ErrorClass::Unreachable)
+            && matches!(entry.state(), State::Opening | State::Unreplied)
+        {
+            let failed = &self.stats.backend(BackendSlot(entry.backend_slot)).flows_failed;
+            failed[FlowFailure::Unreachable as usize].add(1);
+        }
+        let mac = self.flow_client_mac(id);
+        self.pass_error(packet, parsed, quoted, id, own, inner, mac)
+    }
+
+    /// An error about a packet to the client: the backend shall know (RFC 5508 REQ-4).
+    fn error_to_backend<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        quoted: &Quoted,
+        id: FlowId,
+    ) -> Result<Verdict, Refusal> {
+        let entry = self.flows.entry(id);
+        let own = self.flows.local_address(entry.local);
+        let inner = Translation {
+            source: entry.backend,
+            destination: own,
+            source_port: entry.backend_port,
+            destination_port: entry.nat_port,
+        };
+        let service = Some(ServiceSlot(entry.service_slot));
+        let mac =
+            self.backend_mac(BackendSlot(entry.backend_slot)).map_err(|reason| Refusal { service, reason })?;
+        self.pass_error(packet, parsed, quoted, id, own, inner, mac)
+    }
+
+    /// Both directions: the error's receiver is the sender of the quoted packet, as it sees itself.
+    #[expect(clippy::too_many_arguments, reason = "the two directions differ in just these values")]
+    fn pass_error<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        quoted: &Quoted,
+        id: FlowId,
+        own: [u8; 16],
+        inner: Translation,
+        mac: Option<MacAddr>,
+    ) -> Result<Verdict, Refusal> {
+        let service = Some(ServiceSlot(self.flows.entry(id).service_slot));
+        let refused = |reason| Refusal { service, reason };
+        if parsed.hop_limit <= 1 {
+            return Err(refused(DropReason::TtlExpired));
+        }
+        if let ErrorClass::TooBig { mtu } = quoted.kind {
+            self.lower_mss(id, parsed.family, mtu);
+        }
+        let head = packet.first_mut().ok_or(DropReason::Malformed)?;
+        packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)
+            .map_err(refused)?;
+        self.address_frame(packet, mac);
+        Ok(Verdict::Transmit)
+    }
+
+    /// Super-packets of this flow are cut smaller from now on.
+    fn lower_mss(&mut self, id: FlowId, family: Family, mtu: u32) {
+        let headers = match family {
+            Family::V4 => 40,
+            Family::V6 => 60,
+        };
+        let Ok(mtu) = u16::try_from(mtu) else { return };
+        if mtu < smallest_path_mtu(family) {
+            return;
+        }
+        let entry = self.flows.entry_mut(id);
+        let limit = mtu - headers;
+        if entry.mss == 0 || entry.mss > limit {
+            entry.mss = limit;
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! What happens to one packet: the whole decision, as named steps.
+//!
+//! [`Engine::forward`] sees bytes, time and tables, and returns a [`Verdict`]; it owns no socket and
+//! reads no clock, so tests, benchmarks and fuzzers run exactly this code. One engine belongs to
+//! one worker. Every packet that is not forwarded is counted under a reason, here or by the worker.
+
+mod answer;
+mod fragment;
+mod icmp_error;
+mod rate;
+mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
+use vl3lb_common::next_hop::{Link, NextHop};
+use vl3lb_common::snapshot::MAX_SERVICES;
+use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, WorkerStats};
+use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceSlot, Snapshot, Timestamp};
+
+use crate::config::Timeouts;
+use crate::flow::{ClosedFlow, FlowId, FlowTable, State};
+use crate::packet::{self, Family, Framing, Parsed, Translation, Transport};
+use crate::port::{Frame, Port, packet_len};
+
+use fragment::FragmentTable;
+use rate::TokenBucket;
+
+/// What to do with a packet.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Translated in place: send all its frames.
+    Transmit,
+    /// Translated in place, but longer than the MTU: cut it with [`Engine::segment`].
+    Segment { mss: u16 },
+    /// The first frame was rewritten into an answer to the sender: send it, release the others.
+    Answer,
+    /// The packet's flow belongs to that worker.
+    Handoff(u16),
+    /// Counted; release its frames.
+    Drop,
+}
+
+/// How a packet came to this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From the receive queue.
+    Queue,
+    /// From another worker, which found that it belongs here.
+    Handoff,
+}
+
+/// What a worker's engine is made with.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    pub worker: u16,
+    pub workers: u16,
+    /// Capacity of this worker's flow table.
+    pub flows: u32,
+    pub timeouts: Timeouts,
+    /// Seeds port selection and the flow table's hash.
+    pub seed: u64,
+    pub framing: Framing,
+}
+
+/// A worker's packet logic: its flow table, the snapshot in use and its counters.
+pub struct Engine {
+    worker: u16,
+    workers: u16,
+    timeouts: Timeouts,
+    framing: Framing,
+    snapshot: Arc<Snapshot>,
+    flows: FlowTable,
+    fragments: FragmentTable,
+    /// New flows so far, per service: the turn of round-robin.
+    turns: Box<[u64]>,
+    random: StdRng,
+    errors: TokenBucket,
+    resets: TokenBucket,
+    stats: Arc<WorkerStats>,
+    events: Arc<ArrayQueue<WorkerEvent>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("worker", &self.worker).field("flows", &self.flows.len()).finish()
+    }
+}
+
+/// Why a packet is not forwarded, with the service to count it for.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    service: Option<ServiceSlot>,
+    reason: DropReason,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { service: None, reason }
+    }
+}
+
+impl Engine {
+    /// Allocates the flow table.
+    ///
+    /// # Errors
+    ///
+    /// The table's memory cannot be mapped.
+    pub fn new(
+        config: &EngineConfig,
+        snapshot: Arc<Snapshot>,
+        stats: Arc<WorkerStats>,
+        events: Arc<ArrayQueue<WorkerEvent>>,
+    ) -> io::Result<Self> {
+        let ports = snapshot.nat_ports.slice(config.worker, config.workers);
+        let flows = FlowTable::new(config.flows, ports, config.seed)?;
+        stats.flow_capacity.set(u64::from(config.flows));
+        Ok(Self {
+            worker: config.worker,
+            workers: config.workers,
+            timeouts: config.timeouts,
+            framing: config.framing,
+            snapshot,
+            flows,
+            fragments: FragmentTable::default(),
+            turns: vec![0; MAX_SERVICES].into_boxed_slice(),
+            random: StdRng::seed_from_u64(config.seed),
+            errors: TokenBucket::icmp_errors(),
+            resets: TokenBucket::tcp_resets(),
+            stats,
+            events,
+        })
+    }
+
+    /// Switches to `snapshot` and returns the one used before. Established flows go on.
+    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, now: Timestamp) -> Arc<Snapshot> {
+        for &address in &snapshot.addresses {
+            // More than 255 addresses in the life of the process: packets to the rest are refused.
+            if self.flows.local_index(to_octets(address)).is_none() {
+                self.stats.drop_packet(None, DropReason::Internal);
+            }
+        }
+        self.errors.refill(now);
+        self.resets.refill(now);
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// Decides about one packet and translates it in place. No allocation, no lock, no system call.
+    pub fn forward<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
+        match self.decide(packet, origin, now) {
+            Ok(verdict) => verdict,
+            Err(refusal) => {
+                self.stats.drop_packet(refusal.service, refusal.reason);
+                Verdict::Drop
+            }
+        }
+    }
+
+    fn decide<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let length = packet_len(packet);
+        let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+        let parsed = packet::parse(head, length, self.framing)?;
+        let local = self.local(&parsed)?;
+        match parsed.transport {
+            Transport::Tcp { source_port, destination_port, flags, .. } => {
+                let tuple = Tuple { protocol: Protocol::Tcp, source_port, destination_port, local };
+                self.balance(packet, &parsed, tuple, flags, now)
+            }
+            Transport::Udp { source_port, destination_port } => {
+                let tuple = Tuple { protocol: Protocol::Udp, source_port, destination_port, local };
+                self.balance(packet, &parsed, tuple, packet::TcpFlags(0), now)
+            }
+            Transport::IcmpError(quoted) => self.icmp_error(packet, &parsed, &quoted, now),
+            Transport::Fragment { protocol, id, ports, .. } => {
+                self.fragment(packet, &parsed, local, fragment::Part { protocol, id, ports }, origin, now)
+            }
+        }
+    }
+
+    /// The index of the own address that the packet is sent to.
+    fn local(&self, parsed: &Parsed) -> Result<u8, Refusal> {
+        // A source address of our own cannot come in from outside.
+        if self.flows.find_local(&parsed.source).is_some() {
+            return Err(DropReason::Martian.into());
+        }
+        self.flows.find_local(&parsed.destination).ok_or_else(|| DropReason::NoService.into())
+    }
+
+    /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
+    fn balance<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        tuple: Tuple,
+        flags: packet::TcpFlags,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let ports = self.snapshot.nat_ports;
+        let owner = ports
+            .contains(tuple.destination_port)
+            .then(|| ports.owner(tuple.destination_port, self.workers));
+        if owner == Some(self.worker)
+            && let Some(id) = self.flows.reply(&tuple.reply_key(parsed), now)
+        {
+            return self.reply(packet, parsed, id, flags, now);
+        }
+        if let Some(service) = self.service_slot(parsed, tuple) {
+            return self.request(packet, parsed, tuple, service, flags, now);
+        }
+        match owner {
+            Some(owner) if owner != self.worker => Ok(Verdict::Handoff(owner)),
+            Some(_) => self.unknown_reply(packet, parsed, now),
+            None => Err(DropReason::NoService.into()),
+        }
+    }
+
+    /// Counts a refusal of the worker itself.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.stats.drop_packet(None, reason);
+    }
+
+    /// Cuts a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`.
+    /// The packet's own frames are no longer needed then.
+    pub fn segment<P: Port>(
+        &self,
+        port: &mut P,
+        packet: &[P::Frame],
+        mss: u16,
+        out: &mut Vec<P::Frame>,
+    ) {
+        let cut = packet
+            .first()
+            .ok_or(DropReason::Malformed)
+            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.framing))
+            .and_then(|parsed| packet::segment(port, packet, &parsed, mss, out));
+        match cut {
+            Ok(_) => self.stats.segmented.add(1),
+            Err(reason) => self.stats.drop_packet(None, reason),
+        }
+    }
+
+    /// Closes flows whose time is over, a bounded number of table entries per call, and publishes
+    /// the gauges. Once per burst, and once per second when idle.
+    pub fn sweep(&mut self, now: Timestamp) {
+        /// Entries looked at per call: a million flows are swept in 4,000 bursts.
+        const BUDGET: usize = 256;
+        let snapshot = &self.snapshot;
+        let stats = &self.stats;
+        self.flows.sweep(
+            now,
+            BUDGET,
+            |entry| match snapshot.backend(BackendSlot(entry.backend_slot)).map(|backend| backend.state) {
+                Some(BackendState::Active) => None,
+                // Finished flows need not hold the slot of a backend that is to go.
+                Some(BackendState::Draining { .. }) => entry.state().is_over().then_some(CloseCause::Drain),
+                Some(BackendState::Gone) | None => Some(CloseCause::Drain),
+            },
+            |closed, cause| {
+                count_closed(stats, &closed, cause, now);
+                let ports = &stats.backend(closed.backend_slot).nat_ports;
+                ports.set(ports.get().saturating_sub(1));
+            },
+        );
+        self.errors.refill(now);
+        self.resets.refill(now);
+        self.stats.flow_entries.set(u64::from(self.flows.len()));
+    }
+
+    /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
+    pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
+        self.flows.slice(cursor, scan, now, self.worker, &self.timeouts)
+    }
+
+    /// Ends a flow now.
+    fn close(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
+        let closed = self.flows.close(id);
+        self.account(&closed, cause, now);
+    }
+
+    /// Takes a closed flow into the counters.
+    fn account(&self, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
+        let used = self.flows.ports_used(closed.backend_slot);
+        self.stats.backend(closed.backend_slot).nat_ports.set(u64::from(used));
+        count_closed(&self.stats, closed, cause, now);
+    }
+
+    /// Sends a translated packet on, cut if it is a TCP super-packet.
+    fn emit<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        to: &Translation,
+        mac: Option<MacAddr>,
+        flow_mss: u16,
+    ) -> Result<Verdict, DropReason> {
+        let mtu = usize::from(self.snapshot.mtu);
+        let cut = (parsed.ip_len() > mtu).then(|| segment_payload(parsed, mtu, flow_mss)).transpose()?;
+        let checksum =
+            if cut.is_some() { packet::ChecksumPolicy::Later } else { packet::ChecksumPolicy::Update };
+        packet::translate(packet, parsed, to, checksum)?;
+        self.address_frame(packet, mac);
+        Ok(cut.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
+    }
+
+    /// Writes the Ethernet addresses; nothing to do on a raw-IP link.
+    fn address_frame<F: Frame>(&self, packet: &mut [F], mac: Option<MacAddr>) {
+        if let (Link::Ethernet(own), Some(mac), Some(head)) =
+            (self.snapshot.next_hops.link, mac, packet.first_mut())
+        {
+            packet::set_macs(head.bytes_mut(), mac, own);
+        }
+    }
+
+    /// Asks the control side to have the kernel look for a neighbour. Lost if the ring is full: the
+    /// next packet asks again.
+    fn want_neighbor(&self, neighbor: std::net::IpAddr) {
+        self.events.push(WorkerEvent::Unresolved(neighbor)).ok();
+    }
+
+    /// The MAC address for frames to a client, and whether the kernel knows it: the kernel's next
+    /// hop if it knows one, else the neighbour that the client's packet came from. So the first
+    /// reply never waits for ARP or ND, and the kernel's routes hold where they say something.
+    fn client_mac(&self, client: &[u8; 16], head: &[u8]) -> (MacAddr, bool) {
+        if self.framing == Framing::RawIp {
+            return (MacAddr::default(), true);
+        }
+        match self.snapshot.next_hops.resolve(vl3lb_common::addr::from_octets(*client)) {
+            NextHop::Mac(mac) => (mac, true),
+            NextHop::Unresolved(_) | NextHop::NoRoute => (packet::source_mac(head), false),
+        }
+    }
+}
+
+/// Ports and addresses of a TCP or UDP packet to one of the own addresses.
+#[derive(Debug, Clone, Copy)]
+struct Tuple {
+    protocol: Protocol,
+    source_port: u16,
+    destination_port: u16,
+    local: u8,
+}
+
+/// Payload bytes of each segment of a super-packet: what the flow agreed on, and the MTU allows.
+/// A UDP super-packet cannot be cut: where one datagram ends is not in its bytes.
+fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, DropReason> {
+    let Transport::Tcp { header_len, .. } = parsed.transport else {
+        return Err(DropReason::UdpSuperPacket);
+    };
+    /// The MSS option counts a TCP header without options (RFC 6691).
+    const PLAIN_TCP_HEADER: usize = 20;
+    let headers = parsed.l4 - parsed.l3 + header_len;
+    let fits = mtu.checked_sub(headers).filter(|&fits| fits > 0).ok_or(DropReason::MtuExceeded)?;
+    let agreed = match usize::from(flow_mss) {
+        0 => fits,
+        mss => mss.saturating_sub(header_len.saturating_sub(PLAIN_TCP_HEADER)).max(1),
+    };
+    Ok(u16::try_from(fits.min(agreed)).unwrap_or(u16::MAX))
+}
+
+/// Counts the end of a flow, once: a finished flow was counted when it finished.
+fn count_closed(stats: &WorkerStats, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
+    if closed.counted {
+        return;
+    }
+    let backend = stats.backend(closed.backend_slot);
+    backend.flows.set(backend.flows.get().saturating_sub(1));
+    if closed.state == State::Opening && cause == CloseCause::Idle {
+        backend.flows_failed[vl3lb_common::stats::FlowFailure::Timeout as usize].add(1);
+    }
+    let service = stats.service(closed.service_slot);
+    service.flows_closed[cause as usize].add(1);
+    service.duration.observe(micros_since(closed.created, now), &DURATION_BOUNDS);
+}
+
+fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.since(earlier).as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The shortest MTU that a path may have, by family (RFC 791, RFC 8200): a Too Big message below
+/// it is not believed.
+const fn smallest_path_mtu(family: Family) -> u16 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
+    }
+}

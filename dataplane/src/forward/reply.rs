@@ -1,0 +1,96 @@
+//! A backend's packet to a NAT port: undo both translations and send it to the client.
+
+use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause};
+use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, ServiceSlot, Timestamp};
+
+use super::{Engine, Refusal, Verdict, micros_since};
+use crate::flow::{Direction, FlowId, State};
+use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
+use crate::port::Frame;
+
+impl Engine {
+    pub(super) fn reply<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        id: FlowId,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let entry = self.flows.entry(id);
+        let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
+        let before = entry.state();
+        let refused = |reason| Refusal { service: Some(service), reason };
+        if parsed.hop_limit <= 1 {
+            let reason = DropReason::TtlExpired;
+            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+        }
+        if matches!(self.snapshot.backend(slot).map(|b| b.state), Some(BackendState::Gone) | None) {
+            self.close(id, CloseCause::Drain, now);
+            return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
+        }
+        self.advance(id, Direction::Out, flags, now);
+        if before == State::Opening && self.flows.entry(id).state() == State::Answered {
+            self.answered_by_backend(id, packet, parsed, now);
+        }
+        self.refresh_client_mac(id);
+        let entry = self.flows.entry(id);
+        let to = Translation {
+            source: self.flows.local_address(entry.local),
+            destination: entry.client,
+            source_port: entry.service_port,
+            destination_port: entry.client_port,
+        };
+        let mss = entry.mss;
+        let mac = self.flow_client_mac(id);
+        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
+        let bytes = parsed.ip_len() as u64;
+        self.flows.count(id, Direction::Out, bytes);
+        self.stats.service(service).outbound.count(bytes);
+        self.stats.backend(slot).outbound.count(bytes);
+        Ok(verdict)
+    }
+
+    /// A packet to a NAT port that no flow owns: a backend still talks about a flow that is gone.
+    /// TCP is reset, so that the backend does not wait for its own timers.
+    pub(super) fn unknown_reply<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        self.refuse(packet, parsed, None, DropReason::UnknownReply, now)
+    }
+
+    /// The backend accepted: the time it took, and the segment size that both ends can take.
+    fn answered_by_backend<F: Frame>(&mut self, id: FlowId, packet: &[F], parsed: &Parsed, now: Timestamp) {
+        let entry = self.flows.entry(id);
+        let micros = micros_since(self.flows.counters(id).created(), now);
+        self.stats.service(ServiceSlot(entry.service_slot)).connect.observe(micros, &CONNECT_BOUNDS);
+        let offered = packet.first().and_then(|head| packet::tcp_mss_option(head.bytes(), parsed));
+        let mss = match (entry.mss, offered) {
+            (mss, None) => mss,
+            (0, Some(offered)) => offered,
+            (mss, Some(offered)) => mss.min(offered),
+        };
+        self.flows.entry_mut(id).mss = mss;
+    }
+
+    /// Follows the kernel's routes and neighbours when they changed since the flow's last packet.
+    fn refresh_client_mac(&mut self, id: FlowId) {
+        let generation = self.snapshot.next_hops.generation;
+        let entry = self.flows.entry(id);
+        if self.framing == Framing::RawIp || entry.hop_generation == generation {
+            return;
+        }
+        let client = vl3lb_common::addr::from_octets(entry.client);
+        if let vl3lb_common::next_hop::NextHop::Mac(mac) = self.snapshot.next_hops.resolve(client) {
+            self.flows.entry_mut(id).set_client_mac(mac.0, false, generation);
+        }
+    }
+
+    /// The MAC address of a flow's client side; `None` on a raw-IP link.
+    pub(super) fn flow_client_mac(&self, id: FlowId) -> Option<MacAddr> {
+        (self.framing == Framing::Ethernet).then(|| MacAddr(self.flows.entry(id).client_mac))
+    }
+}

@@ -1,0 +1,297 @@
+//! A client's packet to a service: find or open its flow, and send it to the flow's backend.
+
+use vl3lb_common::addr::from_octets;
+use vl3lb_common::hash::{owner_hash, reduce, selection_hash};
+use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, FlowFailure};
+use vl3lb_common::{
+    Backend, BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceKey, ServiceSlot, Timestamp,
+};
+
+use super::{Engine, Refusal, Tuple, Verdict, micros_since};
+use crate::flow::{Direction, FlowId, NewFlow, OpenError, ReplyKey, RequestKey, State, tcp};
+use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
+use crate::port::Frame;
+
+use rand::Rng;
+
+impl Tuple {
+    pub(super) const fn request_key(self, client: [u8; 16]) -> RequestKey {
+        RequestKey {
+            client,
+            client_port: self.source_port,
+            local: self.local,
+            service_port: self.destination_port,
+            protocol: self.protocol.number(),
+        }
+    }
+
+    pub(super) const fn reply_key(self, parsed: &Parsed) -> ReplyKey {
+        ReplyKey {
+            backend: parsed.source,
+            backend_port: self.source_port,
+            local: self.local,
+            nat_port: self.destination_port,
+            protocol: self.protocol.number(),
+        }
+    }
+}
+
+impl Engine {
+    /// The service that a packet is sent to.
+    pub(super) fn service_slot(&self, parsed: &Parsed, tuple: Tuple) -> Option<ServiceSlot> {
+        let address = from_octets(parsed.destination);
+        let key = ServiceKey { address, port: tuple.destination_port, protocol: tuple.protocol };
+        self.snapshot.services.get(&key).copied()
+    }
+
+    /// The worker that owns a request's flow.
+    pub(super) fn request_owner(&self, client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u16 {
+        let hash = owner_hash(client, client_port, service_port, protocol);
+        u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
+    }
+
+    pub(super) fn request<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        tuple: Tuple,
+        service: ServiceSlot,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let key = tuple.request_key(parsed.source);
+        let owner = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
+        if owner != self.worker {
+            return Ok(Verdict::Handoff(owner));
+        }
+        if parsed.hop_limit <= 1 {
+            let reason = DropReason::TtlExpired;
+            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+        }
+        let refused = |reason| Refusal { service: Some(service), reason };
+        let id = match self.live_flow(&key, flags, now) {
+            Lookup::Live(id) => id,
+            Lookup::Cut if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) => {
+                return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
+            }
+            Lookup::Missing | Lookup::Cut => {
+                match self.open_flow(packet, parsed, tuple, service, flags, now) {
+                    Ok(id) => id,
+                    Err(reason) => return self.refuse_new_flow(packet, parsed, service, reason, now),
+                }
+            }
+        };
+        self.advance_request(id, parsed, packet, flags, now);
+        let entry = self.flows.entry(id);
+        let to = Translation {
+            source: self.flows.local_address(entry.local),
+            destination: entry.backend,
+            source_port: entry.nat_port,
+            destination_port: entry.backend_port,
+        };
+        let (slot, mss) = (BackendSlot(entry.backend_slot), entry.mss);
+        let mac = self.backend_mac(slot).map_err(refused)?;
+        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
+        let bytes = parsed.ip_len() as u64;
+        self.flows.count(id, Direction::In, bytes);
+        self.stats.service(service).inbound.count(bytes);
+        self.stats.backend(slot).inbound.count(bytes);
+        Ok(verdict)
+    }
+
+    /// The live flow of a request, after ending one that the packet or the backend's state ends.
+    fn live_flow(&mut self, key: &RequestKey, flags: TcpFlags, now: Timestamp) -> Lookup {
+        let Some(id) = self.flows.request(key, now) else { return Lookup::Missing };
+        let entry = self.flows.entry(id);
+        if tcp::reopens(entry.state(), flags.0) {
+            self.close(id, entry.state().close_cause(), now);
+            return Lookup::Missing;
+        }
+        match self.snapshot.backend(BackendSlot(entry.backend_slot)).map(|backend| backend.state) {
+            Some(BackendState::Active | BackendState::Draining { .. }) => Lookup::Live(id),
+            Some(BackendState::Gone) | None => {
+                self.close(id, CloseCause::Drain, now);
+                Lookup::Cut
+            }
+        }
+    }
+
+    fn open_flow<F: Frame>(
+        &mut self,
+        packet: &[F],
+        parsed: &Parsed,
+        tuple: Tuple,
+        service: ServiceSlot,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<FlowId, DropReason> {
+        let is_tcp = tuple.protocol == Protocol::Tcp;
+        if is_tcp && !tcp::opens(flags.0) {
+            return Err(DropReason::NotSyn);
+        }
+        let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+        let slot = self.pick_backend(parsed, tuple, service)?;
+        let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
+        // Nothing is opened towards a backend that cannot be reached yet.
+        self.mac_of(backend)?;
+        let (client_mac, known) = self.client_mac(&parsed.source, head);
+        let state = if is_tcp { State::Opening } else { State::Unreplied };
+        let new = NewFlow {
+            client: parsed.source,
+            client_port: tuple.source_port,
+            local: tuple.local,
+            service_port: tuple.destination_port,
+            protocol: tuple.protocol.number(),
+            backend: vl3lb_common::addr::to_octets(backend.address),
+            backend_port: backend.port,
+            backend_slot: slot,
+            service_slot: service,
+            client_mac: client_mac.0,
+            hop_generation: self.snapshot.next_hops.generation,
+            timeout: state.timeout(&self.timeouts),
+            state,
+        };
+        let mss = if is_tcp { packet::tcp_mss_option(head, parsed).unwrap_or(0) } else { 0 };
+        let services = &self.snapshot.services;
+        let local = from_octets(parsed.destination);
+        let usable = |port| {
+            !services.contains_key(&ServiceKey { address: local, port, protocol: tuple.protocol })
+        };
+        let opened = self.flows.open(&new, now, self.random.next_u64(), usable).map_err(|error| match error {
+            OpenError::TableFull => DropReason::FlowTableFull,
+            OpenError::PortsExhausted => DropReason::NatPortsExhausted,
+        })?;
+        if let Some(closed) = opened.replaced {
+            self.account(&closed, closed.cause(), now);
+        }
+        if let Some(closed) = opened.reclaimed {
+            self.account(&closed, CloseCause::Reclaimed, now);
+        }
+        let entry = self.flows.entry_mut(opened.id);
+        entry.set_client_mac(client_mac.0, !known, new.hop_generation);
+        entry.mss = mss;
+        self.turns[service.index()] += 1;
+        self.stats.service(service).flows_opened.add(1);
+        let backend = self.stats.backend(slot);
+        backend.flows_opened.add(1);
+        backend.flows.add(1);
+        backend.nat_ports.set(u64::from(self.flows.ports_used(slot)));
+        Ok(opened.id)
+    }
+
+    fn pick_backend(
+        &self,
+        parsed: &Parsed,
+        tuple: Tuple,
+        service: ServiceSlot,
+    ) -> Result<BackendSlot, DropReason> {
+        let service =
+            self.snapshot.service_slots.get(service.index()).and_then(Option::as_ref).ok_or(DropReason::Internal)?;
+        let hash = selection_hash(&parsed.source, tuple.source_port);
+        service
+            .pool(from_octets(parsed.source))
+            .pick(hash, self.turns[service.slot.index()], |slot| self.stats.backend(slot).flows.get())
+            .ok_or(DropReason::NoBackend)
+    }
+
+    /// Says no to a packet that could not open a flow, in the way that its sender understands.
+    fn refuse_new_flow<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        service: ServiceSlot,
+        reason: DropReason,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let service = Some(service);
+        match reason {
+            DropReason::NoBackend | DropReason::NotSyn => self.refuse(packet, parsed, service, reason, now),
+            // RFC 5508 REQ-8: no resources, say "communication administratively prohibited".
+            DropReason::FlowTableFull | DropReason::NatPortsExhausted => {
+                self.refuse_with_error(packet, parsed, AnswerKind::AdminProhibited, service, reason)
+            }
+            _ => Err(Refusal { service, reason }),
+        }
+    }
+
+    /// What a request changes in its flow: state, timer, and where the client is found.
+    fn advance_request<F: Frame>(
+        &mut self,
+        id: FlowId,
+        parsed: &Parsed,
+        packet: &[F],
+        flags: TcpFlags,
+        now: Timestamp,
+    ) {
+        self.advance(id, Direction::In, flags, now);
+        if self.framing == Framing::RawIp {
+            return;
+        }
+        let Some(head) = packet.first() else { return };
+        let generation = self.snapshot.next_hops.generation;
+        let entry = self.flows.entry(id);
+        if entry.hop_generation != generation {
+            let (mac, known) = self.client_mac(&parsed.source, head.bytes());
+            self.flows.entry_mut(id).set_client_mac(mac.0, !known, generation);
+        } else if entry.is_client_mac_learned() {
+            // The client may have moved behind another neighbour.
+            let mac = packet::source_mac(head.bytes());
+            if mac.0 != entry.client_mac {
+                self.flows.entry_mut(id).set_client_mac(mac.0, true, generation);
+            }
+        }
+    }
+
+    /// Moves a flow's state machine and sets its timer; counts the flow when it finishes.
+    pub(super) fn advance(&mut self, id: FlowId, direction: Direction, flags: TcpFlags, now: Timestamp) {
+        let entry = self.flows.entry(id);
+        let before = entry.state();
+        let after = if entry.protocol == Protocol::Tcp.number() {
+            tcp::advance(before, direction, flags.0)
+        } else {
+            before.after_datagram(direction)
+        };
+        if after.is_over() && !entry.is_counted() {
+            self.count_finished(id, before, after, now);
+        }
+        self.flows.touch(id, after, now, after.timeout(&self.timeouts));
+    }
+
+    fn count_finished(&mut self, id: FlowId, before: State, after: State, now: Timestamp) {
+        let entry = self.flows.entry(id);
+        let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
+        let created = self.flows.counters(id).created();
+        let backend = self.stats.backend(slot);
+        backend.flows.set(backend.flows.get().saturating_sub(1));
+        if before == State::Opening && after == State::Reset {
+            backend.flows_failed[FlowFailure::Reset as usize].add(1);
+        }
+        let service = self.stats.service(service);
+        service.flows_closed[after.close_cause() as usize].add(1);
+        service.duration.observe(micros_since(created, now), &DURATION_BOUNDS);
+        self.flows.entry_mut(id).set_counted();
+    }
+
+    /// Where frames to a backend go; `None` on a raw-IP link.
+    pub(super) fn backend_mac(&self, slot: BackendSlot) -> Result<Option<MacAddr>, DropReason> {
+        let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
+        self.mac_of(backend)
+    }
+
+    fn mac_of(&self, backend: &Backend) -> Result<Option<MacAddr>, DropReason> {
+        if self.framing == Framing::RawIp || backend.mac.is_some() {
+            return Ok(backend.mac);
+        }
+        self.want_neighbor(
+            self.snapshot.next_hops.neighbor_of(backend.address).unwrap_or(backend.address),
+        );
+        Err(DropReason::NeighborUnresolved)
+    }
+}
+
+enum Lookup {
+    Live(FlowId),
+    Missing,
+    /// There was one, ended just now because its backend is gone.
+    Cut,
+}

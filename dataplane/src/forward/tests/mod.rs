@@ -1,0 +1,318 @@
+//! The engine as a table: packets in, verdicts and packets out, on virtual time.
+
+mod fragments;
+mod icmp;
+mod lifecycle;
+mod nat;
+mod properties;
+mod workers;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::schedule::{Pool, Scheduler};
+use vl3lb_common::snapshot::{Generation, NatPorts, Service};
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{
+    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot, Snapshot,
+    Timestamp,
+};
+
+use super::{Engine, EngineConfig, Origin, Verdict};
+use crate::config::Timeouts;
+use crate::packet::Framing;
+use crate::port::Frame;
+use crate::testing::builder::{self, Addresses, Tcp, flags};
+use crate::testing::{MemFrame, frame};
+
+const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x1b]);
+const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc1]);
+const BACKEND_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xbe]);
+/// The NAT ports of the tests: few, so that they can be used up.
+const NAT_PORTS: (u16, u16) = (20_000, 20_063);
+
+/// What differs between the worlds of the tests.
+struct Setup {
+    framing: Framing,
+    backends: Vec<(&'static str, BackendState)>,
+    workers: u16,
+    flows: u32,
+    scheduler: Scheduler,
+    mtu: u16,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            framing: Framing::Ethernet,
+            backends: vec![("172.16.1.2:8081", BackendState::Active), ("[2001:db8::2]:8081", BackendState::Active)],
+            workers: 1,
+            flows: 1_000,
+            scheduler: Scheduler::RoundRobin,
+            mtu: 1_500,
+        }
+    }
+}
+
+/// One engine per worker, all with the same snapshot: `finance` on TCP and UDP port 8080.
+struct World {
+    setup: Setup,
+    engines: Vec<Engine>,
+    stats: Vec<Arc<WorkerStats>>,
+    snapshot: Arc<Snapshot>,
+    now: Timestamp,
+}
+
+impl World {
+    fn new(setup: Setup) -> Self {
+        let snapshot = Arc::new(snapshot(&setup, 1));
+        let stats: Vec<_> = (0..setup.workers).map(|_| Arc::new(WorkerStats::default())).collect();
+        let now = Timestamp(1_000_000_000);
+        let engines = (0..setup.workers)
+            .zip(&stats)
+            .map(|(worker, stats)| {
+                let config = EngineConfig {
+                    worker,
+                    workers: setup.workers,
+                    flows: setup.flows,
+                    timeouts: Timeouts::default(),
+                    seed: u64::from(worker) + 7,
+                    framing: setup.framing,
+                };
+                let events = Arc::new(ArrayQueue::new(16));
+                let mut engine = Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
+                drop(engine.set_snapshot(Arc::clone(&snapshot), now));
+                engine
+            })
+            .collect();
+        Self { setup, engines, stats, snapshot, now }
+    }
+
+    /// Publishes a snapshot changed by `change`.
+    fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let mut next = Snapshot::clone(&self.snapshot);
+        next.generation.0 += 1;
+        change(&mut next);
+        self.snapshot = Arc::new(next);
+        for engine in &mut self.engines {
+            drop(engine.set_snapshot(Arc::clone(&self.snapshot), self.now));
+        }
+    }
+
+    /// Publishes the set-up's snapshot again with other backends.
+    fn publish_backends(&mut self, backends: Vec<(&'static str, BackendState)>) {
+        self.setup.backends = backends;
+        let generation = self.snapshot.generation.0 + 1;
+        let next = snapshot(&self.setup, generation);
+        self.publish(|snapshot| *snapshot = next);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+    }
+
+    /// Sweeps every table several times over.
+    fn sweep(&mut self) {
+        for engine in &mut self.engines {
+            for _ in 0..64 {
+                engine.sweep(self.now);
+            }
+        }
+    }
+
+    fn ethernet(&self) -> bool {
+        self.setup.framing == Framing::Ethernet
+    }
+
+    /// From `source` to `destination`, with this world's framing.
+    fn addresses(&self, source: &str, destination: &str) -> Addresses {
+        if self.ethernet() { Addresses::ethernet(source, destination) } else { Addresses::raw(source, destination) }
+    }
+
+    /// Sends a packet to the first worker's queue, follows handoffs, and checks what comes out.
+    fn send(&mut self, packet: &[u8]) -> (Verdict, Vec<u8>) {
+        self.send_frames(vec![frame(packet)])
+    }
+
+    fn send_frames(&mut self, mut frames: Vec<MemFrame>) -> (Verdict, Vec<u8>) {
+        let mut worker = 0;
+        let mut origin = Origin::Queue;
+        // Queue, tracker of fragments, owner: two handoffs at most.
+        for _ in 0..3 {
+            match self.engines[worker].forward(&mut frames, origin, self.now) {
+                Verdict::Handoff(to) => {
+                    assert_ne!(usize::from(to), worker, "a worker hands over to another one");
+                    worker = usize::from(to);
+                    origin = Origin::Handoff;
+                }
+                Verdict::Answer => return (Verdict::Answer, frames[0].bytes().to_vec()),
+                verdict => return (verdict, frames.iter().flat_map(|f| f.bytes().to_vec()).collect()),
+            }
+        }
+        panic!("the packet is handed round and round");
+    }
+
+    /// Sends a packet that must come out, valid, and returns how it looks then.
+    fn forward(&mut self, packet: &[u8]) -> Seen {
+        let (verdict, out) = self.send(packet);
+        assert_eq!(verdict, Verdict::Transmit);
+        builder::assert_valid(&out, self.ethernet());
+        Seen::of(&out, self.ethernet())
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        let service = |stats: &WorkerStats| {
+            (0..2).map(|slot| stats.service(ServiceSlot(slot)).drops[reason.index()].get()).sum::<u64>()
+        };
+        self.stats.iter().map(|stats| stats.drops[reason.index()].get() + service(stats)).sum()
+    }
+
+    /// All reasons counted so far.
+    fn drops(&self) -> Vec<DropReason> {
+        DropReason::ALL.into_iter().filter(|&reason| self.dropped(reason) > 0).collect()
+    }
+
+    fn flows(&self) -> u32 {
+        self.engines.iter().map(|engine| engine.flows.len()).sum()
+    }
+
+    /// A TCP packet of the client with these flags.
+    fn client_tcp(&self, client: &str, bits: u8, payload: &[u8]) -> Vec<u8> {
+        let service = if client.starts_with('[') { "[2001:db8::67]:8080" } else { "172.16.1.103:8080" };
+        builder::tcp(self.addresses(client, service), &Tcp::flags(bits), payload)
+    }
+
+    fn client_udp(&self, client: &str, payload: &[u8]) -> Vec<u8> {
+        let service = if client.starts_with('[') { "[2001:db8::67]:8080" } else { "172.16.1.103:8080" };
+        builder::udp(self.addresses(client, service), payload)
+    }
+
+    /// A TCP packet of the backend in answer to what it saw.
+    fn backend_tcp(&self, seen: &Seen, bits: u8, payload: &[u8]) -> Vec<u8> {
+        let (source, destination) = (seen.destination.to_string(), seen.source.to_string());
+        builder::tcp(self.addresses(&source, &destination), &Tcp::flags(bits), payload)
+    }
+
+    fn backend_udp(&self, seen: &Seen, payload: &[u8]) -> Vec<u8> {
+        let (source, destination) = (seen.destination.to_string(), seen.source.to_string());
+        builder::udp(self.addresses(&source, &destination), payload)
+    }
+
+    /// Opens a TCP connection with all three packets; how the backend sees the client.
+    fn connect(&mut self, client: &str) -> Seen {
+        let syn = self.client_tcp(client, flags::SYN, b"");
+        let seen = self.forward(&syn);
+        let syn_ack = self.backend_tcp(&seen, flags::SYN | flags::ACK, b"");
+        self.forward(&syn_ack);
+        let ack = self.client_tcp(client, flags::ACK, b"");
+        self.forward(&ack);
+        seen
+    }
+}
+
+/// A TCP or UDP packet as its receiver sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    macs: Option<(MacAddr, MacAddr)>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    ttl: u8,
+    tcp_flags: u8,
+    payload: Vec<u8>,
+}
+
+impl Seen {
+    fn of(packet: &[u8], ethernet: bool) -> Self {
+        use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+        let sliced =
+            if ethernet { SlicedPacket::from_ethernet(packet) } else { SlicedPacket::from_ip(packet) }.unwrap();
+        let (source, destination, ttl): (IpAddr, IpAddr, u8) = match sliced.net.as_ref().unwrap() {
+            NetSlice::Ipv4(v4) => {
+                (v4.header().source_addr().into(), v4.header().destination_addr().into(), v4.header().ttl())
+            }
+            NetSlice::Ipv6(v6) => {
+                (v6.header().source_addr().into(), v6.header().destination_addr().into(), v6.header().hop_limit())
+            }
+            NetSlice::Arp(_) => panic!("ARP"),
+        };
+        let (ports, tcp_flags, payload) = match sliced.transport.as_ref().unwrap() {
+            TransportSlice::Tcp(tcp) => {
+                ((tcp.source_port(), tcp.destination_port()), tcp.slice()[13], tcp.payload().to_vec())
+            }
+            TransportSlice::Udp(udp) => ((udp.source_port(), udp.destination_port()), 0, udp.payload().to_vec()),
+            other => panic!("{other:?} is neither TCP nor UDP"),
+        };
+        let mac = |at: usize| MacAddr(packet[at..at + 6].try_into().unwrap());
+        Self {
+            macs: ethernet.then(|| (mac(6), mac(0))),
+            source: SocketAddr::new(source, ports.0),
+            destination: SocketAddr::new(destination, ports.1),
+            ttl,
+            tcp_flags,
+            payload,
+        }
+    }
+}
+
+fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
+    let addresses: Vec<IpAddr> = vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()];
+    let mut services = HashMap::new();
+    let mut service_slots = Vec::new();
+    let mut backend_slots = Vec::new();
+    for (slot, protocol) in (0..).zip([Protocol::Tcp, Protocol::Udp]) {
+        let backends: Vec<Backend> = setup
+            .backends
+            .iter()
+            .zip(backend_slots.len()..)
+            .map(|(&(address, state), number)| {
+                let address: SocketAddr = address.parse().unwrap();
+                Backend {
+                    slot: BackendSlot(u32::try_from(number).unwrap()),
+                    service: ServiceSlot(slot),
+                    address: address.ip(),
+                    port: address.port(),
+                    protocol,
+                    weight: 1,
+                    state,
+                    mac: (setup.framing == Framing::Ethernet).then_some(BACKEND_MAC),
+                }
+            })
+            .collect();
+        let (v4, v6): (Vec<Backend>, Vec<Backend>) = backends.iter().cloned().partition(|b| b.address.is_ipv4());
+        for &address in &addresses {
+            services.insert(ServiceKey { address, port: 8080, protocol }, ServiceSlot(slot));
+        }
+        service_slots.push(Some(Service {
+            slot: ServiceSlot(slot),
+            name: "finance".to_owned(),
+            protocol,
+            port: 8080,
+            scheduler: setup.scheduler,
+            drain: Duration::from_secs(60),
+            v4: Pool::build(setup.scheduler, &v4).into(),
+            v6: Pool::build(setup.scheduler, &v6).into(),
+        }));
+        backend_slots.extend(backends.into_iter().map(Some));
+    }
+    let link = match setup.framing {
+        Framing::Ethernet => Link::Ethernet(OWN_MAC),
+        Framing::RawIp => Link::RawIp,
+    };
+    let routes = vec![
+        Route { destination: "172.16.1.0".parse().unwrap(), prefix_length: 24, gateway: None, metric: 0 },
+        Route { destination: "2001:db8::".parse().unwrap(), prefix_length: 64, gateway: None, metric: 0 },
+    ];
+    Snapshot {
+        generation: Generation(generation),
+        addresses,
+        nat_ports: NatPorts::new(NAT_PORTS.0, NAT_PORTS.1).unwrap(),
+        mtu: setup.mtu,
+        next_hops: NextHops::new(link, 1, routes, HashMap::new()),
+        services,
+        service_slots,
+        backend_slots,
+    }
+}

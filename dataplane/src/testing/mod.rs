@@ -1,0 +1,13 @@
+//! A port made of memory, and packets to push through it: for unit tests, benchmarks and fuzzers.
+//!
+//! [`MemPort`] keeps books about its frames, so a test can prove that none is lost or doubled, and
+//! refuses on demand what a busy kernel refuses. [`builder`] makes packets with etherparse, which
+//! the packet path itself does not use: checks here are checks by a second implementation.
+
+pub mod builder;
+mod mem_port;
+#[cfg(test)]
+pub(crate) mod netns;
+pub mod world;
+
+pub use mem_port::{CHUNK, MemFrame, MemPort, frame, frames_of};
