@@ -1,0 +1,67 @@
+//! What the control side shares with one worker.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use vl3lb_common::Snapshot;
+use vl3lb_common::flow_query::FlowQuery;
+use vl3lb_common::mailbox::Mailbox;
+
+use super::Doorbell;
+
+/// Questions that may wait for a worker.
+const QUESTIONS: usize = 16;
+
+/// Everything that the control side tells or asks one worker.
+#[derive(Debug)]
+pub struct Inbox {
+    pub(super) snapshots: Mailbox<Snapshot>,
+    pub(super) questions: ArrayQueue<FlowQuery>,
+    pub(super) bell: Arc<Doorbell>,
+    stopped: AtomicBool,
+}
+
+impl Inbox {
+    /// # Errors
+    ///
+    /// The process has no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            snapshots: Mailbox::default(),
+            questions: ArrayQueue::new(QUESTIONS),
+            bell: Arc::new(Doorbell::new()?),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// The worker switches to `snapshot` between two bursts.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshots.put(snapshot);
+        self.bell.ring();
+    }
+
+    /// The worker answers between two bursts. False if too many questions wait already.
+    pub fn ask(&self, query: FlowQuery) -> bool {
+        let accepted = self.questions.push(query).is_ok();
+        self.bell.ring();
+        accepted
+    }
+
+    /// The worker finishes what has arrived and returns.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.bell.ring();
+    }
+
+    /// Whether the worker was told to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// What wakes the worker.
+    pub fn bell(&self) -> &Arc<Doorbell> {
+        &self.bell
+    }
+}

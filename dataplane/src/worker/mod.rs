@@ -1,0 +1,325 @@
+//! One pinned thread that owns one port, one engine and its flows.
+//!
+//! A worker goes round one loop: take a burst from the receive queue and from the other workers,
+//! let the engine decide, send. It reads the clock once per round, and neither locks nor allocates
+//! nor logs on the way of a packet. While packets come it polls; 50 us after the last one it
+//! sleeps until a packet, another worker or the control side wakes it.
+//!
+//! The control side reaches it through its [`Inbox`] only.
+
+mod device;
+mod doorbell;
+mod inbox;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{DropReason, Duration, Timestamp};
+
+use crate::clock::Clock;
+use crate::forward::{Engine, Origin, Verdict};
+use crate::handoff::Handoff;
+use crate::port::{Frame, packet_frames};
+
+pub use device::Device;
+pub use doorbell::Doorbell;
+pub use inbox::Inbox;
+pub use thread::spawn;
+
+/// Frames taken from each source in one round.
+const BURST: usize = 64;
+/// Frames that may wait for room in the transmit ring; the newest beyond that are dropped.
+const BACKLOG: usize = 512;
+/// How long to poll without a packet before sleeping. Waking costs some 10 us; this much CPU is
+/// spent for each pause in the traffic.
+const PATIENCE: Duration = Duration::from_micros(50);
+/// The longest sleep: what happens by the clock is at most this late when there is no traffic.
+const LONGEST_SLEEP: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// The longest sleep while frames wait to be sent or to come back.
+const SHORT_SLEEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 2_000_000,
+};
+/// Time between two sweeps under load. A sweep looks at 256 entries: a million in two seconds.
+const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
+/// Sweeps after a long sleep: a million entries in about a minute, at 0.2% of a core.
+const IDLE_SWEEPS: usize = 64;
+/// Time between two readings of the kernel's counters.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// Rounds that a stopping worker spends on what has already arrived.
+const LAST_ROUNDS: usize = 64;
+
+/// A worker's whole state. It moves into its thread, and out again when it has stopped.
+#[derive(Debug)]
+pub struct Worker<P: Device> {
+    port: P,
+    engine: Engine,
+    handoff: Handoff<P::Frame>,
+    inbox: Arc<Inbox>,
+    stats: Arc<WorkerStats>,
+    /// Packets to decide about, and what was decided: the verdict and its packet's frames.
+    burst: Vec<P::Frame>,
+    verdicts: Vec<(Verdict, usize)>,
+    /// One packet on its way to another worker or to be cut.
+    packet: Vec<P::Frame>,
+    /// Packets to send.
+    outgoing: Vec<P::Frame>,
+    sweep_due: Timestamp,
+    statistics_due: Timestamp,
+    /// When the last round began, if it had packets.
+    busy_since: Option<Timestamp>,
+    /// The port's descriptor reports an error: sleep on the doorbell alone.
+    deaf: bool,
+}
+
+impl<P: Device> Worker<P> {
+    /// A worker that has not started.
+    pub fn new(
+        port: P,
+        engine: Engine,
+        handoff: Handoff<P::Frame>,
+        inbox: Arc<Inbox>,
+        stats: Arc<WorkerStats>,
+    ) -> Self {
+        Self {
+            port,
+            engine,
+            handoff,
+            inbox,
+            stats,
+            burst: Vec::with_capacity(4 * BURST),
+            verdicts: Vec::with_capacity(4 * BURST),
+            packet: Vec::with_capacity(BURST),
+            outgoing: Vec::with_capacity(4 * BACKLOG),
+            sweep_due: Timestamp::default(),
+            statistics_due: Timestamp::default(),
+            busy_since: None,
+            deaf: false,
+        }
+    }
+
+    /// Works until the inbox says stop, then finishes what has already arrived.
+    pub fn run(&mut self, clock: Clock) {
+        let mut last_work = clock.now();
+        while !self.inbox.is_stopped() {
+            let now = clock.now();
+            if self.step(now) {
+                last_work = now;
+            } else if now.since(last_work) < PATIENCE {
+                // Others may need this core to produce the next packet.
+                std::thread::yield_now();
+            } else {
+                self.sleep(clock);
+            }
+        }
+        for _ in 0..LAST_ROUNDS {
+            if !self.step(clock.now()) {
+                break;
+            }
+        }
+    }
+
+    /// One round of the loop. False if there was nothing to do.
+    pub fn step(&mut self, now: Timestamp) -> bool {
+        self.stats.heartbeat.set(now.0);
+        if let Some(since) = self.busy_since.take() {
+            let nanos = now.0.saturating_sub(since.0);
+            self.stats.busy_nanos.add(nanos);
+        }
+        let switched = self.switch_snapshot(now);
+
+        self.port.receive(&mut self.burst, BURST);
+        let received = self.forward(Origin::Queue, now);
+        self.stats.received.add(received);
+        self.handoff.receive(&mut self.burst, BURST);
+        let passed_on = self.forward(Origin::Handoff, now);
+        self.handoff.ring();
+        self.send();
+
+        let packets = received + passed_on;
+        if packets > 0 {
+            self.stats.bursts.add(1);
+            self.busy_since = Some(now);
+        }
+        let asked = self.answer_question(now);
+        self.keep_house(now);
+        packets > 0 || switched || asked
+    }
+
+    /// Gives every frame back that this worker still has. Call it when all workers have stopped:
+    /// others may have passed packets on to this one until then.
+    pub fn close(mut self) -> P {
+        for _ in 0..LAST_ROUNDS {
+            self.port.transmit(&mut self.outgoing);
+            if self.outgoing.is_empty() && self.port.in_flight() == 0 {
+                break;
+            }
+        }
+        let waiting = self.handoff.drain();
+        for frame in waiting
+            .into_iter()
+            .chain(self.outgoing)
+            .chain(self.burst)
+            .chain(self.packet)
+        {
+            self.port.release(frame);
+        }
+        self.port
+    }
+
+    fn switch_snapshot(&mut self, now: Timestamp) -> bool {
+        let Some(snapshot) = self.inbox.snapshots.take() else {
+            return false;
+        };
+        let generation = snapshot.generation;
+        let used = self.engine.set_snapshot(snapshot, now);
+        self.inbox.snapshots.give_back(used);
+        // Last, because whoever reads this relies on the switch.
+        self.stats.generation.set(generation.0);
+        true
+    }
+
+    /// Decides about all packets of the burst, then does what was decided, in order. Returns the
+    /// number of packets.
+    fn forward(&mut self, origin: Origin, now: Timestamp) -> u64 {
+        let mut rest = &mut self.burst[..];
+        while !rest.is_empty() {
+            let frames = packet_frames(rest);
+            let (packet, after) = rest.split_at_mut(frames);
+            self.verdicts
+                .push((self.engine.forward(packet, origin, now), frames));
+            rest = after;
+        }
+        let packets = self.verdicts.len() as u64;
+        let mut frames = self.burst.drain(..);
+        for (verdict, count) in self.verdicts.drain(..) {
+            let mut packet = frames.by_ref().take(count);
+            match verdict {
+                Verdict::Transmit => self.outgoing.extend(packet),
+                Verdict::Answer => {
+                    if let Some(mut answer) = packet.next() {
+                        answer.set_continues(false);
+                        self.outgoing.push(answer);
+                    }
+                    packet.for_each(|frame| self.port.release(frame));
+                }
+                Verdict::Segment { mss } => {
+                    self.packet.extend(packet);
+                    self.engine
+                        .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
+                    self.packet.drain(..).for_each(|frame| self.port.release(frame));
+                }
+                Verdict::Handoff(to) => {
+                    self.packet.extend(packet);
+                    if self.handoff.send(to, &mut self.packet) {
+                        self.stats.handoffs.add(1);
+                    } else {
+                        self.engine.count_drop(DropReason::HandoffFull);
+                        self.packet.drain(..).for_each(|frame| self.port.release(frame));
+                    }
+                }
+                Verdict::Drop => packet.for_each(|frame| self.port.release(frame)),
+            }
+        }
+        packets
+    }
+
+    /// Sends what there is room for; what has to wait longer than the backlog is dropped.
+    fn send(&mut self) {
+        if self.outgoing.is_empty() && self.port.in_flight() == 0 {
+            return;
+        }
+        let before = packets_in(&self.outgoing);
+        self.port.transmit(&mut self.outgoing);
+        self.stats.transmitted.add(before - packets_in(&self.outgoing));
+
+        let mut keep = 0;
+        while keep < self.outgoing.len() {
+            let end = keep + packet_frames(&self.outgoing[keep..]);
+            if end > BACKLOG {
+                break;
+            }
+            keep = end;
+        }
+        for frame in self.outgoing.drain(keep..) {
+            if !frame.continues() {
+                self.engine.count_drop(DropReason::TxRingFull);
+            }
+            self.port.release(frame);
+        }
+    }
+
+    /// Answers one question about flows.
+    fn answer_question(&mut self, now: Timestamp) -> bool {
+        let Some(query) = self.inbox.questions.pop() else {
+            return false;
+        };
+        let slice = self.engine.flow_slice(query.cursor, query.scan, now);
+        // Whoever does not wait for the answer any more does not need it.
+        drop(query.answer.try_send(slice));
+        true
+    }
+
+    /// What happens by the clock.
+    fn keep_house(&mut self, now: Timestamp) {
+        self.stats.frames_free.set(self.port.free() as u64);
+        if now >= self.sweep_due {
+            self.engine.sweep(now);
+            self.sweep_due = now + SWEEP_INTERVAL;
+        }
+        if now >= self.statistics_due {
+            self.port.read_statistics(&self.stats.xsk);
+            self.statistics_due = now + STATISTICS_INTERVAL;
+        }
+    }
+
+    /// Sleeps until there is something to do, at most a second.
+    fn sleep(&mut self, clock: Clock) {
+        let inbox = Arc::clone(&self.inbox);
+        inbox.bell.announce();
+        // Whatever came before the announcement is found here; for all else the bell rings.
+        if self.step(clock.now()) || inbox.is_stopped() {
+            inbox.bell.answer();
+            return;
+        }
+        let unfinished = !self.outgoing.is_empty() || self.port.in_flight() > 0;
+        let timeout = if unfinished { SHORT_SLEEP } else { LONGEST_SLEEP };
+        let woken = self.wait(&inbox.bell, timeout);
+        inbox.bell.answer();
+        if woken {
+            self.stats.wakeups.add(1);
+        } else if !unfinished {
+            for _ in 0..IDLE_SWEEPS {
+                self.engine.sweep(clock.now());
+            }
+        }
+    }
+
+    /// Waits for a packet or the bell. False if neither came in time.
+    fn wait(&mut self, bell: &Doorbell, timeout: Timespec) -> bool {
+        let mut descriptors = [
+            PollFd::new(bell, PollFlags::IN),
+            PollFd::new(bell, PollFlags::empty()),
+        ];
+        if let Some(port) = self.port.descriptor().filter(|_| !self.deaf) {
+            descriptors[1] = PollFd::from_borrowed_fd(port, PollFlags::IN);
+        }
+        // Fails on a signal only: then the round comes early.
+        let ready = poll(&mut descriptors, Some(&timeout)).unwrap_or(0);
+        // A socket whose interface is gone would end every sleep at once.
+        let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+        self.deaf |= descriptors[1].revents().intersects(broken);
+        ready > 0
+    }
+}
+
+fn packets_in<F: Frame>(frames: &[F]) -> u64 {
+    frames.iter().filter(|frame| !frame.continues()).count() as u64
+}

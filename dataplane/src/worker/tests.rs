@@ -1,0 +1,550 @@
+//! Workers over memory ports, with the real engine.
+
+use std::os::fd::BorrowedFd;
+
+use crossbeam::queue::ArrayQueue;
+use etherparse::{IpNumber, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use vl3lb_common::flow_query::FlowQuery;
+use vl3lb_common::next_hop::Link;
+use vl3lb_common::stats::{Counter, XskStats};
+use vl3lb_common::{ServiceSlot, Snapshot};
+
+use super::*;
+use crate::config::Timeouts;
+use crate::forward::EngineConfig;
+use crate::handoff;
+use crate::packet::Framing;
+use crate::port::Port;
+use crate::testing::builder::{self, Addresses, Tcp, flags};
+use crate::testing::world::{self, BACKEND, NO_BACKENDS, SERVICE};
+use crate::testing::{MemFrame, MemPort};
+
+const FRAMES: usize = 2048;
+const HANDOFF_FRAMES: usize = 8;
+
+/// Workers of one balancer, stepped by hand.
+struct Team {
+    workers: Vec<Worker<MemPort>>,
+    inboxes: Vec<Arc<Inbox>>,
+    stats: Vec<Arc<WorkerStats>>,
+    now: Timestamp,
+}
+
+impl Team {
+    /// All know one snapshot: TCP and UDP at [`SERVICE`] with one backend, TCP at [`NO_BACKENDS`].
+    fn new(workers: u16) -> Self {
+        let inboxes: Vec<_> = (0..workers).map(|_| Arc::new(Inbox::new().unwrap())).collect();
+        let bells: Vec<_> = inboxes.iter().map(|inbox| Arc::clone(&inbox.bell)).collect();
+        let stats: Vec<Arc<WorkerStats>> = (0..workers).map(|_| Arc::default()).collect();
+        let workers = (0..workers)
+            .zip(handoff::mesh(&bells, HANDOFF_FRAMES))
+            .map(|(number, handoff)| {
+                let config = EngineConfig {
+                    worker: number,
+                    workers,
+                    flows: 1000,
+                    timeouts: Timeouts::default(),
+                    seed: 7,
+                    framing: Framing::RawIp,
+                };
+                let stats = Arc::clone(&stats[usize::from(number)]);
+                let events = Arc::new(ArrayQueue::new(16));
+                let engine = Engine::new(&config, Arc::new(snapshot(0)), Arc::clone(&stats), events).unwrap();
+                let inbox = Arc::clone(&inboxes[usize::from(number)]);
+                Worker::new(MemPort::new(FRAMES), engine, handoff, inbox, stats)
+            })
+            .collect();
+        let mut team = Self {
+            workers,
+            inboxes,
+            stats,
+            now: Timestamp(1_000_000_000),
+        };
+        for inbox in &team.inboxes {
+            inbox.publish(Arc::new(snapshot(1)));
+        }
+        team.settle();
+        team
+    }
+
+    /// Steps all workers until none has anything to do.
+    fn settle(&mut self) {
+        while (0..self.workers.len()).any(|worker| self.step(worker)) {}
+    }
+
+    fn step(&mut self, worker: usize) -> bool {
+        self.now = self.now + Duration::from_micros(10);
+        self.workers[worker].step(self.now)
+    }
+
+    fn port(&mut self, worker: usize) -> &mut MemPort {
+        &mut self.workers[worker].port
+    }
+
+    /// One packet in, and what comes out of any worker.
+    fn send(&mut self, worker: usize, packet: &[u8]) -> Vec<Vec<u8>> {
+        assert!(self.port(worker).push_packet(packet));
+        self.settle();
+        self.transmitted().concat()
+    }
+
+    fn transmitted(&mut self) -> Vec<Vec<Vec<u8>>> {
+        self.workers
+            .iter_mut()
+            .map(|worker| worker.port.take_transmitted())
+            .collect()
+    }
+
+    fn sum(&self, counter: impl Fn(&WorkerStats) -> &Counter) -> u64 {
+        self.stats.iter().map(|stats| counter(stats).get()).sum()
+    }
+
+    fn drops(&self, reason: DropReason) -> u64 {
+        let services = (0..3).map(ServiceSlot);
+        self.sum(|stats| &stats.drops[reason.index()])
+            + services
+                .map(|slot| self.sum(|stats| &stats.service(slot).drops[reason.index()]))
+                .sum::<u64>()
+    }
+
+    fn all_drops(&self) -> u64 {
+        DropReason::ALL.into_iter().map(|reason| self.drops(reason)).sum()
+    }
+
+    /// Stops all workers; what was sent meanwhile. Panics if a frame is missing.
+    fn close(self) -> Vec<Vec<u8>> {
+        let mut ports: Vec<_> = self.workers.into_iter().map(Worker::close).collect();
+        let sent = ports.iter_mut().flat_map(MemPort::take_transmitted).collect();
+        for port in &ports {
+            assert_eq!((port.free(), port.outstanding(), port.lost()), (FRAMES, 0, 0));
+        }
+        sent
+    }
+}
+
+fn snapshot(generation: u64) -> Snapshot {
+    world::snapshot(generation, Link::RawIp)
+}
+
+fn request(client_port: u16, payload: &[u8]) -> Vec<u8> {
+    builder::udp(
+        Addresses::raw(&format!("172.16.1.100:{client_port}"), SERVICE),
+        payload,
+    )
+}
+
+fn segment(bits: u8, to: &str, payload: &[u8]) -> Vec<u8> {
+    builder::tcp(
+        Addresses::raw("172.16.1.100:40000", to),
+        &Tcp::flags(bits),
+        payload,
+    )
+}
+
+/// The backend's reply to a translated request.
+fn reply(to: &[u8]) -> Vec<u8> {
+    let source = format!("172.16.1.103:{}", ports(to).0);
+    builder::udp(Addresses::raw(BACKEND, &source), b"reply")
+}
+
+fn ports(packet: &[u8]) -> (u16, u16) {
+    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    (port(20), port(22))
+}
+
+fn payload(packet: &[u8]) -> Vec<u8> {
+    match SlicedPacket::from_ip(packet).unwrap().transport {
+        Some(TransportSlice::Tcp(tcp)) => tcp.payload().to_vec(),
+        Some(TransportSlice::Udp(udp)) => udp.payload().to_vec(),
+        other => panic!("{other:?} has no payload here"),
+    }
+}
+
+#[test]
+fn a_request_and_its_reply_pass() {
+    let mut team = Team::new(1);
+    let out = team.send(0, &request(40_000, b"request"));
+    assert_eq!(out.len(), 1);
+    assert_eq!(ports(&out[0]).1, 8081);
+    let back = team.send(0, &reply(&out[0]));
+    assert_eq!(back.len(), 1);
+    assert_eq!(ports(&back[0]), (8080, 40_000));
+    team.step(0);
+    let stats = &team.stats[0];
+    assert_eq!(
+        (stats.received.get(), stats.transmitted.get(), stats.bursts.get()),
+        (2, 2, 2)
+    );
+    assert!(stats.busy_nanos.get() > 0);
+    assert_eq!(stats.heartbeat.get(), team.now.0);
+    assert_eq!(stats.frames_free.get(), FRAMES as u64);
+    team.close();
+}
+
+#[test]
+fn a_reply_at_the_wrong_worker_is_handed_over() {
+    let mut team = Team::new(2);
+    let out = team.send(0, &request(40_000, b"request"));
+    assert!(team.port(1).push_packet(&reply(&out[0])));
+    team.step(1);
+    assert_eq!(team.stats[1].handoffs.get(), 1);
+    team.step(0);
+    let [by_owner, by_other] = &team.transmitted()[..] else {
+        unreachable!()
+    };
+    assert_eq!((by_owner.len(), by_other.len()), (1, 0));
+    assert_eq!(ports(&by_owner[0]), (8080, 40_000));
+    assert_eq!(team.stats[0].received.get(), 1, "received counts the queue only");
+    team.close();
+}
+
+#[test]
+fn packets_for_a_full_handoff_ring_are_dropped_and_counted() {
+    let mut team = Team::new(2);
+    let out = team.send(0, &request(40_000, b"request"));
+    for _ in 0..HANDOFF_FRAMES + 3 {
+        assert!(team.port(1).push_packet(&reply(&out[0])));
+    }
+    team.step(1);
+    assert_eq!(team.drops(DropReason::HandoffFull), 3);
+    assert_eq!(team.stats[1].handoffs.get(), HANDOFF_FRAMES as u64);
+    // Those in the ring find their way home although the owner never looks at them.
+    team.close();
+}
+
+#[test]
+fn an_answer_goes_out_and_the_rest_of_its_packet_is_released() {
+    let mut team = Team::new(1);
+    let syn = segment(flags::SYN, NO_BACKENDS, &[0; 5000]);
+    let out = team.send(0, &syn);
+    assert_eq!(out.len(), 1);
+    assert_eq!(ports(&out[0]), (9090, 40_000));
+    assert_eq!(team.drops(DropReason::NoBackend), 1);
+    team.close();
+}
+
+#[test]
+fn a_super_packet_is_cut() {
+    let mut team = Team::new(1);
+    team.send(0, &segment(flags::SYN, SERVICE, b""));
+    let bytes: Vec<u8> = (0..=250).cycle().take(60_000).collect();
+    let out = team.send(0, &segment(flags::ACK, SERVICE, &bytes));
+    assert!(out.len() > 40);
+    for packet in &out {
+        assert!(packet.len() <= 1500);
+        builder::assert_valid(packet, false);
+    }
+    assert_eq!(
+        out.iter()
+            .map(|packet| payload(packet))
+            .collect::<Vec<_>>()
+            .concat(),
+        bytes
+    );
+    assert_eq!(team.stats[0].segmented.get(), 1);
+    assert_eq!(team.stats[0].transmitted.get(), 1 + out.len() as u64);
+    team.close();
+}
+
+#[test]
+fn a_super_packet_without_frames_to_cut_it_into_is_dropped_whole() {
+    let mut team = Team::new(1);
+    team.send(0, &segment(flags::SYN, SERVICE, b""));
+    team.port(0).set_allocations(20);
+    let out = team.send(0, &segment(flags::ACK, SERVICE, &[1; 60_000]));
+    assert!(out.is_empty());
+    assert_eq!(team.drops(DropReason::UmemExhausted), 1);
+    team.close();
+}
+
+#[test]
+fn garbage_is_counted_and_its_frames_come_back() {
+    let mut team = Team::new(1);
+    for garbage in [&b"x"[..], &[0x45; 19], &[0x60; 4000], &[0xff; 100]] {
+        assert!(team.send(0, garbage).is_empty());
+    }
+    assert_eq!(team.all_drops(), 4);
+    team.close();
+}
+
+#[test]
+fn what_a_full_transmit_ring_cannot_take_waits_up_to_a_limit() {
+    let mut team = Team::new(1);
+    team.port(0).set_transmit_room(0);
+    for number in 0..600_u16 {
+        assert!(team.port(0).push_packet(&request(40_000, &number.to_be_bytes())));
+    }
+    team.settle();
+    assert_eq!(team.drops(DropReason::TxRingFull), 600 - BACKLOG as u64);
+    assert_eq!(team.stats[0].transmitted.get(), 0);
+    team.port(0).set_transmit_room(usize::MAX);
+    team.step(0);
+    let out = team.transmitted().concat();
+    let numbers: Vec<_> = out.iter().map(|packet| payload(packet)).collect();
+    let expected: Vec<_> = (0..512_u16).map(|number| number.to_be_bytes().to_vec()).collect();
+    assert_eq!(numbers, expected);
+    assert_eq!(team.stats[0].transmitted.get(), BACKLOG as u64);
+    team.close();
+}
+
+#[test]
+fn a_new_snapshot_is_taken_between_bursts_and_the_old_one_given_back() {
+    let mut team = Team::new(1);
+    let second = Arc::new(snapshot(2));
+    let old = Arc::downgrade(&second);
+    team.inboxes[0].publish(second);
+    assert_eq!(team.stats[0].generation.get(), 1);
+    assert!(team.step(0));
+    assert_eq!(team.stats[0].generation.get(), 2);
+    team.inboxes[0].publish(Arc::new(snapshot(3)));
+    assert!(team.step(0));
+    assert_eq!(team.stats[0].generation.get(), 3);
+    assert!(old.upgrade().is_some(), "freed by the control side only");
+    team.inboxes[0].publish(Arc::new(snapshot(4)));
+    assert!(old.upgrade().is_none());
+    team.close();
+}
+
+#[test]
+fn questions_about_flows_are_answered_one_per_round() {
+    let mut team = Team::new(1);
+    team.send(0, &request(40_000, b"request"));
+    let (answer, answers) = crossbeam::channel::bounded(2);
+    for _ in 0..2 {
+        let accepted = team.inboxes[0].ask(FlowQuery {
+            cursor: 0,
+            scan: 10_000,
+            answer: answer.clone(),
+        });
+        assert!(accepted);
+    }
+    team.step(0);
+    assert_eq!(answers.len(), 1);
+    let slice = answers.recv().unwrap();
+    assert_eq!(slice.flows.len(), 1);
+    assert_eq!(slice.flows[0].client_port, 40_000);
+    team.step(0);
+    assert_eq!(answers.len(), 1);
+    team.close();
+}
+
+#[test]
+fn a_sleeping_worker_wakes_for_the_control_side_and_stops() {
+    let mut team = Team::new(1);
+    let worker = team.workers.remove(0);
+    let thread = spawn(0, worker, None).unwrap();
+    let mut generation = 1;
+    // Until it was woken from sleep at least once.
+    while team.stats[0].wakeups.get() == 0 {
+        generation += 1;
+        team.inboxes[0].publish(Arc::new(snapshot(generation)));
+        while team.stats[0].generation.get() < generation {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(2 * PATIENCE);
+    }
+    team.inboxes[0].stop();
+    team.workers.push(thread.join().unwrap());
+    team.close();
+}
+
+/// A port with a defect.
+struct Broken;
+
+impl Port for Broken {
+    type Frame = MemFrame;
+
+    fn receive(&mut self, _: &mut Vec<MemFrame>, _: usize) -> usize {
+        panic!("a defect, for a test")
+    }
+
+    fn transmit(&mut self, _: &mut Vec<MemFrame>) {}
+
+    fn allocate(&mut self) -> Option<MemFrame> {
+        None
+    }
+
+    fn release(&mut self, _: MemFrame) {}
+}
+
+impl Device for Broken {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn free(&self) -> usize {
+        0
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn read_statistics(&self, _: &XskStats) {}
+}
+
+#[test]
+fn a_panic_ends_the_workers_thread() {
+    let mut team = Team::new(1);
+    let Worker {
+        engine,
+        handoff,
+        inbox,
+        stats,
+        ..
+    } = team.workers.remove(0);
+    let thread = spawn(0, Worker::new(Broken, engine, handoff, inbox, stats), None).unwrap();
+    assert!(thread.join().is_err());
+}
+
+/// What may happen to two workers.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A packet arrives at a worker's queue.
+    Request {
+        worker: usize,
+        client: u16,
+    },
+    Reply {
+        worker: usize,
+    },
+    Garbage {
+        worker: usize,
+        length: usize,
+    },
+    SuperPacket {
+        worker: usize,
+        length: usize,
+    },
+    /// The kernel takes or lends only so many frames more.
+    Room {
+        worker: usize,
+        frames: usize,
+    },
+    Allocations {
+        worker: usize,
+        frames: usize,
+    },
+    Step {
+        worker: usize,
+    },
+}
+
+fn event(super_packets: bool) -> impl Strategy<Value = Event> {
+    let worker = 0..2_usize;
+    let frames = prop_oneof![0..40_usize, Just(usize::MAX)];
+    let length = if super_packets {
+        1500..60_000_usize
+    } else {
+        1..2_usize
+    };
+    prop_oneof![
+        6 => (worker.clone(), 40_000..40_010_u16).prop_map(|(worker, client)| Event::Request { worker, client }),
+        6 => worker.clone().prop_map(|worker| Event::Reply { worker }),
+        1 => (worker.clone(), 1..5000_usize).prop_map(|(worker, length)| Event::Garbage { worker, length }),
+        u32::from(super_packets) => (worker.clone(), length)
+            .prop_map(|(worker, length)| Event::SuperPacket { worker, length }),
+        1 => (worker.clone(), frames.clone()).prop_map(|(worker, frames)| Event::Room { worker, frames }),
+        1 => (worker.clone(), frames).prop_map(|(worker, frames)| Event::Allocations { worker, frames }),
+        8 => worker.prop_map(|worker| Event::Step { worker }),
+    ]
+}
+
+/// Plays the events, then stops. Returns what was sent, and the team's counters.
+fn play(events: Vec<Event>) -> (Vec<Vec<u8>>, Team) {
+    let mut team = Team::new(2);
+    let first = team.send(0, &request(40_000, b"request"));
+    team.send(0, &segment(flags::SYN, SERVICE, b""));
+    let reply = reply(&first[0]);
+    let mut sent = Vec::new();
+    for event in events {
+        match event {
+            Event::Request { worker, client } => {
+                team.port(worker).push_packet(&request(client, b"request"));
+            }
+            Event::Reply { worker } => {
+                team.port(worker).push_packet(&reply);
+            }
+            Event::Garbage { worker, length } => {
+                let garbage = builder::ip(
+                    Addresses::raw("172.16.1.100:0", SERVICE),
+                    IpNumber::TCP,
+                    &vec![0; length],
+                );
+                team.port(worker).push_packet(&garbage);
+            }
+            Event::SuperPacket { worker, length } => {
+                let packet = segment(flags::ACK, SERVICE, &vec![1; length]);
+                team.port(worker).push_packet(&packet);
+            }
+            Event::Room { worker, frames } => team.port(worker).set_transmit_room(frames),
+            Event::Allocations { worker, frames } => team.port(worker).set_allocations(frames),
+            Event::Step { worker } => {
+                team.step(worker);
+                sent.extend(team.transmitted().concat());
+            }
+        }
+    }
+    for worker in 0..2 {
+        team.port(worker).set_transmit_room(usize::MAX);
+    }
+    team.settle();
+    sent.extend(team.transmitted().concat());
+    let counters = Team {
+        workers: Vec::new(),
+        inboxes: team.inboxes.clone(),
+        stats: team.stats.clone(),
+        now: team.now,
+    };
+    sent.extend(team.close());
+    (sent, counters)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the kernel refuses: each frame is back in the end, and what left is valid.
+    #[test]
+    fn no_frame_is_lost_or_doubled(events in prop::collection::vec(event(true), 1..150)) {
+        let (sent, _) = play(events);
+        for packet in sent {
+            prop_assert_eq!(builder::validate(&packet, false), Ok(()));
+        }
+    }
+
+    /// Without super-packets and answers, each packet received is one sent or one drop counted.
+    #[test]
+    fn each_packet_is_sent_or_counted(events in prop::collection::vec(event(false), 1..150)) {
+        let (sent, team) = play(events);
+        let received = team.sum(|stats| &stats.received);
+        let transmitted = team.sum(|stats| &stats.transmitted);
+        prop_assert_eq!(transmitted, sent.len() as u64 + 2, "two packets came before");
+        prop_assert_eq!(received, transmitted + team.all_drops());
+    }
+
+    /// The packets of one flow leave in the order in which they came, however often the ring is full.
+    #[test]
+    fn what_waits_leaves_in_order(rooms in prop::collection::vec((0..20_usize, 0..40_u16), 1..40)) {
+        let mut team = Team::new(1);
+        let mut number = 0_u16;
+        let mut sent = Vec::new();
+        for (room, arrivals) in rooms {
+            for _ in 0..arrivals {
+                team.port(0).push_packet(&request(40_000, &number.to_be_bytes()));
+                number += 1;
+            }
+            team.port(0).set_transmit_room(room);
+            team.step(0);
+            sent.extend(team.transmitted().concat());
+        }
+        team.port(0).set_transmit_room(usize::MAX);
+        team.settle();
+        sent.extend(team.transmitted().concat());
+        let dropped = team.drops(DropReason::TxRingFull);
+        sent.extend(team.close());
+        let numbers: Vec<_> = sent.iter().map(|packet| payload(packet)).collect();
+        prop_assert!(numbers.is_sorted());
+        prop_assert_eq!(numbers.len() as u64 + dropped, u64::from(number));
+    }
+}

@@ -1,0 +1,56 @@
+//! The thread that a worker runs in.
+
+use std::io;
+use std::thread::{Builder, JoinHandle};
+
+use core_affinity::CoreId;
+
+use crate::clock::Clock;
+
+use super::{Device, Worker};
+
+/// Starts a worker in a thread of its own, pinned to a core if one is given; a core that cannot be
+/// had is reported once and does not matter further. The thread returns the worker when it has
+/// stopped; if it panics, that is logged, and the thread ends.
+///
+/// # Errors
+///
+/// The system has no room for another thread.
+pub fn spawn<P>(
+    number: usize,
+    mut worker: Worker<P>,
+    core: Option<usize>,
+) -> io::Result<JoinHandle<Worker<P>>>
+where
+    P: Device + Send + 'static,
+{
+    Builder::new().name(format!("worker-{number}")).spawn(move || {
+        if let Some(core) = core
+            && !core_affinity::set_for_current(CoreId { id: core })
+        {
+            tracing::warn!(
+                worker = number,
+                core,
+                "cannot pin the worker to its core; it runs where the kernel puts it"
+            );
+        }
+        let obituary = Obituary { number };
+        worker.run(Clock);
+        std::mem::forget(obituary);
+        worker
+    })
+}
+
+/// Says that a worker is dead, if it ends in any way but the intended one.
+struct Obituary {
+    number: usize,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        tracing::error!(
+            worker = self.number,
+            "a worker panicked: its packets are lost until the process restarts"
+        );
+    }
+}
