@@ -1,0 +1,330 @@
+//! The configuration file, key by key.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use vl3lb_common::Duration;
+use vl3lb_common::snapshot::NatPorts;
+
+use super::node::{self, Section};
+use super::refusal::Refusal;
+use super::service::Draft;
+use super::{Admin, Config, Dns, DnsListen, Timeouts, Workers};
+use super::{duration, names, nat_ports};
+
+/// What the file says: everything but the services is finished.
+pub(super) struct Document {
+    /// Without services.
+    pub(super) config: Config,
+    pub(super) services: Vec<Draft>,
+}
+
+const KEYS: &[&str] = &[
+    "interface",
+    "addresses",
+    "mode",
+    "zeroCopy",
+    "workers",
+    "flows",
+    "frames",
+    "natPorts",
+    "timeouts",
+    "discovery",
+    "services",
+    "dns",
+    "admin",
+    "logLevel",
+    "logFormat",
+];
+
+/// Cores that a machine may have.
+const CORES: u64 = 4096;
+/// Workers at most; as many queues as a large NIC has.
+const WORKERS: usize = 64;
+const FLOWS: RangeInclusive<u64> = 1..=1 << 28;
+const FRAMES: RangeInclusive<u64> = 1024..=65_536;
+/// A socket's path has to fit `struct sockaddr_un`.
+const SOCKET_PATH: usize = 107;
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Reads a whole document; an absent one is all defaults.
+pub(super) fn read(
+    text: Option<&str>,
+    file: &str,
+    ephemeral: &RangeInclusive<u16>,
+    refusals: &mut Vec<Refusal>,
+) -> Document {
+    let value = text.map_or(Value::Null, |text| parse(text, file, refusals));
+    let mut config = Config::defaults();
+    let mut section = Section::new("", Some(&value), KEYS, refusals);
+
+    let set = &mut section;
+    replace(
+        &mut config.interface,
+        set.optional("interface", names::INTERFACE_FORM, |value| {
+            node::text(value).filter(|name| names::is_interface(name))
+        }),
+    );
+    for (path, value) in set.list("addresses", "a list of addresses, [] for the interface's own") {
+        match value.as_str().and_then(names::unicast) {
+            Some(address) if config.addresses.contains(&address) => {
+                set.refusals()
+                    .push(Refusal::new(path, address.to_string(), "each address once"));
+            }
+            Some(address) => config.addresses.push(address),
+            None => set
+                .refusals()
+                .push(Refusal::new(path, node::shown(value), names::ADDRESS_FORM)),
+        }
+    }
+    replace(
+        &mut config.mode,
+        set.optional("mode", &names::listed(names::MODES), |value| {
+            names::choice(names::MODES, value.as_str()?)
+        }),
+    );
+    replace(
+        &mut config.zero_copy,
+        set.optional("zeroCopy", &names::listed(names::ZERO_COPY), zero_copy),
+    );
+    replace(
+        &mut config.workers,
+        set.optional("workers", &workers_form(), workers),
+    );
+    replace(
+        &mut config.flows,
+        set.optional("flows", "1-268435456", |value| {
+            node::number(value, FLOWS).and_then(|flows| u32::try_from(flows).ok())
+        }),
+    );
+    replace(
+        &mut config.frames,
+        set.optional("frames", "a power of two, 1024-65536", |value| {
+            node::number(value, FRAMES)
+                .and_then(|frames| u32::try_from(frames).ok())
+                .filter(|frames| frames.is_power_of_two())
+        }),
+    );
+    replace(&mut config.nat_ports, read_nat_ports(set, ephemeral));
+    read_discovery(set);
+    replace(
+        &mut config.log_level,
+        set.optional("logLevel", &names::listed(names::LOG_LEVELS), |value| {
+            names::choice(names::LOG_LEVELS, value.as_str()?)
+        }),
+    );
+    replace(
+        &mut config.log_format,
+        set.optional("logFormat", &names::listed(names::LOG_FORMATS), |value| {
+            names::choice(names::LOG_FORMATS, value.as_str()?)
+        }),
+    );
+    read_timeouts(set, &mut config.timeouts);
+    read_dns(set, &mut config.dns);
+    read_admin(set, &mut config.admin);
+    let services = set
+        .list("services", "a list of services, [] for none")
+        .into_iter()
+        .map(|(path, value)| Draft::read(&path, value, set.refusals()))
+        .collect();
+    Document { config, services }
+}
+
+fn parse(text: &str, file: &str, refusals: &mut Vec<Refusal>) -> Value {
+    // Plain words stay words: YAML 1.1 would read `off` as false.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    let parsed = serde_saphyr::from_str_with_options(text, options);
+    if let Ok(Value::Null) = parsed {
+        // More likely half written than meant.
+        refusals.push(Refusal::new(file, "empty", "a YAML mapping, {} for all defaults"));
+    }
+    parsed.unwrap_or_else(|error| {
+        let reason = error.to_string();
+        let reason = reason.lines().collect::<Vec<_>>().join(" ");
+        refusals.push(Refusal::new(file, reason, "a YAML mapping"));
+        Value::Null
+    })
+}
+
+fn replace<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+fn zero_copy(value: &Value) -> Option<names::ZeroCopy> {
+    match value {
+        Value::Bool(true) => Some(names::ZeroCopy::On),
+        Value::Bool(false) => Some(names::ZeroCopy::Off),
+        other => names::choice(names::ZERO_COPY, other.as_str()?),
+    }
+}
+
+fn workers_form() -> String {
+    format!("auto, or a list of 1-{WORKERS} distinct CPU cores")
+}
+
+fn workers(value: &Value) -> Option<Workers> {
+    let Value::Array(items) = value else {
+        return (value.as_str()? == "auto").then_some(Workers::Auto);
+    };
+    let cores: Vec<usize> = items
+        .iter()
+        .map(|item| usize::try_from(node::number(item, 0..=CORES - 1)?).ok())
+        .collect::<Option<_>>()?;
+    let distinct: std::collections::HashSet<_> = cores.iter().collect();
+    let fits = (1..=WORKERS).contains(&cores.len()) && distinct.len() == cores.len();
+    fits.then_some(Workers::Cores(cores))
+}
+
+fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) -> Option<NatPorts> {
+    let text = section.optional("natPorts", nat_ports::FORM, |value| {
+        value
+            .as_str()
+            .filter(|text| *text == "auto" || nat_ports::parse(text).is_some())
+    });
+    let kernel = format!("{}-{}", ephemeral.start(), ephemeral.end());
+    match text.and_then(nat_ports::parse) {
+        Some(ports) if nat_ports::overlap(ports, ephemeral) => {
+            section.refuse(
+                "natPorts",
+                format!("{}-{}", ports.first(), ports.last()),
+                format!(
+                    "a range apart from the kernel's ephemeral ports {kernel} \
+                     (net.ipv4.ip_local_port_range)"
+                ),
+            );
+            None
+        }
+        Some(ports) => Some(ports),
+        None => {
+            let chosen = nat_ports::choose(ephemeral);
+            if chosen.is_none() {
+                section.refuse(
+                    "natPorts",
+                    "auto",
+                    format!(
+                        "only if the kernel's ephemeral ports {kernel} leave room from 10240 on: \
+                         narrow net.ipv4.ip_local_port_range"
+                    ),
+                );
+            }
+            chosen
+        }
+    }
+}
+
+fn read_discovery(section: &mut Section<'_>) {
+    let Some(value) = section.value("discovery") else {
+        return;
+    };
+    match value.as_str() {
+        Some("static") => {}
+        Some(later @ ("kubernetes" | "nsm")) => {
+            section.refuse("discovery", later, "static: not supported by this version");
+        }
+        _ => section.refuse("discovery", node::shown(value), "static"),
+    }
+}
+
+fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
+    let path = parent.path("timeouts");
+    let value = parent.value("timeouts");
+    let keys = ["tcpEstablished", "tcpTransitory", "udp"];
+    let mut section = Section::new(&path, value, &keys, parent.refusals());
+    for (key, target, minimum, rfc) in [
+        (
+            "tcpEstablished",
+            &mut timeouts.tcp_established,
+            2 * 3600 + 4 * 60,
+            "RFC 5382 REQ-5",
+        ),
+        (
+            "tcpTransitory",
+            &mut timeouts.tcp_transitory,
+            4 * 60,
+            "RFC 5382 REQ-5",
+        ),
+        ("udp", &mut timeouts.udp, 2 * 60, "RFC 4787 REQ-5"),
+    ] {
+        let range = Duration::from_secs(minimum)..=LONGEST_TIMEOUT;
+        let allowed = format!(
+            "{} ({rfc}) to {}",
+            duration::format(*range.start()),
+            duration::format(*range.end())
+        );
+        replace(
+            target,
+            section.optional(key, &allowed, |value| {
+                duration::parse(&node::text(value)?).filter(|time| range.contains(time))
+            }),
+        );
+    }
+}
+
+fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
+    let path = parent.path("dns");
+    let value = parent.value("dns");
+    let mut section = Section::new(&path, value, &["zone", "listen", "upstream"], parent.refusals());
+    replace(
+        &mut dns.zone,
+        section.optional("zone", names::ZONE_FORM, |value| names::zone(&node::text(value)?)),
+    );
+    replace(
+        &mut dns.listen,
+        section.optional("listen", DNS_LISTEN_FORM, |value| dns_listen(&node::text(value)?)),
+    );
+    for (path, value) in section.list("upstream", "a list of DNS servers, [] for none") {
+        match value.as_str().and_then(|text| names::socket_address(text, 53)) {
+            Some(server) => dns.upstream.push(server),
+            None => section.refusals().push(Refusal::new(
+                path,
+                node::shown(value),
+                "an address, or an address and port",
+            )),
+        }
+    }
+}
+
+const DNS_LISTEN_FORM: &str = "a port (on the balancer's own addresses), or an address and port";
+
+fn dns_listen(text: &str) -> Option<DnsListen> {
+    match text.parse::<u16>() {
+        Ok(0) => None,
+        Ok(port) => Some(DnsListen::OwnAddresses(port)),
+        Err(_) => {
+            let socket: std::net::SocketAddr = text.parse().ok()?;
+            (socket.port() > 0).then_some(DnsListen::Address(socket))
+        }
+    }
+}
+
+fn read_admin(parent: &mut Section<'_>, admin: &mut Admin) {
+    let path = parent.path("admin");
+    let value = parent.value("admin");
+    let mut section = Section::new(&path, value, &["listen", "socket"], parent.refusals());
+    replace(
+        &mut admin.listen,
+        section.optional("listen", ADMIN_LISTEN_FORM, |value| admin_listen(value.as_str()?)),
+    );
+    replace(
+        &mut admin.socket,
+        section.optional(
+            "socket",
+            &format!("an absolute path of at most {SOCKET_PATH} bytes"),
+            |value| {
+                let path = value.as_str()?;
+                (path.starts_with('/') && path.len() <= SOCKET_PATH).then(|| PathBuf::from(path))
+            },
+        ),
+    );
+}
+
+pub(super) const ADMIN_LISTEN_FORM: &str = "an address and port such as 127.0.0.1:9090";
+
+/// Reads `127.0.0.1:9090` or `[::1]:9090`.
+pub(super) fn admin_listen(text: &str) -> Option<std::net::SocketAddr> {
+    let socket: std::net::SocketAddr = text.parse().ok()?;
+    (socket.port() > 0).then_some(socket)
+}

@@ -1,0 +1,363 @@
+//! The configuration: file and environment, read into a type that cannot be wrong.
+//!
+//! Everything that is refused is refused here, all of it at once, with field, value and what is
+//! allowed. Whoever holds a [`Config`] need not check anything again.
+
+mod document;
+pub mod duration;
+mod environment;
+mod names;
+mod nat_ports;
+mod node;
+mod refusal;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+use vl3lb_common::snapshot::NatPorts;
+use vl3lb_common::{Duration, Protocol};
+
+pub use environment::Nsm;
+pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
+pub use refusal::{Refusal, join};
+pub use service::{Backend, Service};
+
+/// A complete and consistent configuration. Serialises to the form of the file, every default
+/// filled in; what is printed can be read again and means the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Config {
+    /// The vL3 interface.
+    pub interface: String,
+    /// Addresses to balance on; empty: the interface's own global ones, both families.
+    pub addresses: Vec<IpAddr>,
+    pub mode: Mode,
+    pub zero_copy: ZeroCopy,
+    pub workers: Workers,
+    /// Capacity of the flow tables, all workers together.
+    pub flows: u32,
+    /// UMEM frames of 4 KiB for each worker; a power of two.
+    pub frames: u32,
+    #[serde(serialize_with = "range")]
+    pub nat_ports: NatPorts,
+    pub timeouts: Timeouts,
+    pub discovery: Discovery,
+    pub services: Vec<Service>,
+    pub dns: Dns,
+    pub admin: Admin,
+    pub log_level: LogLevel,
+    pub log_format: LogFormat,
+    /// Set by the environment only.
+    #[serde(skip)]
+    pub nsm: Nsm,
+}
+
+/// How many workers, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workers {
+    /// One per receive queue, on the cores that this process may use.
+    Auto,
+    /// One on each of these CPU cores.
+    Cores(Vec<usize>),
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Cores(cores) => cores.serialize(serializer),
+        }
+    }
+}
+
+/// How long a silent flow is kept; never below the RFC minima.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// At least 2 h 4 min (RFC 5382 REQ-5).
+    #[serde(serialize_with = "duration::serialize")]
+    pub tcp_established: Duration,
+    /// Opening, closing and reset flows; at least 4 min (RFC 5382 REQ-5).
+    #[serde(serialize_with = "duration::serialize")]
+    pub tcp_transitory: Duration,
+    /// At least 2 min (RFC 4787 REQ-5).
+    #[serde(serialize_with = "duration::serialize")]
+    pub udp: Duration,
+}
+
+/// The balancer's own DNS server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Dns {
+    /// The domain whose names are the services; in lower case, without a dot at the end.
+    pub zone: String,
+    pub listen: DnsListen,
+    /// Servers to ask for names outside the zone; empty: such questions are refused.
+    pub upstream: Vec<SocketAddr>,
+}
+
+/// Where the DNS server listens, by UDP and TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsListen {
+    /// On this port of each of the balancer's own addresses, whatever they are at the time.
+    OwnAddresses(u16),
+    /// Here only.
+    Address(SocketAddr),
+}
+
+impl DnsListen {
+    /// The port alone.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::OwnAddresses(port) => port,
+            Self::Address(socket) => socket.port(),
+        }
+    }
+
+    /// Whether nobody but this machine can ask.
+    pub const fn is_loopback(self) -> bool {
+        match self {
+            Self::OwnAddresses(_) => false,
+            Self::Address(socket) => socket.ip().is_loopback(),
+        }
+    }
+}
+
+impl Serialize for DnsListen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::OwnAddresses(port) => serializer.serialize_str(&port.to_string()),
+            Self::Address(socket) => socket.serialize(serializer),
+        }
+    }
+}
+
+/// Where metrics, health and the command line are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub socket: PathBuf,
+}
+
+fn range<S: Serializer>(ports: &NatPorts, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{}-{}", ports.first(), ports.last()))
+}
+
+/// A configuration and what is to be said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub config: Config,
+    /// Things that are allowed and may still surprise; for the log.
+    pub notes: Vec<String>,
+}
+
+impl Config {
+    /// Reads `file`, if there is one, and `env` over it. Looks at the kernel's ephemeral ports of
+    /// this network namespace.
+    ///
+    /// Errors: everything that is wrong, not just the first.
+    pub fn load(file: Option<&Path>, env: &impl Fn(&str) -> Option<String>) -> Result<Loaded, Vec<Refusal>> {
+        let text = file.map(read_file).transpose().map_err(|refusal| vec![refusal])?;
+        let ephemeral = local_port_range().map_err(|refusal| vec![refusal])?;
+        let name = file.map_or_else(String::new, |file| file.display().to_string());
+        Self::parse(text.as_deref(), &name, env, &ephemeral)
+    }
+
+    /// As [`Self::load`], from text. `file` names the text in refusals; `ephemeral` are the ports
+    /// that the kernel gives to connections of its own.
+    pub fn parse(
+        text: Option<&str>,
+        file: &str,
+        env: &impl Fn(&str) -> Option<String>,
+        ephemeral: &RangeInclusive<u16>,
+    ) -> Result<Loaded, Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        let mut notes = Vec::new();
+        let mut document = document::read(text, file, ephemeral, &mut refusals);
+        environment::apply(env, &mut document, &mut refusals, &mut notes);
+        if text.is_none() && document.services.is_empty() && refusals.is_empty() {
+            refusals.push(Refusal::new(
+                "configuration",
+                "missing",
+                "--config FILE, or NSM_PORT for one service",
+            ));
+        }
+        service::check_together(&document.services, &mut refusals);
+        let mut config = document.config;
+        for draft in document.services {
+            if let Some(port) = draft.port.filter(|port| ephemeral.contains(port)) {
+                notes.push(format!(
+                    "{}.port: {port} is among the kernel's ephemeral ports {}-{}: reserve it with \
+                     net.ipv4.ip_local_reserved_ports, or connections of this machine may meet it",
+                    draft.path,
+                    ephemeral.start(),
+                    ephemeral.end()
+                ));
+            }
+            config.services.extend(draft.finish());
+        }
+        config.check_listeners(&mut refusals);
+        config.check_own_addresses(&mut refusals);
+        if refusals.is_empty() {
+            Ok(Loaded { config, notes })
+        } else {
+            Err(refusals)
+        }
+    }
+
+    /// The configuration as YAML, every default filled in.
+    pub fn to_yaml(&self) -> String {
+        serde_saphyr::to_string(self).expect("names, numbers and addresses can be written as YAML")
+    }
+
+    /// Keys that differ and that a running balancer can only take over by a restart.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("interface", self.interface != other.interface),
+            ("addresses", self.addresses != other.addresses),
+            ("mode", self.mode != other.mode),
+            ("zeroCopy", self.zero_copy != other.zero_copy),
+            ("workers", self.workers != other.workers),
+            ("flows", self.flows != other.flows),
+            ("frames", self.frames != other.frames),
+            ("natPorts", self.nat_ports != other.nat_ports),
+            ("timeouts", self.timeouts != other.timeouts),
+            ("discovery", self.discovery != other.discovery),
+            ("dns", self.dns != other.dns),
+            ("admin", self.admin != other.admin),
+            ("logLevel", self.log_level != other.log_level),
+            ("logFormat", self.log_format != other.log_format),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
+    /// The contract's defaults, without services.
+    fn defaults() -> Self {
+        Self {
+            interface: "nsm-1".to_owned(),
+            addresses: Vec::new(),
+            mode: Mode::Auto,
+            zero_copy: ZeroCopy::Auto,
+            workers: Workers::Auto,
+            flows: 1_000_000,
+            frames: 8192,
+            nat_ports: NatPorts::new(10_240, 32_767).expect("the range is not empty"),
+            timeouts: Timeouts {
+                tcp_established: Duration::from_secs(2 * 3600 + 4 * 60),
+                tcp_transitory: Duration::from_secs(4 * 60),
+                udp: Duration::from_secs(5 * 60),
+            },
+            discovery: Discovery::Static,
+            services: Vec::new(),
+            dns: Dns {
+                zone: "vl3-lb".to_owned(),
+                listen: DnsListen::OwnAddresses(53),
+                upstream: Vec::new(),
+            },
+            admin: Admin {
+                listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
+                socket: PathBuf::from("/run/vl3-lb/admin.sock"),
+            },
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Auto,
+            nsm: Nsm::default(),
+        }
+    }
+
+    /// A listener on a NAT port would see the replies of flows, or they it. Loopback is apart.
+    fn check_listeners(&self, refusals: &mut Vec<Refusal>) {
+        for (field, port, loopback) in [
+            (
+                "dns.listen",
+                self.dns.listen.port(),
+                self.dns.listen.is_loopback(),
+            ),
+            (
+                "admin.listen",
+                self.admin.listen.port(),
+                self.admin.listen.ip().is_loopback(),
+            ),
+        ] {
+            if !loopback && self.nat_ports.contains(port) {
+                let (first, last) = (self.nat_ports.first(), self.nat_ports.last());
+                refusals.push(Refusal::new(
+                    field,
+                    port.to_string(),
+                    format!("a port outside natPorts {first}-{last}"),
+                ));
+            }
+        }
+        let workers = match &self.workers {
+            Workers::Auto => 1,
+            Workers::Cores(cores) => cores.len(),
+        };
+        let ports = usize::from(self.nat_ports.last() - self.nat_ports.first()) + 1;
+        if ports < workers {
+            refusals.push(Refusal::new(
+                "natPorts",
+                format!("{ports} ports"),
+                format!("at least one for each of {workers} workers"),
+            ));
+        }
+    }
+
+    /// A backend that is the balancer itself would be a loop, and a listener on a service's port
+    /// would never hear anything.
+    fn check_own_addresses(&self, refusals: &mut Vec<Refusal>) {
+        for (index, service) in self.services.iter().enumerate() {
+            for backend in &service.backends {
+                if self.addresses.contains(&backend.address) {
+                    refusals.push(Refusal::new(
+                        format!("services[{index}].backends"),
+                        backend.address.to_string(),
+                        "addresses other than the balancer's own",
+                    ));
+                }
+            }
+            let dns = !self.dns.listen.is_loopback() && service.port == self.dns.listen.port();
+            let admin = service.protocol == Protocol::Tcp
+                && !self.admin.listen.ip().is_loopback()
+                && service.port == self.admin.listen.port();
+            for (meets, key, server) in [(dns, "dns.listen", "DNS"), (admin, "admin.listen", "HTTP")] {
+                if meets {
+                    refusals.push(Refusal::new(
+                        format!("services[{index}].port"),
+                        service.port.to_string(),
+                        format!("a port other than {key}, or move the {server} server by {key}"),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, Refusal> {
+    std::fs::read_to_string(file).map_err(|error| {
+        Refusal::new(
+            file.display().to_string(),
+            format!("cannot be read: {error}"),
+            "a readable YAML file",
+        )
+    })
+}
+
+fn local_port_range() -> Result<RangeInclusive<u16>, Refusal> {
+    let text = std::fs::read_to_string(nat_ports::LOCAL_PORT_RANGE).unwrap_or_default();
+    nat_ports::parse_local_port_range(&text).ok_or_else(|| {
+        Refusal::new(
+            nat_ports::LOCAL_PORT_RANGE,
+            format!("{text:?}"),
+            "two port numbers; is /proc mounted?",
+        )
+    })
+}

@@ -1,0 +1,181 @@
+//! Values that are a choice of words, and the form of names and addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+use vl3lb_common::Protocol;
+use vl3lb_common::schedule::Scheduler;
+
+/// How to attach to the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Whatever is right for every sender and works best on this link.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+    Companion,
+}
+
+/// Whether the driver may share its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ZeroCopy {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// Where services and backends come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discovery {
+    /// The configuration file itself.
+    #[default]
+    Static,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+/// The least important log lines that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// The name in the configuration, which is also a filter directive.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+pub(super) const MODES: &[(&str, Mode)] = &[
+    ("auto", Mode::Auto),
+    ("native", Mode::Native),
+    ("generic", Mode::Generic),
+    ("companion", Mode::Companion),
+];
+
+/// YAML 1.1 reads a bare `on` as true.
+pub(super) const ZERO_COPY: &[(&str, ZeroCopy)] = &[
+    ("auto", ZeroCopy::Auto),
+    ("on", ZeroCopy::On),
+    ("off", ZeroCopy::Off),
+];
+
+pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[
+    ("auto", LogFormat::Auto),
+    ("text", LogFormat::Text),
+    ("json", LogFormat::Json),
+];
+
+/// The names of NSM's commands, where the two most severe ones end the program; here they are
+/// errors.
+pub(super) const LOG_LEVELS: &[(&str, LogLevel)] = &[
+    ("panic", LogLevel::Error),
+    ("fatal", LogLevel::Error),
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("warning", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp)];
+
+pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
+    ("maglev", Scheduler::Maglev),
+    ("round-robin", Scheduler::RoundRobin),
+    ("least-connections", Scheduler::LeastConnections),
+];
+
+/// The choice that is spelled `text`, in capitals or not.
+pub(super) fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Option<T> {
+    choices
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(text))
+        .map(|&(_, choice)| choice)
+}
+
+/// The choices as a refusal lists them.
+pub(super) fn listed<T>(choices: &[(&str, T)]) -> String {
+    choices
+        .iter()
+        .map(|(name, _)| *name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+pub(super) const LABEL_FORM: &str = "a DNS label: a-z, 0-9 and -, at most 63, - not at the ends";
+pub(super) const ZONE_FORM: &str = "a domain name: labels of a-z, 0-9 and - with dots between, at most 189";
+pub(super) const ADDRESS_FORM: &str = "an IPv4 or IPv6 unicast address that is not loopback";
+pub(super) const INTERFACE_FORM: &str = "an interface name: 1-15 characters without / and blanks";
+
+/// A label as in RFC 1123 section 2.1, in lower case as in Kubernetes.
+pub(super) fn is_label(text: &str) -> bool {
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&text.len())
+        && text.chars().all(letters)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// A domain name short enough to leave room for a label in front (RFC 1035 section 2.3.4); a dot
+/// at the end is accepted and dropped.
+pub(super) fn zone(text: &str) -> Option<String> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    (text.len() <= 189 && text.split('.').all(is_label)).then(|| text.to_owned())
+}
+
+/// An address that a frame on the vL3 interface can carry.
+pub(super) fn unicast(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.trim().parse().ok()?;
+    let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let refused =
+        address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast || mapped;
+    (!refused).then_some(address)
+}
+
+/// As the kernel's `dev_valid_name`.
+pub(super) fn is_interface(text: &str) -> bool {
+    (1..=15).contains(&text.len())
+        && text != "."
+        && text != ".."
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
+}
+
+/// An address with a port, or an address alone, which gets `port`.
+pub(super) fn socket_address(text: &str, port: u16) -> Option<SocketAddr> {
+    let text = text.trim();
+    let socket = text
+        .parse()
+        .or_else(|_| text.parse().map(|address| SocketAddr::new(address, port)))
+        .ok()?;
+    (socket.port() > 0).then_some(socket)
+}

@@ -1,0 +1,158 @@
+//! Reading a tree of values by path, and collecting everything that is wrong with it.
+//!
+//! Deserialising straight into structs would stop at the first error and name types instead of
+//! what is allowed. Here a refused value is replaced by its default and reading goes on; whoever
+//! reads looks at the refusals before using the result.
+
+use serde_json::{Map, Value};
+
+use super::refusal::Refusal;
+
+/// The keys of one mapping, with the place where it stands.
+pub(super) struct Section<'a> {
+    path: String,
+    entries: Option<&'a Map<String, Value>>,
+    /// False if something other than a mapping stands here, which is refused already.
+    readable: bool,
+    refusals: &'a mut Vec<Refusal>,
+}
+
+impl<'a> Section<'a> {
+    /// Reads `value` as a mapping with the keys `known` only. An absent one has no keys.
+    pub(super) fn new(
+        path: &str,
+        value: Option<&'a Value>,
+        known: &[&str],
+        refusals: &'a mut Vec<Refusal>,
+    ) -> Self {
+        let mut readable = true;
+        let entries = match value {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(entries)) => Some(entries),
+            Some(other) => {
+                let field = if path.is_empty() { "configuration" } else { path };
+                refusals.push(Refusal::new(
+                    field,
+                    shown(other),
+                    format!("a mapping of {}", known.join(", ")),
+                ));
+                readable = false;
+                None
+            }
+        };
+        let unknown = entries.into_iter().flat_map(Map::iter);
+        for (key, value) in unknown.filter(|(key, _)| !known.contains(&key.as_str())) {
+            refusals.push(Refusal::new(
+                joined(path, key),
+                format!("unknown key (value {})", shown(value)),
+                known.join(", "),
+            ));
+        }
+        Self {
+            path: path.to_owned(),
+            entries,
+            readable,
+            refusals,
+        }
+    }
+
+    /// Where `key` stands.
+    pub(super) fn path(&self, key: &str) -> String {
+        joined(&self.path, key)
+    }
+
+    /// The raw value of `key`; an empty one (null) counts as absent.
+    pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.entries?.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The value of `key` as `parse` understands it; `None` if it is absent or was refused.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        parse: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.value(key)?;
+        let parsed = parse(value);
+        if parsed.is_none() {
+            self.refuse(key, shown(value), allowed);
+        }
+        parsed
+    }
+
+    /// As [`Self::optional`], but the key must be there.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        parse: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Option<T> {
+        if self.readable && self.value(key).is_none() {
+            self.refuse(key, "missing", allowed);
+            return None;
+        }
+        self.optional(key, allowed, parse)
+    }
+
+    /// The items of the list at `key`, each with its path; none if it is absent.
+    pub(super) fn list(&mut self, key: &str, allowed: &str) -> Vec<(String, &'a Value)> {
+        match self.value(key) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| (format!("{}[{index}]", self.path(key)), item))
+                .collect(),
+            Some(other) => {
+                self.refuse(key, shown(other), allowed);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Refuses `value` at `key`.
+    pub(super) fn refuse(&mut self, key: &str, value: impl Into<String>, allowed: impl Into<String>) {
+        let field = self.path(key);
+        self.refusals.push(Refusal::new(field, value, allowed));
+    }
+
+    /// Where refusals of nested sections go.
+    pub(super) fn refusals(&mut self) -> &mut Vec<Refusal> {
+        self.refusals
+    }
+}
+
+fn joined(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// A value as a refusal shows it: scalars bare, the rest as one line of JSON.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() || text.contains(char::is_whitespace) => {
+            format!("{text:?}")
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A scalar as text: `53` and `"53"` are the same.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
+/// A whole number within `range`, written as a number.
+pub(super) fn number(value: &Value, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    value.as_u64().filter(|number| range.contains(number))
+}

@@ -1,0 +1,254 @@
+//! The `services` of a configuration.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
+use vl3lb_common::{Duration, Protocol};
+
+use super::duration;
+use super::names;
+use super::node::{self, Section};
+use super::refusal::Refusal;
+
+/// A service as it was configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Service {
+    /// A DNS label; unique.
+    pub name: String,
+    pub protocol: Protocol,
+    /// Unique together with the protocol.
+    pub port: u16,
+    /// The backends' port.
+    pub target_port: u16,
+    /// Labels that a backend must have, all of them; for discoveries that select.
+    pub selector: BTreeMap<String, String>,
+    #[serde(serialize_with = "scheduler_name")]
+    pub scheduler: Scheduler,
+    /// How long flows of a removed backend may go on.
+    #[serde(serialize_with = "duration::serialize")]
+    pub drain: Duration,
+    pub backends: Vec<Backend>,
+}
+
+/// A backend as it was configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Backend {
+    pub address: IpAddr,
+    /// Share of new flows, 0 to 1000; 0 gets none.
+    pub weight: u16,
+}
+
+fn scheduler_name<S: Serializer>(scheduler: &Scheduler, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(scheduler.name())
+}
+
+pub(super) const PORTS: &str = "1-65535";
+const WEIGHTS: &str = "0-1000";
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+const LATER: &str = "nothing: not supported by this version";
+
+/// A service while environment and file are still being put together.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// Where it stands, for refusals.
+    pub(super) path: String,
+    pub(super) name: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) port: Option<u16>,
+    pub(super) target_port: Option<u16>,
+    pub(super) selector: BTreeMap<String, String>,
+    scheduler: Option<Scheduler>,
+    drain: Option<Duration>,
+    backends: Vec<Backend>,
+}
+
+impl Draft {
+    /// A service of which only the name is known yet.
+    pub(super) fn named(path: &str, name: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            name: Some(name.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// Reads one entry of `services`.
+    pub(super) fn read(path: &str, value: &Value, refusals: &mut Vec<Refusal>) -> Self {
+        let mut section = Section::new(
+            path,
+            Some(value),
+            &[
+                "name",
+                "protocol",
+                "port",
+                "targetPort",
+                "selector",
+                "scheduler",
+                "affinity",
+                "drain",
+                "healthCheck",
+                "backends",
+            ],
+            refusals,
+        );
+        let name = section.required("name", names::LABEL_FORM, |value| {
+            node::text(value).filter(|name| names::is_label(name))
+        });
+        let protocol = section.optional("protocol", &names::listed(names::PROTOCOLS), |value| {
+            names::choice(names::PROTOCOLS, value.as_str()?)
+        });
+        let port = section.required("port", PORTS, port);
+        let target_port = section.optional("targetPort", PORTS, self::port);
+        let scheduler = section.optional("scheduler", &names::listed(names::SCHEDULERS), |value| {
+            names::choice(names::SCHEDULERS, value.as_str()?)
+        });
+        let drain = section.optional(
+            "drain",
+            &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN)),
+            |value| duration::parse(&node::text(value)?).filter(|drain| *drain <= LONGEST_DRAIN),
+        );
+        if let Some(check) = section.value("healthCheck") {
+            section.refuse("healthCheck", node::shown(check), LATER);
+        }
+        let selector = read_selector(&mut section);
+        read_affinity(&mut section);
+        let backends = read_backends(&mut section);
+        Self {
+            path: path.to_owned(),
+            name,
+            protocol,
+            port,
+            target_port,
+            selector,
+            scheduler,
+            drain,
+            backends,
+        }
+    }
+
+    /// The finished service; `None` if a part that has no default was refused.
+    pub(super) fn finish(self) -> Option<Service> {
+        let port = self.port?;
+        Some(Service {
+            name: self.name?,
+            protocol: self.protocol.unwrap_or(Protocol::Tcp),
+            port,
+            target_port: self.target_port.unwrap_or(port),
+            selector: self.selector,
+            scheduler: self.scheduler.unwrap_or(Scheduler::Maglev),
+            drain: self.drain.unwrap_or(Duration::from_secs(60)),
+            backends: self.backends,
+        })
+    }
+}
+
+/// Refuses what is wrong between services: names or ports that two of them claim, and too many.
+pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
+    let mut by_name: HashMap<&str, &Draft> = HashMap::new();
+    let mut by_port: HashMap<(Protocol, u16), &Draft> = HashMap::new();
+    for draft in drafts {
+        if let Some(name) = &draft.name
+            && let Some(first) = by_name.insert(name, draft)
+        {
+            refusals.push(Refusal::new(
+                format!("{}.name", draft.path),
+                name,
+                format!("a name of its own ({name} is {})", first.path),
+            ));
+        }
+        let protocol = draft.protocol.unwrap_or(Protocol::Tcp);
+        if let Some(port) = draft.port
+            && let Some(first) = by_port.insert((protocol, port), draft)
+        {
+            refusals.push(Refusal::new(
+                format!("{}.port", draft.path),
+                port.to_string(),
+                format!(
+                    "one service per port and protocol ({protocol} {port} is {})",
+                    first.path
+                ),
+            ));
+        }
+    }
+    let backends: usize = drafts.iter().map(|draft| draft.backends.len()).sum();
+    for (count, limit, what) in [
+        (drafts.len(), MAX_SERVICES, "services"),
+        (backends, MAX_BACKENDS, "backends, all services together"),
+    ] {
+        if count > limit {
+            refusals.push(Refusal::new(
+                "services",
+                format!("{count} {what}"),
+                format!("at most {limit}"),
+            ));
+        }
+    }
+}
+
+/// A port as a number.
+fn port(value: &Value) -> Option<u16> {
+    node::number(value, 1..=65_535).and_then(|port| u16::try_from(port).ok())
+}
+
+fn read_selector(section: &mut Section<'_>) -> BTreeMap<String, String> {
+    section
+        .optional("selector", "a mapping of label names to values", |value| {
+            value
+                .as_object()?
+                .iter()
+                .map(|(name, value)| Some((name.clone(), node::text(value)?)))
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+fn read_affinity(section: &mut Section<'_>) {
+    let path = section.path("affinity");
+    let value = section.value("affinity");
+    let mut affinity = Section::new(&path, value, &["clientIP"], section.refusals());
+    let time = affinity.optional("clientIP", duration::FORM, |value| {
+        duration::parse(&node::text(value)?)
+    });
+    if let Some(time) = time.filter(|time| !time.is_zero()) {
+        affinity.refuse(
+            "clientIP",
+            duration::format(time),
+            "0s: affinity is not supported by this version",
+        );
+    }
+}
+
+fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
+    let items = section.list("backends", "a list of backends, [] for none");
+    let mut seen: HashMap<IpAddr, String> = HashMap::new();
+    let mut backends = Vec::with_capacity(items.len());
+    for (path, value) in items {
+        let mut backend = Section::new(&path, Some(value), &["address", "weight"], section.refusals());
+        let address = backend.required("address", names::ADDRESS_FORM, |value| {
+            names::unicast(value.as_str()?)
+        });
+        let weight = backend.optional("weight", WEIGHTS, |value| {
+            node::number(value, 0..=1000).and_then(|weight| u16::try_from(weight).ok())
+        });
+        let Some(address) = address else { continue };
+        if let Some(first) = seen.insert(address, path.clone()) {
+            backend.refuse(
+                "address",
+                address.to_string(),
+                format!("each address once per service (also {first})"),
+            );
+        }
+        backends.push(Backend {
+            address,
+            weight: weight.unwrap_or(1),
+        });
+    }
+    backends
+}

@@ -1,0 +1,517 @@
+//! What is accepted, and what each refusal says.
+
+use super::*;
+
+const EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    with_env(Some(text), &[])
+}
+
+fn with_env(text: Option<&str>, variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let env = |name: &str| {
+        let found = variables.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Config::parse(text, "lb.yaml", &env, &EPHEMERAL)
+        .map(|loaded| loaded.config)
+        .map_err(|refusals| refusals.iter().map(Refusal::to_string).collect())
+}
+
+/// The example of the documentation, with all keys.
+const FULL: &str = r#"
+interface: nsm-1
+addresses: []              # default: the interface's own global addresses, both families
+mode: auto                 # auto | native | generic | companion
+zeroCopy: auto             # auto | on | off
+workers: auto              # or a list of CPU cores, one per queue
+flows: 1000000             # capacity of the flow table, all workers together
+frames: 8192
+natPorts: auto
+timeouts: {tcpEstablished: 2h4m, tcpTransitory: 4m, udp: 5m}
+discovery: static          # static | kubernetes | nsm
+services:
+  - name: finance          # DNS label: finance.<dns.zone>
+    protocol: TCP          # TCP | UDP
+    port: 8080
+    targetPort: 8081       # default: port
+    selector: {app: finance}
+    scheduler: maglev      # maglev | round-robin | least-connections, all weighted
+    affinity: {clientIP: 0s}
+    drain: 60s
+    backends:              # discovery: static
+      - {address: 172.16.1.2, weight: 1}
+      - {address: "2001:db8::2"}
+dns: {zone: vl3-lb, listen: "53", upstream: []}
+admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
+"#;
+
+#[test]
+fn the_documented_example_is_read() {
+    let config = parse(FULL).unwrap();
+    assert_eq!(config.interface, "nsm-1");
+    assert_eq!(config.nat_ports, NatPorts::new(10_240, 32_767).unwrap());
+    let [service] = &config.services[..] else {
+        panic!("one service expected")
+    };
+    assert_eq!(
+        (service.name.as_str(), service.port, service.target_port),
+        ("finance", 8080, 8081)
+    );
+    assert_eq!(service.drain, Duration::from_secs(60));
+    assert_eq!(service.selector["app"], "finance");
+    assert_eq!(service.backends.len(), 2);
+    assert_eq!(service.backends[1].weight, 1);
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let short = "services: [{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}, \
+                 backends: [{address: 172.16.1.2}, {address: '2001:db8::2'}]}]";
+    assert_eq!(parse(short), parse(FULL));
+}
+
+#[test]
+fn what_is_printed_is_read_again_and_means_the_same() {
+    let other = "
+interface: eth0
+addresses: [172.16.1.103, '2001:db8::67']
+mode: native
+zeroCopy: off
+workers: [3, 1]
+natPorts: 20000-30000
+dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353']}
+admin: {listen: '[::1]:9091'}
+logFormat: json
+logLevel: DEBUG
+services:
+- {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: []}
+";
+    for text in [FULL, other, "services: []", "{}"] {
+        let config = parse(text).unwrap();
+        let printed = config.to_yaml();
+        assert_eq!(parse(&printed), Ok(config), "{printed}");
+    }
+}
+
+#[test]
+fn each_refusal_names_field_value_and_what_is_allowed() {
+    let service = |rest: &str| format!("services: [{{name: a, port: 80}}, {{name: b, {rest}}}]");
+    for (text, refusal) in [
+        (service("port: 70000"), "services[1].port: 70000, allowed 1-65535"),
+        (service("port: 0"), "services[1].port: 0, allowed 1-65535"),
+        (service("port: http"), "services[1].port: http, allowed 1-65535"),
+        (
+            service("targetPort: 81"),
+            "services[1].port: missing, allowed 1-65535",
+        ),
+        (
+            service("port: 81, targetPort: -1"),
+            "services[1].targetPort: -1, allowed 1-65535",
+        ),
+        (
+            service("port: 81, protocol: SCTP"),
+            "services[1].protocol: SCTP, allowed TCP, UDP",
+        ),
+        (
+            service("port: 81, scheduler: rr"),
+            "services[1].scheduler: rr, allowed maglev, round-robin, least-connections",
+        ),
+        (
+            service("port: 81, drain: 60"),
+            "services[1].drain: 60, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 24h",
+        ),
+        (
+            service("port: 81, selector: [app]"),
+            "services[1].selector: [\"app\"], allowed a mapping of label names to values",
+        ),
+        (
+            service("port: 81, affinity: {clientIP: 10s}"),
+            "services[1].affinity.clientIP: 10s, allowed 0s: affinity is not supported by this version",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}}"),
+            "services[1].healthCheck: {\"tcp\":{}}, allowed nothing: not supported by this version",
+        ),
+        (
+            service("port: 81, targetport: 82"),
+            "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
+             selector, scheduler, affinity, drain, healthCheck, backends",
+        ),
+        (
+            service("port: 81, backends: [{address: 172.16.1.300}]"),
+            "services[1].backends[0].address: 172.16.1.300, allowed an IPv4 or IPv6 unicast address that \
+             is not loopback",
+        ),
+        (
+            service("port: 81, backends: [{address: 127.0.0.1}]"),
+            "services[1].backends[0].address: 127.0.0.1, allowed an IPv4 or IPv6 unicast address that is \
+             not loopback",
+        ),
+        (
+            service("port: 81, backends: [{address: 10.0.0.1, weight: 1001}]"),
+            "services[1].backends[0].weight: 1001, allowed 0-1000",
+        ),
+        (
+            service("port: 81, backends: [{address: 10.0.0.1}, {address: 10.0.0.1, weight: 2}]"),
+            "services[1].backends[1].address: 10.0.0.1, allowed each address once per service (also \
+             services[1].backends[0])",
+        ),
+        (
+            service("port: 81, backends: [172.16.1.2]"),
+            "services[1].backends[0]: 172.16.1.2, allowed a mapping of address, weight",
+        ),
+        (
+            service("port: 80"),
+            "services[1].port: 80, allowed one service per port and protocol (TCP 80 is services[0])",
+        ),
+        (
+            "services: [{name: a, port: 80}, {name: a, port: 81}]".to_owned(),
+            "services[1].name: a, allowed a name of its own (a is services[0])",
+        ),
+        (
+            "services: [{name: Finance_1, port: 80}]".to_owned(),
+            "services[0].name: Finance_1, allowed a DNS label: a-z, 0-9 and -, at most 63, - not at the \
+             ends",
+        ),
+        (
+            "services: [{name: dns, port: 53, protocol: UDP}]".to_owned(),
+            "services[0].port: 53, allowed a port other than dns.listen, or move the DNS server by \
+             dns.listen",
+        ),
+        (
+            "{addresses: [10.0.0.9], services: [{name: a, port: 80, backends: [{address: 10.0.0.9}]}]}"
+                .to_owned(),
+            "services[0].backends: 10.0.0.9, allowed addresses other than the balancer's own",
+        ),
+        (
+            "mode: fast".to_owned(),
+            "mode: fast, allowed auto, native, generic, companion",
+        ),
+        (
+            "zeroCopy: maybe".to_owned(),
+            "zeroCopy: maybe, allowed auto, on, off",
+        ),
+        (
+            "workers: [1, 1]".to_owned(),
+            "workers: [1,1], allowed auto, or a list of 1-64 distinct CPU cores",
+        ),
+        (
+            "workers: 2".to_owned(),
+            "workers: 2, allowed auto, or a list of 1-64 distinct CPU cores",
+        ),
+        ("flows: 0".to_owned(), "flows: 0, allowed 1-268435456"),
+        (
+            "frames: 5000".to_owned(),
+            "frames: 5000, allowed a power of two, 1024-65536",
+        ),
+        (
+            "natPorts: 9-1".to_owned(),
+            "natPorts: 9-1, allowed auto, or a range such as 10240-32767",
+        ),
+        (
+            "natPorts: 30000-40000".to_owned(),
+            "natPorts: 30000-40000, allowed a range apart from the kernel's ephemeral ports 32768-60999 \
+             (net.ipv4.ip_local_port_range)",
+        ),
+        (
+            "admin: {listen: '0.0.0.0:12000'}".to_owned(),
+            "admin.listen: 12000, allowed a port outside natPorts 10240-32767",
+        ),
+        (
+            "{admin: {listen: '0.0.0.0:80'}, services: [{name: a, port: 80}]}".to_owned(),
+            "services[0].port: 80, allowed a port other than admin.listen, or move the HTTP server by \
+             admin.listen",
+        ),
+        (
+            "dns: {listen: '12000'}".to_owned(),
+            "dns.listen: 12000, allowed a port outside natPorts 10240-32767",
+        ),
+        (
+            "dns: {listen: nsm-1}".to_owned(),
+            "dns.listen: nsm-1, allowed a port (on the balancer's own addresses), or an address and port",
+        ),
+        (
+            "dns: {zone: -x}".to_owned(),
+            "dns.zone: -x, allowed a domain name: labels of a-z, 0-9 and - with dots between, at most 189",
+        ),
+        (
+            "dns: {upstream: [resolver]}".to_owned(),
+            "dns.upstream[0]: resolver, allowed an address, or an address and port",
+        ),
+        (
+            "timeouts: {tcpEstablished: 1h}".to_owned(),
+            "timeouts.tcpEstablished: 1h, allowed 2h4m (RFC 5382 REQ-5) to 168h",
+        ),
+        (
+            "timeouts: {tcpTransitory: 3m59s}".to_owned(),
+            "timeouts.tcpTransitory: 3m59s, allowed 4m (RFC 5382 REQ-5) to 168h",
+        ),
+        (
+            "timeouts: {udp: 30s}".to_owned(),
+            "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 168h",
+        ),
+        (
+            "discovery: kubernetes".to_owned(),
+            "discovery: kubernetes, allowed static: not supported by this version",
+        ),
+        ("discovery: magic".to_owned(), "discovery: magic, allowed static"),
+        (
+            "interface: a/b".to_owned(),
+            "interface: a/b, allowed an interface name: 1-15 characters without / and blanks",
+        ),
+        (
+            "admin: {socket: run.sock}".to_owned(),
+            "admin.socket: run.sock, allowed an absolute path of at most 107 bytes",
+        ),
+        (
+            "logFormat: xml".to_owned(),
+            "logFormat: xml, allowed auto, text, json",
+        ),
+        (
+            "addresses: [0.0.0.0]".to_owned(),
+            "addresses[0]: 0.0.0.0, allowed an IPv4 or IPv6 unicast address that is not loopback",
+        ),
+        (
+            "services: {a: 1}".to_owned(),
+            "services: {\"a\":1}, allowed a list of services, [] for none",
+        ),
+    ] {
+        assert_eq!(parse(&text), Err(vec![refusal.to_owned()]), "{text}");
+    }
+}
+
+#[test]
+fn all_refusals_come_at_once() {
+    let refused =
+        parse("{mode: fast, flows: 0, sevices: [], services: [{name: a, port: 0, drain: x}]}").unwrap_err();
+    let fields: Vec<_> = refused
+        .iter()
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "sevices",
+            "mode",
+            "flows",
+            "services[0].port",
+            "services[0].drain"
+        ]
+    );
+}
+
+#[test]
+fn text_that_is_not_yaml_is_refused_with_its_place() {
+    for text in [
+        "services: [",
+        "a: b: c",
+        "mode: auto\nmode: auto",
+        "- just\n- a list",
+        "word",
+        "",
+        "# nothing",
+    ] {
+        let refused = parse(text).unwrap_err();
+        assert_eq!(refused.len(), 1, "{text}: {refused:?}");
+        assert!(!refused[0].contains('\n'), "{refused:?}");
+    }
+    let refused = parse("mode: auto\nservices: [").unwrap_err();
+    assert!(
+        refused[0].starts_with("lb.yaml: ") && refused[0].contains("line 2"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_loopback_listener_may_use_a_nat_port() {
+    assert!(parse("{admin: {listen: '127.0.0.1:12000'}, dns: {listen: '127.0.0.1:15353'}}").is_ok());
+}
+
+#[test]
+fn a_file_that_is_missing_is_refused_by_name() {
+    let refused = Config::load(Some(Path::new("/nonexistent/lb.yaml")), &no_env).unwrap_err();
+    assert_eq!(
+        join(&refused),
+        "/nonexistent/lb.yaml: cannot be read: No such file or directory (os error 2), allowed a readable \
+         YAML file"
+    );
+}
+
+#[test]
+fn nothing_configured_at_all_is_refused() {
+    assert_eq!(
+        with_env(None, &[]),
+        Err(vec![
+            "configuration: missing, allowed --config FILE, or NSM_PORT for one service".to_owned()
+        ])
+    );
+}
+
+#[test]
+fn a_service_on_an_ephemeral_port_is_noted() {
+    let loaded = Config::parse(
+        Some("services: [{name: a, port: 40000}]"),
+        "lb.yaml",
+        &no_env,
+        &EPHEMERAL,
+    )
+    .unwrap();
+    assert_eq!(
+        loaded.notes,
+        [
+            "services[0].port: 40000 is among the kernel's ephemeral ports 32768-60999: reserve it with \
+          net.ipv4.ip_local_reserved_ports, or connections of this machine may meet it"
+        ]
+    );
+}
+
+#[test]
+fn the_predecessors_environment_makes_a_service() {
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance"),
+            ("NSM_PORT", "8080"),
+            ("NSM_TARGET_PORT", "8081"),
+            ("NSM_PROTOCOL", "TCP"),
+            ("NSM_SELECTOR", "app:finance,tier:web"),
+            ("NSM_LOG_LEVEL", "TRACE"),
+            ("NSM_DIAL_TIMEOUT", "10m0s"),
+            ("NSM_CONNECT_TO", "unix:///run/nsm.sock"),
+            ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1"),
+            ("NSM_METRICS_EXPORT_INTERVAL", ""),
+            ("NSM_PPROF_ENABLED", "false"),
+            ("VL3LB_ADMIN_LISTEN", "10.0.0.1:9090"),
+        ],
+    )
+    .unwrap();
+    let service = &config.services[0];
+    assert_eq!(
+        (service.name.as_str(), service.port, service.target_port),
+        ("finance", 8080, 8081)
+    );
+    assert_eq!(service.selector.len(), 2);
+    assert_eq!(config.log_level, LogLevel::Trace);
+    assert_eq!(config.nsm.dial_timeout, Duration::from_secs(600));
+    assert_eq!(config.nsm.max_token_lifetime, Duration::from_secs(600));
+    assert_eq!(config.nsm.metrics_export_interval, Duration::from_secs(10));
+    assert_eq!(config.nsm.network_services[0].path(), "/nsm-1");
+    assert_eq!(config.admin.listen.to_string(), "10.0.0.1:9090");
+}
+
+#[test]
+fn the_target_port_defaults_to_the_port() {
+    let config = with_env(None, &[("NSM_PORT", "8080")]).unwrap();
+    assert_eq!(config.services[0].target_port, 8080);
+    assert_eq!(config.services[0].name, "cmd-lb-vl3-vpp");
+}
+
+#[test]
+fn the_service_is_called_as_the_network_calls_the_pod() {
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance-lb-7c9d"),
+            ("NSM_PORT", "80"),
+            ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1?podName=finance"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.services[0].name, "finance");
+}
+
+#[test]
+fn the_environment_beats_the_file() {
+    let file = "{logLevel: error, services: [{name: a, port: 80, backends: [{address: 10.0.0.1}]}, {name: b, \
+                port: 81}]}";
+    let changed = with_env(
+        Some(file),
+        &[
+            ("NSM_NAME", "b"),
+            ("NSM_PORT", "82"),
+            ("NSM_LOG_LEVEL", "warning"),
+        ],
+    )
+    .unwrap();
+    let ports: Vec<_> = changed.services.iter().map(|s| (s.port, s.target_port)).collect();
+    assert_eq!(ports, [(80, 80), (82, 82)]);
+    assert_eq!(changed.log_level, LogLevel::Warn);
+
+    let added = with_env(Some(file), &[("NSM_NAME", "c"), ("NSM_PORT", "82")]).unwrap();
+    assert_eq!(added.services[2].name, "c");
+
+    let only = with_env(
+        Some("services: [{name: a, port: 80}]"),
+        &[("NSM_TARGET_PORT", "8081")],
+    )
+    .unwrap();
+    assert_eq!((only.services[0].port, only.services[0].target_port), (80, 8081));
+}
+
+#[test]
+fn refused_variables_are_named() {
+    for (name, value, refusal) in [
+        ("NSM_PORT", "70000", "NSM_PORT: 70000, allowed 1-65535"),
+        ("NSM_TARGET_PORT", "0", "NSM_TARGET_PORT: 0, allowed 1-65535"),
+        ("NSM_PROTOCOL", "SCTP", "NSM_PROTOCOL: SCTP, allowed TCP, UDP"),
+        (
+            "NSM_SELECTOR",
+            "app=x",
+            "NSM_SELECTOR: app=x, allowed labels such as app:finance,tier:web",
+        ),
+        (
+            "NSM_DIAL_TIMEOUT",
+            "5",
+            "NSM_DIAL_TIMEOUT: 5, allowed a duration such as 500ms, 60s, 10m0s or 1h30m",
+        ),
+        (
+            "NSM_CONNECT_TO",
+            "nsmgr",
+            "NSM_CONNECT_TO: nsmgr, allowed a unix:// or tcp:// URL",
+        ),
+        (
+            "NSM_LOG_LEVEL",
+            "loud",
+            "NSM_LOG_LEVEL: loud, allowed panic, fatal, error, warn, warning, info, debug, trace",
+        ),
+        (
+            "NSM_PPROF_ENABLED",
+            "yes",
+            "NSM_PPROF_ENABLED: yes, allowed true, false",
+        ),
+        (
+            "VL3LB_ADMIN_LISTEN",
+            "9090",
+            "VL3LB_ADMIN_LISTEN: 9090, allowed an address and port such as 127.0.0.1:9090",
+        ),
+    ] {
+        let refused = with_env(Some("services: [{name: a, port: 80}]"), &[(name, value)]);
+        assert_eq!(refused, Err(vec![refusal.to_owned()]));
+    }
+    assert_eq!(
+        with_env(Some("{}"), &[("NSM_NAME", "a"), ("NSM_TARGET_PORT", "80")]),
+        Err(vec!["NSM_PORT: missing, allowed 1-65535".to_owned()])
+    );
+    assert_eq!(
+        with_env(
+            Some("services: [{name: a, port: 80}, {name: c, port: 81}]"),
+            &[("NSM_NAME", "b"), ("NSM_PORT", "80")]
+        ),
+        Err(vec![
+            "NSM_PORT.port: 80, allowed one service per port and protocol (TCP 80 is services[0])".to_owned()
+        ])
+    );
+}
+
+#[test]
+fn changes_that_need_a_restart_are_named() {
+    let old = parse("{}").unwrap();
+    let new = parse("{mode: native, flows: 5, services: [{name: a, port: 80}]}").unwrap();
+    assert_eq!(old.needs_restart(&new), ["mode", "flows"]);
+    assert!(old.needs_restart(&old).is_empty());
+}
