@@ -1,0 +1,120 @@
+//! Where services and backends come from.
+//!
+//! A source produces whole sets: what it sends is everything that should be, not what changed.
+//! Lost watches, lists read twice and duplicates then converge by themselves. A source sends
+//! nothing before its first complete set, and after an error it sends nothing until it knows
+//! better, so that the last good set stays.
+
+mod static_file;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::{Duration, Protocol};
+
+pub use static_file::StaticFile;
+
+/// Everything that should be balanced. Order does not matter and duplicates do no harm.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    pub services: Vec<ServiceSpec>,
+}
+
+/// A service as a source wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// A DNS label.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// The backends' usual port, to be shown.
+    pub target_port: u16,
+    /// Labels that chose the backends, to be shown.
+    pub selector: BTreeMap<String, String>,
+    pub scheduler: Scheduler,
+    /// How long flows of a removed backend may go on.
+    pub drain: Duration,
+    /// Of both families.
+    pub backends: Vec<BackendSpec>,
+}
+
+/// A backend as a source wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendSpec {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Share of new flows; 0 gets none.
+    pub weight: u16,
+    pub origin: Origin,
+}
+
+/// The kind of source that a backend came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The configuration file or the environment.
+    Static,
+}
+
+impl Origin {
+    /// The name in every view.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+        }
+    }
+}
+
+/// How a source is doing, for status and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatus {
+    pub origin: Origin,
+    /// Whether the newest state of the source is what was sent.
+    pub synced: bool,
+    /// When the set in use was read; `None` before the first.
+    pub loaded: Option<SystemTime>,
+    /// When the source last had something new to say, good or bad.
+    pub last_event: Option<SystemTime>,
+    /// Why the newest state was refused; `None` if it is in use.
+    pub error: Option<String>,
+    /// Sets that were read.
+    pub events: u64,
+    /// Sets that were refused.
+    pub errors: u64,
+}
+
+impl SourceStatus {
+    /// A source that has not said anything yet.
+    pub const fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            synced: false,
+            loaded: None,
+            last_event: None,
+            error: None,
+            events: 0,
+            errors: 0,
+        }
+    }
+}
+
+/// Where a source puts what it knows: `None` until its first complete set.
+pub type DesiredSender = watch::Sender<Option<Arc<Desired>>>;
+/// What a source knows.
+pub type DesiredReceiver = watch::Receiver<Option<Arc<Desired>>>;
+
+/// A source of services and backends.
+pub trait Source: Send {
+    /// Follows the source for ever, sending each complete set to `desired` and each change of its
+    /// own state to `status`. Cancelled by dropping; errors are logged, kept in `status` and
+    /// retried here.
+    fn run(
+        self,
+        desired: DesiredSender,
+        status: watch::Sender<SourceStatus>,
+    ) -> impl Future<Output = ()> + Send;
+}

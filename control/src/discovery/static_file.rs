@@ -1,0 +1,317 @@
+//! Services and backends from the configuration file, which is read again when it changes.
+
+use std::future::pending;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
+use vl3lb_common::Duration;
+
+use super::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec, Source, SourceStatus};
+use crate::config::{self, Config};
+
+/// The file is looked at this often, and read when it is the same in two looks, so a change is
+/// live in less than half a second. Looking at the path beats inotify here: it sees edits in
+/// place, renames and ConfigMap symlink swaps alike, on every file system.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The configuration file as a source. The configuration that the process started with counts
+/// as its first complete set.
+pub struct StaticFile<E> {
+    path: Option<PathBuf>,
+    env: E,
+    /// What the parts that only a restart changes run with.
+    started_with: Arc<Config>,
+}
+
+impl<E> std::fmt::Debug for StaticFile<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StaticFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E> StaticFile<E>
+where
+    E: Fn(&str) -> Option<String> + Send + Sync,
+{
+    /// Follows `path`, with `env` over it; without a path there is nothing to follow and
+    /// `started_with` is all there will be.
+    pub fn new(path: Option<PathBuf>, env: E, started_with: Arc<Config>) -> Self {
+        Self {
+            path,
+            env,
+            started_with,
+        }
+    }
+}
+
+impl<E> Source for StaticFile<E>
+where
+    E: Fn(&str) -> Option<String> + Send + Sync,
+{
+    async fn run(self, desired: DesiredSender, status: watch::Sender<SourceStatus>) {
+        desired.send_replace(Some(Arc::new(Desired::from(&*self.started_with))));
+        accepted(&status);
+        let Some(path) = &self.path else {
+            return pending().await;
+        };
+        let mut services = self.started_with.services.clone();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What was read at start may be older than what is there now: read it once more.
+        let mut read = None;
+        let mut seen = None;
+        loop {
+            looks.tick().await;
+            let look = Look::at(path);
+            let settled = seen.as_ref() == Some(&look);
+            seen = Some(look);
+            if !settled || read == seen {
+                continue;
+            }
+            read.clone_from(&seen);
+            match Config::load(Some(path), &self.env) {
+                Ok(loaded) => {
+                    for note in &loaded.notes {
+                        info!("{note}");
+                    }
+                    self.warn_of_restart(path, &loaded.config);
+                    accepted(&status);
+                    if loaded.config.services != services {
+                        info!("{} was read again", path.display());
+                        services.clone_from(&loaded.config.services);
+                        desired.send_replace(Some(Arc::new(Desired::from(&loaded.config))));
+                    }
+                }
+                Err(refusals) => refused(&status, config::join(&refusals)),
+            }
+        }
+    }
+}
+
+impl<E> StaticFile<E> {
+    fn warn_of_restart(&self, path: &Path, config: &Config) {
+        let changed = self.started_with.needs_restart(config);
+        if !changed.is_empty() {
+            warn!(
+                "{}: change of {} takes effect at the next start",
+                path.display(),
+                changed.join(", ")
+            );
+        }
+    }
+}
+
+fn accepted(status: &watch::Sender<SourceStatus>) {
+    let now = SystemTime::now();
+    status.send_modify(|status| {
+        status.synced = true;
+        status.loaded = Some(now);
+        status.last_event = Some(now);
+        status.error = None;
+        status.events += 1;
+    });
+}
+
+fn refused(status: &watch::Sender<SourceStatus>, reason: String) {
+    error!("config rejected, keeping what runs: {reason}");
+    status.send_modify(|status| {
+        status.synced = false;
+        status.last_event = Some(SystemTime::now());
+        status.error = Some(reason);
+        status.errors += 1;
+    });
+}
+
+/// What identifies a state of the file behind a path, symlinks followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    File {
+        device: u64,
+        inode: u64,
+        size: u64,
+        /// Seconds and nanoseconds.
+        modified: (i64, i64),
+        /// Changes also when a file is edited within one tick of `modified`'s clock or its time is
+        /// set back.
+        changed: (i64, i64),
+    },
+    Unreadable(io::ErrorKind),
+}
+
+impl Look {
+    /// One stat, a few microseconds on the file systems that configurations live on.
+    fn at(path: &Path) -> Self {
+        match std::fs::metadata(path) {
+            Ok(file) => Self::File {
+                device: file.dev(),
+                inode: file.ino(),
+                size: file.size(),
+                modified: (file.mtime(), file.mtime_nsec()),
+                changed: (file.ctime(), file.ctime_nsec()),
+            },
+            Err(error) => Self::Unreadable(error.kind()),
+        }
+    }
+}
+
+impl From<&Config> for Desired {
+    fn from(config: &Config) -> Self {
+        let services = config.services.iter().map(|service| ServiceSpec {
+            name: service.name.clone(),
+            protocol: service.protocol,
+            port: service.port,
+            target_port: service.target_port,
+            selector: service.selector.clone(),
+            scheduler: service.scheduler,
+            drain: service.drain,
+            backends: service
+                .backends
+                .iter()
+                .map(|backend| BackendSpec {
+                    address: backend.address,
+                    port: service.target_port,
+                    weight: backend.weight,
+                    origin: Origin::Static,
+                })
+                .collect(),
+        });
+        Self {
+            services: services.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::DesiredReceiver;
+    use super::*;
+
+    fn text(port: u16) -> String {
+        format!("services: [{{name: finance, port: {port}}}]")
+    }
+
+    fn no_env(_: &str) -> Option<String> {
+        None
+    }
+
+    struct Running {
+        directory: tempfile::TempDir,
+        desired: DesiredReceiver,
+        status: watch::Receiver<SourceStatus>,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Running {
+        /// Starts a source for `lb.yaml` in a directory that `prepare` fills.
+        async fn start(prepare: impl FnOnce(&Path)) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            prepare(directory.path());
+            let path = directory.path().join("lb.yaml");
+            let config = Config::load(Some(&path), &no_env).unwrap().config;
+            let (desired, receiver) = watch::channel(None);
+            let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Static));
+            let source = StaticFile::new(Some(path), no_env, Arc::new(config));
+            let task = tokio::spawn(source.run(desired, status));
+            let mut running = Self {
+                directory,
+                desired: receiver,
+                status: status_receiver,
+                task,
+            };
+            running.read(2).await;
+            running
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        /// Waits until the file was read `count` times and returns the port then.
+        async fn read(&mut self, count: u64) -> u16 {
+            let done = |status: &SourceStatus| status.events + status.errors >= count;
+            let waited = tokio::time::timeout(Duration::from_secs(20), self.status.wait_for(done));
+            waited.await.expect("the file is read again").unwrap();
+            self.desired.borrow().as_ref().unwrap().services[0].port
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_edit_in_place_is_live() {
+        let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
+        fs::write(running.path("lb.yaml"), text(81)).unwrap();
+        assert_eq!(running.read(3).await, 81);
+    }
+
+    #[tokio::test]
+    async fn a_replacement_by_rename_is_live() {
+        let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
+        for (count, port) in [(3, 81), (4, 82)] {
+            fs::write(running.path("new.yaml"), text(port)).unwrap();
+            fs::rename(running.path("new.yaml"), running.path("lb.yaml")).unwrap();
+            assert_eq!(running.read(count).await, port);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_swap_of_a_configmaps_symlink_is_live() {
+        // As the kubelet does it: lb.yaml -> ..data/lb.yaml, ..data -> ..1, then ..data -> ..2.
+        let version = |dir: &Path, name: &str, port| {
+            fs::create_dir(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("lb.yaml"), text(port)).unwrap();
+        };
+        let link = std::os::unix::fs::symlink::<&str, PathBuf>;
+        let mut running = Running::start(|dir| {
+            version(dir, "..1", 80);
+            link("..1", dir.join("..data")).unwrap();
+            link("..data/lb.yaml", dir.join("lb.yaml")).unwrap();
+        })
+        .await;
+        version(running.directory.path(), "..2", 81);
+        link("..2", running.path("..data_tmp")).unwrap();
+        fs::rename(running.path("..data_tmp"), running.path("..data")).unwrap();
+        fs::remove_dir_all(running.path("..1")).unwrap();
+        assert_eq!(running.read(3).await, 81);
+    }
+
+    #[tokio::test]
+    async fn a_bad_edit_is_kept_as_an_error_and_changes_nothing() {
+        let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
+        for (count, bad) in [(3, "services: [{name: finance, port: 70000}]"), (4, ""), (5, "{")] {
+            fs::write(running.path("lb.yaml"), bad).unwrap();
+            assert_eq!(running.read(count).await, 80, "{bad}");
+            let status = running.status.borrow().clone();
+            assert!(!status.synced && status.error.is_some(), "{bad}");
+        }
+        fs::remove_file(running.path("lb.yaml")).unwrap();
+        assert_eq!(running.read(6).await, 80);
+        fs::write(running.path("lb.yaml"), text(81)).unwrap();
+        assert_eq!(running.read(7).await, 81);
+        let status = running.status.borrow().clone();
+        assert!(status.synced && status.error.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_means_the_same_sends_nothing() {
+        let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
+        running.desired.mark_unchanged();
+        fs::write(running.path("lb.yaml"), format!("{} # a comment", text(80))).unwrap();
+        running.read(3).await;
+        assert!(!running.desired.has_changed().unwrap());
+    }
+}

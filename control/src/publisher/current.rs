@@ -1,0 +1,48 @@
+//! What the workers have now.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use vl3lb_common::Duration;
+use vl3lb_common::snapshot::{Generation, Snapshot};
+use vl3lb_common::stats::{Counter, Histogram};
+
+use crate::state::Directory;
+
+/// A snapshot that all workers use, and who is behind its slots.
+#[derive(Debug, Clone)]
+pub struct Current {
+    pub snapshot: Arc<Snapshot>,
+    pub directory: Arc<Directory>,
+    /// When all workers had it.
+    pub published: SystemTime,
+    /// How long that took.
+    pub applied_in: Duration,
+}
+
+impl Current {
+    /// The snapshot's number.
+    pub fn generation(&self) -> Generation {
+        self.snapshot.generation
+    }
+}
+
+/// The newest; `None` before the first. Borrow it shortly, or clone the `Arc`.
+pub type CurrentReceiver = watch::Receiver<Option<Arc<Current>>>;
+
+/// Upper bounds of the time that a snapshot takes to reach all workers, in microseconds.
+pub const APPLY_BOUNDS: [u64; 10] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000,
+];
+
+/// Counters of the publisher.
+#[derive(Debug, Default)]
+pub struct PublisherStats {
+    /// Snapshots that reached all workers.
+    pub published: Counter,
+    /// Snapshots that did not.
+    pub failed: Counter,
+    /// Time until all workers had a snapshot.
+    pub applied: Histogram<{ APPLY_BOUNDS.len() + 1 }>,
+}

@@ -1,0 +1,243 @@
+//! From changes to snapshots: merges what is desired with what the network is, and hands the
+//! result to the workers.
+//!
+//! Nothing is published before the first complete set and a first address. The first change after
+//! a quiet time goes out at once, those that follow within milliseconds go out together. When the
+//! interface or a source is lost, the last good state stays.
+
+mod current;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{debug, error, info, warn};
+use vl3lb_common::Duration;
+use vl3lb_common::dataplane::Dataplane;
+use vl3lb_common::flow_query::WorkerEvent;
+use vl3lb_common::snapshot::{NatPorts, Snapshot};
+
+use crate::discovery::DesiredReceiver;
+use crate::network::{NetworkReceiver, NetworkView, Resolver};
+use crate::state::{Inputs, Moment, State, Update};
+
+pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PublisherStats};
+
+/// Two snapshots are at least this far apart, so that a burst of changes becomes one.
+const SETTLE: Duration = Duration::from_millis(5);
+/// How often workers are asked for events, and so how long an unresolved neighbour waits.
+const EVENTS: Duration = Duration::from_millis(50);
+/// How often draining backends are looked at for their last flows.
+const LEAVING: Duration = Duration::from_millis(500);
+/// A snapshot that did not reach the workers is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// Changes of state that are logged one by one for each snapshot.
+const LOGGED: usize = 10;
+
+/// Publishes snapshots for as long as it runs.
+pub struct Publisher {
+    dataplane: Arc<dyn Dataplane>,
+    desired: DesiredReceiver,
+    network: NetworkReceiver,
+    resolver: Resolver,
+    state: State,
+    /// The last view that could be balanced on.
+    usable: Option<Arc<NetworkView>>,
+    problems: Vec<String>,
+    current: watch::Sender<Option<Arc<Current>>>,
+    stats: Arc<PublisherStats>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher")
+            .field("generation", &self.state.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// A publisher from `desired` and `network` to `dataplane`.
+    pub fn new(
+        dataplane: Arc<dyn Dataplane>,
+        nat_ports: NatPorts,
+        desired: DesiredReceiver,
+        network: NetworkReceiver,
+        resolver: Resolver,
+    ) -> (Self, CurrentReceiver, Arc<PublisherStats>) {
+        let (current, receiver) = watch::channel(None);
+        let stats = Arc::new(PublisherStats::default());
+        let publisher = Self {
+            dataplane,
+            desired,
+            network,
+            resolver,
+            state: State::new(nat_ports),
+            usable: None,
+            problems: Vec::new(),
+            current,
+            stats: Arc::clone(&stats),
+        };
+        (publisher, receiver, stats)
+    }
+
+    /// Publishes each change until a source or the network's monitor ends.
+    pub async fn run(mut self) {
+        let mut events = interval(EVENTS);
+        events.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut earliest = Instant::now();
+        let mut next = Some(earliest);
+        loop {
+            tokio::select! {
+                changed = self.desired.changed() => {
+                    if changed.is_err() { return; }
+                    next = Some(earliest.max(Instant::now()));
+                }
+                changed = self.network.changed() => {
+                    if changed.is_err() { return; }
+                    next = Some(earliest.max(Instant::now()));
+                }
+                _ = events.tick() => self.take_events(),
+                () = sleep_until(next.unwrap_or(earliest)), if next.is_some() => {
+                    let wait = self.step().await;
+                    earliest = Instant::now() + SETTLE;
+                    next = wait.map(|wait| Instant::now() + wait.max(SETTLE));
+                }
+            }
+        }
+    }
+
+    /// What workers have to tell: neighbours that their packets need.
+    fn take_events(&self) {
+        while let Some(event) = self.dataplane.next_event() {
+            match event {
+                WorkerEvent::Unresolved(neighbor) => self.resolver.ask(neighbor),
+            }
+        }
+    }
+
+    /// Publishes what is new, if anything is. How long until there is something to do without
+    /// any change from outside.
+    async fn step(&mut self) -> Option<Duration> {
+        self.look_at_network();
+        let desired = self.desired.borrow_and_update().clone()?;
+        let network = self.usable.clone()?;
+        let update = self.state.update(Inputs {
+            desired: &desired,
+            network: &network,
+            now: Moment {
+                monotonic: self.dataplane.now(),
+                wall: SystemTime::now(),
+            },
+            workers: self.dataplane.stats(),
+        });
+        if let Some(update) = update
+            && let Err(reason) = self.publish(update).await
+        {
+            self.stats.failed.add(1);
+            self.state.mark_stale();
+            error!(
+                "publish snapshot {}: {reason}; trying again",
+                self.state.generation().0
+            );
+            return Some(RETRY);
+        }
+        let deadline = self
+            .state
+            .next_deadline()
+            .map(|deadline| deadline.since(self.dataplane.now()));
+        let leaving = self.state.is_leaving().then_some(LEAVING);
+        deadline.into_iter().chain(leaving).min()
+    }
+
+    /// Takes over a new view of the network, unless there is nothing to balance on.
+    fn look_at_network(&mut self) {
+        let Some(view) = self.network.borrow_and_update().clone() else {
+            return;
+        };
+        if view.usable() {
+            self.usable = Some(view);
+        } else if self.usable.is_some() {
+            let generation = self.state.generation().0;
+            warn!("no interface or address to balance on; keeping snapshot {generation}");
+        }
+    }
+
+    async fn publish(&mut self, update: Update) -> Result<(), String> {
+        let backends = update.snapshot.backend_slots.iter().flatten();
+        let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
+        self.resolver.keep(addresses);
+
+        let started = Instant::now();
+        let dataplane = Arc::clone(&self.dataplane);
+        let snapshot = Arc::clone(&update.snapshot);
+        tokio::task::spawn_blocking(move || dataplane.publish(snapshot))
+            .await
+            .map_err(|error| error.to_string())??;
+        let applied_in = started.elapsed();
+
+        self.stats.published.add(1);
+        let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
+        self.stats.applied.observe(micros, &APPLY_BOUNDS);
+        self.log(&update, applied_in);
+        self.current.send_replace(Some(Arc::new(Current {
+            snapshot: update.snapshot,
+            directory: update.directory,
+            published: SystemTime::now(),
+            applied_in,
+        })));
+        Ok(())
+    }
+
+    fn log(&mut self, update: &Update, applied_in: Duration) {
+        let changes = &update.changes;
+        for event in changes.events.iter().take(LOGGED) {
+            info!("{event}");
+        }
+        let more = changes.events.len().saturating_sub(LOGGED);
+        if more > 0 {
+            info!("... and {more} more changes of state");
+        }
+        if self.problems != update.directory.problems {
+            self.problems.clone_from(&update.directory.problems);
+            for problem in self.problems.iter().take(LOGGED) {
+                warn!("{problem}");
+            }
+        }
+        let line = summary(&update.snapshot, update, applied_in);
+        let generation = update.snapshot.generation.0;
+        if changes.notable {
+            info!(generation, "{line}");
+        } else {
+            debug!(generation, "{line}");
+        }
+    }
+}
+
+/// `snapshot 41 -> 42: 3 services, 14 backends (+1 -2), applied in 3ms`
+fn summary(snapshot: &Snapshot, update: &Update, applied_in: Duration) -> String {
+    let generation = snapshot.generation.0;
+    let services = update.directory.live_services().count();
+    let backends = update.directory.active_backends().count();
+    let changes = &update.changes;
+    format!(
+        "snapshot {} -> {generation}: {services} services, {backends} backends (+{} -{}), applied in {}",
+        generation - 1,
+        changes.added,
+        changes.removed,
+        rounded(applied_in)
+    )
+}
+
+/// `3ms`, or `250us` below a millisecond.
+fn rounded(duration: Duration) -> String {
+    match duration.as_millis() {
+        0 => format!("{}us", duration.as_micros()),
+        millis => format!("{millis}ms"),
+    }
+}

@@ -1,0 +1,337 @@
+//! The publisher with a recorder in place of AF_XDP, on a virtual clock.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use vl3lb_common::dataplane::{AttachMode, Attachment, Steered};
+use vl3lb_common::flow_query::FlowQuery;
+use vl3lb_common::next_hop::{Link, NextHops};
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::{BackendState, Generation};
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{Protocol, Timestamp};
+
+use super::*;
+use crate::discovery::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec};
+use crate::network::Monitor;
+
+/// A data plane that only remembers.
+struct Recorder {
+    attachment: Attachment,
+    stats: Vec<Arc<WorkerStats>>,
+    started: Instant,
+    published: Mutex<Vec<Arc<Snapshot>>>,
+    events: Mutex<Vec<WorkerEvent>>,
+    /// Snapshots to refuse.
+    refuse: Mutex<usize>,
+}
+
+impl Recorder {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            attachment: Attachment {
+                interface: "nsm-1".to_owned(),
+                index: 7,
+                link: "ethernet",
+                driver: "veth".to_owned(),
+                mtu: 1500,
+                mode: AttachMode::Generic,
+                zero_copy: false,
+                reason: String::new(),
+                refuses: String::new(),
+                cores: vec![0],
+            },
+            stats: vec![Arc::new(WorkerStats::default())],
+            started: Instant::now(),
+            published: Mutex::default(),
+            events: Mutex::default(),
+            refuse: Mutex::default(),
+        })
+    }
+
+    fn generations(&self) -> Vec<u64> {
+        let published = self.published.lock().unwrap();
+        published.iter().map(|snapshot| snapshot.generation.0).collect()
+    }
+}
+
+impl Dataplane for Recorder {
+    fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+        let mut refuse = self.refuse.lock().unwrap();
+        if *refuse > 0 {
+            *refuse -= 1;
+            return Err("workers are stuck".to_owned());
+        }
+        self.stats[0].generation.set(snapshot.generation.0);
+        self.published.lock().unwrap().push(snapshot);
+        Ok(())
+    }
+
+    fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    fn stats(&self) -> &[Arc<WorkerStats>] {
+        &self.stats
+    }
+
+    fn steered(&self) -> Steered {
+        Steered::default()
+    }
+
+    fn query_flows(&self, _: u16, _: FlowQuery) -> bool {
+        false
+    }
+
+    fn next_event(&self) -> Option<WorkerEvent> {
+        self.events.lock().unwrap().pop()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_duration(self.started.elapsed())
+    }
+}
+
+struct World {
+    recorder: Arc<Recorder>,
+    desired: DesiredSender,
+    network: watch::Sender<Option<Arc<NetworkView>>>,
+    current: CurrentReceiver,
+    stats: Arc<PublisherStats>,
+    /// Holds the other end of the resolver.
+    _monitor: Monitor,
+}
+
+impl World {
+    fn start() -> Self {
+        let recorder = Recorder::new();
+        let (desired, desired_receiver) = watch::channel(None);
+        let (network, network_receiver) = watch::channel(None);
+        let (monitor, _, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new());
+        let (publisher, current, stats) = Publisher::new(
+            Arc::clone(&recorder) as Arc<dyn Dataplane>,
+            NatPorts::new(10_240, 32_767).unwrap(),
+            desired_receiver,
+            network_receiver,
+            resolver,
+        );
+        tokio::spawn(publisher.run());
+        Self {
+            recorder,
+            desired,
+            network,
+            current,
+            stats,
+            _monitor: monitor,
+        }
+    }
+
+    fn want(&self, hosts: &[u8]) {
+        self.desired.send_replace(Some(Arc::new(finance(hosts))));
+    }
+
+    async fn published(&mut self, generation: u64) -> Arc<Current> {
+        let at_least = |current: &Option<Arc<Current>>| {
+            current
+                .as_ref()
+                .is_some_and(|current| current.generation() >= Generation(generation))
+        };
+        let current = self.current.wait_for(at_least).await.unwrap();
+        Arc::clone(current.as_ref().unwrap())
+    }
+}
+
+fn finance(hosts: &[u8]) -> Desired {
+    let backends = hosts.iter().map(|&host| BackendSpec {
+        address: [172, 16, 1, host].into(),
+        port: 8081,
+        weight: 1,
+        origin: Origin::Static,
+    });
+    Desired {
+        services: vec![ServiceSpec {
+            name: "finance".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+            target_port: 8081,
+            selector: BTreeMap::new(),
+            scheduler: Scheduler::RoundRobin,
+            drain: Duration::from_secs(60),
+            backends: backends.collect(),
+        }],
+    }
+}
+
+fn view(addresses: &[IpAddr]) -> Arc<NetworkView> {
+    Arc::new(NetworkView {
+        index: Some(7),
+        up: true,
+        mtu: 1500,
+        addresses: addresses.to_vec(),
+        next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), std::collections::HashMap::new()),
+    })
+}
+
+const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 1, 103));
+
+/// Lets everything happen that is due within `duration`.
+async fn pass(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_published_before_everything_is_known() {
+    let mut world = World::start();
+    pass(Duration::from_secs(1)).await;
+    world.want(&[2]);
+    pass(Duration::from_secs(1)).await;
+    world.network.send_replace(Some(Arc::new(NetworkView::absent())));
+    pass(Duration::from_secs(1)).await;
+    world.network.send_replace(Some(view(&[])));
+    pass(Duration::from_secs(1)).await;
+    assert!(world.recorder.generations().is_empty());
+    assert!(world.current.borrow().is_none());
+
+    world.network.send_replace(Some(view(&[OWN])));
+    let current = world.published(1).await;
+    assert_eq!(current.snapshot.services.len(), 1);
+    assert_eq!(current.directory.generation, Generation(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_change_goes_out_at_once_and_a_burst_together() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    world.published(1).await;
+    pass(Duration::from_secs(1)).await;
+
+    let before = Instant::now();
+    for host in 3..=50 {
+        world.want(&[2, host]);
+        tokio::task::yield_now().await;
+    }
+    world.want(&[2, 60]);
+    let first = world.published(2).await;
+    assert!(before.elapsed() < SETTLE);
+    pass(Duration::from_millis(50)).await;
+    let generations = world.recorder.generations();
+    assert!(generations.len() <= 4, "{generations:?}");
+    assert!(first.generation() >= Generation(2));
+    let last = world.current.borrow().clone().unwrap();
+    let active: Vec<_> = last
+        .directory
+        .active_backends()
+        .map(|entry| entry.address)
+        .collect();
+    assert!(active.contains(&IpAddr::from([172, 16, 1, 60])) && active.len() == 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_again_is_not_published() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    world.published(1).await;
+    for _ in 0..10 {
+        world.want(&[2]);
+        world.network.send_replace(Some(view(&[OWN])));
+        pass(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.recorder.generations(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_by_itself() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2, 3]);
+    world.published(1).await;
+    let slot = vl3lb_common::BackendSlot(0);
+    world.recorder.stats[0].backend(slot).nat_ports.set(1);
+
+    world.want(&[3]);
+    let current = world.published(2).await;
+    let state = |current: &Current| current.snapshot.backend(slot).map(|backend| backend.state);
+    assert!(matches!(state(&current), Some(BackendState::Draining { .. })));
+
+    let before = Instant::now();
+    let current = world.published(3).await;
+    assert_eq!(state(&current), Some(BackendState::Gone));
+    let waited = before.elapsed().as_secs_f64();
+    assert!((59.0..61.0).contains(&waited), "{waited}");
+
+    world.recorder.stats[0].backend(slot).nat_ports.set(0);
+    let current = world.published(4).await;
+    assert_eq!(state(&current), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_fails_is_published_again() {
+    let mut world = World::start();
+    *world.recorder.refuse.lock().unwrap() = 2;
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    let current = world.published(1).await;
+    assert_eq!(current.generation(), Generation(3));
+    assert_eq!((world.stats.failed.get(), world.stats.published.get()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_interface_is_lost_the_state_stays_and_changes_go_on() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    world.published(1).await;
+    world.network.send_replace(Some(Arc::new(NetworkView::absent())));
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(world.recorder.generations(), [1]);
+
+    world.want(&[2, 3]);
+    let current = world.published(2).await;
+    assert_eq!(current.snapshot.addresses, [OWN]);
+
+    let other = IpAddr::from([172, 16, 1, 104]);
+    world.network.send_replace(Some(view(&[other])));
+    let current = world.published(3).await;
+    assert_eq!(current.snapshot.addresses, [other]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_workers_are_taken_while_idle() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    world.published(1).await;
+    world
+        .recorder
+        .events
+        .lock()
+        .unwrap()
+        .push(WorkerEvent::Unresolved(OWN));
+    pass(Duration::from_millis(200)).await;
+    assert!(world.recorder.events.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_line_has_both_generations_and_what_changed() {
+    let mut state = State::new(NatPorts::new(1, 2).unwrap());
+    let network = view(&[OWN]);
+    let mut update = |hosts: &[u8]| {
+        state.update(Inputs {
+            desired: &finance(hosts),
+            network: &network,
+            now: Moment {
+                monotonic: Timestamp(0),
+                wall: SystemTime::UNIX_EPOCH,
+            },
+            workers: &[],
+        })
+    };
+    update(&[2, 3, 4]);
+    let update = update(&[4, 5]).unwrap();
+    assert_eq!(
+        summary(&update.snapshot, &update, Duration::from_micros(3400)),
+        "snapshot 1 -> 2: 1 services, 2 backends (+1 -2), applied in 3ms"
+    );
+}

@@ -1,0 +1,134 @@
+//! The snapshot and the directory that show a state.
+
+use std::collections::HashMap;
+
+use vl3lb_common::ServiceKey;
+use vl3lb_common::next_hop::{Link, NextHop};
+use vl3lb_common::report::BackendCounts;
+use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceSlot, Snapshot};
+
+use super::{BackendEntry, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
+use crate::network::NetworkView;
+
+impl State {
+    /// All backends with their next hops, by slot.
+    pub(super) fn backend_slots(&self, network: &NetworkView) -> Vec<Option<Backend>> {
+        self.backends.map(|index, record| Backend {
+            mac: match (network.next_hops.link, network.next_hops.resolve(record.address)) {
+                (Link::Ethernet(_), NextHop::Mac(mac)) => Some(mac),
+                _ => None,
+            },
+            ..record.backend(backend_slot(index))
+        })
+    }
+
+    /// Builds the pools whose members changed, and notes which services came up or went down.
+    pub(super) fn refresh_services(&mut self, backends: &[Option<Backend>], now: Moment) {
+        let mut members: HashMap<ServiceSlot, (Vec<Backend>, Vec<Backend>)> = HashMap::new();
+        for backend in backends.iter().flatten() {
+            let (v4, v6) = members.entry(backend.service).or_default();
+            let family = if backend.address.is_ipv4() { v4 } else { v6 };
+            family.push(backend.clone());
+        }
+        for (index, service) in self.services.iter_mut() {
+            let (v4, v6) = members.remove(&service_slot(index)).unwrap_or_default();
+            let counts = v4.iter().chain(&v6).fold(BackendCounts::default(), count);
+            service.v4.refresh(service.attributes.scheduler, &v4);
+            service.v6.refresh(service.attributes.scheduler, &v6);
+            if counts.state() != service.state {
+                service.state = counts.state();
+                service.since = now.wall;
+            }
+        }
+    }
+
+    /// The state for the workers.
+    pub(super) fn snapshot(&self, network: &NetworkView, backend_slots: Vec<Option<Backend>>) -> Snapshot {
+        let mut services = HashMap::with_capacity(self.services.iter().count() * network.addresses.len());
+        // A removed service keeps its key while its flows drain, unless another one has it by now: its
+        // packets must still come here. It takes no new flows, since all its backends are leaving.
+        let leaving = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.removed.is_some());
+        let live = self
+            .services
+            .iter()
+            .filter(|(_, service)| service.removed.is_none());
+        for (index, service) in leaving.chain(live) {
+            for &address in &network.addresses {
+                let key = ServiceKey {
+                    address,
+                    port: service.port,
+                    protocol: service.protocol,
+                };
+                services.insert(key, service_slot(index));
+            }
+        }
+        Snapshot {
+            generation: self.generation,
+            addresses: network.addresses.clone(),
+            nat_ports: self.nat_ports,
+            mtu: network.mtu,
+            next_hops: network.next_hops.clone(),
+            services,
+            service_slots: self.services.map(|index, record| Service {
+                slot: service_slot(index),
+                name: record.attributes.name.clone(),
+                protocol: record.protocol,
+                port: record.port,
+                scheduler: record.attributes.scheduler,
+                drain: record.attributes.drain,
+                v4: record.v4.pool(),
+                v6: record.v6.pool(),
+            }),
+            backend_slots,
+        }
+    }
+
+    /// The state for people.
+    pub(super) fn directory(&self) -> Directory {
+        Directory {
+            generation: self.generation,
+            services: self.services.map(|index, record| ServiceEntry {
+                slot: service_slot(index),
+                name: record.attributes.name.clone(),
+                protocol: record.protocol,
+                port: record.port,
+                target_port: record.attributes.target_port,
+                selector: record.attributes.selector.clone(),
+                scheduler: record.attributes.scheduler,
+                drain: record.attributes.drain,
+                live: record.removed.is_none(),
+                state: record.state,
+                since: record.since,
+                baseline: record.baseline.clone(),
+            }),
+            backends: self.backends.map(|index, record| BackendEntry {
+                slot: backend_slot(index),
+                service: record.service,
+                address: record.address,
+                port: record.port,
+                weight: record.weight,
+                origin: record.origin,
+                state: record.state,
+                since: record.since,
+                drain_deadline: match record.state {
+                    BackendState::Draining { .. } => Some(record.since + self.drain_of(record)),
+                    BackendState::Active | BackendState::Gone => None,
+                },
+                baseline: record.baseline.clone(),
+            }),
+            problems: self.problems.clone(),
+        }
+    }
+}
+
+fn count(mut counts: BackendCounts, backend: &Backend) -> BackendCounts {
+    counts.total += 1;
+    match backend.state {
+        BackendState::Active => counts.up += 1,
+        BackendState::Draining { .. } | BackendState::Gone => counts.draining += 1,
+    }
+    counts
+}

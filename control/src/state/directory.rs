@@ -1,0 +1,97 @@
+//! Who is behind the slots of a snapshot: names and times for people, which workers do not need.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use vl3lb_common::report::ServiceState;
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
+use vl3lb_common::stats::{BackendStats, ServiceStats};
+use vl3lb_common::{Duration, Protocol};
+
+use crate::discovery::Origin;
+
+/// The owners of all slots of one snapshot, by slot.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// The snapshot that this belongs to.
+    pub generation: Generation,
+    /// Free slots are `None`.
+    pub services: Vec<Option<ServiceEntry>>,
+    /// Free slots are `None`.
+    pub backends: Vec<Option<BackendEntry>>,
+    /// What was desired and left out, in words; for warnings.
+    pub problems: Vec<String>,
+}
+
+/// The owner of a service slot.
+#[derive(Debug, Clone)]
+pub struct ServiceEntry {
+    pub slot: ServiceSlot,
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub target_port: u16,
+    pub selector: BTreeMap<String, String>,
+    pub scheduler: Scheduler,
+    pub drain: Duration,
+    /// False once it was removed: its last flows are draining, and another service may have its
+    /// name by now.
+    pub live: bool,
+    pub state: ServiceState,
+    /// When it came into that state.
+    pub since: SystemTime,
+    /// The sum over all workers of the slot's counters when this service got it; `None` for 0.
+    /// Whoever reports the counters subtracts it.
+    pub baseline: Option<Arc<ServiceStats>>,
+}
+
+/// The owner of a backend slot.
+#[derive(Debug, Clone)]
+pub struct BackendEntry {
+    pub slot: BackendSlot,
+    pub service: ServiceSlot,
+    pub address: IpAddr,
+    pub port: u16,
+    pub weight: u16,
+    pub origin: Origin,
+    pub state: BackendState,
+    /// When it came into that state.
+    pub since: SystemTime,
+    /// When its last flows are ended; while it is draining.
+    pub drain_deadline: Option<SystemTime>,
+    /// As [`ServiceEntry::baseline`]. Gauges were 0.
+    pub baseline: Option<Arc<BackendStats>>,
+}
+
+impl BackendEntry {
+    /// Address and port.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl Directory {
+    /// The owner of `slot`.
+    pub fn service(&self, slot: ServiceSlot) -> Option<&ServiceEntry> {
+        self.services.get(slot.index())?.as_ref()
+    }
+
+    /// The owner of `slot`.
+    pub fn backend(&self, slot: BackendSlot) -> Option<&BackendEntry> {
+        self.backends.get(slot.index())?.as_ref()
+    }
+
+    /// Services that take new flows.
+    pub fn live_services(&self) -> impl Iterator<Item = &ServiceEntry> {
+        self.services.iter().flatten().filter(|service| service.live)
+    }
+
+    /// Backends that take new flows, or would if their weight were not 0.
+    pub fn active_backends(&self) -> impl Iterator<Item = &BackendEntry> {
+        let backends = self.backends.iter().flatten();
+        backends.filter(|backend| backend.state == BackendState::Active)
+    }
+}

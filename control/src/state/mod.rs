@@ -1,0 +1,483 @@
+//! From what should be to what the workers are told.
+//!
+//! [`State`] compares the desired set with what it published before and gives out stable slots. It
+//! is pure: time, counters and the network come in, a snapshot goes out. A backend that is no
+//! longer desired drains: it gets no new flows, keeps its old ones until they end or its drain
+//! time is over, and its slot is given to another only when no worker can still refer to it.
+
+mod build;
+mod change;
+mod directory;
+mod record;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use vl3lb_common::report::ServiceState;
+use vl3lb_common::snapshot::{
+    BackendSlot, BackendState, Generation, MAX_BACKENDS, MAX_SERVICES, NatPorts, ServiceSlot, Snapshot,
+};
+use vl3lb_common::stats::{BackendStats, ServiceStats, WorkerStats};
+use vl3lb_common::{Duration, Timestamp};
+
+use crate::discovery::{BackendSpec, Desired};
+use crate::network::NetworkView;
+
+pub use change::{Changes, Event};
+pub use directory::{BackendEntry, Directory, ServiceEntry};
+
+use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
+use slots::Slots;
+use wanted::{BackendIdentity, ServiceIdentity, Wanted};
+
+/// One point in time on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The workers' clock; decides.
+    pub monotonic: Timestamp,
+    /// For people.
+    pub wall: SystemTime,
+}
+
+/// Everything that a snapshot depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    pub desired: &'a Desired,
+    pub network: &'a NetworkView,
+    pub now: Moment,
+    /// Counters of all workers: what flows are left, and which generation is in use.
+    pub workers: &'a [Arc<WorkerStats>],
+}
+
+/// A new snapshot, to be published.
+#[derive(Debug, Clone)]
+pub struct Update {
+    pub snapshot: Arc<Snapshot>,
+    pub directory: Arc<Directory>,
+    pub changes: Changes,
+}
+
+/// What was published, and what is needed to go on from there.
+#[derive(Debug)]
+pub struct State {
+    nat_ports: NatPorts,
+    generation: Generation,
+    services: Slots<ServiceRecord>,
+    backends: Slots<BackendRecord>,
+    /// Live services.
+    by_service: HashMap<ServiceIdentity, ServiceSlot>,
+    /// All backends, leaving ones too.
+    by_backend: HashMap<(ServiceSlot, BackendIdentity), BackendSlot>,
+    network: Option<NetworkView>,
+    problems: Vec<String>,
+    stale: bool,
+}
+
+impl State {
+    /// Nothing published yet.
+    pub fn new(nat_ports: NatPorts) -> Self {
+        Self {
+            nat_ports,
+            generation: Generation(0),
+            services: Slots::new(MAX_SERVICES),
+            backends: Slots::new(MAX_BACKENDS),
+            by_service: HashMap::new(),
+            by_backend: HashMap::new(),
+            network: None,
+            problems: Vec::new(),
+            stale: true,
+        }
+    }
+
+    /// The newest snapshot; 0 before the first.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Makes the next [`Self::update`] return a snapshot even if nothing changed: the last one did
+    /// not reach the workers.
+    pub const fn mark_stale(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether slots wait for their last flows, so that [`Self::update`] has to look from time to
+    /// time.
+    pub fn is_leaving(&self) -> bool {
+        self.backends.iter().any(|(_, backend)| !backend.is_active())
+            || self.services.iter().any(|(_, service)| service.removed.is_some())
+    }
+
+    /// When the next drain time is over.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.backends
+            .iter()
+            .filter_map(|(_, backend)| match backend.state {
+                BackendState::Draining { since } => Some(since + self.drain_of(backend)),
+                BackendState::Active | BackendState::Gone => None,
+            })
+            .min()
+    }
+
+    /// Brings slots in line with `inputs`. A snapshot if anything changed, `None` if not.
+    ///
+    /// Cost: O(services + backends), and a table for each pool whose members changed.
+    pub fn update(&mut self, inputs: Inputs<'_>) -> Option<Update> {
+        let next = Generation(self.generation.0 + 1);
+        let mut changes = Changes::default();
+        let mut changed = std::mem::take(&mut self.stale);
+        let mut problems = Vec::new();
+        let wanted = wanted::collect(inputs.desired, &inputs.network.addresses, &mut problems);
+
+        changed |= self.remove_services(&wanted, next, inputs, &mut changes);
+        for (identity, service) in &wanted {
+            changed |= self.follow_service(*identity, service, next, inputs, &mut problems, &mut changes);
+        }
+        changed |= self.end_drains(inputs, &mut changes);
+        changes.notable = changed;
+        changed |= self.free_slots(inputs, &mut changes);
+        changed |= self.follow_network(inputs.network, &mut changes);
+        if problems != self.problems {
+            self.problems = problems;
+            changed = true;
+        }
+        if !changed {
+            return None;
+        }
+        self.generation = next;
+        let backends = self.backend_slots(inputs.network);
+        self.refresh_services(&backends, inputs.now);
+        Some(Update {
+            snapshot: Arc::new(self.snapshot(inputs.network, backends)),
+            directory: Arc::new(self.directory()),
+            changes,
+        })
+    }
+
+    /// Live services that are no longer wanted lose their key, and all their backends drain.
+    fn remove_services(
+        &mut self,
+        wanted: &BTreeMap<ServiceIdentity, Wanted<'_>>,
+        next: Generation,
+        inputs: Inputs<'_>,
+        changes: &mut Changes,
+    ) -> bool {
+        let gone: Vec<ServiceSlot> = self
+            .by_service
+            .extract_if(|identity, _| !wanted.contains_key(identity))
+            .map(|(_, slot)| slot)
+            .collect();
+        for &slot in &gone {
+            if let Some(service) = self.services.get_mut(slot.index()) {
+                service.removed = Some(next);
+                changes.events.push(Event::Service {
+                    name: service.attributes.name.clone(),
+                    what: "removed",
+                });
+            }
+            self.drain_backends(slot, |_| false, next, inputs, changes);
+        }
+        !gone.is_empty()
+    }
+
+    /// Creates or updates one wanted service and its backends. Whether anything changed.
+    fn follow_service(
+        &mut self,
+        identity: ServiceIdentity,
+        wanted: &Wanted<'_>,
+        next: Generation,
+        inputs: Inputs<'_>,
+        problems: &mut Vec<String>,
+        changes: &mut Changes,
+    ) -> bool {
+        let attributes = Attributes::from(wanted.spec);
+        let mut changed = false;
+        let slot = match self.by_service.get(&identity) {
+            Some(&slot) => {
+                if let Some(service) = self.services.get_mut(slot.index())
+                    && service.attributes != attributes
+                {
+                    service.attributes = attributes;
+                    changed = true;
+                }
+                slot
+            }
+            None => {
+                let Some(slot) = self.add_service(identity, attributes, inputs) else {
+                    problems.push(format!(
+                        "service {}: all {MAX_SERVICES} places are taken, by draining services too; left out",
+                        wanted.spec.name
+                    ));
+                    return false;
+                };
+                changes.events.push(Event::Service {
+                    name: wanted.spec.name.clone(),
+                    what: "added",
+                });
+                changed = true;
+                slot
+            }
+        };
+        let keep = |identity: BackendIdentity| wanted.backends.contains_key(&identity);
+        changed |= self.drain_backends(slot, keep, next, inputs, changes);
+        for (backend, spec) in &wanted.backends {
+            let known = self.by_backend.get(&(slot, *backend)).copied();
+            let from = if let Some(record) = known.and_then(|slot| self.backends.get_mut(slot.index())) {
+                changed |= record.follow(spec);
+                if record.is_active() {
+                    continue;
+                }
+                let from = state_name(record.state);
+                record.state = BackendState::Active;
+                record.since = inputs.now.wall;
+                from
+            } else if self.add_backend(slot, identity, spec, inputs) {
+                "new"
+            } else {
+                problems.push(format!(
+                    "service {}: all {MAX_BACKENDS} places for backends are taken, by draining ones too; {} left out",
+                    wanted.spec.name, spec.address
+                ));
+                continue;
+            };
+            changes.added += 1;
+            changed = true;
+            changes.events.push(Event::Backend {
+                service: wanted.spec.name.clone(),
+                backend: (spec.address, spec.port).into(),
+                from,
+                to: "up",
+            });
+        }
+        changed
+    }
+
+    fn add_service(
+        &mut self,
+        (protocol, port): ServiceIdentity,
+        attributes: Attributes,
+        inputs: Inputs<'_>,
+    ) -> Option<ServiceSlot> {
+        let index = self.services.insert(|assigned| ServiceRecord {
+            protocol,
+            port,
+            attributes,
+            removed: None,
+            state: ServiceState::Down,
+            since: inputs.now.wall,
+            v4: CachedPool::empty(),
+            v6: CachedPool::empty(),
+            baseline: assigned
+                .used_before
+                .then(|| service_counts(inputs.workers, service_slot(assigned.index))),
+        })?;
+        self.by_service.insert((protocol, port), service_slot(index));
+        Some(service_slot(index))
+    }
+
+    fn add_backend(
+        &mut self,
+        service: ServiceSlot,
+        (protocol, _): ServiceIdentity,
+        spec: &BackendSpec,
+        inputs: Inputs<'_>,
+    ) -> bool {
+        let index = self.backends.insert(|assigned| BackendRecord {
+            service,
+            protocol,
+            address: spec.address,
+            port: spec.port,
+            weight: spec.weight,
+            origin: spec.origin,
+            state: BackendState::Active,
+            since: inputs.now.wall,
+            inactive_from: Generation(0),
+            baseline: assigned
+                .used_before
+                .then(|| backend_counts(inputs.workers, backend_slot(assigned.index))),
+        });
+        let Some(index) = index else { return false };
+        let key = (service, (spec.address, spec.port));
+        self.by_backend.insert(key, backend_slot(index));
+        true
+    }
+
+    /// Active backends of `service` that are not to be kept begin to drain.
+    fn drain_backends(
+        &mut self,
+        service: ServiceSlot,
+        keep: impl Fn(BackendIdentity) -> bool,
+        next: Generation,
+        inputs: Inputs<'_>,
+        changes: &mut Changes,
+    ) -> bool {
+        let name = self.service_name(service);
+        let leaving = self.backends.iter_mut().filter(|(_, backend)| {
+            backend.service == service && backend.is_active() && !keep(backend.identity())
+        });
+        let mut changed = false;
+        for (_, backend) in leaving {
+            backend.state = BackendState::Draining {
+                since: inputs.now.monotonic,
+            };
+            backend.since = inputs.now.wall;
+            backend.inactive_from = next;
+            changes.removed += 1;
+            changed = true;
+            changes.events.push(Event::Backend {
+                service: name.clone(),
+                backend: (backend.address, backend.port).into(),
+                from: "up",
+                to: "draining",
+            });
+        }
+        changed
+    }
+
+    /// Backends whose drain time is over lose their remaining flows.
+    fn end_drains(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
+        let over: Vec<usize> = self
+            .backends
+            .iter()
+            .filter(|(_, backend)| match backend.state {
+                BackendState::Draining { since } => {
+                    inputs.now.monotonic.since(since) >= self.drain_of(backend)
+                }
+                BackendState::Active | BackendState::Gone => false,
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for &index in &over {
+            let Some(backend) = self.backends.get_mut(index) else {
+                continue;
+            };
+            backend.state = BackendState::Gone;
+            backend.since = inputs.now.wall;
+            let (slot, socket) = (backend.service, (backend.address, backend.port).into());
+            changes.events.push(Event::Backend {
+                service: self.service_name(slot),
+                backend: socket,
+                from: "draining",
+                to: "gone",
+            });
+        }
+        !over.is_empty()
+    }
+
+    /// Frees slots that no worker can refer to any more: all use a generation in which the owner
+    /// got no new flows, and no flow is left.
+    fn free_slots(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
+        let in_use = generation_in_use(inputs.workers).unwrap_or(self.generation);
+        let finished: Vec<usize> = self
+            .backends
+            .iter()
+            .filter(|(index, backend)| {
+                !backend.is_active()
+                    && in_use >= backend.inactive_from
+                    && flows_left(inputs.workers, backend_slot(*index)) == 0
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for &index in &finished {
+            let Some(backend) = self.backends.remove(index) else {
+                continue;
+            };
+            self.by_backend.remove(&(backend.service, backend.identity()));
+            changes.events.push(Event::Backend {
+                service: self.service_name(backend.service),
+                backend: (backend.address, backend.port).into(),
+                from: state_name(backend.state),
+                to: "removed",
+            });
+        }
+        let left: HashSet<ServiceSlot> = self.backends.iter().map(|(_, backend)| backend.service).collect();
+        let empty: Vec<usize> = self
+            .services
+            .iter()
+            .filter(|(index, service)| {
+                service.removed.is_some_and(|removed| in_use >= removed)
+                    && !left.contains(&service_slot(*index))
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for &index in &empty {
+            self.services.remove(index);
+        }
+        !finished.is_empty() || !empty.is_empty()
+    }
+
+    fn follow_network(&mut self, network: &NetworkView, changes: &mut Changes) -> bool {
+        let last = self.network.as_ref();
+        if last == Some(network) {
+            return false;
+        }
+        changes.notable |=
+            last.is_none_or(|last| last.addresses != network.addresses || last.mtu != network.mtu);
+        self.network = Some(network.clone());
+        true
+    }
+
+    fn drain_of(&self, backend: &BackendRecord) -> Duration {
+        let service = self.services.get(backend.service.index());
+        service.map_or(Duration::ZERO, |service| service.attributes.drain)
+    }
+
+    fn service_name(&self, slot: ServiceSlot) -> String {
+        let service = self.services.get(slot.index());
+        service.map_or_else(String::new, |service| service.attributes.name.clone())
+    }
+}
+
+const fn state_name(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Active => "up",
+        BackendState::Draining { .. } => "draining",
+        BackendState::Gone => "gone",
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_SERVICES")]
+const fn service_slot(index: usize) -> ServiceSlot {
+    ServiceSlot(index as u16)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_BACKENDS")]
+const fn backend_slot(index: usize) -> BackendSlot {
+    BackendSlot(index as u32)
+}
+
+/// The oldest generation that a worker uses; `None` without workers.
+fn generation_in_use(workers: &[Arc<WorkerStats>]) -> Option<Generation> {
+    workers
+        .iter()
+        .map(|worker| Generation(worker.generation.get()))
+        .min()
+}
+
+/// NAT ports that are still taken: a finished flow keeps its own for a while too.
+fn flows_left(workers: &[Arc<WorkerStats>], slot: BackendSlot) -> u64 {
+    workers
+        .iter()
+        .map(|worker| worker.backend(slot).nat_ports.get())
+        .sum()
+}
+
+fn service_counts(workers: &[Arc<WorkerStats>], slot: ServiceSlot) -> Arc<ServiceStats> {
+    let sum = ServiceStats::default();
+    for worker in workers {
+        sum.absorb(worker.service(slot));
+    }
+    Arc::new(sum)
+}
+
+fn backend_counts(workers: &[Arc<WorkerStats>], slot: BackendSlot) -> Arc<BackendStats> {
+    let sum = BackendStats::default();
+    for worker in workers {
+        sum.absorb(worker.backend(slot));
+    }
+    Arc::new(sum)
+}

@@ -1,0 +1,137 @@
+//! What the state remembers about each slot.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use vl3lb_common::report::ServiceState;
+use vl3lb_common::schedule::{Pool, Scheduler};
+use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
+use vl3lb_common::stats::{BackendStats, ServiceStats};
+use vl3lb_common::{Duration, Protocol};
+
+use super::wanted::BackendIdentity;
+use crate::discovery::{BackendSpec, Origin, ServiceSpec};
+
+/// The owner of a service slot.
+#[derive(Debug)]
+pub(super) struct ServiceRecord {
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    pub(super) attributes: Attributes,
+    /// `Some` once removed: the first generation without it.
+    pub(super) removed: Option<Generation>,
+    pub(super) state: ServiceState,
+    pub(super) since: SystemTime,
+    pub(super) v4: CachedPool,
+    pub(super) v6: CachedPool,
+    pub(super) baseline: Option<Arc<ServiceStats>>,
+}
+
+/// What may change about a service while it keeps its slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) name: String,
+    pub(super) target_port: u16,
+    pub(super) selector: BTreeMap<String, String>,
+    pub(super) scheduler: Scheduler,
+    pub(super) drain: Duration,
+}
+
+impl From<&ServiceSpec> for Attributes {
+    fn from(spec: &ServiceSpec) -> Self {
+        Self {
+            name: spec.name.clone(),
+            target_port: spec.target_port,
+            selector: spec.selector.clone(),
+            scheduler: spec.scheduler,
+            drain: spec.drain,
+        }
+    }
+}
+
+/// The owner of a backend slot.
+#[derive(Debug)]
+pub(super) struct BackendRecord {
+    pub(super) service: ServiceSlot,
+    pub(super) protocol: Protocol,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) weight: u16,
+    pub(super) origin: Origin,
+    pub(super) state: BackendState,
+    pub(super) since: SystemTime,
+    /// While not active: the first generation in which it was not.
+    pub(super) inactive_from: Generation,
+    pub(super) baseline: Option<Arc<BackendStats>>,
+}
+
+impl BackendRecord {
+    pub(super) const fn identity(&self) -> BackendIdentity {
+        (self.address, self.port)
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.state == BackendState::Active
+    }
+
+    /// Takes over what may change. Whether anything did.
+    pub(super) fn follow(&mut self, spec: &BackendSpec) -> bool {
+        let before = (self.weight, self.origin);
+        (self.weight, self.origin) = (spec.weight, spec.origin);
+        before != (self.weight, self.origin)
+    }
+
+    /// As the workers see it, next hop still unknown.
+    pub(super) const fn backend(&self, slot: BackendSlot) -> Backend {
+        Backend {
+            slot,
+            service: self.service,
+            address: self.address,
+            port: self.port,
+            protocol: self.protocol,
+            weight: self.weight,
+            state: self.state,
+            mac: None,
+        }
+    }
+}
+
+/// A pool that is built again only when what it depends on changes: a Maglev table takes
+/// milliseconds and 128 KiB, a snapshot may change for many other reasons.
+#[derive(Debug)]
+pub(super) struct CachedPool {
+    scheduler: Scheduler,
+    members: Vec<(BackendSlot, u16)>,
+    pool: Arc<Pool>,
+}
+
+impl CachedPool {
+    pub(super) fn empty() -> Self {
+        Self {
+            scheduler: Scheduler::Maglev,
+            members: Vec::new(),
+            pool: Arc::new(Pool::Empty),
+        }
+    }
+
+    /// The pool of those of `backends` that take new flows. A slot never changes its owner while
+    /// it is taken, and is left out of every pool before it is freed, so slots and weights say all.
+    pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
+        let members: Vec<_> = backends
+            .iter()
+            .filter(|backend| backend.state == BackendState::Active && backend.weight > 0)
+            .map(|backend| (backend.slot, backend.weight))
+            .collect();
+        if scheduler != self.scheduler || members != self.members {
+            self.pool = Arc::new(Pool::build(scheduler, backends));
+            self.scheduler = scheduler;
+            self.members = members;
+        }
+    }
+
+    pub(super) fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool)
+    }
+}
