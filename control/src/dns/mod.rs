@@ -1,0 +1,96 @@
+//! The balancer's own DNS server: authority for its zone, relay for the rest if configured.
+//!
+//! Names are those of the services in the published snapshot, so a name answers exactly as long
+//! as its service does. The server listens on the balancer's own addresses and moves with them.
+
+mod handler;
+mod listener;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod zone;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::sleep;
+use vl3lb_common::Duration;
+
+use crate::config;
+use crate::network::NetworkReceiver;
+use crate::publisher::CurrentReceiver;
+
+pub use stats::{DURATION_BOUNDS, DnsStats};
+
+use handler::Service;
+use listener::Listeners;
+use upstream::Upstream;
+use zone::Zone;
+
+/// An address that could not be bound is tried again after this time.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The DNS server, for as long as it runs.
+pub struct Dns {
+    listen: config::DnsListen,
+    network: NetworkReceiver,
+    listeners: Listeners,
+}
+
+impl std::fmt::Debug for Dns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dns")
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Dns {
+    /// A server for `config.zone` with the services of `current`, on the addresses of `network`.
+    ///
+    /// Errors: the zone's name is too long for the DNS.
+    pub fn new(
+        config: &config::Dns,
+        current: CurrentReceiver,
+        network: NetworkReceiver,
+    ) -> Result<(Self, Arc<DnsStats>), String> {
+        let stats = Arc::new(DnsStats::default());
+        let service = Service {
+            zone: Zone::new(&config.zone).map_err(|error| format!("dns.zone {}: {error}", config.zone))?,
+            upstream: Upstream::new(config.upstream.clone()),
+            current,
+            stats: Arc::clone(&stats),
+        };
+        let dns = Self {
+            listen: config.listen,
+            network,
+            listeners: Listeners::new(Arc::new(service)),
+        };
+        Ok((dns, stats))
+    }
+
+    /// Listens and answers until the network's monitor ends. An address that cannot be bound is
+    /// logged, once, and tried again.
+    pub async fn run(mut self) {
+        loop {
+            let addresses = self.addresses();
+            let complete = self.listeners.follow(&addresses).await;
+            tokio::select! {
+                changed = self.network.changed() => if changed.is_err() { return },
+                () = sleep(RETRY), if !complete => {}
+            }
+        }
+    }
+
+    fn addresses(&mut self) -> Vec<SocketAddr> {
+        match self.listen {
+            config::DnsListen::Address(address) => vec![address],
+            config::DnsListen::OwnAddresses(port) => {
+                let view = self.network.borrow_and_update();
+                let own = view.iter().flat_map(|view| &view.addresses);
+                own.map(|&address| SocketAddr::new(address, port)).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The server as a client meets it: real sockets on loopback.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::watch;
+use vl3lb_common::next_hop::{Link, NextHops};
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::NatPorts;
+use vl3lb_common::{Protocol, Timestamp};
+
+use super::*;
+use crate::config::Config;
+use crate::discovery::{Desired, ServiceSpec};
+use crate::network::NetworkView;
+use crate::publisher::Current;
+use crate::state::{Inputs, Moment, State};
+
+fn view(addresses: &[&str]) -> NetworkView {
+    NetworkView {
+        index: Some(7),
+        up: true,
+        mtu: 1500,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
+    }
+}
+
+/// What the publisher would send for these services.
+fn current(names: &[&str]) -> Arc<Current> {
+    let services = (8080..).zip(names).map(|(port, name)| ServiceSpec {
+        name: (*name).to_owned(),
+        protocol: Protocol::Tcp,
+        port,
+        target_port: port,
+        selector: BTreeMap::new(),
+        scheduler: Scheduler::Maglev,
+        drain: Duration::ZERO,
+        backends: Vec::new(),
+    });
+    let update = State::new(NatPorts::new(1, 2).unwrap())
+        .update(Inputs {
+            desired: &Desired {
+                services: services.collect(),
+            },
+            network: &view(&["172.16.1.103", "2001:db8::67"]),
+            now: Moment {
+                monotonic: Timestamp(0),
+                wall: SystemTime::UNIX_EPOCH,
+            },
+            workers: &[],
+        })
+        .unwrap();
+    Arc::new(Current {
+        snapshot: update.snapshot,
+        directory: update.directory,
+        published: SystemTime::UNIX_EPOCH,
+        applied_in: Duration::ZERO,
+    })
+}
+
+/// A running server and what it depends on.
+struct Server {
+    address: SocketAddr,
+    current: watch::Sender<Option<Arc<Current>>>,
+    network: watch::Sender<Option<Arc<NetworkView>>>,
+    stats: Arc<DnsStats>,
+}
+
+/// A port that nobody listens on. Someone else might take it before we do, which would fail loudly.
+async fn free_port() -> u16 {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+impl Server {
+    /// With `services`, if anything was published yet, on all of `own` by the port.
+    async fn start(services: Option<&[&str]>, upstream: &[SocketAddr], own: &[&str]) -> Self {
+        let port = free_port().await;
+        let upstream: Vec<String> = upstream.iter().map(|server| format!("'{server}'")).collect();
+        let text = format!(
+            "{{services: [], natPorts: 1-2, dns: {{listen: '{port}', upstream: [{}]}}}}",
+            upstream.join(", ")
+        );
+        let config = Config::parse(Some(&text), "", &|_| None, &(32_768..=60_999))
+            .unwrap()
+            .config;
+        let (current_sender, current_receiver) = watch::channel(services.map(current));
+        let (network, network_receiver) = watch::channel(Some(Arc::new(view(own))));
+        let (dns, stats) = Dns::new(&config.dns, current_receiver, network_receiver).unwrap();
+        tokio::spawn(dns.run());
+        let server = Self {
+            address: SocketAddr::new(own[0].parse().unwrap(), port),
+            current: current_sender,
+            network,
+            stats,
+        };
+        server.listening(own.len() as u64).await;
+        server
+    }
+
+    async fn listening(&self, count: u64) {
+        while self.stats.listeners() != count {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn ask(&self, name: &str, kind: RecordType) -> Message {
+        let udp = udp(self.address, &question(name, kind)).await;
+        let tcp = tcp(self.address, &question(name, kind)).await;
+        assert_eq!(
+            (&udp.answers, udp.metadata.response_code),
+            (&tcp.answers, tcp.metadata.response_code)
+        );
+        udp
+    }
+
+    fn count(&self, rcode: &str) -> u64 {
+        let mut counts = self.stats.by_rcode();
+        counts.find(|(name, _)| *name == rcode).unwrap().1
+    }
+}
+
+fn question(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message
+}
+
+async fn udp(server: SocketAddr, question: &Message) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(&question.to_vec().unwrap()).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+async fn tcp(server: SocketAddr, question: &Message) -> Message {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let bytes = question.to_vec().unwrap();
+    stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+    stream.read_exact(&mut answer).await.unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+/// The data of all answers, as text.
+fn data(message: &Message) -> Vec<String> {
+    message
+        .answers
+        .iter()
+        .map(|record| record.data.to_string())
+        .collect()
+}
+
+fn is_negative(message: &Message, code: ResponseCode) -> bool {
+    message.metadata.response_code == code
+        && message.answers.is_empty()
+        && matches!(&message.authorities[..], [soa] if matches!(soa.data, RData::SOA(_)) && soa.ttl == 5)
+}
+
+#[tokio::test]
+async fn the_zone_has_the_services_and_nothing_else() {
+    let server = Server::start(Some(&["finance", "dns"]), &[], &["127.0.0.1"]).await;
+    for (name, kind, want) in [
+        ("finance.vl3-lb.", RecordType::A, "172.16.1.103"),
+        ("FINANCE.Vl3-LB.", RecordType::A, "172.16.1.103"),
+        ("dns.vl3-lb.", RecordType::AAAA, "2001:db8::67"),
+        ("ns.vl3-lb.", RecordType::A, "172.16.1.103"),
+        ("vl3-lb.", RecordType::NS, "ns.vl3-lb."),
+    ] {
+        let answer = server.ask(name, kind).await;
+        assert_eq!(data(&answer), [want], "{name}");
+        assert!(answer.metadata.authoritative);
+        assert_eq!(answer.answers[0].ttl, 5);
+        assert_eq!(
+            answer.answers[0].name.to_string(),
+            name,
+            "spelled as it was asked"
+        );
+    }
+    let soa = server.ask("vl3-lb.", RecordType::SOA).await;
+    assert!(matches!(&soa.answers[0].data, RData::SOA(soa) if soa.serial == 1));
+    assert_eq!(
+        server.ask("finance.vl3-lb.", RecordType::ANY).await.answers.len(),
+        2
+    );
+
+    for name in ["sales.vl3-lb.", "x.finance.vl3-lb.", "_tcp.vl3-lb."] {
+        let answer = server.ask(name, RecordType::A).await;
+        assert!(is_negative(&answer, ResponseCode::NXDomain), "{name}: {answer}");
+    }
+    for (name, kind) in [
+        ("finance.vl3-lb.", RecordType::TXT),
+        ("finance.vl3-lb.", RecordType::SOA),
+        ("vl3-lb.", RecordType::A),
+    ] {
+        let answer = server.ask(name, kind).await;
+        assert!(is_negative(&answer, ResponseCode::NoError), "{name}: {answer}");
+    }
+    for name in ["example.com.", ".", "xvl3-lb.", "lb."] {
+        let answer = server.ask(name, RecordType::A).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::Refused, "{name}");
+    }
+    // Each was asked by UDP and by TCP.
+    assert_eq!((server.count("nxdomain"), server.count("refused")), (6, 8));
+    assert_eq!(
+        server.stats.durations().iter().sum::<u64>(),
+        2 * (5 + 2 + 3 + 3 + 4)
+    );
+}
+
+#[tokio::test]
+async fn the_balancers_addresses_have_the_services_names() {
+    let server = Server::start(Some(&["finance", "dns"]), &[], &["127.0.0.1"]).await;
+    for address in ["172.16.1.103", "2001:db8::67"] {
+        let name = Name::from(address.parse::<IpAddr>().unwrap()).to_string();
+        let answer = server.ask(&name, RecordType::PTR).await;
+        assert_eq!(data(&answer), ["dns.vl3-lb.", "finance.vl3-lb."], "{name}");
+    }
+    let answer = server.ask("1.1.16.172.in-addr.arpa.", RecordType::PTR).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn names_follow_the_published_snapshot() {
+    let server = Server::start(None, &[], &["127.0.0.1"]).await;
+    let code = async |name| server.ask(name, RecordType::A).await.metadata.response_code;
+    assert_eq!(code("finance.vl3-lb.").await, ResponseCode::ServFail);
+    server.current.send_replace(Some(current(&["finance"])));
+    assert_eq!(code("finance.vl3-lb.").await, ResponseCode::NoError);
+    server.current.send_replace(Some(current(&["sales"])));
+    assert_eq!(code("finance.vl3-lb.").await, ResponseCode::NXDomain);
+    assert_eq!(code("sales.vl3-lb.").await, ResponseCode::NoError);
+}
+
+#[tokio::test]
+async fn listeners_follow_the_addresses() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1", "127.0.0.2"]).await;
+    server.network.send_replace(Some(Arc::new(view(&["127.0.0.3"]))));
+    // The count goes from two to one.
+    server.listening(1).await;
+    let moved = SocketAddr::new("127.0.0.3".parse().unwrap(), server.address.port());
+    let asked = question("finance.vl3-lb.", RecordType::A);
+    assert_eq!(data(&tcp(moved, &asked).await), ["172.16.1.103"]);
+    // The old ones close as their tasks end, right after.
+    while TcpStream::connect(server.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn other_zones_are_passed_on() {
+    let upstream = Server::start(Some(&["other"]), &[], &["127.0.0.1"]).await;
+    // The upstream is a balancer too: it knows a reverse name that this one, which has nothing
+    // published yet, does not.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = [silent.local_addr().unwrap(), upstream.address];
+    let server = Server::start(None, &servers, &["127.0.0.1"]).await;
+    let name = "103.1.16.172.in-addr.arpa.";
+    let answer = udp(server.address, &question(name, RecordType::PTR)).await;
+    assert_eq!(data(&answer), ["other.vl3-lb."]);
+    assert!(!answer.metadata.authoritative);
+    assert_eq!(answer.metadata.id, 4711);
+    let answer = tcp(server.address, &question(name, RecordType::PTR)).await;
+    assert_eq!(data(&answer), ["other.vl3-lb."]);
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn questions_that_make_no_sense_are_refused_by_name() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let mut two = question("finance.vl3-lb.", RecordType::A);
+    two.add_query(Query::query(Name::root(), RecordType::A));
+    let mut update = question("finance.vl3-lb.", RecordType::A);
+    update.metadata.op_code = OpCode::Notify;
+    let mut chaos = question("finance.vl3-lb.", RecordType::A);
+    chaos.queries[0].set_query_class(hickory_proto::rr::DNSClass::CH);
+    for (message, code) in [
+        (two, ResponseCode::FormErr),
+        (update, ResponseCode::NotImp),
+        (chaos, ResponseCode::Refused),
+    ] {
+        assert_eq!(udp(server.address, &message).await.metadata.response_code, code);
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_bound_once_it_is_free() {
+    let holder = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = holder.local_addr().unwrap();
+    let text = format!("{{services: [], dns: {{listen: '{address}'}}}}");
+    let config = Config::parse(Some(&text), "", &|_| None, &(32_768..=60_999))
+        .unwrap()
+        .config;
+    let (_current, current_receiver) = watch::channel(Some(current(&["finance"])));
+    let (_network, network_receiver) = watch::channel(None);
+    let (dns, stats) = Dns::new(&config.dns, current_receiver, network_receiver).unwrap();
+    tokio::spawn(dns.run());
+    tokio::task::yield_now().await;
+    assert_eq!(stats.listeners(), 0);
+    drop(holder);
+    while stats.listeners() == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let answer = tcp(address, &question("finance.vl3-lb.", RecordType::A)).await;
+    assert_eq!(data(&answer), ["172.16.1.103"]);
+}

@@ -1,0 +1,15 @@
+//! The kernel's side of the vL3 interface, followed by netlink.
+//!
+//! [`Monitor`] turns addresses, routes and neighbours into a [`NetworkView`], and has the kernel
+//! resolve the next hops that packets need. Nothing is ever configured here.
+
+mod asks;
+mod message;
+mod monitor;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use monitor::{Monitor, NetworkReceiver, Resolver};
+pub use view::NetworkView;

@@ -1,0 +1,257 @@
+//! The kernel's tables of one interface, as last heard.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use vl3lb_common::MacAddr;
+use vl3lb_common::next_hop::{Link, NextHops, Route};
+
+use super::message::{LinkState, Reach};
+use super::view::NetworkView;
+
+/// Neighbours that the kernel has forgotten and that are remembered here, at most.
+const COLLECTED: usize = 16_384;
+
+/// A neighbour of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Neighbor {
+    pub(super) reach: Reach,
+    mac: Option<MacAddr>,
+}
+
+/// A complete list of everything, as one dump returned it.
+#[derive(Debug, Default)]
+pub(super) struct Dump {
+    pub(super) link: Option<LinkState>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) routes: Vec<Route>,
+    pub(super) neighbors: Vec<(IpAddr, Reach, Option<MacAddr>)>,
+}
+
+/// Link, addresses, routes and neighbours of the interface.
+#[derive(Debug)]
+pub(super) struct Tables {
+    /// Addresses to balance on, instead of the interface's own.
+    configured: Vec<IpAddr>,
+    link: Option<LinkState>,
+    addresses: Vec<IpAddr>,
+    routes: Vec<Route>,
+    neighbors: HashMap<IpAddr, Neighbor>,
+    /// Whether the view may be another one than the last.
+    changed: bool,
+    /// The last view; its next hops' generation goes on from there.
+    view: NetworkView,
+}
+
+impl Tables {
+    /// Nothing heard yet.
+    pub(super) fn new(configured: Vec<IpAddr>) -> Self {
+        Self {
+            configured,
+            link: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            neighbors: HashMap::new(),
+            changed: true,
+            view: NetworkView::absent(),
+        }
+    }
+
+    /// The interface's index, while there is one.
+    pub(super) fn index(&self) -> Option<u32> {
+        self.link.map(|link| link.index)
+    }
+
+    /// Whether frames need a neighbour's MAC address.
+    pub(super) fn has_neighbors(&self) -> bool {
+        self.link.is_some_and(|link| link.up && link.link != Link::RawIp)
+    }
+
+    /// Replaces everything by a new dump.
+    pub(super) fn replace(&mut self, dump: Dump) {
+        let same_link = dump.link.is_some_and(|new| {
+            new.up
+                && self
+                    .link
+                    .is_some_and(|old| old.index == new.index && old.link == new.link)
+        });
+        self.changed = true;
+        let before = std::mem::take(&mut self.neighbors);
+        self.link = dump.link;
+        self.addresses = dump.addresses;
+        // IPv4 first: the family that people look for first.
+        self.addresses.sort_by_key(IpAddr::is_ipv6);
+        self.routes = dump.routes;
+        for (address, reach, mac) in dump.neighbors {
+            self.neighbors.insert(address, Neighbor { reach, mac });
+        }
+        if same_link {
+            for (address, neighbor) in before {
+                if !self.neighbors.contains_key(&address) {
+                    self.collect(address, neighbor);
+                }
+            }
+        }
+    }
+
+    /// A neighbour changed.
+    pub(super) fn set_neighbor(&mut self, address: IpAddr, reach: Reach, mac: Option<MacAddr>) {
+        let before = self.neighbors.insert(address, Neighbor { reach, mac });
+        self.changed |= before.and_then(|before| before.mac) != mac;
+    }
+
+    /// The kernel removed a neighbour's entry.
+    pub(super) fn remove_neighbor(&mut self, address: IpAddr) {
+        if let Some(neighbor) = self.neighbors.remove(&address) {
+            self.collect(address, neighbor);
+            self.changed |= !self.neighbors.contains_key(&address);
+        }
+    }
+
+    /// Keeps the MAC address of a neighbour that the kernel forgot while it was good. The kernel
+    /// collects entries that it does not use itself, and our packets pass it by; a client with a
+    /// new MAC address makes itself known by its next ARP or ND packet. One that failed has none.
+    fn collect(&mut self, address: IpAddr, neighbor: Neighbor) {
+        if neighbor.mac.is_some() && self.neighbors.len() < COLLECTED {
+            let reach = Reach::Collected;
+            self.neighbors.insert(address, Neighbor { reach, ..neighbor });
+        }
+    }
+
+    /// What is known about a neighbour.
+    pub(super) fn reach(&self, neighbor: IpAddr) -> Reach {
+        self.neighbors
+            .get(&neighbor)
+            .map_or(Reach::Unknown, |neighbor| neighbor.reach)
+    }
+
+    /// The neighbour that packets to `destination` go to.
+    pub(super) fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.view.next_hops.neighbor_of(destination)
+    }
+
+    /// The tables as the rest of the program sees them. The next hops' generation is a new one
+    /// exactly if they differ from the last view's. O(routes + neighbours) after a change, else O(1).
+    pub(super) fn view(&mut self) -> &NetworkView {
+        if !std::mem::take(&mut self.changed) {
+            return &self.view;
+        }
+        let last = self.view.next_hops.generation;
+        let link = self.link.map_or(Link::RawIp, |link| link.link);
+        let neighbors: HashMap<IpAddr, MacAddr> = self
+            .neighbors
+            .iter()
+            .filter_map(|(&address, neighbor)| Some((address, neighbor.mac?)))
+            .collect();
+        let mut next_hops = NextHops::new(link, last, self.routes.clone(), neighbors);
+        if next_hops != self.view.next_hops {
+            next_hops.generation = last.wrapping_add(1);
+        }
+        self.view = NetworkView {
+            index: self.index(),
+            up: self.link.is_some_and(|link| link.up),
+            mtu: self.link.map_or(0, |link| link.mtu),
+            addresses: if self.configured.is_empty() {
+                self.addresses.clone()
+            } else {
+                self.configured.clone()
+            },
+            next_hops,
+        };
+        &self.view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vl3lb_common::next_hop::NextHop;
+
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn dump() -> Dump {
+        Dump {
+            link: Some(LinkState {
+                index: 7,
+                link: Link::Ethernet(MacAddr([2; 6])),
+                mtu: 1500,
+                up: true,
+            }),
+            addresses: vec![ip("2001:db8::67"), ip("172.16.1.103")],
+            routes: vec![Route {
+                destination: ip("172.16.1.0"),
+                prefix_length: 24,
+                gateway: None,
+                metric: 0,
+            }],
+            neighbors: vec![(ip("172.16.1.2"), Reach::Unconfirmed, Some(MAC))],
+        }
+    }
+
+    fn resolve(tables: &mut Tables) -> NextHop {
+        tables.view().next_hops.resolve(ip("172.16.1.2"))
+    }
+
+    #[test]
+    fn the_generation_changes_with_next_hops_only() {
+        let mut tables = Tables::new(Vec::new());
+        tables.replace(dump());
+        let first = tables.view().clone();
+        assert_eq!(first.addresses, [ip("172.16.1.103"), ip("2001:db8::67")]);
+        tables.replace(dump());
+        assert_eq!(*tables.view(), first);
+
+        tables.set_neighbor(ip("172.16.1.2"), Reach::Confirmed, Some(MAC));
+        assert_eq!(*tables.view(), first);
+
+        tables.set_neighbor(ip("172.16.1.3"), Reach::Confirmed, Some(MAC));
+        let generation = tables.view().next_hops.generation;
+        assert_eq!(generation, first.next_hops.generation + 1);
+    }
+
+    #[test]
+    fn a_neighbor_that_the_kernel_collects_is_still_known() {
+        let mut tables = Tables::new(Vec::new());
+        tables.replace(dump());
+        tables.remove_neighbor(ip("172.16.1.2"));
+        assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
+        assert_eq!(tables.reach(ip("172.16.1.2")), Reach::Collected);
+        let without = || Dump {
+            neighbors: Vec::new(),
+            ..dump()
+        };
+        tables.replace(without());
+        assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
+
+        let mut down = without();
+        down.link.as_mut().unwrap().up = false;
+        tables.replace(down);
+        tables.replace(without());
+        assert_eq!(resolve(&mut tables), NextHop::Unresolved(ip("172.16.1.2")));
+    }
+
+    #[test]
+    fn a_neighbor_that_failed_is_unresolved() {
+        let mut tables = Tables::new(Vec::new());
+        tables.replace(dump());
+        tables.set_neighbor(ip("172.16.1.2"), Reach::Unknown, None);
+        tables.remove_neighbor(ip("172.16.1.2"));
+        assert_eq!(resolve(&mut tables), NextHop::Unresolved(ip("172.16.1.2")));
+    }
+
+    #[test]
+    fn configured_addresses_come_before_the_interfaces_own() {
+        let mut tables = Tables::new(vec![ip("10.0.0.1")]);
+        assert!(!tables.view().usable());
+        tables.replace(dump());
+        assert_eq!(tables.view().addresses, [ip("10.0.0.1")]);
+        assert!(tables.view().usable());
+        tables.replace(Dump::default());
+        assert!(!tables.view().usable());
+    }
+}
