@@ -1,0 +1,135 @@
+//! Query parameters: filters, order and limit.
+
+use axum::http::StatusCode;
+
+use super::api::Refused;
+use crate::config::Refusal;
+use crate::report::filter::{BackendFilter, FlowFilter, ServiceFilter};
+use crate::report::flows::FlowOrder;
+
+/// Flows in one answer unless told otherwise.
+const DEFAULT_LIMIT: usize = 100;
+/// Flows in one answer at most; more can be streamed.
+const MOST: usize = 100_000;
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            error: refusal.to_string(),
+            hint: None,
+        }
+    }
+}
+
+/// Gives each parameter of a query to `take`, which says whether it knows it.
+fn each(
+    query: Option<&str>,
+    known: &str,
+    mut take: impl FnMut(&str, &str) -> Result<bool, Refusal>,
+) -> Result<(), Refused> {
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if !take(&name, &value)? {
+            return Err(
+                Refusal::new(name.as_ref(), format!("unknown parameter (value {value})"), known).into(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn one_of(name: &str, value: &str, allowed: &[&'static str]) -> Result<&'static str, Refusal> {
+    allowed
+        .iter()
+        .find(|&&word| word == value)
+        .copied()
+        .ok_or_else(|| Refusal::new(name, value, allowed.join(", ")))
+}
+
+/// What is asked about services.
+#[derive(Debug, Default)]
+pub(super) struct ServiceParams {
+    pub(super) filter: ServiceFilter,
+    pub(super) sort: Option<&'static str>,
+}
+
+impl ServiceParams {
+    pub(super) const SORTS: [&'static str; 6] = ["flows", "new", "pps", "bps", "drops", "name"];
+
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+        let mut params = Self::default();
+        each(query, "service, state, sort", |name, value| match name {
+            "sort" => {
+                params.sort = Some(one_of(name, value, &Self::SORTS)?);
+                Ok(true)
+            }
+            _ => params.filter.add(name, value),
+        })?;
+        Ok(params)
+    }
+}
+
+/// What is asked about backends.
+#[derive(Debug, Default)]
+pub(super) struct BackendParams {
+    pub(super) filter: BackendFilter,
+    pub(super) sort: Option<&'static str>,
+}
+
+impl BackendParams {
+    pub(super) const SORTS: [&'static str; 6] = ["flows", "new", "pps", "bps", "failures", "service"];
+
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+        let mut params = Self::default();
+        each(query, "service, state, sort", |name, value| match name {
+            "sort" => {
+                params.sort = Some(one_of(name, value, &Self::SORTS)?);
+                Ok(true)
+            }
+            _ => params.filter.add(name, value),
+        })?;
+        Ok(params)
+    }
+}
+
+/// What is asked about flows.
+#[derive(Debug)]
+pub(super) struct FlowParams {
+    pub(super) filter: FlowFilter,
+    pub(super) order: FlowOrder,
+    pub(super) limit: usize,
+    /// All of them, as a stream in no order.
+    pub(super) all: bool,
+}
+
+impl FlowParams {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+        let mut params = Self {
+            filter: FlowFilter::default(),
+            order: FlowOrder::default(),
+            limit: DEFAULT_LIMIT,
+            all: false,
+        };
+        let known =
+            "service, backend, client, port, nat-port, proto, state, older, idle, worker, sort, limit, all";
+        each(query, known, |name, value| {
+            match name {
+                "sort" => {
+                    params.order = FlowOrder::from_name(value)
+                        .ok_or_else(|| Refusal::new(name, value, "activity, age, idle, bytes, packets"))?;
+                }
+                "limit" => {
+                    params.limit = value
+                        .parse()
+                        .ok()
+                        .filter(|&limit| limit <= MOST)
+                        .ok_or_else(|| Refusal::new(name, value, format!("0-{MOST}")))?;
+                }
+                "all" => params.all = one_of(name, value, &["true", "false"])? == "true",
+                _ => return params.filter.add(name, value),
+            }
+            Ok(true)
+        })?;
+        Ok(params)
+    }
+}

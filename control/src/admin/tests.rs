@@ -1,0 +1,251 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::report::sample::{Live, flow, live};
+
+/// A served reporter.
+struct Served {
+    live: Live,
+    folder: tempfile::TempDir,
+    address: std::net::SocketAddr,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let live = live(2);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("deeper/admin.sock");
+        let listeners = Listeners::open(([127, 0, 0, 1], 0).into(), &socket)
+            .await
+            .unwrap();
+        let address = listeners.address().unwrap();
+        let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter)));
+        Self {
+            live,
+            folder,
+            address,
+            task,
+        }
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.folder.path().join("deeper/admin.sock")
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> (StatusCode, String, String) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        exchange(TokioIo::new(stream), method, path).await
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let (status, _, body) = self.ask(Method::GET, path).await;
+        (status, body)
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+}
+
+async fn exchange<IO>(io: IO, method: Method, path: &str) -> (StatusCode, String, String)
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status();
+    let content_type = response
+        .headers()
+        .get("content-type")
+        .map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, content_type, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics() {
+    let served = Served::start().await;
+    let (status, content_type, body) = served.ask(Method::GET, "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(content_type, crate::metrics::CONTENT_TYPE);
+    assert!(body.contains("vl3lb_ready 1\n") && body.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn probes_answer_for_what_they_are_asked() {
+    let served = Served::start().await;
+    assert_eq!(served.get("/healthz").await.0, StatusCode::OK);
+    assert_eq!(served.get("/readyz").await.0, StatusCode::OK);
+    served.live.reporter.drain();
+    let (status, reason) = served.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reason.contains("shutting down"), "{reason}");
+    assert_eq!(served.get("/healthz").await.0, StatusCode::OK);
+    *served.live.recorder.now.lock().unwrap() = crate::report::sample::at(4000);
+    assert_eq!(served.get("/healthz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_ordered_here() {
+    let served = Served::start().await;
+    let names = |answer: Value| -> Vec<String> {
+        let items = answer["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|item| item["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let services = served.json("/api/v1/services").await;
+    assert_eq!(services["apiVersion"], "v1");
+    assert_eq!(services["generation"], 42);
+    assert_eq!(names(services), ["ledger", "dns", "finance"]);
+    assert_eq!(
+        names(served.json("/api/v1/services?sort=name&state=!down").await),
+        ["dns", "finance"]
+    );
+    let backends = served.json("/api/v1/backends?service=f*&state=draining").await;
+    assert_eq!(backends["items"].as_array().unwrap().len(), 1);
+    assert_eq!(backends["items"][0]["drain"]["flowsLeft"], 0);
+    let status = served.json("/api/v1/status").await;
+    assert_eq!(status["items"][0]["mode"]["attach"], "native");
+}
+
+#[tokio::test]
+async fn what_does_not_exist_or_is_not_understood_is_refused() {
+    let served = Served::start().await;
+    for (path, want, error) in [
+        (
+            "/api/v1/services?service=finanse",
+            StatusCode::NOT_FOUND,
+            "services: no service \"finanse\" (have: ledger, dns, finance)",
+        ),
+        (
+            "/api/v1/flows?service=finanse",
+            StatusCode::NOT_FOUND,
+            "flows: no service \"finanse\" (have: ledger, dns, finance)",
+        ),
+        (
+            "/api/v1/services?colour=red",
+            StatusCode::BAD_REQUEST,
+            "colour: unknown parameter (value red), allowed service, state, sort",
+        ),
+        (
+            "/api/v1/flows?limit=many",
+            StatusCode::BAD_REQUEST,
+            "limit: many, allowed 0-100000",
+        ),
+        (
+            "/api/v2/status",
+            StatusCode::NOT_FOUND,
+            "nothing at /api/v2/status",
+        ),
+    ] {
+        let (status, body) = served.get(path).await;
+        assert_eq!(status, want, "{path}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["error"], error);
+    }
+}
+
+#[tokio::test]
+async fn nothing_can_be_changed() {
+    let served = Served::start().await;
+    for path in ["/metrics", "/api/v1/status", "/api/v1/flows"] {
+        for method in [Method::POST, Method::PUT, Method::DELETE] {
+            assert_eq!(served.ask(method, path).await.0, StatusCode::METHOD_NOT_ALLOWED);
+        }
+        assert_eq!(served.ask(Method::HEAD, path).await.0, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn flows_are_limited_and_counted() {
+    let served = Served::start().await;
+    *served.live.recorder.flows.lock().unwrap() = vec![
+        (0..150).map(|number| flow(0, number)).collect(),
+        (150..160).map(|number| flow(1, number)).collect(),
+    ];
+    let answer = served.json("/api/v1/flows").await;
+    assert_eq!(answer["items"].as_array().unwrap().len(), 100);
+    assert_eq!(answer["matchedTotal"], 160);
+    assert_eq!(answer["truncated"], true);
+    assert_eq!(answer["consistency"], "per-flow");
+    assert_eq!(answer["items"][0]["service"], "finance");
+    let answer = served.json("/api/v1/flows?limit=0&worker=1").await;
+    assert_eq!(answer["items"].as_array().unwrap().len(), 0);
+    assert_eq!(answer["matchedTotal"], 10);
+}
+
+#[tokio::test]
+async fn all_flows_are_one_document_with_a_line_for_each() {
+    let served = Served::start().await;
+    *served.live.recorder.flows.lock().unwrap() =
+        vec![(0..1000).map(|number| flow(0, number)).collect(), Vec::new()];
+    let (status, body) = served.get("/api/v1/flows?all=true").await;
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(answer["items"].as_array().unwrap().len(), 1000);
+    assert_eq!(answer["matchedTotal"], 1000);
+    assert_eq!(body.lines().count(), 1002);
+    let none = served.json("/api/v1/flows?all=true&worker=1").await;
+    assert_eq!(none["items"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn the_socket_belongs_to_its_owner_and_goes_at_the_end() {
+    let served = Served::start().await;
+    let socket = served.socket();
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let stream = UnixStream::connect(&socket).await.unwrap();
+    let (status, _, body) = exchange(TokioIo::new(stream), Method::GET, "/api/v1/status").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.contains("finance-lb-7c9d"));
+    served.task.abort();
+    assert!(served.task.await.unwrap_err().is_cancelled());
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
+    let served = Served::start().await;
+    let socket = served.socket();
+    let listen = ([127, 0, 0, 1], 0).into();
+    let error = Listeners::open(listen, &socket).await.unwrap_err();
+    assert!(error.contains("another balancer answers there"), "{error}");
+    assert!(socket.exists());
+    let stale = served.folder.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    assert!(stale.exists());
+    Listeners::open(listen, &stale).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let served = Served::start().await;
+    let other = served.folder.path().join("other.sock");
+    let error = Listeners::open(served.address, &other).await.unwrap_err();
+    assert!(
+        error.contains(&served.address.to_string()) && error.contains("admin.listen"),
+        "{error}"
+    );
+}

@@ -1,0 +1,104 @@
+//! The table of backends.
+
+use vl3lb_common::report::{Backend, BackendState, Envelope, Time};
+
+use super::number::{UNKNOWN, age, grouped, latency, percent};
+use super::services::since;
+use super::table::{Cell, Column, Table, Tone, number, text};
+use super::view::View;
+
+const COLUMNS: [Column; 13] = [
+    text("SERVICE"),
+    text("BACKEND"),
+    text("STATE"),
+    number("WEIGHT"),
+    number("FLOWS"),
+    number("NEW/s"),
+    number("FAIL/s"),
+    number("PPS IN"),
+    number("BIT/s OUT"),
+    number("CONN p99"),
+    number("PORTS"),
+    number("SINCE"),
+    text("NOTE"),
+];
+const WIDE: [Column; 4] = [text("POD"), text("NODE"), text("SOURCE"), text("NEXTHOP")];
+
+/// One row per backend.
+pub(super) fn table(answer: &Envelope<Backend>, view: View) -> String {
+    let mut columns = COLUMNS.to_vec();
+    if view.wide() {
+        columns.extend(WIDE);
+    }
+    let mut table = Table::new(&columns);
+    for backend in &answer.items {
+        let mut row = row(backend, answer.time, view);
+        if view.wide() {
+            row.extend(wide_row(backend));
+        }
+        table.push(row);
+    }
+    table.take_lines(view.headings, view.color)
+}
+
+fn row(backend: &Backend, now: Time, view: View) -> Vec<Cell> {
+    let digits = view.digits;
+    vec![
+        backend.service.as_str().into(),
+        backend.endpoint().to_string().into(),
+        Cell::toned(backend.state.name(), tone(backend.state)),
+        backend.weight.to_string().into(),
+        digits.count(backend.flows).into(),
+        digits.rate(backend.new_flows_per_second).into(),
+        digits.rate(backend.failures_per_second).into(),
+        digits.rate(backend.inbound.packets_per_second).into(),
+        digits.bits(backend.outbound.bytes_per_second).into(),
+        latency(backend.connect_seconds.as_ref().and_then(|connect| connect.p99)).into(),
+        percent(ports_ratio(backend)).into(),
+        since(backend.since, now).into(),
+        note(backend, now).into(),
+    ]
+}
+
+fn wide_row(backend: &Backend) -> Vec<Cell> {
+    let or_unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| UNKNOWN.to_owned());
+    let next_hop = backend.next_hop.as_ref().map_or_else(
+        || UNKNOWN.to_owned(),
+        |hop| format!("{} {}", hop.mac.as_deref().unwrap_or(UNKNOWN), hop.state),
+    );
+    vec![
+        or_unknown(&backend.pod).into(),
+        or_unknown(&backend.node).into(),
+        or_unknown(&backend.source).into(),
+        next_hop.into(),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "numbers of ports are far below 2^53")]
+fn ports_ratio(backend: &Backend) -> Option<f64> {
+    let ports = backend.nat_ports;
+    (ports.capacity > 0).then(|| ports.used as f64 / ports.capacity as f64)
+}
+
+/// What the state alone does not say.
+fn note(backend: &Backend, now: Time) -> String {
+    if let Some(drain) = backend.drain {
+        return format!(
+            "{} left, {} flows",
+            age(drain.deadline.since(now)),
+            grouped(drain.flows_left)
+        );
+    }
+    match &backend.next_hop {
+        Some(hop) if hop.mac.is_none() => "next hop does not answer".to_owned(),
+        _ => String::new(),
+    }
+}
+
+const fn tone(state: BackendState) -> Tone {
+    match state {
+        BackendState::Up => Tone::Good,
+        BackendState::Draining | BackendState::Unknown => Tone::Uneasy,
+        BackendState::Down => Tone::Bad,
+    }
+}

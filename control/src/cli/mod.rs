@@ -1,0 +1,301 @@
+//! The command line: asks a running balancer and shows its answer.
+//!
+//! Data goes to standard output, everything for people beside it to standard error. Tables are made
+//! of the same JSON that `-o json` prints.
+
+pub mod args;
+mod backends;
+mod client;
+mod exit;
+mod flows;
+mod number;
+mod services;
+mod status;
+mod table;
+mod terms;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use clap::{ArgMatches, CommandFactory, ValueEnum};
+use serde::de::DeserializeOwned;
+use vl3lb_common::report::{Backend, Envelope, Flow, FlowList, Service, Status};
+
+use crate::config::{Config, Refusal};
+use crate::report::filter::{BackendFilter, FlowFilter, ServiceFilter};
+use args::{BackendsArgs, Cli, Command, ConfigArgs, FlowsArgs, Output, ServicesArgs, StatusArgs};
+use client::Client;
+pub use exit::{Failure, FailureKind};
+use terms::Query;
+use view::{View, note, print, print_json};
+
+/// Does what the command line asks for; everything but `run`, which needs a data plane.
+///
+/// `matches` is what `cli` was read from: it knows the order of the filters.
+pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
+    let filters = matches
+        .subcommand()
+        .map_or(Ok(Query::new()), |(_, command)| terms::filters(command))
+        .map_err(|error| Failure::new(FailureKind::Refused, error))?;
+    match &cli.command {
+        Command::Run(_) => Err(Failure::new(
+            FailureKind::Refused,
+            "run: not a question to a balancer",
+        )),
+        Command::Check(args) => check(args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "vl3-lb", &mut script);
+            print(&script)
+        }
+        Command::Man => man(),
+        Command::Status(args) => ask(cli, &Question::Status(args)),
+        Command::Services(args) => ask(cli, &Question::Services(args, filters)),
+        Command::Backends(args) => ask(cli, &Question::Backends(args, filters)),
+        Command::Flows(args) => ask(cli, &Question::Flows(args, filters)),
+    }
+}
+
+/// Reads the configuration as `run` does.
+///
+/// Errors: every refusal, one a line.
+pub fn load_config(path: Option<&Path>) -> Result<crate::config::Loaded, Failure> {
+    Config::load(path, &|name| std::env::var(name).ok()).map_err(|refusals| {
+        let lines: Vec<_> = refusals.iter().map(Refusal::to_string).collect();
+        Failure::new(FailureKind::Refused, lines.join("\nerror: "))
+            .hint("`vl3-lb check --config FILE` validates a configuration and changes nothing")
+    })
+}
+
+fn check(args: &ConfigArgs) -> Result<(), Failure> {
+    let loaded = load_config(args.config.as_deref())?;
+    for line in &loaded.notes {
+        note(&format!("note: {line}"));
+    }
+    print(loaded.config.to_yaml().as_bytes())
+}
+
+fn man() -> Result<(), Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    print(&page)
+}
+
+/// A command that the balancer answers.
+enum Question<'a> {
+    Status(&'a StatusArgs),
+    Services(&'a ServicesArgs, Query),
+    Backends(&'a BackendsArgs, Query),
+    Flows(&'a FlowsArgs, Query),
+}
+
+/// Asks once, or again and again with `--watch`, until Ctrl-C.
+fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
+    question.validate()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FailureKind::Answered, format!("start the runtime: {error}")))?;
+    let client = Client {
+        socket: cli.global.socket.clone(),
+        timeout: cli.global.timeout,
+    };
+    let view = View::new(&cli.global);
+    runtime.block_on(async {
+        let answers = async {
+            loop {
+                if cli.global.watch.is_some() && view.terminal {
+                    // Home and erase: what is left of the last screen would be taken for news.
+                    print(b"\x1b[H\x1b[2J")?;
+                }
+                question.answer(&client, view).await?;
+                match cli.global.watch {
+                    Some(interval) => tokio::time::sleep(interval).await,
+                    None => return Ok(()),
+                }
+            }
+        };
+        tokio::select! {
+            done = answers => done,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Interrupted, "")),
+        }
+    })
+}
+
+impl Question<'_> {
+    /// Refuses filters here, before a balancer is asked.
+    fn validate(&self) -> Result<(), Failure> {
+        let (mut services, mut backends, mut flows) = Default::default();
+        let filters = match self {
+            Self::Status(_) => return Ok(()),
+            Self::Services(_, filters) | Self::Backends(_, filters) | Self::Flows(_, filters) => filters,
+        };
+        for (name, value) in filters {
+            let known = match self {
+                Self::Status(_) => Ok(true),
+                Self::Services(..) => ServiceFilter::add(&mut services, name, value),
+                Self::Backends(..) => BackendFilter::add(&mut backends, name, value),
+                Self::Flows(..) => FlowFilter::add(&mut flows, name, value),
+            };
+            known.map_err(|error| Failure::new(FailureKind::Refused, format!("--{error}")))?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, client: &Client, view: View) -> Result<(), Failure> {
+        match self {
+            Self::Status(args) => show_status(client, args, view).await,
+            Self::Services(args, filters) => show_services(client, args, filters, view).await,
+            Self::Backends(args, filters) => show_backends(client, args, filters, view).await,
+            Self::Flows(args, filters) if args.all => stream_flows(client, filters, view).await,
+            Self::Flows(args, filters) => show_flows(client, args, filters, view).await,
+        }
+    }
+}
+
+async fn show_status(client: &Client, args: &StatusArgs, view: View) -> Result<(), Failure> {
+    let document = client.get("/api/v1/status", &[]).await?;
+    let answer: Envelope<Status> = read(&document)?;
+    let degraded = answer.items.iter().any(Status::degraded);
+    match view.format {
+        Output::Json | Output::Jsonl => print_json(&document, view.format)?,
+        Output::Table | Output::Wide if args.check => {
+            for status in &answer.items {
+                print(format!("{}\n", status::verdict(status)).as_bytes())?;
+            }
+        }
+        Output::Table | Output::Wide if args.reasons => {
+            let drops = answer.items.iter().flat_map(|status| &status.totals.drops);
+            print(services::reasons(drops, view).as_bytes())?;
+        }
+        Output::Table | Output::Wide => print(status::screen(&answer, view).as_bytes())?,
+    }
+    if args.check && degraded {
+        return Err(Failure::new(FailureKind::Degraded, ""));
+    }
+    Ok(())
+}
+
+async fn show_services(
+    client: &Client,
+    args: &ServicesArgs,
+    filters: &Query,
+    view: View,
+) -> Result<(), Failure> {
+    let query = with_sort(filters, args.sort);
+    let document = client.get("/api/v1/services", &query).await?;
+    if matches!(view.format, Output::Json | Output::Jsonl) {
+        return print_json(&document, view.format);
+    }
+    let answer: Envelope<Service> = read(&document)?;
+    // One service asked for by its name is shown in full.
+    let screen = match filters.as_slice() {
+        [(_, name)] if args.service.len() == 1 && !name.contains(['*', '!']) => {
+            let backends = client.get("/api/v1/backends", filters).await?;
+            services::block(&answer, &read::<Envelope<Backend>>(&backends)?, view)
+        }
+        _ => services::table(&answer, view),
+    };
+    print(screen.as_bytes())?;
+    context(&answer, view);
+    Ok(())
+}
+
+async fn show_backends(
+    client: &Client,
+    args: &BackendsArgs,
+    filters: &Query,
+    view: View,
+) -> Result<(), Failure> {
+    let query = with_sort(filters, args.sort);
+    let document = client.get("/api/v1/backends", &query).await?;
+    if matches!(view.format, Output::Json | Output::Jsonl) {
+        return print_json(&document, view.format);
+    }
+    let answer: Envelope<Backend> = read(&document)?;
+    print(backends::table(&answer, view).as_bytes())?;
+    context(&answer, view);
+    Ok(())
+}
+
+async fn show_flows(client: &Client, args: &FlowsArgs, filters: &Query, view: View) -> Result<(), Failure> {
+    let mut query = with_sort(filters, args.sort);
+    let limit = if args.count { 0 } else { args.limit };
+    query.push(("limit".to_owned(), limit.to_string()));
+    let document = client.get("/api/v1/flows", &query).await?;
+    let answer: FlowList = read(&document)?;
+    for warning in &answer.envelope.warnings {
+        note(&format!("warning: {}", warning.text));
+    }
+    if matches!(view.format, Output::Json | Output::Jsonl) {
+        print_json(&document, view.format)?;
+    } else if args.count {
+        print(format!("{}\n", answer.matched_total).as_bytes())?;
+    } else {
+        print(flows::table(&answer, view).as_bytes())?;
+    }
+    if let Some(line) = flows::omission(&answer).filter(|_| !args.count) {
+        note(&line);
+    }
+    Ok(())
+}
+
+/// All flows as they come from the workers, without keeping them.
+///
+/// The answer is one JSON document with one flow a line, so it can be read in parts.
+async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<(), Failure> {
+    let all = ("all".to_owned(), "true".to_owned());
+    let query: Query = filters.iter().cloned().chain([all]).collect();
+    let mut lines = client.lines("/api/v1/flows", &query).await?;
+    let mut table = flows::FlowTable::new(view);
+    while let Some(part) = lines.next().await? {
+        if view.format == Output::Json {
+            print(&part)?;
+            continue;
+        }
+        for line in part.split(|&byte| byte == b'\n').map(flows::Line::new) {
+            match line {
+                flows::Line::Flow(flow) if view.format == Output::Jsonl => {
+                    print(&[flow, b"\n"].concat())?;
+                }
+                flows::Line::Flow(flow) => table.push(&read::<Flow>(flow)?),
+                flows::Line::End(end) => {
+                    for warning in read::<flows::End>(&end)?.warnings {
+                        note(&format!("warning: {}", warning.text));
+                    }
+                }
+                flows::Line::Other => {}
+            }
+        }
+        if view.format != Output::Jsonl {
+            print(table.take_lines().as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn with_sort<K: ValueEnum>(filters: &Query, sort: Option<K>) -> Query {
+    let key = sort.and_then(|key| key.to_possible_value().map(|value| value.get_name().to_owned()));
+    let sort = key.map(|key| ("sort".to_owned(), key));
+    filters.iter().cloned().chain(sort).collect()
+}
+
+fn read<T: DeserializeOwned>(document: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(document).map_err(|error| view::unreadable(&error))
+}
+
+/// What the numbers are measured over, for a person who looks at them.
+fn context<T>(answer: &Envelope<T>, view: View) {
+    if view.terminal {
+        let window = answer
+            .window_seconds
+            .map_or_else(|| "none yet".to_owned(), |seconds| format!("{seconds:.0}s"));
+        let snapshot = answer
+            .generation
+            .map_or_else(|| "none yet".to_owned(), |generation| generation.to_string());
+        note(&format!("rates over {window}, snapshot {snapshot}"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The tables of services, and of one service in full.
+
+use vl3lb_common::DropReason;
+use vl3lb_common::report::{Backend, Envelope, ReasonCount, Service, ServiceState, Time};
+
+use super::backends;
+use super::number::{UNKNOWN, age, age_seconds, latency};
+use super::table::{Cell, Column, Table, Tone, number, text};
+use super::view::View;
+
+const COLUMNS: [Column; 14] = [
+    text("NAME"),
+    text("PROTO"),
+    text("ADDRESS"),
+    text("SCHED"),
+    text("STATE"),
+    number("BACKENDS"),
+    number("FLOWS"),
+    number("NEW/s"),
+    number("PPS IN"),
+    number("PPS OUT"),
+    number("BIT/s IN"),
+    number("BIT/s OUT"),
+    number("DROP/s"),
+    number("SINCE"),
+];
+const WIDE: [Column; 8] = [
+    number("TARGETPORT"),
+    number("AFFINITY"),
+    number("DRAIN"),
+    text("CHECK"),
+    text("SELECTOR"),
+    number("CONN p50"),
+    number("CONN p99"),
+    number("FLOWS TOTAL"),
+];
+
+/// One row per service.
+pub(super) fn table(answer: &Envelope<Service>, view: View) -> String {
+    let mut columns = COLUMNS.to_vec();
+    if view.wide() {
+        columns.extend(WIDE);
+    }
+    let mut table = Table::new(&columns);
+    for service in &answer.items {
+        let mut row = row(service, answer.time, view);
+        if view.wide() {
+            row.extend(wide_row(service, view));
+        }
+        table.push(row);
+    }
+    table.take_lines(view.headings, view.color)
+}
+
+/// One service with its backends and drop reasons.
+pub(super) fn block(answer: &Envelope<Service>, backends: &Envelope<Backend>, view: View) -> String {
+    let mut block = table(answer, view);
+    block.push('\n');
+    block.push_str(&backends::table(backends, view));
+    let drops: Vec<_> = answer
+        .items
+        .iter()
+        .flat_map(|service| service.drops.iter().filter(|drop| drop.packets_total > 0))
+        .collect();
+    if !drops.is_empty() {
+        block.push('\n');
+        block.push_str(&reasons(drops, view));
+    }
+    block
+}
+
+/// Drop reasons with their counts and what to do about them.
+pub(super) fn reasons<'a>(drops: impl IntoIterator<Item = &'a ReasonCount>, view: View) -> String {
+    let mut table = Table::new(&[
+        text("REASON"),
+        number("PACKETS"),
+        number("DROP/s"),
+        text("REMEDY"),
+    ]);
+    for drop in drops {
+        let remedy = DropReason::ALL
+            .iter()
+            .find(|reason| reason.name() == drop.reason)
+            .map_or(UNKNOWN, |reason| reason.remedy());
+        table.push(vec![
+            drop.reason.as_str().into(),
+            view.digits.count(drop.packets_total).into(),
+            view.digits.rate(drop.packets_per_second).into(),
+            remedy.into(),
+        ]);
+    }
+    table.take_lines(view.headings, view.color)
+}
+
+fn row(service: &Service, now: Time, view: View) -> Vec<Cell> {
+    let digits = view.digits;
+    vec![
+        service.name.as_str().into(),
+        service.protocol.name().into(),
+        addresses(service).into(),
+        service.scheduler.name().into(),
+        Cell::toned(service.state.name(), tone(service.state)),
+        format!("{}/{}", service.backends.up, service.backends.total).into(),
+        digits.count(service.flows).into(),
+        digits.rate(service.new_flows_per_second).into(),
+        digits.rate(service.inbound.packets_per_second).into(),
+        digits.rate(service.outbound.packets_per_second).into(),
+        digits.bits(service.inbound.bytes_per_second).into(),
+        digits.bits(service.outbound.bytes_per_second).into(),
+        digits.rate(service.drops_per_second).into(),
+        since(service.since, now).into(),
+    ]
+}
+
+fn wide_row(service: &Service, view: View) -> Vec<Cell> {
+    let selector: Vec<_> = service
+        .selector
+        .iter()
+        .map(|(label, value)| format!("{label}={value}"))
+        .collect();
+    vec![
+        service.target_port.to_string().into(),
+        service
+            .affinity_seconds
+            .map_or_else(|| UNKNOWN.to_owned(), age_seconds)
+            .into(),
+        age_seconds(service.drain_seconds).into(),
+        UNKNOWN.into(),
+        if selector.is_empty() {
+            UNKNOWN.into()
+        } else {
+            selector.join(",").into()
+        },
+        latency(service.connect_seconds.p50).into(),
+        latency(service.connect_seconds.p99).into(),
+        view.digits.count(service.flows_opened_total).into(),
+    ]
+}
+
+/// Every address that the service listens at, and its port.
+fn addresses(service: &Service) -> String {
+    let endpoints: Vec<_> = service
+        .addresses
+        .iter()
+        .map(|&address| std::net::SocketAddr::new(address, service.port).to_string())
+        .collect();
+    if endpoints.is_empty() {
+        format!("{UNKNOWN}:{}", service.port)
+    } else {
+        endpoints.join(",")
+    }
+}
+
+/// The colour of a state.
+pub(super) const fn tone(state: ServiceState) -> Tone {
+    match state {
+        ServiceState::Ok => Tone::Good,
+        ServiceState::Degraded => Tone::Uneasy,
+        ServiceState::Down => Tone::Bad,
+    }
+}
+
+/// How long ago `time` was.
+pub(super) fn since(time: Option<Time>, now: Time) -> String {
+    time.map_or_else(|| UNKNOWN.to_owned(), |time| age(now.since(time)))
+}

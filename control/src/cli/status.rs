@@ -1,0 +1,266 @@
+//! The screen of `status`.
+
+use std::fmt::Write;
+
+use vl3lb_common::report::{
+    BackendState, Discovery, Envelope, ServiceState, Severity, Status, Time, Traffic, Warning, Worker,
+};
+
+use super::number::{Digits, UNKNOWN, age, percent};
+use super::services::since;
+use super::table::{Cell, Table, Tone, text};
+use super::view::View;
+
+/// The screen: the verdict first, then what it stands on, then what to do.
+pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
+    let mut screen = String::new();
+    for status in &answer.items {
+        let lines = [
+            headline(status, answer, view),
+            labelled("interface", &interface(status)),
+            labelled("mode", &mode(status)),
+            labelled("services", &services(status)),
+            labelled("traffic", &traffic(status, view.digits)),
+            labelled("control", &control(status, answer.time)),
+        ];
+        for line in lines {
+            screen.push_str(line.trim_end());
+            screen.push('\n');
+        }
+        if !status.warnings.is_empty() {
+            screen.push_str("WARNINGS\n");
+            screen.push_str(&warnings(&status.warnings, answer.time, view));
+        }
+    }
+    screen
+}
+
+/// The one line of `--check`: the verdict and its worst reason.
+pub(super) fn verdict(status: &Status) -> String {
+    let word = state(status).0.to_lowercase();
+    let reason = status
+        .not_ready_reason
+        .clone()
+        .or_else(|| status.warnings.first().map(|warning| warning.text.clone()));
+    match reason {
+        Some(reason) => format!("{word}: {reason}"),
+        None => format!("{word}: {}", services(status)),
+    }
+}
+
+fn state(status: &Status) -> (&'static str, Tone) {
+    match status {
+        Status { draining: true, .. } => ("DRAINING", Tone::Uneasy),
+        Status { ready: false, .. } => ("NOT READY", Tone::Bad),
+        status if status.degraded() => ("DEGRADED", Tone::Uneasy),
+        _ => ("READY", Tone::Good),
+    }
+}
+
+fn labelled(label: &str, line: &str) -> String {
+    format!("{label:<9}  {line}")
+}
+
+/// Joins the parts of a line; the wider gap sets them apart.
+fn parts(parts: &[String]) -> String {
+    parts
+        .iter()
+        .filter(|part| !part.is_empty())
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("   ")
+}
+
+fn headline(status: &Status, answer: &Envelope<Status>, view: View) -> String {
+    let (word, tone) = state(status);
+    let verdict = if view.color {
+        format!("{}{word}{:#}", tone.style(), tone.style())
+    } else {
+        word.to_owned()
+    };
+    let reason = status
+        .not_ready_reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(" ({reason})"));
+    let snapshot = match (answer.generation, status.snapshot_time) {
+        (Some(generation), Some(time)) => {
+            format!("snapshot {generation}, {} old", age(answer.time.since(time)))
+        }
+        (Some(generation), None) => format!("snapshot {generation}"),
+        (None, _) => "no snapshot".to_owned(),
+    };
+    format!(
+        "vl3-lb {} ({})  {}  {verdict}{reason}  up {}   {snapshot}",
+        status.version,
+        status.revision,
+        status.instance,
+        age(answer.time.since(status.start_time)),
+    )
+}
+
+fn interface(status: &Status) -> String {
+    let interface = &status.interface;
+    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+    parts(&[
+        format!(
+            "{} {} ifindex {} mtu {}{}",
+            interface.name,
+            interface.kind,
+            interface.index,
+            interface.mtu,
+            if interface.up == Some(false) { " DOWN" } else { "" }
+        ),
+        if addresses.is_empty() {
+            "no address".to_owned()
+        } else {
+            addresses.join("  ")
+        },
+    ])
+}
+
+fn mode(status: &Status) -> String {
+    let mode = &status.mode;
+    let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
+    let reason = if mode.reason.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", mode.reason)
+    };
+    let listed = |of: fn(&Worker) -> String, separator: &str| {
+        let texts: Vec<_> = status.workers.iter().map(of).collect();
+        texts.join(separator)
+    };
+    let core = |worker: &Worker| {
+        worker
+            .core
+            .map_or_else(|| UNKNOWN.to_owned(), |core| core.to_string())
+    };
+    let workers = match status.workers.len() {
+        1 => format!("1 queue, worker on core {}", listed(core, ",")),
+        queues => format!("{queues} queues, workers on cores {}", listed(core, ",")),
+    };
+    parts(&[
+        format!("{} XDP, {copy}{reason}", mode.attach),
+        workers,
+        format!("busy {}", listed(|worker| percent(worker.busy_ratio), " ")),
+    ])
+}
+
+/// `3: 1 ok, 1 degraded, 1 down`: the states that occur.
+fn tally(total: usize, states: &[(usize, &str)]) -> String {
+    let mut text = total.to_string();
+    let mut separator = ": ";
+    for (count, state) in states.iter().filter(|(count, _)| *count > 0) {
+        // Writing to a string cannot fail.
+        write!(text, "{separator}{count} {state}").ok();
+        separator = ", ";
+    }
+    text
+}
+
+fn services(status: &Status) -> String {
+    let totals = &status.totals;
+    let backends = totals.backends;
+    parts(&[
+        tally(
+            totals.services_ok + totals.services_degraded + totals.services_down,
+            &[
+                (totals.services_ok, ServiceState::Ok.name()),
+                (totals.services_degraded, ServiceState::Degraded.name()),
+                (totals.services_down, ServiceState::Down.name()),
+            ],
+        ),
+        format!(
+            "backends {}",
+            tally(
+                backends.total,
+                &[
+                    (backends.up, BackendState::Up.name()),
+                    (backends.draining, BackendState::Draining.name()),
+                    (backends.unknown, BackendState::Unknown.name()),
+                    (backends.down, BackendState::Down.name()),
+                ],
+            )
+        ),
+    ])
+}
+
+fn traffic(status: &Status, digits: Digits) -> String {
+    let totals = &status.totals;
+    let direction = |name: &str, traffic: Traffic| {
+        format!(
+            "{name} {} pps {} bit/s",
+            digits.rate(traffic.packets_per_second),
+            digits.bits(traffic.bytes_per_second)
+        )
+    };
+    let change = totals.flows_change_per_second.map_or_else(String::new, |change| {
+        let sign = if change >= 0.0 { "+" } else { "" };
+        format!(", {sign}{}/s", digits.rate(Some(change)))
+    });
+    #[expect(clippy::cast_precision_loss, reason = "numbers of flows are far below 2^53")]
+    let filled = (totals.flow_capacity > 0).then(|| totals.flows as f64 / totals.flow_capacity as f64);
+    parts(&[
+        direction("in", totals.inbound),
+        direction("out", totals.outbound),
+        format!(
+            "drops {}/s ({})",
+            digits.rate(totals.drops_per_second),
+            percent(totals.drop_ratio)
+        ),
+        format!(
+            "flows {} of {} ({}){change}",
+            digits.count(totals.flows),
+            digits.count(totals.flow_capacity),
+            percent(filled)
+        ),
+    ])
+}
+
+fn control(status: &Status, now: Time) -> String {
+    let source = |discovery: &Discovery| {
+        format!(
+            "discovery {} {}, last event {} ago",
+            discovery.source,
+            if discovery.synced {
+                "in sync"
+            } else {
+                "NOT IN SYNC"
+            },
+            since(discovery.last_event_time, now)
+        )
+    };
+    let config = &status.config;
+    let mut texts: Vec<_> = status.discovery.iter().map(source).collect();
+    texts.push(format!(
+        "config {} {}, read {} ago",
+        config.path.as_deref().unwrap_or("from the environment"),
+        if config.ok { "ok" } else { "REFUSED" },
+        since(config.loaded_time, now)
+    ));
+    parts(&texts)
+}
+
+fn warnings(warnings: &[Warning], now: Time, view: View) -> String {
+    let mut table = Table::new(&[text(""), text(""), text(""), text("")]);
+    for warning in warnings {
+        let tone = match warning.severity {
+            Severity::Error => Tone::Bad,
+            Severity::Warn => Tone::Uneasy,
+        };
+        let age = warning
+            .since
+            .map_or_else(String::new, |since| format!(" ({})", age(now.since(since))));
+        table.push(vec![
+            "".into(),
+            Cell::toned(warning.severity.name(), tone),
+            format!("{}{age}", warning.text).into(),
+            warning
+                .next
+                .as_ref()
+                .map_or_else(String::new, |next| format!("-> {next}"))
+                .into(),
+        ]);
+    }
+    table.take_lines(false, view.color)
+}

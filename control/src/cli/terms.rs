@@ -1,0 +1,92 @@
+//! Filters of a command line in the order in which they were given.
+
+use clap::ArgMatches;
+
+/// Names of all filters as clap knows them; in queries `-` stands for `_`.
+const FILTERS: [&str; 10] = [
+    "service", "backend", "client", "port", "nat_port", "proto", "state", "older", "idle", "worker",
+];
+
+/// A query: names and values in order.
+pub(super) type Query = Vec<(String, String)>;
+
+/// The filters of a command as query parameters; `--not` puts `!` before the value of the next one.
+///
+/// Errors: a `--not` that no filter follows.
+pub(super) fn filters(matches: &ArgMatches) -> Result<Query, String> {
+    let mut terms: Vec<(usize, String, String)> = FILTERS
+        .iter()
+        .flat_map(|&filter| {
+            occurrences::<String>(matches, filter)
+                .map(move |(at, value)| (at, filter.replace('_', "-"), value.clone()))
+        })
+        .collect();
+    terms.sort_by_key(|&(at, ..)| at);
+    for (not, _) in occurrences::<bool>(matches, "not") {
+        let next = terms.iter_mut().find(|&&mut (at, ..)| at > not);
+        let Some((.., value)) = next else {
+            return Err("--not: negates the filter after it, and there is none".to_owned());
+        };
+        value.insert(0, '!');
+    }
+    Ok(terms.into_iter().map(|(_, name, value)| (name, value)).collect())
+}
+
+/// Each value of an argument with its place on the command line.
+fn occurrences<'a, T: Clone + Send + Sync + 'static>(
+    matches: &'a ArgMatches,
+    id: &str,
+) -> impl Iterator<Item = (usize, &'a T)> {
+    // An argument that this command does not have is as one that was not given.
+    let values = matches.try_get_many::<T>(id).ok().flatten();
+    let places = values.is_some().then(|| matches.indices_of(id)).flatten();
+    places.into_iter().flatten().zip(values.into_iter().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::args::Cli;
+
+    fn parsed(line: &str) -> Result<Query, String> {
+        let matches = Cli::command()
+            .try_get_matches_from(line.split_whitespace())
+            .expect(line);
+        filters(matches.subcommand().expect(line).1)
+    }
+
+    #[test]
+    fn filters_become_query_parameters_and_not_negates_the_next() {
+        for (line, want) in [
+            ("vl3-lb flows", ""),
+            (
+                "vl3-lb flows --state opening --nat-port 7 --state reset",
+                "state=opening&nat-port=7&state=reset",
+            ),
+            (
+                "vl3-lb flows --not --state opening --not --client=10.0.0.0/8 --worker 1",
+                "state=!opening&client=!10.0.0.0/8&worker=1",
+            ),
+            (
+                "vl3-lb services finance --not dns* --state down",
+                "service=finance&service=!dns*&state=down",
+            ),
+            ("vl3-lb backends --service finance", "service=finance"),
+            ("vl3-lb status", ""),
+        ] {
+            let query = parsed(line).unwrap();
+            let text: Vec<_> = query
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            assert_eq!(text.join("&"), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_last_not_is_refused() {
+        assert!(parsed("vl3-lb flows --state reset --not").is_err());
+    }
+}

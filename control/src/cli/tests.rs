@@ -1,0 +1,170 @@
+use serde_json::{Value, json};
+use vl3lb_common::report::{Consistency, Envelope, FlowList, Report};
+
+use super::args::Output;
+use super::number::Digits;
+use super::view::View;
+use super::{backends, flows, services, status};
+use crate::golden;
+use crate::report::flows::{ServiceNames, shown};
+use crate::report::sample;
+
+const TABLE: View = View {
+    format: Output::Table,
+    headings: true,
+    color: false,
+    digits: Digits::Short,
+    terminal: false,
+};
+const WIDE: View = View {
+    format: Output::Wide,
+    ..TABLE
+};
+
+fn flow_list(report: &Report) -> FlowList {
+    let names: ServiceNames = sample::directory()
+        .live_services()
+        .map(|service| (service.slot, service.name.clone()))
+        .collect();
+    let items = (0..3)
+        .map(|number| shown(&sample::flow(1, number), &names))
+        .collect();
+    FlowList {
+        envelope: Envelope {
+            truncated: true,
+            ..report.envelope(items)
+        },
+        consistency: Consistency::PerFlow,
+        matched_total: 48_210,
+    }
+}
+
+fn json_text(value: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(value).unwrap();
+    text.push('\n');
+    text
+}
+
+#[test]
+fn tables_are_as_they_were() {
+    let report = sample::report();
+    let services = report.envelope(report.services.clone());
+    let backends = report.envelope(report.backends.clone());
+    let status = report.envelope(vec![report.status.clone()]);
+    golden::check("status.txt", &status::screen(&status, TABLE));
+    golden::check("services.txt", &services::table(&services, TABLE));
+    golden::check("services-wide.txt", &services::table(&services, WIDE));
+    let mut one = services.clone();
+    one.items.retain(|service| service.name == "ledger");
+    let mut its = backends.clone();
+    its.items.retain(|backend| backend.service == "finance");
+    golden::check("service.txt", &services::block(&one, &its, TABLE));
+    golden::check("backends.txt", &backends::table(&backends, TABLE));
+    golden::check("backends-wide.txt", &backends::table(&backends, WIDE));
+    golden::check("flows.txt", &flows::table(&flow_list(&report), TABLE));
+    golden::check("flows-wide.txt", &flows::table(&flow_list(&report), WIDE));
+    golden::check(
+        "reasons.txt",
+        &services::reasons(&report.status.totals.drops, TABLE),
+    );
+}
+
+#[test]
+fn json_is_as_it_was() {
+    let report = sample::report();
+    golden::check(
+        "status.json",
+        &json_text(&report.envelope(vec![report.status.clone()])),
+    );
+    golden::check(
+        "services.json",
+        &json_text(&report.envelope(report.services.clone())),
+    );
+    golden::check(
+        "backends.json",
+        &json_text(&report.envelope(report.backends.clone())),
+    );
+    golden::check("flows.json", &json_text(&flow_list(&report)));
+}
+
+#[test]
+fn json_reads_back_as_what_was_written() {
+    let report = sample::report();
+    let written = json!(report.envelope(report.services.clone()));
+    let read: Envelope<vl3lb_common::report::Service> = serde_json::from_value(written).unwrap();
+    assert_eq!(read.items, report.services);
+    let list = flow_list(&report);
+    let read: FlowList = serde_json::from_value(json!(list)).unwrap();
+    assert_eq!(read, list);
+}
+
+#[test]
+fn keys_are_camel_case_as_in_the_configuration() {
+    fn keys(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                // Labels of a selector are the user's own words.
+                for (key, value) in map.iter().filter(|(key, _)| *key != "selector") {
+                    found.push(key.clone());
+                    keys(value, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            _ => {}
+        }
+    }
+    let report = sample::report();
+    let mut found = Vec::new();
+    keys(&json!(report.status), &mut found);
+    keys(&json!(report.services), &mut found);
+    keys(&json!(report.backends), &mut found);
+    keys(&json!(flow_list(&report)), &mut found);
+    assert!(found.iter().all(|key| !key.contains(['_', '-'])), "{found:?}");
+}
+
+#[test]
+fn headings_can_be_left_out_and_numbers_exact() {
+    let report = sample::report();
+    let services = report.envelope(report.services.clone());
+    let view = View {
+        headings: false,
+        digits: Digits::Exact,
+        ..TABLE
+    };
+    let table = services::table(&services, view);
+    assert_eq!(table.lines().count(), 3);
+    assert!(table.contains("290000"), "{table}");
+}
+
+#[test]
+fn the_verdict_is_one_line_with_its_worst_reason() {
+    let mut report = sample::report();
+    assert_eq!(
+        status::verdict(&report.status),
+        "degraded: service ledger: no backend up"
+    );
+    report.status.ready = false;
+    report.status.not_ready_reason = Some("no complete set of services is live yet".to_owned());
+    assert_eq!(
+        status::verdict(&report.status),
+        "not ready: no complete set of services is live yet"
+    );
+}
+
+#[test]
+fn states_are_words_in_colour() {
+    let report = sample::report();
+    let services = report.envelope(report.services.clone());
+    let view = View { color: true, ..TABLE };
+    let painted = services::table(&services, view);
+    assert!(painted.contains("\u{1b}[31mdown\u{1b}[0m") && painted.contains("\u{1b}[32mok\u{1b}[0m"));
+}
+
+#[test]
+fn a_list_that_was_cut_says_so() {
+    let list = flow_list(&sample::report());
+    assert_eq!(
+        flows::omission(&list).unwrap(),
+        "showing 3 of 48,210; --all shows all, --limit more"
+    );
+}

@@ -1,0 +1,29 @@
+//! `vl3-lb`: the balancer, and the command line that asks it.
+
+mod run;
+mod signals;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use vl3lb_control::cli::args::{Cli, Command};
+use vl3lb_control::cli::{Failure, execute};
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let done = Cli::from_arg_matches(&matches)
+        .map_err(Failure::from)
+        .and_then(|cli| match &cli.command {
+            Command::Run(args) => run::run(args),
+            _ => execute(&cli, &matches),
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // If nobody listens, the exit status still tells.
+            write!(std::io::stderr(), "{failure}").ok();
+            ExitCode::from(failure.kind.code())
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Families of the balancer as a whole: process, workers, sockets, control plane.
+
+use vl3lb_common::report::{Report, Status, Worker};
+
+use super::family::Family;
+
+/// The families, in order.
+pub(super) fn families(report: &Report) -> Vec<Family> {
+    let status = &report.status;
+    let mut families = identity(status);
+    families.extend(process(status));
+    families.extend(workers(report));
+    families.extend(sockets(status));
+    families.extend(control_plane(report));
+    families
+}
+
+fn identity(status: &Status) -> Vec<Family> {
+    vec![
+        Family::gauge("vl3lb_build_info", "The running build; always 1")
+            .with([("version", &status.version), ("revision", &status.revision)], 1),
+        Family::gauge("vl3lb_dataplane_info", "How the data plane is attached; always 1").with(
+            [
+                ("attach", &status.mode.attach),
+                ("zero_copy", flag_text(status.mode.zero_copy)),
+                ("link", &status.interface.link),
+                ("driver", &status.interface.kind),
+            ],
+            1,
+        ),
+        Family::gauge(
+            "vl3lb_ready",
+            "Whether workers are bound and a complete snapshot is live",
+        )
+        .with([], status.ready.into()),
+        Family::gauge("vl3lb_draining", "Whether the balancer is shutting down")
+            .with([], status.draining.into()),
+    ]
+}
+
+const fn flag_text(flag: bool) -> &'static str {
+    if flag { "true" } else { "false" }
+}
+
+fn process(status: &Status) -> Vec<Family> {
+    let process = &status.process;
+    vec![
+        Family::counter(
+            "vl3lb_cpu_throttled_seconds",
+            "Time that the CPU limit of the cgroup took away",
+        )
+        .with_real([], process.cpu_throttled_seconds_total),
+        Family::counter("process_cpu_seconds", "CPU time used, user and system")
+            .with_real([], process.cpu_seconds_total),
+        Family::gauge("process_resident_memory_bytes", "Memory that is resident")
+            .with_known(process.resident_memory_bytes),
+        Family::gauge("process_virtual_memory_bytes", "Memory that is mapped")
+            .with_known(process.virtual_memory_bytes),
+        Family::gauge("process_open_fds", "Open file descriptors").with_known(process.open_fds),
+        Family::gauge("process_max_fds", "Limit of open file descriptors").with_known(process.max_fds),
+        Family::gauge(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970",
+        )
+        .with_real([], status.start_time.unix_seconds()),
+    ]
+}
+
+/// One sample per worker.
+fn per_worker(mut family: Family, workers: &[Worker], value: impl Fn(&Worker) -> u64) -> Family {
+    for worker in workers {
+        family.add([("worker", &worker.id.to_string())], value(worker));
+    }
+    family
+}
+
+/// One sample per worker that knows the value.
+fn per_worker_real(mut family: Family, workers: &[Worker], value: impl Fn(&Worker) -> Option<f64>) -> Family {
+    for worker in workers {
+        family.add_real([("worker", &worker.id.to_string())], value(worker));
+    }
+    family
+}
+
+fn workers(report: &Report) -> Vec<Family> {
+    let workers = &report.status.workers;
+    let now = report.time.unix_seconds();
+    let mut generation = Family::gauge(
+        "vl3lb_worker_generation",
+        "Generation of the snapshot that the worker uses",
+    );
+    for worker in workers {
+        if let Some(value) = worker.generation {
+            generation.add([("worker", &worker.id.to_string())], value);
+        }
+    }
+    vec![
+        per_worker(
+            Family::gauge("vl3lb_flow_table_entries", "Flows in the worker's table"),
+            workers,
+            |worker| worker.flow_table_entries,
+        ),
+        per_worker(
+            Family::gauge("vl3lb_flow_table_capacity", "Room in the worker's flow table"),
+            workers,
+            |worker| worker.flow_table_capacity,
+        ),
+        per_worker(
+            Family::counter("vl3lb_worker_received_packets", "Packets taken from the queue"),
+            workers,
+            |worker| worker.received_packets_total,
+        ),
+        per_worker(
+            Family::counter("vl3lb_worker_transmitted_packets", "Packets sent"),
+            workers,
+            |worker| worker.transmitted_packets_total,
+        ),
+        per_worker(
+            Family::counter("vl3lb_worker_bursts", "Bursts that had packets"),
+            workers,
+            |worker| worker.bursts_total,
+        ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_wakeups",
+                "Times that the worker slept and was woken",
+            ),
+            workers,
+            |worker| worker.wakeups_total,
+        ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_handoff_packets",
+                "Packets passed on to the worker that owns their flow",
+            ),
+            workers,
+            |worker| worker.handoff_packets_total,
+        ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_answers",
+                "ICMP errors and TCP resets built by the balancer",
+            ),
+            workers,
+            |worker| worker.answers_total,
+        ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_answers_suppressed",
+                "ICMP errors and TCP resets not sent because of their rate limit",
+            ),
+            workers,
+            |worker| worker.answers_suppressed_total,
+        ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_segmented_packets",
+                "Super-packets cut into segments",
+            ),
+            workers,
+            |worker| worker.segmented_packets_total,
+        ),
+        per_worker_real(
+            Family::counter(
+                "vl3lb_worker_busy_seconds",
+                "Time spent on bursts that had packets",
+            ),
+            workers,
+            |worker| Some(worker.busy_seconds_total),
+        ),
+        per_worker_real(
+            Family::gauge(
+                "vl3lb_worker_heartbeat_timestamp_seconds",
+                "When the worker last came round its loop, in seconds since 1970",
+            ),
+            workers,
+            |worker| worker.heartbeat_age_seconds.map(|age| now - age),
+        ),
+        generation,
+    ]
+}
+
+fn sockets(status: &Status) -> Vec<Family> {
+    let mut xsk = Family::counter(
+        "vl3lb_xsk_drop_packets",
+        "Packets that the AF_XDP socket dropped, by the kernel's own counters",
+    );
+    let mut free = Family::gauge(
+        "vl3lb_umem_frames_free",
+        "Frames of packet memory that are in the queue's hands and free",
+    );
+    for worker in &status.workers {
+        let queue = worker.queue.to_string();
+        for (reason, packets) in worker.xsk_drops.by_reason() {
+            xsk.add([("queue", &queue), ("reason", reason)], packets);
+        }
+        free.add([("queue", &queue)], worker.umem_frames_free);
+    }
+    vec![
+        xsk,
+        Family::counter("vl3lb_steer_packets", "Packets by decision of the steer program")
+            .with([("action", "redirect")], status.steering.redirect)
+            .with([("action", "pass")], status.steering.pass),
+        free,
+    ]
+}
+
+fn control_plane(report: &Report) -> Vec<Family> {
+    let status = &report.status;
+    let mut synced = Family::gauge(
+        "vl3lb_discovery_synced",
+        "Whether the source's last complete set is known and followed",
+    );
+    let mut last_event = Family::gauge(
+        "vl3lb_discovery_last_event_timestamp_seconds",
+        "When the source last told something, in seconds since 1970",
+    );
+    let mut events = Family::counter("vl3lb_discovery_events", "Sets and changes that the source told");
+    let mut errors = Family::counter("vl3lb_discovery_errors", "Failures of the source");
+    for discovery in &status.discovery {
+        let source = [("source", discovery.source.as_str())];
+        synced.add(source, discovery.synced.into());
+        last_event.add_real(source, discovery.last_event_time.map(|time| time.unix_seconds()));
+        events.add(source, discovery.events_total);
+        errors.add(source, discovery.errors_total);
+    }
+    let mut apply = Family::histogram(
+        "vl3lb_snapshot_apply_duration_seconds",
+        "Time that a snapshot took to reach all workers",
+    );
+    apply.add_distribution([], &status.snapshot_apply_seconds);
+    let mut queries = Family::counter("vl3lb_dns_queries", "DNS answers by response code");
+    for count in &status.dns.queries {
+        queries.add([("rcode", &count.rcode)], count.queries_total);
+    }
+    let mut query_duration = Family::histogram(
+        "vl3lb_dns_query_duration_seconds",
+        "Time that a DNS question took",
+    );
+    query_duration.add_distribution([], &status.dns.query_duration_seconds);
+    vec![
+        Family::gauge(
+            "vl3lb_snapshot_generation",
+            "Generation of the last published snapshot",
+        )
+        .with_known(report.generation),
+        Family::gauge(
+            "vl3lb_snapshot_timestamp_seconds",
+            "When it was published, in seconds since 1970",
+        )
+        .with_real([], status.snapshot_time.map(|time| time.unix_seconds())),
+        apply,
+        synced,
+        last_event,
+        events,
+        errors,
+        Family::gauge(
+            "vl3lb_config_last_reload_successful",
+            "Whether the configuration file as it is now is in use",
+        )
+        .with([], status.config.ok.into()),
+        Family::gauge(
+            "vl3lb_config_last_reload_success_timestamp_seconds",
+            "When the configuration in use was read, in seconds since 1970",
+        )
+        .with_real([], status.config.loaded_time.map(|time| time.unix_seconds())),
+        queries,
+        query_duration,
+        Family::gauge("vl3lb_interface_up", "Whether the vL3 interface is up")
+            .with_known(status.interface.up.map(u64::from)),
+        Family::gauge(
+            "vl3lb_neighbors_unresolved",
+            "Neighbours that workers ask for and the kernel has not resolved",
+        )
+        .with_known(status.interface.neighbors_unresolved),
+    ]
+}

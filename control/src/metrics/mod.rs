@@ -1,0 +1,55 @@
+//! `/metrics`: the report as OpenMetrics text.
+//!
+//! Families are made from the report at scrape time, so the series of a removed service or backend
+//! end by themselves, and no counter is in one view only.
+
+mod balancer;
+mod family;
+mod services;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::registry::Registry;
+use vl3lb_common::report::Report;
+
+pub use family::{Family, Kind};
+
+/// The content type of [`render`]. Sent as plain text 0.0.4, counters would have other names.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every family, in the order in which they are shown.
+pub fn families(report: &Report) -> Vec<Family> {
+    let mut families = balancer::families(report);
+    families.extend(services::families(report));
+    families
+}
+
+/// The report as OpenMetrics text.
+///
+/// Cost: one allocation per sample, at scrape time only.
+pub fn render(report: Arc<Report>) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ReportCollector { report }));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Encodes the families of one report.
+#[derive(Debug)]
+struct ReportCollector {
+    report: Arc<Report>,
+}
+
+impl Collector for ReportCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        families(&self.report)
+            .iter()
+            .try_for_each(|family| family.encode(&mut encoder))
+    }
+}

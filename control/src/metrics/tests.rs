@@ -1,0 +1,201 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::*;
+use crate::golden;
+use crate::report::sample;
+
+/// Every family with its type. Names are for ever: boards and alerts use them.
+const REGISTRY: &[(&str, &str)] = &[
+    ("vl3lb_build_info", "gauge"),
+    ("vl3lb_dataplane_info", "gauge"),
+    ("vl3lb_ready", "gauge"),
+    ("vl3lb_draining", "gauge"),
+    ("vl3lb_cpu_throttled_seconds", "counter"),
+    ("process_cpu_seconds", "counter"),
+    ("process_resident_memory_bytes", "gauge"),
+    ("process_virtual_memory_bytes", "gauge"),
+    ("process_open_fds", "gauge"),
+    ("process_max_fds", "gauge"),
+    ("process_start_time_seconds", "gauge"),
+    ("vl3lb_flow_table_entries", "gauge"),
+    ("vl3lb_flow_table_capacity", "gauge"),
+    ("vl3lb_worker_received_packets", "counter"),
+    ("vl3lb_worker_transmitted_packets", "counter"),
+    ("vl3lb_worker_bursts", "counter"),
+    ("vl3lb_worker_wakeups", "counter"),
+    ("vl3lb_worker_handoff_packets", "counter"),
+    ("vl3lb_worker_answers", "counter"),
+    ("vl3lb_worker_answers_suppressed", "counter"),
+    ("vl3lb_worker_segmented_packets", "counter"),
+    ("vl3lb_worker_busy_seconds", "counter"),
+    ("vl3lb_worker_heartbeat_timestamp_seconds", "gauge"),
+    ("vl3lb_worker_generation", "gauge"),
+    ("vl3lb_xsk_drop_packets", "counter"),
+    ("vl3lb_steer_packets", "counter"),
+    ("vl3lb_umem_frames_free", "gauge"),
+    ("vl3lb_snapshot_generation", "gauge"),
+    ("vl3lb_snapshot_timestamp_seconds", "gauge"),
+    ("vl3lb_snapshot_apply_duration_seconds", "histogram"),
+    ("vl3lb_discovery_synced", "gauge"),
+    ("vl3lb_discovery_last_event_timestamp_seconds", "gauge"),
+    ("vl3lb_discovery_events", "counter"),
+    ("vl3lb_discovery_errors", "counter"),
+    ("vl3lb_config_last_reload_successful", "gauge"),
+    ("vl3lb_config_last_reload_success_timestamp_seconds", "gauge"),
+    ("vl3lb_dns_queries", "counter"),
+    ("vl3lb_dns_query_duration_seconds", "histogram"),
+    ("vl3lb_interface_up", "gauge"),
+    ("vl3lb_neighbors_unresolved", "gauge"),
+    ("vl3lb_service_flows", "gauge"),
+    ("vl3lb_service_flows_opened", "counter"),
+    ("vl3lb_service_flows_closed", "counter"),
+    ("vl3lb_service_packets", "counter"),
+    ("vl3lb_service_bytes", "counter"),
+    ("vl3lb_service_backends", "gauge"),
+    ("vl3lb_service_connect_duration_seconds", "histogram"),
+    ("vl3lb_service_flow_duration_seconds", "histogram"),
+    ("vl3lb_drop_packets", "counter"),
+    ("vl3lb_backend_up", "gauge"),
+    ("vl3lb_backend_draining", "gauge"),
+    ("vl3lb_backend_weight", "gauge"),
+    ("vl3lb_backend_flows", "gauge"),
+    ("vl3lb_backend_flows_opened", "counter"),
+    ("vl3lb_backend_flows_failed", "counter"),
+    ("vl3lb_backend_packets", "counter"),
+    ("vl3lb_backend_bytes", "counter"),
+    ("vl3lb_nat_ports_used", "gauge"),
+    ("vl3lb_nat_ports_capacity", "gauge"),
+];
+
+/// Labels that any family may have.
+const LABELS: [&str; 10] = [
+    "service",
+    "backend",
+    "protocol",
+    "direction",
+    "reason",
+    "state",
+    "cause",
+    "worker",
+    "queue",
+    "source",
+];
+/// Labels of one family only: infos, and words of their own.
+const OWN_LABELS: &[(&str, &[&str])] = &[
+    ("vl3lb_build_info", &["version", "revision"]),
+    ("vl3lb_dataplane_info", &["attach", "zero_copy", "link", "driver"]),
+    ("vl3lb_steer_packets", &["action"]),
+    ("vl3lb_dns_queries", &["rcode"]),
+];
+
+/// A sample line taken apart: name, labels, value.
+fn sample_line(line: &str) -> (&str, Vec<(&str, &str)>, f64) {
+    let (series, value) = line.rsplit_once(' ').expect(line);
+    let value = value.parse().expect(line);
+    let Some((name, labels)) = series.split_once('{') else {
+        return (series, Vec::new(), value);
+    };
+    let labels = labels
+        .strip_suffix('}')
+        .expect(line)
+        .split("\",")
+        .map(|label| {
+            let (name, value) = label.split_once("=\"").expect(line);
+            (name, value.trim_end_matches('"'))
+        })
+        .collect();
+    (name, labels, value)
+}
+
+#[test]
+fn every_family_is_registered_with_its_type() {
+    let families = families(&sample::report());
+    let found: Vec<_> = families
+        .iter()
+        .map(|family| {
+            let kind = match family.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            (family.name, kind)
+        })
+        .collect();
+    assert_eq!(found, REGISTRY);
+}
+
+#[test]
+fn only_labels_that_cannot_explode_are_used() {
+    let own: HashMap<_, _> = OWN_LABELS.iter().copied().collect();
+    for family in families(&sample::report()) {
+        let own = own.get(family.name).copied().unwrap_or_default();
+        for label in family.label_names() {
+            assert!(
+                LABELS.contains(&label) || own.contains(&label),
+                "{} {label}",
+                family.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_text_is_well_formed_openmetrics() {
+    let text = render(Arc::new(sample::report())).unwrap();
+    assert!(text.ends_with("# EOF\n"));
+    let mut types = HashMap::new();
+    let mut current = "";
+    let mut series = HashSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(types.insert(name, kind), None, "{name} is there twice");
+            current = name;
+        } else if !line.starts_with('#') {
+            let (name, labels, value) = sample_line(line);
+            let suffix = name
+                .strip_prefix(current)
+                .unwrap_or_else(|| panic!("{line} is not of {current}"));
+            let allowed: &[&str] = match types[current] {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            assert!(allowed.contains(&suffix), "{line}");
+            assert!(value >= 0.0, "{line}");
+            assert!(
+                series.insert((name, format!("{labels:?}"))),
+                "{line} is there twice"
+            );
+        }
+    }
+    assert_eq!(types.len(), REGISTRY.len());
+    golden::check("metrics.txt", &text);
+}
+
+#[test]
+fn drops_of_a_service_carry_its_name_and_others_an_empty_one() {
+    let text = render(Arc::new(sample::report())).unwrap();
+    for line in [
+        "vl3lb_drop_packets_total{service=\"ledger\",reason=\"no_backend\"} 3400",
+        "vl3lb_drop_packets_total{service=\"\",reason=\"malformed\"} 1",
+        "vl3lb_service_backends{service=\"ledger\",state=\"up\"} 0",
+        "vl3lb_backend_up{service=\"dns\",backend=\"[2001:db8::9]:54\"} 1",
+        "vl3lb_service_connect_duration_seconds_bucket{le=\"+Inf\",service=\"finance\"} 1",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_unknown_has_no_series() {
+    let mut report = sample::report();
+    report.status.process.cpu_throttled_seconds_total = None;
+    report.status.snapshot_time = None;
+    report.generation = None;
+    let text = render(Arc::new(report)).unwrap();
+    for name in ["cpu_throttled", "snapshot_timestamp", "snapshot_generation"] {
+        assert!(!text.contains(name), "{name}");
+    }
+}

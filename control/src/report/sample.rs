@@ -1,0 +1,372 @@
+//! A data plane and a state that tests make reports of.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
+use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
+use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::report::{Report, ServiceState, Time};
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, NatPorts, ServiceSlot, Snapshot};
+use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
+use vl3lb_common::{DropReason, MacAddr, Protocol, Timestamp};
+
+use super::build::{self, Facts, Identity};
+use super::counters::Sample;
+use super::{Reporter, Sources};
+use crate::discovery::{Origin, SourceStatus};
+use crate::dns::DnsStats;
+use crate::network::NetworkView;
+use crate::publisher::{Current, PublisherStats};
+use crate::state::{BackendEntry, Directory, ServiceEntry};
+
+/// A data plane that only answers.
+pub(crate) struct Recorder {
+    attachment: Attachment,
+    stats: Vec<Arc<WorkerStats>>,
+    /// Flows of each worker.
+    pub(crate) flows: Mutex<Vec<Vec<FlowRecord>>>,
+    pub(crate) now: Mutex<Timestamp>,
+}
+
+impl Recorder {
+    /// Workers that beat at `now` and use generation 42.
+    pub(crate) fn new(workers: u16) -> Self {
+        let stats: Vec<_> = (0..workers).map(|_| Arc::new(WorkerStats::default())).collect();
+        for worker in &stats {
+            worker.heartbeat.set(at(3600).0);
+            worker.generation.set(42);
+            worker.flow_capacity.set(500_000);
+        }
+        Self {
+            attachment: Attachment {
+                interface: "nsm-1".to_owned(),
+                index: 7,
+                link: "ethernet",
+                driver: "veth".to_owned(),
+                mtu: 1446,
+                mode: AttachMode::Native,
+                zero_copy: false,
+                reason: "zero-copy refused by driver veth".to_owned(),
+                refuses: String::new(),
+                cores: (0..usize::from(workers)).map(|core| core + 2).collect(),
+            },
+            stats,
+            flows: Mutex::new(vec![Vec::new(); usize::from(workers)]),
+            now: Mutex::new(at(3600)),
+        }
+    }
+}
+
+impl Dataplane for Recorder {
+    fn publish(&self, _: Arc<Snapshot>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    fn stats(&self) -> &[Arc<WorkerStats>] {
+        &self.stats
+    }
+
+    fn steered(&self) -> Steered {
+        Steered {
+            redirected: 1000,
+            passed: 20,
+        }
+    }
+
+    /// One flow a slice, so that readers have to go on.
+    fn query_flows(&self, worker: u16, query: FlowQuery) -> bool {
+        let flows = self.flows.lock().unwrap();
+        let Some(flows) = flows.get(usize::from(worker)) else {
+            return false;
+        };
+        let next = query.cursor + 1;
+        let slice = FlowSlice {
+            flows: flows.get(query.cursor as usize).cloned().into_iter().collect(),
+            next: ((next as usize) < flows.len()).then_some(next),
+        };
+        query.answer.try_send(slice).unwrap();
+        true
+    }
+
+    fn next_event(&self) -> Option<WorkerEvent> {
+        None
+    }
+
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap()
+    }
+}
+
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_duration(Duration::from_secs(seconds))
+}
+
+/// 2026-11-24T06:31:00Z, and so many seconds before.
+pub(crate) fn wall(ago: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_795_501_860 - ago)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn service(slot: u16, name: &str, protocol: Protocol, port: u16, state: ServiceState) -> ServiceEntry {
+    ServiceEntry {
+        slot: ServiceSlot(slot),
+        name: name.to_owned(),
+        protocol,
+        port,
+        target_port: port + 1,
+        selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+        scheduler: Scheduler::Maglev,
+        drain: Duration::from_secs(60),
+        live: true,
+        state,
+        since: wall(1080),
+        baseline: None,
+    }
+}
+
+fn backend(slot: u32, service: u16, address: &str, port: u16, state: BackendState) -> BackendEntry {
+    let draining = matches!(state, BackendState::Draining { .. });
+    BackendEntry {
+        slot: BackendSlot(slot),
+        service: ServiceSlot(service),
+        address: ip(address),
+        port,
+        weight: u16::from(!draining),
+        origin: Origin::Static,
+        state,
+        since: wall(22),
+        drain_deadline: draining.then(|| wall(0) + Duration::from_secs(38)),
+        baseline: None,
+    }
+}
+
+/// Three services: one without backends, one on UDP, one with a draining backend.
+pub(crate) fn directory() -> Directory {
+    use BackendState::{Active, Draining};
+    let draining = Draining { since: at(3578) };
+    Directory {
+        generation: Generation(42),
+        services: vec![
+            Some(service(0, "finance", Protocol::Tcp, 8080, ServiceState::Ok)),
+            Some(service(1, "dns", Protocol::Udp, 53, ServiceState::Ok)),
+            Some(service(2, "ledger", Protocol::Tcp, 9000, ServiceState::Down)),
+            None,
+        ],
+        backends: vec![
+            Some(backend(0, 0, "172.16.1.2", 8081, Active)),
+            Some(backend(1, 0, "172.16.1.7", 8081, draining)),
+            Some(backend(2, 1, "2001:db8::9", 54, Active)),
+            None,
+        ],
+        problems: Vec::new(),
+    }
+}
+
+/// An interface with both families and one neighbour that does not answer.
+pub(crate) fn network() -> NetworkView {
+    let route = |destination, prefix_length| Route {
+        destination: ip(destination),
+        prefix_length,
+        gateway: None,
+        metric: 0,
+    };
+    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+    NetworkView {
+        index: Some(7),
+        up: true,
+        mtu: 1446,
+        addresses: vec![ip("172.16.1.103"), ip("2001:db8::67")],
+        next_hops: NextHops::new(
+            Link::Ethernet(mac(1)),
+            1,
+            vec![route("172.16.1.0", 24), route("2001:db8::", 64)],
+            HashMap::from([(ip("172.16.1.2"), mac(2)), (ip("172.16.1.7"), mac(7))]),
+        ),
+    }
+}
+
+/// What the workers use, with these owners of slots. The snapshot itself has only its number.
+pub(crate) fn current(directory: Directory) -> Current {
+    let network = network();
+    Current {
+        snapshot: Arc::new(Snapshot {
+            generation: directory.generation,
+            addresses: network.addresses,
+            nat_ports: identity().nat_ports,
+            mtu: network.mtu,
+            next_hops: network.next_hops,
+            services: HashMap::new(),
+            service_slots: Vec::new(),
+            backend_slots: Vec::new(),
+        }),
+        directory: Arc::new(directory),
+        published: wall(18),
+        applied_in: Duration::from_millis(3),
+    }
+}
+
+/// A static source that has been read once.
+pub(crate) fn source() -> SourceStatus {
+    SourceStatus {
+        synced: true,
+        loaded: Some(wall(7200)),
+        last_event: Some(wall(3)),
+        events: 2,
+        ..SourceStatus::new(Origin::Static)
+    }
+}
+
+/// Nothing special.
+pub(crate) fn identity() -> Identity {
+    Identity {
+        instance: "finance-lb-7c9d".to_owned(),
+        start_time: Time(wall(273_600)),
+        nat_ports: NatPorts::new(10_240, 32_767).unwrap(),
+        dns_zone: "vl3-lb".to_owned(),
+        config_path: Some("/etc/vl3-lb/config.yaml".to_owned()),
+    }
+}
+
+/// Counts ten seconds of traffic at all services.
+pub(crate) fn count_traffic(recorder: &Recorder) {
+    let worker = &recorder.stats[0];
+    for (slot, packets) in [(0, 290_000), (1, 20_100)] {
+        let stats = worker.service(ServiceSlot(slot));
+        stats.inbound.packets.add(packets * 10);
+        stats.inbound.bytes.add(packets * 10 * 90);
+        stats.outbound.packets.add(packets * 9);
+        stats.outbound.bytes.add(packets * 9 * 1400);
+        stats.flows_opened.add(packets / 10);
+        stats.flows_closed[CloseCause::Fin as usize].add(packets / 20);
+        stats.connect.observe(800, &CONNECT_BOUNDS);
+        stats.duration.observe(2_000_000, &DURATION_BOUNDS);
+    }
+    worker.drop_packet(Some(ServiceSlot(2)), DropReason::NoBackend);
+    worker.service(ServiceSlot(2)).drops[DropReason::NoBackend.index()].add(3399);
+    worker.drop_packet(None, DropReason::Malformed);
+    for (slot, packets) in [(0, 1_000_000), (1, 3000), (2, 201_000)] {
+        let stats = worker.backend(BackendSlot(slot));
+        stats.inbound.packets.add(packets);
+        stats.inbound.bytes.add(packets * 90);
+        stats.outbound.packets.add(packets);
+        stats.outbound.bytes.add(packets * 1400);
+        stats.flows.set(packets / 50);
+        stats.nat_ports.set(packets / 50);
+        stats.flows_opened.add(packets / 700);
+        stats.flows_failed[0].add(u64::from(slot));
+    }
+    worker.received.add(3_100_000);
+    worker.transmitted.add(3_000_000);
+    worker.bursts.add(100_000);
+    worker.busy_nanos.add(3_100_000_000);
+    worker.flow_entries.set(48_210);
+    worker.frames_free.set(4000);
+    worker.xsk.rx_ring_full.set(7);
+}
+
+/// The fixed report that golden files are made of.
+pub(crate) fn report() -> Report {
+    let recorder = Recorder::new(2);
+    let read = |seconds| Sample::read(at(seconds), &recorder.stats, 4, 4, Some(0.0));
+    let start = read(3590);
+    count_traffic(&recorder);
+    let sample = read(3600);
+    let mut report = build::report(&Facts {
+        identity: &identity(),
+        time: Time(wall(0)),
+        now: at(3600),
+        attachment: recorder.attachment(),
+        stats: &recorder.stats,
+        steered: recorder.steered(),
+        sample: &sample,
+        start: Some(&start),
+        current: Some(&current(directory())),
+        network: Some(&network()),
+        publisher: &PublisherStats::default(),
+        source: &source(),
+        dns: &DnsStats::default(),
+        process: vl3lb_common::report::Process {
+            cpu_seconds_total: Some(12.5),
+            resident_memory_bytes: Some(64 << 20),
+            virtual_memory_bytes: Some(1 << 30),
+            open_fds: Some(31),
+            max_fds: Some(1024),
+            cpu_throttled_seconds_total: Some(0.0),
+        },
+        draining: false,
+        not_ready: None,
+    });
+    "1.4.0".clone_into(&mut report.status.version);
+    "3f2c1a9".clone_into(&mut report.status.revision);
+    report
+}
+
+/// One flow; `number` tells flows apart.
+pub(crate) fn flow(worker: u16, number: u16) -> FlowRecord {
+    FlowRecord {
+        worker,
+        protocol: Protocol::Tcp,
+        client: ip("172.16.1.100"),
+        client_port: 40_000 + number,
+        service_address: ip("172.16.1.103"),
+        service_port: 8080,
+        nat_port: 31_877 + number,
+        backend: ip("172.16.1.2"),
+        backend_port: 8081,
+        service: ServiceSlot(0),
+        backend_slot: BackendSlot(0),
+        state: FlowState::Established,
+        age_micros: 723_000_000 + u64::from(number),
+        idle_micros: 400_000 + 1000 * u64::from(number),
+        expires_micros: 3_599_000_000,
+        packets_in: 1200,
+        bytes_in: 90_000,
+        packets_out: 1300,
+        bytes_out: 4_100_000,
+    }
+}
+
+/// A live reporter over `recorder`, and the ends of its channels.
+pub(crate) struct Live {
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) current: watch::Sender<Option<Arc<Current>>>,
+    pub(crate) network: watch::Sender<Option<Arc<NetworkView>>>,
+}
+
+/// A reporter that is ready.
+pub(crate) fn live(workers: u16) -> Live {
+    let recorder = Arc::new(Recorder::new(workers));
+    let (current_in, current_out) = watch::channel(Some(Arc::new(current(directory()))));
+    let (network_in, network_out) = watch::channel(Some(Arc::new(network())));
+    let (_, source) = watch::channel(source());
+    let reporter = Reporter::new(
+        identity(),
+        Sources {
+            dataplane: Arc::<Recorder>::clone(&recorder),
+            current: current_out,
+            network: network_out,
+            source,
+            publisher: Arc::default(),
+            dns: Arc::default(),
+        },
+    );
+    Live {
+        reporter: Arc::new(reporter),
+        recorder,
+        current: current_in,
+        network: network_in,
+    }
+}
