@@ -1,0 +1,74 @@
+//! Real HTTP requests to the service's name reach every backend.
+
+use std::collections::BTreeMap;
+
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::topology::{Family, Layout, Shape, Topology};
+
+use crate::finance;
+
+on_attachments!(requests_by_name_reach_every_backend:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    veth_auto_two_queues = Attachment::VETH_AUTO.two_queues(),
+    veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
+    veth_generic_two_queues = Attachment::VETH_GENERIC.two_queues(),
+    veth_companion_two_queues = Attachment::VETH_COMPANION.two_queues(),
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+    tun_companion = Attachment::TUN_COMPANION,
+    tun_offload_auto = Attachment::TUN_OFFLOAD_AUTO,
+    tun_offload_generic = Attachment::TUN_OFFLOAD_GENERIC,
+    tun_offload_companion = Attachment::TUN_OFFLOAD_COMPANION,
+);
+
+fn requests_by_name_reach_every_backend(attachment: &Attachment) {
+    ask(&Shape::of(attachment), attachment.mode);
+}
+
+on_attachments!(requests_reach_every_backend_behind_a_router:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+);
+
+fn requests_reach_every_backend_behind_a_router(attachment: &Attachment) {
+    let shape = Shape {
+        layout: Layout::Routed,
+        ..Shape::of(attachment)
+    };
+    ask(&shape, attachment.mode);
+}
+
+fn ask(shape: &Shape, mode: &str) {
+    let topology = Topology::build(shape);
+    let servers = finance::http_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, mode));
+    let client = &topology.clients[0].netns;
+    client.resolve_with(Family::V4.balancer());
+    // The chance that one of three backends gets none of 40 is below one in a million.
+    const REQUESTS: u32 = 40;
+    for family in Family::BOTH {
+        let mut answers = BTreeMap::new();
+        for answer in client::curl_many(client, family, "http://finance.vl3-lb:8080/", REQUESTS) {
+            *answers.entry(answer).or_insert(0) += 1;
+        }
+        let names: Vec<_> = answers.keys().cloned().collect();
+        assert_eq!(
+            names,
+            [1, 2, 3].map(|n| format!("Hello! I'm finance-server-{n}")),
+            "{family:?}: {answers:?}"
+        );
+        assert_eq!(answers.values().sum::<u32>(), REQUESTS, "{family:?}: {answers:?}");
+    }
+    let accepted: u64 = servers.iter().map(|server| server.accepted()).sum();
+    let opened = balancer
+        .metrics()
+        .sum("vl3lb_service_flows_opened_total", &[("service", "finance")]);
+    assert_eq!(opened, accepted as f64, "flows opened and connections accepted");
+}

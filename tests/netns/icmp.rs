@@ -1,0 +1,176 @@
+//! ICMP errors find the flow they are about, on either side of the translation.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_ip_ttl, set_ipv6_unicast_hops, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SocketType, ipproto, recvfrom};
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::config::{Config, service};
+use vl3lb_tests::netns::must_run;
+use vl3lb_tests::topology::{Family, Host, Layout, Shape, Topology};
+
+use crate::finance;
+
+const UDP_PORT: u16 = 5000;
+
+on_attachments!(a_smaller_mtu_on_the_path_is_discovered_in_both_directions:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+);
+
+fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attachment) {
+    const LENGTH: u64 = 3_000_000;
+    let topology = Topology::build(&Shape {
+        layout: Layout::Routed,
+        servers: 1,
+        ..Shape::of(attachment)
+    });
+    let _servers = finance::http_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    let (client, server) = (&topology.clients[0], &topology.servers[0]);
+    for family in Family::BOTH {
+        let narrow = |host: &Host, mtu: u16| {
+            let prefix = if family == Family::V4 { 32 } else { 128 };
+            let (address, port) = (host.address(family), &host.router_port);
+            topology
+                .router()
+                .ip(&format!("route replace {address}/{prefix} dev {port} mtu {mtu}"));
+        };
+        // Neither end can know: its own interface says 1500.
+        narrow(server, 1400);
+        client::upload(&client.netns, family.balancer(), finance::PORT, LENGTH);
+        assert_eq!(
+            path_mtu(client, family.balancer()),
+            Some(1400),
+            "{family:?}, client"
+        );
+        narrow(client, 1300);
+        client::download(&client.netns, family.balancer(), finance::PORT, LENGTH);
+        assert_eq!(
+            path_mtu(server, family.balancer()),
+            Some(1300),
+            "{family:?}, server"
+        );
+    }
+    assert_eq!(balancer.metrics().drops("internal"), 0.0);
+}
+
+/// What `host` has learned about the path to `to`.
+fn path_mtu(host: &Host, to: IpAddr) -> Option<u16> {
+    let route = must_run(host.netns.command("ip").args(["route", "get", &to.to_string()]));
+    let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
+    words.nth(1)?.parse().ok()
+}
+
+on_attachments!(a_closed_port_of_a_backend_refuses_the_client:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn a_closed_port_of_a_backend_refuses_the_client(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _balancer = Balancer::start(&topology.balancer, &udp_config(&topology, attachment));
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.balancer(), UDP_PORT);
+        let socket = client::udp(&topology.clients[0], 0, to);
+        socket.send(b"anyone?").expect("send");
+        let error = socket.recv(&mut [0; 10]).expect_err("an answer from nothing");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}: {error}");
+    }
+}
+
+on_attachments!(a_packet_whose_time_is_up_is_answered_with_time_exceeded:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn a_packet_whose_time_is_up_is_answered_with_time_exceeded(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let balancer = Balancer::start(&topology.balancer, &udp_config(&topology, attachment));
+    let host = &topology.clients[0];
+    for family in Family::BOTH {
+        let errors = icmp_listener(host, family);
+        let socket = client::udp(host, 0, SocketAddr::new(family.balancer(), UDP_PORT));
+        let source_port = socket.local_addr().expect("a bound socket").port();
+        match family {
+            Family::V4 => set_ip_ttl(&socket, 1),
+            Family::V6 => set_ipv6_unicast_hops(&socket, Some(1)),
+        }
+        .expect("set the time to live");
+        socket.send(b"traceroute").expect("send");
+        let (from, error) = next_error(&errors, family);
+        assert_eq!(from, family.balancer());
+        assert_eq!(error[1], 0, "code: exceeded in transit");
+        // The original: its header, then its source and destination port as the client sent them.
+        let inner = &error[8..];
+        let transport = if family == Family::V4 { 20 } else { 40 };
+        let port = |at: usize| u16::from_be_bytes([inner[at], inner[at + 1]]);
+        assert_eq!(
+            (port(transport), port(transport + 2)),
+            (source_port, UDP_PORT),
+            "{family:?}: {error:x?}"
+        );
+    }
+    assert!(balancer.metrics().drops("ttl_expired") >= 2.0);
+}
+
+fn udp_config(topology: &Topology, attachment: &Attachment) -> Config {
+    Config::new(attachment.mode).service(service(
+        "udp",
+        "UDP",
+        UDP_PORT,
+        UDP_PORT,
+        &finance::backends(topology),
+    ))
+}
+
+fn icmp_listener(host: &Host, family: Family) -> OwnedFd {
+    let (domain, protocol) = match family {
+        Family::V4 => (AddressFamily::INET, ipproto::ICMP),
+        Family::V6 => (AddressFamily::INET6, ipproto::ICMPV6),
+    };
+    let socket = host
+        .netns
+        .run(|| rustix::net::socket(domain, SocketType::RAW, Some(protocol)))
+        .expect("open a raw ICMP socket");
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_secs(10))).expect("set a time-out");
+    socket
+}
+
+/// The next Time Exceeded message, from its ICMP header on, and who sent it.
+fn next_error(socket: &OwnedFd, family: Family) -> (IpAddr, Vec<u8>) {
+    let time_exceeded = if family == Family::V4 { 11 } else { 3 };
+    let mut buffer = vec![0; 2000];
+    // Neighbour discovery and pings come by, too.
+    for _ in 0..100 {
+        let (length, _, from) =
+            recvfrom(socket, &mut buffer, RecvFlags::empty()).expect("a Time Exceeded message");
+        // Raw IPv4 sockets see the IP header.
+        let start = if family == Family::V4 {
+            usize::from(buffer[0] & 15) * 4
+        } else {
+            0
+        };
+        if buffer[start] == time_exceeded {
+            let from = from.expect("a sender").try_into().expect("an internet address");
+            let from: SocketAddr = from;
+            return (from.ip(), buffer[start..length].to_vec());
+        }
+    }
+    panic!("no Time Exceeded among 100 ICMP messages");
+}

@@ -1,0 +1,47 @@
+//! A balancer without traffic costs next to nothing.
+
+use std::time::{Duration, Instant};
+
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::topology::{Family, Shape, Topology};
+
+use crate::finance;
+
+const WATCHED: Duration = Duration::from_secs(5);
+/// USER_HZ, which is 100 on every Linux that we run on: proc_pid_stat(5).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+on_attachments!(an_idle_balancer_uses_less_than_one_percent_of_a_core:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
+    veth_generic = Attachment::VETH_GENERIC,
+    tun_auto = Attachment::TUN_AUTO,
+);
+
+fn an_idle_balancer_uses_less_than_one_percent_of_a_core(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _servers = finance::http_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    // Idle after work, not only after the start.
+    let url = client::url(Family::V4.balancer(), finance::PORT, "/bytes/10000000");
+    client::curl_discard(&topology.clients[0].netns, &url);
+    let start = (Instant::now(), cpu_ticks(balancer.pid()));
+    std::thread::sleep(WATCHED);
+    let used = cpu_ticks(balancer.pid()) - start.1;
+    let share = used / TICKS_PER_SECOND / start.0.elapsed().as_secs_f64();
+    assert!(share < 0.01, "{:.2} % of a core", share * 100.0);
+}
+
+/// User and system time of a process so far, in clock ticks.
+fn cpu_ticks(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The second field is the name in parentheses, which may hold spaces.
+    let fields = stat.rsplit(") ").next().expect("fields after the name");
+    let field = |number: usize| -> f64 {
+        let value = fields.split(' ').nth(number - 3).expect("a field of stat");
+        value.parse().expect("a number")
+    };
+    field(14) + field(15)
+}

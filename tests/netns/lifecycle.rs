@@ -1,0 +1,102 @@
+//! The balancer leaves as it came, and comes back after it was killed.
+
+use serde_json::Value;
+use vl3lb_tests::attachment::{Attachment, Link};
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::netns::{Netns, must_run};
+use vl3lb_tests::topology::{Family, INTERFACE, Shape, Topology};
+
+use crate::finance;
+
+on_attachments!(sigterm_ends_with_success_and_leaves_nothing_behind:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn sigterm_ends_with_success_and_leaves_nothing_behind(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _servers = finance::http_servers(&topology);
+    let before = Traces::of(&topology.balancer.netns);
+    let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    ask(&topology);
+    let status = balancer.terminate();
+    assert_eq!(status.code(), Some(0), "{}", balancer.log());
+    assert_eq!(Traces::of(&topology.balancer.netns), before);
+}
+
+on_attachments!(it_starts_again_after_it_was_killed:
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn it_starts_again_after_it_was_killed(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _servers = finance::http_servers(&topology);
+    let before = Traces::of(&topology.balancer.netns);
+    let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    ask(&topology);
+    for _ in 0..2 {
+        balancer.kill();
+        if attachment.link != (Link::Tun { offloads: false }) {
+            // Without the balancer the kernel owns the address again.
+            client::ping(&topology.clients[0].netns, Family::V4.balancer());
+        }
+        balancer.restart();
+        ask(&topology);
+    }
+    assert_eq!(balancer.terminate().code(), Some(0), "{}", balancer.log());
+    assert_eq!(Traces::of(&topology.balancer.netns), before);
+}
+
+fn ask(topology: &Topology) {
+    for family in Family::BOTH {
+        let url = client::url(family.balancer(), finance::PORT, "/");
+        let answer = client::curl(&topology.clients[0].netns, &url);
+        assert!(answer.starts_with("Hello!"), "{answer}");
+    }
+}
+
+/// What a balancer could leave in its namespace.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    links: Vec<String>,
+    /// The kind of XDP on the vL3 interface.
+    xdp: Value,
+    qdiscs: String,
+    filters: String,
+}
+
+impl Traces {
+    fn of(netns: &Netns) -> Self {
+        let json = must_run(netns.command("ip").args(["-j", "-d", "link", "show"]));
+        let links: Value = serde_json::from_str(&json).expect("ip prints JSON");
+        let links = links.as_array().expect("a list of links");
+        let name = |link: &Value| link["ifname"].as_str().unwrap_or_default().to_owned();
+        let vl3 = links
+            .iter()
+            .find(|link| name(link) == INTERFACE)
+            .expect("the vL3 interface");
+        let filters = ["ingress", "egress"].map(|direction| {
+            let output = netns
+                .command("tc")
+                .args(["filter", "show", "dev", INTERFACE, direction])
+                .output()
+                .expect("run tc");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        });
+        Self {
+            links: links.iter().map(name).collect(),
+            xdp: vl3["xdp"].clone(),
+            qdiscs: must_run(netns.command("tc").args(["qdisc", "show", "dev", INTERFACE])),
+            filters: filters.concat(),
+        }
+    }
+}

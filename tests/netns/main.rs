@@ -1,0 +1,37 @@
+//! Black-box tests of the binary in network namespaces: root only, and the environment variable VL3LB_BIN
+//! names the binary. Each module is one promise to users.
+
+/// Defines one test per attachment: `on_attachments!(name: one = Attachment::ONE, ...)` calls the function `name`
+/// with each.
+macro_rules! on_attachments {
+    ($test:ident: $($name:ident = $attachment:expr),+ $(,)?) => {
+        mod $test {
+            use vl3lb_tests::attachment::Attachment;
+            $(
+                #[test]
+                fn $name() {
+                    super::$test(&$attachment);
+                }
+            )+
+        }
+    };
+}
+
+mod bulk;
+mod capability;
+mod change;
+mod cli;
+mod dns;
+mod finance;
+mod ground;
+mod http;
+mod icmp;
+mod idle;
+mod iperf;
+mod kernel;
+mod lifecycle;
+mod queues;
+mod refusal;
+mod tuples;
+mod udp_segment;
+mod wrong_input;

@@ -1,0 +1,59 @@
+//! With two receive queues, two workers share the work, whichever worker a reply arrives at.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::server::greeting;
+use vl3lb_tests::socket::connect_tcp;
+use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::wait;
+
+use crate::finance;
+
+const CONNECTIONS: usize = 64;
+
+// Generic mode is not here: the kernel hands all packets of a veth without NAPI to queue 0 in it.
+on_attachments!(both_workers_serve_and_hand_over_replies:
+    native = Attachment::VETH_NATIVE.two_queues(),
+    companion = Attachment::VETH_COMPANION.two_queues(),
+);
+
+fn both_workers_serve_and_hand_over_replies(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _servers = finance::echo_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    let host = &topology.clients[0];
+    for family in Family::BOTH {
+        let (from, to) = (
+            SocketAddr::new(host.address(family), 0),
+            SocketAddr::new(family.balancer(), finance::PORT),
+        );
+        let mut streams: Vec<TcpStream> = (0..CONNECTIONS)
+            .map(|_| {
+                host.netns
+                    .run(|| connect_tcp(from, to, wait::STEP))
+                    .expect("connect")
+            })
+            .collect();
+        for stream in &mut streams {
+            greeting(stream).expect("the backend greets");
+            stream.write_all(&[1; 1000]).expect("write");
+            stream.read_exact(&mut [0; 1000]).expect("the echo");
+        }
+    }
+    let metrics = balancer.metrics();
+    for worker in ["0", "1"] {
+        let received = metrics.sum("vl3lb_worker_received_packets_total", &[("worker", worker)]);
+        assert!(received > 100.0, "worker {worker} received {received} packets");
+        let flows = metrics.sum("vl3lb_flow_table_entries", &[("worker", worker)]);
+        assert!(flows > 10.0, "worker {worker} owns {flows} flows");
+    }
+    let handed = metrics.sum("vl3lb_worker_handoff_packets_total", &[]);
+    assert!(
+        handed > 0.0,
+        "no reply arrived at the other worker, so the hand-over is not tested"
+    );
+    assert_eq!(metrics.drops("handoff_full"), 0.0);
+}

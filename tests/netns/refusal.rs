@@ -1,0 +1,146 @@
+//! What cannot be served is refused at once, in the protocol's own words.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::config::{Config, service};
+use vl3lb_tests::server::{TcpServer, greeting};
+use vl3lb_tests::socket::connect_tcp;
+use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::wait;
+
+use crate::finance;
+
+const NO_SERVICE: u16 = 9999;
+/// A SYN that gets no answer is repeated after one second, so this tells an answer from a time-out.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+on_attachments!(a_service_without_backends_refuses:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn a_service_without_backends_refuses(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let config = Config::new(attachment.mode)
+        .service(service(
+            "empty-tcp",
+            "TCP",
+            finance::PORT,
+            finance::TARGET_PORT,
+            &[],
+        ))
+        .service(service(
+            "empty-udp",
+            "UDP",
+            finance::PORT,
+            finance::TARGET_PORT,
+            &[],
+        ));
+    let balancer = Balancer::start(&topology.balancer, &config);
+    for family in Family::BOTH {
+        refuses_both(
+            &topology.clients[0],
+            SocketAddr::new(family.balancer(), finance::PORT),
+        );
+    }
+    let metrics = balancer.metrics();
+    for name in ["empty-tcp", "empty-udp"] {
+        let dropped = metrics.sum(
+            "vl3lb_drop_packets_total",
+            &[("reason", "no_backend"), ("service", name)],
+        );
+        assert!(dropped >= 2.0, "{name}: {dropped} counted as no_backend");
+    }
+}
+
+#[test]
+fn a_service_refuses_the_family_that_it_has_no_backends_of() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let _servers = finance::http_servers(&topology);
+    let v4: Vec<IpAddr> = topology
+        .servers
+        .iter()
+        .map(|server| server.address(Family::V4))
+        .collect();
+    let config = Config::new("auto").service(service(
+        "finance",
+        "TCP",
+        finance::PORT,
+        finance::TARGET_PORT,
+        &v4,
+    ));
+    let _balancer = Balancer::start(&topology.balancer, &config);
+    let host = &topology.clients[0];
+    let answer = client::curl(
+        &host.netns,
+        &client::url(Family::V4.balancer(), finance::PORT, "/"),
+    );
+    assert!(answer.starts_with("Hello!"), "{answer}");
+    refuses_tcp(host, SocketAddr::new(Family::V6.balancer(), finance::PORT));
+}
+
+on_attachments!(a_port_without_a_service_is_the_kernels:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_auto = Attachment::TUN_AUTO,
+    tun_generic = Attachment::TUN_GENERIC,
+);
+
+fn a_port_without_a_service_is_the_kernels(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
+    let host = &topology.clients[0];
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.balancer(), NO_SERVICE);
+        refuses_both(host, to);
+        // The service's port over the other protocol is no service either.
+        refuses_udp(host, SocketAddr::new(family.balancer(), finance::PORT));
+    }
+    let _listener = TcpServer::echo(&topology.balancer.netns, "kernel", NO_SERVICE);
+    for family in Family::BOTH {
+        let to = SocketAddr::new(family.balancer(), NO_SERVICE);
+        let from = SocketAddr::new(host.address(family), 0);
+        let mut stream = host
+            .netns
+            .run(|| connect_tcp(from, to, wait::STEP))
+            .expect("connect to a listener beside the balancer");
+        assert_eq!(greeting(&mut stream).unwrap(), "kernel");
+    }
+}
+
+fn refuses_both(host: &Host, to: SocketAddr) {
+    refuses_tcp(host, to);
+    refuses_udp(host, to);
+}
+
+fn refuses_tcp(host: &Host, to: SocketAddr) {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let from = SocketAddr::new(host.address(family), 0);
+    let start = Instant::now();
+    let result = host.netns.run(|| connect_tcp(from, to, AT_ONCE));
+    let error = result.expect_err("a connection to nothing");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::ConnectionRefused,
+        "TCP {to} after {:?}: {error}",
+        start.elapsed()
+    );
+}
+
+fn refuses_udp(host: &Host, to: SocketAddr) {
+    let socket = client::udp(host, 0, to);
+    socket.send(b"anyone?").expect("send");
+    let error = socket.recv(&mut [0; 10]).expect_err("an answer from nothing");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "UDP {to}: {error}");
+}

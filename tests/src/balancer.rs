@@ -1,0 +1,302 @@
+//! The binary under test: start it, ask it, change its configuration, stop it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::text;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::netns::Netns;
+use crate::topology::Host;
+use crate::wait;
+
+const ADMIN_PORT: u16 = 9090;
+/// Lines of the log shown when a test fails.
+const LOG_TAIL: usize = 60;
+
+/// The binary, from the environment variable VL3LB_BIN.
+pub fn binary() -> PathBuf {
+    const BUILD: &str = "build it with `cargo build --release -p vl3lb-control` and set VL3LB_BIN to the \
+                         absolute path of target/release/vl3-lb";
+    let path = std::env::var_os("VL3LB_BIN")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| panic!("VL3LB_BIN, the path of the vl3-lb binary, is not set: {BUILD}"));
+    assert!(
+        path.is_absolute() && path.is_file(),
+        "VL3LB_BIN={}: no absolute path of a file: {BUILD}",
+        path.display()
+    );
+    path
+}
+
+/// A started balancer. Dropping it ends it, and shows its log if the test is failing.
+#[derive(Debug)]
+pub struct Balancer<'a> {
+    host: &'a Host,
+    dir: TempDir,
+    child: Child,
+    /// Number of the next file that the configuration's symbolic link points to.
+    next_file: u32,
+}
+
+impl<'a> Balancer<'a> {
+    /// Starts it in the balancer's pod and waits until it is ready.
+    pub fn start(host: &'a Host, config: &Config) -> Self {
+        let mut balancer = Self::launch(host, config);
+        balancer.wait_ready();
+        balancer
+    }
+
+    /// Starts it without waiting.
+    pub fn launch(host: &'a Host, config: &Config) -> Self {
+        Self::launch_through(host, config, &[])
+    }
+
+    /// Starts it by a program that replaces itself with its last arguments, without waiting.
+    pub fn launch_through(host: &'a Host, config: &Config, program: &[&str]) -> Self {
+        let dir = TempDir::with_prefix("vl3lb-test").expect("make a temporary directory");
+        write_config(dir.path(), "config.yaml", config);
+        let child = spawn(&host.netns, dir.path(), program);
+        Self {
+            host,
+            dir,
+            child,
+            next_file: 0,
+        }
+    }
+
+    /// Waits until `/readyz` says yes; panics if the process ends before.
+    pub fn wait_ready(&mut self) {
+        wait::until("the balancer to be ready", wait::STEP, || {
+            if let Some(status) = self.child.try_wait().expect("look at the balancer") {
+                panic!("the balancer ended instead of starting: {status}");
+            }
+            match self.http("/readyz") {
+                Ok((200, _)) => Ok(()),
+                Ok((status, body)) => Err(format!("/readyz: {status} {body}")),
+                Err(error) => Err(format!("/readyz: {error}")),
+            }
+        });
+    }
+
+    /// Starts it again with the same configuration, after [`terminate`](Self::terminate) or
+    /// [`kill`](Self::kill), and waits until it is ready.
+    pub fn restart(&mut self) {
+        assert!(
+            matches!(self.child.try_wait(), Ok(Some(_))),
+            "the balancer is still running"
+        );
+        self.child = spawn(&self.host.netns, self.dir.path(), &[]);
+        self.wait_ready();
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// GETs a path of the admin listener: status and body.
+    pub fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let answer = self.host.netns.run(|| -> std::io::Result<String> {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            // HTTP/1.0: the body is not chunked and ends with the connection.
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("GET {path}: no HTTP answer: {answer:?}"));
+        Ok((status, body.to_owned()))
+    }
+
+    /// Scrapes `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        let (status, body) = self
+            .http("/metrics")
+            .unwrap_or_else(|error| panic!("GET /metrics: {error}"));
+        assert_eq!(status, 200, "GET /metrics: {body}");
+        Metrics::parse(&body)
+    }
+
+    /// Runs `vl3-lb ARGUMENTS` against it.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = self.host.netns.command(path_str(&binary()));
+        command
+            .arg("--socket")
+            .arg(self.dir.path().join("admin.sock"))
+            .args(arguments)
+            .output()
+            .expect("run the command line")
+    }
+
+    /// Runs `vl3-lb ARGUMENTS --json` and reads its answer.
+    pub fn cli_json(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?} --json: {}", text(&output));
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?} --json: {error}: {}", text(&output)))
+    }
+
+    /// Replaces the configuration file by renaming another one over it.
+    pub fn replace_config(&self, config: &Config) {
+        write_config(self.dir.path(), "config.new", config);
+        std::fs::rename(self.dir.path().join("config.new"), self.config_path())
+            .expect("rename the configuration file");
+    }
+
+    /// Replaces the configuration file by arbitrary text.
+    pub fn replace_config_text(&self, text: &str) {
+        let new = self.dir.path().join("config.new");
+        std::fs::write(&new, text).expect("write a configuration file");
+        std::fs::rename(new, self.config_path()).expect("rename the configuration file");
+    }
+
+    /// Replaces the configuration as the kubelet does with a ConfigMap: `config.yaml` is a link to
+    /// `..data/config.yaml`, and the link `..data` is replaced by one to another directory.
+    pub fn swap_config(&mut self, config: &Config) {
+        let dir = self.dir.path();
+        let version = format!("..version-{}", self.next_file);
+        self.next_file += 1;
+        std::fs::create_dir(dir.join(&version)).expect("make a directory");
+        write_config_to(&dir.join(&version).join("config.yaml"), dir, config);
+        let old = std::fs::read_link(dir.join("..data")).ok();
+        symlink(&version, dir.join("..data-new")).expect("make a link");
+        std::fs::rename(dir.join("..data-new"), dir.join("..data")).expect("rename a link");
+        if !self.config_path().is_symlink() {
+            symlink("..data/config.yaml", dir.join("config.new")).expect("make a link");
+            std::fs::rename(dir.join("config.new"), self.config_path()).expect("rename a link");
+        }
+        if let Some(old) = old {
+            std::fs::remove_dir_all(dir.join(old)).expect("remove the old version");
+        }
+    }
+
+    /// The path of its configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("config.yaml")
+    }
+
+    /// Waits until the live backends of `service` are in these states: pairs of address and state.
+    pub fn wait_backends(&self, service: &str, expected: &[(String, &str)]) {
+        let mut expected: Vec<(String, String)> = expected
+            .iter()
+            .map(|(address, state)| (address.clone(), (*state).to_owned()))
+            .collect();
+        expected.sort();
+        let what = format!("the backends of {service} to be {expected:?}");
+        wait::until(&what, wait::STEP, || {
+            let answer = self.cli_json(&["backends", "--service", service]);
+            let items = answer["items"].as_array().cloned().unwrap_or_default();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let mut found: Vec<(String, String)> = items
+                .iter()
+                .map(|item| (text(&item["address"]), text(&item["state"])))
+                .collect();
+            found.sort();
+            (found == expected)
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        });
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_end()
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait_end();
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait_end(&mut self) -> ExitStatus {
+        wait::until("the balancer to end", wait::STEP, || {
+            let status = self.child.try_wait().expect("look at the balancer");
+            status.ok_or_else(|| "still running".to_owned())
+        })
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.id().cast_signed();
+        let pid = Pid::from_raw(pid).expect("a process id");
+        kill_process(pid, signal).expect("signal the balancer");
+    }
+}
+
+impl Drop for Balancer<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+            eprintln!("--- log of the balancer, last {} lines", tail.len());
+            eprintln!("{}\n---", tail.join("\n"));
+            if let Ok((200, metrics)) = self.http("/metrics") {
+                eprintln!("drops: {:?}", Metrics::parse(&metrics).all_drops());
+            }
+        }
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .expect("open the log");
+    // Should the test be killed, the balancer goes with it.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
+        .args(program)
+        .arg(binary())
+        .args(["run", "--config"])
+        .arg(dir.join("config.yaml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("duplicate a descriptor"))
+        .stderr(log)
+        .spawn()
+        .expect("run the balancer through setpriv (util-linux) and ip (iproute2)")
+}
+
+fn write_config(dir: &Path, name: &str, config: &Config) {
+    write_config_to(&dir.join(name), dir, config);
+}
+
+fn write_config_to(path: &Path, dir: &Path, config: &Config) {
+    let mut config = config.clone();
+    if config.get("admin").is_none() {
+        config.set("admin", json!({"listen": format!("127.0.0.1:{ADMIN_PORT}")}));
+    }
+    let mut admin = config.get("admin").cloned().unwrap_or_default();
+    admin["socket"] = path_str(&dir.join("admin.sock")).into();
+    config.set("admin", admin);
+    std::fs::write(path, config.text()).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+}
+
+fn path_str(path: &Path) -> &str {
+    path.to_str().expect("paths of the tests are UTF-8")
+}

@@ -1,0 +1,69 @@
+//! Configurations of the balancer.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use crate::topology::INTERFACE;
+
+/// A configuration file in the making. JSON is YAML too.
+#[derive(Debug, Clone)]
+pub struct Config {
+    keys: Map<String, Value>,
+}
+
+impl Config {
+    /// A configuration without services.
+    pub fn new(mode: &str) -> Self {
+        let mut keys = Map::new();
+        keys.insert("interface".to_owned(), INTERFACE.into());
+        keys.insert("mode".to_owned(), mode.into());
+        // Enough for every test, and quick to allocate many times.
+        keys.insert("flows".to_owned(), 20_000.into());
+        keys.insert("services".to_owned(), json!([]));
+        Self { keys }
+    }
+
+    /// The same with a top-level key set.
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.keys.insert(key.to_owned(), value);
+        self
+    }
+
+    /// The same with one more service.
+    pub fn service(mut self, service: Value) -> Self {
+        self.keys["services"]
+            .as_array_mut()
+            .expect("services are a list")
+            .push(service);
+        self
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(&self.keys).expect("JSON of JSON")
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        self.keys.insert(key.to_owned(), value);
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.keys.get(key)
+    }
+}
+
+/// A service with these backends, all of weight 1.
+pub fn service(name: &str, protocol: &str, port: u16, target_port: u16, backends: &[IpAddr]) -> Value {
+    let backends: Vec<Value> = backends
+        .iter()
+        .map(|address| json!({"address": address.to_string(), "weight": 1}))
+        .collect();
+    json!({
+        "name": name,
+        "protocol": protocol,
+        "port": port,
+        "targetPort": target_port,
+        "backends": backends,
+    })
+}
