@@ -1,0 +1,65 @@
+# The Rust toolchain and the tools made with it. To be sourced from the top folder, after say.sh.
+# shellcheck shell=bash
+
+rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+readonly rust_wanted
+readonly deny_version=0.20.2
+# Outside the target folder: a clean build does not lose them, and checkouts share them.
+readonly tools=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/tools
+
+# A cargo of the version in Cargo.toml or newer: the one that is there, else one that rustup installs
+# beside it.
+ensure_rust() {
+    PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    ! rust_suffices || return 0
+    export RUSTUP_TOOLCHAIN=$rust_wanted
+    ! rust_suffices || return 0
+
+    step "Rust $rust_wanted"
+    command -v rustup >/dev/null || install_rustup
+    rustup toolchain install "$rust_wanted" --profile minimal --component clippy --component rustfmt ||
+        die "rustup could not install Rust $rust_wanted (see above)" \
+            "check the network, or install Rust $rust_wanted or newer yourself"
+    rust_suffices ||
+        die "no working Rust $rust_wanted after its installation: $(rustc --version 2>&1)"
+}
+
+# clippy and rustfmt, which a minimal toolchain lacks.
+ensure_rust_lints() {
+    cargo clippy --version &>/dev/null && cargo fmt --version &>/dev/null && return
+    step "clippy and rustfmt"
+    rustup component add clippy rustfmt ||
+        die "this Rust has no clippy or rustfmt, and rustup cannot add them" \
+            "install them from where your Rust came from"
+}
+
+# cargo-deny at a fixed version. Built from source, once: about ten minutes on two cores.
+ensure_cargo_deny() {
+    [[ $("$tools/bin/cargo-deny" --version 2>/dev/null) != "cargo-deny $deny_version" ]] || return 0
+    step "cargo-deny $deny_version, built once into $tools"
+    cargo install --quiet --locked --root "$tools" "cargo-deny@$deny_version" ||
+        die "cargo could not build cargo-deny $deny_version (see above)"
+}
+
+rust_suffices() {
+    local version
+    command -v cargo >/dev/null || return 1
+    version=$(rustc --version 2>/dev/null) || return 1
+    version=${version#rustc }
+    printf '%s\n' "$rust_wanted" "${version%% *}" | sort --version-sort --check=silent
+}
+
+# Debian 13, Ubuntu 24.04 and later have a package; elsewhere it is rustup's own installer.
+install_rustup() {
+    if [[ $(apt-cache policy rustup 2>/dev/null) == *'Candidate: '[0-9]* ]]; then
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends rustup ||
+            die "apt-get could not install rustup (see above)"
+    else
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+            sh -s -- -y --no-modify-path --profile minimal --default-toolchain none ||
+            die "rustup's installer failed (see above)" \
+                "check the network, or install Rust $rust_wanted or newer yourself: https://rustup.rs"
+    fi
+    hash -r
+}
