@@ -118,14 +118,24 @@ impl CachedPool {
 
     /// The pool of those of `backends` that take new flows. A slot never changes its owner while
     /// it is taken, and is left out of every pool before it is freed, so slots and weights say all.
+    ///
+    /// A backend whose next hop the kernel has not found is left out as long as another one can be
+    /// reached: its flows would lose their first packets, and wait a second for the next.
     pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
-        let members: Vec<_> = backends
+        let takes_flows = |backend: &&Backend| backend.state == BackendState::Active && backend.weight > 0;
+        let anyone_reachable = backends.iter().filter(takes_flows).any(|backend| backend.mac.is_some());
+        let chosen: Vec<Backend> = backends
             .iter()
-            .filter(|backend| backend.state == BackendState::Active && backend.weight > 0)
+            .filter(takes_flows)
+            .filter(|backend| backend.mac.is_some() || !anyone_reachable)
+            .cloned()
+            .collect();
+        let members: Vec<_> = chosen
+            .iter()
             .map(|backend| (backend.slot, backend.weight))
             .collect();
         if scheduler != self.scheduler || members != self.members {
-            self.pool = Arc::new(Pool::build(scheduler, backends));
+            self.pool = Arc::new(Pool::build(scheduler, &chosen));
             self.scheduler = scheduler;
             self.members = members;
         }

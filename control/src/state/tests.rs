@@ -25,7 +25,7 @@ fn network() -> NetworkView {
         gateway: None,
         metric: 0,
     };
-    let neighbors = [(address(2), MacAddr([2; 6]))].into();
+    let neighbors = [(address(2), MacAddr([2; 6])), (address(3), MacAddr([3; 6]))].into();
     NetworkView {
         index: Some(7),
         up: true,
@@ -340,13 +340,33 @@ fn each_family_has_its_own_pool() {
 }
 
 #[test]
+fn a_backend_takes_flows_once_its_next_hop_is_known() {
+    let mut world = World::new();
+    let members = |world: &World| match &*world.snapshot().service_slots[0].as_ref().unwrap().v4 {
+        Pool::Cycle(cycle) => cycle.len(),
+        Pool::Maglev { backends, .. } => backends.len(),
+        Pool::LeastFlows(candidates) => candidates.len(),
+        Pool::Empty => 0,
+    };
+    world.update(&finance(&[2, 4]));
+    assert_eq!(members(&world), 1, "nobody answers at 4 yet");
+    world.update(&finance(&[4, 5]));
+    assert_eq!(members(&world), 2, "better tried than refused");
+    world.update(&finance(&[2, 3]));
+    assert_eq!(members(&world), 2);
+    world.network.next_hops.link = Link::RawIp;
+    world.update(&finance(&[2, 4]));
+    assert_eq!(members(&world), 2, "no next hops on such a link");
+}
+
+#[test]
 fn next_hops_are_filled_in_on_ethernet_only() {
     let mut world = World::new();
-    world.update(&finance(&[2, 3]));
+    world.update(&finance(&[2, 4]));
     let mac = |world: &World, host| world.snapshot().backend(world.slot(host).unwrap()).unwrap().mac;
-    assert_eq!((mac(&world, 2), mac(&world, 3)), (Some(MacAddr([2; 6])), None));
+    assert_eq!((mac(&world, 2), mac(&world, 4)), (Some(MacAddr([2; 6])), None));
     world.network.next_hops.link = Link::RawIp;
-    assert!(world.update(&finance(&[2, 3])));
+    assert!(world.update(&finance(&[2, 4])));
     assert_eq!(mac(&world, 2), None);
     assert!(!world.last.as_ref().unwrap().changes.notable);
 }
