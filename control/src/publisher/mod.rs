@@ -20,9 +20,10 @@ use tracing::{debug, error, info, warn};
 use vl3lb_common::Duration;
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::flow_query::WorkerEvent;
-use vl3lb_common::snapshot::{NatPorts, Snapshot};
+use vl3lb_common::next_hop::{Link, NextHop};
+use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
-use crate::discovery::DesiredReceiver;
+use crate::discovery::{Desired, DesiredReceiver};
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::state::{Inputs, Moment, State, Update};
 
@@ -36,6 +37,9 @@ const EVENTS: Duration = Duration::from_millis(50);
 const LEAVING: Duration = Duration::from_millis(500);
 /// A snapshot that did not reach the workers is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long the first snapshot waits for the backends' next hops. One that is down holds it up
+/// this long, once.
+const FIRST_NEXT_HOPS: Duration = Duration::from_millis(500);
 /// Changes of state that are logged one by one for each snapshot.
 const LOGGED: usize = 10;
 
@@ -51,6 +55,8 @@ pub struct Publisher {
     problems: Vec<String>,
     current: watch::Sender<Option<Arc<Current>>>,
     stats: Arc<PublisherStats>,
+    /// When there was something to publish for the first time.
+    started: Option<Instant>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -82,6 +88,7 @@ impl Publisher {
             problems: Vec::new(),
             current,
             stats: Arc::clone(&stats),
+            started: None,
         };
         (publisher, receiver, stats)
     }
@@ -127,6 +134,9 @@ impl Publisher {
         self.look_at_network();
         let desired = self.desired.borrow_and_update().clone()?;
         let network = self.usable.clone()?;
+        if let Some(wait) = self.first_next_hops(&desired, &network) {
+            return Some(wait);
+        }
         let update = self.state.update(Inputs {
             desired: &desired,
             network: &network,
@@ -153,6 +163,26 @@ impl Publisher {
             .map(|deadline| deadline.since(self.dataplane.now()));
         let leaving = self.state.is_leaving().then_some(LEAVING);
         deadline.into_iter().chain(leaving).min()
+    }
+
+    /// How long to wait before the first snapshot, for the kernel to find the backends: with it the
+    /// balancer is ready, and its first flows shall not lose packets.
+    fn first_next_hops(&mut self, desired: &Desired, network: &NetworkView) -> Option<Duration> {
+        let started = *self.started.get_or_insert_with(Instant::now);
+        let left = FIRST_NEXT_HOPS.checked_sub(started.elapsed())?;
+        if self.state.generation() != Generation(0) || network.next_hops.link == Link::RawIp {
+            return None;
+        }
+        let backends = desired.services.iter().flat_map(|service| &service.backends);
+        let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
+        let unresolved = |&address: &IpAddr| {
+            matches!(network.next_hops.resolve(address), NextHop::Unresolved(_))
+        };
+        if !addresses.iter().any(unresolved) {
+            return None;
+        }
+        self.resolver.keep(addresses);
+        Some(left)
     }
 
     /// Takes over a new view of the network, unless there is nothing to balance on.

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use vl3lb_common::dataplane::{AttachMode, Attachment, Steered};
 use vl3lb_common::flow_query::FlowQuery;
-use vl3lb_common::next_hop::{Link, NextHops};
+use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendState, Generation};
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{Protocol, Timestamp};
+use vl3lb_common::{MacAddr, Protocol, Timestamp};
 
 use super::*;
 use crate::discovery::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec};
@@ -196,6 +196,41 @@ async fn nothing_is_published_before_everything_is_known() {
     let current = world.published(1).await;
     assert_eq!(current.snapshot.services.len(), 1);
     assert_eq!(current.directory.generation, Generation(1));
+}
+
+/// On Ethernet, with these neighbours known.
+fn ethernet(neighbors: &[u8]) -> Arc<NetworkView> {
+    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+    let route = Route {
+        destination: [172, 16, 1, 0].into(),
+        prefix_length: 24,
+        gateway: None,
+        metric: 0,
+    };
+    let known = neighbors
+        .iter()
+        .map(|&host| ([172, 16, 1, host].into(), mac(host)));
+    let next_hops = NextHops::new(Link::Ethernet(mac(103)), 1, vec![route], known.collect());
+    Arc::new(NetworkView {
+        next_hops,
+        ..NetworkView::clone(&view(&[OWN]))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_snapshot_waits_for_next_hops_and_not_for_ever() {
+    for (host, waited) in [(2, Duration::from_millis(100)), (3, FIRST_NEXT_HOPS)] {
+        let mut world = World::start();
+        let started = Instant::now();
+        world.network.send_replace(Some(ethernet(&[])));
+        world.want(&[host]);
+        pass(Duration::from_millis(100)).await;
+        assert!(world.recorder.generations().is_empty());
+        world.network.send_replace(Some(ethernet(&[2])));
+        world.published(1).await;
+        let took = started.elapsed();
+        assert!(took >= waited && took < waited + Duration::from_millis(20), "{took:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
