@@ -23,7 +23,7 @@ use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
-use crate::discovery::{Desired, DesiredReceiver};
+use crate::discovery::{Desired, DesiredReceiver, ServiceSpec};
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::state::{Inputs, Moment, State, Update};
 
@@ -37,9 +37,9 @@ const EVENTS: Duration = Duration::from_millis(50);
 const LEAVING: Duration = Duration::from_millis(500);
 /// A snapshot that did not reach the workers is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the first snapshot waits for the backends' next hops. One that is down holds it up
-/// this long, once.
-const FIRST_NEXT_HOPS: Duration = Duration::from_millis(500);
+/// How long the first snapshot waits for the backends' next hops. The kernel asks again after a
+/// second, and a link that just came up loses what is sent in its first moments.
+const FIRST_NEXT_HOPS: Duration = Duration::from_secs(2);
 /// Changes of state that are logged one by one for each snapshot.
 const LOGGED: usize = 10;
 
@@ -165,22 +165,28 @@ impl Publisher {
         deadline.into_iter().chain(leaving).min()
     }
 
-    /// How long to wait before the first snapshot, for the kernel to find the backends: with it the
-    /// balancer is ready, and its first flows shall not lose packets.
+    /// How long to wait before the first snapshot, for the kernel to find a backend of each service
+    /// and family: with it the balancer is ready, and its first flows shall not lose packets.
     fn first_next_hops(&mut self, desired: &Desired, network: &NetworkView) -> Option<Duration> {
         let started = *self.started.get_or_insert_with(Instant::now);
         let left = FIRST_NEXT_HOPS.checked_sub(started.elapsed())?;
         if self.state.generation() != Generation(0) || network.next_hops.link == Link::RawIp {
             return None;
         }
-        let backends = desired.services.iter().flat_map(|service| &service.backends);
-        let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
-        let unresolved = |&address: &IpAddr| {
-            matches!(network.next_hops.resolve(address), NextHop::Unresolved(_))
+        let unreachable = |service: &ServiceSpec| {
+            let mut families = [None, None];
+            for backend in &service.backends {
+                let found = matches!(network.next_hops.resolve(backend.address), NextHop::Mac(_));
+                let family = &mut families[usize::from(backend.address.is_ipv6())];
+                *family = Some(family.unwrap_or(false) || found);
+            }
+            families.contains(&Some(false))
         };
-        if !addresses.iter().any(unresolved) {
+        if !desired.services.iter().any(unreachable) {
             return None;
         }
+        let backends = desired.services.iter().flat_map(|service| &service.backends);
+        let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
         self.resolver.keep(addresses);
         Some(left)
     }
