@@ -9,7 +9,8 @@ use super::parse::{Family, Parsed, TcpFlags, Transport, ipv4_addresses, ipv6_add
 use crate::port::{Frame, Port};
 
 /// Cuts a translated TCP packet of any number of frames into packets of one fresh frame each, with
-/// at most `mss` bytes of payload, and appends them to `out`. Returns how many. O(payload).
+/// at most `mss` bytes of payload, or what a frame holds if that is less (at an MTU of 9000), and
+/// appends them to `out`. Returns how many. O(payload).
 ///
 /// Headers are copied with their options, the Ethernet header too if there is one. Each segment
 /// gets its lengths, sequence number, IPv4 identification and full checksums; FIN and PSH only the
@@ -17,7 +18,7 @@ use crate::port::{Frame, Port};
 ///
 /// All or nothing: on an error no frame is kept. Errors: `UmemExhausted`; `MtuExceeded` for a SYN
 /// or RST, whose payload cannot be cut; `Internal` for anything that is not this packet, an `mss`
-/// of 0 or one that no frame holds.
+/// of 0 or headers that fill a frame.
 pub fn segment<P: Port>(
     port: &mut P,
     packet: &[P::Frame],
@@ -69,10 +70,11 @@ fn cut<P: Port>(
     };
     let mut offset = 0;
     for index in 0..=u16::MAX {
-        let len = usize::from(mss).min(payload_len - offset);
+        let mut frame = port.allocate().ok_or(DropReason::UmemExhausted)?;
+        let room = frame.capacity().saturating_sub(headers.len());
+        let len = usize::from(mss).min(room).min(payload_len - offset);
         let last = offset + len == payload_len;
         let place = Place { index, offset, last };
-        let mut frame = port.allocate().ok_or(DropReason::UmemExhausted)?;
         let built = build(&mut frame, headers, &mut payload, len, parsed, place);
         out.push(frame);
         built?;
@@ -103,7 +105,7 @@ fn build<F: Frame>(
     place: Place,
 ) -> Result<(), DropReason> {
     let total = headers.len() + len;
-    if frame.capacity() < total {
+    if frame.capacity() < total || len == 0 && !place.last {
         return Err(DropReason::Internal);
     }
     frame.set_len(total);

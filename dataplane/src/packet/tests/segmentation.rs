@@ -92,6 +92,22 @@ fn segments_are_what_a_sender_without_offloads_sends() {
 }
 
 #[test]
+fn segments_are_never_longer_than_a_frame() {
+    let spec = super_packet(Spec::request(Protocol::Tcp), 20_000);
+    let mut payload = Vec::new();
+    for frame in cut(&spec, 8948, &mut { PORT }).unwrap() {
+        assert!(frame.bytes().len() <= PORT.capacity);
+        assert_valid(frame.bytes(), spec.framing);
+        let packet = sliced(frame.bytes(), spec.framing);
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
+            panic!("not TCP");
+        };
+        payload.extend_from_slice(tcp.payload());
+    }
+    assert_eq!(payload, spec.payload);
+}
+
+#[test]
 fn translated_super_packet_with_a_partial_checksum_is_cut_right() {
     let spec = super_packet(Spec::request(Protocol::Tcp), 9001);
     let mut bytes = spec.bytes();
@@ -100,10 +116,6 @@ fn translated_super_packet_with_a_partial_checksum_is_cut_right() {
     let mut packet = frames(&bytes, &[4001, 4001]);
     translate(&mut packet, &parsed, &to_backend(), ChecksumPolicy::Later).unwrap();
     let mut segments = Vec::new();
-    assert_eq!(
-        segment(&mut { PORT }, &packet, &parsed, 8948, &mut segments),
-        Err(DropReason::Internal)
-    );
     assert_eq!(
         segment(&mut { PORT }, &packet, &parsed, 1448, &mut segments),
         Ok(7)
@@ -139,15 +151,16 @@ fn what_cannot_be_cut_is_refused_and_keeps_no_frame() {
         ("RST", reset, 1448, DropReason::MtuExceeded),
         ("UDP", Spec::request(Protocol::Udp), 1448, DropReason::Internal),
         ("MSS 0", base(), 0, DropReason::Internal),
-        ("MSS beyond a frame", base(), 9000, DropReason::Internal),
     ] {
-        let mut port = VecPort {
-            capacity: 2048,
-            ..PORT
-        };
+        let mut port = PORT;
         assert_eq!(cut(&spec, mss, &mut port), Err(reason), "{description}");
         assert_eq!(port.free, PORT.free, "{description}");
     }
+
+    // Headers leave no room in a frame.
+    let mut port = VecPort { capacity: 60, ..PORT };
+    assert_eq!(cut(&base(), 1448, &mut port), Err(DropReason::Internal));
+    assert_eq!(port.free, PORT.free);
 
     // A frame is missing.
     let packet = frames(&base().bytes(), &[2000]);
