@@ -77,7 +77,9 @@ impl Asks {
                 question.asked = 0;
                 question.next = now + REFRESH;
             }
-            if question.next > now {
+            // Lost between two refreshes: packets are waiting.
+            let lost = known == Reach::Unknown && question.asked == 0;
+            if question.next > now && !lost {
                 return true;
             }
             if known == Reach::Confirmed {
@@ -160,7 +162,7 @@ mod tests {
             }
         };
         let asked = questions(&mut asks, start, 40, failing);
-        assert!(asked.iter().any(|&at| (20..=31).contains(&at)), "{asked:?}");
+        assert!(asked.contains(&20), "{asked:?}");
     }
 
     #[test]
