@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use vl3lb_common::Timestamp;
-use vl3lb_common::next_hop::NextHop;
+use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::{
     Backend, ConfigFile, Discovery, Distribution, Dns, Interface, Mode, RcodeCount, Service, ServiceState,
     Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
@@ -85,8 +85,11 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
     }
 }
 
-/// Neighbours of backends whose MAC address the kernel does not know.
+/// Neighbours of backends whose MAC address the kernel does not know; a raw-IP link needs none.
 fn unresolved(facts: &Facts<'_>, network: &NetworkView) -> u64 {
+    if network.next_hops.link == Link::RawIp {
+        return 0;
+    }
     let neighbors: HashSet<IpAddr> = facts
         .directory()
         .into_iter()
