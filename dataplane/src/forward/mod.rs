@@ -285,6 +285,11 @@ impl Engine {
         self.flows.slice(cursor, scan, now, self.worker, &self.timeouts)
     }
 
+    /// Bytes of the flow table that grow with its capacity. The NAT ports' maps are not counted.
+    pub fn memory_bytes(&self) -> usize {
+        self.flows.memory_bytes()
+    }
+
     /// Ends a flow now.
     fn close(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
         let closed = self.flows.close(id);
@@ -340,7 +345,11 @@ impl Engine {
         }
         match self.snapshot.next_hops.resolve(vl3lb_common::addr::from_octets(*client)) {
             NextHop::Mac(mac) => (mac, true),
-            NextHop::Unresolved(_) | NextHop::NoRoute => (packet::source_mac(head), false),
+            NextHop::Unresolved(neighbor) => {
+                self.want_neighbor(neighbor);
+                (packet::source_mac(head), false)
+            }
+            NextHop::NoRoute => (packet::source_mac(head), false),
         }
     }
 }
