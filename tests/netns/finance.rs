@@ -1,4 +1,5 @@
-//! The example of the documentation: clients of `finance.vl3-lb:8080`, and servers `finance-server-N` on port 8081.
+//! The example of the documentation: clients of `finance.vl3-lb:8080`, and servers `finance-server-N` on port
+//! 8081.
 
 use std::net::IpAddr;
 

@@ -56,7 +56,12 @@ fn neighbours_are_resolved_again_after_they_are_forgotten(attachment: &Attachmen
             .iter()
             .chain([&topology.clients[0], &topology.balancer])
         {
-            host.netns.ip(&format!("neigh flush dev {INTERFACE}"));
+            let mut flush = host.netns.command("ip");
+            // It fails if an entry is back before it is done, which is what we are after.
+            flush
+                .args(["neigh", "flush", "dev", INTERFACE])
+                .output()
+                .expect("run ip");
         }
         for family in Family::BOTH {
             client::ping(client, family.balancer());

@@ -1,8 +1,8 @@
 //! Black-box tests of the binary in network namespaces: root only, and the environment variable VL3LB_BIN
 //! names the binary. Each module is one promise to users.
 
-/// Defines one test per attachment: `on_attachments!(name: one = Attachment::ONE, ...)` calls the function `name`
-/// with each.
+/// Defines one test per attachment: `on_attachments!(name: one = Attachment::ONE, ...)` calls the function
+/// `name` with each.
 macro_rules! on_attachments {
     ($test:ident: $($name:ident = $attachment:expr),+ $(,)?) => {
         mod $test {

@@ -50,10 +50,10 @@ fn both_workers_serve_and_hand_over_replies(attachment: &Attachment) {
         let flows = metrics.sum("vl3lb_flow_table_entries", &[("worker", worker)]);
         assert!(flows > 10.0, "worker {worker} owns {flows} flows");
     }
-    let handed = metrics.sum("vl3lb_worker_handoff_packets_total", &[]);
-    assert!(
-        handed > 0.0,
-        "no reply arrived at the other worker, so the hand-over is not tested"
-    );
+    // In companion mode our own program chooses the queue, so that replies find their owner.
+    if attachment.mode == "native" {
+        let handed = metrics.sum("vl3lb_worker_handoff_packets_total", &[]);
+        assert!(handed > 0.0, "all replies arrived at their owners by chance?");
+    }
     assert_eq!(metrics.drops("handoff_full"), 0.0);
 }

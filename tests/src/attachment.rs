@@ -3,7 +3,7 @@
 /// The kind of link that each pod has to the vL3 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// A veth pair, Ethernet.
+    /// A veth pair, Ethernet, with so many queues in each direction on both ends of the balancer's.
     Veth { queues: u8 },
     /// A TUN device, raw IP. With `offloads` the forwarder takes super-packets.
     Tun { offloads: bool },
@@ -42,7 +42,7 @@ impl Attachment {
         Self { mtu, ..self }
     }
 
-    /// The same with two queues in each direction on both ends of each veth pair.
+    /// The same with two queues in each direction on both ends of the balancer's veth pair.
     pub const fn two_queues(self) -> Self {
         Self {
             link: Link::Veth { queues: 2 },

@@ -74,7 +74,8 @@ impl<'a> Balancer<'a> {
         }
     }
 
-    /// Waits until `/readyz` says yes; panics if the process ends before.
+    /// Waits until `/readyz` says yes and the next hops of all backends are known; panics if the
+    /// process ends before.
     pub fn wait_ready(&mut self) {
         wait::until("the balancer to be ready", wait::STEP, || {
             if let Some(status) = self.child.try_wait().expect("look at the balancer") {
@@ -84,6 +85,13 @@ impl<'a> Balancer<'a> {
                 Ok((200, _)) => Ok(()),
                 Ok((status, body)) => Err(format!("/readyz: {status} {body}")),
                 Err(error) => Err(format!("/readyz: {error}")),
+            }
+        });
+        // A backend takes flows only once its next hop is known.
+        wait::until("the next hops of the backends", wait::STEP, || {
+            match self.metrics().sum("vl3lb_neighbors_unresolved", &[]) {
+                0.0 => Ok(()),
+                unresolved => Err(format!("{unresolved} unresolved")),
             }
         });
     }

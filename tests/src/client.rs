@@ -208,7 +208,8 @@ pub fn iperf3(netns: &Netns, address: IpAddr, port: u16, arguments: &[&str]) -> 
     report
 }
 
-/// A UDP socket of `host` with source port `port` (0: any), connected to `to`, with a time-out of five seconds.
+/// A UDP socket of `host` with source port `port` (0: any), connected to `to`, with a time-out of five
+/// seconds.
 pub fn udp(host: &Host, port: u16, to: SocketAddr) -> UdpSocket {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
     host.netns.run(|| {

@@ -21,7 +21,7 @@ pub struct Target {
     pub longest: usize,
 }
 
-/// An endless sequence of bad frames, and some good ones that are about nothing.
+/// An endless sequence of bad frames, and some good ones of no flow.
 #[derive(Debug)]
 pub struct Frames {
     target: Target,
@@ -37,7 +37,7 @@ impl Frames {
         }
     }
 
-    /// The next frame: a plausible packet with one to three things wrong with it.
+    /// The next frame: a plausible packet of no flow, with up to three things wrong with it.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = self.ethernet();
         let header = frame.len();
@@ -46,7 +46,7 @@ impl Frames {
         } else {
             self.ipv6(&mut frame);
         }
-        for _ in 0..=self.random.below(3) {
+        for _ in 0..self.random.below(4) {
             self.damage(&mut frame, header);
         }
         // The kernel refuses less than an Ethernet header, and more than the link carries.
@@ -62,7 +62,10 @@ impl Frames {
     fn ipv4(&mut self, frame: &mut Vec<u8>) {
         frame.extend([0x08, 0x00]);
         let protocol = self.pick(&[6, 6, 17, 17, 1, 132, 47, 0]);
-        let transport = self.transport(protocol, false);
+        let mut transport = self.transport(protocol, false);
+        if protocol == 1 {
+            self.write_checksum(&mut transport, &[]);
+        }
         let start = frame.len();
         let options = 4 * self.pick(&[0, 0, 0, 0, 1, 5, 10]);
         let length = u16::try_from(20 + options + transport.len()).unwrap_or(u16::MAX);
@@ -84,7 +87,13 @@ impl Frames {
     fn ipv6(&mut self, frame: &mut Vec<u8>) {
         frame.extend([0x86, 0xdd]);
         let protocol = self.pick(&[6, 6, 17, 17, 58, 132, 59]);
-        let transport = self.transport(protocol, true);
+        let mut transport = self.transport(protocol, true);
+        let addresses = [octets(self.source(1)), octets(self.target.destinations[1])].concat();
+        if protocol == 58 {
+            let length = u32::try_from(transport.len()).expect("a short packet");
+            let pseudo_header = [&addresses[..], &length.to_be_bytes(), &[0, 0, 0, 58]].concat();
+            self.write_checksum(&mut transport, &pseudo_header);
+        }
         // Hop-by-hop, destination options, routing, fragment: in any number and order.
         let mut chain = Vec::new();
         let mut next = protocol;
@@ -103,8 +112,7 @@ impl Frames {
         frame.extend([0x60, 0, 0, 0]);
         frame.extend(length.to_be_bytes());
         frame.extend([next, self.pick(&[64, 64, 64, 1, 0])]);
-        frame.extend(octets(self.source(1)));
-        frame.extend(octets(self.target.destinations[1]));
+        frame.extend(addresses);
         frame.extend(chain);
         frame.extend(transport);
     }
@@ -122,16 +130,16 @@ impl Frames {
             bytes.extend([kind, self.pick(&[0, 1, 3, 4, 200]), 0, 0]);
             bytes.extend((0..4).map(|_| self.byte()));
             let inner = self.inner(v6);
-            let cut = self.random.below(inner.len() + 1);
+            let cut = match self.random.below(2) {
+                0 => inner.len(),
+                _ => self.random.below(inner.len() + 1),
+            };
             bytes.extend(&inner[..cut]);
-            let sum = checksum(&bytes);
-            if self.random.below(4) != 0 {
-                bytes[2..4].copy_from_slice(&sum.to_be_bytes());
-            }
             return bytes;
         }
-        let source: u16 = self.pick(&[40_000, 8081, 0, 65_535]);
-        let destination = self.pick(&[self.target.service_port, self.target.nat_port, 0, 9, 65_535]);
+        let source: u16 = self.pick(&[40_000, 8081, 8081, 0, 65_535]);
+        let (service, nat) = (self.target.service_port, self.target.nat_port);
+        let destination = self.pick(&[service, service, service, nat, nat, 0, 9, 65_535]);
         bytes.extend(source.to_be_bytes());
         bytes.extend(destination.to_be_bytes());
         if protocol == 17 {
@@ -147,6 +155,14 @@ impl Frames {
         }
         bytes.resize(bytes.len() + payload, 0xaa);
         bytes
+    }
+
+    /// Writes the ICMP checksum, most of the time.
+    fn write_checksum(&mut self, icmp: &mut [u8], pseudo_header: &[u8]) {
+        if self.random.below(4) != 0 {
+            let sum = checksum(&[pseudo_header, icmp].concat());
+            icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
     }
 
     /// The packet that an ICMP error is about.
@@ -174,6 +190,8 @@ impl Frames {
             ]);
             bytes.extend(octets(self.target.destinations[0]));
             bytes.extend(octets(self.target.sources[0]));
+            let sum = checksum(&bytes);
+            bytes[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         bytes.extend(self.target.nat_port.to_be_bytes());
         bytes.extend(8081_u16.to_be_bytes());

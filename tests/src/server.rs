@@ -14,7 +14,8 @@ use crate::payload;
 /// How often a server looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A running TCP server, on all addresses of its namespace, both families. Dropping it closes its connections.
+/// A running TCP server, on all addresses of its namespace, both families. Dropping it closes its
+/// connections.
 #[derive(Debug)]
 pub struct TcpServer {
     stop: Arc<AtomicBool>,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 
-/// Connects over TCP from `from` (port 0: any), within `limit`. Reads and writes keep `limit` as their time-out.
+/// Connects over TCP from `from` (port 0: any), within `limit`. Reads and writes keep `limit` as their
+/// time-out.
 pub fn connect_tcp(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let family = if to.is_ipv4() {
         AddressFamily::INET
@@ -68,8 +69,8 @@ impl PacketSocket {
         Ok(Self(socket))
     }
 
-    /// Sends one frame. The kernel refuses frames shorter than an Ethernet header (EINVAL) and longer than the
-    /// interface's MTU allows (EMSGSIZE).
+    /// Sends one frame. The kernel refuses frames shorter than an Ethernet header (EINVAL) and longer than
+    /// the interface's MTU allows (EMSGSIZE).
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         rustix::net::send(&self.0, frame, rustix::net::SendFlags::empty())?;
         Ok(())

@@ -194,6 +194,9 @@ impl Topology {
         let mut lines = String::new();
         for host in self.hosts() {
             let (port, mtu, name) = (&host.router_port, shape.mtu, host.netns.name());
+            // A second queue at the other hosts would spoil the spread at the balancer: a packet from
+            // queue 1 counts as received on queue 0 by the next device (skb_tx_hash in the kernel).
+            let queues = if host.number == BALANCER { queues } else { 1 };
             let queues = format!("numrxqueues {queues} numtxqueues {queues}");
             write!(
                 lines,
