@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -20,6 +20,9 @@ use crate::config::{LogFormat, LogLevel};
 /// Names of our own crates begin so. Others are heard at warnings and above only: at trace they
 /// would drown ours.
 const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
+
+/// These log each of their attempts; what fails there is logged here, once.
+const TOLD_HERE: [&str; 2] = ["kube_client", "kube_runtime"];
 
 /// The running log, whose level can be changed.
 #[derive(Debug)]
@@ -82,6 +85,7 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(ours.min(Level::WARN))
         .with_targets(OURS.map(|name| (name, ours)))
+        .with_targets(TOLD_HERE.map(|name| (name, LevelFilter::OFF)))
 }
 
 /// The form of a line.

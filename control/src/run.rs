@@ -19,8 +19,8 @@ use vl3lb_control::admin::{self, Listeners};
 use vl3lb_control::capabilities::{Needs, Privileges};
 use vl3lb_control::cli::args::ConfigArgs;
 use vl3lb_control::cli::{Failure, FailureKind, load_config};
-use vl3lb_control::config::{self, Config};
-use vl3lb_control::discovery::{Origin, Source, SourceStatus, StaticFile};
+use vl3lb_control::config::{self, Config, Discovery};
+use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
 use vl3lb_control::dns::Dns;
 use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
@@ -201,13 +201,7 @@ impl Control {
             .await
             .map_err(refused)?;
         let (monitor, network, resolver) = Monitor::new(config.interface.clone(), config.addresses.clone());
-        let source = StaticFile::new(
-            path.clone(),
-            |name: &str| std::env::var(name).ok(),
-            Arc::clone(config),
-        );
         let (desired, wanted) = watch::channel(None);
-        let (source_status, source_state) = watch::channel(SourceStatus::new(Origin::Static));
         let (publisher, current, publisher_stats) = Publisher::new(
             Arc::clone(&dataplane),
             config.nat_ports,
@@ -216,6 +210,8 @@ impl Control {
             resolver,
         );
         let (dns, dns_stats) = Dns::new(&config.dns, current.clone(), network.clone()).map_err(refused)?;
+        let mut tasks = JoinSet::new();
+        let (source, file) = discover(config, path.clone(), desired, &mut tasks);
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -227,7 +223,8 @@ impl Control {
             dataplane,
             current,
             network,
-            source: source_state,
+            source,
+            file,
             publisher: publisher_stats,
             dns: dns_stats,
         };
@@ -238,9 +235,7 @@ impl Control {
             config.admin.socket.display()
         );
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(named("the network monitor", monitor.run()));
-        tasks.spawn(named("discovery", source.run(desired, source_status)));
         tasks.spawn(named("the publisher", publisher.run()));
         tasks.spawn(named("the name server", dns.run()));
         tasks.spawn(named("sampling", {
@@ -308,6 +303,29 @@ impl Control {
             () = finished => info!("all flows have finished"),
             () = sleep(limit) => warn!("{} flows are cut", self.reporter.open_flows()),
             name = signals.end() => warn!("{name} again: {} flows are cut", self.reporter.open_flows()),
+        }
+    }
+}
+
+/// Starts to find services and backends. How the source of backends and the file are doing.
+fn discover(
+    config: &Arc<Config>,
+    path: Option<PathBuf>,
+    desired: DesiredSender,
+    tasks: &mut JoinSet<&'static str>,
+) -> (watch::Receiver<SourceStatus>, watch::Receiver<SourceStatus>) {
+    let file = StaticFile::new(path, |name: &str| std::env::var(name).ok(), Arc::clone(config));
+    let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
+    match config.discovery {
+        Discovery::Static => {
+            tasks.spawn(named("discovery", file.run(desired, file_status)));
+            (file_state.clone(), file_state)
+        }
+        Discovery::Kubernetes => {
+            let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
+            let source = Kubernetes::new(file, file_status);
+            tasks.spawn(named("discovery", source.run(desired, status)));
+            (state, file_state)
         }
     }
 }

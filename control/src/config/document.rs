@@ -10,7 +10,7 @@ use vl3lb_common::snapshot::NatPorts;
 use super::node::{self, Section};
 use super::refusal::Refusal;
 use super::service::Draft;
-use super::{Admin, Config, Dns, DnsListen, Timeouts, Workers};
+use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
 use super::{duration, names, nat_ports};
 
 /// What the file says: everything but the services is finished.
@@ -31,6 +31,7 @@ const KEYS: &[&str] = &[
     "natPorts",
     "timeouts",
     "discovery",
+    "kubernetes",
     "services",
     "dns",
     "admin",
@@ -107,7 +108,8 @@ pub(super) fn read(
         }),
     );
     replace(&mut config.nat_ports, read_nat_ports(set, ephemeral));
-    read_discovery(set);
+    replace(&mut config.discovery, read_discovery(set));
+    config.kubernetes = read_kubernetes(set, config.discovery);
     replace(
         &mut config.log_level,
         set.optional("logLevel", &names::listed(names::LOG_LEVELS), |value| {
@@ -215,16 +217,32 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
     }
 }
 
-fn read_discovery(section: &mut Section<'_>) {
-    let Some(value) = section.value("discovery") else {
-        return;
-    };
-    match value.as_str() {
-        Some("static") => {}
-        Some(later @ ("kubernetes" | "nsm")) => {
-            section.refuse("discovery", later, "static: not supported by this version");
+fn read_discovery(section: &mut Section<'_>) -> Option<Discovery> {
+    let choices = names::listed(names::DISCOVERIES);
+    if section.value("discovery").and_then(Value::as_str) == Some("nsm") {
+        let allowed = format!("{choices}: not supported by this version");
+        section.refuse("discovery", "nsm", allowed);
+        return None;
+    }
+    section.optional("discovery", &choices, |value| {
+        names::choice(names::DISCOVERIES, value.as_str()?)
+    })
+}
+
+fn read_kubernetes(section: &mut Section<'_>, discovery: Discovery) -> Option<Kubernetes> {
+    let path = section.path("kubernetes");
+    let value = section.value("kubernetes");
+    match (discovery, value) {
+        (Discovery::Kubernetes, value) => Some(Kubernetes::read(&path, value, section.refusals())),
+        (Discovery::Static, None) => None,
+        (Discovery::Static, Some(value)) => {
+            section.refuse(
+                "kubernetes",
+                node::shown(value),
+                "it with discovery: kubernetes only",
+            );
+            None
         }
-        _ => section.refuse("discovery", node::shown(value), "static"),
     }
 }
 

@@ -12,7 +12,8 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::document::{self, Document};
 use super::refusal::Refusal;
-use super::service::{Draft, PORTS};
+use super::selector::Selector;
+use super::service::{Draft, PORTS, TargetPort};
 use super::{duration, names};
 
 /// What only a client of Network Service Mesh needs.
@@ -238,10 +239,12 @@ fn overlay(
     port: Option<u16>,
     target_port: Option<u16>,
     protocol: Option<Protocol>,
-    selector: Option<BTreeMap<String, String>>,
+    selector: Option<Selector>,
 ) {
     draft.port = port.or(draft.port);
-    draft.target_port = target_port.or(draft.target_port);
+    if let Some(port) = target_port {
+        draft.target_port = Some(TargetPort::Number(port));
+    }
     draft.protocol = protocol.or(draft.protocol);
     if let Some(selector) = selector {
         draft.selector = selector;
@@ -253,14 +256,16 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// `app:finance,tier:web`.
-fn selector(text: &str) -> Option<BTreeMap<String, String>> {
-    text.split(',')
+fn selector(text: &str) -> Option<Selector> {
+    let labels: BTreeMap<_, _> = text
+        .split(',')
         .map(|label| {
             let (name, value) = label.split_once(':')?;
             let (name, value) = (name.trim(), value.trim());
-            (!name.is_empty() && !value.contains(':')).then(|| (name.to_owned(), value.to_owned()))
+            Some((name.to_owned(), value.to_owned()))
         })
-        .collect()
+        .collect::<Option<_>>()?;
+    Selector::equal(&labels)
 }
 
 /// As Go's `strconv.ParseBool`.

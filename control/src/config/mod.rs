@@ -6,10 +6,12 @@
 mod document;
 pub mod duration;
 mod environment;
+mod kubernetes;
 mod names;
 mod nat_ports;
 mod node;
 mod refusal;
+mod selector;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -23,9 +25,12 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
 
 pub use environment::Nsm;
+pub use kubernetes::{AddressFrom, Kubernetes, Namespaces};
+pub(crate) use names::unicast;
 pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
 pub use refusal::{Refusal, join};
-pub use service::{Backend, Service};
+pub use selector::Selector;
+pub use service::{Backend, Service, TargetPort};
 
 /// A complete and consistent configuration. Serialises to the form of the file, every default
 /// filled in; what is printed can be read again and means the same.
@@ -48,6 +53,9 @@ pub struct Config {
     pub nat_ports: NatPorts,
     pub timeouts: Timeouts,
     pub discovery: Discovery,
+    /// With discovery kubernetes only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     pub services: Vec<Service>,
     pub dns: Dns,
     pub admin: Admin,
@@ -190,6 +198,9 @@ impl Config {
                 "--config FILE, or NSM_PORT for one service",
             ));
         }
+        for draft in &document.services {
+            draft.check_discovery(document.config.discovery, &mut refusals);
+        }
         service::check_together(&document.services, &mut refusals);
         let mut config = document.config;
         for draft in document.services {
@@ -231,6 +242,7 @@ impl Config {
             ("natPorts", self.nat_ports != other.nat_ports),
             ("timeouts", self.timeouts != other.timeouts),
             ("discovery", self.discovery != other.discovery),
+            ("kubernetes", self.kubernetes != other.kubernetes),
             ("dns", self.dns != other.dns),
             ("admin", self.admin != other.admin),
             ("logLevel", self.log_level != other.log_level),
@@ -258,6 +270,7 @@ impl Config {
                 udp: Duration::from_secs(5 * 60),
             },
             discovery: Discovery::Static,
+            kubernetes: None,
             services: Vec::new(),
             dns: Dns {
                 zone: "vl3-lb".to_owned(),

@@ -35,6 +35,8 @@ pub enum Discovery {
     /// The configuration file itself.
     #[default]
     Static,
+    /// Services from the file, backends from pods.
+    Kubernetes,
 }
 
 /// How log lines look.
@@ -85,6 +87,11 @@ pub(super) const ZERO_COPY: &[(&str, ZeroCopy)] = &[
     ("auto", ZeroCopy::Auto),
     ("on", ZeroCopy::On),
     ("off", ZeroCopy::Off),
+];
+
+pub(super) const DISCOVERIES: &[(&str, Discovery)] = &[
+    ("static", Discovery::Static),
+    ("kubernetes", Discovery::Kubernetes),
 ];
 
 pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[
@@ -145,6 +152,14 @@ pub(super) fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
+/// A name of a container's port, as Kubernetes takes it (RFC 6335 section 5.1).
+pub(super) fn is_port_name(text: &str) -> bool {
+    is_label(text)
+        && text.len() <= 15
+        && text.contains(|c: char| c.is_ascii_lowercase())
+        && !text.contains("--")
+}
+
 /// A domain name short enough to leave room for a label in front (RFC 1035 section 2.3.4); a dot
 /// at the end is accepted and dropped.
 pub(super) fn zone(text: &str) -> Option<String> {
@@ -153,7 +168,7 @@ pub(super) fn zone(text: &str) -> Option<String> {
 }
 
 /// An address that a frame on the vL3 interface can carry.
-pub(super) fn unicast(text: &str) -> Option<IpAddr> {
+pub(crate) fn unicast(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.trim().parse().ok()?;
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());

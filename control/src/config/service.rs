@@ -1,6 +1,6 @@
 //! The `services` of a configuration.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
@@ -10,9 +10,10 @@ use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
 use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
-use super::names;
+use super::names::{self, Discovery};
 use super::node::{self, Section};
 use super::refusal::Refusal;
+use super::selector::{SELECTOR_FORM, Selector};
 
 /// A service as it was configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,9 +26,9 @@ pub struct Service {
     /// Unique together with the protocol.
     pub port: u16,
     /// The backends' port.
-    pub target_port: u16,
-    /// Labels that a backend must have, all of them; for discoveries that select.
-    pub selector: BTreeMap<String, String>,
+    pub target_port: TargetPort,
+    /// What a backend must be labelled with; for discoveries that select.
+    pub selector: Selector,
     #[serde(serialize_with = "scheduler_name")]
     pub scheduler: Scheduler,
     /// How long flows of a removed backend may go on.
@@ -45,11 +46,21 @@ pub struct Backend {
     pub weight: u16,
 }
 
+/// The port of a service's backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TargetPort {
+    Number(u16),
+    /// The number that each pod has under this name, which may differ from pod to pod.
+    Name(String),
+}
+
 fn scheduler_name<S: Serializer>(scheduler: &Scheduler, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(scheduler.name())
 }
 
 pub(super) const PORTS: &str = "1-65535";
+const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 const LATER: &str = "nothing: not supported by this version";
@@ -62,8 +73,10 @@ pub(super) struct Draft {
     pub(super) name: Option<String>,
     pub(super) protocol: Option<Protocol>,
     pub(super) port: Option<u16>,
-    pub(super) target_port: Option<u16>,
-    pub(super) selector: BTreeMap<String, String>,
+    pub(super) target_port: Option<TargetPort>,
+    pub(super) selector: Selector,
+    /// Whether what stood there is refused already.
+    selector_refused: bool,
     scheduler: Option<Scheduler>,
     drain: Option<Duration>,
     backends: Vec<Backend>,
@@ -105,7 +118,7 @@ impl Draft {
             names::choice(names::PROTOCOLS, value.as_str()?)
         });
         let port = section.required("port", PORTS, port);
-        let target_port = section.optional("targetPort", PORTS, self::port);
+        let target_port = section.optional("targetPort", TARGET_PORTS, target_port);
         let scheduler = section.optional("scheduler", &names::listed(names::SCHEDULERS), |value| {
             names::choice(names::SCHEDULERS, value.as_str()?)
         });
@@ -117,7 +130,8 @@ impl Draft {
         if let Some(check) = section.value("healthCheck") {
             section.refuse("healthCheck", node::shown(check), LATER);
         }
-        let selector = read_selector(&mut section);
+        let selector_given = section.value("selector").is_some();
+        let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
         read_affinity(&mut section);
         let backends = read_backends(&mut section);
         Self {
@@ -126,7 +140,8 @@ impl Draft {
             protocol,
             port,
             target_port,
-            selector,
+            selector_refused: selector.is_none() && selector_given,
+            selector: selector.unwrap_or_default(),
             scheduler,
             drain,
             backends,
@@ -140,12 +155,39 @@ impl Draft {
             name: self.name?,
             protocol: self.protocol.unwrap_or(Protocol::Tcp),
             port,
-            target_port: self.target_port.unwrap_or(port),
+            target_port: self.target_port.unwrap_or(TargetPort::Number(port)),
             selector: self.selector,
             scheduler: self.scheduler.unwrap_or(Scheduler::Maglev),
             drain: self.drain.unwrap_or(Duration::from_secs(60)),
             backends: self.backends,
         })
+    }
+
+    /// Refuses what the discovery cannot do without, and what it would ignore.
+    pub(super) fn check_discovery(&self, discovery: Discovery, refusals: &mut Vec<Refusal>) {
+        let mut refuse = |key: &str, value: String, allowed: &str| {
+            refusals.push(Refusal::new(format!("{}.{key}", self.path), value, allowed));
+        };
+        match discovery {
+            Discovery::Static => {
+                if let Some(TargetPort::Name(name)) = &self.target_port {
+                    refuse(
+                        "targetPort",
+                        name.clone(),
+                        "1-65535; a name with discovery: kubernetes only",
+                    );
+                }
+            }
+            Discovery::Kubernetes => {
+                if self.selector.is_empty() && !self.selector_refused {
+                    refuse("selector", "missing".to_owned(), SELECTOR_FORM);
+                }
+                if !self.backends.is_empty() {
+                    let allowed = "none: with discovery: kubernetes they are the pods that selector selects";
+                    refuse("backends", format!("{} listed", self.backends.len()), allowed);
+                }
+            }
+        }
     }
 }
 
@@ -197,16 +239,11 @@ fn port(value: &Value) -> Option<u16> {
     node::number(value, 1..=65_535).and_then(|port| u16::try_from(port).ok())
 }
 
-fn read_selector(section: &mut Section<'_>) -> BTreeMap<String, String> {
-    section
-        .optional("selector", "a mapping of label names to values", |value| {
-            value
-                .as_object()?
-                .iter()
-                .map(|(name, value)| Some((name.clone(), node::text(value)?)))
-                .collect()
-        })
-        .unwrap_or_default()
+fn target_port(value: &Value) -> Option<TargetPort> {
+    match value {
+        Value::String(name) => names::is_port_name(name).then(|| TargetPort::Name(name.clone())),
+        number => port(number).map(TargetPort::Number),
+    }
 }
 
 fn read_affinity(section: &mut Section<'_>) {

@@ -59,11 +59,11 @@ fn the_documented_example_is_read() {
         panic!("one service expected")
     };
     assert_eq!(
-        (service.name.as_str(), service.port, service.target_port),
-        ("finance", 8080, 8081)
+        (service.name.as_str(), service.port, &service.target_port),
+        ("finance", 8080, &TargetPort::Number(8081))
     );
     assert_eq!(service.drain, Duration::from_secs(60));
-    assert_eq!(service.selector["app"], "finance");
+    assert_eq!(service.selector.to_string(), "app=finance");
     assert_eq!(service.backends.len(), 2);
     assert_eq!(service.backends[1].weight, 1);
 }
@@ -91,7 +91,15 @@ logLevel: DEBUG
 services:
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: []}
 ";
-    for text in [FULL, other, "services: []", "{}"] {
+    let kubernetes = "
+discovery: kubernetes
+kubernetes: {namespaces: [web, api], addressFrom: 'network-status:vl3/net', labelSelector: {team: a}}
+services:
+- {name: a, port: 80, targetPort: http, selector: {app: a}}
+- {name: b, port: 81, selector: 'app in (a,b),!canary'}
+";
+    let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
+    for text in [FULL, other, kubernetes, all, "services: []", "{}"] {
         let config = parse(text).unwrap();
         let printed = config.to_yaml();
         assert_eq!(parse(&printed), Ok(config), "{printed}");
@@ -111,7 +119,8 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, targetPort: -1"),
-            "services[1].targetPort: -1, allowed 1-65535",
+            "services[1].targetPort: -1, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, with \
+             a letter",
         ),
         (
             service("port: 81, protocol: SCTP"),
@@ -127,7 +136,8 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, selector: [app]"),
-            "services[1].selector: [\"app\"], allowed a mapping of label names to values",
+            "services[1].selector: [\"app\"], allowed a mapping of labels to values, or text \
+             such as \"app=finance,tier in (web,api),!canary\"",
         ),
         (
             service("port: 81, affinity: {clientIP: 10s}"),
@@ -256,10 +266,31 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
             "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 168h",
         ),
         (
-            "discovery: kubernetes".to_owned(),
-            "discovery: kubernetes, allowed static: not supported by this version",
+            "discovery: nsm".to_owned(),
+            "discovery: nsm, allowed static, kubernetes: not supported by this version",
         ),
-        ("discovery: magic".to_owned(), "discovery: magic, allowed static"),
+        (
+            "discovery: magic".to_owned(),
+            "discovery: magic, allowed static, kubernetes",
+        ),
+        (
+            "kubernetes: {namespaces: all}".to_owned(),
+            "kubernetes: {\"namespaces\":\"all\"}, allowed it with discovery: kubernetes only",
+        ),
+        (
+            service("port: 81, targetPort: http"),
+            "services[1].targetPort: http, allowed 1-65535; a name with discovery: kubernetes only",
+        ),
+        (
+            service("port: 81, targetPort: '8081'"),
+            "services[1].targetPort: 8081, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, \
+             with a letter",
+        ),
+        (
+            service("port: 81, targetPort: 0"),
+            "services[1].targetPort: 0, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, \
+             with a letter",
+        ),
         (
             "interface: a/b".to_owned(),
             "interface: a/b, allowed an interface name: 1-15 characters without / and blanks",
@@ -283,6 +314,80 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
     ] {
         assert_eq!(parse(&text), Err(vec![refusal.to_owned()]), "{text}");
     }
+}
+
+#[test]
+fn what_discovery_by_kubernetes_cannot_use_is_refused() {
+    let form = "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
+    for (section, service, refusal) in [
+        ("{}", "port: 80", format!("services[0].selector: missing, allowed {form}")),
+        ("{}", "port: 80, selector: {}", format!("services[0].selector: missing, allowed {form}")),
+        (
+            "{}",
+            "port: 80, selector: 'app in finance'",
+            format!("services[0].selector: \"app in finance\", allowed {form}"),
+        ),
+        (
+            "{}",
+            "port: 80, selector: {app: a}, backends: [{address: 10.0.0.1}]",
+            "services[0].backends: 1 listed, allowed none: with discovery: kubernetes they are the pods that \
+             selector selects"
+                .to_owned(),
+        ),
+        (
+            "{addressFrom: nsm}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.addressFrom: nsm, allowed pod-ip, network-status:NETWORK or INTERFACE, \
+             annotation:KEY: not supported by this version"
+                .to_owned(),
+        ),
+        (
+            "{addressFrom: 'annotation:'}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.addressFrom: annotation:, allowed pod-ip, network-status:NETWORK or INTERFACE, \
+             annotation:KEY"
+                .to_owned(),
+        ),
+        (
+            "{namespaces: []}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.namespaces: [], allowed all, or a list of namespaces".to_owned(),
+        ),
+        (
+            "{namespaces: [Web]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.namespaces: [\"Web\"], allowed all, or a list of namespaces".to_owned(),
+        ),
+        (
+            "{labelSelector: 'a=b=c'}",
+            "port: 80, selector: {app: a}",
+            format!("kubernetes.labelSelector: a=b=c, allowed {form}"),
+        ),
+        (
+            "{namespace: web}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.namespace: unknown key (value web), allowed namespaces, addressFrom, labelSelector"
+                .to_owned(),
+        ),
+    ] {
+        let text =
+            format!("{{discovery: kubernetes, kubernetes: {section}, services: [{{name: a, {service}}}]}}");
+        assert_eq!(parse(&text), Err(vec![refusal]), "{text}");
+    }
+}
+
+#[test]
+fn discovery_by_kubernetes_has_defaults() {
+    let config = parse(
+        "{discovery: kubernetes, services: [{name: a, port: 80, targetPort: http, selector: 'app in (a,b)'}]}",
+    )
+    .unwrap();
+    assert_eq!(config.kubernetes, Some(Kubernetes::default()));
+    let [service] = &config.services[..] else {
+        panic!("one service expected")
+    };
+    assert_eq!(service.target_port, TargetPort::Name("http".to_owned()));
+    assert_eq!(service.selector.to_string(), "app in (a,b)");
 }
 
 #[test]
@@ -392,10 +497,10 @@ fn the_predecessors_environment_makes_a_service() {
     .unwrap();
     let service = &config.services[0];
     assert_eq!(
-        (service.name.as_str(), service.port, service.target_port),
-        ("finance", 8080, 8081)
+        (service.name.as_str(), service.port, &service.target_port),
+        ("finance", 8080, &TargetPort::Number(8081))
     );
-    assert_eq!(service.selector.len(), 2);
+    assert_eq!(service.selector.to_string(), "app=finance,tier=web");
     assert_eq!(config.log_level, LogLevel::Trace);
     assert_eq!(config.nsm.dial_timeout, Duration::from_secs(600));
     assert_eq!(config.nsm.max_token_lifetime, Duration::from_secs(600));
@@ -407,7 +512,7 @@ fn the_predecessors_environment_makes_a_service() {
 #[test]
 fn the_target_port_defaults_to_the_port() {
     let config = with_env(None, &[("NSM_PORT", "8080")]).unwrap();
-    assert_eq!(config.services[0].target_port, 8080);
+    assert_eq!(config.services[0].target_port, TargetPort::Number(8080));
     assert_eq!(config.services[0].name, "cmd-lb-vl3-vpp");
 }
 
@@ -438,8 +543,15 @@ fn the_environment_beats_the_file() {
         ],
     )
     .unwrap();
-    let ports: Vec<_> = changed.services.iter().map(|s| (s.port, s.target_port)).collect();
-    assert_eq!(ports, [(80, 80), (82, 82)]);
+    let ports: Vec<_> = changed
+        .services
+        .iter()
+        .map(|s| (s.port, s.target_port.clone()))
+        .collect();
+    assert_eq!(
+        ports,
+        [(80, TargetPort::Number(80)), (82, TargetPort::Number(82))]
+    );
     assert_eq!(changed.log_level, LogLevel::Warn);
 
     let added = with_env(Some(file), &[("NSM_NAME", "c"), ("NSM_PORT", "82")]).unwrap();
@@ -450,7 +562,8 @@ fn the_environment_beats_the_file() {
         &[("NSM_TARGET_PORT", "8081")],
     )
     .unwrap();
-    assert_eq!((only.services[0].port, only.services[0].target_port), (80, 8081));
+    assert_eq!(only.services[0].port, 80);
+    assert_eq!(only.services[0].target_port, TargetPort::Number(8081));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! nothing before its first complete set, and after an error it sends nothing until it knows
 //! better, so that the last good set stays.
 
+mod kubernetes;
 mod static_file;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,9 @@ use tokio::sync::watch;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
+use crate::config;
+
+pub use kubernetes::Kubernetes;
 pub use static_file::StaticFile;
 
 /// Everything that should be balanced. Order does not matter and duplicates do no harm.
@@ -34,7 +38,7 @@ pub struct ServiceSpec {
     pub port: u16,
     /// The backends' usual port, to be shown.
     pub target_port: u16,
-    /// Labels that chose the backends, to be shown.
+    /// Labels that chose the backends, to be shown; for a set-based requirement the value is its rule.
     pub selector: BTreeMap<String, String>,
     pub scheduler: Scheduler,
     /// How long flows of a removed backend may go on.
@@ -43,14 +47,46 @@ pub struct ServiceSpec {
     pub backends: Vec<BackendSpec>,
 }
 
+impl ServiceSpec {
+    /// The service that is configured as `service`, with `backends` most of which listen at
+    /// `target_port`.
+    fn new(service: &config::Service, target_port: u16, backends: Vec<BackendSpec>) -> Self {
+        Self {
+            name: service.name.clone(),
+            protocol: service.protocol,
+            port: service.port,
+            target_port,
+            selector: service.selector.shown(),
+            scheduler: service.scheduler,
+            drain: service.drain,
+            backends,
+        }
+    }
+}
+
 /// A backend as a source wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSpec {
     pub address: IpAddr,
     pub port: u16,
+    /// Who has the address, where an address passes from one to another, as from pod to pod: flows
+    /// of one instance never go on to the next. `None`: it is always the same one.
+    pub instance: Option<Arc<str>>,
     /// Share of new flows; 0 gets none.
     pub weight: u16,
+    pub takes: Takes,
     pub origin: Origin,
+}
+
+/// What a backend can be given, worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Takes {
+    /// Known to be dead: its flows are ended.
+    Nothing,
+    /// Its old flows stay for as long as it is desired, whatever the service's drain time.
+    OldFlows,
+    /// New and old flows.
+    NewFlows,
 }
 
 /// The kind of source that a backend came from.
@@ -58,6 +94,8 @@ pub struct BackendSpec {
 pub enum Origin {
     /// The configuration file or the environment.
     Static,
+    /// Pods.
+    Kubernetes,
 }
 
 impl Origin {
@@ -65,6 +103,7 @@ impl Origin {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Static => "static",
+            Self::Kubernetes => "kubernetes",
         }
     }
 }
@@ -81,9 +120,9 @@ pub struct SourceStatus {
     pub last_event: Option<SystemTime>,
     /// Why the newest state was refused; `None` if it is in use.
     pub error: Option<String>,
-    /// Sets that were read.
+    /// Sets that were read, or changes where a source is told those.
     pub events: u64,
-    /// Sets that were refused.
+    /// Sets that were refused, or could not be read.
     pub errors: u64,
 }
 

@@ -12,8 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 use vl3lb_common::Duration;
 
-use super::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec, Source, SourceStatus};
-use crate::config::{self, Config};
+use super::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec, Source, SourceStatus, Takes};
+use crate::config::{self, Config, TargetPort};
 
 /// The file is looked at this often, and read when it is the same in two looks, so a change is
 /// live in less than half a second. Looking at the path beats inotify here: it sees edits in
@@ -57,8 +57,22 @@ where
     E: Fn(&str) -> Option<String> + Send + Sync,
 {
     async fn run(self, desired: DesiredSender, status: watch::Sender<SourceStatus>) {
-        desired.send_replace(Some(Arc::new(Desired::from(&*self.started_with))));
-        accepted(&status);
+        self.follow(&status, |config| {
+            desired.send_replace(Some(Arc::new(Desired::from(config))));
+        })
+        .await;
+    }
+}
+
+impl<E> StaticFile<E>
+where
+    E: Fn(&str) -> Option<String> + Send + Sync,
+{
+    /// Follows the file for ever and hands each configuration with other services to `accept`,
+    /// beginning with the one that the process started with.
+    pub(super) async fn follow(&self, status: &watch::Sender<SourceStatus>, accept: impl Fn(&Config) + Send) {
+        accept(&self.started_with);
+        accepted(status);
         let Some(path) = &self.path else {
             return pending().await;
         };
@@ -83,20 +97,25 @@ where
                         info!("{note}");
                     }
                     self.warn_of_restart(path, &loaded.config);
-                    accepted(&status);
+                    accepted(status);
                     if loaded.config.services != services {
                         info!("{} was read again", path.display());
                         services.clone_from(&loaded.config.services);
-                        desired.send_replace(Some(Arc::new(Desired::from(&loaded.config))));
+                        accept(&loaded.config);
                     }
                 }
-                Err(refusals) => refused(&status, config::join(&refusals)),
+                Err(refusals) => refused(status, config::join(&refusals)),
             }
         }
     }
 }
 
 impl<E> StaticFile<E> {
+    /// What the process started with.
+    pub(super) const fn started_with(&self) -> &Arc<Config> {
+        &self.started_with
+    }
+
     fn warn_of_restart(&self, path: &Path, config: &Config) {
         let changed = self.started_with.needs_restart(config);
         if !changed.is_empty() {
@@ -164,24 +183,21 @@ impl Look {
 
 impl From<&Config> for Desired {
     fn from(config: &Config) -> Self {
-        let services = config.services.iter().map(|service| ServiceSpec {
-            name: service.name.clone(),
-            protocol: service.protocol,
-            port: service.port,
-            target_port: service.target_port,
-            selector: service.selector.clone(),
-            scheduler: service.scheduler,
-            drain: service.drain,
-            backends: service
-                .backends
-                .iter()
-                .map(|backend| BackendSpec {
-                    address: backend.address,
-                    port: service.target_port,
-                    weight: backend.weight,
-                    origin: Origin::Static,
-                })
-                .collect(),
+        let services = config.services.iter().map(|service| {
+            let port = match service.target_port {
+                TargetPort::Number(port) => port,
+                // Refused with this discovery.
+                TargetPort::Name(_) => service.port,
+            };
+            let backends = service.backends.iter().map(|backend| BackendSpec {
+                address: backend.address,
+                port,
+                instance: None,
+                weight: backend.weight,
+                takes: Takes::NewFlows,
+                origin: Origin::Static,
+            });
+            ServiceSpec::new(service, port, backends.collect())
         });
         Self {
             services: services.collect(),

@@ -12,7 +12,7 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{MacAddr, Protocol, Timestamp};
 
 use super::*;
-use crate::discovery::{BackendSpec, DesiredSender, Origin};
+use crate::discovery::{BackendSpec, DesiredSender, Origin, Takes};
 use crate::network::Monitor;
 
 /// A data plane that only remembers.
@@ -145,7 +145,9 @@ fn finance(hosts: &[u8]) -> Desired {
     let backends = hosts.iter().map(|&host| BackendSpec {
         address: [172, 16, 1, host].into(),
         port: 8081,
+        instance: None,
         weight: 1,
+        takes: Takes::NewFlows,
         origin: Origin::Static,
     });
     Desired {

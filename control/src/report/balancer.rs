@@ -24,6 +24,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         identity,
         attachment,
         source,
+        file,
         ..
     } = facts;
     let network = facts.network;
@@ -75,9 +76,9 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         }],
         config: ConfigFile {
             path: identity.config_path.clone(),
-            ok: source.error.is_none(),
-            loaded_time: source.loaded.map(Time),
-            error: source.error.clone(),
+            ok: file.error.is_none(),
+            loaded_time: file.loaded.map(Time),
+            error: file.error.clone(),
         },
         dns: dns(facts),
         process: facts.process,

@@ -52,6 +52,7 @@ pub(super) struct Facts<'a> {
     pub(super) network: Option<&'a NetworkView>,
     pub(super) publisher: &'a PublisherStats,
     pub(super) source: &'a SourceStatus,
+    pub(super) file: &'a SourceStatus,
     pub(super) dns: &'a DnsStats,
     pub(super) process: Process,
     pub(super) draining: bool,

@@ -29,7 +29,10 @@ pub struct Sources {
     /// What the workers use; `None` before the first snapshot is live.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
+    /// How the source of backends is doing.
     pub source: watch::Receiver<SourceStatus>,
+    /// How the configuration file is doing; the same where it is the source.
+    pub file: watch::Receiver<SourceStatus>,
     pub publisher: Arc<PublisherStats>,
     pub dns: Arc<DnsStats>,
 }
@@ -90,6 +93,7 @@ impl Reporter {
         let current = self.current();
         let network = self.sources.network.borrow().clone();
         let source = self.sources.source.borrow().clone();
+        let file = self.sources.file.borrow().clone();
         let dataplane = &*self.sources.dataplane;
         let sample = self.read_counters(current.as_deref());
         let start = self.window().start(sample.at);
@@ -106,6 +110,7 @@ impl Reporter {
             network: network.as_deref(),
             publisher: &self.sources.publisher,
             source: &source,
+            file: &file,
             dns: &self.sources.dns,
             process: process::read(),
             draining: self.is_draining(),
@@ -130,7 +135,11 @@ impl Reporter {
             Some(_) => {}
         }
         if self.sources.current.borrow().is_none() {
-            return Err("no complete set of services is live yet".to_owned());
+            let reason = "no complete set of services is live yet";
+            return Err(match &self.sources.source.borrow().error {
+                Some(error) => format!("{reason}: {error}"),
+                None => reason.to_owned(),
+            });
         }
         for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
             if stats.heartbeat.get() == 0 {

@@ -296,6 +296,7 @@ pub(crate) fn report() -> Report {
         network: Some(&network()),
         publisher: &PublisherStats::default(),
         source: &source(),
+        file: &source(),
         dns: &DnsStats::default(),
         process: vl3lb_common::report::Process {
             cpu_seconds_total: Some(12.5),
@@ -352,6 +353,7 @@ pub(crate) fn live(workers: u16) -> Live {
     let (current_in, current_out) = watch::channel(Some(Arc::new(current(directory()))));
     let (network_in, network_out) = watch::channel(Some(Arc::new(network())));
     let (_, source) = watch::channel(source());
+    let file = source.clone();
     let reporter = Reporter::new(
         identity(),
         Sources {
@@ -359,6 +361,7 @@ pub(crate) fn live(workers: u16) -> Live {
             current: current_out,
             network: network_out,
             source,
+            file,
             publisher: Arc::default(),
             dns: Arc::default(),
         },

@@ -7,6 +7,7 @@ use vl3lb_common::report::{
 
 use super::build::Facts;
 use super::reporter::WORKER_STUCK;
+use crate::discovery::Origin;
 
 /// A table that is fuller than this will soon be full.
 const NEARLY_FULL: f64 = 0.8;
@@ -22,7 +23,8 @@ pub(super) fn all(
     warnings.extend(interface(status));
     warnings.extend(stuck_workers(status));
     warnings.extend(services.iter().filter_map(down));
-    warnings.extend(config(status));
+    warnings.extend(config(facts, status));
+    warnings.extend(discovery(facts));
     warnings.extend(facts.directory().into_iter().flat_map(|directory| {
         directory
             .problems
@@ -113,13 +115,10 @@ fn down(service: &Service) -> Option<Warning> {
     })
 }
 
-fn config(status: &Status) -> Option<Warning> {
+fn config(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
     let reason = status.config.error.as_ref()?;
     let path = status.config.path.as_deref().unwrap_or("the environment");
-    let event = status
-        .discovery
-        .first()
-        .and_then(|discovery| discovery.last_event_time);
+    let event = facts.file.last_event.map(Time);
     let warning = warn(
         "config_rejected",
         format!("config rejected, keeping the last good one: {reason}"),
@@ -128,6 +127,26 @@ fn config(status: &Status) -> Option<Warning> {
         event,
         about(path, format!("vl3-lb check --config {path}"), warning),
     ))
+}
+
+/// Only of a source beside the file, whose own error is told already. Since when: what is balanced by
+/// was known to be right until then.
+fn discovery(facts: &Facts<'_>) -> Option<Warning> {
+    let source = facts.source;
+    let reason = source
+        .error
+        .as_ref()
+        .filter(|_| source.origin != Origin::Static)?;
+    let name = source.origin.name();
+    let kept = if source.loaded.is_some() {
+        "keeping what is known"
+    } else {
+        "nothing is known yet"
+    };
+    let text = format!("{name} is not followed, {kept}: {reason}");
+    let next = "look at the API server, and at the Role of the balancer's service account";
+    let warning = about(name, next, warn("discovery_failing", text));
+    Some(since(source.loaded.map(Time), warning))
 }
 
 /// Whether drops of this reason are for the operator to look at, and not what clients do.

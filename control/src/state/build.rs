@@ -114,6 +114,7 @@ impl State {
                 state: record.state,
                 since: record.since,
                 drain_deadline: match record.state {
+                    BackendState::Draining { .. } if record.held => None,
                     BackendState::Draining { .. } => Some(record.since + self.drain_of(record)),
                     BackendState::Active | BackendState::Gone => None,
                 },

@@ -60,7 +60,7 @@ pub struct BackendEntry {
     pub state: BackendState,
     /// When it came into that state.
     pub since: SystemTime,
-    /// When its last flows are ended; while it is draining.
+    /// When its last flows are ended; while it is draining, unless they may stay.
     pub drain_deadline: Option<SystemTime>,
     /// As [`ServiceEntry::baseline`]. Gauges were 0.
     pub baseline: Option<Arc<BackendStats>>,

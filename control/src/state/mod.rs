@@ -3,7 +3,8 @@
 //! [`State`] compares the desired set with what it published before and gives out stable slots. It
 //! is pure: time, counters and the network come in, a snapshot goes out. A backend that is no
 //! longer desired drains: it gets no new flows, keeps its old ones until they end or its drain
-//! time is over, and its slot is given to another only when no worker can still refer to it.
+//! time is over, and its slot is given to another only when no worker can still refer to it. One
+//! that is desired for its old flows only drains too, without a limit of time.
 
 mod build;
 mod change;
@@ -25,7 +26,7 @@ use vl3lb_common::snapshot::{
 use vl3lb_common::stats::{BackendStats, ServiceStats, WorkerStats};
 use vl3lb_common::{Duration, Timestamp};
 
-use crate::discovery::{BackendSpec, Desired};
+use crate::discovery::{BackendSpec, Desired, Takes};
 use crate::network::NetworkView;
 
 pub use change::{Changes, Event};
@@ -33,7 +34,7 @@ pub use directory::{BackendEntry, Directory, ServiceEntry};
 
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::Slots;
-use wanted::{BackendIdentity, ServiceIdentity, Wanted};
+use wanted::{BackendIdentity, Holders, ServiceIdentity, Wanted, WantedBackend};
 
 /// One point in time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +109,7 @@ impl State {
     /// Whether slots wait for their last flows, so that [`Self::update`] has to look from time to
     /// time.
     pub fn is_leaving(&self) -> bool {
-        self.backends.iter().any(|(_, backend)| !backend.is_active())
+        self.backends.iter().any(|(_, backend)| backend.is_leaving())
             || self.services.iter().any(|(_, service)| service.removed.is_some())
     }
 
@@ -117,6 +118,7 @@ impl State {
         self.backends
             .iter()
             .filter_map(|(_, backend)| match backend.state {
+                BackendState::Draining { .. } if backend.held => None,
                 BackendState::Draining { since } => Some(since + self.drain_of(backend)),
                 BackendState::Active | BackendState::Gone => None,
             })
@@ -131,13 +133,13 @@ impl State {
         let mut changes = Changes::default();
         let mut changed = std::mem::take(&mut self.stale);
         let mut problems = Vec::new();
-        let wanted = wanted::collect(inputs.desired, &inputs.network.addresses, &mut problems);
+        let (wanted, holders) = wanted::collect(inputs.desired, &inputs.network.addresses, &mut problems);
 
         changed |= self.remove_services(&wanted, next, inputs, &mut changes);
         for (identity, service) in &wanted {
             changed |= self.follow_service(*identity, service, next, inputs, &mut problems, &mut changes);
         }
-        changed |= self.end_drains(inputs, &mut changes);
+        changed |= self.end_drains(&holders, inputs, &mut changes);
         changes.notable = changed;
         changed |= self.free_slots(inputs, &mut changes);
         changed |= self.follow_network(inputs.network, &mut changes);
@@ -222,35 +224,38 @@ impl State {
                 slot
             }
         };
-        let keep = |identity: BackendIdentity| wanted.backends.contains_key(&identity);
+        let keep = |identity: &BackendIdentity| wanted.backends.contains_key(identity);
         changed |= self.drain_backends(slot, keep, next, inputs, changes);
-        for (backend, spec) in &wanted.backends {
-            let known = self.by_backend.get(&(slot, *backend)).copied();
+        for (backend, &WantedBackend { spec, takes }) in &wanted.backends {
+            let to = wanted_state(takes, inputs.now);
+            let known = self.by_backend.get(&(slot, backend.clone())).copied();
             let from = if let Some(record) = known.and_then(|slot| self.backends.get_mut(slot.index())) {
-                changed |= record.follow(spec);
-                if record.is_active() {
+                changed |= record.follow(spec, to);
+                let from = record.state;
+                if !record.turn(to, next, inputs.now) {
                     continue;
                 }
-                let from = state_name(record.state);
-                record.state = BackendState::Active;
-                record.since = inputs.now.wall;
-                from
-            } else if self.add_backend(slot, identity, spec, inputs) {
-                "new"
+                Some(from)
+            } else if takes == Takes::Nothing {
+                continue;
+            } else if self.add_backend(slot, identity, spec, to, next, inputs) {
+                None
             } else {
                 problems.push(format!(
-                    "service {}: all {MAX_BACKENDS} places for backends are taken, by draining ones too; {} left out",
+                    "service {}: all {MAX_BACKENDS} places for backends are taken, by draining ones too; {} \
+                     left out",
                     wanted.spec.name, spec.address
                 ));
                 continue;
             };
-            changes.added += 1;
+            changes.added += usize::from(to == BackendState::Active);
+            changes.removed += usize::from(from == Some(BackendState::Active));
             changed = true;
             changes.events.push(Event::Backend {
                 service: wanted.spec.name.clone(),
                 backend: (spec.address, spec.port).into(),
-                from,
-                to: "up",
+                from: from.map_or("new", state_name),
+                to: state_name(to),
             });
         }
         changed
@@ -284,6 +289,8 @@ impl State {
         service: ServiceSlot,
         (protocol, _): ServiceIdentity,
         spec: &BackendSpec,
+        state: BackendState,
+        next: Generation,
         inputs: Inputs<'_>,
     ) -> bool {
         let index = self.backends.insert(|assigned| BackendRecord {
@@ -291,43 +298,47 @@ impl State {
             protocol,
             address: spec.address,
             port: spec.port,
+            instance: spec.instance.clone(),
             weight: spec.weight,
             origin: spec.origin,
-            state: BackendState::Active,
+            state,
+            held: state != BackendState::Active,
             since: inputs.now.wall,
-            inactive_from: Generation(0),
+            inactive_from: next,
             baseline: assigned
                 .used_before
                 .then(|| backend_counts(inputs.workers, backend_slot(assigned.index))),
         });
         let Some(index) = index else { return false };
-        let key = (service, (spec.address, spec.port));
-        self.by_backend.insert(key, backend_slot(index));
+        self.by_backend
+            .insert((service, spec.into()), backend_slot(index));
         true
     }
 
-    /// Active backends of `service` that are not to be kept begin to drain.
+    /// Backends of `service` that are not to be kept begin to drain.
     fn drain_backends(
         &mut self,
         service: ServiceSlot,
-        keep: impl Fn(BackendIdentity) -> bool,
+        keep: impl Fn(&BackendIdentity) -> bool,
         next: Generation,
         inputs: Inputs<'_>,
         changes: &mut Changes,
     ) -> bool {
         let name = self.service_name(service);
         let leaving = self.backends.iter_mut().filter(|(_, backend)| {
-            backend.service == service && backend.is_active() && !keep(backend.identity())
+            backend.service == service && !backend.is_leaving() && !keep(&backend.identity())
         });
         let mut changed = false;
         for (_, backend) in leaving {
-            backend.state = BackendState::Draining {
-                since: inputs.now.monotonic,
-            };
-            backend.since = inputs.now.wall;
-            backend.inactive_from = next;
-            changes.removed += 1;
             changed = true;
+            let draining = wanted_state(Takes::OldFlows, inputs.now);
+            if !backend.turn(draining, next, inputs.now) {
+                // It was held; the drain time begins now.
+                backend.held = false;
+                backend.state = draining;
+                continue;
+            }
+            changes.removed += 1;
             changes.events.push(Event::Backend {
                 service: name.clone(),
                 backend: (backend.address, backend.port).into(),
@@ -338,16 +349,18 @@ impl State {
         changed
     }
 
-    /// Backends whose drain time is over lose their remaining flows.
-    fn end_drains(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
+    /// Leaving backends lose their remaining flows when their drain time is over, or as soon as
+    /// another instance has their address.
+    fn end_drains(&mut self, holders: &Holders, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let over: Vec<usize> = self
             .backends
             .iter()
             .filter(|(_, backend)| match backend.state {
-                BackendState::Draining { since } => {
+                BackendState::Draining { since } if !backend.held => {
                     inputs.now.monotonic.since(since) >= self.drain_of(backend)
+                        || wanted::is_replaced(holders, backend.protocol, &backend.identity())
                 }
-                BackendState::Active | BackendState::Gone => false,
+                BackendState::Active | BackendState::Draining { .. } | BackendState::Gone => false,
             })
             .map(|(index, _)| index)
             .collect();
@@ -376,7 +389,7 @@ impl State {
             .backends
             .iter()
             .filter(|(index, backend)| {
-                !backend.is_active()
+                backend.is_leaving()
                     && in_use >= backend.inactive_from
                     && flows_left(inputs.workers, backend_slot(*index)) == 0
             })
@@ -429,6 +442,15 @@ impl State {
     fn service_name(&self, slot: ServiceSlot) -> String {
         let service = self.services.get(slot.index());
         service.map_or_else(String::new, |service| service.attributes.name.clone())
+    }
+}
+
+/// The state of a desired backend that takes `takes`.
+const fn wanted_state(takes: Takes, now: Moment) -> BackendState {
+    match takes {
+        Takes::NewFlows => BackendState::Active,
+        Takes::OldFlows => BackendState::Draining { since: now.monotonic },
+        Takes::Nothing => BackendState::Gone,
     }
 }
 

@@ -11,6 +11,7 @@ use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, Ser
 use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
+use super::Moment;
 use super::wanted::BackendIdentity;
 use crate::discovery::{BackendSpec, Origin, ServiceSpec};
 
@@ -58,9 +59,12 @@ pub(super) struct BackendRecord {
     pub(super) protocol: Protocol,
     pub(super) address: IpAddr,
     pub(super) port: u16,
+    pub(super) instance: Option<Arc<str>>,
     pub(super) weight: u16,
     pub(super) origin: Origin,
     pub(super) state: BackendState,
+    /// Draining though it is desired: its flows stay without a limit of time.
+    pub(super) held: bool,
     pub(super) since: SystemTime,
     /// While not active: the first generation in which it was not.
     pub(super) inactive_from: Generation,
@@ -68,19 +72,43 @@ pub(super) struct BackendRecord {
 }
 
 impl BackendRecord {
-    pub(super) const fn identity(&self) -> BackendIdentity {
-        (self.address, self.port)
+    pub(super) fn identity(&self) -> BackendIdentity {
+        BackendIdentity {
+            address: self.address,
+            port: self.port,
+            instance: self.instance.clone(),
+        }
     }
 
     pub(super) fn is_active(&self) -> bool {
         self.state == BackendState::Active
     }
 
-    /// Takes over what may change. Whether anything did.
-    pub(super) fn follow(&mut self, spec: &BackendSpec) -> bool {
-        let before = (self.weight, self.origin);
-        (self.weight, self.origin) = (spec.weight, spec.origin);
-        before != (self.weight, self.origin)
+    /// Whether it leaves: not desired any more, or dead.
+    pub(super) fn is_leaving(&self) -> bool {
+        !self.is_active() && !self.held
+    }
+
+    /// Takes over what may change of a desired backend that is to be in state `to`. Whether anything
+    /// did.
+    pub(super) fn follow(&mut self, spec: &BackendSpec, to: BackendState) -> bool {
+        let before = (self.weight, self.origin, self.held);
+        let held = matches!(to, BackendState::Draining { .. });
+        (self.weight, self.origin, self.held) = (spec.weight, spec.origin, held);
+        before != (self.weight, self.origin, self.held)
+    }
+
+    /// Comes into state `to`, unless it is in it already. Whether it did.
+    pub(super) fn turn(&mut self, to: BackendState, next: Generation, now: Moment) -> bool {
+        if std::mem::discriminant(&self.state) == std::mem::discriminant(&to) {
+            return false;
+        }
+        if self.is_active() {
+            self.inactive_from = next;
+        }
+        self.state = to;
+        self.since = now.wall;
+        true
     }
 
     /// As the workers see it, next hop still unknown.
@@ -123,7 +151,10 @@ impl CachedPool {
     /// reached: its flows would lose their first packets, and wait a second for the next.
     pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
         let takes_flows = |backend: &&Backend| backend.state == BackendState::Active && backend.weight > 0;
-        let anyone_reachable = backends.iter().filter(takes_flows).any(|backend| backend.mac.is_some());
+        let anyone_reachable = backends
+            .iter()
+            .filter(takes_flows)
+            .any(|backend| backend.mac.is_some());
         let chosen: Vec<Backend> = backends
             .iter()
             .filter(takes_flows)

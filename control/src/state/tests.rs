@@ -39,7 +39,9 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
     BackendSpec {
         address: address(host),
         port: 8081,
+        instance: None,
         weight,
+        takes: Takes::NewFlows,
         origin: Origin::Static,
     }
 }
@@ -463,6 +465,120 @@ fn what_changed_is_counted_and_told() {
             "backend finance/172.16.1.5:8081 new -> up",
         ]
     );
+}
+
+fn pod(host: u8, uid: &str, takes: Takes) -> BackendSpec {
+    BackendSpec {
+        instance: Some(uid.into()),
+        takes,
+        ..backend(host, 1)
+    }
+}
+
+fn pods(pods: &[(u8, &str, Takes)]) -> Desired {
+    let pods = pods.iter().map(|&(host, uid, takes)| pod(host, uid, takes));
+    Desired {
+        services: vec![service("finance", 8080, pods.collect())],
+    }
+}
+
+#[test]
+fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
+    let mut world = World::new();
+    let ready = pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]);
+    let unready = pods(&[(2, "a", Takes::OldFlows), (3, "b", Takes::NewFlows)]);
+    world.update(&ready);
+    world.set_flows(2, 5);
+    let slot = world.slot(2).unwrap();
+    for _ in 0..3 {
+        assert!(world.update(&unready));
+        assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+        assert!(!world.eligible().contains(&slot));
+        assert_eq!(world.state.next_deadline(), None);
+        let entry = world.directory().backend(slot).unwrap();
+        assert_eq!(entry.drain_deadline, None);
+        world.seconds += 10 * DRAIN;
+        assert!(!world.update(&unready), "nothing ends");
+
+        assert!(world.update(&ready));
+        assert_eq!(world.state_of(2), Some(BackendState::Active));
+        assert_eq!(world.slot(2), Some(slot));
+    }
+}
+
+#[test]
+fn a_backend_for_old_flows_only_stays_without_any() {
+    let mut world = World::new();
+    let unready = pods(&[(2, "a", Takes::OldFlows)]);
+    assert!(world.update(&unready));
+    assert!(!world.update(&unready));
+    assert!(world.slot(2).is_some() && world.eligible().is_empty());
+    assert!(!world.state.is_leaving());
+}
+
+#[test]
+fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    world.update(&pods(&[(2, "a", Takes::OldFlows)]));
+    world.seconds += 10 * DRAIN;
+    let gone = pods(&[]);
+    assert!(world.update(&gone));
+    assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+    assert!(world.state.next_deadline().is_some());
+    world.seconds += DRAIN;
+    assert!(world.update(&gone));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+}
+
+#[test]
+fn a_dead_backend_loses_its_flows_at_once() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    let dead = pods(&[(2, "a", Takes::Nothing)]);
+    assert!(world.update(&dead));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    world.set_flows(2, 0);
+    assert!(world.update(&dead));
+    assert_eq!(world.slot(2), None);
+    assert!(!world.update(&dead), "and does not come back");
+}
+
+#[test]
+fn another_instance_at_an_address_inherits_no_flows() {
+    let first = pods(&[(2, "a", Takes::NewFlows)]);
+    // At once; while the first is still there; after it has begun to drain; as another service's.
+    let mut elsewhere = pods(&[]);
+    let other = service("ledger", 9090, vec![pod(2, "b", Takes::NewFlows)]);
+    elsewhere.services.push(other);
+    let unready = pods(&[(2, "b", Takes::OldFlows)]);
+    let both = pods(&[(2, "a", Takes::OldFlows), (2, "b", Takes::NewFlows)]);
+    let second = pods(&[(2, "b", Takes::NewFlows)]);
+    for sets in [
+        &[&second][..],
+        &[&both, &second],
+        &[&pods(&[]), &second],
+        &[&unready],
+        &[&elsewhere],
+    ] {
+        let mut world = World::new();
+        world.update(&first);
+        let slot = world.slot(2).unwrap();
+        world.set_flows(2, 5);
+        for set in sets {
+            world.update(set);
+            assert!(!world.update(set), "{set:?} is stable");
+        }
+        let backends: Vec<_> = world.snapshot().backend_slots.iter().flatten().collect();
+        let [old, new] = backends[..] else {
+            panic!("two slots expected: {backends:?}")
+        };
+        assert_eq!((old.slot, old.state), (slot, BackendState::Gone), "{sets:?}");
+        assert_ne!(new.state, BackendState::Gone);
+        assert_eq!((new.address, new.port), (old.address, old.port));
+    }
 }
 
 /// One step of a random life.

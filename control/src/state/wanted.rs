@@ -3,28 +3,62 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use crate::discovery::{BackendSpec, Desired, ServiceSpec};
+use crate::discovery::{BackendSpec, Desired, ServiceSpec, Takes};
 
 /// What a service is known by: flows of a port stay with it, whatever it is called.
 pub(super) type ServiceIdentity = (Protocol, u16);
+
 /// What a backend of a service is known by.
-pub(super) type BackendIdentity = (IpAddr, u16);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct BackendIdentity {
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) instance: Option<Arc<str>>,
+}
+
+impl From<&BackendSpec> for BackendIdentity {
+    fn from(spec: &BackendSpec) -> Self {
+        Self {
+            address: spec.address,
+            port: spec.port,
+            instance: spec.instance.clone(),
+        }
+    }
+}
+
+/// Which instance is behind an address and port now.
+pub(super) type Holders = HashMap<(Protocol, IpAddr, u16), Option<Arc<str>>>;
+
+/// Whether another instance has the address and port of `backend` now.
+pub(super) fn is_replaced(holders: &Holders, protocol: Protocol, backend: &BackendIdentity) -> bool {
+    let holder = holders.get(&(protocol, backend.address, backend.port));
+    holder.is_some_and(|holder| *holder != backend.instance)
+}
 
 /// A service with its distinct backends.
 pub(super) struct Wanted<'a> {
     pub(super) spec: &'a ServiceSpec,
-    pub(super) backends: BTreeMap<BackendIdentity, &'a BackendSpec>,
+    pub(super) backends: BTreeMap<BackendIdentity, WantedBackend<'a>>,
 }
 
-/// Each service once, by identity, and what had to be left out.
+/// A backend, and what it is to take: nothing if another instance has its address, whatever is desired.
+#[derive(Clone, Copy)]
+pub(super) struct WantedBackend<'a> {
+    pub(super) spec: &'a BackendSpec,
+    pub(super) takes: Takes,
+}
+
+/// Each service once, by identity, and who has which address; what had to be left out is put into
+/// `problems`.
 pub(super) fn collect<'a>(
     desired: &'a Desired,
     own: &[IpAddr],
     problems: &mut Vec<String>,
-) -> BTreeMap<ServiceIdentity, Wanted<'a>> {
+) -> (BTreeMap<ServiceIdentity, Wanted<'a>>, Holders) {
     let mut services: Vec<&ServiceSpec> = desired.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     let mut wanted: BTreeMap<ServiceIdentity, Wanted<'_>> = BTreeMap::new();
@@ -60,16 +94,40 @@ pub(super) fn collect<'a>(
                 ));
                 continue;
             }
-            let known = service.backends.entry((backend.address, backend.port));
-            // Of two weights the higher one counts, in whatever order they come.
-            known
-                .and_modify(|known| {
-                    if backend.weight > known.weight {
-                        *known = backend;
-                    }
-                })
-                .or_insert(backend);
+            let wanted = WantedBackend {
+                spec: backend,
+                takes: backend.takes,
+            };
+            let known = service.backends.entry(backend.into()).or_insert(wanted);
+            // Of two the one that gets more counts, in whatever order they come.
+            if (wanted.takes, backend.weight) > (known.takes, known.spec.weight) {
+                *known = wanted;
+            }
         }
     }
-    wanted
+    let holders = holders(&wanted);
+    for ((protocol, _), service) in &mut wanted {
+        for (identity, backend) in &mut service.backends {
+            if is_replaced(&holders, *protocol, identity) {
+                backend.takes = Takes::Nothing;
+            }
+        }
+    }
+    (wanted, holders)
+}
+
+/// The instance behind each address and port that is wanted: of several the one that takes most.
+fn holders(wanted: &BTreeMap<ServiceIdentity, Wanted<'_>>) -> Holders {
+    let mut best: HashMap<_, &BackendSpec> = HashMap::new();
+    for ((protocol, _), service) in wanted {
+        for WantedBackend { spec, .. } in service.backends.values() {
+            let holder = best.entry((*protocol, spec.address, spec.port)).or_insert(spec);
+            if (spec.takes, &spec.instance) > (holder.takes, &holder.instance) {
+                *holder = spec;
+            }
+        }
+    }
+    best.into_iter()
+        .map(|(key, spec)| (key, spec.instance.clone()))
+        .collect()
 }

@@ -1,0 +1,62 @@
+//! Failures of the API server in words that say what was asked, and what can be done.
+
+use std::error::Error;
+
+use kube::core::Status;
+use kube::runtime::watcher;
+
+/// What `error` is about, for a watch of pods in `scope`. `None` if it is no fault: the server has
+/// forgotten the state that was asked about (410 Gone), and a new list follows.
+pub(super) fn told(error: &watcher::Error, scope: &str) -> Option<String> {
+    if status(error).is_some_and(|status| status.code == 410) {
+        return None;
+    }
+    let verb = match error {
+        watcher::Error::InitialListFailed(_) => "list",
+        _ => "watch",
+    };
+    let asked = format!("{verb} pods in {scope}");
+    Some(match status(error) {
+        Some(status) if status.code == 403 => format!(
+            "{asked}: forbidden ({}); allow this service account to list and watch pods there",
+            status.message
+        ),
+        Some(status) if status.code == 401 => format!(
+            "{asked}: the API server does not accept the credentials ({}); is the token of this service \
+             account still valid?",
+            status.message
+        ),
+        Some(status) => format!("{asked}: {} {}", status.code, status.message),
+        None => format!("{asked}: {}", chain(error.source().unwrap_or(error))),
+    })
+}
+
+/// Whether a watch cannot start where the last one ended, and never will.
+pub(super) fn needs_list(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(_))
+        && status(error).is_some_and(|status| status.code == 410)
+}
+
+fn status(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// An error and its causes on one line; some repeat theirs, which is left out.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,218 @@
+//! What is kept of a pod: a few hundred bytes of some thousands, read once per change.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::runtime::reflector::Lookup;
+use vl3lb_common::Protocol;
+
+use super::address::{addresses, annotation};
+use crate::config::AddressFrom;
+use crate::discovery::Takes;
+
+/// Share of new flows, 0 to 1000.
+const WEIGHT: &str = "vl3-lb.io/weight";
+/// `"true"`: no new flows.
+const DRAIN: &str = "vl3-lb.io/drain";
+const HEAVIEST: u16 = 1000;
+
+/// What is to be read of pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) address_from: AddressFrom,
+    /// Labels that selectors look at.
+    pub(super) labels: BTreeSet<String>,
+}
+
+/// A pod as a possible backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// Tells it from other pods of its name and of its addresses.
+    pub(super) uid: Arc<str>,
+    /// Seconds since 1970.
+    pub(super) created: i64,
+    /// Those that selectors look at.
+    pub(super) labels: BTreeMap<String, String>,
+    /// Both families.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Whether its addresses are the node's, which other pods have too.
+    pub(super) host_network: bool,
+    pub(super) ports: Vec<NamedPort>,
+    pub(super) weight: u16,
+    pub(super) takes: Takes,
+    /// What is wrong with it, in words.
+    pub(super) problems: Vec<String>,
+}
+
+/// A port that a container gave a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NamedPort {
+    name: String,
+    protocol: Protocol,
+    number: u16,
+}
+
+impl Member {
+    /// Reads `pod`. What cannot be used is left out and named in `problems`.
+    pub(super) fn read(pod: &Pod, reading: &Reading) -> Self {
+        let mut problems = Vec::new();
+        let mut noted = |problem: String| problems.push(problem);
+        let takes = takes(pod, &mut noted);
+        let weight = weight(pod, &mut noted);
+        let addresses = addresses(pod, &reading.address_from, &mut noted);
+        if addresses.is_empty() && takes == Takes::NewFlows {
+            noted(format!(
+                "ready, but without address from {}",
+                reading.address_from
+            ));
+        }
+        let spec = pod.spec.as_ref();
+        let labels = pod.metadata.labels.iter().flatten();
+        Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            created: pod
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |time| time.0.as_second()),
+            labels: labels
+                .filter(|(label, _)| reading.labels.contains(*label))
+                .map(|(label, value)| (label.clone(), value.clone()))
+                .collect(),
+            addresses,
+            host_network: spec.and_then(|spec| spec.host_network) == Some(true),
+            ports: spec.map(named_ports).unwrap_or_default(),
+            weight,
+            takes,
+            problems,
+        }
+    }
+
+    /// The number of the port called `name`; the first of several.
+    pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        let port = ports.find(|port| port.name == name && port.protocol == protocol)?;
+        Some(port.number)
+    }
+
+    /// Whether it is the one of two to have an address that both claim: the newer of those alive.
+    pub(super) fn displaces(&self, other: &Self) -> bool {
+        let rank = |pod: &Self| (pod.takes != Takes::Nothing, pod.created, Arc::clone(&pod.uid));
+        rank(self) > rank(other)
+    }
+}
+
+/// A dead pod takes nothing. One that is unready, or on its way out, or drained by annotation takes no
+/// new flows: its old ones may well work, and end with it at the latest.
+fn takes(pod: &Pod, noted: &mut impl FnMut(String)) -> Takes {
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Failed" | "Succeeded")) {
+        return Takes::Nothing;
+    }
+    let drained = match annotation(pod, DRAIN) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            noted(format!(
+                "annotation {DRAIN}: {other:?}, allowed true, false; taken for true"
+            ));
+            true
+        }
+    };
+    let conditions = status
+        .and_then(|status| status.conditions.as_ref())
+        .into_iter()
+        .flatten();
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True");
+    if ready.next().is_some() && !drained && pod.metadata.deletion_timestamp.is_none() {
+        Takes::NewFlows
+    } else {
+        Takes::OldFlows
+    }
+}
+
+fn weight(pod: &Pod, noted: &mut impl FnMut(String)) -> u16 {
+    let Some(text) = annotation(pod, WEIGHT) else {
+        return 1;
+    };
+    let weight = text.trim().parse().ok().filter(|weight| *weight <= HEAVIEST);
+    weight.unwrap_or_else(|| {
+        noted(format!(
+            "annotation {WEIGHT}: {text:?}, allowed 0-{HEAVIEST}; taken for 1"
+        ));
+        1
+    })
+}
+
+/// Of containers, and of sidecars: init containers that are restarted, and so run along.
+fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    spec.containers.iter().chain(sidecars).flat_map(ports).collect()
+}
+
+fn ports(container: &Container) -> impl Iterator<Item = NamedPort> {
+    container.ports.iter().flatten().filter_map(|port| {
+        let protocol = match port.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some(_) => return None,
+        };
+        Some(NamedPort {
+            name: port.name.clone()?,
+            protocol,
+            number: u16::try_from(port.container_port)
+                .ok()
+                .filter(|number| *number > 0)?,
+        })
+    })
+}
+
+/// So that a reflector's store can hold it.
+impl Lookup for Member {
+    type DynamicType = ();
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Pod::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Pod::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        Pod::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Pod::plural(&())
+    }
+
+    fn name(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::from(&self.name))
+    }
+
+    fn namespace(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::from(&self.namespace))
+    }
+
+    /// Not kept: a pod that changed in nothing that counts is the same.
+    fn resource_version(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+
+    fn uid(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::from(&*self.uid))
+    }
+}

@@ -1,0 +1,452 @@
+//! The whole source against a scripted API server.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::super::Kubernetes;
+use super::server::{ApiServer, Cut, Reply};
+use super::*;
+use crate::discovery::{Desired, DesiredReceiver, Origin, Source, SourceStatus, StaticFile};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+struct Following {
+    server: ApiServer,
+    desired: DesiredReceiver,
+    status: watch::Receiver<SourceStatus>,
+    file: watch::Receiver<SourceStatus>,
+    task: JoinHandle<()>,
+}
+
+impl Following {
+    fn start(server: ApiServer, config: Config, path: Option<PathBuf>) -> Self {
+        let (desired, desired_receiver) = watch::channel(None);
+        let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
+        let (file, file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
+        let static_file = StaticFile::new(path, no_env, Arc::new(config));
+        let source = Kubernetes::new(static_file, file).with_server(server.config());
+        Self {
+            server,
+            desired: desired_receiver,
+            status: status_receiver,
+            file: file_receiver,
+            task: tokio::spawn(source.run(desired, status)),
+        }
+    }
+
+    /// Follows pods for service finance in namespace `web`, which are these.
+    async fn finance(pods: &[Value]) -> Self {
+        let server = ApiServer::start().await;
+        for pod in pods {
+            server.apply(pod);
+        }
+        Self::start(server, config("{}", FINANCE), None)
+    }
+
+    /// Waits until these are the backends of the first service.
+    async fn backends(&mut self, expected: &[&str]) {
+        let reached = |desired: &Option<Arc<Desired>>| {
+            desired
+                .as_deref()
+                .is_some_and(|desired| backends(desired) == expected)
+        };
+        let waited = tokio::time::timeout(LIMIT, self.desired.wait_for(reached)).await;
+        let reached = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        if !reached {
+            let last = self.desired.borrow().as_deref().map(backends);
+            panic!("wanted {expected:?}, last {last:?}, {:?}", self.status.borrow());
+        }
+    }
+
+    async fn status(&mut self, reached: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+        let waited = tokio::time::timeout(LIMIT, self.status.wait_for(|status| reached(status))).await;
+        waited.expect("the status is reached").unwrap().clone()
+    }
+
+    async fn error(&mut self) -> String {
+        self.status(|status| status.error.is_some()).await.error.unwrap()
+    }
+
+    async fn synced(&mut self) -> SourceStatus {
+        self.status(|status| status.synced && status.error.is_none())
+            .await
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `host takes` of the backends of the first service, in order; `takes` only if it is not new flows.
+fn backends(desired: &Desired) -> Vec<String> {
+    let backends = desired.services.first().map(|service| &service.backends);
+    let mut shown: Vec<_> = backends
+        .into_iter()
+        .flatten()
+        .map(|backend| match backend.takes {
+            crate::discovery::Takes::NewFlows => backend.address.to_string(),
+            other => format!("{} {other:?}", backend.address),
+        })
+        .collect();
+    shown.sort();
+    shown
+}
+
+fn pods(count: u8) -> Vec<Value> {
+    let pod = |number| ready(&format!("pod-{number}"), &format!("10.0.0.{number}"));
+    (1..=count).map(pod).collect()
+}
+
+#[tokio::test]
+async fn changes_of_pods_are_followed() {
+    let mut following = Following::finance(&pods(2)).await;
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    let [first, _, third] = &pods(3)[..] else {
+        unreachable!()
+    };
+
+    following.server.apply(third);
+    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+    following.server.apply(&unready(first.clone()));
+    following
+        .backends(&["10.0.0.1 OldFlows", "10.0.0.2", "10.0.0.3"])
+        .await;
+    following.server.apply(first);
+    following.server.delete("web", "pod-2");
+    following.backends(&["10.0.0.1", "10.0.0.3"]).await;
+    following
+        .server
+        .apply(&with(third.clone(), "/metadata/labels/app", json!("ledger")));
+    following.backends(&["10.0.0.1"]).await;
+    let status = following.synced().await;
+    assert!(status.loaded.is_some() && status.errors == 0 && status.events >= 6);
+}
+
+#[tokio::test]
+async fn the_server_is_asked_for_what_services_select_and_nothing_else() {
+    let server = ApiServer::start().await;
+    let config = config(
+        "{namespaces: [api], labelSelector: '!canary'}",
+        "{name: a, port: 1, selector: {app: a, tier: web}}, {name: b, port: 2, selector: {app: b}}",
+    );
+    let mut following = Following::start(server, config, None);
+    following.backends(&[]).await;
+    let list = following.server.asked("/api/v1/namespaces/api/pods", 1).await;
+    let selector = form_urlencoded::parse(list.split_once('?').unwrap().1.as_bytes())
+        .find(|(key, _)| key == "labelSelector")
+        .unwrap()
+        .1
+        .into_owned();
+    assert_eq!(selector, "app in (a,b),!canary");
+}
+
+#[tokio::test]
+async fn all_namespaces_are_one_watch() {
+    let server = ApiServer::start().await;
+    server.apply(&with(
+        ready("a", "10.0.0.1"),
+        "/metadata/namespace",
+        json!("other"),
+    ));
+    server.apply(&ready("b", "10.0.0.2"));
+    let mut following = Following::start(server, config("{namespaces: all}", FINANCE), None);
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    assert_eq!(following.server.requests("/namespaces/").len(), 0);
+}
+
+#[tokio::test]
+async fn without_services_nothing_is_asked() {
+    let server = ApiServer::start().await;
+    let mut following = Following::start(server, config("{}", ""), None);
+    following.synced().await;
+    assert_eq!(
+        *following.desired.borrow().as_deref().unwrap(),
+        Desired::default()
+    );
+    assert!(following.server.requests("").is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_every_namespace_is_listed() {
+    let server = ApiServer::start().await;
+    server.apply(&ready("a", "10.0.0.1"));
+    server.lists("api", Reply::Silent);
+    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
+    // The list of one is complete when its watch begins.
+    following.server.asked("/web/pods?&watch=true", 1).await;
+    following.server.asked("/api/pods", 1).await;
+    following.server.apply(&ready("b", "10.0.0.2"));
+    following.status(|status| status.events >= 2).await;
+    assert_eq!(*following.desired.borrow(), None);
+    assert!(!following.status.borrow().synced);
+
+    following.server.lists("api", Reply::Good);
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    following.synced().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_the_last_page() {
+    let server = ApiServer::start().await;
+    pods(5).iter().for_each(|pod| server.apply(pod));
+    server.page(2);
+    server.lists("web", Reply::Silent);
+    let mut following = Following::start(server, config("{}", FINANCE), None);
+    following.server.asked("limit=500", 1).await;
+    assert_eq!(*following.desired.borrow(), None);
+    following.server.lists("web", Reply::Good);
+    following
+        .backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"])
+        .await;
+    assert_eq!(following.server.requests("continue=").len(), 2);
+}
+
+#[tokio::test]
+async fn the_last_set_stays_while_the_server_is_away() {
+    let mut following = Following::finance(&pods(2)).await;
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    let before = following.synced().await;
+    following.server.watching(1).await;
+    following.desired.mark_unchanged();
+    following.server.refuse().await;
+    let error = following.error().await;
+    assert!(error.contains("watch pods in namespace web: "), "{error}");
+    following.server.delete("web", "pod-1");
+    let away = following.status(|status| status.errors >= 2).await;
+    assert!(!away.synced && away.loaded >= before.loaded);
+    assert!(!following.desired.has_changed().unwrap());
+
+    following.server.listen().await;
+    following.backends(&["10.0.0.2"]).await;
+    following.synced().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_again_is_no_error_though_nothing_changed() {
+    let mut following = Following::finance(&pods(1)).await;
+    following.backends(&["10.0.0.1"]).await;
+    following.server.watching(1).await;
+    following.server.watches(Reply::Refused(500));
+    following.server.cut(Cut::Orderly);
+    assert_eq!(
+        following.error().await,
+        "watch pods in namespace web: 500 it is InternalError"
+    );
+    following.server.watches(Reply::Good);
+    following.synced().await;
+    assert_eq!(following.server.requests("limit=").len(), 1, "one list");
+}
+
+#[tokio::test]
+async fn a_broken_watch_goes_on_where_it_was() {
+    let mut following = Following::finance(&pods(1)).await;
+    following.backends(&["10.0.0.1"]).await;
+    following.server.watching(1).await;
+    following.server.watches(Reply::Silent);
+    following.server.cut(Cut::Broken);
+    following.server.asked("watch=true", 2).await;
+    following.server.apply(&pods(2)[1]);
+    following.server.watches(Reply::Good);
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    following.synced().await;
+    assert_eq!(following.server.requests("limit=").len(), 1, "one list");
+}
+
+#[tokio::test]
+async fn a_forgotten_version_is_listed_again() {
+    for at_once in [false, true] {
+        let mut following = Following::finance(&pods(2)).await;
+        following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+        following.server.watching(1).await;
+        following.server.watches(Reply::Silent);
+        following.server.cut(Cut::Orderly);
+        following.server.asked("watch=true", 2).await;
+        following.server.delete("web", "pod-1");
+        following.server.compact(at_once);
+        following.server.watches(Reply::Good);
+        following.backends(&["10.0.0.2"]).await;
+        assert_eq!(following.server.requests("limit=").len(), 2, "two lists");
+        let status = following.synced().await;
+        assert_eq!(status.errors, 0, "that is no fault");
+    }
+}
+
+#[tokio::test]
+async fn a_bookmark_spares_the_list() {
+    let mut following = Following::finance(&pods(1)).await;
+    following.backends(&["10.0.0.1"]).await;
+    following.server.watching(1).await;
+    following.server.bookmark("web");
+    following.server.cut(Cut::Orderly);
+    following.server.watching(2).await;
+    // What the watch goes on from is the bookmark, which is not forgotten.
+    following.server.compact(false);
+    following.server.cut(Cut::Orderly);
+    following.server.watching(3).await;
+    following.server.apply(&pods(2)[1]);
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    assert_eq!(following.server.requests("limit=").len(), 1, "one list");
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_named_until_it_is() {
+    for (code, told) in [
+        (
+            403,
+            "list pods in namespace web: forbidden (it is Forbidden); allow this service account to list \
+             and watch pods there",
+        ),
+        (
+            401,
+            "list pods in namespace web: the API server does not accept the credentials (it is Unauthorized); is \
+             the token of this service account still valid?",
+        ),
+    ] {
+        let server = ApiServer::start().await;
+        server.apply(&ready("a", "10.0.0.1"));
+        server.lists("web", Reply::Refused(code));
+        let mut following = Following::start(server, config("{}", FINANCE), None);
+        assert_eq!(following.error().await, told);
+        following.status(|status| status.errors >= 2).await;
+        assert_eq!(*following.desired.borrow(), None);
+        following.server.lists("web", Reply::Good);
+        following.backends(&["10.0.0.1"]).await;
+        following.synced().await;
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_not_allowed_does_not_hide_what_happens_in_another() {
+    let server = ApiServer::start().await;
+    server.apply(&ready("a", "10.0.0.1"));
+    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
+    following.backends(&["10.0.0.1"]).await;
+    following.server.watching(2).await;
+    following.server.lists("api", Reply::Refused(403));
+    following.server.apply(&ready("b", "10.0.0.2"));
+    following.server.compact(true);
+    following.server.cut(Cut::Orderly);
+    let error = following.error().await;
+    assert!(
+        error.starts_with("list pods in namespace api: forbidden"),
+        "{error}"
+    );
+    following.server.apply(&ready("c", "10.0.0.3"));
+    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+    assert!(following.error().await.contains("namespace api"));
+}
+
+#[tokio::test]
+async fn a_change_of_services_is_live_once_its_pods_are_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lb.yaml");
+    let text = |service: &str| format!("{{discovery: kubernetes, services: [{service}]}}");
+    let write = |service: &str| fs::write(&path, text(service)).unwrap();
+    write(FINANCE);
+    let server = ApiServer::start().await;
+    server.apply(&ready("a", "10.0.0.1"));
+    server.apply(&with(
+        ready("b", "10.0.0.2"),
+        "/metadata/labels/app",
+        json!("ledger"),
+    ));
+    let mut following = Following::start(server, config("{}", FINANCE), Some(path.clone()));
+    following.backends(&["10.0.0.1"]).await;
+
+    // What is watched stays the same.
+    write("{name: finance, port: 8080, targetPort: 9000, selector: {app: finance}}");
+    let moved =
+        |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].backends[0].port == 9000;
+    following.desired.wait_for(moved).await.unwrap();
+    assert_eq!(following.server.requests("limit=").len(), 1, "one list");
+
+    // Other pods are watched.
+    following.server.lists("web", Reply::Silent);
+    write("{name: finance, port: 8080, targetPort: 9000, selector: {app: ledger}}");
+    following.server.asked("limit=", 2).await;
+    assert_eq!(
+        backends(following.desired.borrow().as_deref().unwrap()),
+        ["10.0.0.1"]
+    );
+    following.server.lists("web", Reply::Good);
+    following.backends(&["10.0.0.2"]).await;
+
+    // A bad edit is the file's error, and changes nothing.
+    write("{name: finance, port: 8080}");
+    let refused = |status: &SourceStatus| status.error.is_some();
+    following.file.wait_for(refused).await.unwrap();
+    assert!(following.status.borrow().synced);
+    following.backends(&["10.0.0.2"]).await;
+}
+
+#[tokio::test]
+async fn without_a_server_to_ask_it_says_so_and_goes_on() {
+    let mut server = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    server.auth_info.token_file = Some("/nonexistent/token".to_owned());
+    let (desired, desired_receiver) = watch::channel(None);
+    let (status, mut status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
+    let (file, _file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
+    let static_file = StaticFile::new(None, no_env, Arc::new(config("{}", FINANCE)));
+    let task = tokio::spawn(
+        Kubernetes::new(static_file, file)
+            .with_server(server)
+            .run(desired, status),
+    );
+    let error = status_receiver
+        .wait_for(|status| status.error.is_some())
+        .await
+        .unwrap()
+        .error
+        .clone();
+    assert!(
+        error.as_ref().unwrap().contains("/nonexistent/token"),
+        "{error:?}"
+    );
+    assert_eq!(*desired_receiver.borrow(), None);
+    assert!(!task.is_finished());
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_large_namespace_and_a_burst_of_changes_end_well() {
+    const COUNT: u16 = 2000;
+    let server = ApiServer::start().await;
+    let pod = |number: u16| {
+        ready(
+            &format!("pod-{number}"),
+            &format!("10.0.{}.{}", number / 250, number % 250 + 1),
+        )
+    };
+    (0..COUNT).for_each(|number| server.apply(&pod(number)));
+    server.page(500);
+    let mut following = Following::start(server, config("{}", FINANCE), None);
+    let total = |count: usize| {
+        move |desired: &Option<Arc<Desired>>| {
+            let backends = desired.iter().flat_map(|desired| &desired.services[0].backends);
+            backends
+                .filter(|backend| backend.takes == crate::discovery::Takes::NewFlows)
+                .count()
+                == count
+        }
+    };
+    let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(usize::from(COUNT)))).await;
+    waited.expect("all are listed").unwrap();
+    for number in 0..500 {
+        following.server.apply(&unready(pod(number)));
+        following.server.delete("web", &format!("pod-{}", number + 1000));
+    }
+    let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(1000))).await;
+    waited.expect("all changes arrive").unwrap();
+}
