@@ -232,7 +232,10 @@ async fn the_first_snapshot_waits_for_next_hops_and_not_for_ever() {
         world.network.send_replace(Some(ethernet(&[2])));
         world.published(1).await;
         let took = started.elapsed();
-        assert!(took >= waited && took < waited + Duration::from_millis(20), "{took:?}");
+        assert!(
+            took >= waited && took < waited + Duration::from_millis(20),
+            "{took:?}"
+        );
     }
 }
 

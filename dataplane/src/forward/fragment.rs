@@ -33,15 +33,21 @@ impl Engine {
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
         let protocol = Protocol::from_number(part.protocol).ok_or(DropReason::UnsupportedProtocol)?;
-        let key = Key { source: parsed.source, local, protocol: part.protocol, id: part.id };
+        let key = Key {
+            source: parsed.source,
+            local,
+            protocol: part.protocol,
+            id: part.id,
+        };
         let tracker = key.tracker(self.workers);
         let datagram = match part.ports {
             Some(_) if origin == Origin::Queue && tracker != self.worker => {
                 return Ok(Verdict::Handoff(tracker));
             }
-            Some(ports) => {
-                self.fragments.learn(key, ports, now).ok_or(DropReason::FragmentTableFull)?
-            }
+            Some(ports) => self
+                .fragments
+                .learn(key, ports, now)
+                .ok_or(DropReason::FragmentTableFull)?,
             None => match self.fragments.find(&key, now) {
                 Some(datagram) => datagram,
                 None if origin == Origin::Queue && tracker != self.worker => {
@@ -51,14 +57,22 @@ impl Engine {
             },
         };
         let (source_port, destination_port) = datagram.ports;
-        let tuple = Tuple { protocol, source_port, destination_port, local };
+        let tuple = Tuple {
+            protocol,
+            source_port,
+            destination_port,
+            local,
+        };
         let verdict = self.balance(packet, parsed, tuple, TcpFlags(TcpFlags::ACK), now)?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {
             // Many clients share our address now, and their kernels may choose equal identifications
             // (RFC 6864 section 5.3.1, RFC 7857 section 10).
-            let id = datagram.number.wrapping_mul(self.workers).wrapping_add(self.worker);
+            let id = datagram
+                .number
+                .wrapping_mul(self.workers)
+                .wrapping_add(self.worker);
             packet::set_ipv4_identification(head.bytes_mut(), parsed, id)?;
         }
         Ok(verdict)
@@ -77,7 +91,12 @@ struct Key {
 impl Key {
     fn hash(&self) -> u32 {
         let [a, b, c, d] = self.id.to_be_bytes();
-        owner_hash(&self.source, u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), self.protocol)
+        owner_hash(
+            &self.source,
+            u16::from_be_bytes([a, b]),
+            u16::from_be_bytes([c, d]),
+            self.protocol,
+        )
     }
 
     /// The worker where the fragments of this datagram meet.
@@ -112,7 +131,10 @@ pub(super) struct FragmentTable {
 
 impl Default for FragmentTable {
     fn default() -> Self {
-        Self { sets: vec![[None; WAYS]; SETS].into_boxed_slice(), number: 0 }
+        Self {
+            sets: vec![[None; WAYS]; SETS].into_boxed_slice(),
+            number: 0,
+        }
     }
 }
 
@@ -123,18 +145,32 @@ impl FragmentTable {
     }
 
     fn find(&self, key: &Key, now: Timestamp) -> Option<Datagram> {
-        self.sets[self.set(key)].iter().flatten().find(|d| d.key == *key && now.since(d.seen) < LIFETIME).copied()
+        self.sets[self.set(key)]
+            .iter()
+            .flatten()
+            .find(|d| d.key == *key && now.since(d.seen) < LIFETIME)
+            .copied()
     }
 
     /// Remembers the ports of a datagram; `None` if its set is full of younger ones.
     fn learn(&mut self, key: Key, ports: (u16, u16), now: Timestamp) -> Option<Datagram> {
         let set = self.set(&key);
         let ways = &self.sets[set];
-        let same = ways.iter().position(|way| way.is_some_and(|datagram| datagram.key == key));
-        let free = || ways.iter().position(|way| way.is_none_or(|datagram| now.since(datagram.seen) >= LIFETIME));
+        let same = ways
+            .iter()
+            .position(|way| way.is_some_and(|datagram| datagram.key == key));
+        let free = || {
+            ways.iter()
+                .position(|way| way.is_none_or(|datagram| now.since(datagram.seen) >= LIFETIME))
+        };
         let place = same.or_else(free)?;
         self.number = self.number.wrapping_add(1);
-        let datagram = Datagram { key, ports, number: self.number, seen: now };
+        let datagram = Datagram {
+            key,
+            ports,
+            number: self.number,
+            seen: now,
+        };
         self.sets[set][place] = Some(datagram);
         Some(datagram)
     }
@@ -145,7 +181,12 @@ mod tests {
     use super::*;
 
     fn key(id: u32) -> Key {
-        Key { source: [7; 16], local: 0, protocol: 17, id }
+        Key {
+            source: [7; 16],
+            local: 0,
+            protocol: 17,
+            id,
+        }
     }
 
     #[test]
@@ -156,7 +197,11 @@ mod tests {
         assert!(table.learn(key(1), (40_000, 53), start).is_some());
         assert_eq!(table.find(&key(1), start).map(|d| d.ports), Some((40_000, 53)));
         assert!(table.find(&key(2), start).is_none());
-        assert!(table.find(&key(1), start + Duration::from_millis(2_999)).is_some());
+        assert!(
+            table
+                .find(&key(1), start + Duration::from_millis(2_999))
+                .is_some()
+        );
         assert!(table.find(&key(1), start + LIFETIME).is_none());
     }
 
@@ -165,7 +210,9 @@ mod tests {
         let mut table = FragmentTable::default();
         let start = Timestamp(1);
         assert!(table.learn(key(0), (1, 2), start).is_some());
-        let refused = (1..100_000).filter(|&id| table.learn(key(id), (3, 4), start).is_none()).count();
+        let refused = (1..100_000)
+            .filter(|&id| table.learn(key(id), (3, 4), start).is_none())
+            .count();
         assert_eq!(refused, 99_999 - (SETS * WAYS - 1));
         assert_eq!(table.find(&key(0), start).map(|d| d.ports), Some((1, 2)));
         assert!(table.learn(key(200_000), (3, 4), start + LIFETIME).is_some());

@@ -18,11 +18,15 @@ impl Engine {
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
         // The quoted packet was sent by us.
-        let local = self.flows.find_local(&quoted.source).ok_or(DropReason::IcmpUnmatched)?;
+        let local = self
+            .flows
+            .find_local(&quoted.source)
+            .ok_or(DropReason::IcmpUnmatched)?;
         let protocol = quoted.protocol.number();
         let ports = self.snapshot.nat_ports;
-        let reply_owner =
-            ports.contains(quoted.source_port).then(|| ports.owner(quoted.source_port, self.workers));
+        let reply_owner = ports
+            .contains(quoted.source_port)
+            .then(|| ports.owner(quoted.source_port, self.workers));
         if reply_owner == Some(self.worker) {
             let key = ReplyKey {
                 backend: quoted.destination,
@@ -103,13 +107,17 @@ impl Engine {
             destination_port: entry.nat_port,
         };
         let service = Some(ServiceSlot(entry.service_slot));
-        let mac =
-            self.backend_mac(BackendSlot(entry.backend_slot)).map_err(|reason| Refusal { service, reason })?;
+        let mac = self
+            .backend_mac(BackendSlot(entry.backend_slot))
+            .map_err(|reason| Refusal { service, reason })?;
         self.pass_error(packet, parsed, quoted, id, own, inner, mac)
     }
 
     /// Both directions: the error's receiver is the sender of the quoted packet, as it sees itself.
-    #[expect(clippy::too_many_arguments, reason = "the two directions differ in just these values")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the two directions differ in just these values"
+    )]
     fn pass_error<F: Frame>(
         &mut self,
         packet: &mut [F],

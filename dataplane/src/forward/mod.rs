@@ -24,7 +24,9 @@ use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, WorkerStats};
-use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{
+    BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceSlot, Snapshot, Timestamp,
+};
 
 use crate::config::Timeouts;
 use crate::flow::{ClosedFlow, FlowId, FlowTable, State};
@@ -92,7 +94,10 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("worker", &self.worker).field("flows", &self.flows.len()).finish()
+        f.debug_struct("Engine")
+            .field("worker", &self.worker)
+            .field("flows", &self.flows.len())
+            .finish()
     }
 }
 
@@ -105,7 +110,10 @@ struct Refusal {
 
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
-        Self { service: None, reason }
+        Self {
+            service: None,
+            reason,
+        }
     }
 }
 
@@ -176,18 +184,43 @@ impl Engine {
         let parsed = packet::parse(head, length, self.framing)?;
         let local = self.local(&parsed)?;
         match parsed.transport {
-            Transport::Tcp { source_port, destination_port, flags, .. } => {
-                let tuple = Tuple { protocol: Protocol::Tcp, source_port, destination_port, local };
+            Transport::Tcp {
+                source_port,
+                destination_port,
+                flags,
+                ..
+            } => {
+                let tuple = Tuple {
+                    protocol: Protocol::Tcp,
+                    source_port,
+                    destination_port,
+                    local,
+                };
                 self.balance(packet, &parsed, tuple, flags, now)
             }
-            Transport::Udp { source_port, destination_port } => {
-                let tuple = Tuple { protocol: Protocol::Udp, source_port, destination_port, local };
+            Transport::Udp {
+                source_port,
+                destination_port,
+            } => {
+                let tuple = Tuple {
+                    protocol: Protocol::Udp,
+                    source_port,
+                    destination_port,
+                    local,
+                };
                 self.balance(packet, &parsed, tuple, packet::TcpFlags(0), now)
             }
             Transport::IcmpError(quoted) => self.icmp_error(packet, &parsed, &quoted, now),
-            Transport::Fragment { protocol, id, ports, .. } => {
-                self.fragment(packet, &parsed, local, fragment::Part { protocol, id, ports }, origin, now)
-            }
+            Transport::Fragment {
+                protocol, id, ports, ..
+            } => self.fragment(
+                packet,
+                &parsed,
+                local,
+                fragment::Part { protocol, id, ports },
+                origin,
+                now,
+            ),
         }
     }
 
@@ -197,7 +230,9 @@ impl Engine {
         if self.flows.find_local(&parsed.source).is_some() {
             return Err(DropReason::Martian.into());
         }
-        self.flows.find_local(&parsed.destination).ok_or_else(|| DropReason::NoService.into())
+        self.flows
+            .find_local(&parsed.destination)
+            .ok_or_else(|| DropReason::NoService.into())
     }
 
     /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
@@ -235,13 +270,7 @@ impl Engine {
 
     /// Cuts a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`.
     /// The packet's own frames are no longer needed then.
-    pub fn segment<P: Port>(
-        &self,
-        port: &mut P,
-        packet: &[P::Frame],
-        mss: u16,
-        out: &mut Vec<P::Frame>,
-    ) {
+    pub fn segment<P: Port>(&self, port: &mut P, packet: &[P::Frame], mss: u16, out: &mut Vec<P::Frame>) {
         let cut = packet
             .first()
             .ok_or(DropReason::Malformed)
@@ -263,7 +292,10 @@ impl Engine {
         self.flows.sweep(
             now,
             BUDGET,
-            |entry| match snapshot.backend(BackendSlot(entry.backend_slot)).map(|backend| backend.state) {
+            |entry| match snapshot
+                .backend(BackendSlot(entry.backend_slot))
+                .map(|backend| backend.state)
+            {
                 Some(BackendState::Active) => None,
                 // Finished flows need not hold the slot of a backend that is to go.
                 Some(BackendState::Draining { .. }) => entry.state().is_over().then_some(CloseCause::Drain),
@@ -299,7 +331,10 @@ impl Engine {
     /// Takes a closed flow into the counters.
     fn account(&self, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
         let used = self.flows.ports_used(closed.backend_slot);
-        self.stats.backend(closed.backend_slot).nat_ports.set(u64::from(used));
+        self.stats
+            .backend(closed.backend_slot)
+            .nat_ports
+            .set(u64::from(used));
         count_closed(&self.stats, closed, cause, now);
     }
 
@@ -313,9 +348,14 @@ impl Engine {
         flow_mss: u16,
     ) -> Result<Verdict, DropReason> {
         let mtu = usize::from(self.snapshot.mtu);
-        let cut = (parsed.ip_len() > mtu).then(|| segment_payload(parsed, mtu, flow_mss)).transpose()?;
-        let checksum =
-            if cut.is_some() { packet::ChecksumPolicy::Later } else { packet::ChecksumPolicy::Update };
+        let cut = (parsed.ip_len() > mtu)
+            .then(|| segment_payload(parsed, mtu, flow_mss))
+            .transpose()?;
+        let checksum = if cut.is_some() {
+            packet::ChecksumPolicy::Later
+        } else {
+            packet::ChecksumPolicy::Update
+        };
         packet::translate(packet, parsed, to, checksum)?;
         self.address_frame(packet, mac);
         Ok(cut.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
@@ -343,7 +383,11 @@ impl Engine {
         if self.framing == Framing::RawIp {
             return (MacAddr::default(), true);
         }
-        match self.snapshot.next_hops.resolve(vl3lb_common::addr::from_octets(*client)) {
+        match self
+            .snapshot
+            .next_hops
+            .resolve(vl3lb_common::addr::from_octets(*client))
+        {
             NextHop::Mac(mac) => (mac, true),
             NextHop::Unresolved(neighbor) => {
                 self.want_neighbor(neighbor);
@@ -372,10 +416,15 @@ fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, Dr
     /// The MSS option counts a TCP header without options (RFC 6691).
     const PLAIN_TCP_HEADER: usize = 20;
     let headers = parsed.l4 - parsed.l3 + header_len;
-    let fits = mtu.checked_sub(headers).filter(|&fits| fits > 0).ok_or(DropReason::MtuExceeded)?;
+    let fits = mtu
+        .checked_sub(headers)
+        .filter(|&fits| fits > 0)
+        .ok_or(DropReason::MtuExceeded)?;
     let agreed = match usize::from(flow_mss) {
         0 => fits,
-        mss => mss.saturating_sub(header_len.saturating_sub(PLAIN_TCP_HEADER)).max(1),
+        mss => mss
+            .saturating_sub(header_len.saturating_sub(PLAIN_TCP_HEADER))
+            .max(1),
     };
     Ok(u16::try_from(fits.min(agreed)).unwrap_or(u16::MAX))
 }
@@ -392,7 +441,9 @@ fn count_closed(stats: &WorkerStats, closed: &ClosedFlow, cause: CloseCause, now
     }
     let service = stats.service(closed.service_slot);
     service.flows_closed[cause as usize].add(1);
-    service.duration.observe(micros_since(closed.created, now), &DURATION_BOUNDS);
+    service
+        .duration
+        .observe(micros_since(closed.created, now), &DURATION_BOUNDS);
 }
 
 fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {

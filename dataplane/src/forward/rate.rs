@@ -23,7 +23,12 @@ impl TokenBucket {
     }
 
     const fn new(per_second: u64, burst: u64) -> Self {
-        Self { per_second, burst, tokens: burst, filled: Timestamp(0) }
+        Self {
+            per_second,
+            burst,
+            tokens: burst,
+            filled: Timestamp(0),
+        }
     }
 
     /// Adds the tokens of the time since the last call.
@@ -31,7 +36,10 @@ impl TokenBucket {
         const NANOS: u128 = 1_000_000_000;
         let earned = now.since(self.filled).as_nanos() * u128::from(self.per_second) / NANOS;
         if earned > 0 {
-            self.tokens = self.burst.min(self.tokens.saturating_add(u64::try_from(earned).unwrap_or(u64::MAX)));
+            self.tokens = self.burst.min(
+                self.tokens
+                    .saturating_add(u64::try_from(earned).unwrap_or(u64::MAX)),
+            );
             self.filled = now;
         }
     }

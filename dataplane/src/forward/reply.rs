@@ -20,12 +20,18 @@ impl Engine {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
         let before = entry.state();
-        let refused = |reason| Refusal { service: Some(service), reason };
+        let refused = |reason| Refusal {
+            service: Some(service),
+            reason,
+        };
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        if matches!(self.snapshot.backend(slot).map(|b| b.state), Some(BackendState::Gone) | None) {
+        if matches!(
+            self.snapshot.backend(slot).map(|b| b.state),
+            Some(BackendState::Gone) | None
+        ) {
             self.close(id, CloseCause::Drain, now);
             return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
         }
@@ -66,8 +72,13 @@ impl Engine {
     fn answered_by_backend<F: Frame>(&mut self, id: FlowId, packet: &[F], parsed: &Parsed, now: Timestamp) {
         let entry = self.flows.entry(id);
         let micros = micros_since(self.flows.counters(id).created(), now);
-        self.stats.service(ServiceSlot(entry.service_slot)).connect.observe(micros, &CONNECT_BOUNDS);
-        let offered = packet.first().and_then(|head| packet::tcp_mss_option(head.bytes(), parsed));
+        self.stats
+            .service(ServiceSlot(entry.service_slot))
+            .connect
+            .observe(micros, &CONNECT_BOUNDS);
+        let offered = packet
+            .first()
+            .and_then(|head| packet::tcp_mss_option(head.bytes(), parsed));
         let mss = match (entry.mss, offered) {
             (mss, None) => mss,
             (0, Some(offered)) => offered,

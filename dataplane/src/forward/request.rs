@@ -40,12 +40,22 @@ impl Engine {
     /// The service that a packet is sent to.
     pub(super) fn service_slot(&self, parsed: &Parsed, tuple: Tuple) -> Option<ServiceSlot> {
         let address = from_octets(parsed.destination);
-        let key = ServiceKey { address, port: tuple.destination_port, protocol: tuple.protocol };
+        let key = ServiceKey {
+            address,
+            port: tuple.destination_port,
+            protocol: tuple.protocol,
+        };
         self.snapshot.services.get(&key).copied()
     }
 
     /// The worker that owns a request's flow.
-    pub(super) fn request_owner(&self, client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u16 {
+    pub(super) fn request_owner(
+        &self,
+        client: &[u8; 16],
+        client_port: u16,
+        service_port: u16,
+        protocol: u8,
+    ) -> u16 {
         let hash = owner_hash(client, client_port, service_port, protocol);
         u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
     }
@@ -68,7 +78,10 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        let refused = |reason| Refusal { service: Some(service), reason };
+        let refused = |reason| Refusal {
+            service: Some(service),
+            reason,
+        };
         let id = match self.live_flow(&key, flags, now) {
             Lookup::Live(id) => id,
             Lookup::Cut if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) => {
@@ -101,13 +114,19 @@ impl Engine {
 
     /// The live flow of a request, after ending one that the packet or the backend's state ends.
     fn live_flow(&mut self, key: &RequestKey, flags: TcpFlags, now: Timestamp) -> Lookup {
-        let Some(id) = self.flows.request(key, now) else { return Lookup::Missing };
+        let Some(id) = self.flows.request(key, now) else {
+            return Lookup::Missing;
+        };
         let entry = self.flows.entry(id);
         if tcp::reopens(entry.state(), flags.0) {
             self.close(id, entry.state().close_cause(), now);
             return Lookup::Missing;
         }
-        match self.snapshot.backend(BackendSlot(entry.backend_slot)).map(|backend| backend.state) {
+        match self
+            .snapshot
+            .backend(BackendSlot(entry.backend_slot))
+            .map(|backend| backend.state)
+        {
             Some(BackendState::Active | BackendState::Draining { .. }) => Lookup::Live(id),
             Some(BackendState::Gone) | None => {
                 self.close(id, CloseCause::Drain, now);
@@ -151,16 +170,27 @@ impl Engine {
             timeout: state.timeout(&self.timeouts),
             state,
         };
-        let mss = if is_tcp { packet::tcp_mss_option(head, parsed).unwrap_or(0) } else { 0 };
+        let mss = if is_tcp {
+            packet::tcp_mss_option(head, parsed).unwrap_or(0)
+        } else {
+            0
+        };
         let services = &self.snapshot.services;
         let local = from_octets(parsed.destination);
         let usable = |port| {
-            !services.contains_key(&ServiceKey { address: local, port, protocol: tuple.protocol })
+            !services.contains_key(&ServiceKey {
+                address: local,
+                port,
+                protocol: tuple.protocol,
+            })
         };
-        let opened = self.flows.open(&new, now, self.random.next_u64(), usable).map_err(|error| match error {
-            OpenError::TableFull => DropReason::FlowTableFull,
-            OpenError::PortsExhausted => DropReason::NatPortsExhausted,
-        })?;
+        let opened = self
+            .flows
+            .open(&new, now, self.random.next_u64(), usable)
+            .map_err(|error| match error {
+                OpenError::TableFull => DropReason::FlowTableFull,
+                OpenError::PortsExhausted => DropReason::NatPortsExhausted,
+            })?;
         if let Some(closed) = opened.replaced {
             self.account(&closed, closed.cause(), now);
         }
@@ -185,12 +215,18 @@ impl Engine {
         tuple: Tuple,
         service: ServiceSlot,
     ) -> Result<BackendSlot, DropReason> {
-        let service =
-            self.snapshot.service_slots.get(service.index()).and_then(Option::as_ref).ok_or(DropReason::Internal)?;
+        let service = self
+            .snapshot
+            .service_slots
+            .get(service.index())
+            .and_then(Option::as_ref)
+            .ok_or(DropReason::Internal)?;
         let hash = selection_hash(&parsed.source, tuple.source_port);
         service
             .pool(from_octets(parsed.source))
-            .pick(hash, self.turns[service.slot.index()], |slot| self.stats.backend(slot).flows.get())
+            .pick(hash, self.turns[service.slot.index()], |slot| {
+                self.stats.backend(slot).flows.get()
+            })
             .ok_or(DropReason::NoBackend)
     }
 
@@ -268,7 +304,9 @@ impl Engine {
         }
         let service = self.stats.service(service);
         service.flows_closed[after.close_cause() as usize].add(1);
-        service.duration.observe(micros_since(created, now), &DURATION_BOUNDS);
+        service
+            .duration
+            .observe(micros_since(created, now), &DURATION_BOUNDS);
         self.flows.entry_mut(id).set_counted();
     }
 
@@ -283,7 +321,10 @@ impl Engine {
             return Ok(backend.mac);
         }
         self.want_neighbor(
-            self.snapshot.next_hops.neighbor_of(backend.address).unwrap_or(backend.address),
+            self.snapshot
+                .next_hops
+                .neighbor_of(backend.address)
+                .unwrap_or(backend.address),
         );
         Err(DropReason::NeighborUnresolved)
     }

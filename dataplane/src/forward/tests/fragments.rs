@@ -11,7 +11,10 @@ fn send_all(world: &mut World, fragments: &[Vec<u8>]) -> (Vec<u8>, u16) {
         assert_eq!(verdict, Verdict::Transmit, "dropped: {:?}", world.drops());
         let ip = etherparse::Ipv4HeaderSlice::from_slice(&out[14..]).unwrap();
         assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
-        assert_eq!(*identification.get_or_insert_with(|| ip.identification()), ip.identification());
+        assert_eq!(
+            *identification.get_or_insert_with(|| ip.identification()),
+            ip.identification()
+        );
         assert_eq!(ip.destination_addr().to_string(), "172.16.1.2");
         payload.extend_from_slice(&out[34..]);
     }
@@ -21,7 +24,10 @@ fn send_all(world: &mut World, fragments: &[Vec<u8>]) -> (Vec<u8>, u16) {
 #[test]
 fn all_fragments_of_a_datagram_follow_its_first_one() {
     for workers in [1, 3] {
-        let mut world = World::new(Setup { workers, ..Setup::default() });
+        let mut world = World::new(Setup {
+            workers,
+            ..Setup::default()
+        });
         let mut identifications = std::collections::HashSet::new();
         for client in 120..140 {
             let packet = world.client_udp(&format!("172.16.1.{client}:40000"), &[client; 4_000]);
@@ -29,7 +35,10 @@ fn all_fragments_of_a_datagram_follow_its_first_one() {
             let fragments = builder::fragments(&packet, true, 1_480, 77);
             assert_eq!(fragments.len(), 3);
             let (payload, identification) = send_all(&mut world, &fragments);
-            assert!(identifications.insert(identification), "datagrams of two clients must not mix");
+            assert!(
+                identifications.insert(identification),
+                "datagrams of two clients must not mix"
+            );
             // Put together, the datagram is valid.
             let header = etherparse::UdpHeader::from_slice(&payload).unwrap().0;
             assert_eq!(payload.len(), 4_008);
@@ -53,8 +62,14 @@ fn a_fragment_without_its_first_one_is_dropped() {
 
 #[test]
 fn fragments_of_replies_reach_the_client() {
-    for (client, backend) in [("172.16.1.100:40000", "172.16.1.2"), ("[2001:db8::64]:40000", "2001:db8::2")] {
-        let mut world = World::new(Setup { workers: 2, ..Setup::default() });
+    for (client, backend) in [
+        ("172.16.1.100:40000", "172.16.1.2"),
+        ("[2001:db8::64]:40000", "2001:db8::2"),
+    ] {
+        let mut world = World::new(Setup {
+            workers: 2,
+            ..Setup::default()
+        });
         let question = world.client_udp(client, b"q");
         let seen = world.forward(&question);
         assert_eq!(seen.destination.ip().to_string(), backend);

@@ -17,8 +17,22 @@ struct Case {
 }
 
 const CASES: [Case; 2] = [
-    Case { client: "172.16.1.100:40000", router: "172.16.1.1:0", own: "172.16.1.103:0", icmp: 34, kind: 3, code: 4 },
-    Case { client: "[2001:db8::64]:40000", router: "[2001:db8::1]:0", own: "[2001:db8::67]:0", icmp: 54, kind: 2, code: 0 },
+    Case {
+        client: "172.16.1.100:40000",
+        router: "172.16.1.1:0",
+        own: "172.16.1.103:0",
+        icmp: 34,
+        kind: 3,
+        code: 4,
+    },
+    Case {
+        client: "[2001:db8::64]:40000",
+        router: "[2001:db8::1]:0",
+        own: "[2001:db8::67]:0",
+        icmp: 54,
+        kind: 2,
+        code: 0,
+    },
 ];
 
 #[test]
@@ -28,7 +42,13 @@ fn an_error_about_a_packet_to_the_backend_reaches_the_client_as_its_own() {
         world.connect(case.client);
         let data = world.client_tcp(case.client, flags::ACK, &[1; 600]);
         let (_, sent) = world.send(&data);
-        let error = builder::icmp_error(world.addresses(case.router, case.own), case.kind, case.code, 1_400, inner(&sent));
+        let error = builder::icmp_error(
+            world.addresses(case.router, case.own),
+            case.kind,
+            case.code,
+            1_400,
+            inner(&sent),
+        );
         let (verdict, out) = world.send(&error);
         assert_eq!(verdict, Verdict::Transmit);
         builder::assert_valid(&out, true);
@@ -37,7 +57,10 @@ fn an_error_about_a_packet_to_the_backend_reaches_the_client_as_its_own() {
         // The quoted packet is the client's own, except for its hop limit and what follows from it.
         let quoted = Seen::of(&[&out[..14], &out[case.icmp + 8..]].concat(), true);
         let original = Seen::of(&data, true);
-        assert_eq!((quoted.source, quoted.destination), (original.source, original.destination));
+        assert_eq!(
+            (quoted.source, quoted.destination),
+            (original.source, original.destination)
+        );
         assert_eq!(quoted.payload, original.payload);
         let outer = &out[if case.icmp == 34 { 30..34 } else { 38..54 }];
         let client: SocketAddr = case.client.parse().unwrap();
@@ -55,12 +78,21 @@ fn an_error_about_a_packet_to_the_client_reaches_the_backend_as_its_own() {
         let seen = world.connect(case.client);
         let data = world.backend_tcp(&seen, flags::ACK, &[2; 600]);
         let (_, sent) = world.send(&data);
-        let error = builder::icmp_error(world.addresses(case.router, case.own), case.kind, case.code, 1_300, inner(&sent));
+        let error = builder::icmp_error(
+            world.addresses(case.router, case.own),
+            case.kind,
+            case.code,
+            1_300,
+            inner(&sent),
+        );
         let (verdict, out) = world.send(&error);
         assert_eq!(verdict, Verdict::Transmit);
         builder::assert_valid(&out, true);
         let quoted = Seen::of(&[&out[..14], &out[case.icmp + 8..]].concat(), true);
-        assert_eq!((quoted.source, quoted.destination), (seen.destination, seen.source));
+        assert_eq!(
+            (quoted.source, quoted.destination),
+            (seen.destination, seen.source)
+        );
         assert_eq!(&out[..6], BACKEND_MAC.0);
     }
 }
@@ -71,10 +103,20 @@ fn icmp_neither_refreshes_nor_ends_a_flow() {
     let question = world.client_udp("172.16.1.100:40000", b"q");
     let (_, sent) = world.send(&question);
     world.pass(Duration::from_secs(200));
-    let error = builder::icmp_error(world.addresses("172.16.1.2:0", "172.16.1.103:0"), 3, 3, 0, inner(&sent));
+    let error = builder::icmp_error(
+        world.addresses("172.16.1.2:0", "172.16.1.103:0"),
+        3,
+        3,
+        0,
+        inner(&sent),
+    );
     assert_eq!(world.send(&error).0, Verdict::Transmit);
     assert_eq!(world.flows(), 1);
-    assert_eq!(world.stats[0].backend(BackendSlot(2)).flows_failed[2].get(), 1, "unreachable");
+    assert_eq!(
+        world.stats[0].backend(BackendSlot(2)).flows_failed[2].get(),
+        1,
+        "unreachable"
+    );
     world.pass(Duration::from_secs(101));
     assert_eq!(world.send(&error).0, Verdict::Drop);
     assert_eq!(world.dropped(DropReason::IcmpUnmatched), 1);
@@ -86,7 +128,13 @@ fn too_big_makes_super_packets_smaller() {
     world.connect("172.16.1.100:40000");
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK, &[1; 600]);
     let (_, sent) = world.send(&data);
-    let error = builder::icmp_error(world.addresses("172.16.1.1:0", "172.16.1.103:0"), 3, 4, 1_240, inner(&sent));
+    let error = builder::icmp_error(
+        world.addresses("172.16.1.1:0", "172.16.1.103:0"),
+        3,
+        4,
+        1_240,
+        inner(&sent),
+    );
     assert_eq!(world.send(&error).0, Verdict::Transmit);
     let large = world.client_tcp("172.16.1.100:40000", flags::ACK, &[1; 6_000]);
     let (verdict, _) = world.send_frames(crate::testing::frames_of(&large, 3_840));
@@ -102,7 +150,13 @@ fn errors_about_unknown_packets_are_dropped() {
         ("172.16.1.99:20001", "172.16.1.2:8081"),
     ] {
         let stranger = builder::udp(Addresses::raw(source, destination), b"never sent");
-        let error = builder::icmp_error(world.addresses("172.16.1.1:0", "172.16.1.103:0"), 3, 1, 0, &stranger);
+        let error = builder::icmp_error(
+            world.addresses("172.16.1.1:0", "172.16.1.103:0"),
+            3,
+            1,
+            0,
+            &stranger,
+        );
         assert_eq!(world.send(&error).0, Verdict::Drop);
     }
     assert_eq!(world.dropped(DropReason::IcmpUnmatched), 3);
@@ -113,7 +167,11 @@ fn a_packet_whose_hop_limit_ends_here_is_answered() {
     for (client, icmp, kind) in [("172.16.1.100:40000", 34, 11), ("[2001:db8::64]:40000", 54, 3)] {
         let mut world = World::new(Setup::default());
         let seen = world.connect(client);
-        let service = if icmp == 34 { "172.16.1.103:8080" } else { "[2001:db8::67]:8080" };
+        let service = if icmp == 34 {
+            "172.16.1.103:8080"
+        } else {
+            "[2001:db8::67]:8080"
+        };
         let mut request = world.addresses(client, service);
         let mut reply = world.addresses(&seen.destination.to_string(), &seen.source.to_string());
         for addresses in [&mut request, &mut reply] {
@@ -129,13 +187,20 @@ fn a_packet_whose_hop_limit_ends_here_is_answered() {
 
 #[test]
 fn own_errors_are_rate_limited() {
-    let mut world = World::new(Setup { backends: vec![], ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: vec![],
+        ..Setup::default()
+    });
     let question = world.client_udp("172.16.1.100:40000", b"q");
-    let answered = (0..5_000).filter(|_| world.send(&question).0 == Verdict::Answer).count();
+    let answered = (0..5_000)
+        .filter(|_| world.send(&question).0 == Verdict::Answer)
+        .count();
     assert_eq!(answered, 200);
     assert_eq!(world.dropped(DropReason::NoBackend), 5_000);
     assert_eq!(world.stats[0].answers_suppressed.get(), 4_800);
     world.pass(Duration::from_millis(100));
-    let answered = (0..5_000).filter(|_| world.send(&question).0 == Verdict::Answer).count();
+    let answered = (0..5_000)
+        .filter(|_| world.send(&question).0 == Verdict::Answer)
+        .count();
     assert_eq!(answered, 100);
 }

@@ -16,7 +16,10 @@ fn closed(world: &World, cause: CloseCause) -> u64 {
 
 #[test]
 fn new_flows_leave_a_draining_backend_and_old_ones_stay() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     let old = world.connect("172.16.1.100:40000");
     assert_eq!(old.destination.to_string(), FIRST);
     world.publish_backends(two_backends(BackendState::Draining { since: world.now }));
@@ -27,13 +30,21 @@ fn new_flows_leave_a_draining_backend_and_old_ones_stay() {
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK, b"still here");
     assert_eq!(world.forward(&data).destination.to_string(), FIRST);
     let reply = world.backend_tcp(&old, flags::ACK, b"me too");
-    assert_eq!(world.forward(&reply).destination.to_string(), "172.16.1.100:40000");
+    assert_eq!(
+        world.forward(&reply).destination.to_string(),
+        "172.16.1.100:40000"
+    );
 }
 
 #[test]
 fn scaling_up_moves_no_flow() {
-    let mut world = World::new(Setup { scheduler: Scheduler::Maglev, ..Setup::default() });
-    let before: Vec<_> = (0..50).map(|i| world.connect(&format!("172.16.1.100:{}", 40_000 + i))).collect();
+    let mut world = World::new(Setup {
+        scheduler: Scheduler::Maglev,
+        ..Setup::default()
+    });
+    let before: Vec<_> = (0..50)
+        .map(|i| world.connect(&format!("172.16.1.100:{}", 40_000 + i)))
+        .collect();
     world.publish_backends(vec![
         (FIRST, BackendState::Active),
         ("[2001:db8::2]:8081", BackendState::Active),
@@ -49,7 +60,10 @@ fn scaling_up_moves_no_flow() {
 
 #[test]
 fn flows_of_a_backend_that_is_gone_end_at_once() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     let seen = world.connect("172.16.1.100:40000");
     world.connect("172.16.1.100:40001");
     world.publish_backends(two_backends(BackendState::Gone));
@@ -66,13 +80,19 @@ fn flows_of_a_backend_that_is_gone_end_at_once() {
     assert_eq!(world.send(&data).0, Verdict::Answer);
     assert_eq!(world.dropped(DropReason::UnknownReply), 1);
     // A new connection from the same port goes elsewhere.
-    assert_eq!(world.connect("172.16.1.100:40000").destination.to_string(), SECOND);
+    assert_eq!(
+        world.connect("172.16.1.100:40000").destination.to_string(),
+        SECOND
+    );
     assert_eq!(closed(&world, CloseCause::Drain), 1);
 }
 
 #[test]
 fn silent_flows_of_a_backend_that_is_gone_free_its_slot() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     world.connect("172.16.1.100:40000");
     world.connect("172.16.1.100:40001");
     assert_eq!(world.stats[0].backend(BackendSlot(0)).nat_ports.get(), 1);
@@ -85,7 +105,10 @@ fn silent_flows_of_a_backend_that_is_gone_free_its_slot() {
 
 #[test]
 fn udp_of_a_backend_that_is_gone_is_balanced_again() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     let question = world.client_udp("172.16.1.100:40000", b"q");
     assert_eq!(world.forward(&question).destination.to_string(), FIRST);
     world.publish_backends(two_backends(BackendState::Gone));
@@ -94,13 +117,19 @@ fn udp_of_a_backend_that_is_gone_is_balanced_again() {
 
 #[test]
 fn a_service_without_backends_refuses_at_once() {
-    let mut world = World::new(Setup { backends: vec![], ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: vec![],
+        ..Setup::default()
+    });
     let syn = world.client_tcp("172.16.1.100:40000", flags::SYN, b"");
     let (verdict, reset) = world.send(&syn);
     assert_eq!(verdict, Verdict::Answer);
     builder::assert_valid(&reset, true);
     let reset = Seen::of(&reset, true);
-    assert_eq!(reset.tcp_flags & (flags::RST | flags::ACK), flags::RST | flags::ACK);
+    assert_eq!(
+        reset.tcp_flags & (flags::RST | flags::ACK),
+        flags::RST | flags::ACK
+    );
     assert_eq!(reset.macs, Some((OWN_MAC, CLIENT_MAC)));
     let question = world.client_udp("[2001:db8::64]:40000", b"q");
     let (verdict, error) = world.send(&question);
@@ -149,7 +178,10 @@ fn timers_are_at_the_rfc_minima_or_above() {
 
 #[test]
 fn a_finished_flow_gives_way_to_a_new_one_from_the_same_port() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     let seen = world.connect("172.16.1.100:40000");
     for packet in [
         world.client_tcp("172.16.1.100:40000", flags::FIN | flags::ACK, b""),
@@ -160,7 +192,10 @@ fn a_finished_flow_gives_way_to_a_new_one_from_the_same_port() {
     }
     assert_eq!(closed(&world, CloseCause::Fin), 1);
     assert_eq!(world.stats[0].service(ServiceSlot(0)).flows(), 0);
-    assert_eq!(world.connect("172.16.1.100:40000").destination.to_string(), SECOND);
+    assert_eq!(
+        world.connect("172.16.1.100:40000").destination.to_string(),
+        SECOND
+    );
     assert_eq!(world.flows(), 1);
     assert_eq!(closed(&world, CloseCause::Fin), 1, "a flow is counted once");
 }
@@ -181,12 +216,18 @@ fn a_reset_flow_passes_what_still_comes() {
 
 #[test]
 fn each_backend_has_all_nat_ports_and_exhaustion_is_answered() {
-    let mut world = World::new(Setup { backends: two_backends(BackendState::Active), ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
     let capacity = NAT_PORTS.1 - NAT_PORTS.0 + 1;
     let mut tuples = std::collections::HashSet::new();
     for client in 0..2 * capacity {
         let seen = world.connect(&format!("172.16.1.100:{}", 1024 + client));
-        assert!(tuples.insert((seen.source, seen.destination)), "no two flows share a translation");
+        assert!(
+            tuples.insert((seen.source, seen.destination)),
+            "no two flows share a translation"
+        );
     }
     let syn = world.client_tcp("172.16.1.101:1024", flags::SYN, b"");
     let (verdict, error) = world.send(&syn);
@@ -194,13 +235,19 @@ fn each_backend_has_all_nat_ports_and_exhaustion_is_answered() {
     builder::assert_valid(&error, true);
     assert_eq!((error[34], error[35]), (3, 13), "RFC 5508 REQ-8");
     assert_eq!(world.dropped(DropReason::NatPortsExhausted), 1);
-    assert_eq!(world.stats[0].backend(BackendSlot(0)).nat_ports.get(), u64::from(capacity));
+    assert_eq!(
+        world.stats[0].backend(BackendSlot(0)).nat_ports.get(),
+        u64::from(capacity)
+    );
 }
 
 #[test]
 fn a_finished_flow_makes_room_when_ports_run_out() {
     let backends = vec![(FIRST, BackendState::Active)];
-    let mut world = World::new(Setup { backends, ..Setup::default() });
+    let mut world = World::new(Setup {
+        backends,
+        ..Setup::default()
+    });
     let capacity = NAT_PORTS.1 - NAT_PORTS.0 + 1;
     let mut seen = Vec::new();
     for client in 0..capacity {
@@ -215,7 +262,10 @@ fn a_finished_flow_makes_room_when_ports_run_out() {
 
 #[test]
 fn a_full_table_is_counted_and_answered() {
-    let mut world = World::new(Setup { flows: 8, ..Setup::default() });
+    let mut world = World::new(Setup {
+        flows: 8,
+        ..Setup::default()
+    });
     for client in 0..8 {
         world.connect(&format!("172.16.1.100:{}", 1024 + client));
     }

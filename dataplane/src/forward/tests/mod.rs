@@ -17,8 +17,8 @@ use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot, Snapshot,
-    Timestamp,
+    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot,
+    Snapshot, Timestamp,
 };
 
 use super::{Engine, EngineConfig, Origin, Verdict};
@@ -48,7 +48,10 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             framing: Framing::Ethernet,
-            backends: vec![("172.16.1.2:8081", BackendState::Active), ("[2001:db8::2]:8081", BackendState::Active)],
+            backends: vec![
+                ("172.16.1.2:8081", BackendState::Active),
+                ("[2001:db8::2]:8081", BackendState::Active),
+            ],
             workers: 1,
             flows: 1_000,
             scheduler: Scheduler::RoundRobin,
@@ -69,7 +72,9 @@ struct World {
 impl World {
     fn new(setup: Setup) -> Self {
         let snapshot = Arc::new(snapshot(&setup, 1));
-        let stats: Vec<_> = (0..setup.workers).map(|_| Arc::new(WorkerStats::default())).collect();
+        let stats: Vec<_> = (0..setup.workers)
+            .map(|_| Arc::new(WorkerStats::default()))
+            .collect();
         let now = Timestamp(1_000_000_000);
         let engines = (0..setup.workers)
             .zip(&stats)
@@ -83,12 +88,19 @@ impl World {
                     framing: setup.framing,
                 };
                 let events = Arc::new(ArrayQueue::new(16));
-                let mut engine = Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
+                let mut engine =
+                    Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
                 drop(engine.set_snapshot(Arc::clone(&snapshot), now));
                 engine
             })
             .collect();
-        Self { setup, engines, stats, snapshot, now }
+        Self {
+            setup,
+            engines,
+            stats,
+            snapshot,
+            now,
+        }
     }
 
     /// Publishes a snapshot changed by `change`.
@@ -129,7 +141,11 @@ impl World {
 
     /// From `source` to `destination`, with this world's framing.
     fn addresses(&self, source: &str, destination: &str) -> Addresses {
-        if self.ethernet() { Addresses::ethernet(source, destination) } else { Addresses::raw(source, destination) }
+        if self.ethernet() {
+            Addresses::ethernet(source, destination)
+        } else {
+            Addresses::raw(source, destination)
+        }
     }
 
     /// Sends a packet to the first worker's queue, follows handoffs, and checks what comes out.
@@ -165,14 +181,22 @@ impl World {
 
     fn dropped(&self, reason: DropReason) -> u64 {
         let service = |stats: &WorkerStats| {
-            (0..2).map(|slot| stats.service(ServiceSlot(slot)).drops[reason.index()].get()).sum::<u64>()
+            (0..2)
+                .map(|slot| stats.service(ServiceSlot(slot)).drops[reason.index()].get())
+                .sum::<u64>()
         };
-        self.stats.iter().map(|stats| stats.drops[reason.index()].get() + service(stats)).sum()
+        self.stats
+            .iter()
+            .map(|stats| stats.drops[reason.index()].get() + service(stats))
+            .sum()
     }
 
     /// All reasons counted so far.
     fn drops(&self) -> Vec<DropReason> {
-        DropReason::ALL.into_iter().filter(|&reason| self.dropped(reason) > 0).collect()
+        DropReason::ALL
+            .into_iter()
+            .filter(|&reason| self.dropped(reason) > 0)
+            .collect()
     }
 
     fn flows(&self) -> u32 {
@@ -181,12 +205,20 @@ impl World {
 
     /// A TCP packet of the client with these flags.
     fn client_tcp(&self, client: &str, bits: u8, payload: &[u8]) -> Vec<u8> {
-        let service = if client.starts_with('[') { "[2001:db8::67]:8080" } else { "172.16.1.103:8080" };
+        let service = if client.starts_with('[') {
+            "[2001:db8::67]:8080"
+        } else {
+            "172.16.1.103:8080"
+        };
         builder::tcp(self.addresses(client, service), &Tcp::flags(bits), payload)
     }
 
     fn client_udp(&self, client: &str, payload: &[u8]) -> Vec<u8> {
-        let service = if client.starts_with('[') { "[2001:db8::67]:8080" } else { "172.16.1.103:8080" };
+        let service = if client.starts_with('[') {
+            "[2001:db8::67]:8080"
+        } else {
+            "172.16.1.103:8080"
+        };
         builder::udp(self.addresses(client, service), payload)
     }
 
@@ -227,22 +259,36 @@ struct Seen {
 impl Seen {
     fn of(packet: &[u8], ethernet: bool) -> Self {
         use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-        let sliced =
-            if ethernet { SlicedPacket::from_ethernet(packet) } else { SlicedPacket::from_ip(packet) }.unwrap();
+        let sliced = if ethernet {
+            SlicedPacket::from_ethernet(packet)
+        } else {
+            SlicedPacket::from_ip(packet)
+        }
+        .unwrap();
         let (source, destination, ttl): (IpAddr, IpAddr, u8) = match sliced.net.as_ref().unwrap() {
-            NetSlice::Ipv4(v4) => {
-                (v4.header().source_addr().into(), v4.header().destination_addr().into(), v4.header().ttl())
-            }
-            NetSlice::Ipv6(v6) => {
-                (v6.header().source_addr().into(), v6.header().destination_addr().into(), v6.header().hop_limit())
-            }
+            NetSlice::Ipv4(v4) => (
+                v4.header().source_addr().into(),
+                v4.header().destination_addr().into(),
+                v4.header().ttl(),
+            ),
+            NetSlice::Ipv6(v6) => (
+                v6.header().source_addr().into(),
+                v6.header().destination_addr().into(),
+                v6.header().hop_limit(),
+            ),
             NetSlice::Arp(_) => panic!("ARP"),
         };
         let (ports, tcp_flags, payload) = match sliced.transport.as_ref().unwrap() {
-            TransportSlice::Tcp(tcp) => {
-                ((tcp.source_port(), tcp.destination_port()), tcp.slice()[13], tcp.payload().to_vec())
-            }
-            TransportSlice::Udp(udp) => ((udp.source_port(), udp.destination_port()), 0, udp.payload().to_vec()),
+            TransportSlice::Tcp(tcp) => (
+                (tcp.source_port(), tcp.destination_port()),
+                tcp.slice()[13],
+                tcp.payload().to_vec(),
+            ),
+            TransportSlice::Udp(udp) => (
+                (udp.source_port(), udp.destination_port()),
+                0,
+                udp.payload().to_vec(),
+            ),
             other => panic!("{other:?} is neither TCP nor UDP"),
         };
         let mac = |at: usize| MacAddr(packet[at..at + 6].try_into().unwrap());
@@ -281,9 +327,17 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
                 }
             })
             .collect();
-        let (v4, v6): (Vec<Backend>, Vec<Backend>) = backends.iter().cloned().partition(|b| b.address.is_ipv4());
+        let (v4, v6): (Vec<Backend>, Vec<Backend>) =
+            backends.iter().cloned().partition(|b| b.address.is_ipv4());
         for &address in &addresses {
-            services.insert(ServiceKey { address, port: 8080, protocol }, ServiceSlot(slot));
+            services.insert(
+                ServiceKey {
+                    address,
+                    port: 8080,
+                    protocol,
+                },
+                ServiceSlot(slot),
+            );
         }
         service_slots.push(Some(Service {
             slot: ServiceSlot(slot),
@@ -302,8 +356,18 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
         Framing::RawIp => Link::RawIp,
     };
     let routes = vec![
-        Route { destination: "172.16.1.0".parse().unwrap(), prefix_length: 24, gateway: None, metric: 0 },
-        Route { destination: "2001:db8::".parse().unwrap(), prefix_length: 64, gateway: None, metric: 0 },
+        Route {
+            destination: "172.16.1.0".parse().unwrap(),
+            prefix_length: 24,
+            gateway: None,
+            metric: 0,
+        },
+        Route {
+            destination: "2001:db8::".parse().unwrap(),
+            prefix_length: 64,
+            gateway: None,
+            metric: 0,
+        },
     ];
     Snapshot {
         generation: Generation(generation),

@@ -9,10 +9,17 @@ fn requests_and_replies_are_translated_both_ways() {
     for framing in [Framing::Ethernet, Framing::RawIp] {
         for (client, service, backend) in [
             ("172.16.1.100:40000", "172.16.1.103:8080", "172.16.1.2:8081"),
-            ("[2001:db8::64]:40000", "[2001:db8::67]:8080", "[2001:db8::2]:8081"),
+            (
+                "[2001:db8::64]:40000",
+                "[2001:db8::67]:8080",
+                "[2001:db8::2]:8081",
+            ),
         ] {
             for tcp in [true, false] {
-                let mut world = World::new(Setup { framing, ..Setup::default() });
+                let mut world = World::new(Setup {
+                    framing,
+                    ..Setup::default()
+                });
                 let request = if tcp {
                     world.client_tcp(client, flags::SYN, b"")
                 } else {
@@ -20,10 +27,19 @@ fn requests_and_replies_are_translated_both_ways() {
                 };
                 let seen = world.forward(&request);
                 assert_eq!(seen.destination.to_string(), backend);
-                assert_eq!(seen.source.ip().to_string(), service.parse::<SocketAddr>().unwrap().ip().to_string());
-                assert!((NAT_PORTS.0..=NAT_PORTS.1).contains(&seen.source.port()), "{seen:?}");
+                assert_eq!(
+                    seen.source.ip().to_string(),
+                    service.parse::<SocketAddr>().unwrap().ip().to_string()
+                );
+                assert!(
+                    (NAT_PORTS.0..=NAT_PORTS.1).contains(&seen.source.port()),
+                    "{seen:?}"
+                );
                 assert_eq!(seen.ttl, 63);
-                assert_eq!(seen.macs, (framing == Framing::Ethernet).then_some((OWN_MAC, BACKEND_MAC)));
+                assert_eq!(
+                    seen.macs,
+                    (framing == Framing::Ethernet).then_some((OWN_MAC, BACKEND_MAC))
+                );
 
                 let reply = if tcp {
                     world.backend_tcp(&seen, flags::SYN | flags::ACK, b"")
@@ -31,9 +47,18 @@ fn requests_and_replies_are_translated_both_ways() {
                     world.backend_udp(&seen, b"answer")
                 };
                 let back = world.forward(&reply);
-                assert_eq!((back.source.to_string().as_str(), back.destination.to_string().as_str()), (service, client));
+                assert_eq!(
+                    (
+                        back.source.to_string().as_str(),
+                        back.destination.to_string().as_str()
+                    ),
+                    (service, client)
+                );
                 // The kernel knows no neighbour: the reply goes where the request came from.
-                assert_eq!(back.macs, (framing == Framing::Ethernet).then_some((OWN_MAC, CLIENT_MAC)));
+                assert_eq!(
+                    back.macs,
+                    (framing == Framing::Ethernet).then_some((OWN_MAC, CLIENT_MAC))
+                );
                 assert_eq!(back.payload, if tcp { b"".to_vec() } else { b"answer".to_vec() });
             }
         }
@@ -67,9 +92,16 @@ fn a_backend_that_calls_its_own_service_is_answered_from_the_service() {
 fn partial_checksums_are_completed() {
     let mut world = World::new(Setup::default());
     world.connect("172.16.1.100:40000");
-    let mut data = world.client_tcp("172.16.1.100:40000", flags::ACK, b"from a sender that offloads checksums");
+    let mut data = world.client_tcp(
+        "172.16.1.100:40000",
+        flags::ACK,
+        b"from a sender that offloads checksums",
+    );
     builder::make_checksum_partial(&mut data, true);
-    assert_eq!(world.forward(&data).payload, b"from a sender that offloads checksums");
+    assert_eq!(
+        world.forward(&data).payload,
+        b"from a sender that offloads checksums"
+    );
     let mut question = world.client_udp("172.16.1.100:40000", b"odd");
     builder::make_checksum_partial(&mut question, true);
     assert_eq!(world.forward(&question).payload, b"odd");
@@ -82,8 +114,18 @@ fn the_kernels_neighbour_is_used_when_it_is_known() {
     let router = MacAddr([2, 0, 0, 0, 0, 0x99]);
     world.publish(|snapshot| {
         let gateway = "172.16.1.1".parse().unwrap();
-        let routes = vec![Route { destination: "0.0.0.0".parse().unwrap(), prefix_length: 0, gateway: Some(gateway), metric: 0 }];
-        snapshot.next_hops = NextHops::new(Link::Ethernet(OWN_MAC), 2, routes, HashMap::from([(gateway, router)]));
+        let routes = vec![Route {
+            destination: "0.0.0.0".parse().unwrap(),
+            prefix_length: 0,
+            gateway: Some(gateway),
+            metric: 0,
+        }];
+        snapshot.next_hops = NextHops::new(
+            Link::Ethernet(OWN_MAC),
+            2,
+            routes,
+            HashMap::from([(gateway, router)]),
+        );
     });
     let reply = world.backend_tcp(&seen, flags::ACK, b"x");
     assert_eq!(world.forward(&reply).macs, Some((OWN_MAC, router)));
@@ -116,7 +158,9 @@ fn a_backend_without_a_mac_address_is_asked_for_and_no_flow_is_opened() {
     let asked = world.engines[0].events.pop();
     assert_eq!(
         asked,
-        Some(vl3lb_common::flow_query::WorkerEvent::Unresolved("172.16.1.2".parse().unwrap()))
+        Some(vl3lb_common::flow_query::WorkerEvent::Unresolved(
+            "172.16.1.2".parse().unwrap()
+        ))
     );
 }
 
@@ -125,10 +169,16 @@ fn tcp_super_packets_are_cut_to_what_both_ends_agreed_on() {
     let mut world = World::new(Setup::default());
     let addresses = world.addresses("172.16.1.100:40000", "172.16.1.103:8080");
     let options = [TcpOptionElement::MaximumSegmentSize(1_460)];
-    let syn = Tcp { options: &options, ..Tcp::flags(flags::SYN) };
+    let syn = Tcp {
+        options: &options,
+        ..Tcp::flags(flags::SYN)
+    };
     let seen = world.forward(&builder::tcp(addresses, &syn, b""));
     let options = [TcpOptionElement::MaximumSegmentSize(1_200)];
-    let syn_ack = Tcp { options: &options, ..Tcp::flags(flags::SYN | flags::ACK) };
+    let syn_ack = Tcp {
+        options: &options,
+        ..Tcp::flags(flags::SYN | flags::ACK)
+    };
     world.forward(&builder::tcp(
         world.addresses(&seen.destination.to_string(), &seen.source.to_string()),
         &syn_ack,
@@ -141,7 +191,10 @@ fn tcp_super_packets_are_cut_to_what_both_ends_agreed_on() {
     let addresses = world.addresses("172.16.1.101:40000", "172.16.1.103:8080");
     world.forward(&builder::tcp(addresses, &Tcp::flags(flags::SYN), b""));
     let timestamps = [TcpOptionElement::Timestamp(1, 2)];
-    let data = Tcp { options: &timestamps, ..Tcp::flags(flags::ACK) };
+    let data = Tcp {
+        options: &timestamps,
+        ..Tcp::flags(flags::ACK)
+    };
     let (verdict, _) = world.send_frames(frames_of(&builder::tcp(addresses, &data, &[7; 5_000]), 3_840));
     // 1500 less IPv4 and TCP headers, the latter with 12 bytes of options.
     assert_eq!(verdict, Verdict::Segment { mss: 1_448 });
