@@ -63,7 +63,7 @@ use_resolver() {
 
 # The namespaces of this demo that exist, also those of an earlier run.
 namespaces() {
-    ip netns list | awk -v prefix="$prefix-" 'index($1, prefix) == 1 { print $1 }'
+    ip netns list | awk -v prefix="$prefix-" 'index($1, prefix) == 1 { print $1 }' | sort
 }
 
 remove_network() {
