@@ -12,8 +12,8 @@
 //!
 //! Control builds a [`Snapshot`] and puts it into each worker's [`mailbox`]; workers count into
 //! [`stats`]; [`report`] is the one shape that every view (table, JSON, metrics) is made of.
-//! This crate knows neither sockets nor Kubernetes: std, crossbeam, serde and humantime
-//! only.
+//! This crate knows neither sockets nor Kubernetes: std, crossbeam, foldhash,
+//! serde and humantime only.
 
 pub mod addr;
 pub mod dataplane;

@@ -41,7 +41,8 @@ pub struct NextHops {
     /// Changes whenever routes or neighbours change: a flow keeps what it resolved until then.
     pub generation: u16,
     routes: Vec<Route>,
-    neighbors: HashMap<IpAddr, MacAddr>,
+    /// Workers look into it for each new flow, so it hashes fast; its keys are the kernel's.
+    neighbors: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
 }
 
 impl NextHops {
@@ -57,7 +58,7 @@ impl NextHops {
             link,
             generation,
             routes,
-            neighbors,
+            neighbors: neighbors.into_iter().collect(),
         }
     }
 

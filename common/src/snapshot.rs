@@ -149,6 +149,10 @@ impl NatPorts {
     }
 }
 
+/// Services by what clients address. Workers look into it for each new flow, so it hashes fast; its
+/// keys come from the configuration, not from the network.
+pub type ServiceMap = HashMap<ServiceKey, ServiceSlot, foldhash::fast::RandomState>;
+
 /// Everything that the workers need to know.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -160,7 +164,7 @@ pub struct Snapshot {
     pub mtu: u16,
     pub next_hops: NextHops,
     /// Keys of live services only.
-    pub services: HashMap<ServiceKey, ServiceSlot>,
+    pub services: ServiceMap,
     /// By slot; removed ones are `None`.
     pub service_slots: Vec<Option<Service>>,
     /// By slot; free ones are `None`.

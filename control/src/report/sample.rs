@@ -207,7 +207,7 @@ pub(crate) fn current(directory: Directory) -> Current {
             nat_ports: identity().nat_ports,
             mtu: network.mtu,
             next_hops: network.next_hops,
-            services: HashMap::new(),
+            services: HashMap::default(),
             service_slots: Vec::new(),
             backend_slots: Vec::new(),
         }),

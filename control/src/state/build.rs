@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use vl3lb_common::ServiceKey;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::BackendCounts;
-use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceSlot, Snapshot};
+use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
 
 use super::{BackendEntry, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
 use crate::network::NetworkView;
@@ -44,7 +44,7 @@ impl State {
 
     /// The state for the workers.
     pub(super) fn snapshot(&self, network: &NetworkView, backend_slots: Vec<Option<Backend>>) -> Snapshot {
-        let mut services = HashMap::with_capacity(self.services.iter().count() * network.addresses.len());
+        let mut services = ServiceMap::default();
         // A removed service keeps its key while its flows drain, unless another one has it by now: its
         // packets must still come here. It takes no new flows, since all its backends are leaving.
         let leaving = self

@@ -79,6 +79,11 @@ impl HotEntry {
         }
     }
 
+    /// Makes the entry nobody's: no key has protocol 0, so none names it.
+    pub(super) const fn forget(&mut self) {
+        self.protocol = 0;
+    }
+
     /// Where the flow stands.
     #[inline]
     pub const fn state(&self) -> State {
@@ -156,7 +161,7 @@ impl HotEntry {
     /// Enters `state`, or stays in it, and starts its timer; a state that packets do not refresh
     /// keeps the timer that it was entered with.
     #[inline]
-    pub(super) fn advance(&mut self, state: State, now: Timestamp, timeout: Duration) {
+    pub(super) fn advance(&mut self, state: State, now: Timestamp, timeout: Lifetime) {
         if self.state != state as u8 || state.is_refreshed() {
             self.state = state as u8;
             self.expire_after(now, timeout);
@@ -164,8 +169,8 @@ impl HotEntry {
     }
 
     #[inline]
-    pub(super) fn expire_after(&mut self, now: Timestamp, timeout: Duration) {
-        self.deadline = centiseconds(now).wrapping_add(timeout_centiseconds(timeout));
+    pub(super) const fn expire_after(&mut self, now: Timestamp, timeout: Lifetime) {
+        self.deadline = centiseconds(now).wrapping_add(timeout.0);
     }
 
     #[inline]
@@ -194,14 +199,21 @@ const fn signed_distance(to: u32, from: u32) -> i32 {
     to.wrapping_sub(from).cast_signed()
 }
 
-#[inline]
-fn timeout_centiseconds(timeout: Duration) -> u32 {
-    let parts = u64::from(timeout.subsec_nanos()).div_ceil(CENTISECOND);
-    timeout
-        .as_secs()
-        .saturating_mul(100)
-        .saturating_add(parts)
-        .min(MAX_TIMEOUT) as u32
+/// A timeout in the unit of deadlines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lifetime(u32);
+
+impl From<Duration> for Lifetime {
+    /// Rounds up; cuts what a deadline cannot express.
+    fn from(timeout: Duration) -> Self {
+        let parts = u64::from(timeout.subsec_nanos()).div_ceil(CENTISECOND);
+        let centiseconds = timeout
+            .as_secs()
+            .saturating_mul(100)
+            .saturating_add(parts)
+            .min(MAX_TIMEOUT);
+        Self(centiseconds as u32)
+    }
 }
 
 /// An unsigned number in `BYTES` bytes, little-endian. Adding stops at the largest number.
@@ -307,7 +319,7 @@ mod tests {
 
     fn expiring(now: Timestamp, timeout: Duration) -> HotEntry {
         let mut entry = HotEntry::new_zeroed();
-        entry.expire_after(now, timeout);
+        entry.expire_after(now, timeout.into());
         entry
     }
 

@@ -51,13 +51,42 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 const _: () = assert!(std::mem::offset_of!(Bucket, slots) == 24);
 
 impl Bucket {
-    /// One bit for each slot with this tag.
+    /// Slots that may have this tag: all that have it, seldom one more.
+    ///
+    /// Four tags are compared at once within a word: where a lane of `word ^ tag` is 0, and only
+    /// there or in the lane above, subtracting 1 borrows into its top bit. Three words of lanes fit
+    /// into one, each shifted to bits of its own.
     #[inline]
-    fn tagged(&self, tag: u16) -> u32 {
-        self.tags
-            .iter()
-            .enumerate()
-            .fold(0, |bits, (slot, &other)| bits | u32::from(other == tag) << slot)
+    fn tagged(&self, tag: u16) -> Tagged {
+        const ONES: u64 = 0x0001_0001_0001_0001;
+        const TOPS: u64 = ONES << 15;
+        let zeros = |word: u64| {
+            let lanes = word ^ (ONES * u64::from(tag));
+            lanes.wrapping_sub(ONES) & !lanes & TOPS
+        };
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags.map(u64::from);
+        let first = zeros(a | b << 16 | c << 32 | d << 48);
+        let second = zeros(e | f << 16 | g << 32 | h << 48);
+        let third = zeros(i | j << 16) & 0xffff_ffff;
+        Tagged(first >> 15 | second >> 14 | third >> 13)
+    }
+}
+
+/// A set of slots: slot `4 * word + lane` is bit `16 * lane + word`.
+#[derive(Debug, Clone, Copy)]
+struct Tagged(u64);
+
+impl Iterator for Tagged {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some((bit % 16) * 4 + bit / 16)
     }
 }
 
@@ -84,14 +113,12 @@ impl Index {
         let mut at = self.home(hash);
         for _ in 0..self.buckets.len() {
             let bucket = &self.buckets[at];
-            let mut hits = bucket.tagged(tag);
-            while hits != 0 {
-                let slot = bucket.slots[hits.trailing_zeros() as usize];
-                let flow = slot & !REPLY;
-                if slot == slot_value(kind, flow) && matches(flow) {
+            for slot in bucket.tagged(tag) {
+                let value = bucket.slots[slot];
+                let flow = value & !REPLY;
+                if bucket.tags[slot] == tag && value == slot_value(kind, flow) && matches(flow) {
                     return Some(flow);
                 }
-                hits &= hits - 1;
             }
             if bucket.passed == 0 {
                 return None;
@@ -99,6 +126,22 @@ impl Index {
             at = self.after(at);
         }
         None
+    }
+
+    /// Has the bucket fetched where the search for `hash` starts.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: Hash) {
+        self.buckets.prefetch(self.home(hash));
+    }
+
+    /// The first flow with the tag of `hash` in that bucket: most likely the one that is looked for.
+    #[inline]
+    pub(super) fn guess(&self, hash: Hash) -> Option<u32> {
+        let bucket = &self.buckets[self.home(hash)];
+        bucket
+            .tagged(hash.tag())
+            .next()
+            .map(|slot| bucket.slots[slot] & !REPLY)
     }
 
     /// Adds a key. The caller sees to it that it is new. There is room for two keys of as many

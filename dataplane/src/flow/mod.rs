@@ -31,7 +31,7 @@ pub mod tcp;
 mod tests;
 mod view;
 
-pub use entry::{ColdEntry, HotEntry};
+pub use entry::{ColdEntry, HotEntry, Lifetime};
 pub use key::{ReplyKey, RequestKey};
-pub use state::{Direction, State};
-pub use table::{ClosedFlow, FlowId, FlowTable, NewFlow, OpenError, Opened};
+pub use state::{Direction, Lifetimes, State};
+pub use table::{ClosedFlow, FlowId, FlowTable, NewFlow, OpenError, Opened, Probe};

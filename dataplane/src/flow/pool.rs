@@ -65,6 +65,8 @@ impl Pool {
         self.cold[id as usize].next = header.free;
         header.free = id + 1;
         header.len -= 1;
+        // Else a guess from before (`FlowTable::prefetch_flow`) could find the flow that was here.
+        self.hot[id as usize].forget();
         self.live[id as usize / 64] &= !(1 << (id % 64));
     }
 

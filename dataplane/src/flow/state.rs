@@ -4,6 +4,7 @@ use vl3lb_common::Duration;
 use vl3lb_common::flow_query::FlowState;
 use vl3lb_common::stats::CloseCause;
 
+use super::entry::Lifetime;
 use crate::config::Timeouts;
 
 /// Which way a packet goes.
@@ -134,6 +135,23 @@ impl State {
             Self::Reset => FlowState::Reset,
             Self::Unreplied => FlowState::Unreplied,
         }
+    }
+}
+
+/// The timeouts of all states, in the unit of deadlines: what [`State::timeout`] says, without doing
+/// the sum for each packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes([Lifetime; State::ALL.len()]);
+
+impl Lifetimes {
+    pub fn new(timeouts: &Timeouts) -> Self {
+        Self(State::ALL.map(|state| state.timeout(timeouts).into()))
+    }
+
+    /// How long a flow may be silent in `state`.
+    #[inline]
+    pub const fn of(&self, state: State) -> Lifetime {
+        self.0[state as usize]
     }
 }
 

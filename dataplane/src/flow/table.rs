@@ -8,10 +8,10 @@ use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
-use super::entry::{ColdEntry, HotEntry};
+use super::entry::{ColdEntry, HotEntry, Lifetime};
 use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, MAX_LOCALS, Shape};
-use super::index::{Bucket, Index, Kind, MAX_FLOWS};
+use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
 use super::key::{HashSeed, ReplyKey, RequestKey};
 use super::mapping::{Mapping, span};
 use super::pool::Pool;
@@ -33,6 +33,14 @@ impl FlowId {
     const fn index(self) -> usize {
         self.0 as usize
     }
+}
+
+/// Where in the table a key is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    hash: Hash,
+    /// The flow that is most likely the key's, once [`FlowTable::prefetch_flow`] has looked.
+    guess: Option<u32>,
 }
 
 /// What a flow is opened with.
@@ -205,6 +213,7 @@ impl FlowTable {
     }
 
     /// The index of a known own address. O(known addresses).
+    #[inline]
     pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
         const { assert!(MAX_LOCALS == 1 << u8::BITS) };
         let known = self.pool.header().known_locals();
@@ -218,16 +227,66 @@ impl FlowTable {
         self.pool.header().local_addresses[usize::from(index)]
     }
 
+    /// Where a client's packet is looked for.
+    #[inline]
+    pub fn request_probe(&self, key: &RequestKey) -> Probe {
+        Probe {
+            hash: key.hash(&self.seed),
+            guess: None,
+        }
+    }
+
+    /// Where a backend's packet is looked for.
+    #[inline]
+    pub fn reply_probe(&self, key: &ReplyKey) -> Probe {
+        Probe {
+            hash: key.hash(&self.seed),
+            guess: None,
+        }
+    }
+
+    /// First step of a look-up to come: has the index fetched into the caches.
+    #[inline]
+    pub fn prefetch_index(&self, probe: &Probe) {
+        self.index.prefetch(probe.hash);
+    }
+
+    /// Second step, when the first one is done: has the flow fetched, if there is one.
+    #[inline]
+    pub fn prefetch_flow(&self, probe: &mut Probe) {
+        probe.guess = self.index.guess(probe.hash);
+        if let Some(id) = probe.guess {
+            self.pool.hot.prefetch(id as usize);
+            self.pool.cold.prefetch(id as usize);
+        }
+    }
+
+    /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
+    #[inline]
+    pub fn request_at(&self, probe: &Probe, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
+        self.guessed(probe, |entry| key.names(entry))
+            .or_else(|| self.find(Kind::Request, probe.hash, |entry| key.names(entry)))
+            .filter(|id| !self.entry(*id).expired(now))
+    }
+
+    /// The flow of a backend's packet, found at the key's own `probe`. Expired flows are not found.
+    #[inline]
+    pub fn reply_at(&self, probe: &Probe, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
+        self.guessed(probe, |entry| key.names(entry))
+            .or_else(|| self.find(Kind::Reply, probe.hash, |entry| key.names(entry)))
+            .filter(|id| !self.entry(*id).expired(now))
+    }
+
     /// The flow of a client's packet. Expired flows are not found.
     #[inline]
     pub fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
-        self.find_request(key).filter(|id| !self.entry(*id).expired(now))
+        self.request_at(&self.request_probe(key), key, now)
     }
 
     /// The flow of a backend's packet. Expired flows are not found.
     #[inline]
     pub fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
-        self.find_reply(key).filter(|id| !self.entry(*id).expired(now))
+        self.reply_at(&self.reply_probe(key), key, now)
     }
 
     /// Opens a flow, with a free NAT port of its backend that is `usable` (not a service's), chosen
@@ -258,7 +317,7 @@ impl FlowTable {
         let replaced = replaced.map(|id| self.close(id));
         let reclaimed = reclaimed.map(|id| self.close(id));
         let mut entry = HotEntry::new(new, nat_port);
-        entry.expire_after(now, new.timeout);
+        entry.expire_after(now, new.timeout.into());
         let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
         let (request, reply) = (entry.request_key(), entry.reply_key());
         self.index.insert(Kind::Request, request.hash(&self.seed), id);
@@ -307,9 +366,9 @@ impl FlowTable {
     /// Moves a flow to `state` after a packet, and starts that state's `timeout`; see
     /// [`State::is_refreshed`] for when not.
     #[inline]
-    pub fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: Duration) {
+    pub fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: impl Into<Lifetime>) {
         let entry = &mut self.pool.hot[id.index()];
-        entry.advance(state, now, timeout);
+        entry.advance(state, now, timeout.into());
         if entry.is_queued() != state.is_over() {
             self.set_queued(id, state.is_over());
         }
@@ -371,20 +430,27 @@ impl FlowTable {
     /// The flow with this request key, expired or not.
     #[inline]
     pub(super) fn find_request(&self, key: &RequestKey) -> Option<FlowId> {
-        let hash = key.hash(&self.seed);
-        let hot = &self.pool.hot;
-        self.index
-            .find(Kind::Request, hash, |id| key.names(&hot[id as usize]))
-            .map(FlowId)
+        self.find(Kind::Request, key.hash(&self.seed), |entry| key.names(entry))
     }
 
     /// The flow with this reply key, expired or not.
     #[inline]
     pub(super) fn find_reply(&self, key: &ReplyKey) -> Option<FlowId> {
-        let hash = key.hash(&self.seed);
+        self.find(Kind::Reply, key.hash(&self.seed), |entry| key.names(entry))
+    }
+
+    /// The flow that the probe guessed, if it is the right one. It may have ended since, but then the
+    /// entry is another flow's or nobody's, and no key names it.
+    #[inline]
+    fn guessed(&self, probe: &Probe, names: impl Fn(&HotEntry) -> bool) -> Option<FlowId> {
+        let id = probe.guess.filter(|&id| names(&self.pool.hot[id as usize]))?;
+        Some(FlowId(id))
+    }
+
+    fn find(&self, kind: Kind, hash: Hash, names: impl Fn(&HotEntry) -> bool) -> Option<FlowId> {
         let hot = &self.pool.hot;
         self.index
-            .find(Kind::Reply, hash, |id| key.names(&hot[id as usize]))
+            .find(kind, hash, |id| names(&hot[id as usize]))
             .map(FlowId)
     }
 

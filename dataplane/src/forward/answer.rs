@@ -10,6 +10,7 @@ use crate::port::Frame;
 
 impl Engine {
     /// Refuses a packet for `reason`, with an ICMP error to its sender.
+    #[cold]
     pub(super) fn refuse_with_error<F: Frame>(
         &mut self,
         packet: &mut [F],
@@ -29,6 +30,7 @@ impl Engine {
     }
 
     /// Refuses a packet for `reason`: TCP with a reset, UDP with Port Unreachable.
+    #[cold]
     pub(super) fn refuse<F: Frame>(
         &mut self,
         packet: &mut [F],

@@ -63,7 +63,8 @@ impl Engine {
             destination_port,
             local,
         };
-        let verdict = self.balance(packet, parsed, tuple, TcpFlags(TcpFlags::ACK), now)?;
+        let probe = self.probe(parsed, tuple);
+        let verdict = self.balance(packet, parsed, tuple, TcpFlags(TcpFlags::ACK), &probe, now)?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {

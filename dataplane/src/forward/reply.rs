@@ -1,7 +1,7 @@
 //! A backend's packet to a NAT port: undo both translations and send it to the client.
 
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause};
-use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, ServiceSlot, Timestamp};
+use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceSlot, Timestamp};
 
 use super::{Engine, Refusal, Verdict, micros_since};
 use crate::flow::{Direction, FlowId, State};
@@ -9,6 +9,7 @@ use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 impl Engine {
+    #[inline(always)]
     pub(super) fn reply<F: Frame>(
         &mut self,
         packet: &mut [F],
@@ -28,10 +29,7 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        if matches!(
-            self.snapshot.backend(slot).map(|b| b.state),
-            Some(BackendState::Gone) | None
-        ) {
+        if !self.is_served(entry) {
             self.close(id, CloseCause::Drain, now);
             return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
         }
@@ -69,6 +67,7 @@ impl Engine {
     }
 
     /// The backend accepted: the time it took, and the segment size that both ends can take.
+    #[inline(never)]
     fn answered_by_backend<F: Frame>(&mut self, id: FlowId, packet: &[F], parsed: &Parsed, now: Timestamp) {
         let entry = self.flows.entry(id);
         let micros = micros_since(self.flows.counters(id).created(), now);
@@ -88,6 +87,7 @@ impl Engine {
     }
 
     /// Follows the kernel's routes and neighbours when they changed since the flow's last packet.
+    #[inline]
     fn refresh_client_mac(&mut self, id: FlowId) {
         let generation = self.snapshot.next_hops.generation;
         let entry = self.flows.entry(id);
@@ -101,6 +101,7 @@ impl Engine {
     }
 
     /// The MAC address of a flow's client side; `None` on a raw-IP link.
+    #[inline]
     pub(super) fn flow_client_mac(&self, id: FlowId) -> Option<MacAddr> {
         (self.framing == Framing::Ethernet).then(|| MacAddr(self.flows.entry(id).client_mac))
     }

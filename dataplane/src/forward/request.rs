@@ -8,7 +8,7 @@ use vl3lb_common::{
 };
 
 use super::{Engine, Refusal, Tuple, Verdict, micros_since};
-use crate::flow::{Direction, FlowId, NewFlow, OpenError, ReplyKey, RequestKey, State, tcp};
+use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ReplyKey, RequestKey, State, tcp};
 use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
@@ -49,6 +49,7 @@ impl Engine {
     }
 
     /// The worker that owns a request's flow.
+    #[inline]
     pub(super) fn request_owner(
         &self,
         client: &[u8; 16],
@@ -56,11 +57,49 @@ impl Engine {
         service_port: u16,
         protocol: u8,
     ) -> u16 {
+        // The hash is a chain of six multiplications, each of which waits for the one before.
+        if self.workers == 1 {
+            return 0;
+        }
         let hash = owner_hash(client, client_port, service_port, protocol);
         u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
     }
 
-    pub(super) fn request<F: Frame>(
+    /// A request of a flow in the table.
+    #[inline(always)]
+    pub(super) fn known_request<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        tuple: Tuple,
+        id: FlowId,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        let entry = self.flows.entry(id);
+        let service = ServiceSlot(entry.service_slot);
+        if parsed.hop_limit <= 1 {
+            let reason = DropReason::TtlExpired;
+            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+        }
+        if tcp::reopens(entry.state(), flags.0) {
+            self.close(id, entry.state().close_cause(), now);
+        } else if self.is_served(entry) {
+            return self.send_to_backend(packet, parsed, id, flags, now);
+        } else {
+            self.close(id, CloseCause::Drain, now);
+            if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) {
+                return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
+            }
+        }
+        match self.service_slot(parsed, tuple) {
+            Some(service) => self.new_request(packet, parsed, tuple, service, flags, now),
+            None => Err(DropReason::NoService.into()),
+        }
+    }
+
+    /// A request without a flow.
+    pub(super) fn new_request<F: Frame>(
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
@@ -69,33 +108,33 @@ impl Engine {
         flags: TcpFlags,
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
-        let key = tuple.request_key(parsed.source);
-        let owner = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
-        if owner != self.worker {
-            return Ok(Verdict::Handoff(owner));
-        }
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
+        match self.open_flow(packet, parsed, tuple, service, flags, now) {
+            Ok(id) => self.send_to_backend(packet, parsed, id, flags, now),
+            Err(reason) => self.refuse_new_flow(packet, parsed, service, reason, now),
+        }
+    }
+
+    /// Translates a request of a live flow.
+    #[inline(always)]
+    fn send_to_backend<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        id: FlowId,
+        flags: TcpFlags,
+        now: Timestamp,
+    ) -> Result<Verdict, Refusal> {
+        self.advance_request(id, parsed, packet, flags, now);
+        let entry = self.flows.entry(id);
+        let service = ServiceSlot(entry.service_slot);
         let refused = |reason| Refusal {
             service: Some(service),
             reason,
         };
-        let id = match self.live_flow(&key, flags, now) {
-            Lookup::Live(id) => id,
-            Lookup::Cut if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) => {
-                return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
-            }
-            Lookup::Missing | Lookup::Cut => {
-                match self.open_flow(packet, parsed, tuple, service, flags, now) {
-                    Ok(id) => id,
-                    Err(reason) => return self.refuse_new_flow(packet, parsed, service, reason, now),
-                }
-            }
-        };
-        self.advance_request(id, parsed, packet, flags, now);
-        let entry = self.flows.entry(id);
         let to = Translation {
             source: self.flows.local_address(entry.local),
             destination: entry.backend,
@@ -112,29 +151,21 @@ impl Engine {
         Ok(verdict)
     }
 
-    /// The live flow of a request, after ending one that the packet or the backend's state ends.
-    fn live_flow(&mut self, key: &RequestKey, flags: TcpFlags, now: Timestamp) -> Lookup {
-        let Some(id) = self.flows.request(key, now) else {
-            return Lookup::Missing;
-        };
-        let entry = self.flows.entry(id);
-        if tcp::reopens(entry.state(), flags.0) {
-            self.close(id, entry.state().close_cause(), now);
-            return Lookup::Missing;
-        }
+    /// Whether the flow's backend may still be used.
+    #[inline]
+    pub(super) fn is_served(&self, entry: &HotEntry) -> bool {
         match self
             .snapshot
             .backend(BackendSlot(entry.backend_slot))
             .map(|backend| backend.state)
         {
-            Some(BackendState::Active | BackendState::Draining { .. }) => Lookup::Live(id),
-            Some(BackendState::Gone) | None => {
-                self.close(id, CloseCause::Drain, now);
-                Lookup::Cut
-            }
+            Some(BackendState::Active | BackendState::Draining { .. }) => true,
+            Some(BackendState::Gone) | None => false,
         }
     }
 
+    /// Kept out of the way of packets that have a flow.
+    #[inline(never)]
     fn open_flow<F: Frame>(
         &mut self,
         packet: &[F],
@@ -251,6 +282,7 @@ impl Engine {
     }
 
     /// What a request changes in its flow: state, timer, and where the client is found.
+    #[inline]
     fn advance_request<F: Frame>(
         &mut self,
         id: FlowId,
@@ -279,6 +311,7 @@ impl Engine {
     }
 
     /// Moves a flow's state machine and sets its timer; counts the flow when it finishes.
+    #[inline(always)]
     pub(super) fn advance(&mut self, id: FlowId, direction: Direction, flags: TcpFlags, now: Timestamp) {
         let entry = self.flows.entry(id);
         let before = entry.state();
@@ -290,9 +323,10 @@ impl Engine {
         if after.is_over() && !entry.is_counted() {
             self.count_finished(id, before, after, now);
         }
-        self.flows.touch(id, after, now, after.timeout(&self.timeouts));
+        self.flows.touch(id, after, now, self.lifetimes.of(after));
     }
 
+    #[cold]
     fn count_finished(&mut self, id: FlowId, before: State, after: State, now: Timestamp) {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
@@ -311,11 +345,13 @@ impl Engine {
     }
 
     /// Where frames to a backend go; `None` on a raw-IP link.
+    #[inline]
     pub(super) fn backend_mac(&self, slot: BackendSlot) -> Result<Option<MacAddr>, DropReason> {
         let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
         self.mac_of(backend)
     }
 
+    #[inline]
     fn mac_of(&self, backend: &Backend) -> Result<Option<MacAddr>, DropReason> {
         if self.framing == Framing::RawIp || backend.mac.is_some() {
             return Ok(backend.mac);
@@ -328,11 +364,4 @@ impl Engine {
         );
         Err(DropReason::NeighborUnresolved)
     }
-}
-
-enum Lookup {
-    Live(FlowId),
-    Missing,
-    /// There was one, ended just now because its backend is gone.
-    Cut,
 }

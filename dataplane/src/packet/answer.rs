@@ -44,7 +44,7 @@ pub fn answer_with_error<F: Frame>(
     source: [u8; 16],
 ) -> Result<(), DropReason> {
     match parsed.transport {
-        Transport::IcmpError(_) => return Err(DropReason::IcmpUnmatched),
+        Transport::Icmp => return Err(DropReason::IcmpUnmatched),
         Transport::Fragment { offset: 1.., .. } => return Err(DropReason::FragmentUnmatched),
         Transport::Fragment { .. } | Transport::Tcp { .. } | Transport::Udp { .. } => {}
     }

@@ -145,8 +145,9 @@ pub(super) const fn checksum_offset(protocol: Protocol) -> usize {
 /// An IPv4 address as IPv4-mapped, the way `common::addr::to_octets` spells it.
 #[inline]
 pub(super) const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    // As one number, so that the address is made in registers: bytes written one after the other
+    // into memory cannot be read back as a whole until they have left the store buffer.
+    (0xffff << 32 | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 
 /// The inverse of [`mapped`].

@@ -8,7 +8,9 @@ use super::extension;
 use super::field::{
     be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, ports, put, unmapped,
 };
-use super::parse::{Family, Parsed, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses};
+use super::parse::{
+    Family, Parsed, Transport, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses,
+};
 use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, update_transport_checksum};
 
 /// The packet that an ICMP error is about, as it was when the error was made.
@@ -50,15 +52,26 @@ pub enum ErrorClass {
 /// Bytes of the quoted transport header that must be there (RFC 792).
 const QUOTED_TRANSPORT_LEN: usize = 8;
 
-/// Reads the ICMP message at `l4`. `pseudo_header` is what its checksum covers besides it.
-#[cold]
-pub(super) fn parse_error(
-    head: &[u8],
-    l4: usize,
-    end: usize,
-    family: Family,
-    pseudo_header: Sum,
-) -> Result<Quoted, DropReason> {
+/// Reads an ICMP or ICMPv6 error about a TCP or UDP packet, whose first frame is `head`.
+///
+/// Errors: `Malformed`, `BadChecksum`, `UnsupportedProtocol` (all but errors about TCP and UDP),
+/// `IcmpUnmatched` (about a fragment that has no ports), `Internal` if `parsed` is no ICMP message.
+pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
+    if parsed.transport != Transport::Icmp {
+        return Err(DropReason::Internal);
+    }
+    let &Parsed {
+        l4,
+        end,
+        family,
+        ref source,
+        ref destination,
+        ..
+    } = parsed;
+    let pseudo_header = match family {
+        Family::V4 => Sum::default(),
+        Family::V6 => Sum::pseudo_header(source, destination, icmp::PROTOCOL_V6, end - l4),
+    };
     if end - l4 < icmp::HEADER_LEN {
         return Err(DropReason::Malformed);
     }
@@ -201,9 +214,10 @@ fn rewrite_quote(
     quoted: &Quoted,
     inner: &Translation,
 ) -> Result<(), DropReason> {
-    let delta = Delta::default()
-        .address(&quoted.source, &inner.source)
-        .address(&quoted.destination, &inner.destination);
+    let delta = Delta::default().addresses(
+        Sum::of_addresses(&quoted.source, &quoted.destination),
+        Sum::of_addresses(&inner.source, &inner.destination),
+    );
     match family {
         Family::V4 => {
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, quoted.l3)?;

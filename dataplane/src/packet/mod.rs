@@ -25,7 +25,7 @@ mod segment;
 mod tests;
 
 pub use answer::{AnswerKind, answer_with_error};
-pub use icmp::{ErrorClass, Quoted, translate_error};
+pub use icmp::{ErrorClass, Quoted, parse_quote, translate_error};
 pub use mac::{set_macs, source_mac};
 pub use mss::tcp_mss_option;
 pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse};

@@ -6,7 +6,6 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::Sum;
 use super::extension::{self, FragmentHeader};
 use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
-use super::icmp::{Quoted, parse_error};
 
 /// What stands in front of the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +107,9 @@ pub enum Transport {
         source_port: u16,
         destination_port: u16,
     },
-    /// An ICMP or ICMPv6 error about a TCP or UDP packet.
-    IcmpError(Quoted),
+    /// An ICMP or ICMPv6 message. [`parse_quote`](super::parse_quote) reads it: few packets are one,
+    /// and what it says would make this type four times as large for all.
+    Icmp,
     /// A fragment of a TCP or UDP packet.
     Fragment {
         protocol: u8,
@@ -128,10 +128,9 @@ pub enum Transport {
 /// IPv4 header checksum, source addresses that cannot be (RFC 1812 section 5.3.7, RFC 4291 section
 /// 2.5), the TCP data offset, the UDP length and that UDP over IPv6 has a checksum (RFC 8200
 /// section 8.1), fragments that could overwrite a transport header (RFC 1858) or a reassembly
-/// buffer; for ICMP errors see [`Quoted`]. TCP and UDP checksums are the receiver's to check.
+/// buffer. ICMP messages are only recognised. TCP and UDP checksums are the receiver's to check.
 ///
-/// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP and
-/// errors about them), `IcmpUnmatched` (an error about a fragment that has no ports).
+/// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP and ICMP).
 #[inline]
 pub fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed, DropReason> {
     let l3 = framing.header_len();
@@ -176,7 +175,7 @@ fn parse_ipv4(head: &[u8], l3: usize, packet_len: usize) -> Result<Parsed, DropR
     let protocol = header[ipv4::PROTOCOL];
     let packet = Packet { head, l4, end };
     let transport = match ipv4_fragment(header) {
-        None => packet.transport(Family::V4, protocol, &source, &destination)?,
+        None => packet.transport(Family::V4, protocol)?,
         Some(fragment) => packet.fragment(Family::V4, protocol, fragment)?,
     };
     Ok(Parsed {
@@ -250,7 +249,7 @@ fn parse_ipv6(head: &[u8], l3: usize, packet_len: usize) -> Result<Parsed, DropR
         end,
     };
     let transport = match chain.fragment {
-        None => packet.transport(Family::V6, chain.protocol, &source, &destination)?,
+        None => packet.transport(Family::V6, chain.protocol)?,
         Some(fragment) => packet.fragment(Family::V6, chain.protocol, fragment)?,
     };
     Ok(Parsed {
@@ -291,23 +290,12 @@ struct Packet<'a> {
 
 impl Packet<'_> {
     #[inline]
-    fn transport(
-        &self,
-        family: Family,
-        protocol: u8,
-        source: &[u8; 16],
-        destination: &[u8; 16],
-    ) -> Result<Transport, DropReason> {
+    fn transport(&self, family: Family, protocol: u8) -> Result<Transport, DropReason> {
         match (family, Protocol::from_number(protocol)) {
             (_, Some(Protocol::Tcp)) => self.tcp(),
             (_, Some(Protocol::Udp)) => self.udp(family),
-            (Family::V4, None) if protocol == icmp::PROTOCOL_V4 => {
-                parse_error(self.head, self.l4, self.end, family, Sum::default()).map(Transport::IcmpError)
-            }
-            (Family::V6, None) if protocol == icmp::PROTOCOL_V6 => {
-                let pseudo_header = Sum::pseudo_header(source, destination, protocol, self.end - self.l4);
-                parse_error(self.head, self.l4, self.end, family, pseudo_header).map(Transport::IcmpError)
-            }
+            (Family::V4, None) if protocol == icmp::PROTOCOL_V4 => Ok(Transport::Icmp),
+            (Family::V6, None) if protocol == icmp::PROTOCOL_V6 => Ok(Transport::Icmp),
             _ => Err(DropReason::UnsupportedProtocol),
         }
     }

@@ -34,7 +34,7 @@ pub enum ChecksumPolicy {
 /// of 0 stays (RFC 768). Fragments' checksums cover the whole datagram and are updated in the first
 /// one. Ports are written where the packet has them.
 ///
-/// `Internal` if `parsed` is an ICMP error or not of this packet.
+/// `Internal` if `parsed` is an ICMP message or not of this packet.
 #[inline]
 pub fn translate<F: Frame>(
     packet: &mut [F],
@@ -49,7 +49,7 @@ pub fn translate<F: Frame>(
             let protocol = Protocol::from_number(protocol).ok_or(DropReason::Internal)?;
             (protocol, ports.is_some(), false)
         }
-        Transport::IcmpError(_) => return Err(DropReason::Internal),
+        Transport::Icmp => return Err(DropReason::Internal),
     };
     let partial =
         whole && checksum == ChecksumPolicy::Update && has_partial_checksum(packet, parsed, protocol)?;
@@ -78,9 +78,10 @@ pub(super) fn rewrite_ip_header(
     source: &[u8; 16],
     destination: &[u8; 16],
 ) -> Result<Delta, DropReason> {
-    let delta = Delta::default()
-        .address(&parsed.source, source)
-        .address(&parsed.destination, destination);
+    let delta = Delta::default().addresses(
+        Sum::of_addresses(&parsed.source, &parsed.destination),
+        Sum::of_addresses(source, destination),
+    );
     match parsed.family {
         Family::V4 => {
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
@@ -113,9 +114,11 @@ pub(super) fn rewrite_ports(
 ) -> Result<Delta, DropReason> {
     let field: &mut [u8; ports::LEN] = header_at_mut(head, l4)?;
     let before = *field;
-    put(field, ports::SOURCE, to.source_port.to_be_bytes());
-    put(field, ports::DESTINATION, to.destination_port.to_be_bytes());
-    Ok(delta.ports(&before, field))
+    // Put together before they are written: reading back two halves as a whole would wait until
+    // both have left the processor's store buffer.
+    let ([a, b], [c, d]) = (to.source_port.to_be_bytes(), to.destination_port.to_be_bytes());
+    *field = [a, b, c, d];
+    Ok(delta.ports(before, [a, b, c, d]))
 }
 
 /// Gives an IPv4 packet another identification, for fragments of datagrams from many clients

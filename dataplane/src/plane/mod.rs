@@ -309,7 +309,7 @@ fn empty_snapshot(config: &Config, link: &LinkInfo) -> Snapshot {
         nat_ports: config.nat_ports,
         mtu: link.mtu,
         next_hops: NextHops::new(link_type, 0, Vec::new(), HashMap::new()),
-        services: HashMap::new(),
+        services: HashMap::default(),
         service_slots: Vec::new(),
         backend_slots: Vec::new(),
     }

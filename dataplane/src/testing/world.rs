@@ -23,7 +23,7 @@ pub const BACKEND: &str = "172.16.1.2:8081";
 /// backend has the first of [`MACS`].
 pub fn snapshot(generation: u64, link: Link) -> Snapshot {
     let backend = socket_address(BACKEND);
-    let mut services = HashMap::new();
+    let mut services = HashMap::default();
     let mut service_slots = Vec::new();
     let mut backend_slots = Vec::new();
     let listeners = [

@@ -189,14 +189,8 @@ impl<P: Device> Worker<P> {
     /// Decides about all packets of the burst, then does what was decided, in order. Returns the
     /// number of packets.
     fn forward(&mut self, origin: Origin, now: Timestamp) -> u64 {
-        let mut rest = &mut self.burst[..];
-        while !rest.is_empty() {
-            let frames = packet_frames(rest);
-            let (packet, after) = rest.split_at_mut(frames);
-            self.verdicts
-                .push((self.engine.forward(packet, origin, now), frames));
-            rest = after;
-        }
+        self.engine
+            .forward_burst(&mut self.burst, origin, now, &mut self.verdicts);
         let packets = self.verdicts.len() as u64;
         let mut frames = self.burst.drain(..);
         for (verdict, count) in self.verdicts.drain(..) {

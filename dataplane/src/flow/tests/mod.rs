@@ -122,6 +122,29 @@ fn closing_twice_is_refused_before_it_does_harm() {
 }
 
 #[test]
+fn a_guess_does_not_outlive_its_flow() {
+    let mut table = FlowTable::new(10, PORTS, SEED).unwrap();
+    let (old, new) = (new_flow(1, 5), new_flow(2, 5));
+    let opened = open(&mut table, &old, at(1));
+    let mut probe = table.request_probe(&request_key(&old));
+    table.prefetch_index(&probe);
+    table.prefetch_flow(&mut probe);
+    let guessed = |table: &FlowTable, now| table.request_at(&probe, &request_key(&old), now);
+    assert_eq!(guessed(&table, at(2)), Some(opened.id));
+    table.close(opened.id);
+    assert_eq!(guessed(&table, at(2)), None);
+    let reused = open(&mut table, &new, at(3));
+    assert_eq!(reused.id, opened.id, "the entry is used again");
+    assert_eq!(guessed(&table, at(3)), None);
+    let moved = open(&mut table, &old, at(4));
+    assert_eq!(
+        guessed(&table, at(4)),
+        Some(moved.id),
+        "a wrong guess does no harm"
+    );
+}
+
+#[test]
 fn clients_with_one_source_port_have_flows_of_their_own_to_one_backend() {
     let mut table = FlowTable::new(2, PORTS, SEED).unwrap();
     let (first, second) = (new_flow(1, 1), new_flow(2, 1));

@@ -137,7 +137,7 @@ fn too_big_makes_super_packets_smaller() {
     );
     assert_eq!(world.send(&error).0, Verdict::Transmit);
     let large = world.client_tcp("172.16.1.100:40000", flags::ACK, &[1; 6_000]);
-    let (verdict, _) = world.send_frames(crate::testing::frames_of(&large, 3_840));
+    let (verdict, _) = world.send_frames(frames_of(&large, 3_840));
     assert_eq!(verdict, Verdict::Segment { mss: 1_200 });
 }
 

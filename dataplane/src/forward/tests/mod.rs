@@ -1,5 +1,6 @@
 //! The engine as a table: packets in, verdicts and packets out, on virtual time.
 
+mod burst;
 mod fragments;
 mod icmp;
 mod lifecycle;
@@ -26,7 +27,7 @@ use crate::config::Timeouts;
 use crate::packet::Framing;
 use crate::port::Frame;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
-use crate::testing::{MemFrame, frame};
+use crate::testing::{MemFrame, frame, frames_of};
 
 const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x1b]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc1]);
@@ -305,7 +306,7 @@ impl Seen {
 
 fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
     let addresses: Vec<IpAddr> = vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()];
-    let mut services = HashMap::new();
+    let mut services = HashMap::default();
     let mut service_slots = Vec::new();
     let mut backend_slots = Vec::new();
     for (slot, protocol) in (0..).zip([Protocol::Tcp, Protocol::Udp]) {

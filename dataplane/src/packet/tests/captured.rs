@@ -8,8 +8,8 @@ use vl3lb_common::{DropReason, Protocol};
 
 use super::support::{assert_valid, frames, joined, octets, parse_all};
 use crate::packet::{
-    ChecksumPolicy, ErrorClass, Framing, Parsed, TcpFlags, Translation, Transport, tcp_mss_option, translate,
-    translate_error,
+    ChecksumPolicy, ErrorClass, Framing, Parsed, TcpFlags, Translation, Transport, parse_quote,
+    tcp_mss_option, translate, translate_error,
 };
 
 /// IPv4, SYN with MSS 1460; the complete checksum is 2b90.
@@ -143,9 +143,7 @@ fn reads_captured_packets() {
     );
 
     for (bytes, quoted_port, l3, l4) in [(&ICMP_V4[..], 48381, 42, 62), (&ICMP_V6[..], 36276, 62, 102)] {
-        let Transport::IcmpError(quoted) = parsed(bytes).transport else {
-            panic!("not an ICMP error");
-        };
+        let quoted = parse_quote(bytes, &parsed(bytes)).unwrap();
         assert_eq!(quoted.kind, ErrorClass::Unreachable);
         assert_eq!(quoted.protocol, Protocol::Udp);
         assert_eq!((quoted.source_port, quoted.destination_port), (quoted_port, 8080));
@@ -188,9 +186,7 @@ fn writes_captured_packets_back_with_one_hop_less_and_a_complete_checksum() {
 fn writes_captured_errors_back_with_one_hop_less() {
     for bytes in [&ICMP_V4[..], &ICMP_V6[..]] {
         let parsed = parsed(bytes);
-        let Transport::IcmpError(quoted) = parsed.transport else {
-            panic!("not an ICMP error");
-        };
+        let quoted = parse_quote(bytes, &parsed).unwrap();
         let inner = Translation {
             source: quoted.source,
             destination: quoted.destination,

@@ -8,7 +8,7 @@ use super::support::{
     Spec, address, assert_valid, fix_ipv4_checksum, icmp_error, octets, parse_all, plain_checksum,
     to_backend, to_backend_v6,
 };
-use crate::packet::{ErrorClass, Framing, Parsed, Quoted, Transport, translate_error};
+use crate::packet::{ErrorClass, Framing, Parsed, Quoted, parse_quote, translate_error};
 
 /// The packet that the backend got, on TUN so that it is ready to be quoted.
 fn at_backend(spec: &Spec) -> Spec {
@@ -38,10 +38,7 @@ fn error_about(quoted: &Spec, header: [u8; 8], quote: &[u8]) -> Vec<u8> {
 
 fn parsed_error(bytes: &[u8]) -> (Parsed, Quoted) {
     let parsed = parse_all(bytes, Framing::Ethernet).unwrap();
-    match parsed.transport {
-        Transport::IcmpError(quoted) => (parsed, quoted),
-        ref other => panic!("{other:?}"),
-    }
+    (parsed, parse_quote(bytes, &parsed).unwrap())
 }
 
 const UNREACHABLE_V4: [u8; 8] = [3, 1, 0, 0, 0, 0, 0, 0];

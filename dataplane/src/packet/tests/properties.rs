@@ -15,7 +15,8 @@ use super::support::{
 use crate::packet::checksum::{Delta, Sum};
 use crate::packet::{
     AnswerKind, ChecksumPolicy, Framing, Parsed, Translation, Transport, answer_with_error,
-    answer_with_reset, parse, segment, set_macs, source_mac, tcp_mss_option, translate, translate_error,
+    answer_with_reset, parse, parse_quote, segment, set_macs, source_mac, tcp_mss_option, translate,
+    translate_error,
 };
 use crate::port::Frame;
 
@@ -91,14 +92,11 @@ fn reach_everything(bytes: &[u8], cuts: &[usize], framing: Framing, to: &Transla
     };
     for policy in [ChecksumPolicy::Update, ChecksumPolicy::Later] {
         let translated = translate(&mut packet(), &parsed, to, policy);
-        assert_eq!(
-            translated.is_err(),
-            matches!(parsed.transport, Transport::IcmpError(_))
-        );
+        assert_eq!(translated.is_err(), parsed.transport == Transport::Icmp);
     }
-    if let Transport::IcmpError(quoted) = &parsed.transport {
-        let mut first = packet().remove(0);
-        translate_error(first.bytes_mut(), &parsed, quoted, to.source, to.destination, to).unwrap();
+    let mut first = packet().remove(0);
+    if let Ok(quoted) = parse_quote(first.bytes(), &parsed) {
+        translate_error(first.bytes_mut(), &parsed, &quoted, to.source, to.destination, to).unwrap();
     }
     for kind in [AnswerKind::TimeExceeded, AnswerKind::TooBig { mtu: 1280 }] {
         let mut answer = packet();
@@ -221,14 +219,10 @@ proptest! {
             (to_octets(quoted.destination), to_octets(quoted.source), quoted.tuple()),
         ] {
             let parsed = parse_all(&bytes, framing).unwrap();
-            let Transport::IcmpError(quoted) = parsed.transport else {
-                panic!("not an ICMP error");
-            };
+            let quoted = parse_quote(&bytes, &parsed).unwrap();
             translate_error(&mut bytes, &parsed, &quoted, source, destination, &inner).unwrap();
             assert_valid(&bytes, framing);
-            let Transport::IcmpError(quoted) = parse_all(&bytes, framing).unwrap().transport else {
-                panic!("not an ICMP error");
-            };
+            let quoted = parse_quote(&bytes, &parse_all(&bytes, framing).unwrap()).unwrap();
             prop_assert_eq!((quoted.source, quoted.destination), (inner.source, inner.destination));
             prop_assert_eq!(quoted.source_port, inner.source_port);
             prop_assert_eq!(quoted.destination_port, inner.destination_port);

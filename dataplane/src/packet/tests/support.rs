@@ -9,7 +9,7 @@ use etherparse::{
 use vl3lb_common::Protocol;
 use vl3lb_common::addr::to_octets;
 
-use crate::packet::{Framing, Parsed, Translation, parse};
+use crate::packet::{Framing, Parsed, Translation, Transport, parse, parse_quote};
 use crate::port::{Frame, Port, packet_len};
 
 pub(super) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -114,8 +114,13 @@ pub(super) fn parse_frames(
     parse(frames[0].bytes(), packet_len(frames), framing)
 }
 
+/// Parses a packet in one frame, and what it quotes if it is an ICMP message.
 pub(super) fn parse_all(bytes: &[u8], framing: Framing) -> Result<Parsed, vl3lb_common::DropReason> {
-    parse(bytes, bytes.len(), framing)
+    let parsed = parse(bytes, bytes.len(), framing)?;
+    if parsed.transport == Transport::Icmp {
+        parse_quote(bytes, &parsed)?;
+    }
+    Ok(parsed)
 }
 
 pub(super) fn address(text: &str) -> IpAddr {

@@ -1,0 +1,90 @@
+//! Bursts: the same decisions as packet by packet.
+
+use super::*;
+
+/// One after the other on one world, as bursts on another that is equal; returns the number of flows.
+fn check(script: &[Vec<Vec<MemFrame>>]) -> u32 {
+    let (mut single, mut burst) = (World::new(Setup::default()), World::new(Setup::default()));
+    for packets in script {
+        let mut expected = Vec::new();
+        for packet in packets {
+            let mut frames = copy(packet);
+            let verdict = single.engines[0].forward(&mut frames, Origin::Queue, single.now);
+            expected.push((verdict, frames));
+        }
+        let mut frames: Vec<MemFrame> = packets.iter().flat_map(|packet| copy(packet)).collect();
+        let mut verdicts = Vec::new();
+        burst.engines[0].forward_burst(&mut frames, Origin::Queue, burst.now, &mut verdicts);
+        let counts: Vec<_> = expected
+            .iter()
+            .map(|(verdict, frames)| (*verdict, frames.len()))
+            .collect();
+        assert_eq!(verdicts, counts);
+        let bytes = |frames: &[MemFrame]| {
+            frames
+                .iter()
+                .map(|frame| frame.bytes().to_vec())
+                .collect::<Vec<_>>()
+        };
+        let expected: Vec<_> = expected.iter().flat_map(|(_, frames)| bytes(frames)).collect();
+        assert_eq!(bytes(&frames), expected);
+    }
+    assert_eq!(single.drops(), burst.drops());
+    assert_eq!(single.flows(), burst.flows());
+    burst.flows()
+}
+
+fn copy(packet: &[MemFrame]) -> Vec<MemFrame> {
+    let last = packet.len() - 1;
+    let copied = |(index, from): (usize, &MemFrame)| {
+        let mut copy = frame(from.bytes());
+        copy.set_continues(index < last);
+        copy
+    };
+    packet.iter().enumerate().map(copied).collect()
+}
+
+/// Requests of ten clients, a wrong frame between them and a packet in several frames at the end, over and
+/// over: much longer than a group.
+#[test]
+fn a_burst_is_decided_like_its_packets_one_by_one() {
+    let world = World::new(Setup::default());
+    let mut packets = Vec::new();
+    for round in 0..10 {
+        for client in 0..10 {
+            let client = format!("172.16.1.{client}:40000", client = 10 + client);
+            let flags = if round == 0 { flags::SYN } else { flags::ACK };
+            packets.push(vec![frame(&world.client_tcp(&client, flags, b""))]);
+            packets.push(vec![frame(&world.client_udp(&client, b"data"))]);
+        }
+        packets.push(vec![frame(b"neither long nor IP")]);
+        packets.push(vec![frame(&world.client_tcp(
+            "172.16.1.99:1",
+            flags::ACK,
+            b"of no flow",
+        ))]);
+        packets.push(frames_of(
+            &world.client_udp("[2001:db8::64]:40000", &[0x5a; 900]),
+            400,
+        ));
+    }
+    let flows = check(&[packets]);
+    assert_eq!(flows, 21);
+}
+
+/// The flow that is found when the group is prepared is not the one that the packets belong to when
+/// their turn comes.
+#[test]
+fn a_connection_that_begins_anew_within_a_burst_is_the_new_one_for_what_follows() {
+    let world = World::new(Setup::default());
+    let tcp = |flags| vec![frame(&world.client_tcp("172.16.1.100:40000", flags, b""))];
+    let first = vec![tcp(flags::SYN)];
+    let second = vec![
+        tcp(flags::RST),
+        tcp(flags::SYN),
+        tcp(flags::ACK),
+        tcp(flags::RST),
+        tcp(flags::SYN),
+    ];
+    assert_eq!(check(&[first, second]), 1);
+}
