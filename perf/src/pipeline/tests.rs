@@ -1,0 +1,56 @@
+//! The whole command on few flows.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::args::Distribution;
+
+fn args(flows: &[u32], bursts: &[u64], distribution: Distribution) -> PipelineArgs {
+    PipelineArgs {
+        flows: flows.to_vec(),
+        bursts: bursts.to_vec(),
+        distribution,
+        runs: 1,
+        packets: 500,
+        core: None,
+        seed: 7,
+        json: true,
+    }
+}
+
+/// Every packet is forwarded, or the command fails: see `Bench::forward`.
+#[test]
+fn every_distribution_and_burst_is_measured() {
+    for distribution in [
+        Distribution::Uniform,
+        Distribution::Zipf,
+        Distribution::Sequential,
+    ] {
+        let mut steps = HashSet::new();
+        let args = args(&[1, 300], &[1, 64], distribution);
+        let report = run(&args, &mut |step| assert!(steps.insert(step))).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let results = json["results"].as_array().unwrap();
+        assert_eq!(results.len(), 2);
+        for result in results {
+            assert_eq!(result["bursts"].as_array().unwrap().len(), 2);
+            for key in ["request", "reply", "newFlow", "newFlowTcp"] {
+                assert!(result[key]["cycles"].as_f64().unwrap() > 0.0, "{key}");
+            }
+        }
+        assert_eq!(steps.len(), 2 * (1 + 2 + 2));
+    }
+}
+
+#[test]
+fn a_core_that_is_not_there_is_refused() {
+    let args = PipelineArgs {
+        core: Some(100_000),
+        ..args(&[1], &[1], Distribution::Uniform)
+    };
+    let failure = run(&args, &mut |_| {}).unwrap_err().to_string();
+    assert!(
+        failure.starts_with("run on core 100000: this process may use ["),
+        "{failure}"
+    );
+}
