@@ -31,9 +31,11 @@ impl Current {
 /// The newest; `None` before the first. Borrow it shortly, or clone the `Arc`.
 pub type CurrentReceiver = watch::Receiver<Option<Arc<Current>>>;
 
-/// Upper bounds of the time that a snapshot takes to reach all workers, in microseconds.
-pub const APPLY_BOUNDS: [u64; 10] = [
-    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000,
+/// Upper bounds of the time that a snapshot takes to reach all workers, in microseconds: from 1 ms
+/// on, each twice the one before, as kube-proxy's.
+pub const APPLY_BOUNDS: [u64; 15] = [
+    1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, 2_048_000,
+    4_096_000, 8_192_000, 16_384_000,
 ];
 
 /// Counters of the publisher.
