@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 use vl3lb_common::dataplane::{Attachment, Dataplane};
 use vl3lb_common::report::Time;
 use vl3lb_control::admin::{self, Listeners};
@@ -80,7 +80,9 @@ fn introduce(config: &Config, args: &ConfigArgs) {
         Some(path) => info!("configuration: {} and the environment", path.display()),
         None => info!("configuration: the environment"),
     }
-    debug!("resolved configuration:\n{}", config.to_yaml());
+    // One line: for machines it is one message, and people have `vl3-lb check`.
+    let resolved = serde_json::to_string(config).unwrap_or_default();
+    info!("resolved configuration: {resolved}");
 }
 
 /// Checks what can be checked beforehand, then lives in a runtime of its own.
