@@ -1,9 +1,14 @@
 //! Log lines on standard error: text for people, JSON lines for machines.
 //!
-//! Each line has `ts` (RFC 3339 UTC with microseconds), `level`, `target`, `msg`, then its fields.
+//! Each line has `ts` (RFC 3339 UTC with microseconds), `level`, `target`, `msg`, then its fields. A place in the
+//! code writes at most ten lines a second; what it has to say beyond that is told in one line.
 
-use std::fmt::{self, Write};
-use std::io::IsTerminal;
+mod repeats;
+
+use std::fmt::{self, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -17,6 +22,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, LogLevel};
 
+use repeats::{Folded, Repeats};
+
 /// Names of our own crates begin so. Others are heard at warnings and above only: at trace they
 /// would drown ours.
 const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
@@ -29,6 +36,15 @@ const TOLD_HERE: [&str; 2] = ["kube_client", "kube_runtime"];
 pub struct Log {
     filter: reload::Handle<Targets, tracing_subscriber::Registry>,
     configured: LogLevel,
+    line: Line,
+}
+
+impl Drop for Log {
+    /// Tells what was folded and not told yet.
+    fn drop(&mut self) {
+        let rest = self.line.repeats().rest(Instant::now());
+        self.line.tell(&rest);
+    }
 }
 
 impl Log {
@@ -42,17 +58,20 @@ impl Log {
             LogFormat::Text => false,
             LogFormat::Json => true,
         };
+        let line = Line::new(json);
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
-            .event_format(Line { json });
+            .event_format(line.clone());
         tracing_subscriber::registry()
             .with(filter)
             .with(lines)
             .try_init()
             .map_err(|error| format!("start the log: {error}"))?;
+        line.tell_folded_in_time()?;
         Ok(Self {
             filter: handle,
             configured: level,
+            line,
         })
     }
 
@@ -88,10 +107,65 @@ fn targets(level: LogLevel) -> Targets {
         .with_targets(TOLD_HERE.map(|name| (name, LevelFilter::OFF)))
 }
 
-/// The form of a line.
-#[derive(Debug)]
+/// How often folded lines are looked for.
+const LOOK: vl3lb_common::Duration = vl3lb_common::Duration::from_secs(1);
+
+/// The form of a line, and which lines are written.
+#[derive(Debug, Clone)]
 struct Line {
     json: bool,
+    repeats: Arc<Mutex<Repeats>>,
+}
+
+impl Line {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            repeats: Arc::default(),
+        }
+    }
+
+    fn repeats(&self) -> MutexGuard<'_, Repeats> {
+        // Nothing that is done under the lock leaves it half done.
+        self.repeats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a thread that tells what was folded, also when nothing else is logged.
+    fn tell_folded_in_time(&self) -> Result<(), String> {
+        let line = self.clone();
+        let tell = move || {
+            loop {
+                std::thread::sleep(LOOK);
+                let due = line.repeats().due(Instant::now());
+                line.tell(&due);
+            }
+        };
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(tell)
+            .map(drop)
+            .map_err(|error| format!("start the thread of the log: {error}"))
+    }
+
+    fn tell(&self, folded: &[Folded]) {
+        for line in folded {
+            let text = self.line(line.level, &line.target, &line.message, "");
+            // Where nobody reads the log there is nobody to tell.
+            std::io::stderr().write_all(text.as_bytes()).ok();
+        }
+    }
+
+    /// A line with its end; `rest` are the fields, ready to append.
+    fn line(&self, level: Level, target: &str, message: &str, rest: &str) -> String {
+        let ts = humantime::format_rfc3339_micros(std::time::SystemTime::now());
+        let level = level.as_str().to_lowercase();
+        if self.json {
+            let (target, message) = (quoted(target), quoted(message));
+            format!("{{\"ts\":\"{ts}\",\"level\":\"{level}\",\"target\":{target},\"msg\":{message}{rest}}}\n")
+        } else {
+            format!("{ts} {level:5} {target}: {message}{rest}\n")
+        }
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -105,24 +179,17 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let ts = humantime::format_rfc3339_micros(std::time::SystemTime::now());
-        let level = event.metadata().level().as_str().to_lowercase();
-        let target = event.metadata().target();
+        let metadata = event.metadata();
         let mut fields = Fields {
             json: self.json,
             ..Fields::default()
         };
         event.record(&mut fields);
         let Fields { message, rest, .. } = fields;
-        if self.json {
-            let (target, message) = (quoted(target), quoted(&message));
-            writeln!(
-                writer,
-                r#"{{"ts":"{ts}","level":"{level}","target":{target},"msg":{message}{rest}}}"#
-            )
-        } else {
-            writeln!(writer, "{ts} {level:5} {target}: {message}{rest}")
+        if !self.repeats().admit(metadata, &message, Instant::now()) {
+            return Ok(());
         }
+        writer.write_str(&self.line(*metadata.level(), metadata.target(), &message, &rest))
     }
 }
 
@@ -210,7 +277,7 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(targets(level)).with(
             tracing_subscriber::fmt::layer()
                 .with_writer(move || writer.clone())
-                .event_format(Line { json }),
+                .event_format(Line::new(json)),
         );
         tracing::subscriber::with_default(subscriber, events);
         let bytes = sink.0.lock().unwrap().clone();
@@ -244,6 +311,41 @@ mod tests {
             rest,
             "warn  vl3lb_control: config refused reason=\"two words\" service=a\n"
         );
+    }
+
+    #[test]
+    fn a_line_that_repeats_is_folded_and_told_later() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let line = Line::new(false);
+        let subscriber = tracing_subscriber::registry().with(targets(LogLevel::Info)).with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(move || writer.clone())
+                .event_format(line.clone()),
+        );
+        let before = Instant::now();
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..350 {
+                tracing::warn!(target: "vl3lb_control", "again {number}");
+            }
+            tracing::warn!(target: "vl3lb_control", "something else");
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let written = text.lines().filter(|line| line.contains("again")).count();
+        assert!(text.contains("something else"));
+        // The loop may have taken longer than a second.
+        let after = Instant::now();
+        assert!(
+            after.duration_since(before).as_secs() > 0 || written == 10,
+            "{written} lines"
+        );
+        assert_eq!(line.repeats().due(before), []);
+        let told = line.repeats().due(after + 10 * LOOK);
+        assert_eq!(told.len(), 1);
+        let expected = format!("… {} more in ", 350 - written);
+        assert!(told[0].message.starts_with(&expected), "{told:?}");
+        assert!(told[0].message.ends_with("the last: again 349"), "{told:?}");
+        assert_eq!(line.repeats().rest(after), [], "told once");
     }
 
     #[test]
