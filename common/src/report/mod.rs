@@ -16,7 +16,7 @@ pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
 pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
 pub use flow::{Flow, FlowTraffic};
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
-pub use service::{BackendCounts, Service, ServiceState};
+pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
     ConfigFile, Discovery, Dns, Interface, Mode, Process, RcodeCount, Severity, Status, Steering, Totals,
     Warning, Worker, XskDrops,

@@ -56,6 +56,14 @@ impl BackendCounts {
     }
 }
 
+/// How often backends of a service came into each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTransitions {
+    pub up: u64,
+    pub draining: u64,
+}
+
 /// One service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,6 +84,7 @@ pub struct Service {
     /// When it came into that state.
     pub since: Option<Time>,
     pub backends: BackendCounts,
+    pub transitions: BackendTransitions,
     /// Open flows.
     pub flows: u64,
     pub flows_opened_total: u64,

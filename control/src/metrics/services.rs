@@ -30,6 +30,10 @@ fn services(services: &[Service]) -> Vec<Family> {
         "Bytes of IP packets forwarded; in: to backends, out: to clients",
     );
     let mut by_state = Family::gauge("vl3lb_service_backends", "Backends by state");
+    let mut transitions = Family::counter(
+        "vl3lb_service_backend_transitions",
+        "Backends that came into this state",
+    );
     let mut connect = Family::histogram(
         "vl3lb_service_connect_duration_seconds",
         "Time from a SYN to the backend's SYN-ACK",
@@ -63,10 +67,26 @@ fn services(services: &[Service]) -> Vec<Family> {
                 count as u64,
             );
         }
+        for (state, count) in [
+            ("up", service.transitions.up),
+            ("draining", service.transitions.draining),
+        ] {
+            transitions.add([("service", service.name.as_str()), ("state", state)], count);
+        }
         connect.add_distribution(label, &service.connect_seconds);
         duration.add_distribution(label, &service.flow_duration_seconds);
     }
-    vec![flows, opened, closed, packets, bytes, by_state, connect, duration]
+    vec![
+        flows,
+        opened,
+        closed,
+        packets,
+        bytes,
+        by_state,
+        transitions,
+        connect,
+        duration,
+    ]
 }
 
 const fn directions(inbound: Traffic, outbound: Traffic) -> [(&'static str, Traffic); 2] {

@@ -53,6 +53,7 @@ const REGISTRY: &[(&str, &str)] = &[
     ("vl3lb_service_packets", "counter"),
     ("vl3lb_service_bytes", "counter"),
     ("vl3lb_service_backends", "gauge"),
+    ("vl3lb_service_backend_transitions", "counter"),
     ("vl3lb_service_connect_duration_seconds", "histogram"),
     ("vl3lb_service_flow_duration_seconds", "histogram"),
     ("vl3lb_drop_packets", "counter"),

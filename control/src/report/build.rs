@@ -173,6 +173,7 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Ser
         state: entry.state,
         since: Some(Time(entry.since)),
         backends: count(backends.iter().filter(|backend| backend.service == entry.name)),
+        transitions: entry.transitions,
         flows: all.open(),
         flows_opened_total: all.flows.opened(),
         new_flows_per_second: facts.rate(added.map(|added| added.flows.opened())),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
 use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops, Route};
-use vl3lb_common::report::{Report, ServiceState, Time};
+use vl3lb_common::report::{BackendTransitions, Report, ServiceState, Time};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, NatPorts, ServiceSlot, Snapshot};
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
@@ -132,6 +132,7 @@ fn service(slot: u16, name: &str, protocol: Protocol, port: u16, state: ServiceS
         live: true,
         state,
         since: wall(1080),
+        transitions: BackendTransitions { up: 3, draining: 1 },
         baseline: None,
     }
 }

@@ -102,6 +102,7 @@ impl State {
                 live: record.removed.is_none(),
                 state: record.state,
                 since: record.since,
+                transitions: self.transitions.of(&record.attributes.name),
                 baseline: record.baseline.clone(),
             }),
             backends: self.backends.map(|index, record| BackendEntry {

@@ -1,7 +1,10 @@
 //! What an update changed, for the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+
+use vl3lb_common::report::BackendTransitions;
 
 /// The difference between two snapshots.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -41,5 +44,31 @@ impl fmt::Display for Event {
                 to,
             } => write!(f, "backend {service}/{backend} {from} -> {to}"),
         }
+    }
+}
+
+/// How often backends came into each state, by the name of their service.
+#[derive(Debug, Default)]
+pub(super) struct TransitionCounts(BTreeMap<String, BackendTransitions>);
+
+impl TransitionCounts {
+    /// Counts what changed, and forgets services for which `known` says no.
+    pub(super) fn count(&mut self, changes: &Changes, known: impl Fn(&str) -> bool) {
+        for event in &changes.events {
+            let Event::Backend { service, to, .. } = event else {
+                continue;
+            };
+            let counts = self.0.entry(service.clone()).or_default();
+            match *to {
+                "up" => counts.up += 1,
+                "draining" => counts.draining += 1,
+                _ => {}
+            }
+        }
+        self.0.retain(|service, _| known(service));
+    }
+
+    pub(super) fn of(&self, service: &str) -> BackendTransitions {
+        self.0.get(service).copied().unwrap_or_default()
     }
 }

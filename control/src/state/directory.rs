@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use vl3lb_common::report::ServiceState;
+use vl3lb_common::report::{BackendTransitions, ServiceState};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
@@ -43,6 +43,8 @@ pub struct ServiceEntry {
     pub state: ServiceState,
     /// When it came into that state.
     pub since: SystemTime,
+    /// Of its backends, since the service is known.
+    pub transitions: BackendTransitions,
     /// The sum over all workers of the slot's counters when this service got it; `None` for 0.
     /// Whoever reports the counters subtracts it.
     pub baseline: Option<Arc<ServiceStats>>,

@@ -32,6 +32,7 @@ use crate::network::NetworkView;
 pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
 
+use change::TransitionCounts;
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::Slots;
 use wanted::{BackendIdentity, Holders, ServiceIdentity, Wanted, WantedBackend};
@@ -76,6 +77,7 @@ pub struct State {
     by_backend: HashMap<(ServiceSlot, BackendIdentity), BackendSlot>,
     network: Option<NetworkView>,
     problems: Vec<String>,
+    transitions: TransitionCounts,
     stale: bool,
 }
 
@@ -91,6 +93,7 @@ impl State {
             by_backend: HashMap::new(),
             network: None,
             problems: Vec::new(),
+            transitions: TransitionCounts::default(),
             stale: true,
         }
     }
@@ -153,6 +156,13 @@ impl State {
         self.generation = next;
         let backends = self.backend_slots(inputs.network);
         self.refresh_services(&backends, inputs.now);
+        let services = &self.services;
+        let known = |name: &str| {
+            services
+                .iter()
+                .any(|(_, service)| service.attributes.name == name)
+        };
+        self.transitions.count(&changes, known);
         Some(Update {
             snapshot: Arc::new(self.snapshot(inputs.network, backends)),
             directory: Arc::new(self.directory()),

@@ -289,6 +289,23 @@ fn a_removed_service_keeps_its_key_until_its_flows_are_gone() {
 }
 
 #[test]
+fn transitions_of_backends_are_counted_for_their_service() {
+    let mut world = World::new();
+    let counts = |world: &World| {
+        let entry = world.directory().live_services().next().unwrap();
+        (entry.transitions.up, entry.transitions.draining)
+    };
+    world.update(&finance(&[2, 3]));
+    assert_eq!(counts(&world), (2, 0));
+    world.set_flows(2, 1);
+    world.update(&finance(&[3]));
+    assert_eq!(counts(&world), (2, 1));
+    world.update(&finance(&[2, 3]));
+    world.update(&finance(&[2, 3]));
+    assert_eq!(counts(&world), (3, 1));
+}
+
+#[test]
 fn a_renamed_service_keeps_its_flows() {
     let mut world = World::new();
     world.update(&finance(&[2]));
