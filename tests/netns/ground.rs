@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::client;
 use vl3lb_tests::server::{TcpServer, UdpServer};
-use vl3lb_tests::socket::set_udp_segment;
+use vl3lb_tests::socket::{receive, set_udp_segment};
 use vl3lb_tests::topology::{Family, Layout, Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -97,6 +97,6 @@ fn the_echo_servers_say_who_they_are() {
     let socket = client::udp(host, 0, to);
     socket.send(b"hi").unwrap();
     let mut answer = [0; 100];
-    let length = socket.recv(&mut answer).unwrap();
+    let length = receive(&socket, &mut answer).unwrap();
     assert_eq!(&answer[..length], b"alice:hi");
 }

@@ -12,6 +12,7 @@ use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::netns::must_run;
+use vl3lb_tests::socket::receive;
 use vl3lb_tests::topology::{Family, Host, Layout, Shape, Topology};
 
 use crate::finance;
@@ -85,7 +86,7 @@ fn a_closed_port_of_a_backend_refuses_the_client(attachment: &Attachment) {
         let to = SocketAddr::new(family.balancer(), UDP_PORT);
         let socket = client::udp(&topology.clients[0], 0, to);
         socket.send(b"anyone?").expect("send");
-        let error = socket.recv(&mut [0; 10]).expect_err("an answer from nothing");
+        let error = receive(&socket, &mut [0; 10]).expect_err("an answer from nothing");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}: {error}");
     }
 }

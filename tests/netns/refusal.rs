@@ -9,7 +9,7 @@ use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, greeting};
-use vl3lb_tests::socket::connect_tcp;
+use vl3lb_tests::socket::{connect_tcp, receive};
 use vl3lb_tests::topology::{Family, Host, Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -141,6 +141,6 @@ fn refuses_tcp(host: &Host, to: SocketAddr) {
 fn refuses_udp(host: &Host, to: SocketAddr) {
     let socket = client::udp(host, 0, to);
     socket.send(b"anyone?").expect("send");
-    let error = socket.recv(&mut [0; 10]).expect_err("an answer from nothing");
+    let error = receive(&socket, &mut [0; 10]).expect_err("an answer from nothing");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "UDP {to}: {error}");
 }

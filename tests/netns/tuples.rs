@@ -9,7 +9,7 @@ use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, UdpServer, greeting};
-use vl3lb_tests::socket::connect_tcp;
+use vl3lb_tests::socket::{connect_tcp, receive};
 use vl3lb_tests::topology::{Family, Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -99,8 +99,7 @@ fn udp(topology: &Topology, to: SocketAddr) {
         }
         for (client, socket) in sockets.iter().enumerate() {
             let mut echo = [0; 100];
-            let length = socket
-                .recv(&mut echo)
+            let length = receive(socket, &mut echo)
                 .unwrap_or_else(|error| panic!("client {client} round {round}: {error}"));
             let expected = [b"server:", &message(client, round)[..]].concat();
             assert_eq!(&echo[..length], expected, "client {client} round {round}");

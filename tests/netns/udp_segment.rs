@@ -7,7 +7,7 @@ use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::UdpServer;
-use vl3lb_tests::socket::set_udp_segment;
+use vl3lb_tests::socket::{receive, set_udp_segment};
 use vl3lb_tests::topology::{Family, Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -73,7 +73,7 @@ fn forced_generic_mode_counts_what_it_cannot_cut(attachment: &Attachment) {
         set_udp_segment(&socket, 0).expect("UDP_SEGMENT can be switched off");
         socket.send(b"plain").unwrap();
         let mut answer = [0; 100];
-        let length = socket.recv(&mut answer).expect("an answer to a plain datagram");
+        let length = receive(&socket, &mut answer).expect("an answer to a plain datagram");
         assert_eq!(&answer[..length], b"server:plain");
     }
     let sizes = server.sizes();

@@ -9,6 +9,17 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 
+/// Receives one datagram. A signal or a pause of the whole machine ends a call that has a time-out, and
+/// says nothing about the network: the call is made again.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Connects over TCP from `from` (port 0: any), within `limit`. Reads and writes keep `limit` as their
 /// time-out.
 pub fn connect_tcp(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
