@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,7 +37,7 @@ use crate::signals::{Signals, Wish};
 const LONGEST_DRAIN: Duration = Duration::from_secs(20);
 /// How often to look whether flows are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
-/// How often to look whether all workers run.
+/// How often to look whether all workers run, and whether the log has folded lines to tell.
 const WORKER_LOOK: Duration = Duration::from_secs(1);
 /// Readers of flow tables and file accesses that are still busy get this long at the end.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -258,6 +258,7 @@ impl Control {
     /// Follows signals until one asks for the end, or something that should run has ended.
     async fn watch(&mut self, signals: &mut Signals, plane: &Arc<Plane>, log: &Log) -> Result<(), Failure> {
         let mut looks = interval(WORKER_LOOK);
+        log.fold();
         loop {
             tokio::select! {
                 wish = signals.next() => match wish {
@@ -275,6 +276,7 @@ impl Control {
                     }));
                 }
                 _ = looks.tick() => {
+                    log.tell_folded(Instant::now());
                     let plane = Arc::clone(plane);
                     // May wait for a snapshot that is being published.
                     tokio::task::spawn_blocking(move || plane.healthy())
