@@ -246,11 +246,17 @@ fn completions_and_the_manual_know_every_command() {
             assert!(script.contains(command), "{shell} {command}");
         }
     }
-    let manual = stdout(&vl3_lb(&["man"]));
-    assert!(
-        manual.contains(".TH vl3") && manual.contains("services"),
-        "{manual}"
-    );
+    let manual = stdout(&vl3_lb(&["man"])).replace('\\', "");
+    for (page, flag) in [
+        ("vl3-lb 1", "vl3-lb-flows(1)"),
+        ("vl3-lb-run 1", "--log-format"),
+        ("vl3-lb-status 1", "--check"),
+        ("vl3-lb-flows 1", "--nat-port"),
+    ] {
+        let (_, from) = manual.split_once(&format!(".TH {page}")).expect(page);
+        let text = from.split(".TH").next().unwrap();
+        assert!(text.contains(flag) && text.contains("--socket"), "{page}: {text}");
+    }
 }
 
 #[test]

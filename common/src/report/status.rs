@@ -241,7 +241,7 @@ pub struct Status {
     pub start_time: Time,
     /// When the snapshot in use was published.
     pub snapshot_time: Option<Time>,
-    /// Time that snapshots took to reach all workers.
+    /// Time from changes that were seen to the last worker that had them.
     pub snapshot_apply_seconds: Distribution,
     pub interface: Interface,
     pub mode: Mode,

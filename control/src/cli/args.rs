@@ -111,7 +111,7 @@ pub enum Command {
         #[arg(value_parser = shell)]
         shell: Shell,
     },
-    /// Print the manual page
+    /// Print the manual pages: of the whole, then of each command
     Man,
 }
 

@@ -26,6 +26,7 @@ use vl3lb_common::report::{Backend, Envelope, Flow, FlowList, Service, Status};
 
 use crate::config::{Config, Refusal};
 use crate::report::filter::{BackendFilter, FlowFilter, ServiceFilter};
+use crate::version;
 use args::{BackendsArgs, Cli, Command, ConfigArgs, FlowsArgs, Output, ServicesArgs, StatusArgs};
 use client::Client;
 pub use exit::{Failure, FailureKind};
@@ -78,10 +79,18 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
     print(loaded.config.to_yaml().as_bytes())
 }
 
+/// One manual page after the other: of the whole, then of each command.
 fn man() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-    print(&page)
+    let mut whole = Cli::command().disable_help_subcommand(true);
+    // Gives the commands their full names and the flags of all.
+    whole.build();
+    let mut pages = Vec::new();
+    for command in std::iter::once(&whole).chain(whole.get_subcommands()) {
+        clap_mangen::Man::new(command.clone())
+            .source(format!("vl3-lb {}", version::LONG))
+            .render(&mut pages)?;
+    }
+    print(&pages)
 }
 
 /// A command that the balancer answers.

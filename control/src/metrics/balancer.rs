@@ -226,7 +226,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
     }
     let mut apply = Family::histogram(
         "vl3lb_snapshot_apply_duration_seconds",
-        "Time that a snapshot took to reach all workers",
+        "Time from a change that was seen to the last worker that had it",
     );
     apply.add_distribution([], &status.snapshot_apply_seconds);
     let mut queries = Family::counter("vl3lb_dns_queries", "DNS answers by response code");

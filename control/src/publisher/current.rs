@@ -17,7 +17,7 @@ pub struct Current {
     pub directory: Arc<Directory>,
     /// When all workers had it.
     pub published: SystemTime,
-    /// How long that took.
+    /// How long that took since the first of its changes was seen.
     pub applied_in: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Current {
 /// The newest; `None` before the first. Borrow it shortly, or clone the `Arc`.
 pub type CurrentReceiver = watch::Receiver<Option<Arc<Current>>>;
 
-/// Upper bounds of the time that a snapshot takes to reach all workers, in microseconds: from 1 ms
+/// Upper bounds of the time from a change to the last worker that has it, in microseconds: from 1 ms
 /// on, each twice the one before, as kube-proxy's.
 pub const APPLY_BOUNDS: [u64; 15] = [
     1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, 2_048_000,
@@ -45,6 +45,6 @@ pub struct PublisherStats {
     pub published: Counter,
     /// Snapshots that did not.
     pub failed: Counter,
-    /// Time until all workers had a snapshot.
+    /// Time from a change that was seen to the last worker that had it.
     pub applied: Histogram<{ APPLY_BOUNDS.len() + 1 }>,
 }

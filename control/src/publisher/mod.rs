@@ -55,6 +55,8 @@ pub struct Publisher {
     problems: Vec<String>,
     current: watch::Sender<Option<Arc<Current>>>,
     stats: Arc<PublisherStats>,
+    /// When the first change was seen that is not published yet.
+    seen: Option<Instant>,
     /// When there was something to publish for the first time.
     started: Option<Instant>,
 }
@@ -88,6 +90,7 @@ impl Publisher {
             problems: Vec::new(),
             current,
             stats: Arc::clone(&stats),
+            seen: None,
             started: None,
         };
         (publisher, receiver, stats)
@@ -103,11 +106,11 @@ impl Publisher {
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(Instant::now()));
+                    next = Some(earliest.max(self.see()));
                 }
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(Instant::now()));
+                    next = Some(earliest.max(self.see()));
                 }
                 _ = events.tick() => self.take_events(),
                 () = sleep_until(next.unwrap_or(earliest)), if next.is_some() => {
@@ -117,6 +120,13 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Notes that there is a change. The time now.
+    fn see(&mut self) -> Instant {
+        let now = Instant::now();
+        self.seen.get_or_insert(now);
+        now
     }
 
     /// What workers have to tell: neighbours that their packets need.
@@ -131,6 +141,8 @@ impl Publisher {
     /// Publishes what is new, if anything is. How long until there is something to do without
     /// any change from outside.
     async fn step(&mut self) -> Option<Duration> {
+        // What only the passing of time brings is seen now.
+        let seen = self.seen.take().unwrap_or_else(Instant::now);
         self.look_at_network();
         let desired = self.desired.borrow_and_update().clone()?;
         let network = self.usable.clone()?;
@@ -147,9 +159,10 @@ impl Publisher {
             workers: self.dataplane.stats(),
         });
         if let Some(update) = update
-            && let Err(reason) = self.publish(update).await
+            && let Err(reason) = self.publish(update, seen).await
         {
             self.stats.failed.add(1);
+            self.seen = Some(seen);
             self.state.mark_stale();
             error!(
                 "publish snapshot {}: {reason}; trying again",
@@ -204,18 +217,18 @@ impl Publisher {
         }
     }
 
-    async fn publish(&mut self, update: Update) -> Result<(), String> {
+    /// Hands an update, the first of whose changes was seen at `seen`, to the workers.
+    async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), String> {
         let backends = update.snapshot.backend_slots.iter().flatten();
         let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
         self.resolver.keep(addresses);
 
-        let started = Instant::now();
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
         tokio::task::spawn_blocking(move || dataplane.publish(snapshot))
             .await
             .map_err(|error| error.to_string())??;
-        let applied_in = started.elapsed();
+        let applied_in = seen.elapsed();
 
         self.stats.published.add(1);
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);

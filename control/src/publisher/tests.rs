@@ -316,6 +316,11 @@ async fn a_snapshot_that_fails_is_published_again() {
     let current = world.published(1).await;
     assert_eq!(current.generation(), Generation(3));
     assert_eq!((world.stats.failed.get(), world.stats.published.get()), (2, 1));
+    assert!(
+        current.applied_in >= 2 * RETRY,
+        "from the change on, failures included"
+    );
+    assert_eq!(world.stats.applied.counts().iter().sum::<u64>(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,7 +62,7 @@ pub(super) struct Facts<'a> {
 
 /// Puts the report together.
 ///
-/// Cost: O(services + backends), for a reader's request only.
+/// Cost: O(services + backends), for a reader's request and once a second.
 pub(super) fn report(facts: &Facts<'_>) -> Report {
     let backends = backends(facts);
     let services = services(facts, &backends);

@@ -7,6 +7,7 @@ pub mod filter;
 pub mod flows;
 mod process;
 mod reporter;
+mod since;
 mod warnings;
 
 #[cfg(test)]

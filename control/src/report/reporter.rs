@@ -1,7 +1,7 @@
 //! The one place that reports are asked for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,6 +13,7 @@ use super::build::{self, Facts, Identity};
 use super::counters::{Sample, Window};
 use super::flows::ServiceNames;
 use super::process;
+use super::since::Onsets;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::network::NetworkReceiver;
@@ -55,6 +56,7 @@ pub struct Reporter {
     /// Workers are first expected to come round from then on.
     started: Timestamp,
     window: Mutex<Window>,
+    onsets: Mutex<Onsets>,
     draining: AtomicBool,
 }
 
@@ -66,24 +68,27 @@ impl Reporter {
             started: sources.dataplane.now(),
             sources,
             window: Mutex::default(),
+            onsets: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
 
-    /// Samples the counters once a second, for ever.
+    /// Samples the counters once a second, for ever, and looks what there is to warn of, so that it is
+    /// known since when.
     pub async fn run(&self) {
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.sample();
+            self.report();
         }
     }
 
     /// Takes one sample.
     pub fn sample(&self) {
         let sample = self.read_counters(self.current().as_deref());
-        self.window().push(sample);
+        lock(&self.window).push(sample);
     }
 
     /// Everything there is to tell now.
@@ -96,10 +101,11 @@ impl Reporter {
         let file = self.sources.file.borrow().clone();
         let dataplane = &*self.sources.dataplane;
         let sample = self.read_counters(current.as_deref());
-        let start = self.window().start(sample.at);
-        build::report(&Facts {
+        let start = lock(&self.window).start(sample.at);
+        let time = Time::now();
+        let mut report = build::report(&Facts {
             identity: &self.identity,
-            time: Time::now(),
+            time,
             now: dataplane.now(),
             attachment: dataplane.attachment(),
             stats: dataplane.stats(),
@@ -115,7 +121,9 @@ impl Reporter {
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),
-        })
+        });
+        lock(&self.onsets).follow(&mut report.status.warnings, time);
+        report
     }
 
     /// Whether workers are bound and a complete snapshot is live. Errors: why not.
@@ -229,9 +237,9 @@ impl Reporter {
             process::throttled_now(),
         )
     }
+}
 
-    fn window(&self) -> std::sync::MutexGuard<'_, Window> {
-        // A window is consistent after every step, so a panic elsewhere does not spoil it.
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What is locked here is consistent after every step, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -103,6 +103,36 @@ fn the_worst_warning_is_first_and_names_the_next_step() {
 }
 
 #[test]
+fn every_warning_has_a_subject_a_next_step_and_a_time() {
+    let live = live(1);
+    let mut directory = sample::directory();
+    directory.problems = vec!["service dns: UDP 53 belongs to service other; left out".to_owned()];
+    live.current
+        .send_replace(Some(Arc::new(sample::current(directory))));
+    live.reporter.sample();
+    sample::count_traffic(&live.recorder);
+    *live.recorder.now.lock().unwrap() = at(3700);
+    let warnings = live.reporter.report().status.warnings;
+    for code in [
+        "no_backend_up",
+        "drops",
+        "kernel_drops",
+        "worker_stuck",
+        "left_out",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.code == code), "{code}");
+    }
+    for warning in &warnings {
+        assert!(
+            warning.subject.is_some() && warning.since.is_some() && warning.next.is_some(),
+            "{warning:?}"
+        );
+    }
+    let left_out = warnings.iter().find(|warning| warning.code == "left_out");
+    assert_eq!(left_out.unwrap().subject.as_deref(), Some("service dns"));
+}
+
+#[test]
 fn a_new_owner_of_a_slot_does_not_inherit_counts() {
     let live = live(2);
     for stats in live.reporter.dataplane().stats() {

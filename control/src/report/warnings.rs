@@ -1,9 +1,9 @@
 //! What an operator should know without looking for it.
 
-use vl3lb_common::DropReason;
 use vl3lb_common::report::{
     Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, XskDrops,
 };
+use vl3lb_common::{DropReason, Duration};
 
 use super::build::Facts;
 use super::reporter::WORKER_STUCK;
@@ -21,16 +21,16 @@ pub(super) fn all(
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(interface(status));
-    warnings.extend(stuck_workers(status));
+    warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(config(facts, status));
     warnings.extend(discovery(facts));
-    warnings.extend(facts.directory().into_iter().flat_map(|directory| {
-        directory
-            .problems
-            .iter()
-            .map(|problem| warn("left_out", problem.clone()))
-    }));
+    warnings.extend(
+        facts
+            .directory()
+            .into_iter()
+            .flat_map(|directory| directory.problems.iter().map(|problem| left_out(problem))),
+    );
     for service in services {
         warnings.extend(drops(&service.drops, Some(&service.name)));
     }
@@ -42,6 +42,13 @@ pub(super) fn all(
     warnings.extend(refuses(status));
     warnings.sort_by_key(|warning| warning.severity);
     warnings
+}
+
+/// `problem` begins with what it is about, as in `service finance: ...`.
+fn left_out(problem: &str) -> Warning {
+    let subject = problem.split(':').next().unwrap_or(problem);
+    let next = "mend the configuration, or the labels that select the backends";
+    about(subject, next, warn("left_out", problem.to_owned()))
 }
 
 fn warn(code: &str, text: String) -> Warning {
@@ -90,16 +97,18 @@ fn interface(status: &Status) -> Option<Warning> {
     Some(about(&interface.name, next, error("interface_down", text)))
 }
 
-fn stuck_workers(status: &Status) -> impl Iterator<Item = Warning> {
-    status.workers.iter().filter_map(|worker| {
+fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {
+    status.workers.iter().filter_map(move |worker| {
         let age = worker
             .heartbeat_age_seconds
             .filter(|&age| age > WORKER_STUCK.as_secs_f64())?;
         let text = format!("worker {} has not come round for {age:.0}s", worker.id);
-        Some(about(
-            &worker.id.to_string(),
-            "restart the balancer, and report it",
-            error("worker_stuck", text),
+        let warning = error("worker_stuck", text);
+        let next = "restart the balancer, and report it";
+        let heartbeat = now.before(Duration::from_secs_f64(age));
+        Some(since(
+            Some(heartbeat),
+            about(&worker.id.to_string(), next, warning),
         ))
     })
 }
@@ -278,6 +287,7 @@ fn refuses(status: &Status) -> Option<Warning> {
     let mode = &status.mode;
     (!mode.refuses.is_empty()).then(|| {
         let text = format!("mode {}: {}", mode.attach, mode.refuses);
-        about(&mode.attach, "mode: auto", warn("mode_refuses", text))
+        let warning = about(&mode.attach, "mode: auto", warn("mode_refuses", text));
+        since(Some(status.start_time), warning)
     })
 }
