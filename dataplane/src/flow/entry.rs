@@ -4,8 +4,8 @@ use vl3lb_common::{Duration, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::key::{ReplyKey, RequestKey};
+use super::open::NewFlow;
 use super::state::{Direction, State};
-use super::table::NewFlow;
 
 /// Nanoseconds in the unit of deadlines.
 const CENTISECOND: u64 = 10_000_000;

@@ -21,6 +21,7 @@ mod index;
 mod key;
 #[expect(unsafe_code, reason = "the memory boundary: cuts the mapping into arrays")]
 mod mapping;
+mod open;
 mod pool;
 mod ports;
 mod state;
@@ -33,5 +34,6 @@ mod view;
 
 pub use entry::{ColdEntry, HotEntry, Lifetime};
 pub use key::{ReplyKey, RequestKey};
+pub use open::{NewFlow, OpenError, Opened};
 pub use state::{Direction, Lifetimes, State};
-pub use table::{ClosedFlow, FlowId, FlowTable, NewFlow, OpenError, Opened, Probe};
+pub use table::{ClosedFlow, FlowId, FlowTable, Probe};

@@ -11,11 +11,13 @@ mod answer;
 mod burst;
 mod fragment;
 mod icmp_error;
+mod next_hop;
 mod rate;
 mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
+mod tuple;
 
 use std::io;
 use std::sync::Arc;
@@ -25,12 +27,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
-use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, WorkerStats};
-use vl3lb_common::{
-    BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceSlot, Snapshot, Timestamp,
-};
+use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
 use crate::flow::{ClosedFlow, FlowId, FlowTable, Lifetimes, Probe, State};
@@ -40,6 +39,7 @@ use crate::port::{Frame, Port, packet_len};
 use burst::Prepared;
 use fragment::FragmentTable;
 use rate::TokenBucket;
+use tuple::Tuple;
 
 /// What to do with a packet.
 #[must_use]
@@ -397,88 +397,6 @@ impl Engine {
         packet::translate(packet, parsed, to, checksum)?;
         self.address_frame(packet, mac);
         Ok(cut.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
-    }
-
-    /// Writes the Ethernet addresses; nothing to do on a raw-IP link.
-    #[inline]
-    fn address_frame<F: Frame>(&self, packet: &mut [F], mac: Option<MacAddr>) {
-        if let (Link::Ethernet(own), Some(mac), Some(head)) =
-            (self.snapshot.next_hops.link, mac, packet.first_mut())
-        {
-            packet::set_macs(head.bytes_mut(), mac, own);
-        }
-    }
-
-    /// Asks the control side to have the kernel look for a neighbour. Lost if the ring is full: the
-    /// next packet asks again.
-    fn want_neighbor(&self, neighbor: std::net::IpAddr) {
-        self.events.push(WorkerEvent::Unresolved(neighbor)).ok();
-    }
-
-    /// The MAC address for frames to a client, and whether the kernel knows it: the kernel's next
-    /// hop if it knows one, else the neighbour that the client's packet came from. So the first
-    /// reply never waits for ARP or ND, and the kernel's routes hold where they say something.
-    fn client_mac(&self, client: &[u8; 16], head: &[u8]) -> (MacAddr, bool) {
-        if self.framing == Framing::RawIp {
-            return (MacAddr::default(), true);
-        }
-        match self
-            .snapshot
-            .next_hops
-            .resolve(vl3lb_common::addr::from_octets(*client))
-        {
-            NextHop::Mac(mac) => (mac, true),
-            NextHop::Unresolved(neighbor) => {
-                self.want_neighbor(neighbor);
-                (packet::source_mac(head), false)
-            }
-            NextHop::NoRoute => (packet::source_mac(head), false),
-        }
-    }
-}
-
-/// Ports and addresses of a TCP or UDP packet to one of the own addresses.
-#[derive(Debug, Clone, Copy)]
-struct Tuple {
-    protocol: Protocol,
-    source_port: u16,
-    destination_port: u16,
-    local: u8,
-}
-
-impl Tuple {
-    /// Of a packet with ports, and its TCP flags.
-    #[inline(always)]
-    const fn of(parsed: &Parsed, local: u8) -> Option<(Self, packet::TcpFlags)> {
-        match parsed.transport {
-            Transport::Tcp {
-                source_port,
-                destination_port,
-                flags,
-                ..
-            } => Some((
-                Self {
-                    protocol: Protocol::Tcp,
-                    source_port,
-                    destination_port,
-                    local,
-                },
-                flags,
-            )),
-            Transport::Udp {
-                source_port,
-                destination_port,
-            } => {
-                let tuple = Self {
-                    protocol: Protocol::Udp,
-                    source_port,
-                    destination_port,
-                    local,
-                };
-                Some((tuple, packet::TcpFlags(0)))
-            }
-            Transport::Icmp | Transport::Fragment { .. } => None,
-        }
     }
 }
 

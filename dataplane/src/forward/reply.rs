@@ -1,11 +1,11 @@
 //! A backend's packet to a NAT port: undo both translations and send it to the client.
 
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause};
-use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceSlot, Timestamp};
+use vl3lb_common::{BackendSlot, DropReason, ServiceSlot, Timestamp};
 
 use super::{Engine, Refusal, Verdict, micros_since};
 use crate::flow::{Direction, FlowId, State};
-use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
+use crate::packet::{self, AnswerKind, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 impl Engine {
@@ -84,25 +84,5 @@ impl Engine {
             (mss, Some(offered)) => mss.min(offered),
         };
         self.flows.entry_mut(id).mss = mss;
-    }
-
-    /// Follows the kernel's routes and neighbours when they changed since the flow's last packet.
-    #[inline]
-    fn refresh_client_mac(&mut self, id: FlowId) {
-        let generation = self.snapshot.next_hops.generation;
-        let entry = self.flows.entry(id);
-        if self.framing == Framing::RawIp || entry.hop_generation == generation {
-            return;
-        }
-        let client = vl3lb_common::addr::from_octets(entry.client);
-        if let vl3lb_common::next_hop::NextHop::Mac(mac) = self.snapshot.next_hops.resolve(client) {
-            self.flows.entry_mut(id).set_client_mac(mac.0, false, generation);
-        }
-    }
-
-    /// The MAC address of a flow's client side; `None` on a raw-IP link.
-    #[inline]
-    pub(super) fn flow_client_mac(&self, id: FlowId) -> Option<MacAddr> {
-        (self.framing == Framing::Ethernet).then(|| MacAddr(self.flows.entry(id).client_mac))
     }
 }

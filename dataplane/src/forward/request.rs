@@ -3,38 +3,14 @@
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::{owner_hash, reduce, selection_hash};
 use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, FlowFailure};
-use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, MacAddr, Protocol, ServiceKey, ServiceSlot, Timestamp,
-};
+use vl3lb_common::{BackendSlot, BackendState, DropReason, Protocol, ServiceKey, ServiceSlot, Timestamp};
 
 use super::{Engine, Refusal, Tuple, Verdict, micros_since};
-use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ReplyKey, RequestKey, State, tcp};
+use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, State, tcp};
 use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 use rand::Rng;
-
-impl Tuple {
-    pub(super) const fn request_key(self, client: [u8; 16]) -> RequestKey {
-        RequestKey {
-            client,
-            client_port: self.source_port,
-            local: self.local,
-            service_port: self.destination_port,
-            protocol: self.protocol.number(),
-        }
-    }
-
-    pub(super) const fn reply_key(self, parsed: &Parsed) -> ReplyKey {
-        ReplyKey {
-            backend: parsed.source,
-            backend_port: self.source_port,
-            local: self.local,
-            nat_port: self.destination_port,
-            protocol: self.protocol.number(),
-        }
-    }
-}
 
 impl Engine {
     /// The service that a packet is sent to.
@@ -342,26 +318,5 @@ impl Engine {
             .duration
             .observe(micros_since(created, now), &DURATION_BOUNDS);
         self.flows.entry_mut(id).set_counted();
-    }
-
-    /// Where frames to a backend go; `None` on a raw-IP link.
-    #[inline]
-    pub(super) fn backend_mac(&self, slot: BackendSlot) -> Result<Option<MacAddr>, DropReason> {
-        let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
-        self.mac_of(backend)
-    }
-
-    #[inline]
-    fn mac_of(&self, backend: &Backend) -> Result<Option<MacAddr>, DropReason> {
-        if self.framing == Framing::RawIp || backend.mac.is_some() {
-            return Ok(backend.mac);
-        }
-        self.want_neighbor(
-            self.snapshot
-                .next_hops
-                .neighbor_of(backend.address)
-                .unwrap_or(backend.address),
-        );
-        Err(DropReason::NeighborUnresolved)
     }
 }

@@ -1,0 +1,153 @@
+//! Opening a flow: a NAT port and an entry for it, and who has to make room.
+
+use thiserror::Error;
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+
+use super::entry::HotEntry;
+use super::index::Kind;
+use super::state::State;
+use super::table::{ClosedFlow, FlowId, FlowTable};
+
+/// Finished flows that are looked at, at most, for one whose port suits a new flow. The oldest one
+/// does, unless another service shares the backend.
+const RECLAIM_SCAN: usize = 32;
+/// Entries that are looked at, at most, for an expired one when the table is full.
+const EVICT_SCAN: usize = 64;
+
+/// What a flow is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFlow {
+    pub client: [u8; 16],
+    pub client_port: u16,
+    /// From [`FlowTable::local_index`].
+    pub local: u8,
+    pub service_port: u16,
+    pub protocol: u8,
+    pub backend: [u8; 16],
+    pub backend_port: u16,
+    pub backend_slot: BackendSlot,
+    pub service_slot: ServiceSlot,
+    pub client_mac: [u8; 6],
+    pub hop_generation: u16,
+    pub timeout: Duration,
+    pub state: State,
+}
+
+/// A flow that was opened, and what had to go for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub id: FlowId,
+    /// The flow that had the request key before, or an expired one that made room in a full table.
+    /// Its cause is [`ClosedFlow::cause`].
+    pub replaced: Option<ClosedFlow>,
+    /// A finished flow of the same backend that made room: [`CloseCause::Reclaimed`].
+    pub reclaimed: Option<ClosedFlow>,
+}
+
+/// Why a flow could not be opened. Nothing was closed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum OpenError {
+    /// All entries hold flows that go on.
+    #[error("no entry left in the flow table")]
+    TableFull,
+    /// All NAT ports of this backend hold flows that go on.
+    #[error("no NAT port left towards this backend")]
+    PortsExhausted,
+}
+
+impl FlowTable {
+    /// Opens a flow, with a free NAT port of its backend that is `usable` (not a service's), chosen
+    /// by `random`. A flow that has the same request key is closed first; the caller knows that it
+    /// has expired or is over ([`super::tcp::reopens`]).
+    ///
+    /// Where ports or entries have run out, the backend's oldest finished flow makes room, or an
+    /// expired flow. O(NAT ports / 64).
+    ///
+    /// # Errors
+    /// If nothing can make room, or `backend_slot` is not below [`MAX_BACKENDS`] (no ports then).
+    pub fn open(
+        &mut self,
+        new: &NewFlow,
+        now: Timestamp,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<Opened, OpenError> {
+        let mut replaced = self.find_request(&HotEntry::new(new, 0).request_key());
+        let (nat_port, mut reclaimed) = self.choose_port(new, replaced, random, usable)?;
+        if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
+            reclaimed = self.finished_flows(new.backend_slot).next();
+            if reclaimed.is_none() {
+                replaced = Some(self.expired_near_cursor(now).ok_or(OpenError::TableFull)?);
+            }
+        }
+
+        let replaced = replaced.map(|id| self.close(id));
+        let reclaimed = reclaimed.map(|id| self.close(id));
+        let mut entry = HotEntry::new(new, nat_port);
+        entry.expire_after(now, new.timeout.into());
+        let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
+        let (request, reply) = (entry.request_key(), entry.reply_key());
+        self.index.insert(Kind::Request, request.hash(&self.seed), id);
+        self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
+        self.ports.claim(new.backend_slot, nat_port);
+        if new.state.is_over() {
+            self.set_queued(FlowId(id), true);
+        }
+        Ok(Opened {
+            id: FlowId(id),
+            replaced,
+            reclaimed,
+        })
+    }
+
+    /// A NAT port for a flow, and the finished flow that has to go first if it owns that port.
+    /// `replaced` goes anyway.
+    fn choose_port(
+        &self,
+        new: &NewFlow,
+        replaced: Option<FlowId>,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<(u16, Option<FlowId>), OpenError> {
+        let backend = new.backend_slot;
+        let owner = |port| self.find_reply(&HotEntry::new(new, port).reply_key());
+        let free = self
+            .ports
+            .find_free(backend, random, |port| usable(port) && owner(port).is_none());
+        if let Some(port) = free {
+            return Ok((port, None));
+        }
+        // The port of a flow that goes is as good, unless yet another flow has this reply key.
+        let inherited = |id: FlowId| {
+            let old = self.entry(id);
+            let port = old.nat_port;
+            let suits =
+                old.backend_slot == backend.0 && usable(port) && owner(port).is_none_or(|owner| owner == id);
+            suits.then_some(port)
+        };
+        if let Some(port) = replaced.and_then(inherited) {
+            return Ok((port, None));
+        }
+        self.finished_flows(backend)
+            .take(RECLAIM_SCAN)
+            .find_map(|id| Some((inherited(id)?, Some(id))))
+            .ok_or(OpenError::PortsExhausted)
+    }
+
+    /// The finished flows of a backend, oldest first.
+    fn finished_flows(&self, backend: BackendSlot) -> impl Iterator<Item = FlowId> {
+        self.finished.oldest_first(backend, &self.pool.cold).map(FlowId)
+    }
+
+    /// An expired flow, if there is one among the next few behind the sweep's cursor. The cursor
+    /// moves on, so that the next search looks elsewhere.
+    fn expired_near_cursor(&mut self, now: Timestamp) -> Option<FlowId> {
+        for _ in 0..EVICT_SCAN {
+            let Some(id) = self.next_at_cursor() else { continue };
+            if self.entry(id).expired(now) {
+                return Some(id);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,71 @@
+//! What names a packet's flow, apart from its sender's address.
+
+use vl3lb_common::Protocol;
+
+use crate::flow::{ReplyKey, RequestKey};
+use crate::packet::{Parsed, TcpFlags, Transport};
+
+/// Ports and addresses of a TCP or UDP packet to one of the own addresses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tuple {
+    pub(super) protocol: Protocol,
+    pub(super) source_port: u16,
+    pub(super) destination_port: u16,
+    pub(super) local: u8,
+}
+
+impl Tuple {
+    /// Of a packet with ports, and its TCP flags.
+    #[inline(always)]
+    pub(super) const fn of(parsed: &Parsed, local: u8) -> Option<(Self, TcpFlags)> {
+        match parsed.transport {
+            Transport::Tcp {
+                source_port,
+                destination_port,
+                flags,
+                ..
+            } => Some((
+                Self {
+                    protocol: Protocol::Tcp,
+                    source_port,
+                    destination_port,
+                    local,
+                },
+                flags,
+            )),
+            Transport::Udp {
+                source_port,
+                destination_port,
+            } => {
+                let tuple = Self {
+                    protocol: Protocol::Udp,
+                    source_port,
+                    destination_port,
+                    local,
+                };
+                Some((tuple, TcpFlags(0)))
+            }
+            Transport::Icmp | Transport::Fragment { .. } => None,
+        }
+    }
+
+    pub(super) const fn request_key(self, client: [u8; 16]) -> RequestKey {
+        RequestKey {
+            client,
+            client_port: self.source_port,
+            local: self.local,
+            service_port: self.destination_port,
+            protocol: self.protocol.number(),
+        }
+    }
+
+    pub(super) const fn reply_key(self, parsed: &Parsed) -> ReplyKey {
+        ReplyKey {
+            backend: parsed.source,
+            backend_port: self.source_port,
+            local: self.local,
+            nat_port: self.destination_port,
+            protocol: self.protocol.number(),
+        }
+    }
+}
