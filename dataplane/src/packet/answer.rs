@@ -104,16 +104,14 @@ fn write_error(
     let sum = Sum::of(answer.get(header_len..).unwrap_or_default());
     let checksum = match parsed.family {
         Family::V4 => sum,
-        Family::V6 => sum.plus(Sum::pseudo_header(
-            &source,
-            &parsed.source,
-            protocol,
-            reply.payload_len,
-        )),
+        Family::V6 => {
+            let addresses = Sum::of_addresses(parsed.family, &source, &parsed.source);
+            sum.plus(Sum::pseudo_header(addresses, protocol, reply.payload_len))
+        }
     }
     .checksum();
     let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(answer, header_len)?;
-    put(header, icmp::CHECKSUM, checksum.to_be_bytes());
+    put(header, icmp::CHECKSUM, checksum);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use vl3lb_common::Protocol;
 
 use super::field::ports;
+use super::parse::Family;
 
 /// A sum of 16-bit words in ones' complement, not yet folded. Adding up 64 KiB cannot overflow it.
 ///
@@ -26,22 +27,35 @@ impl Sum {
         Self(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
-    /// The sum of two addresses.
-    #[inline]
-    pub(super) fn of_addresses(source: &[u8; 16], destination: &[u8; 16]) -> Self {
-        // By two words at a time: as bytes they make the compiler use slower vector instructions.
-        let sum = |address: &[u8; 16]| {
-            let (pairs, _) = address.as_chunks::<8>();
-            let pairs = pairs.iter().map(|pair| u64::from_ne_bytes(*pair));
-            pairs.map(|pair| (pair & 0xffff_ffff) + (pair >> 32)).sum::<u64>()
-        };
-        Self(sum(source) + sum(destination))
+    /// The sum of a header of `N` bytes, a multiple of 4.
+    #[inline(always)]
+    pub(super) fn of_header<const N: usize>(header: &[u8; N]) -> Self {
+        const { assert!(N.is_multiple_of(4)) };
+        // By two words at a time: word by word the compiler uses vector instructions, which have
+        // more to do than they save.
+        let (pairs, rest) = header.as_chunks::<8>();
+        let mut sum = 0;
+        for pair in pairs {
+            let pair = u64::from_ne_bytes(*pair);
+            sum += (pair & 0xffff_ffff) + (pair >> 32);
+        }
+        if let Some(word) = rest.first_chunk::<4>() {
+            sum += u64::from(u32::from_ne_bytes(*word));
+        }
+        Self(sum)
     }
 
-    /// A number of the packet's header as it is written there.
-    #[inline]
-    fn of_word(word: u16) -> Self {
-        Self(u64::from(word.to_be()))
+    /// The sum of two addresses of `family`. Of an IPv4-mapped one the last word is enough: the
+    /// rest is zero in ones' complement.
+    #[inline(always)]
+    pub(super) fn of_addresses(family: Family, source: &[u8; 16], destination: &[u8; 16]) -> Self {
+        match family {
+            Family::V4 => {
+                let word = |[.., a, b, c, d]: [u8; 16]| u64::from(u32::from_ne_bytes([a, b, c, d]));
+                Self(word(*source) + word(*destination))
+            }
+            Family::V6 => Self::of_header(source).plus(Self::of_header(destination)),
+        }
     }
 
     /// Goes on with the bytes at `offset` of the same data. Behind an odd number of bytes the two
@@ -57,18 +71,12 @@ impl Sum {
 
     /// The pseudo-header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section 8.1).
     ///
-    /// It serves both families: the ffff in front of an IPv4-mapped address is zero in ones'
-    /// complement, and the IPv4 pseudo-header has the same words otherwise.
-    #[inline]
-    pub(super) fn pseudo_header(
-        source: &[u8; 16],
-        destination: &[u8; 16],
-        protocol: u8,
-        length: usize,
-    ) -> Self {
+    /// It has the same words in both families, but for the addresses, whose sum is given.
+    #[inline(always)]
+    pub(super) fn pseudo_header(addresses: Self, protocol: u8, length: usize) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "packets are far shorter")]
         let rest = u32::from(protocol) + length as u32;
-        Self::of_addresses(source, destination).plus(Self(u64::from(rest.to_be())))
+        addresses.plus(Self(u64::from(rest.to_be())))
     }
 
     #[inline]
@@ -76,24 +84,20 @@ impl Sum {
         Self(self.0 + other.0)
     }
 
-    /// The sum as 16 bits, as it is in a packet. Not 0 unless all words are.
-    #[inline]
-    pub(super) fn fold(self) -> u16 {
-        u16::from_be(self.folded())
-    }
-
-    /// The same in the processor's byte order. A half added to the other by a rotation leaves
-    /// the sum with its end-around carry in the upper half.
-    #[inline]
-    fn folded(self) -> u16 {
+    /// The sum as 16 bits that are in memory as they are in a packet. Not 0 unless all words are.
+    ///
+    /// A half added to the other by a rotation leaves the sum with its end-around carry in the upper
+    /// half.
+    #[inline(always)]
+    pub(super) fn folded(self) -> u16 {
         let sum = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
         (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
     }
 
     /// The value for the checksum field, that field summed as 0.
     #[inline]
-    pub(super) fn checksum(self) -> u16 {
-        !self.fold()
+    pub(super) fn checksum(self) -> [u8; 2] {
+        (!self.folded()).to_ne_bytes()
     }
 
     /// Whether data that include their checksum are whole.
@@ -109,9 +113,10 @@ impl Sum {
 pub(super) struct Delta(Sum);
 
 impl Delta {
-    #[inline]
-    pub(super) fn word(self, old: u16, new: u16) -> Self {
-        Self(self.0.plus(Sum::of_word(!old)).plus(Sum::of_word(new)))
+    #[inline(always)]
+    pub(super) fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        let [old, new] = [!u16::from_ne_bytes(old), u16::from_ne_bytes(new)].map(u64::from);
+        Self(self.0.plus(Sum(old)).plus(Sum(new)))
     }
 
     /// Two addresses became two others; `old` is the sum of those that were.
@@ -124,7 +129,7 @@ impl Delta {
 
     #[inline]
     pub(super) fn sums(self, old: Sum, new: Sum) -> Self {
-        self.word(old.fold(), new.fold())
+        self.word(old.folded().to_ne_bytes(), new.folded().to_ne_bytes())
     }
 
     #[inline]
@@ -133,19 +138,21 @@ impl Delta {
         Self(self.0.plus(Sum(old)).plus(Sum(new)))
     }
 
-    /// The checksum after the change.
-    #[inline]
-    pub(super) fn apply(self, checksum: u16) -> u16 {
-        !self.0.plus(Sum::of_word(!checksum)).fold()
+    /// The checksum field after the change, `field` being what it was. Both as they are in the
+    /// packet, so that no bytes need to be swapped.
+    #[inline(always)]
+    pub(super) fn apply(self, field: [u8; 2]) -> [u8; 2] {
+        let before = Sum(u64::from(!u16::from_ne_bytes(field)));
+        (!self.0.plus(before).folded()).to_ne_bytes()
     }
 }
 
 /// The checksum as it is written into the transport header: UDP spells a computed 0 as ffff, since
 /// 0 says that there is none (RFC 768).
-#[inline]
-pub(super) const fn transport_field(protocol: Protocol, checksum: u16) -> u16 {
+#[inline(always)]
+pub(super) const fn transport_field(protocol: Protocol, checksum: [u8; 2]) -> [u8; 2] {
     match (protocol, checksum) {
-        (Protocol::Udp, 0) => 0xffff,
+        (Protocol::Udp, [0, 0]) => [0xff; 2],
         _ => checksum,
     }
 }

@@ -121,6 +121,12 @@ pub(super) fn be16<const N: usize>(header: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([header[at], header[at + 1]])
 }
 
+/// The 16-bit field at the constant offset `at`, as it is in the packet.
+#[inline(always)]
+pub(super) fn pair<const N: usize>(header: &[u8; N], at: usize) -> [u8; 2] {
+    [header[at], header[at + 1]]
+}
+
 /// The 32-bit field at the constant offset `at`.
 #[inline]
 pub(super) fn be32<const N: usize>(header: &[u8; N], at: usize) -> u32 {

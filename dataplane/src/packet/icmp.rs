@@ -6,7 +6,7 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::{Delta, Sum};
 use super::extension;
 use super::field::{
-    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, ports, put, unmapped,
+    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, pair, ports, put, unmapped,
 };
 use super::parse::{
     Family, Parsed, Transport, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses,
@@ -70,7 +70,10 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     } = parsed;
     let pseudo_header = match family {
         Family::V4 => Sum::default(),
-        Family::V6 => Sum::pseudo_header(source, destination, icmp::PROTOCOL_V6, end - l4),
+        Family::V6 => {
+            let addresses = Sum::of_addresses(family, source, destination);
+            Sum::pseudo_header(addresses, icmp::PROTOCOL_V6, end - l4)
+        }
     };
     if end - l4 < icmp::HEADER_LEN {
         return Err(DropReason::Malformed);
@@ -196,15 +199,16 @@ pub fn translate_error(
     rewrite_quote(head, parsed.family, quoted, inner)?;
     let after = Sum::of(head.get(changed).ok_or(DropReason::Internal)?);
 
-    let addresses = rewrite_ip_header(head, parsed, &source, &destination)?;
+    let old = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+    let addresses = rewrite_ip_header(head, parsed, old, &source, &destination)?;
     let delta = match parsed.family {
         // ICMP over IPv4 has no pseudo-header.
         Family::V4 => Delta::default(),
         Family::V6 => addresses,
     };
     let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(head, parsed.l4)?;
-    let checksum = delta.sums(before, after).apply(be16(header, icmp::CHECKSUM));
-    put(header, icmp::CHECKSUM, checksum.to_be_bytes());
+    let checksum = delta.sums(before, after).apply(pair(header, icmp::CHECKSUM));
+    put(header, icmp::CHECKSUM, checksum);
     Ok(())
 }
 
@@ -215,16 +219,16 @@ fn rewrite_quote(
     inner: &Translation,
 ) -> Result<(), DropReason> {
     let delta = Delta::default().addresses(
-        Sum::of_addresses(&quoted.source, &quoted.destination),
-        Sum::of_addresses(&inner.source, &inner.destination),
+        Sum::of_addresses(family, &quoted.source, &quoted.destination),
+        Sum::of_addresses(family, &inner.source, &inner.destination),
     );
     match family {
         Family::V4 => {
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
             put(header, ipv4::SOURCE, unmapped(inner.source));
             put(header, ipv4::DESTINATION, unmapped(inner.destination));
-            let checksum = delta.apply(be16(header, ipv4::CHECKSUM));
-            put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+            let checksum = delta.apply(pair(header, ipv4::CHECKSUM));
+            put(header, ipv4::CHECKSUM, checksum);
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
@@ -232,10 +236,10 @@ fn rewrite_quote(
             put(header, ipv6::DESTINATION, inner.destination);
         }
     }
-    let delta = rewrite_ports(head, quoted.l4, inner, delta)?;
-    let quote = head.get_mut(..quoted.end).ok_or(DropReason::Internal)?;
-    if quoted.l4 + checksum_offset(quoted.protocol) + 2 <= quote.len() {
-        update_transport_checksum(quote, quoted.l4, quoted.protocol, delta)?;
+    let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, quoted.l4)?, inner, delta);
+    let at = quoted.l4 + checksum_offset(quoted.protocol);
+    if at + 2 <= quoted.end {
+        update_transport_checksum(header_at_mut(head, at)?, quoted.protocol, delta);
     }
     Ok(())
 }

@@ -199,7 +199,7 @@ pub(super) fn checked_ipv4_header_len(
 ) -> Result<usize, DropReason> {
     let first = header[ipv4::VERSION_IHL];
     let sum = if first == 0x45 {
-        Sum::of(header)
+        Sum::of_header(header)
     } else {
         let len = usize::from(first & 0xf) * 4;
         if first >> 4 != 4 || len < ipv4::HEADER_LEN {

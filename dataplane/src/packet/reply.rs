@@ -84,7 +84,7 @@ pub(super) fn write_ip_header(
             put(header, ipv4::SOURCE, unmapped(source));
             put(header, ipv4::DESTINATION, unmapped(destination));
             let checksum = Sum::of(header).checksum();
-            put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+            put(header, ipv4::CHECKSUM, checksum);
         }
         Family::V6 => {
             let payload_length = word(payload_len)?;

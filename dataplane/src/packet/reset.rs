@@ -54,10 +54,11 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
         destination: parsed.source,
         payload_len: reset.len(),
     };
-    let checksum = Sum::pseudo_header(&reply.source, &reply.destination, reply.protocol, reset.len())
+    let addresses = Sum::of_addresses(parsed.family, &reply.source, &reply.destination);
+    let checksum = Sum::pseudo_header(addresses, reply.protocol, reset.len())
         .plus(Sum::of(&reset))
         .checksum();
-    put(&mut reset, tcp::CHECKSUM, checksum.to_be_bytes());
+    put(&mut reset, tcp::CHECKSUM, checksum);
 
     let l4 = parsed.l3 + ip_header_len(parsed.family);
     let end = l4 + tcp::HEADER_LEN;

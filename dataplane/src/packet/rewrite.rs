@@ -3,7 +3,9 @@
 use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::{Delta, Sum, transport_field};
-use super::field::{be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, udp, unmapped};
+use super::field::{
+    be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, pair, ports, put, tcp, udp, unmapped,
+};
 use super::parse::{Family, Parsed, Transport};
 use crate::port::Frame;
 
@@ -35,64 +37,109 @@ pub enum ChecksumPolicy {
 /// one. Ports are written where the packet has them.
 ///
 /// `Internal` if `parsed` is an ICMP message or not of this packet.
-#[inline]
+#[inline(always)]
 pub fn translate<F: Frame>(
     packet: &mut [F],
     parsed: &Parsed,
     to: &Translation,
     checksum: ChecksumPolicy,
 ) -> Result<(), DropReason> {
-    let (protocol, has_ports, whole) = match parsed.transport {
-        Transport::Tcp { .. } => (Protocol::Tcp, true, true),
-        Transport::Udp { .. } => (Protocol::Udp, true, true),
-        Transport::Fragment { protocol, ports, .. } => {
-            let protocol = Protocol::from_number(protocol).ok_or(DropReason::Internal)?;
-            (protocol, ports.is_some(), false)
+    // Once for each protocol, so that its offsets are constants.
+    match parsed.transport {
+        Transport::Udp { .. } => {
+            translate_whole::<F, { udp::HEADER_LEN }>(packet, parsed, Protocol::Udp, to, checksum)
         }
-        Transport::Icmp => return Err(DropReason::Internal),
-    };
-    let partial =
-        whole && checksum == ChecksumPolicy::Update && has_partial_checksum(packet, parsed, protocol)?;
-
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
-    let addresses = rewrite_ip_header(head, parsed, &to.source, &to.destination)?;
-    if !has_ports {
-        return Ok(());
-    }
-    let delta = rewrite_ports(head, parsed.l4, to, addresses)?;
-    if checksum == ChecksumPolicy::Later {
-        Ok(())
-    } else if partial {
-        complete_checksum(packet, parsed, protocol, to)
-    } else {
-        update_transport_checksum(head, parsed.l4, protocol, delta)
+        Transport::Tcp { .. } => {
+            translate_whole::<F, { tcp::HEADER_LEN }>(packet, parsed, Protocol::Tcp, to, checksum)
+        }
+        Transport::Fragment { protocol, ports, .. } => {
+            translate_fragment(packet, parsed, protocol, ports.is_some(), to, checksum)
+        }
+        Transport::Icmp => Err(DropReason::Internal),
     }
 }
 
-/// Writes the addresses of a packet and takes one hop. Returns the change that a pseudo-header
-/// sees.
-#[inline]
+/// A packet that is no fragment, with the transport header of `N` bytes of `protocol`.
+#[inline(always)]
+fn translate_whole<F: Frame, const N: usize>(
+    packet: &mut [F],
+    parsed: &Parsed,
+    protocol: Protocol,
+    to: &Translation,
+    checksum: ChecksumPolicy,
+) -> Result<(), DropReason> {
+    let at = checksum_offset(protocol);
+    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+    let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+    let header: &[u8; N] = header_at(head, parsed.l4)?;
+    let mut field = pair(header, at);
+    if checksum == ChecksumPolicy::Update {
+        let length = covered_len(header, parsed, protocol);
+        let pseudo_header = Sum::pseudo_header(addresses, protocol.number(), length);
+        if field == pseudo_header.folded().to_ne_bytes() {
+            field = completed(packet, parsed, protocol, length, pseudo_header);
+        }
+    }
+    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+    let delta = rewrite_ip_header(head, parsed, addresses, &to.source, &to.destination)?;
+    let header: &mut [u8; N] = header_at_mut(head, parsed.l4)?;
+    let delta = rewrite_ports(header, to, delta);
+    if checksum == ChecksumPolicy::Update {
+        update_transport_checksum(&mut field, protocol, delta);
+        put(header, at, field);
+    }
+    Ok(())
+}
+
+/// A fragment, whose checksum is not whole. Only the first one has ports.
+#[cold]
+fn translate_fragment<F: Frame>(
+    packet: &mut [F],
+    parsed: &Parsed,
+    protocol: u8,
+    has_ports: bool,
+    to: &Translation,
+    checksum: ChecksumPolicy,
+) -> Result<(), DropReason> {
+    let protocol = Protocol::from_number(protocol).ok_or(DropReason::Internal)?;
+    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+    let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+    let delta = rewrite_ip_header(head, parsed, addresses, &to.source, &to.destination)?;
+    if !has_ports {
+        return Ok(());
+    }
+    let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, parsed.l4)?, to, delta);
+    if checksum == ChecksumPolicy::Update {
+        let field = header_at_mut(head, parsed.l4 + checksum_offset(protocol))?;
+        update_transport_checksum(field, protocol, delta);
+    }
+    Ok(())
+}
+
+/// Writes the addresses of a packet and takes one hop. `old` is the sum of the addresses that were
+/// there. Returns the change that a pseudo-header sees.
+#[inline(always)]
 pub(super) fn rewrite_ip_header(
     head: &mut [u8],
     parsed: &Parsed,
+    old: Sum,
     source: &[u8; 16],
     destination: &[u8; 16],
 ) -> Result<Delta, DropReason> {
-    let delta = Delta::default().addresses(
-        Sum::of_addresses(&parsed.source, &parsed.destination),
-        Sum::of_addresses(source, destination),
-    );
+    let new = Sum::of_addresses(parsed.family, source, destination);
+    let delta = Delta::default().addresses(old, new);
     match parsed.family {
         Family::V4 => {
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
             put(header, ipv4::SOURCE, unmapped(*source));
             put(header, ipv4::DESTINATION, unmapped(*destination));
-            let before = be16(header, ipv4::TTL);
-            header[ipv4::TTL] = header[ipv4::TTL].saturating_sub(1);
+            let [hops, protocol] = pair(header, ipv4::TTL);
+            let after = [hops.saturating_sub(1), protocol];
+            put(header, ipv4::TTL, after);
             let checksum = delta
-                .word(before, be16(header, ipv4::TTL))
-                .apply(be16(header, ipv4::CHECKSUM));
-            put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+                .word([hops, protocol], after)
+                .apply(pair(header, ipv4::CHECKSUM));
+            put(header, ipv4::CHECKSUM, checksum);
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
@@ -104,21 +151,17 @@ pub(super) fn rewrite_ip_header(
     Ok(delta)
 }
 
-/// Writes the ports of the transport header at `l4` and adds their change to `delta`.
-#[inline]
-pub(super) fn rewrite_ports(
-    head: &mut [u8],
-    l4: usize,
-    to: &Translation,
-    delta: Delta,
-) -> Result<Delta, DropReason> {
-    let field: &mut [u8; ports::LEN] = header_at_mut(head, l4)?;
-    let before = *field;
+/// Writes the ports of a transport header, of which at least they are there, and adds their change
+/// to `delta`.
+#[inline(always)]
+pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translation, delta: Delta) -> Delta {
+    const { assert!(N >= ports::LEN) };
+    let before = [header[0], header[1], header[2], header[3]];
     // Put together before they are written: reading back two halves as a whole would wait until
     // both have left the processor's store buffer.
     let ([a, b], [c, d]) = (to.source_port.to_be_bytes(), to.destination_port.to_be_bytes());
-    *field = [a, b, c, d];
-    Ok(delta.ports(before, [a, b, c, d]))
+    put(header, ports::SOURCE, [a, b, c, d]);
+    delta.ports(before, [a, b, c, d])
 }
 
 /// Gives an IPv4 packet another identification, for fragments of datagrams from many clients
@@ -129,79 +172,47 @@ pub fn set_ipv4_identification(head: &mut [u8], parsed: &Parsed, id: u16) -> Res
     }
     let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
     let checksum = Delta::default()
-        .word(be16(header, ipv4::IDENTIFICATION), id)
-        .apply(be16(header, ipv4::CHECKSUM));
+        .word(pair(header, ipv4::IDENTIFICATION), id.to_be_bytes())
+        .apply(pair(header, ipv4::CHECKSUM));
     put(header, ipv4::IDENTIFICATION, id.to_be_bytes());
-    put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+    put(header, ipv4::CHECKSUM, checksum);
     Ok(())
 }
 
-/// Updates the checksum of the transport header at `l4` after a change of what it covers.
-#[inline]
-pub(super) fn update_transport_checksum(
-    head: &mut [u8],
-    l4: usize,
-    protocol: Protocol,
-    delta: Delta,
-) -> Result<(), DropReason> {
-    let field: &mut [u8; 2] = header_at_mut(head, l4 + checksum_offset(protocol))?;
-    let checksum = u16::from_be_bytes(*field);
-    if protocol == Protocol::Udp && checksum == 0 {
-        return Ok(());
+/// Updates the checksum of a transport header after a change of what it covers.
+#[inline(always)]
+pub(super) fn update_transport_checksum(field: &mut [u8; 2], protocol: Protocol, delta: Delta) {
+    if protocol == Protocol::Tcp || *field != [0; 2] {
+        *field = transport_field(protocol, delta.apply(*field));
     }
-    *field = transport_field(protocol, delta.apply(checksum)).to_be_bytes();
-    Ok(())
 }
 
-/// Whether the sender left the checksum to be completed: the field is the folded sum of the
-/// pseudo-header. One complete checksum in 65,536 looks like that too, so then the sum over
-/// everything decides.
-#[inline]
-fn has_partial_checksum<F: Frame>(
+/// The checksum of a packet whose checksum field is the folded sum of its pseudo-header: the sender
+/// has left it to be completed. One complete checksum in 65,536 looks like that too, and stays.
+#[inline(never)]
+fn completed<F: Frame>(
     packet: &[F],
     parsed: &Parsed,
     protocol: Protocol,
-) -> Result<bool, DropReason> {
-    let head = packet.first().ok_or(DropReason::Internal)?.bytes();
-    let length = covered_len(head, parsed, protocol)?;
-    let pseudo_header = Sum::pseudo_header(&parsed.source, &parsed.destination, protocol.number(), length);
-    let field: &[u8; 2] = header_at(head, parsed.l4 + checksum_offset(protocol))?;
-    if u16::from_be_bytes(*field) != pseudo_header.fold() {
-        return Ok(false);
+    length: usize,
+    pseudo_header: Sum,
+) -> [u8; 2] {
+    let field = pseudo_header.folded().to_ne_bytes();
+    let whole = pseudo_header.plus(sum_of_range(packet, parsed.l4, length));
+    if whole.verifies() {
+        return field;
     }
-    let sum = pseudo_header.plus(sum_of_range(packet, parsed.l4, length));
-    Ok(!sum.verifies())
-}
-
-/// Makes a full checksum over all frames.
-#[cold]
-fn complete_checksum<F: Frame>(
-    packet: &mut [F],
-    parsed: &Parsed,
-    protocol: Protocol,
-    to: &Translation,
-) -> Result<(), DropReason> {
-    let at = parsed.l4 + checksum_offset(protocol);
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
-    let length = covered_len(head, parsed, protocol)?;
-    *header_at_mut(head, at)? = [0; 2];
-    let checksum = Sum::pseudo_header(&to.source, &to.destination, protocol.number(), length)
-        .plus(sum_of_range(packet, parsed.l4, length))
-        .checksum();
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
-    *header_at_mut(head, at)? = transport_field(protocol, checksum).to_be_bytes();
-    Ok(())
+    // The sum over everything, less the field.
+    let checksum = Delta::default().sums(pseudo_header, whole).apply([0xff; 2]);
+    transport_field(protocol, checksum)
 }
 
 /// Length of what the transport checksum covers besides the pseudo-header, which holds it too.
-#[inline]
-fn covered_len(head: &[u8], parsed: &Parsed, protocol: Protocol) -> Result<usize, DropReason> {
+#[inline(always)]
+fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Protocol) -> usize {
     match protocol {
-        Protocol::Tcp => Ok(parsed.end - parsed.l4),
-        Protocol::Udp => {
-            let header: &[u8; udp::HEADER_LEN] = header_at(head, parsed.l4)?;
-            Ok(usize::from(be16(header, udp::LENGTH)))
-        }
+        Protocol::Tcp => parsed.end - parsed.l4,
+        Protocol::Udp => usize::from(be16(header, udp::LENGTH)),
     }
 }
 

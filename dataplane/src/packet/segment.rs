@@ -133,7 +133,7 @@ fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -
             let options = bytes.get_mut(parsed.l3..parsed.l4).ok_or(DropReason::Internal)?;
             let checksum = Sum::of(options).checksum();
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(options, 0)?;
-            put(header, ipv4::CHECKSUM, checksum.to_be_bytes());
+            put(header, ipv4::CHECKSUM, checksum);
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(bytes, parsed.l3)?;
@@ -145,7 +145,7 @@ fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -
 }
 
 fn write_tcp(bytes: &mut [u8], parsed: &Parsed, place: Place) -> Result<(), DropReason> {
-    let (source, destination) = addresses(bytes, parsed)?;
+    let addresses = addresses(bytes, parsed)?;
     let segment = bytes.get_mut(parsed.l4..).ok_or(DropReason::Internal)?;
     let header: &mut [u8; tcp::HEADER_LEN] = header_at_mut(segment, 0)?;
     let offset = u32::try_from(place.offset).map_err(|_| DropReason::Internal)?;
@@ -158,20 +158,21 @@ fn write_tcp(bytes: &mut [u8], parsed: &Parsed, place: Place) -> Result<(), Drop
         header[tcp::FLAGS] &= !TcpFlags::CWR;
     }
     put(header, tcp::CHECKSUM, [0; 2]);
-    let checksum = Sum::pseudo_header(&source, &destination, Protocol::Tcp.number(), segment.len())
+    let checksum = Sum::pseudo_header(addresses, Protocol::Tcp.number(), segment.len())
         .plus(Sum::of(segment))
         .checksum();
     let header: &mut [u8; tcp::HEADER_LEN] = header_at_mut(segment, 0)?;
-    put(header, tcp::CHECKSUM, checksum.to_be_bytes());
+    put(header, tcp::CHECKSUM, checksum);
     Ok(())
 }
 
-/// The addresses in the packet now; those in `parsed` are from before the translation.
-fn addresses(bytes: &mut [u8], parsed: &Parsed) -> Result<([u8; 16], [u8; 16]), DropReason> {
-    match parsed.family {
-        Family::V4 => header_at_mut(bytes, parsed.l3).map(|header| ipv4_addresses(header)),
-        Family::V6 => header_at_mut(bytes, parsed.l3).map(|header| ipv6_addresses(header)),
-    }
+/// The sum of the addresses in the packet now; those in `parsed` are from before the translation.
+fn addresses(bytes: &mut [u8], parsed: &Parsed) -> Result<Sum, DropReason> {
+    let (source, destination) = match parsed.family {
+        Family::V4 => ipv4_addresses(header_at_mut(bytes, parsed.l3)?),
+        Family::V6 => ipv6_addresses(header_at_mut(bytes, parsed.l3)?),
+    };
+    Ok(Sum::of_addresses(parsed.family, &source, &destination))
 }
 
 /// The payload that is yet to be copied, over several frames.
