@@ -51,7 +51,12 @@ pub trait Port {
 
 /// Length of the packet that starts at `frames[0]`, in frames: up to and including the first one
 /// that does not continue. All of them if the end is missing.
+#[inline]
 pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
+    // Nearly all packets are one frame.
+    if frames.first().is_some_and(|first| !first.continues()) {
+        return 1;
+    }
     frames
         .iter()
         .position(|frame| !frame.continues())
@@ -59,6 +64,10 @@ pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
 }
 
 /// Length of a packet in bytes.
+#[inline]
 pub fn packet_len<F: Frame>(packet: &[F]) -> usize {
+    if let [only] = packet {
+        return only.bytes().len();
+    }
     packet.iter().map(|frame| frame.bytes().len()).sum()
 }

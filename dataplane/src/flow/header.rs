@@ -79,6 +79,7 @@ impl Header {
     }
 
     /// The own addresses known so far, by index.
+    #[inline(always)]
     pub(super) fn known_locals(&self) -> &[[u8; 16]] {
         let known = (self.locals as usize).min(MAX_LOCALS);
         &self.local_addresses[..known]

@@ -5,6 +5,7 @@
 //! passed, and removing a key leaves no trace. The number of buckets is any number, so memory fits
 //! the capacity.
 
+use wide::u16x8;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::mapping::Region;
@@ -51,30 +52,18 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 const _: () = assert!(std::mem::offset_of!(Bucket, slots) == 24);
 
 impl Bucket {
-    /// Slots that may have this tag: all that have it, seldom one more.
-    ///
-    /// Four tags are compared at once within a word: where a lane of `word ^ tag` is 0, and only
-    /// there or in the lane above, subtracting 1 borrows into its top bit. Three words of lanes fit
-    /// into one, each shifted to bits of its own.
-    #[inline]
+    /// The slots that have this tag.
+    #[inline(always)]
     fn tagged(&self, tag: u16) -> Tagged {
-        const ONES: u64 = 0x0001_0001_0001_0001;
-        const TOPS: u64 = ONES << 15;
-        let zeros = |word: u64| {
-            let lanes = word ^ (ONES * u64::from(tag));
-            lanes.wrapping_sub(ONES) & !lanes & TOPS
-        };
-        let [a, b, c, d, e, f, g, h, i, j] = self.tags.map(u64::from);
-        let first = zeros(a | b << 16 | c << 32 | d << 48);
-        let second = zeros(e | f << 16 | g << 32 | h << 48);
-        let third = zeros(i | j << 16) & 0xffff_ffff;
-        Tagged(first >> 15 | second >> 14 | third >> 13)
+        let [a, b, c, d, e, f, g, h, i, j] = self.tags;
+        let first = u16x8::new([a, b, c, d, e, f, g, h]).simd_eq(u16x8::splat(tag));
+        Tagged(first.to_bitmask() | u32::from(i == tag) << 8 | u32::from(j == tag) << 9)
     }
 }
 
-/// A set of slots: slot `4 * word + lane` is bit `16 * lane + word`.
+/// A set of slots, one bit each.
 #[derive(Debug, Clone, Copy)]
-struct Tagged(u64);
+struct Tagged(u32);
 
 impl Iterator for Tagged {
     type Item = usize;
@@ -84,9 +73,9 @@ impl Iterator for Tagged {
         if self.0 == 0 {
             return None;
         }
-        let bit = self.0.trailing_zeros() as usize;
+        let slot = self.0.trailing_zeros() as usize;
         self.0 &= self.0 - 1;
-        Some((bit % 16) * 4 + bit / 16)
+        Some(slot)
     }
 }
 
@@ -116,7 +105,7 @@ impl Index {
             for slot in bucket.tagged(tag) {
                 let value = bucket.slots[slot];
                 let flow = value & !REPLY;
-                if bucket.tags[slot] == tag && value == slot_value(kind, flow) && matches(flow) {
+                if value == slot_value(kind, flow) && matches(flow) {
                     return Some(flow);
                 }
             }

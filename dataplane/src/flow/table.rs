@@ -165,12 +165,15 @@ impl FlowTable {
     }
 
     /// The index of a known own address. O(known addresses).
-    #[inline]
+    #[inline(always)]
     pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
         const { assert!(MAX_LOCALS == 1 << u8::BITS) };
+        let address = u128::from_ne_bytes(*address);
         let known = self.pool.header().known_locals();
-        let index = known.iter().position(|known| known == address)?;
-        u8::try_from(index).ok()
+        (0..=u8::MAX)
+            .zip(known)
+            .find(|(_, known)| u128::from_ne_bytes(**known) == address)
+            .map(|(index, _)| index)
     }
 
     /// The own address with this index; all zeros if there is none.
@@ -214,19 +217,23 @@ impl FlowTable {
     }
 
     /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
-    #[inline]
+    #[inline(always)]
     pub fn request_at(&self, probe: &Probe, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
-        self.guessed(probe, |entry| key.names(entry))
-            .or_else(|| self.find(Kind::Request, probe.hash, |entry| key.names(entry)))
-            .filter(|id| !self.entry(*id).expired(now))
+        let id = match self.guessed(probe, |entry| key.names(entry)) {
+            Some(id) => id,
+            None => self.find(Kind::Request, probe.hash, |entry| key.names(entry))?,
+        };
+        (!self.entry(id).expired(now)).then_some(id)
     }
 
     /// The flow of a backend's packet, found at the key's own `probe`. Expired flows are not found.
-    #[inline]
+    #[inline(always)]
     pub fn reply_at(&self, probe: &Probe, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
-        self.guessed(probe, |entry| key.names(entry))
-            .or_else(|| self.find(Kind::Reply, probe.hash, |entry| key.names(entry)))
-            .filter(|id| !self.entry(*id).expired(now))
+        let id = match self.guessed(probe, |entry| key.names(entry)) {
+            Some(id) => id,
+            None => self.find(Kind::Reply, probe.hash, |entry| key.names(entry))?,
+        };
+        (!self.entry(id).expired(now)).then_some(id)
     }
 
     /// The flow of a client's packet. Expired flows are not found.
@@ -355,6 +362,8 @@ impl FlowTable {
         Some(FlowId(id))
     }
 
+    /// Kept out of the way of packets whose flow was guessed.
+    #[inline(never)]
     fn find(&self, kind: Kind, hash: Hash, names: impl Fn(&HotEntry) -> bool) -> Option<FlowId> {
         let hot = &self.pool.hot;
         self.index

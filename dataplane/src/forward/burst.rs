@@ -21,6 +21,8 @@ pub(super) const GROUP: usize = 32;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) parsed: Parsed,
+    /// How many frames it has.
+    frames: usize,
     /// The index of the own address that it is sent to.
     pub(super) local: u8,
     /// Where its flow is looked for; `None` for ICMP messages and fragments.
@@ -43,7 +45,10 @@ impl Engine {
         while !rest.is_empty() {
             self.prepare_group(rest, &mut group);
             for prepared in &group {
-                let frames = packet_frames(rest);
+                let frames = match prepared {
+                    Ok(prepared) => prepared.frames,
+                    Err(_) => packet_frames(rest),
+                };
                 let (packet, after) = rest.split_at_mut(frames);
                 let verdict = match prepared {
                     Ok(prepared) => self.decide(packet, prepared, origin, now),
@@ -90,7 +95,12 @@ impl Engine {
         let parsed = packet::parse(head, packet_len(packet), self.framing)?;
         let local = self.local(&parsed)?;
         let probe = Tuple::of(&parsed, local).map(|(tuple, _)| self.probe(&parsed, tuple));
-        Ok(Prepared { parsed, local, probe })
+        Ok(Prepared {
+            parsed,
+            frames: packet.len(),
+            local,
+            probe,
+        })
     }
 
     /// Where a TCP or UDP packet's flow is looked for: by its reply key if it is sent to a NAT port of

@@ -203,7 +203,9 @@ impl Engine {
         origin: Origin,
         now: Timestamp,
     ) -> Verdict {
-        let Prepared { parsed, local, probe } = prepared;
+        let Prepared {
+            parsed, local, probe, ..
+        } = prepared;
         let decided = match (probe, Tuple::of(parsed, *local)) {
             (Some(probe), Some((tuple, flags))) => self.balance(packet, parsed, tuple, flags, probe, now),
             _ => self.unusual(packet, parsed, *local, origin, now),
@@ -228,6 +230,7 @@ impl Engine {
         origin: Origin,
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
+        self.check_source(parsed)?;
         match &parsed.transport {
             Transport::Icmp => {
                 let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
@@ -249,15 +252,24 @@ impl Engine {
     }
 
     /// The index of the own address that the packet is sent to.
-    #[inline]
+    #[inline(always)]
     fn local(&self, parsed: &Parsed) -> Result<u8, DropReason> {
-        // A source address of our own cannot come in from outside.
-        if self.flows.find_local(&parsed.source).is_some() {
-            return Err(DropReason::Martian);
-        }
         self.flows
             .find_local(&parsed.destination)
-            .ok_or(DropReason::NoService)
+            .ok_or_else(|| match self.check_source(parsed) {
+                Err(reason) => reason,
+                Ok(()) => DropReason::NoService,
+            })
+    }
+
+    /// A source address of our own cannot come in from outside. No flow has one, so a packet that has
+    /// a flow need not be asked.
+    #[cold]
+    fn check_source(&self, parsed: &Parsed) -> Result<(), DropReason> {
+        match self.flows.find_local(&parsed.source) {
+            Some(_) => Err(DropReason::Martian),
+            None => Ok(()),
+        }
     }
 
     /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
@@ -290,6 +302,7 @@ impl Engine {
         {
             return self.known_request(packet, parsed, tuple, id, flags, now);
         }
+        self.check_source(parsed)?;
         match (self.service_slot(parsed, tuple), nat_owner) {
             (Some(_), _) if owner != self.worker => Ok(Verdict::Handoff(owner)),
             (Some(service), _) => self.new_request(packet, parsed, tuple, service, flags, now),

@@ -128,7 +128,7 @@ impl Engine {
     }
 
     /// Whether the flow's backend may still be used.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_served(&self, entry: &HotEntry) -> bool {
         match self
             .snapshot
@@ -258,7 +258,7 @@ impl Engine {
     }
 
     /// What a request changes in its flow: state, timer, and where the client is found.
-    #[inline]
+    #[inline(always)]
     fn advance_request<F: Frame>(
         &mut self,
         id: FlowId,

@@ -6,7 +6,8 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::{Delta, Sum};
 use super::extension;
 use super::field::{
-    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, pair, ports, put, unmapped,
+    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, pair, ports, put,
+    unmapped,
 };
 use super::parse::{
     Family, Parsed, Transport, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses,
