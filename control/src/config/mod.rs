@@ -6,6 +6,7 @@
 mod document;
 pub mod duration;
 mod environment;
+mod health_check;
 mod kubernetes;
 mod names;
 mod nat_ports;
@@ -25,6 +26,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
 
 pub use environment::Nsm;
+pub use health_check::{HealthCheck, TcpCheck};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces};
 pub(crate) use names::unicast;
 pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
@@ -200,6 +202,7 @@ impl Config {
         }
         for draft in &document.services {
             draft.check_discovery(document.config.discovery, &mut refusals);
+            draft.check_health(&mut refusals);
         }
         service::check_together(&document.services, &mut refusals);
         let mut config = document.config;

@@ -10,6 +10,7 @@ use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
 use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
+use super::health_check::HealthCheck;
 use super::names::{self, Discovery};
 use super::node::{self, Section};
 use super::refusal::Refusal;
@@ -34,6 +35,9 @@ pub struct Service {
     /// How long flows of a removed backend may go on.
     #[serde(serialize_with = "duration::serialize")]
     pub drain: Duration,
+    /// `None`: a backend is up as long as discovery says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     pub backends: Vec<Backend>,
 }
 
@@ -63,7 +67,6 @@ pub(super) const PORTS: &str = "1-65535";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
-const LATER: &str = "nothing: not supported by this version";
 
 /// A service while environment and file are still being put together.
 #[derive(Debug, Default)]
@@ -79,6 +82,7 @@ pub(super) struct Draft {
     selector_refused: bool,
     scheduler: Option<Scheduler>,
     drain: Option<Duration>,
+    health_check: Option<HealthCheck>,
     backends: Vec<Backend>,
 }
 
@@ -127,9 +131,10 @@ impl Draft {
             &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN)),
             |value| duration::parse(&node::text(value)?).filter(|drain| *drain <= LONGEST_DRAIN),
         );
-        if let Some(check) = section.value("healthCheck") {
-            section.refuse("healthCheck", node::shown(check), LATER);
-        }
+        let health_check = section.value("healthCheck").and_then(|value| {
+            let path = section.path("healthCheck");
+            HealthCheck::read(&path, value, section.refusals())
+        });
         let selector_given = section.value("selector").is_some();
         let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
         read_affinity(&mut section);
@@ -144,6 +149,7 @@ impl Draft {
             selector: selector.unwrap_or_default(),
             scheduler,
             drain,
+            health_check,
             backends,
         }
     }
@@ -159,8 +165,17 @@ impl Draft {
             selector: self.selector,
             scheduler: self.scheduler.unwrap_or(Scheduler::Maglev),
             drain: self.drain.unwrap_or(Duration::from_secs(60)),
+            health_check: self.health_check,
             backends: self.backends,
         })
+    }
+
+    /// Refuses a health check that the protocol, from file or environment, cannot do with.
+    pub(super) fn check_health(&self, refusals: &mut Vec<Refusal>) {
+        if let Some(check) = &self.health_check {
+            let path = format!("{}.healthCheck", self.path);
+            check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), refusals);
+        }
     }
 
     /// Refuses what the discovery cannot do without, and what it would ignore.
@@ -235,7 +250,7 @@ pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
 }
 
 /// A port as a number.
-fn port(value: &Value) -> Option<u16> {
+pub(super) fn port(value: &Value) -> Option<u16> {
     node::number(value, 1..=65_535).and_then(|port| u16::try_from(port).ok())
 }
 

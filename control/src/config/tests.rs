@@ -68,6 +68,54 @@ fn the_documented_example_is_read() {
     assert_eq!(service.backends[1].weight, 1);
 }
 
+/// As in the contract of the command line, the configuration and the environment.
+const CONTRACT: &str = r#"
+interface: nsm-1
+addresses: []              # default: the interface's own global addresses, both families
+mode: auto                 # auto | native | generic | companion (if built)
+zeroCopy: auto             # auto | on | off
+workers: auto              # or a list of CPU cores, one per queue
+flows: 1000000             # capacity of the flow table, all workers together
+discovery: static          # static | kubernetes | nsm
+services:
+  - name: finance          # DNS label: finance.<dns.zone>
+    protocol: TCP          # TCP | UDP
+    port: 8080
+    targetPort: 8081       # default: port
+    selector: {app: finance}
+    scheduler: maglev      # maglev | round-robin | least-connections, all weighted
+    affinity: {clientIP: 0s}   # >0: one client, one backend, for that long
+    drain: 60s
+    healthCheck: {tcp: {}, interval: 2s, timeout: 1s, rise: 2, fall: 3}   # optional
+    backends:              # discovery: static
+      - {address: 172.16.1.2, weight: 1}
+dns: {zone: vl3-lb, listen: "53", upstream: []}
+admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
+"#;
+
+#[test]
+fn the_contract_is_accepted_as_written_and_says_the_defaults() {
+    let config = parse(CONTRACT).unwrap();
+    assert_eq!(config.services[0].health_check, Some(HealthCheck::tcp()));
+    let short = CONTRACT.replace(", interval: 2s, timeout: 1s, rise: 2, fall: 3", "");
+    assert_eq!(parse(&short), Ok(config));
+}
+
+#[test]
+fn a_health_check_is_read_as_it_is_written() {
+    let check = |text: &str| {
+        let config = parse(&format!(
+            "services: [{{name: a, port: 80, protocol: UDP, healthCheck: {text}}}]"
+        ));
+        config.unwrap().services[0].health_check.clone().unwrap()
+    };
+    let read = check("{tcp: {port: 53}, interval: 500ms, rise: 1, fall: 5}");
+    assert_eq!(read.tcp.port, Some(53));
+    assert_eq!((read.rise, read.fall), (1, 5));
+    assert_eq!(read.interval, Duration::from_millis(500));
+    assert_eq!(read.timeout, read.interval, "not longer than the interval");
+}
+
 #[test]
 fn the_example_says_the_defaults() {
     let short = "services: [{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}, \
@@ -89,7 +137,8 @@ admin: {listen: '[::1]:9091'}
 logFormat: json
 logLevel: DEBUG
 services:
-- {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: []}
+- {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
+   healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1}}
 ";
     let kubernetes = "
 discovery: kubernetes
@@ -99,7 +148,7 @@ services:
 - {name: b, port: 81, selector: 'app in (a,b),!canary'}
 ";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
-    for text in [FULL, other, kubernetes, all, "services: []", "{}"] {
+    for text in [FULL, CONTRACT, other, kubernetes, all, "services: []", "{}"] {
         let config = parse(text).unwrap();
         let printed = config.to_yaml();
         assert_eq!(parse(&printed), Ok(config), "{printed}");
@@ -144,8 +193,47 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
             "services[1].affinity.clientIP: 10s, allowed 0s: affinity is not supported by this version",
         ),
         (
-            service("port: 81, healthCheck: {tcp: {}}"),
-            "services[1].healthCheck: {\"tcp\":{}}, allowed nothing: not supported by this version",
+            service("port: 81, healthCheck: {interval: 2s}"),
+            "services[1].healthCheck.tcp: missing, allowed tcp: {} for the backends' own port, or tcp: {port: \
+             1-65535}",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: 80}"),
+            "services[1].healthCheck.tcp: 80, allowed tcp: {} for the backends' own port, or tcp: {port: \
+             1-65535}",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {port: 0}}"),
+            "services[1].healthCheck.tcp.port: 0, allowed 1-65535",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, udp: {}}"),
+            "services[1].healthCheck.udp: unknown key (value {}), allowed tcp, interval, timeout, rise, fall",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, interval: 10ms}"),
+            "services[1].healthCheck.interval: 10ms, allowed a duration from 100ms to 1h, such as 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, timeout: 3s}"),
+            "services[1].healthCheck.timeout: 3s, allowed more than 0s and at most interval, 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, timeout: 0s}"),
+            "services[1].healthCheck.timeout: 0s, allowed more than 0s and at most interval, 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, rise: 0}"),
+            "services[1].healthCheck.rise: 0, allowed 1-100",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, fall: 101}"),
+            "services[1].healthCheck.fall: 101, allowed 1-100",
+        ),
+        (
+            service("port: 81, protocol: UDP, healthCheck: {tcp: {}}"),
+            "services[1].healthCheck.tcp.port: missing, allowed 1-65535: the port at which the backends of a \
+             UDP service answer TCP",
         ),
         (
             service("port: 81, targetport: 82"),

@@ -1,0 +1,113 @@
+//! The `healthCheck` of a service: how its backends are looked at.
+
+use serde::Serialize;
+use serde_json::Value;
+use vl3lb_common::{Duration, Protocol};
+
+use super::duration;
+use super::node::{self, Section};
+use super::refusal::Refusal;
+use super::service::PORTS;
+
+/// How each backend of a service is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    /// Opens a TCP connection and closes it again.
+    pub tcp: TcpCheck,
+    /// From the start of one check to the start of the next.
+    #[serde(serialize_with = "duration::serialize")]
+    pub interval: Duration,
+    /// How long a check waits for its answer; at most `interval`.
+    #[serde(serialize_with = "duration::serialize")]
+    pub timeout: Duration,
+    /// Good checks in a row after which a backend that is down is up again.
+    pub rise: u32,
+    /// Failed checks in a row after which a backend that is up is down.
+    pub fall: u32,
+}
+
+/// Where a connection is opened to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TcpCheck {
+    /// `None`: the backend's own port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl HealthCheck {
+    /// A check of the backends' own port, with the default times and counts.
+    pub const fn tcp() -> Self {
+        Self {
+            tcp: TcpCheck { port: None },
+            interval: INTERVAL,
+            timeout: TIMEOUT,
+            rise: 2,
+            fall: 3,
+        }
+    }
+
+    /// Reads the mapping at `path`; `None` if it says too little to go on.
+    pub(super) fn read(path: &str, value: &Value, refusals: &mut Vec<Refusal>) -> Option<Self> {
+        let known = ["tcp", "interval", "timeout", "rise", "fall"];
+        let mut section = Section::new(path, Some(value), &known, refusals);
+        let tcp = read_tcp(&mut section);
+        let interval = section
+            .optional("interval", INTERVALS, |value| {
+                let interval = duration::parse(&node::text(value)?)?;
+                (SHORTEST..=LONGEST).contains(&interval).then_some(interval)
+            })
+            .unwrap_or(INTERVAL);
+        let timeouts = format!(
+            "more than 0s and at most interval, {}",
+            duration::format(interval)
+        );
+        let timeout = section.optional("timeout", &timeouts, |value| {
+            let timeout = duration::parse(&node::text(value)?)?;
+            (!timeout.is_zero() && timeout <= interval).then_some(timeout)
+        });
+        let mut count = |key| {
+            section.optional(key, COUNTS, |value| {
+                node::number(value, 1..=100).and_then(|count| u32::try_from(count).ok())
+            })
+        };
+        let (rise, fall) = (count("rise"), count("fall"));
+        let default = Self::tcp();
+        Some(Self {
+            tcp: tcp?,
+            interval,
+            timeout: timeout.unwrap_or_else(|| TIMEOUT.min(interval)),
+            rise: rise.unwrap_or(default.rise),
+            fall: fall.unwrap_or(default.fall),
+        })
+    }
+
+    /// Refuses, at `path`, what the service's protocol cannot do with: the port of a UDP service
+    /// says nothing about TCP.
+    pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, refusals: &mut Vec<Refusal>) {
+        if protocol == Protocol::Udp && self.tcp.port.is_none() {
+            refusals.push(Refusal::new(
+                format!("{path}.tcp.port"),
+                "missing",
+                format!("{PORTS}: the port at which the backends of a UDP service answer TCP"),
+            ));
+        }
+    }
+}
+
+const INTERVAL: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(1);
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(3600);
+const INTERVALS: &str = "a duration from 100ms to 1h, such as 2s";
+const COUNTS: &str = "1-100";
+const KINDS: &str = "tcp: {} for the backends' own port, or tcp: {port: 1-65535}";
+
+fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
+    let value = section.required("tcp", KINDS, |value| value.is_object().then_some(value))?;
+    let path = section.path("tcp");
+    let mut tcp = Section::new(&path, Some(value), &["port"], section.refusals());
+    let port = tcp.optional("port", PORTS, super::service::port);
+    Some(TcpCheck { port })
+}
