@@ -4,7 +4,7 @@
 //! worker adds what changes per flow (a turn, the current number of flows).
 
 use crate::maglev::Maglev;
-use crate::snapshot::{Backend, BackendSlot, BackendState};
+use crate::snapshot::{Backend, BackendSlot};
 
 /// The rule that picks a backend for a new flow. All honour weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,13 +49,14 @@ pub enum Pool {
 const LONGEST_CYCLE: u32 = 4096;
 
 impl Pool {
-    /// Builds the pool from the active backends with a weight among `backends`, all of one family.
+    /// Builds the pool from those of `backends`, all of one family, that take new flows and have a
+    /// weight.
     ///
     /// Cost: that of [`Maglev::build`] at most; control side only.
     pub fn build(scheduler: Scheduler, backends: &[Backend]) -> Self {
         let active: Vec<&Backend> = backends
             .iter()
-            .filter(|backend| backend.weight > 0 && backend.state == BackendState::Active)
+            .filter(|backend| backend.weight > 0 && backend.state.takes_new_flows())
             .collect();
         if active.is_empty() {
             return Self::Empty;
@@ -135,7 +136,7 @@ fn gcd(a: i64, b: i64) -> i64 {
 mod tests {
     use super::*;
     use crate::addr::Protocol;
-    use crate::snapshot::ServiceSlot;
+    use crate::snapshot::{BackendState, ServiceSlot};
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         (1_u8..)
@@ -194,11 +195,13 @@ mod tests {
                 picked.iter().all(|&slot| slot == 3) && picked.len() == 50,
                 "{scheduler:?}"
             );
-            set[2].state = BackendState::Gone;
-            assert!(
-                matches!(Pool::build(scheduler, &set), Pool::Empty),
-                "{scheduler:?}"
-            );
+            for state in [BackendState::Down, BackendState::Gone] {
+                set[2].state = state;
+                assert!(
+                    matches!(Pool::build(scheduler, &set), Pool::Empty),
+                    "{scheduler:?}"
+                );
+            }
         }
     }
 }

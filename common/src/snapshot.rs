@@ -50,10 +50,21 @@ impl BackendSlot {
 pub enum BackendState {
     /// New and old flows.
     Active,
+    /// Old flows, and new ones where no other backend is active: no health check has answered yet.
+    Unknown,
     /// Old flows only, since that time.
     Draining { since: Timestamp },
+    /// Nothing: known to be dead, its flows are ended at once. It may come back in its slot.
+    Down,
     /// Nothing: its flows are ended at once, the slot lives until they are gone.
     Gone,
+}
+
+impl BackendState {
+    /// Whether it may be given new flows.
+    pub const fn takes_new_flows(self) -> bool {
+        matches!(self, Self::Active | Self::Unknown)
+    }
 }
 
 /// One backend of one service.

@@ -22,6 +22,7 @@ use vl3lb_control::cli::{Failure, FailureKind, load_config};
 use vl3lb_control::config::{self, Config, Discovery};
 use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
 use vl3lb_control::dns::Dns;
+use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
 use vl3lb_control::publisher::Publisher;
@@ -204,11 +205,13 @@ impl Control {
             .map_err(refused)?;
         let (monitor, network, resolver) = Monitor::new(config.interface.clone(), config.addresses.clone());
         let (desired, wanted) = watch::channel(None);
+        let (checker, board) = Checker::new(TcpConnect, wanted.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
             Arc::clone(&dataplane),
             config.nat_ports,
             wanted,
             network.clone(),
+            Arc::clone(&board),
             resolver,
         );
         let (dns, dns_stats) = Dns::new(&config.dns, current.clone(), network.clone()).map_err(refused)?;
@@ -225,6 +228,7 @@ impl Control {
             dataplane,
             current,
             network,
+            health: board,
             source,
             file,
             publisher: publisher_stats,
@@ -238,6 +242,7 @@ impl Control {
         );
 
         tasks.spawn(named("the network monitor", monitor.run()));
+        tasks.spawn(named("the health checks", checker.run()));
         tasks.spawn(named("the publisher", publisher.run()));
         tasks.spawn(named("the name server", dns.run()));
         tasks.spawn(named("sampling", {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Distribution, Time, Traffic};
+use super::{BackendCheck, Distribution, Time, Traffic};
 use crate::addr::Protocol;
 
 /// How a backend is. Ordered from worst to best.
@@ -115,6 +115,10 @@ pub struct Backend {
     pub nat_ports: NatPortUse,
     /// `None` on a raw-IP link.
     pub next_hop: Option<NextHop>,
+    /// Health checks; `None` without any.
+    pub check: Option<BackendCheck>,
+    /// How often it came into a state.
+    pub transitions: u64,
     /// Set while it drains.
     pub drain: Option<Drain>,
     /// Name of the discovery source.

@@ -5,6 +5,7 @@
 //! only ever added. What is not known is `None`, never 0.
 
 mod backend;
+mod check;
 mod envelope;
 mod flow;
 mod measure;
@@ -13,6 +14,7 @@ mod status;
 mod time;
 
 pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
+pub use check::{BackendCheck, CheckCount, CheckResult, ServiceCheck};
 pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
 pub use flow::{Flow, FlowTraffic};
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CauseCount, Distribution, ReasonCount, Time, Traffic};
+use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, Time, Traffic};
 use crate::addr::Protocol;
 use crate::schedule::Scheduler;
 
@@ -13,7 +13,7 @@ use crate::schedule::Scheduler;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceState {
-    /// No backend is up.
+    /// No backend takes new flows.
     Down,
     /// Some backends are down or unknown. A draining one is no fault.
     Degraded,
@@ -49,7 +49,8 @@ impl BackendCounts {
     /// The state of a service with these backends.
     pub const fn state(self) -> ServiceState {
         match (self.up, self.down + self.unknown) {
-            (0, _) => ServiceState::Down,
+            // While nobody is up, those that have not answered yet get the new flows.
+            (0, _) if self.unknown == 0 => ServiceState::Down,
             (_, 0) => ServiceState::Ok,
             _ => ServiceState::Degraded,
         }
@@ -62,6 +63,20 @@ impl BackendCounts {
 pub struct BackendTransitions {
     pub up: u64,
     pub draining: u64,
+    pub down: u64,
+    pub unknown: u64,
+}
+
+impl BackendTransitions {
+    /// With the label value of each.
+    pub const fn by_state(self) -> [(&'static str, u64); 4] {
+        [
+            (BackendState::Up.name(), self.up),
+            (BackendState::Draining.name(), self.draining),
+            (BackendState::Down.name(), self.down),
+            (BackendState::Unknown.name(), self.unknown),
+        ]
+    }
 }
 
 /// One service.
@@ -80,6 +95,8 @@ pub struct Service {
     /// How long flows of a removed backend may go on.
     pub drain_seconds: f64,
     pub selector: BTreeMap<String, String>,
+    /// `None`: backends are up as long as they are desired.
+    pub check: Option<ServiceCheck>,
     pub state: ServiceState,
     /// When it came into that state.
     pub since: Option<Time>,
@@ -127,5 +144,7 @@ mod tests {
         assert_eq!(state(8, 1, 0, 0), ServiceState::Ok);
         assert_eq!(state(2, 0, 1, 0), ServiceState::Degraded);
         assert_eq!(state(2, 0, 0, 1), ServiceState::Degraded);
+        assert_eq!(state(0, 0, 1, 1), ServiceState::Degraded);
+        assert_eq!(state(0, 1, 2, 0), ServiceState::Down);
     }
 }

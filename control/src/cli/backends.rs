@@ -1,6 +1,6 @@
 //! The table of backends.
 
-use vl3lb_common::report::{Backend, BackendState, Envelope, Time};
+use vl3lb_common::report::{Backend, BackendCheck, BackendState, Envelope, Time};
 
 use super::number::{UNKNOWN, age, grouped, latency, percent};
 use super::services::since;
@@ -22,7 +22,14 @@ const COLUMNS: [Column; 13] = [
     number("SINCE"),
     text("NOTE"),
 ];
-const WIDE: [Column; 4] = [text("POD"), text("NODE"), text("SOURCE"), text("NEXTHOP")];
+const WIDE: [Column; 6] = [
+    text("POD"),
+    text("NODE"),
+    text("SOURCE"),
+    text("NEXTHOP"),
+    text("CHECK"),
+    number("TRANSITIONS"),
+];
 
 /// One row per backend.
 pub(super) fn table(answer: &Envelope<Backend>, view: View) -> String {
@@ -71,7 +78,27 @@ fn wide_row(backend: &Backend) -> Vec<Cell> {
         or_unknown(&backend.node).into(),
         or_unknown(&backend.source).into(),
         next_hop.into(),
+        backend
+            .check
+            .as_ref()
+            .map_or_else(|| UNKNOWN.to_owned(), checked)
+            .into(),
+        backend.transitions.to_string().into(),
     ]
+}
+
+/// The last check: `tcp ok 0.4ms (2 of 2)`.
+fn checked(check: &BackendCheck) -> String {
+    let Some(result) = check.last_result else {
+        return format!("{} not yet", check.kind);
+    };
+    let took = latency(check.duration_seconds);
+    format!("{} {} {took} {}", check.kind, result.name(), in_a_row(check))
+}
+
+/// `(2 of 3)`: how far the last checks go towards a change of state.
+fn in_a_row(check: &BackendCheck) -> String {
+    format!("({} of {})", check.consecutive.min(check.needed), check.needed)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of ports are far below 2^53")]
@@ -88,6 +115,11 @@ fn note(backend: &Backend, now: Time) -> String {
             age(drain.deadline.since(now)),
             grouped(drain.flows_left)
         );
+    }
+    if let Some(check) = &backend.check
+        && let Some(error) = &check.last_error
+    {
+        return format!("{error} {}", in_a_row(check));
     }
     match &backend.next_hop {
         Some(hop) if hop.mac.is_none() => "next hop does not answer".to_owned(),

@@ -1,7 +1,7 @@
 //! The tables of services, and of one service in full.
 
 use vl3lb_common::DropReason;
-use vl3lb_common::report::{Backend, Envelope, ReasonCount, Service, ServiceState, Time};
+use vl3lb_common::report::{Backend, Envelope, ReasonCount, Service, ServiceCheck, ServiceState, Time};
 
 use super::backends;
 use super::number::{UNKNOWN, age, age_seconds, latency};
@@ -125,7 +125,11 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
             .map_or_else(|| UNKNOWN.to_owned(), age_seconds)
             .into(),
         age_seconds(service.drain_seconds).into(),
-        UNKNOWN.into(),
+        service
+            .check
+            .as_ref()
+            .map_or_else(|| UNKNOWN.to_owned(), checked)
+            .into(),
         if selector.is_empty() {
             UNKNOWN.into()
         } else {
@@ -135,6 +139,16 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
         latency(service.connect_seconds.p99).into(),
         view.digits.count(service.flows_opened_total).into(),
     ]
+}
+
+/// `tcp every 2s`, or `tcp:80 every 2s` if not at the backends' own port.
+fn checked(check: &ServiceCheck) -> String {
+    let port = check.port.map_or_else(String::new, |port| format!(":{port}"));
+    format!(
+        "{}{port} every {}",
+        check.kind,
+        age_seconds(check.interval_seconds)
+    )
 }
 
 /// Every address that the service listens at, and its port.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
-use crate::config;
+use crate::config::{self, HealthCheck};
 
 pub use kubernetes::Kubernetes;
 pub use static_file::StaticFile;
@@ -43,6 +43,8 @@ pub struct ServiceSpec {
     pub scheduler: Scheduler,
     /// How long flows of a removed backend may go on.
     pub drain: Duration,
+    /// How backends are looked at; `None`: they are up as long as they are desired.
+    pub health_check: Option<HealthCheck>,
     /// Of both families.
     pub backends: Vec<BackendSpec>,
 }
@@ -59,6 +61,7 @@ impl ServiceSpec {
             selector: service.selector.shown(),
             scheduler: service.scheduler,
             drain: service.drain,
+            health_check: service.health_check.clone(),
             backends,
         }
     }

@@ -41,6 +41,7 @@ fn current(names: &[&str]) -> Arc<Current> {
         selector: BTreeMap::new(),
         scheduler: Scheduler::Maglev,
         drain: Duration::ZERO,
+        health_check: None,
         backends: Vec::new(),
     });
     let update = State::new(NatPorts::new(1, 2).unwrap())
@@ -49,6 +50,7 @@ fn current(names: &[&str]) -> Arc<Current> {
                 services: services.collect(),
             },
             network: &view(&["172.16.1.103", "2001:db8::67"]),
+            health: &HashMap::new(),
             now: Moment {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,

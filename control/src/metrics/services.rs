@@ -34,6 +34,11 @@ fn services(services: &[Service]) -> Vec<Family> {
         "vl3lb_service_backend_transitions",
         "Backends that came into this state",
     );
+    let mut checks = Family::counter("vl3lb_health_checks", "Health checks of backends, by result");
+    let mut check_duration = Family::histogram(
+        "vl3lb_health_check_duration_seconds",
+        "Time that a health check took, by result",
+    );
     let mut connect = Family::histogram(
         "vl3lb_service_connect_duration_seconds",
         "Time from a SYN to the backend's SYN-ACK",
@@ -67,11 +72,18 @@ fn services(services: &[Service]) -> Vec<Family> {
                 count as u64,
             );
         }
-        for (state, count) in [
-            ("up", service.transitions.up),
-            ("draining", service.transitions.draining),
-        ] {
+        for (state, count) in service.transitions.by_state() {
             transitions.add([("service", service.name.as_str()), ("state", state)], count);
+        }
+        for count in service.check.iter().flat_map(|check| &check.results) {
+            let labels = [
+                ("service", service.name.as_str()),
+                ("result", count.result.name()),
+            ];
+            checks.add(labels, count.checks_total);
+            if let Some(durations) = &count.duration_seconds {
+                check_duration.add_distribution(labels, durations);
+            }
         }
         connect.add_distribution(label, &service.connect_seconds);
         duration.add_distribution(label, &service.flow_duration_seconds);
@@ -84,6 +96,8 @@ fn services(services: &[Service]) -> Vec<Family> {
         bytes,
         by_state,
         transitions,
+        checks,
+        check_duration,
         connect,
         duration,
     ]

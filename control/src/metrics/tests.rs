@@ -54,6 +54,8 @@ const REGISTRY: &[(&str, &str)] = &[
     ("vl3lb_service_bytes", "counter"),
     ("vl3lb_service_backends", "gauge"),
     ("vl3lb_service_backend_transitions", "counter"),
+    ("vl3lb_health_checks", "counter"),
+    ("vl3lb_health_check_duration_seconds", "histogram"),
     ("vl3lb_service_connect_duration_seconds", "histogram"),
     ("vl3lb_service_flow_duration_seconds", "histogram"),
     ("vl3lb_drop_packets", "counter"),
@@ -70,7 +72,7 @@ const REGISTRY: &[(&str, &str)] = &[
 ];
 
 /// Labels that any family may have.
-const LABELS: [&str; 10] = [
+const LABELS: [&str; 11] = [
     "service",
     "backend",
     "protocol",
@@ -80,6 +82,7 @@ const LABELS: [&str; 10] = [
     "cause",
     "worker",
     "queue",
+    "result",
     "source",
 ];
 /// Labels of one family only: infos, and words of their own.

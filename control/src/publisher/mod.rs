@@ -24,6 +24,7 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
 use crate::discovery::{Desired, DesiredReceiver, ServiceSpec};
+use crate::health::Board;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::state::{Inputs, Moment, State, Update};
 
@@ -48,6 +49,7 @@ pub struct Publisher {
     dataplane: Arc<dyn Dataplane>,
     desired: DesiredReceiver,
     network: NetworkReceiver,
+    health: Arc<Board>,
     resolver: Resolver,
     state: State,
     /// The last view that could be balanced on.
@@ -70,12 +72,13 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher from `desired` and `network` to `dataplane`.
+    /// A publisher from `desired`, `network` and `health` to `dataplane`.
     pub fn new(
         dataplane: Arc<dyn Dataplane>,
         nat_ports: NatPorts,
         desired: DesiredReceiver,
         network: NetworkReceiver,
+        health: Arc<Board>,
         resolver: Resolver,
     ) -> (Self, CurrentReceiver, Arc<PublisherStats>) {
         let (current, receiver) = watch::channel(None);
@@ -84,6 +87,7 @@ impl Publisher {
             dataplane,
             desired,
             network,
+            health,
             resolver,
             state: State::new(nat_ports),
             usable: None,
@@ -100,6 +104,7 @@ impl Publisher {
     pub async fn run(mut self) {
         let mut events = interval(EVENTS);
         events.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut verdicts = self.health.subscribe();
         let mut earliest = Instant::now();
         let mut next = Some(earliest);
         loop {
@@ -109,6 +114,10 @@ impl Publisher {
                     next = Some(earliest.max(self.see()));
                 }
                 changed = self.network.changed() => {
+                    if changed.is_err() { return; }
+                    next = Some(earliest.max(self.see()));
+                }
+                changed = verdicts.changed() => {
                     if changed.is_err() { return; }
                     next = Some(earliest.max(self.see()));
                 }
@@ -149,9 +158,11 @@ impl Publisher {
         if let Some(wait) = self.first_next_hops(&desired, &network) {
             return Some(wait);
         }
+        let findings = self.health.findings();
         let update = self.state.update(Inputs {
             desired: &desired,
             network: &network,
+            health: &findings,
             now: Moment {
                 monotonic: self.dataplane.now(),
                 wall: SystemTime::now(),
@@ -245,10 +256,14 @@ impl Publisher {
 
     fn log(&mut self, update: &Update, applied_in: Duration) {
         let changes = &update.changes;
-        for event in changes.events.iter().take(LOGGED) {
+        let (errors, others): (Vec<_>, Vec<_>) = changes.events.iter().partition(|event| event.is_error());
+        for event in others.iter().take(LOGGED) {
             info!("{event}");
         }
-        let more = changes.events.len().saturating_sub(LOGGED);
+        for event in errors {
+            error!("{event}");
+        }
+        let more = others.len().saturating_sub(LOGGED);
         if more > 0 {
             info!("... and {more} more changes of state");
         }

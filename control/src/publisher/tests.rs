@@ -12,7 +12,9 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{MacAddr, Protocol, Timestamp};
 
 use super::*;
+use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, DesiredSender, Origin, Takes};
+use crate::health::{Answer, Findings, Order, Subject};
 use crate::network::Monitor;
 
 /// A data plane that only remembers.
@@ -96,6 +98,7 @@ struct World {
     recorder: Arc<Recorder>,
     desired: DesiredSender,
     network: watch::Sender<Option<Arc<NetworkView>>>,
+    health: Arc<Board>,
     current: CurrentReceiver,
     stats: Arc<PublisherStats>,
     /// Holds the other end of the resolver.
@@ -108,11 +111,13 @@ impl World {
         let (desired, desired_receiver) = watch::channel(None);
         let (network, network_receiver) = watch::channel(None);
         let (monitor, _, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new());
+        let health = Arc::new(Board::new());
         let (publisher, current, stats) = Publisher::new(
             Arc::clone(&recorder) as Arc<dyn Dataplane>,
             NatPorts::new(10_240, 32_767).unwrap(),
             desired_receiver,
             network_receiver,
+            Arc::clone(&health),
             resolver,
         );
         tokio::spawn(publisher.run());
@@ -120,6 +125,7 @@ impl World {
             recorder,
             desired,
             network,
+            health,
             current,
             stats,
             _monitor: monitor,
@@ -159,6 +165,7 @@ fn finance(hosts: &[u8]) -> Desired {
             selector: BTreeMap::new(),
             scheduler: Scheduler::RoundRobin,
             drain: Duration::from_secs(60),
+            health_check: None,
             backends: backends.collect(),
         }],
     }
@@ -367,6 +374,7 @@ async fn the_log_line_has_both_generations_and_what_changed() {
         state.update(Inputs {
             desired: &finance(hosts),
             network: &network,
+            health: &Findings::new(),
             now: Moment {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,
@@ -380,4 +388,53 @@ async fn the_log_line_has_both_generations_and_what_changed() {
         summary(&update.snapshot, &update, Duration::from_micros(3400)),
         "snapshot 1 -> 2: 1 services, 2 backends (+1 -2), applied in 3ms"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_is_published_at_once() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    let mut desired = finance(&[2, 3]);
+    let mut check = HealthCheck::tcp();
+    check.fall = 1;
+    desired.services[0].health_check = Some(check.clone());
+    let subjects: Vec<_> = desired.services[0]
+        .backends
+        .iter()
+        .map(|backend| Subject::of(&desired.services[0], backend))
+        .collect();
+    let order = Order {
+        service: "finance".into(),
+        check,
+    };
+    let orders = subjects.iter().map(|subject| (subject.clone(), order.clone()));
+    world.health.follow(&orders.collect());
+    world.desired.send_replace(Some(Arc::new(desired)));
+    let states = |current: &Current| -> Vec<_> {
+        let backends = current.snapshot.backend_slots.iter().flatten();
+        backends.map(|backend| backend.state).collect()
+    };
+    let first = world.published(1).await;
+    assert_eq!(states(&first), [BackendState::Unknown; 2]);
+    pass(Duration::from_secs(1)).await;
+
+    let before = Instant::now();
+    let took = Duration::from_millis(1);
+    world.health.record(&subjects[0], Answer::good(), took);
+    let second = world.published(2).await;
+    assert_eq!(states(&second), [BackendState::Active, BackendState::Unknown]);
+    let refused = Answer {
+        result: vl3lb_common::report::CheckResult::Refused,
+        text: "refused".to_owned(),
+    };
+    world.health.record(&subjects[0], refused, took);
+    let third = world.published(3).await;
+    assert_eq!(states(&third), [BackendState::Down, BackendState::Unknown]);
+    assert!(before.elapsed() <= 2 * SETTLE);
+    // The same again is no news.
+    world.health.record(&subjects[1], Answer::good(), took);
+    world.published(4).await;
+    world.health.record(&subjects[1], Answer::good(), took);
+    pass(Duration::from_secs(10)).await;
+    assert_eq!(world.recorder.generations(), [1, 2, 3, 4]);
 }

@@ -1,14 +1,14 @@
 //! Counters and the control side's state, put together into a report.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use vl3lb_common::dataplane::{Attachment, Steered};
 use vl3lb_common::next_hop::{self, Link};
 use vl3lb_common::report::{
-    Backend, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures, NatPortUse, NextHop,
-    Process, ReasonCount, Report, Service, Time, Traffic,
+    Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
+    NatPortUse, NextHop, Process, ReasonCount, Report, Service, ServiceCheck, Time, Traffic,
 };
 use vl3lb_common::snapshot::{self, NatPorts};
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
@@ -18,6 +18,7 @@ use super::counters::{FlowCounts, Sample, ServiceCounts};
 use super::{balancer, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
+use crate::health::{self, Board, Subject};
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
@@ -50,6 +51,9 @@ pub(super) struct Facts<'a> {
     pub(super) current: Option<&'a Current>,
     /// `None` before the interface was looked at.
     pub(super) network: Option<&'a NetworkView>,
+    pub(super) health: &'a Board,
+    /// By the same board, all of one moment.
+    pub(super) checks: &'a HashMap<Subject, BackendCheck>,
     pub(super) publisher: &'a PublisherStats,
     pub(super) source: &'a SourceStatus,
     pub(super) file: &'a SourceStatus,
@@ -170,6 +174,15 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Ser
         affinity_seconds: None,
         drain_seconds: entry.drain.as_secs_f64(),
         selector: entry.selector.clone(),
+        check: entry.health_check.as_ref().map(|check| ServiceCheck {
+            kind: health::KIND.to_owned(),
+            port: check.tcp.port,
+            interval_seconds: check.interval.as_secs_f64(),
+            timeout_seconds: check.timeout.as_secs_f64(),
+            rise: check.rise,
+            fall: check.fall,
+            results: facts.health.results(&entry.name),
+        }),
         state: entry.state,
         since: Some(Time(entry.since)),
         backends: count(backends.iter().filter(|backend| backend.service == entry.name)),
@@ -246,6 +259,8 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
         port: entry.port,
         state: match entry.state {
             snapshot::BackendState::Active => BackendState::Up,
+            snapshot::BackendState::Unknown => BackendState::Unknown,
+            snapshot::BackendState::Down => BackendState::Down,
             snapshot::BackendState::Draining { .. } | snapshot::BackendState::Gone => BackendState::Draining,
         },
         since: Some(Time(entry.since)),
@@ -267,6 +282,8 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
             capacity: nat_port_capacity(facts),
         },
         next_hop: facts.network.and_then(|network| next_hop(network, entry.address)),
+        check: facts.checks.get(&subject(entry, service)).cloned(),
+        transitions: entry.transitions,
         drain: entry.drain_deadline.map(|deadline| Drain {
             deadline: Time(deadline),
             flows_left: all.open,
@@ -274,6 +291,17 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
         source: Some(entry.origin.name().to_owned()),
         pod: None,
         node: None,
+    }
+}
+
+/// The backend as health checks know it.
+fn subject(entry: &BackendEntry, service: &ServiceEntry) -> Subject {
+    Subject {
+        protocol: service.protocol,
+        service_port: service.port,
+        address: entry.address,
+        port: entry.port,
+        instance: entry.instance.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::process;
 use super::since::Onsets;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
+use crate::health::Board;
 use crate::network::NetworkReceiver;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
 
@@ -30,6 +31,7 @@ pub struct Sources {
     /// What the workers use; `None` before the first snapshot is live.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
+    pub health: Arc<Board>,
     /// How the source of backends is doing.
     pub source: watch::Receiver<SourceStatus>,
     /// How the configuration file is doing; the same where it is the source.
@@ -114,6 +116,8 @@ impl Reporter {
             start: start.as_deref(),
             current: current.as_deref(),
             network: network.as_deref(),
+            health: &self.sources.health,
+            checks: &self.sources.health.checks(),
             publisher: &self.sources.publisher,
             source: &source,
             file: &file,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
 use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops, Route};
-use vl3lb_common::report::{BackendTransitions, Report, ServiceState, Time};
+use vl3lb_common::report::{BackendTransitions, CheckResult, Report, ServiceState, Time};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, NatPorts, ServiceSlot, Snapshot};
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
@@ -18,8 +18,10 @@ use vl3lb_common::{DropReason, MacAddr, Protocol, Timestamp};
 use super::build::{self, Facts, Identity};
 use super::counters::Sample;
 use super::{Reporter, Sources};
+use crate::config::HealthCheck;
 use crate::discovery::{Origin, SourceStatus};
 use crate::dns::DnsStats;
+use crate::health::{Answer, Board, Order, Subject};
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
@@ -132,9 +134,56 @@ fn service(slot: u16, name: &str, protocol: Protocol, port: u16, state: ServiceS
         live: true,
         state,
         since: wall(1080),
-        transitions: BackendTransitions { up: 3, draining: 1 },
+        health_check: checks(name),
+        transitions: BackendTransitions {
+            up: 3,
+            draining: 1,
+            ..BackendTransitions::default()
+        },
         baseline: None,
     }
+}
+
+/// The backends of dns answer TCP at their port, those of ledger do not.
+fn checks(service: &str) -> Option<HealthCheck> {
+    let mut check = HealthCheck::tcp();
+    match service {
+        "dns" => check.tcp.port = Some(54),
+        "ledger" => {}
+        _ => return None,
+    }
+    Some(check)
+}
+
+/// What checks found out after four rounds.
+pub(crate) fn board() -> Board {
+    let subject = |protocol, service_port, address, port| Subject {
+        protocol,
+        service_port,
+        address: ip(address),
+        port,
+        instance: None,
+    };
+    let order = |service: &str| Order {
+        service: service.into(),
+        check: checks(service).unwrap(),
+    };
+    let dns = subject(Protocol::Udp, 53, "2001:db8::9", 54);
+    let ledger = subject(Protocol::Tcp, 9000, "172.16.1.9", 9001);
+    let board = Board::new();
+    board.follow(&HashMap::from([
+        (dns.clone(), order("dns")),
+        (ledger.clone(), order("ledger")),
+    ]));
+    for _ in 0..4 {
+        board.record(&dns, Answer::good(), Duration::from_micros(400));
+        let refused = Answer {
+            result: CheckResult::Refused,
+            text: "refused".to_owned(),
+        };
+        board.record(&ledger, refused, Duration::from_micros(300));
+    }
+    board
 }
 
 fn backend(slot: u32, service: u16, address: &str, port: u16, state: BackendState) -> BackendEntry {
@@ -144,18 +193,20 @@ fn backend(slot: u32, service: u16, address: &str, port: u16, state: BackendStat
         service: ServiceSlot(service),
         address: ip(address),
         port,
+        instance: None,
         weight: u16::from(!draining),
         origin: Origin::Static,
         state,
         since: wall(22),
+        transitions: 1 + u64::from(draining),
         drain_deadline: draining.then(|| wall(0) + Duration::from_secs(38)),
         baseline: None,
     }
 }
 
-/// Three services: one without backends, one on UDP, one with a draining backend.
+/// Three services: one whose backend is dead, one on UDP, one with a draining backend.
 pub(crate) fn directory() -> Directory {
-    use BackendState::{Active, Draining};
+    use BackendState::{Active, Down, Draining};
     let draining = Draining { since: at(3578) };
     Directory {
         generation: Generation(42),
@@ -170,6 +221,7 @@ pub(crate) fn directory() -> Directory {
             Some(backend(1, 0, "172.16.1.7", 8081, draining)),
             Some(backend(2, 1, "2001:db8::9", 54, Active)),
             None,
+            Some(backend(4, 2, "172.16.1.9", 9001, Down)),
         ],
         problems: Vec::new(),
     }
@@ -280,7 +332,8 @@ pub(crate) fn count_traffic(recorder: &Recorder) {
 /// The fixed report that golden files are made of.
 pub(crate) fn report() -> Report {
     let recorder = Recorder::new(2);
-    let read = |seconds| Sample::read(at(seconds), &recorder.stats, 4, 4, Some(0.0));
+    let read = |seconds| Sample::read(at(seconds), &recorder.stats, 4, 5, Some(0.0));
+    let board = board();
     let start = read(3590);
     count_traffic(&recorder);
     let sample = read(3600);
@@ -295,6 +348,8 @@ pub(crate) fn report() -> Report {
         start: Some(&start),
         current: Some(&current(directory())),
         network: Some(&network()),
+        health: &board,
+        checks: &board.checks(),
         publisher: &PublisherStats::default(),
         source: &source(),
         file: &source(),
@@ -361,6 +416,7 @@ pub(crate) fn live(workers: u16) -> Live {
             dataplane: Arc::<Recorder>::clone(&recorder),
             current: current_out,
             network: network_out,
+            health: Arc::new(board()),
             source,
             file,
             publisher: Arc::default(),

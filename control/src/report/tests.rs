@@ -33,6 +33,7 @@ fn services_and_backends_come_worst_first() {
     assert_eq!(
         backends,
         [
+            ("ledger", BackendState::Down),
             ("finance", BackendState::Draining),
             ("dns", BackendState::Up),
             ("finance", BackendState::Up)

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use vl3lb_common::ServiceKey;
 use vl3lb_common::next_hop::{Link, NextHop};
-use vl3lb_common::report::BackendCounts;
+use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
 
-use super::{BackendEntry, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
+use super::{
+    BackendEntry, Changes, Directory, Event, Moment, ServiceEntry, State, backend_slot, service_slot,
+};
 use crate::network::NetworkView;
 
 impl State {
@@ -23,7 +25,12 @@ impl State {
     }
 
     /// Builds the pools whose members changed, and notes which services came up or went down.
-    pub(super) fn refresh_services(&mut self, backends: &[Option<Backend>], now: Moment) {
+    pub(super) fn refresh_services(
+        &mut self,
+        backends: &[Option<Backend>],
+        now: Moment,
+        changes: &mut Changes,
+    ) {
         let mut members: HashMap<ServiceSlot, (Vec<Backend>, Vec<Backend>)> = HashMap::new();
         for backend in backends.iter().flatten() {
             let (v4, v6) = members.entry(backend.service).or_default();
@@ -35,9 +42,20 @@ impl State {
             let counts = v4.iter().chain(&v6).fold(BackendCounts::default(), count);
             service.v4.refresh(service.attributes.scheduler, &v4);
             service.v6.refresh(service.attributes.scheduler, &v6);
-            if counts.state() != service.state {
-                service.state = counts.state();
+            let to = counts.state();
+            let from = service.state.replace(to);
+            if from != Some(to) {
                 service.since = now.wall;
+            }
+            let is_down = to == ServiceState::Down;
+            let was_down = from == Some(ServiceState::Down);
+            if service.removed.is_none() && is_down != was_down {
+                changes.events.push(Event::Outage {
+                    service: service.attributes.name.clone(),
+                    over: was_down,
+                    up: counts.up,
+                    total: counts.total,
+                });
             }
         }
     }
@@ -100,8 +118,9 @@ impl State {
                 scheduler: record.attributes.scheduler,
                 drain: record.attributes.drain,
                 live: record.removed.is_none(),
-                state: record.state,
+                state: record.state.unwrap_or(ServiceState::Down),
                 since: record.since,
+                health_check: record.attributes.health_check.clone(),
                 transitions: self.transitions.of(&record.attributes.name),
                 baseline: record.baseline.clone(),
             }),
@@ -110,14 +129,19 @@ impl State {
                 service: record.service,
                 address: record.address,
                 port: record.port,
+                instance: record.instance.clone(),
                 weight: record.weight,
                 origin: record.origin,
                 state: record.state,
                 since: record.since,
+                transitions: record.transitions,
                 drain_deadline: match record.state {
                     BackendState::Draining { .. } if record.held => None,
                     BackendState::Draining { .. } => Some(record.since + self.drain_of(record)),
-                    BackendState::Active | BackendState::Gone => None,
+                    BackendState::Active
+                    | BackendState::Unknown
+                    | BackendState::Down
+                    | BackendState::Gone => None,
                 },
                 baseline: record.baseline.clone(),
             }),
@@ -130,6 +154,8 @@ fn count(mut counts: BackendCounts, backend: &Backend) -> BackendCounts {
     counts.total += 1;
     match backend.state {
         BackendState::Active => counts.up += 1,
+        BackendState::Unknown => counts.unknown += 1,
+        BackendState::Down => counts.down += 1,
         BackendState::Draining { .. } | BackendState::Gone => counts.draining += 1,
     }
     counts

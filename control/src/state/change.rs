@@ -30,7 +30,23 @@ pub enum Event {
         backend: SocketAddr,
         from: &'static str,
         to: &'static str,
+        /// The health check that made it so.
+        why: Option<String>,
     },
+    /// A service without a backend for new flows, or with one again.
+    Outage {
+        service: String,
+        over: bool,
+        up: usize,
+        total: usize,
+    },
+}
+
+impl Event {
+    /// Whether it needs a person now.
+    pub const fn is_error(&self) -> bool {
+        matches!(self, Self::Outage { over: false, .. })
+    }
 }
 
 impl fmt::Display for Event {
@@ -42,7 +58,29 @@ impl fmt::Display for Event {
                 backend,
                 from,
                 to,
-            } => write!(f, "backend {service}/{backend} {from} -> {to}"),
+                why,
+            } => {
+                write!(f, "backend {service}/{backend} {from} -> {to}")?;
+                why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+            }
+            Self::Outage {
+                service,
+                over,
+                up,
+                total,
+            } => {
+                if *over {
+                    write!(
+                        f,
+                        "service {service}: takes new flows again ({up} of {total} backends up)"
+                    )
+                } else {
+                    write!(
+                        f,
+                        "service {service}: no backend up ({up} of {total}); new flows are refused"
+                    )
+                }
+            }
         }
     }
 }
@@ -62,6 +100,8 @@ impl TransitionCounts {
             match *to {
                 "up" => counts.up += 1,
                 "draining" => counts.draining += 1,
+                "unknown" => counts.unknown += 1,
+                "down" => counts.down += 1,
                 _ => {}
             }
         }

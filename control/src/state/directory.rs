@@ -11,6 +11,7 @@ use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot}
 use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
+use crate::config::HealthCheck;
 use crate::discovery::Origin;
 
 /// The owners of all slots of one snapshot, by slot.
@@ -37,6 +38,7 @@ pub struct ServiceEntry {
     pub selector: BTreeMap<String, String>,
     pub scheduler: Scheduler,
     pub drain: Duration,
+    pub health_check: Option<HealthCheck>,
     /// False once it was removed: its last flows are draining, and another service may have its
     /// name by now.
     pub live: bool,
@@ -57,11 +59,15 @@ pub struct BackendEntry {
     pub service: ServiceSlot,
     pub address: IpAddr,
     pub port: u16,
+    /// Who has the address, where it passes from one to another.
+    pub instance: Option<Arc<str>>,
     pub weight: u16,
     pub origin: Origin,
     pub state: BackendState,
     /// When it came into that state.
     pub since: SystemTime,
+    /// How often it came into a state, since it is known.
+    pub transitions: u64,
     /// When its last flows are ended; while it is draining, unless they may stay.
     pub drain_deadline: Option<SystemTime>,
     /// As [`ServiceEntry::baseline`]. Gauges were 0.
@@ -94,6 +100,6 @@ impl Directory {
     /// Backends that take new flows, or would if their weight were not 0.
     pub fn active_backends(&self) -> impl Iterator<Item = &BackendEntry> {
         let backends = self.backends.iter().flatten();
-        backends.filter(|backend| backend.state == BackendState::Active)
+        backends.filter(|backend| backend.state.takes_new_flows())
     }
 }

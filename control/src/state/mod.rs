@@ -4,7 +4,8 @@
 //! is pure: time, counters and the network come in, a snapshot goes out. A backend that is no
 //! longer desired drains: it gets no new flows, keeps its old ones until they end or its drain
 //! time is over, and its slot is given to another only when no worker can still refer to it. One
-//! that is desired for its old flows only drains too, without a limit of time.
+//! that is desired for its old flows only drains too, without a limit of time. One that its health
+//! checks found dead keeps its slot and loses its flows, until it is up again.
 
 mod build;
 mod change;
@@ -19,14 +20,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use vl3lb_common::report::ServiceState;
 use vl3lb_common::snapshot::{
     BackendSlot, BackendState, Generation, MAX_BACKENDS, MAX_SERVICES, NatPorts, ServiceSlot, Snapshot,
 };
 use vl3lb_common::stats::{BackendStats, ServiceStats, WorkerStats};
 use vl3lb_common::{Duration, Timestamp};
 
-use crate::discovery::{BackendSpec, Desired, Takes};
+use crate::discovery::{BackendSpec, Desired, ServiceSpec, Takes};
+use crate::health::{Finding, Findings, Subject, Verdict};
 use crate::network::NetworkView;
 
 pub use change::{Changes, Event};
@@ -51,6 +52,8 @@ pub struct Moment {
 pub struct Inputs<'a> {
     pub desired: &'a Desired,
     pub network: &'a NetworkView,
+    /// What health checks have found out.
+    pub health: &'a Findings,
     pub now: Moment,
     /// Counters of all workers: what flows are left, and which generation is in use.
     pub workers: &'a [Arc<WorkerStats>],
@@ -123,7 +126,9 @@ impl State {
             .filter_map(|(_, backend)| match backend.state {
                 BackendState::Draining { .. } if backend.held => None,
                 BackendState::Draining { since } => Some(since + self.drain_of(backend)),
-                BackendState::Active | BackendState::Gone => None,
+                BackendState::Active | BackendState::Unknown | BackendState::Down | BackendState::Gone => {
+                    None
+                }
             })
             .min()
     }
@@ -155,7 +160,7 @@ impl State {
         }
         self.generation = next;
         let backends = self.backend_slots(inputs.network);
-        self.refresh_services(&backends, inputs.now);
+        self.refresh_services(&backends, inputs.now, &mut changes);
         let services = &self.services;
         let known = |name: &str| {
             services
@@ -237,8 +242,12 @@ impl State {
         let keep = |identity: &BackendIdentity| wanted.backends.contains_key(identity);
         changed |= self.drain_backends(slot, keep, next, inputs, changes);
         for (backend, &WantedBackend { spec, takes }) in &wanted.backends {
-            let to = wanted_state(takes, inputs.now);
+            let finding = finding(wanted.spec, spec, inputs.health);
             let known = self.by_backend.get(&(slot, backend.clone())).copied();
+            let before = known
+                .and_then(|slot| self.backends.get(slot.index()))
+                .map(|record| record.state);
+            let to = wanted_state(takes, finding, before, inputs.now);
             let from = if let Some(record) = known.and_then(|slot| self.backends.get_mut(slot.index())) {
                 changed |= record.follow(spec, to);
                 let from = record.state;
@@ -258,14 +267,16 @@ impl State {
                 ));
                 continue;
             };
-            changes.added += usize::from(to == BackendState::Active);
-            changes.removed += usize::from(from == Some(BackendState::Active));
+            let took_flows = from.is_some_and(BackendState::takes_new_flows);
+            changes.added += usize::from(to.takes_new_flows() && !took_flows);
+            changes.removed += usize::from(took_flows && !to.takes_new_flows());
             changed = true;
             changes.events.push(Event::Backend {
                 service: wanted.spec.name.clone(),
                 backend: (spec.address, spec.port).into(),
                 from: from.map_or("new", state_name),
                 to: state_name(to),
+                why: found(finding, from, to),
             });
         }
         changed
@@ -282,7 +293,7 @@ impl State {
             port,
             attributes,
             removed: None,
-            state: ServiceState::Down,
+            state: None,
             since: inputs.now.wall,
             v4: CachedPool::empty(),
             v6: CachedPool::empty(),
@@ -312,8 +323,9 @@ impl State {
             weight: spec.weight,
             origin: spec.origin,
             state,
-            held: state != BackendState::Active,
+            held: matches!(state, BackendState::Draining { .. }),
             since: inputs.now.wall,
+            transitions: 1,
             inactive_from: next,
             baseline: assigned
                 .used_before
@@ -341,19 +353,27 @@ impl State {
         let mut changed = false;
         for (_, backend) in leaving {
             changed = true;
-            let draining = wanted_state(Takes::OldFlows, inputs.now);
-            if !backend.turn(draining, next, inputs.now) {
+            let from = backend.state;
+            // Flows of a dead one are ended already.
+            let to = match from {
+                BackendState::Down => BackendState::Gone,
+                _ => BackendState::Draining {
+                    since: inputs.now.monotonic,
+                },
+            };
+            if !backend.turn(to, next, inputs.now) {
                 // It was held; the drain time begins now.
                 backend.held = false;
-                backend.state = draining;
+                backend.state = to;
                 continue;
             }
-            changes.removed += 1;
+            changes.removed += usize::from(from.takes_new_flows());
             changes.events.push(Event::Backend {
                 service: name.clone(),
                 backend: (backend.address, backend.port).into(),
-                from: "up",
-                to: "draining",
+                from: state_name(from),
+                to: state_name(to),
+                why: None,
             });
         }
         changed
@@ -370,7 +390,11 @@ impl State {
                     inputs.now.monotonic.since(since) >= self.drain_of(backend)
                         || wanted::is_replaced(holders, backend.protocol, &backend.identity())
                 }
-                BackendState::Active | BackendState::Draining { .. } | BackendState::Gone => false,
+                BackendState::Active
+                | BackendState::Unknown
+                | BackendState::Draining { .. }
+                | BackendState::Down
+                | BackendState::Gone => false,
             })
             .map(|(index, _)| index)
             .collect();
@@ -386,6 +410,7 @@ impl State {
                 backend: socket,
                 from: "draining",
                 to: "gone",
+                why: None,
             });
         }
         !over.is_empty()
@@ -415,6 +440,7 @@ impl State {
                 backend: (backend.address, backend.port).into(),
                 from: state_name(backend.state),
                 to: "removed",
+                why: None,
             });
         }
         let left: HashSet<ServiceSlot> = self.backends.iter().map(|(_, backend)| backend.service).collect();
@@ -455,19 +481,58 @@ impl State {
     }
 }
 
-/// The state of a desired backend that takes `takes`.
-const fn wanted_state(takes: Takes, now: Moment) -> BackendState {
-    match takes {
-        Takes::NewFlows => BackendState::Active,
-        Takes::OldFlows => BackendState::Draining { since: now.monotonic },
-        Takes::Nothing => BackendState::Gone,
+/// What is known of a backend of a service with health checks; `None` of one without.
+fn finding<'a>(
+    service: &ServiceSpec,
+    backend: &BackendSpec,
+    health: &'a Findings,
+) -> Option<(Verdict, &'a str)> {
+    service.health_check.as_ref()?;
+    let finding = health.get(&Subject::of(service, backend));
+    Some(finding.map_or((Verdict::Unknown, ""), |Finding { verdict, why }| (*verdict, why)))
+}
+
+/// The state of a desired backend that takes `takes`, and was in state `before`.
+fn wanted_state(
+    takes: Takes,
+    finding: Option<(Verdict, &str)>,
+    before: Option<BackendState>,
+    now: Moment,
+) -> BackendState {
+    match (takes, finding.map(|(verdict, _)| verdict)) {
+        (Takes::Nothing, _) => BackendState::Gone,
+        // What is shutting down may have closed its port and finish its flows all the same, so checks
+        // say nothing about a backend that drains; one that was dead before stays dead.
+        (Takes::OldFlows, Some(Verdict::Down)) if before == Some(BackendState::Down) => BackendState::Down,
+        (Takes::OldFlows, _) => BackendState::Draining { since: now.monotonic },
+        // That checks begin is no news of a backend that is in use.
+        (Takes::NewFlows, Some(Verdict::Unknown)) if before != Some(BackendState::Active) => {
+            BackendState::Unknown
+        }
+        (Takes::NewFlows, Some(Verdict::Down)) => BackendState::Down,
+        (Takes::NewFlows, None | Some(Verdict::Unknown | Verdict::Up)) => BackendState::Active,
     }
+}
+
+/// The finding that brought a backend from one state to another, if one did.
+fn found(finding: Option<(Verdict, &str)>, from: Option<BackendState>, to: BackendState) -> Option<String> {
+    let (_, why) = finding?;
+    let by_check = match (from, to) {
+        (_, BackendState::Down) => true,
+        (from, BackendState::Active) => {
+            matches!(from, Some(BackendState::Unknown | BackendState::Down))
+        }
+        _ => false,
+    };
+    (by_check && !why.is_empty()).then(|| why.to_owned())
 }
 
 const fn state_name(state: BackendState) -> &'static str {
     match state {
         BackendState::Active => "up",
+        BackendState::Unknown => "unknown",
         BackendState::Draining { .. } => "draining",
+        BackendState::Down => "down",
         BackendState::Gone => "gone",
     }
 }

@@ -13,6 +13,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::Moment;
 use super::wanted::BackendIdentity;
+use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Origin, ServiceSpec};
 
 /// The owner of a service slot.
@@ -23,7 +24,8 @@ pub(super) struct ServiceRecord {
     pub(super) attributes: Attributes,
     /// `Some` once removed: the first generation without it.
     pub(super) removed: Option<Generation>,
-    pub(super) state: ServiceState,
+    /// `None` until its backends have been looked at.
+    pub(super) state: Option<ServiceState>,
     pub(super) since: SystemTime,
     pub(super) v4: CachedPool,
     pub(super) v6: CachedPool,
@@ -38,6 +40,7 @@ pub(super) struct Attributes {
     pub(super) selector: BTreeMap<String, String>,
     pub(super) scheduler: Scheduler,
     pub(super) drain: Duration,
+    pub(super) health_check: Option<HealthCheck>,
 }
 
 impl From<&ServiceSpec> for Attributes {
@@ -48,6 +51,7 @@ impl From<&ServiceSpec> for Attributes {
             selector: spec.selector.clone(),
             scheduler: spec.scheduler,
             drain: spec.drain,
+            health_check: spec.health_check.clone(),
         }
     }
 }
@@ -66,7 +70,9 @@ pub(super) struct BackendRecord {
     /// Draining though it is desired: its flows stay without a limit of time.
     pub(super) held: bool,
     pub(super) since: SystemTime,
-    /// While not active: the first generation in which it was not.
+    /// How often it came into a state.
+    pub(super) transitions: u64,
+    /// While it takes no new flows: the first generation in which it did not.
     pub(super) inactive_from: Generation,
     pub(super) baseline: Option<Arc<BackendStats>>,
 }
@@ -80,13 +86,13 @@ impl BackendRecord {
         }
     }
 
-    pub(super) fn is_active(&self) -> bool {
-        self.state == BackendState::Active
-    }
-
-    /// Whether it leaves: not desired any more, or dead.
-    pub(super) fn is_leaving(&self) -> bool {
-        !self.is_active() && !self.held
+    /// Whether it leaves: not desired any more, or replaced. One that checks found dead does not.
+    pub(super) const fn is_leaving(&self) -> bool {
+        match self.state {
+            BackendState::Active | BackendState::Unknown | BackendState::Down => false,
+            BackendState::Draining { .. } => !self.held,
+            BackendState::Gone => true,
+        }
     }
 
     /// Takes over what may change of a desired backend that is to be in state `to`. Whether anything
@@ -103,11 +109,12 @@ impl BackendRecord {
         if std::mem::discriminant(&self.state) == std::mem::discriminant(&to) {
             return false;
         }
-        if self.is_active() {
+        if self.state.takes_new_flows() {
             self.inactive_from = next;
         }
         self.state = to;
         self.since = now.wall;
+        self.transitions += 1;
         true
     }
 
@@ -147,20 +154,15 @@ impl CachedPool {
     /// The pool of those of `backends` that take new flows. A slot never changes its owner while
     /// it is taken, and is left out of every pool before it is freed, so slots and weights say all.
     ///
-    /// A backend whose next hop the kernel has not found is left out as long as another one can be
+    /// A backend that no health check has answered is left out as long as another one is up: it may not
+    /// be there yet. So is one whose next hop the kernel has not found as long as another one can be
     /// reached: its flows would lose their first packets, and wait a second for the next.
     pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
-        let takes_flows = |backend: &&Backend| backend.state == BackendState::Active && backend.weight > 0;
-        let anyone_reachable = backends
-            .iter()
-            .filter(takes_flows)
-            .any(|backend| backend.mac.is_some());
-        let chosen: Vec<Backend> = backends
-            .iter()
-            .filter(takes_flows)
-            .filter(|backend| backend.mac.is_some() || !anyone_reachable)
-            .cloned()
-            .collect();
+        let takes_flows = |backend: &&Backend| backend.state.takes_new_flows() && backend.weight > 0;
+        let candidates: Vec<&Backend> = backends.iter().filter(takes_flows).collect();
+        let candidates = preferred(candidates, |backend| backend.state == BackendState::Active);
+        let candidates = preferred(candidates, |backend| backend.mac.is_some());
+        let chosen: Vec<Backend> = candidates.into_iter().cloned().collect();
         let members: Vec<_> = chosen
             .iter()
             .map(|backend| (backend.slot, backend.weight))
@@ -175,4 +177,12 @@ impl CachedPool {
     pub(super) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.pool)
     }
+}
+
+/// Those of `backends` that are `better`, or all if none is.
+fn preferred(backends: Vec<&Backend>, better: impl Fn(&Backend) -> bool) -> Vec<&Backend> {
+    if !backends.iter().any(|backend| better(backend)) {
+        return backends;
+    }
+    backends.into_iter().filter(|backend| better(backend)).collect()
 }

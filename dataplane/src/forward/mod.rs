@@ -345,9 +345,10 @@ impl Engine {
                 .backend(BackendSlot(entry.backend_slot))
                 .map(|backend| backend.state)
             {
-                Some(BackendState::Active) => None,
+                Some(BackendState::Active | BackendState::Unknown) => None,
                 // Finished flows need not hold the slot of a backend that is to go.
                 Some(BackendState::Draining { .. }) => entry.state().is_over().then_some(CloseCause::Drain),
+                Some(BackendState::Down) => Some(CloseCause::BackendDown),
                 Some(BackendState::Gone) | None => Some(CloseCause::Drain),
             },
             |closed, cause| {

@@ -1,6 +1,6 @@
 //! A backend's packet to a NAT port: undo both translations and send it to the client.
 
-use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause};
+use vl3lb_common::stats::CONNECT_BOUNDS;
 use vl3lb_common::{BackendSlot, DropReason, ServiceSlot, Timestamp};
 
 use super::{Engine, Refusal, Verdict, micros_since};
@@ -29,9 +29,9 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        if !self.is_served(entry) {
-            self.close(id, CloseCause::Drain, now);
-            return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
+        if let Some((cause, reason)) = self.lost(entry) {
+            self.close(id, cause, now);
+            return self.refuse(packet, parsed, Some(service), reason, now);
         }
         self.advance(id, Direction::Out, flags, now);
         if before == State::Opening && self.flows.entry(id).state() == State::Answered {

@@ -60,12 +60,13 @@ impl Engine {
         }
         if tcp::reopens(entry.state(), flags.0) {
             self.close(id, entry.state().close_cause(), now);
-        } else if self.is_served(entry) {
-            return self.send_to_backend(packet, parsed, id, flags, now);
         } else {
-            self.close(id, CloseCause::Drain, now);
+            let Some((cause, reason)) = self.lost(entry) else {
+                return self.send_to_backend(packet, parsed, id, flags, now);
+            };
+            self.close(id, cause, now);
             if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) {
-                return self.refuse(packet, parsed, Some(service), DropReason::DrainDeadline, now);
+                return self.refuse(packet, parsed, Some(service), reason, now);
             }
         }
         match self.service_slot(parsed, tuple) {
@@ -127,16 +128,17 @@ impl Engine {
         Ok(verdict)
     }
 
-    /// Whether the flow's backend may still be used.
+    /// Why the flow's backend may not be used any more; `None` if it may.
     #[inline(always)]
-    pub(super) fn is_served(&self, entry: &HotEntry) -> bool {
+    pub(super) fn lost(&self, entry: &HotEntry) -> Option<(CloseCause, DropReason)> {
         match self
             .snapshot
             .backend(BackendSlot(entry.backend_slot))
             .map(|backend| backend.state)
         {
-            Some(BackendState::Active | BackendState::Draining { .. }) => true,
-            Some(BackendState::Gone) | None => false,
+            Some(BackendState::Active | BackendState::Unknown | BackendState::Draining { .. }) => None,
+            Some(BackendState::Down) => Some((CloseCause::BackendDown, DropReason::BackendDown)),
+            Some(BackendState::Gone) | None => Some((CloseCause::Drain, DropReason::DrainDeadline)),
         }
     }
 

@@ -1,10 +1,13 @@
 //! The state against a simple model, and the rules one by one.
 
+mod health;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::report::ServiceState;
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 
@@ -55,6 +58,7 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> ServiceSpec {
         selector: BTreeMap::new(),
         scheduler: Scheduler::Maglev,
         drain: Duration::from_secs(DRAIN),
+        health_check: None,
         backends,
     }
 }
@@ -70,6 +74,7 @@ fn finance(hosts: &[u8]) -> Desired {
 struct World {
     state: State,
     network: NetworkView,
+    health: Findings,
     worker: Arc<WorkerStats>,
     seconds: u64,
     last: Option<Update>,
@@ -80,6 +85,7 @@ impl World {
         Self {
             state: State::new(NatPorts::new(10_240, 32_767).unwrap()),
             network: network(),
+            health: Findings::new(),
             worker: Arc::new(WorkerStats::default()),
             seconds: 1000,
             last: None,
@@ -91,6 +97,7 @@ impl World {
         let update = self.state.update(Inputs {
             desired,
             network: &self.network,
+            health: &self.health,
             now: Moment {
                 monotonic: Timestamp(self.seconds * 1_000_000_000),
                 wall: SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds),

@@ -14,6 +14,14 @@ fn closed(world: &World, cause: CloseCause) -> u64 {
     world.stats[0].service(ServiceSlot(0)).flows_closed[cause as usize].get()
 }
 
+/// Flows of all services that ended for `cause`.
+fn all_closed(world: &World, cause: CloseCause) -> u64 {
+    let services = (0..4).map(|slot| world.stats[0].service(ServiceSlot(slot)));
+    services
+        .map(|service| service.flows_closed[cause as usize].get())
+        .sum()
+}
+
 #[test]
 fn new_flows_leave_a_draining_backend_and_old_ones_stay() {
     let mut world = World::new(Setup {
@@ -113,6 +121,70 @@ fn udp_of_a_backend_that_is_gone_is_balanced_again() {
     assert_eq!(world.forward(&question).destination.to_string(), FIRST);
     world.publish_backends(two_backends(BackendState::Gone));
     assert_eq!(world.forward(&question).destination.to_string(), SECOND);
+}
+
+#[test]
+fn flows_of_a_dead_backend_end_at_once_and_it_comes_back_in_its_slot() {
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
+    let seen = world.connect("172.16.1.100:40000");
+    let question = world.client_udp("172.16.1.100:40001", b"q");
+    let asked = world.forward(&question).destination.to_string();
+    let dead = [(FIRST, BackendState::Down), (SECOND, BackendState::Down)];
+    world.publish_backends(dead.to_vec());
+    let data = world.client_tcp("172.16.1.100:40000", flags::ACK | flags::PSH, b"x");
+    let (verdict, reset) = world.send(&data);
+    assert_eq!(verdict, Verdict::Answer);
+    let reset = Seen::of(&reset, true);
+    assert_eq!(reset.tcp_flags & flags::RST, flags::RST);
+    assert_eq!(world.dropped(DropReason::BackendDown), 1);
+    // All are dead: as a service without backends.
+    assert_eq!(world.send(&question).0, Verdict::Answer);
+    let syn = world.client_tcp("172.16.1.100:40002", flags::SYN, b"");
+    assert_eq!(world.send(&syn).0, Verdict::Answer);
+    assert_eq!(world.dropped(DropReason::NoBackend), 2);
+    assert_eq!(all_closed(&world, CloseCause::BackendDown), 2);
+    assert_eq!(world.flows(), 0);
+
+    world.publish_backends(two_backends(BackendState::Active));
+    let again = world.connect("172.16.1.100:40000").destination;
+    assert!([FIRST, SECOND].contains(&again.to_string().as_str()));
+    assert!([FIRST, SECOND].contains(&asked.as_str()));
+    let late = world.backend_tcp(&seen, flags::ACK, b"x");
+    assert_ne!(world.send(&late).0, Verdict::Transmit, "the old flow is over");
+}
+
+#[test]
+fn a_flow_of_a_dead_backend_goes_to_another_with_its_next_packet() {
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
+    let question = world.client_udp("172.16.1.100:40000", b"q");
+    assert_eq!(world.forward(&question).destination.to_string(), FIRST);
+    world.connect("172.16.1.100:40001");
+    world.publish_backends(two_backends(BackendState::Down));
+    assert_eq!(world.forward(&question).destination.to_string(), SECOND);
+    assert_eq!(all_closed(&world, CloseCause::BackendDown), 1);
+    // The client gives up by itself, and begins again from the same port.
+    assert_eq!(
+        world.connect("172.16.1.100:40001").destination.to_string(),
+        SECOND
+    );
+}
+
+#[test]
+fn silent_flows_of_a_dead_backend_are_swept_and_counted() {
+    let mut world = World::new(Setup {
+        backends: two_backends(BackendState::Active),
+        ..Setup::default()
+    });
+    world.connect("172.16.1.100:40000");
+    world.publish_backends(vec![(FIRST, BackendState::Down)]);
+    world.sweep();
+    assert_eq!((world.flows(), closed(&world, CloseCause::BackendDown)), (0, 1));
 }
 
 #[test]

@@ -1,0 +1,224 @@
+//! What checks have found out, in one place: checks write it, the publisher and the views read it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use vl3lb_common::report::{BackendCheck, CheckCount, CheckResult, Distribution};
+use vl3lb_common::stats::Histogram;
+use vl3lb_common::{Duration, Protocol};
+
+use super::probe::Answer;
+use super::tally::{Tally, Thresholds, Verdict};
+use crate::config::HealthCheck;
+
+/// Upper bounds of the time that a check takes, in microseconds.
+pub const CHECK_BOUNDS: [u64; 12] = [
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+];
+
+/// The name of the one kind of check, in every view.
+pub const KIND: &str = "tcp";
+
+/// A backend of a service, as one that is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// Of the service.
+    pub protocol: Protocol,
+    /// Of the service.
+    pub service_port: u16,
+    pub address: IpAddr,
+    /// Of the backend.
+    pub port: u16,
+    /// Who has the address: what was found out about one instance says nothing about the next.
+    pub instance: Option<Arc<str>>,
+}
+
+/// How a subject is to be looked at, and for which service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) service: Arc<str>,
+    pub(crate) check: HealthCheck,
+}
+
+/// What there is to say about a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub verdict: Verdict,
+    /// The last check: `tcp connect refused (3 of 3)`. Empty before the first.
+    pub why: String,
+}
+
+/// Findings by subject. One that is not there has not been looked at.
+pub type Findings = HashMap<Subject, Finding>;
+
+/// Everything that checks have found out.
+///
+/// Counts of a backend stay for as long as it is looked at, whatever else about it or its service
+/// changes; those of a service for as long as one of its name is checked.
+#[derive(Debug)]
+pub struct Board {
+    notes: Mutex<Notes>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    subjects: HashMap<Subject, Note>,
+    services: HashMap<Arc<str>, [Histogram<{ CHECK_BOUNDS.len() + 1 }>; CheckResult::COUNT]>,
+}
+
+#[derive(Debug)]
+struct Note {
+    order: Order,
+    tally: Tally,
+    last: Option<(Answer, Duration)>,
+}
+
+impl Board {
+    /// Nothing looked at yet.
+    pub fn new() -> Self {
+        Self {
+            notes: Mutex::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Told when a verdict changes.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// All findings. Cost: O(backends that are checked).
+    pub fn findings(&self) -> Findings {
+        let notes = self.lock();
+        let findings = notes.subjects.iter().map(|(subject, note)| {
+            let finding = Finding {
+                verdict: note.tally.verdict(),
+                why: note.why(),
+            };
+            (subject.clone(), finding)
+        });
+        findings.collect()
+    }
+
+    /// The checks of each subject, as shown. Cost: O(backends that are checked).
+    pub fn checks(&self) -> HashMap<Subject, BackendCheck> {
+        let notes = self.lock();
+        let checks = notes.subjects.iter();
+        checks
+            .map(|(subject, note)| (subject.clone(), note.shown()))
+            .collect()
+    }
+
+    /// Checks of the backends of `service` by result; all are there, also those that never came.
+    pub fn results(&self, service: &str) -> Vec<CheckCount> {
+        let notes = self.lock();
+        let histograms = notes.services.get(service);
+        let results = CheckResult::ALL.into_iter().enumerate();
+        results
+            .map(|(index, result)| {
+                let (counts, sum) = histograms.map_or(([0; _], 0), |histograms| {
+                    (histograms[index].counts(), histograms[index].sum_micros())
+                });
+                let checks_total = counts.iter().sum();
+                let durations = || Distribution::from_buckets(&counts, &CHECK_BOUNDS, sum);
+                CheckCount {
+                    result,
+                    checks_total,
+                    duration_seconds: (checks_total > 0).then(durations),
+                }
+            })
+            .collect()
+    }
+
+    /// Forgets what is not ordered any more, and begins with what is new.
+    pub(crate) fn follow(&self, orders: &HashMap<Subject, Order>) {
+        let mut notes = self.lock();
+        let Notes { subjects, services } = &mut *notes;
+        subjects.retain(|subject, _| orders.contains_key(subject));
+        for (subject, order) in orders {
+            match subjects.get_mut(subject) {
+                Some(note) => note.order.clone_from(order),
+                None => {
+                    let note = Note {
+                        order: order.clone(),
+                        tally: Tally::default(),
+                        last: None,
+                    };
+                    subjects.insert(subject.clone(), note);
+                }
+            }
+        }
+        services.retain(|name, _| orders.values().any(|order| order.service == *name));
+    }
+
+    /// Notes the end of a check; one that is not ordered any more says nothing.
+    pub(crate) fn record(&self, subject: &Subject, answer: Answer, took: Duration) {
+        let mut notes = self.lock();
+        let Notes { subjects, services } = &mut *notes;
+        let Some(note) = subjects.get_mut(subject) else {
+            return;
+        };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let histograms = services.entry(Arc::clone(&note.order.service)).or_default();
+        histograms[answer.result as usize].observe(micros, &CHECK_BOUNDS);
+        let turned = match answer.result {
+            CheckResult::Error => false,
+            result => note
+                .tally
+                .record(result == CheckResult::Ok, note.order.thresholds()),
+        };
+        note.last = Some((answer, took));
+        drop(notes);
+        if turned {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// What is kept here is consistent after every step, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Order {
+    const fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            rise: self.check.rise,
+            fall: self.check.fall,
+        }
+    }
+}
+
+impl Note {
+    fn why(&self) -> String {
+        let Some((answer, _)) = &self.last else {
+            return String::new();
+        };
+        let needed = self.tally.needed();
+        let counted = self.tally.consecutive().min(needed);
+        format!("{KIND} connect {} ({counted} of {needed})", answer.text)
+    }
+
+    fn shown(&self) -> BackendCheck {
+        let last = self.last.as_ref();
+        BackendCheck {
+            kind: KIND.to_owned(),
+            last_result: last.map(|(answer, _)| answer.result),
+            last_error: last
+                .filter(|(answer, _)| answer.result != CheckResult::Ok)
+                .map(|(answer, _)| format!("{KIND} connect {}", answer.text)),
+            duration_seconds: last.map(|(_, took)| took.as_secs_f64()),
+            consecutive: self.tally.consecutive(),
+            needed: self.tally.needed(),
+        }
+    }
+}

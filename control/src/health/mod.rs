@@ -1,0 +1,231 @@
+//! Health checks: asks each backend of a service that wants it, over and over, whether it is well.
+//!
+//! [`Checker`] follows the desired set with one task per backend. What comes back is counted in the
+//! [`Board`], by rules that are pure (`tally.rs`); a verdict that changes wakes the publisher, and the
+//! state decides what it means. Checks know nothing about flows, weights or drains.
+//!
+//! New backends are asked at once, a thousand within a quarter of a second, and then spread evenly
+//! over the interval by their hash, so that checks never come in bursts. While the balancer has no
+//! network of its own, nobody is asked: that would say nothing about the backends.
+
+mod board;
+mod probe;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use vl3lb_common::Duration;
+
+use crate::config::HealthCheck;
+use crate::discovery::{BackendSpec, Desired, DesiredReceiver, ServiceSpec, Takes};
+use crate::network::NetworkReceiver;
+
+pub use board::{Board, CHECK_BOUNDS, Finding, Findings, KIND, Subject};
+pub use probe::{Answer, Probe, TcpConnect};
+pub use tally::Verdict;
+
+pub(crate) use board::Order;
+
+/// Checks that wait for an answer at the same time, each with a socket: leaves most of the usual
+/// limit of 1024 open files to others.
+const AT_ONCE: usize = 256;
+/// The first checks of new backends are this far apart, until they would take longer than an interval.
+const FIRST_APART: Duration = Duration::from_micros(250);
+
+/// Asks backends for as long as it runs.
+///
+/// Cost: a task of about a kilobyte per backend, and a socket while one waits for its answer.
+#[derive(Debug)]
+pub struct Checker<P> {
+    desired: DesiredReceiver,
+    board: Arc<Board>,
+    asking: Asking<P>,
+    running: HashMap<Subject, Running>,
+    tasks: JoinSet<()>,
+}
+
+/// What all checks share.
+#[derive(Debug, Clone)]
+struct Asking<P> {
+    probe: P,
+    network: NetworkReceiver,
+    permits: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Running {
+    check: HealthCheck,
+    task: AbortHandle,
+}
+
+impl<P: Probe> Checker<P> {
+    /// A checker of what is `desired`, which asks by `probe` as long as there is a `network`.
+    pub fn new(probe: P, desired: DesiredReceiver, network: NetworkReceiver) -> (Self, Arc<Board>) {
+        let board = Arc::new(Board::new());
+        let checker = Self {
+            desired,
+            board: Arc::clone(&board),
+            asking: Asking {
+                probe,
+                network,
+                permits: Arc::new(Semaphore::new(AT_ONCE)),
+            },
+            running: HashMap::new(),
+            tasks: JoinSet::new(),
+        };
+        (checker, board)
+    }
+
+    /// Follows the desired set until its source ends. Dropping it ends all checks.
+    pub async fn run(mut self) {
+        loop {
+            self.follow();
+            tokio::select! {
+                changed = self.desired.changed() => {
+                    if changed.is_err() { return; }
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    // A check ends only by being cancelled, or by a defect that must not stay unseen.
+                    if let Err(error) = ended && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts and cancels checks so that those of the desired set run.
+    fn follow(&mut self) {
+        let Some(desired) = self.desired.borrow_and_update().clone() else {
+            return;
+        };
+        let orders = orders(&desired);
+        self.running.retain(|subject, running| {
+            let wanted = orders
+                .get(subject)
+                .is_some_and(|order| order.check == running.check);
+            if !wanted {
+                running.task.abort();
+            }
+            wanted
+        });
+        self.board.follow(&orders);
+        let new: Vec<_> = orders
+            .into_iter()
+            .filter(|(subject, _)| !self.running.contains_key(subject))
+            .collect();
+        let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
+        let spread = FIRST_APART.saturating_mul(count);
+        for (subject, order) in new {
+            let task = self.tasks.spawn(follow_one(
+                self.asking.clone(),
+                Arc::clone(&self.board),
+                subject.clone(),
+                order.check.clone(),
+                spread,
+            ));
+            let check = order.check;
+            self.running.insert(subject, Running { check, task });
+        }
+    }
+}
+
+/// Who is to be looked at. One that is known to be dead need not be.
+fn orders(desired: &Desired) -> HashMap<Subject, Order> {
+    let mut orders = HashMap::new();
+    for service in &desired.services {
+        let Some(check) = &service.health_check else {
+            continue;
+        };
+        let name: Arc<str> = service.name.as_str().into();
+        for backend in service
+            .backends
+            .iter()
+            .filter(|backend| backend.takes != Takes::Nothing)
+        {
+            let order = Order {
+                service: Arc::clone(&name),
+                check: check.clone(),
+            };
+            orders.insert(Subject::of(service, backend), order);
+        }
+    }
+    orders
+}
+
+impl Subject {
+    /// A backend of a service.
+    pub fn of(service: &ServiceSpec, backend: &BackendSpec) -> Self {
+        Self {
+            protocol: service.protocol,
+            service_port: service.port,
+            address: backend.address,
+            port: backend.port,
+            instance: backend.instance.clone(),
+        }
+    }
+
+    /// Its place within an interval, 0 to 1: evenly spread over many, and always the same for one.
+    fn place(&self) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        #[expect(clippy::cast_precision_loss, reason = "a part of 2^64 is as good")]
+        let place = hasher.finish() as f64 / u64::MAX as f64;
+        place
+    }
+}
+
+/// Checks one backend for ever: once within `spread` from now, then in its place of each interval.
+async fn follow_one<P: Probe>(
+    asking: Asking<P>,
+    board: Arc<Board>,
+    subject: Subject,
+    check: HealthCheck,
+    spread: Duration,
+) {
+    let address = SocketAddr::new(subject.address, check.tcp.port.unwrap_or(subject.port));
+    let start = Instant::now();
+    let ask = async || {
+        if let Some((answer, took)) = asking.ask(address, check.timeout).await {
+            board.record(&subject, answer, took);
+        }
+    };
+    sleep_until(start + spread.min(check.interval).mul_f64(subject.place())).await;
+    ask().await;
+    let mut turns = interval_at(start + check.interval.mul_f64(subject.place()), check.interval);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        turns.tick().await;
+        ask().await;
+    }
+}
+
+impl<P: Probe> Asking<P> {
+    /// One check, and how long it took; `None` if nothing can be said for want of a network.
+    async fn ask(&self, address: SocketAddr, limit: Duration) -> Option<(Answer, Duration)> {
+        let _permit = self.permits.acquire().await.ok()?;
+        if !self.is_connected() {
+            return None;
+        }
+        let asked = Instant::now();
+        let answer = self.probe.ask(address, limit).await;
+        let took = asked.elapsed();
+        // The network may have gone meanwhile.
+        (answer == Answer::good() || self.is_connected()).then_some((answer, took))
+    }
+
+    fn is_connected(&self) -> bool {
+        let network = self.network.borrow();
+        network
+            .as_ref()
+            .is_some_and(|network| network.usable() && network.up)
+    }
+}

@@ -1,0 +1,321 @@
+//! The checker with a scripted backend in place of the network, on a virtual clock.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use vl3lb_common::Protocol;
+use vl3lb_common::next_hop::{Link, NextHops};
+use vl3lb_common::report::CheckResult;
+use vl3lb_common::schedule::Scheduler;
+
+use super::*;
+use crate::discovery::{DesiredSender, Origin};
+use crate::network::NetworkView;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Answers as it was told, after a millisecond, and notes when it was asked.
+#[derive(Debug, Clone, Default)]
+struct Script(Arc<Mutex<Scripted>>);
+
+#[derive(Debug, Default)]
+struct Scripted {
+    asked: Vec<(Instant, SocketAddr)>,
+    dead: Vec<SocketAddr>,
+    waiting: usize,
+    most_waiting: usize,
+}
+
+impl Probe for Script {
+    async fn ask(&self, address: SocketAddr, limit: Duration) -> Answer {
+        let dead = {
+            let mut script = self.0.lock().unwrap();
+            script.asked.push((Instant::now(), address));
+            script.waiting += 1;
+            script.most_waiting = script.most_waiting.max(script.waiting);
+            script.dead.contains(&address)
+        };
+        sleep(if dead { limit } else { MILLISECOND }).await;
+        self.0.lock().unwrap().waiting -= 1;
+        let timeout = Answer {
+            result: CheckResult::Timeout,
+            text: "timeout: no answer in 1s".to_owned(),
+        };
+        if dead { timeout } else { Answer::good() }
+    }
+}
+
+struct World {
+    script: Script,
+    desired: DesiredSender,
+    network: watch::Sender<Option<Arc<NetworkView>>>,
+    board: Arc<Board>,
+}
+
+impl World {
+    fn start() -> Self {
+        let script = Script::default();
+        let (desired, desired_receiver) = watch::channel(None);
+        let (network, network_receiver) = watch::channel(Some(Arc::new(connected())));
+        let (checker, board) = Checker::new(script.clone(), desired_receiver, network_receiver);
+        tokio::spawn(checker.run());
+        Self {
+            script,
+            desired,
+            network,
+            board,
+        }
+    }
+
+    fn want(&self, service: ServiceSpec) {
+        let services = vec![service];
+        self.desired.send_replace(Some(Arc::new(Desired { services })));
+    }
+
+    fn kill(&self, host: u16) {
+        self.script
+            .0
+            .lock()
+            .unwrap()
+            .dead
+            .push((address(host), 8081).into());
+    }
+
+    /// When backends were asked since the last look.
+    fn asked(&self) -> Vec<(Instant, SocketAddr)> {
+        std::mem::take(&mut self.script.0.lock().unwrap().asked)
+    }
+
+    fn verdict(&self, host: u16) -> Option<Verdict> {
+        let findings = self.board.findings();
+        let mut found = findings
+            .iter()
+            .filter(|(subject, _)| subject.address == address(host));
+        found.next().map(|(_, finding)| finding.verdict)
+    }
+}
+
+fn address(host: u16) -> IpAddr {
+    let [high, low] = host.to_be_bytes();
+    [172, 16, high, low].into()
+}
+
+fn connected() -> NetworkView {
+    NetworkView {
+        index: Some(7),
+        up: true,
+        mtu: 1500,
+        addresses: vec![[172, 16, 255, 103].into()],
+        next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
+    }
+}
+
+/// A service whose backends are asked every 2 s.
+fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
+    let backend = |host| BackendSpec {
+        address: address(host),
+        port: 8081,
+        instance: None,
+        weight: 1,
+        takes: Takes::NewFlows,
+        origin: Origin::Static,
+    };
+    ServiceSpec {
+        name: "finance".to_owned(),
+        protocol: Protocol::Tcp,
+        port: 8080,
+        target_port: 8081,
+        selector: BTreeMap::new(),
+        scheduler: Scheduler::Maglev,
+        drain: Duration::ZERO,
+        health_check: Some(HealthCheck::tcp()),
+        backends: hosts.into_iter().map(backend).collect(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_backend_is_asked_at_once_and_once_an_interval() {
+    let world = World::start();
+    let started = Instant::now();
+    world.want(finance([2]));
+    sleep(10 * MILLISECOND).await;
+    assert_eq!(world.verdict(2), Some(Verdict::Up));
+    assert_eq!(world.asked().len(), 1);
+    sleep(Duration::from_secs(20)).await;
+    let asked = world.asked();
+    assert_eq!(asked.len(), 10);
+    for (first, second) in asked.iter().zip(&asked[1..]) {
+        assert_eq!(second.0 - first.0, Duration::from_secs(2));
+    }
+    assert!(asked[0].0 - started < Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_are_spread_over_the_interval() {
+    let world = World::start();
+    world.want(finance(0..1000));
+    sleep(Duration::from_millis(300)).await;
+    assert!((0..1000).all(|host| world.verdict(host) == Some(Verdict::Up)));
+    sleep(Duration::from_secs(4)).await;
+    world.asked();
+    let from = Instant::now();
+    sleep(Duration::from_secs(2)).await;
+    let asked = world.asked();
+    assert!((990..=1010).contains(&asked.len()), "{}", asked.len());
+    let mut tenths = [0_u32; 20];
+    for (at, _) in asked {
+        let tenth = (at - from).as_millis() / 100;
+        tenths[usize::try_from(tenth).unwrap().min(19)] += 1;
+    }
+    assert!(
+        tenths.iter().all(|&count| (20..=90).contains(&count)),
+        "{tenths:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() {
+    let world = World::start();
+    world.want(finance([2, 3]));
+    sleep(Duration::from_secs(3)).await;
+    world.kill(2);
+    let mut changed = world.board.subscribe();
+    let killed = Instant::now();
+    changed.changed().await.unwrap();
+    // fall x interval + timeout
+    assert!(
+        killed.elapsed() <= Duration::from_secs(3 * 2 + 1),
+        "{:?}",
+        killed.elapsed()
+    );
+    assert_eq!(world.verdict(2), Some(Verdict::Down));
+    assert_eq!(world.verdict(3), Some(Verdict::Up));
+    let whys: Vec<_> = world
+        .board
+        .findings()
+        .into_values()
+        .map(|finding| finding.why)
+        .collect();
+    assert!(
+        whys.contains(&"tcp connect timeout: no answer in 1s (3 of 3)".to_owned()),
+        "{whys:?}"
+    );
+    world.script.0.lock().unwrap().dead.clear();
+    let back = Instant::now();
+    changed.changed().await.unwrap();
+    assert!(
+        back.elapsed() <= Duration::from_secs(2 * 2 + 1),
+        "{:?}",
+        back.elapsed()
+    );
+    assert_eq!(world.verdict(2), Some(Verdict::Up));
+    let counts: Vec<_> = world
+        .board
+        .results("finance")
+        .iter()
+        .map(|count| count.checks_total)
+        .collect();
+    assert_eq!(counts[CheckResult::Timeout as usize], 3);
+    assert_eq!(counts[CheckResult::Refused as usize], 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_stay_while_other_things_change() {
+    let world = World::start();
+    world.kill(2);
+    world.want(finance([2]));
+    // Two of three failures, each of which takes a second.
+    sleep(Duration::from_secs(3)).await;
+    let failures = || world.board.results("finance")[CheckResult::Timeout as usize].checks_total;
+    let consecutive = || {
+        world
+            .board
+            .checks()
+            .into_values()
+            .map(|check| check.consecutive)
+            .next()
+    };
+    let before = failures();
+    assert!(before > 0);
+    let mut heavier = finance([2, 3]);
+    heavier.backends[0].weight = 7;
+    heavier.backends[0].takes = Takes::OldFlows;
+    world.want(heavier);
+    sleep(MILLISECOND).await;
+    assert_eq!(failures(), before);
+    // Other times begin a new round, and go on counting.
+    let mut slower = finance([2]);
+    slower.health_check.as_mut().unwrap().interval = Duration::from_secs(60);
+    world.want(slower);
+    sleep(Duration::from_millis(1100)).await;
+    assert_eq!(consecutive().map(u64::from), Some(before + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_removed_is_asked_no_more_and_starts_anew() {
+    let world = World::start();
+    world.kill(2);
+    world.want(finance([2, 3]));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.verdict(2), Some(Verdict::Down));
+    world.want(finance([3]));
+    sleep(Duration::from_secs(2)).await;
+    world.asked();
+    sleep(Duration::from_secs(10)).await;
+    assert!(world.asked().iter().all(|(_, asked)| asked.ip() == address(3)));
+    assert_eq!(world.verdict(2), None);
+    world.want(finance([2, 3]));
+    sleep(MILLISECOND).await;
+    assert_eq!(world.verdict(2), Some(Verdict::Unknown));
+    // The same for all when the service has no checks any more, and for one that is replaced.
+    let mut replaced = finance([2, 3]);
+    replaced.backends[0].takes = Takes::Nothing;
+    world.want(replaced);
+    sleep(MILLISECOND).await;
+    assert_eq!(world.verdict(2), None);
+    let mut unchecked = finance([2, 3]);
+    unchecked.health_check = None;
+    world.want(unchecked);
+    sleep(MILLISECOND).await;
+    assert!(world.board.findings().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_blamed_while_the_balancer_has_no_network() {
+    let world = World::start();
+    world.want(finance([2]));
+    sleep(Duration::from_secs(3)).await;
+    world.kill(2);
+    world.network.send_replace(Some(Arc::new(NetworkView::absent())));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.verdict(2), Some(Verdict::Up));
+    world.network.send_replace(Some(Arc::new(connected())));
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(world.verdict(2), Some(Verdict::Down));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sockets_are_bounded_and_the_dead_do_not_stop_the_rest() {
+    let world = World::start();
+    (0..900).for_each(|host| world.kill(host));
+    world.want(finance(0..1000));
+    sleep(Duration::from_secs(60)).await;
+    assert!((0..1000).all(|host| {
+        let want = if host < 900 { Verdict::Down } else { Verdict::Up };
+        world.verdict(host) == Some(want)
+    }));
+    assert_eq!(world.script.0.lock().unwrap().most_waiting, AT_ONCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_port_to_ask_can_be_another_one() {
+    let world = World::start();
+    let mut service = finance([2]);
+    service.health_check.as_mut().unwrap().tcp.port = Some(9090);
+    world.want(service);
+    sleep(10 * MILLISECOND).await;
+    assert_eq!(world.asked()[0].1, SocketAddr::new(address(2), 9090));
+}

@@ -1,0 +1,235 @@
+//! What health checks mean for backends and their services.
+
+use super::*;
+use crate::config::HealthCheck;
+
+/// Backends of `finance`, whose health is checked.
+fn checked(backends: &[(u8, Takes)]) -> Desired {
+    let mut desired = pods(
+        &backends
+            .iter()
+            .map(|&(host, takes)| (host, "a", takes))
+            .collect::<Vec<_>>(),
+    );
+    desired.services[0].health_check = Some(HealthCheck::tcp());
+    desired
+}
+
+fn all(hosts: &[u8]) -> Desired {
+    checked(
+        &hosts
+            .iter()
+            .map(|&host| (host, Takes::NewFlows))
+            .collect::<Vec<_>>(),
+    )
+}
+
+fn subject(host: u8) -> Subject {
+    Subject {
+        protocol: Protocol::Tcp,
+        service_port: 8080,
+        address: address(host),
+        port: 8081,
+        instance: Some("a".into()),
+    }
+}
+
+impl World {
+    fn find(&mut self, host: u8, verdict: Verdict) {
+        let why = match verdict {
+            Verdict::Unknown => "",
+            Verdict::Up => "tcp connect ok (2 of 2)",
+            Verdict::Down => "tcp connect refused (3 of 3)",
+        };
+        let why = why.to_owned();
+        self.health.insert(subject(host), Finding { verdict, why });
+    }
+
+    fn events(&self) -> Vec<String> {
+        let changes = &self.last.as_ref().unwrap().changes;
+        changes.events.iter().map(Event::to_string).collect()
+    }
+
+    fn hosts(&self) -> Vec<u8> {
+        let slots = self.eligible();
+        (2..10)
+            .filter(|&host| self.slot(host).is_some_and(|slot| slots.contains(&slot)))
+            .collect()
+    }
+}
+
+#[test]
+fn the_pool_is_chosen_by_what_is_known() {
+    use Verdict::{Down, Unknown, Up};
+    for (what, findings, want) in [
+        ("nobody has answered: all", [None, None, None], &[2, 3, 4][..]),
+        ("one is up: it alone", [Some(Up), None, Some(Unknown)], &[2]),
+        ("two are up", [Some(Up), Some(Up), None], &[2, 3]),
+        (
+            "one is down, the others have not answered",
+            [Some(Down), None, None],
+            &[3, 4],
+        ),
+        ("down and up", [Some(Down), Some(Up), None], &[3]),
+        ("all are down: nobody", [Some(Down), Some(Down), Some(Down)], &[]),
+    ] {
+        let mut world = World::new();
+        world.network.next_hops = NextHops::new(Link::RawIp, 1, Vec::new(), [].into());
+        for (host, verdict) in (2..).zip(findings) {
+            if let Some(verdict) = verdict {
+                world.find(host, verdict);
+            }
+        }
+        assert!(world.update(&all(&[2, 3, 4])), "{what}");
+        assert_eq!(world.hosts(), want, "{what}");
+        assert!(!world.update(&all(&[2, 3, 4])), "{what}: stable");
+    }
+}
+
+#[test]
+fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
+    let mut world = World::new();
+    world.find(2, Verdict::Up);
+    world.find(3, Verdict::Up);
+    world.update(&all(&[2, 3]));
+    let slot = world.slot(2).unwrap();
+    world.set_flows(2, 5);
+    for _ in 0..3 {
+        world.find(2, Verdict::Down);
+        assert!(world.update(&all(&[2, 3])));
+        assert_eq!(world.state_of(2), Some(BackendState::Down));
+        assert_eq!(
+            world.events(),
+            ["backend finance/172.16.1.2:8081 up -> down: tcp connect refused (3 of 3)"]
+        );
+        // Its flows have ended; the slot is not for others.
+        world.set_flows(2, 0);
+        assert!(!world.update(&all(&[2, 3])));
+        assert!(!world.state.is_leaving());
+        world.find(2, Verdict::Up);
+        assert!(world.update(&all(&[2, 3])));
+        assert_eq!(
+            (world.slot(2), world.state_of(2)),
+            (Some(slot), Some(BackendState::Active))
+        );
+        assert_eq!(
+            world.events(),
+            ["backend finance/172.16.1.2:8081 down -> up: tcp connect ok (2 of 2)"]
+        );
+    }
+    let entry = world.directory().backend(slot).unwrap();
+    assert_eq!(entry.transitions, 7);
+}
+
+#[test]
+fn a_new_backend_gets_nothing_before_it_has_answered() {
+    let mut world = World::new();
+    world.find(2, Verdict::Up);
+    world.update(&all(&[2]));
+    world.update(&all(&[2, 3]));
+    assert_eq!(world.state_of(3), Some(BackendState::Unknown));
+    assert_eq!(world.hosts(), [2]);
+    world.find(3, Verdict::Up);
+    world.update(&all(&[2, 3]));
+    assert_eq!(world.hosts(), [2, 3]);
+}
+
+#[test]
+fn checks_say_nothing_about_a_backend_that_drains() {
+    let mut world = World::new();
+    let (ready, unready) = (all(&[2]), checked(&[(2, Takes::OldFlows)]));
+    world.find(2, Verdict::Up);
+    world.update(&ready);
+    world.set_flows(2, 5);
+    world.update(&unready);
+    for verdict in [Verdict::Down, Verdict::Up, Verdict::Down] {
+        world.find(2, verdict);
+        assert!(!world.update(&unready), "{verdict:?}");
+        assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+    }
+    assert!(world.update(&ready));
+    assert_eq!(world.state_of(2), Some(BackendState::Down));
+    // Dead stays dead, whatever the source says of its readiness.
+    assert!(!world.update(&unready));
+    assert_eq!(world.state_of(2), Some(BackendState::Down));
+    // Removed, it has nothing to drain.
+    world.update(&all(&[]));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    world.set_flows(2, 0);
+    world.update(&all(&[]));
+    assert_eq!(world.slot(2), None);
+}
+
+#[test]
+fn a_removed_backend_drains_whatever_checks_say() {
+    let mut world = World::new();
+    world.find(2, Verdict::Up);
+    world.update(&all(&[2]));
+    world.set_flows(2, 5);
+    world.find(2, Verdict::Down);
+    world.update(&all(&[]));
+    assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+    assert!(!world.update(&all(&[])));
+}
+
+#[test]
+fn checks_that_begin_or_end_change_nothing_by_themselves() {
+    let mut world = World::new();
+    let mut unchecked = all(&[2]);
+    unchecked.services[0].health_check = None;
+    world.update(&unchecked);
+    world.update(&all(&[2]));
+    assert_eq!(world.state_of(2), Some(BackendState::Active));
+    world.find(2, Verdict::Down);
+    world.update(&all(&[2]));
+    assert_eq!(world.state_of(2), Some(BackendState::Down));
+    world.update(&unchecked);
+    assert_eq!(
+        world.state_of(2),
+        Some(BackendState::Active),
+        "nobody looks any more"
+    );
+}
+
+#[test]
+fn what_was_found_of_one_instance_does_not_hold_for_the_next() {
+    let mut world = World::new();
+    world.find(2, Verdict::Down);
+    let mut next = pods(&[(2, "b", Takes::NewFlows)]);
+    next.services[0].health_check = Some(HealthCheck::tcp());
+    world.update(&next);
+    assert_eq!(world.state_of(2), Some(BackendState::Unknown));
+}
+
+#[test]
+fn an_outage_is_told_once_and_so_is_its_end() {
+    let mut world = World::new();
+    world.find(2, Verdict::Up);
+    world.update(&all(&[2, 3]));
+    let outages = |world: &World| -> Vec<_> {
+        let changes = &world.last.as_ref().unwrap().changes;
+        let events = changes.events.iter();
+        events
+            .filter(|event| matches!(event, Event::Outage { .. }))
+            .map(|event| (event.is_error(), event.to_string()))
+            .collect()
+    };
+    assert_eq!(outages(&world), []);
+    world.find(2, Verdict::Down);
+    world.update(&all(&[2, 3]));
+    assert_eq!(outages(&world), [], "the other one has not answered yet");
+    world.find(3, Verdict::Down);
+    world.update(&all(&[2, 3]));
+    let text = "service finance: no backend up (0 of 2); new flows are refused";
+    assert_eq!(outages(&world), [(true, text.to_owned())]);
+    assert_eq!(
+        world.directory().services[0].as_ref().unwrap().state,
+        ServiceState::Down
+    );
+    world.update(&all(&[2]));
+    assert_eq!(outages(&world), []);
+    world.find(2, Verdict::Up);
+    world.update(&all(&[2]));
+    let text = "service finance: takes new flows again (1 of 1 backends up)";
+    assert_eq!(outages(&world), [(false, text.to_owned())]);
+}
