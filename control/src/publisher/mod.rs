@@ -256,14 +256,20 @@ impl Publisher {
 
     fn log(&mut self, update: &Update, applied_in: Duration) {
         let changes = &update.changes;
-        let (errors, others): (Vec<_>, Vec<_>) = changes.events.iter().partition(|event| event.is_error());
+        let (losses, others): (Vec<_>, Vec<_>) = changes.events.iter().partition(|event| event.is_loss());
+        // Apart, so that no flood of other changes folds them away; services after their backends.
+        for event in losses.iter().rev().take(LOGGED).rev() {
+            if event.is_error() {
+                error!("{event}");
+            } else {
+                info!("{event}");
+            }
+        }
         for event in others.iter().take(LOGGED) {
             info!("{event}");
         }
-        for event in errors {
-            error!("{event}");
-        }
-        let more = others.len().saturating_sub(LOGGED);
+        let told = losses.len().min(LOGGED) + others.len().min(LOGGED);
+        let more = changes.events.len() - told;
         if more > 0 {
             info!("... and {more} more changes of state");
         }

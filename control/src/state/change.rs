@@ -43,6 +43,15 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether something was lost that worked before, by no one's wish.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Backend { to, .. } => *to == "down",
+            Self::Outage { .. } => self.is_error(),
+            Self::Service { .. } => false,
+        }
+    }
+
     /// Whether it needs a person now.
     pub const fn is_error(&self) -> bool {
         matches!(self, Self::Outage { over: false, .. })
