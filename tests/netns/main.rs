@@ -24,6 +24,7 @@ mod cli;
 mod dns;
 mod finance;
 mod ground;
+mod health;
 mod http;
 mod icmp;
 mod idle;

@@ -1,0 +1,221 @@
+//! Dead backends are found by health checks, lose their flows at once, and come back.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+
+use serde_json::{Value, json};
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
+use vl3lb_tests::config::{Config, service};
+use vl3lb_tests::server::{UdpServer, greeting};
+use vl3lb_tests::socket::{connect_tcp, receive};
+use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::wait;
+
+use crate::finance::{self, PORT, TARGET_PORT};
+
+/// The UDP service's port; its backends answer TCP at [`TARGET_PORT`].
+const QUESTIONS: u16 = 5300;
+const NEW_CONNECTIONS: usize = 40;
+
+#[test]
+fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
+    let attachment = Attachment::VETH_AUTO;
+    let topology = Topology::build(&Shape::of(&attachment));
+    let _servers = finance::echo_servers(&topology);
+    let _questions = question_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
+    wait_states(&balancer, &topology, ["up", "up", "up"]);
+    let mut connection = connection_to(&topology, 0);
+    let question = question_to(&topology, 0);
+
+    topology
+        .router()
+        .ip(&format!("link set {} down", topology.servers[0].router_port));
+    wait_states(&balancer, &topology, ["down", "up", "up"]);
+    // Not even a packet of the dead server could tell the client.
+    assert_eq!(
+        exchange(&mut connection).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
+    assert_ne!(ask(&question), "finance-server-1:?");
+    let names = new_connections(&topology);
+    assert!(!names.contains(&finance::server_name(0)), "{names:?}");
+    let metrics = balancer.metrics();
+    let closed = |service| {
+        let labels = [("service", service), ("cause", "backend_down")];
+        metrics.sum("vl3lb_service_flows_closed_total", &labels)
+    };
+    assert!(closed("finance") >= 1.0 && closed("questions") >= 1.0);
+    let note = note(&balancer, &topology, 0);
+    assert!(
+        note["lastError"].is_string() && note["consecutive"].as_u64() >= Some(2),
+        "{note}"
+    );
+
+    topology
+        .router()
+        .ip(&format!("link set {} up", topology.servers[0].router_port));
+    wait_states(&balancer, &topology, ["up", "up", "up"]);
+    wait::until("new connections to reach the backend again", wait::STEP, || {
+        let names = new_connections(&topology);
+        names
+            .contains(&finance::server_name(0))
+            .then_some(())
+            .ok_or_else(|| format!("{names:?}"))
+    });
+    assert_eq!(balancer.metrics().drops("internal"), 0.0);
+}
+
+on_attachments!(a_service_whose_backends_are_all_dead_refuses_at_once:
+    veth_auto = Attachment::VETH_AUTO,
+    tun_auto = Attachment::TUN_AUTO,
+);
+
+fn a_service_whose_backends_are_all_dead_refuses_at_once(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let mut servers = finance::echo_servers(&topology);
+    let _questions = question_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
+    wait_states(&balancer, &topology, ["up", "up", "up"]);
+
+    servers.remove(0);
+    wait_states(&balancer, &topology, ["down", "up", "up"]);
+    let names = new_connections(&topology);
+    assert!(!names.contains(&finance::server_name(0)), "{names:?}");
+    let address = topology.servers[0].address(Family::V4);
+    let line = format!("backend finance/{address}:{TARGET_PORT} up -> down: tcp connect refused (2 of 2)");
+    assert_eq!(balancer.log().matches(&line).count(), 1, "{line}");
+
+    servers.clear();
+    wait_states(&balancer, &topology, ["down", "down", "down"]);
+    assert_eq!(open(&topology).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let question = question_socket(&topology);
+    question.send(b"?").unwrap();
+    let refused = receive(&question, &mut [0; 100]).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let line = "service finance: no backend up (0 of 3); new flows are refused";
+    assert_eq!(balancer.log().matches(line).count(), 1);
+
+    let _servers = finance::echo_servers(&topology);
+    wait_states(&balancer, &topology, ["up", "up", "up"]);
+    open(&topology).unwrap();
+}
+
+on_attachments!(checks_do_not_go_through_the_workers:
+    veth_auto = Attachment::VETH_AUTO,
+    tun_auto = Attachment::TUN_AUTO,
+);
+
+fn checks_do_not_go_through_the_workers(attachment: &Attachment) {
+    let topology = Topology::build(&Shape::of(attachment));
+    let _servers = finance::echo_servers(&topology);
+    let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
+    wait_states(&balancer, &topology, ["up", "up", "up"]);
+    let good = |balancer: &Balancer<'_>| {
+        let labels = [("service", "finance"), ("result", "ok")];
+        balancer.metrics().sum("vl3lb_health_checks_total", &labels)
+    };
+    let checks = good(&balancer);
+    wait::until("ten more checks", wait::STEP, || {
+        let more = good(&balancer) - checks;
+        (more >= 10.0).then_some(()).ok_or_else(|| more.to_string())
+    });
+    let received = balancer.metrics().sum("vl3lb_worker_received_packets_total", &[]);
+    assert_eq!(received, 0.0);
+}
+
+/// TCP and UDP over all servers, IPv4, with quick checks of the TCP port.
+fn config(topology: &Topology, mode: &str) -> Config {
+    let backends: Vec<_> = topology
+        .servers
+        .iter()
+        .map(|host| host.address(Family::V4))
+        .collect();
+    let checked = |mut service: Value, tcp: Value| {
+        service["scheduler"] = "round-robin".into();
+        service["healthCheck"] =
+            json!({"tcp": tcp, "interval": "500ms", "timeout": "500ms", "rise": 2, "fall": 2});
+        service
+    };
+    let finance = service("finance", "TCP", PORT, TARGET_PORT, &backends);
+    let questions = service("questions", "UDP", QUESTIONS, QUESTIONS, &backends);
+    Config::new(mode)
+        .service(checked(finance, json!({})))
+        .service(checked(questions, json!({"port": TARGET_PORT})))
+}
+
+fn question_servers(topology: &Topology) -> Vec<UdpServer> {
+    let servers = topology.servers.iter().enumerate();
+    servers
+        .map(|(index, host)| UdpServer::echo(&host.netns, &finance::server_name(index), QUESTIONS))
+        .collect()
+}
+
+/// Waits until the backends of both services are in these states.
+fn wait_states(balancer: &Balancer<'_>, topology: &Topology, states: [&str; 3]) {
+    let servers = topology.servers.iter().zip(states);
+    let expected: Vec<_> = servers
+        .map(|(host, state)| (host.address(Family::V4).to_string(), state))
+        .collect();
+    for service in ["finance", "questions"] {
+        balancer.wait_backends(service, &expected);
+    }
+}
+
+/// What the views say of the checks of a backend of `finance`.
+fn note(balancer: &Balancer<'_>, topology: &Topology, server: usize) -> Value {
+    let answer = balancer.cli_json(&["backends", "--service", "finance"]);
+    let address = topology.servers[server].address(Family::V4).to_string();
+    let items = answer["items"].as_array().unwrap();
+    let item = items.iter().find(|item| item["address"] == address.as_str());
+    item.unwrap()["check"].clone()
+}
+
+fn open(topology: &Topology) -> io::Result<TcpStream> {
+    let host = &topology.clients[0];
+    let from = SocketAddr::new(host.address(Family::V4), 0);
+    let to = SocketAddr::new(Family::V4.balancer(), PORT);
+    host.netns.run(|| connect_tcp(from, to, wait::STEP))
+}
+
+/// The names of the servers that new connections reach.
+fn new_connections(topology: &Topology) -> Vec<String> {
+    let connect = |_| greeting(&mut open(topology).expect("connect to the service")).expect("a greeting");
+    (0..NEW_CONNECTIONS).map(connect).collect()
+}
+
+/// A connection that was greeted by this server.
+fn connection_to(topology: &Topology, server: usize) -> TcpStream {
+    let name = finance::server_name(server);
+    let mut connections = (0..NEW_CONNECTIONS).map(|_| open(topology).expect("connect to the service"));
+    let found = connections.find_map(|mut stream| (greeting(&mut stream).ok()? == name).then_some(stream));
+    found.expect("round-robin reaches every server")
+}
+
+fn exchange(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"still there?")?;
+    stream.read_exact(&mut [0; 12])
+}
+
+fn question_socket(topology: &Topology) -> UdpSocket {
+    let to = SocketAddr::new(Family::V4.balancer(), QUESTIONS);
+    client::udp(&topology.clients[0], 0, to)
+}
+
+/// A socket whose flow is with this server.
+fn question_to(topology: &Topology, server: usize) -> UdpSocket {
+    let answer = format!("{}:?", finance::server_name(server));
+    let mut sockets = (0..NEW_CONNECTIONS).map(|_| question_socket(topology));
+    sockets
+        .find(|socket| ask(socket) == answer)
+        .expect("round-robin reaches every server")
+}
+
+fn ask(socket: &UdpSocket) -> String {
+    socket.send(b"?").expect("send a question");
+    let mut answer = [0; 100];
+    let length = receive(socket, &mut answer).expect("an answer");
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
