@@ -12,6 +12,7 @@ mod change;
 mod directory;
 mod record;
 mod slots;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -26,8 +27,8 @@ use vl3lb_common::snapshot::{
 use vl3lb_common::stats::{BackendStats, ServiceStats, WorkerStats};
 use vl3lb_common::{Duration, Timestamp};
 
-use crate::discovery::{BackendSpec, Desired, ServiceSpec, Takes};
-use crate::health::{Finding, Findings, Subject, Verdict};
+use crate::discovery::{BackendSpec, Desired, Takes};
+use crate::health::Findings;
 use crate::network::NetworkView;
 
 pub use change::{Changes, Event};
@@ -36,6 +37,7 @@ pub use directory::{BackendEntry, Directory, ServiceEntry};
 use change::TransitionCounts;
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::Slots;
+use standing::{finding, found, state_name, wanted_state};
 use wanted::{BackendIdentity, Holders, ServiceIdentity, Wanted, WantedBackend};
 
 /// One point in time on both clocks.
@@ -478,62 +480,6 @@ impl State {
     fn service_name(&self, slot: ServiceSlot) -> String {
         let service = self.services.get(slot.index());
         service.map_or_else(String::new, |service| service.attributes.name.clone())
-    }
-}
-
-/// What is known of a backend of a service with health checks; `None` of one without.
-fn finding<'a>(
-    service: &ServiceSpec,
-    backend: &BackendSpec,
-    health: &'a Findings,
-) -> Option<(Verdict, &'a str)> {
-    service.health_check.as_ref()?;
-    let finding = health.get(&Subject::of(service, backend));
-    Some(finding.map_or((Verdict::Unknown, ""), |Finding { verdict, why }| (*verdict, why)))
-}
-
-/// The state of a desired backend that takes `takes`, and was in state `before`.
-fn wanted_state(
-    takes: Takes,
-    finding: Option<(Verdict, &str)>,
-    before: Option<BackendState>,
-    now: Moment,
-) -> BackendState {
-    match (takes, finding.map(|(verdict, _)| verdict)) {
-        (Takes::Nothing, _) => BackendState::Gone,
-        // What is shutting down may have closed its port and finish its flows all the same, so checks
-        // say nothing about a backend that drains; one that was dead before stays dead.
-        (Takes::OldFlows, Some(Verdict::Down)) if before == Some(BackendState::Down) => BackendState::Down,
-        (Takes::OldFlows, _) => BackendState::Draining { since: now.monotonic },
-        // That checks begin is no news of a backend that is in use.
-        (Takes::NewFlows, Some(Verdict::Unknown)) if before != Some(BackendState::Active) => {
-            BackendState::Unknown
-        }
-        (Takes::NewFlows, Some(Verdict::Down)) => BackendState::Down,
-        (Takes::NewFlows, None | Some(Verdict::Unknown | Verdict::Up)) => BackendState::Active,
-    }
-}
-
-/// The finding that brought a backend from one state to another, if one did.
-fn found(finding: Option<(Verdict, &str)>, from: Option<BackendState>, to: BackendState) -> Option<String> {
-    let (_, why) = finding?;
-    let by_check = match (from, to) {
-        (_, BackendState::Down) => true,
-        (from, BackendState::Active) => {
-            matches!(from, Some(BackendState::Unknown | BackendState::Down))
-        }
-        _ => false,
-    };
-    (by_check && !why.is_empty()).then(|| why.to_owned())
-}
-
-const fn state_name(state: BackendState) -> &'static str {
-    match state {
-        BackendState::Active => "up",
-        BackendState::Unknown => "unknown",
-        BackendState::Draining { .. } => "draining",
-        BackendState::Down => "down",
-        BackendState::Gone => "gone",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::HealthCheck;
+use crate::health::{Finding, Subject, Verdict};
 
 /// Backends of `finance`, whose health is checked.
 fn checked(backends: &[(u8, Takes)]) -> Desired {
