@@ -20,8 +20,8 @@ pub use flow::{Flow, FlowTraffic};
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
-    ConfigFile, Discovery, Dns, Interface, Mode, Process, RcodeCount, Severity, Status, Steering, Totals,
-    Warning, Worker, XskDrops,
+    ConfigFile, Discovery, Dns, ErrorCount, Interface, Mode, Process, RcodeCount, Severity, Status, Steering,
+    Totals, Warning, Worker, XskDrops,
 };
 pub use time::Time;
 

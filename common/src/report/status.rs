@@ -142,6 +142,18 @@ pub struct Discovery {
     pub last_error: Option<String>,
     pub events_total: u64,
     pub errors_total: u64,
+    /// When what is in use was last known to be right; `None` before the first complete set.
+    pub loaded_time: Option<Time>,
+    /// `errors_total` by reason.
+    pub errors: Vec<ErrorCount>,
+}
+
+/// Failures of a source for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorCount {
+    pub reason: String,
+    pub errors_total: u64,
 }
 
 /// The configuration in use.
@@ -243,6 +255,8 @@ pub struct Status {
     pub snapshot_time: Option<Time>,
     /// Time from changes that were seen to the last worker that had them.
     pub snapshot_apply_seconds: Distribution,
+    /// Snapshots that did not reach the workers.
+    pub snapshot_failures_total: u64,
     pub interface: Interface,
     pub mode: Mode,
     pub workers: Vec<Worker>,

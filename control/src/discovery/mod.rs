@@ -7,12 +7,12 @@
 
 mod kubernetes;
 mod static_file;
+mod status;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::watch;
 use vl3lb_common::schedule::Scheduler;
@@ -22,6 +22,7 @@ use crate::config::{self, HealthCheck};
 
 pub use kubernetes::Kubernetes;
 pub use static_file::StaticFile;
+pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 
 /// Everything that should be balanced. Order does not matter and duplicates do no harm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,39 +108,6 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::Kubernetes => "kubernetes",
-        }
-    }
-}
-
-/// How a source is doing, for status and metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceStatus {
-    pub origin: Origin,
-    /// Whether the newest state of the source is what was sent.
-    pub synced: bool,
-    /// When the set in use was read; `None` before the first.
-    pub loaded: Option<SystemTime>,
-    /// When the source last had something new to say, good or bad.
-    pub last_event: Option<SystemTime>,
-    /// Why the newest state was refused; `None` if it is in use.
-    pub error: Option<String>,
-    /// Sets that were read, or changes where a source is told those.
-    pub events: u64,
-    /// Sets that were refused, or could not be read.
-    pub errors: u64,
-}
-
-impl SourceStatus {
-    /// A source that has not said anything yet.
-    pub const fn new(origin: Origin) -> Self {
-        Self {
-            origin,
-            synced: false,
-            loaded: None,
-            last_event: None,
-            error: None,
-            events: 0,
-            errors: 0,
         }
     }
 }

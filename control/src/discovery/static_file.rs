@@ -12,7 +12,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 use vl3lb_common::Duration;
 
-use super::{BackendSpec, Desired, DesiredSender, Origin, ServiceSpec, Source, SourceStatus, Takes};
+use super::{
+    BackendSpec, Desired, DesiredSender, ErrorReason, Origin, ServiceSpec, Source, SourceStatus, Takes,
+};
 use crate::config::{self, Config, TargetPort};
 
 /// The file is looked at this often, and read when it is the same in two looks, so a change is
@@ -104,7 +106,14 @@ where
                         accept(&loaded.config);
                     }
                 }
-                Err(refusals) => refused(status, config::join(&refusals)),
+                Err(refusals) => {
+                    // Told apart afterwards: of a file that can be read, the content was refused.
+                    let reason = match std::fs::File::open(path) {
+                        Ok(_) => ErrorReason::Invalid,
+                        Err(_) => ErrorReason::Io,
+                    };
+                    refused(status, reason, config::join(&refusals));
+                }
             }
         }
     }
@@ -139,13 +148,13 @@ fn accepted(status: &watch::Sender<SourceStatus>) {
     });
 }
 
-fn refused(status: &watch::Sender<SourceStatus>, reason: String) {
-    error!("config rejected, keeping what runs: {reason}");
+fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) {
+    error!("config rejected, keeping what runs: {text}");
     status.send_modify(|status| {
         status.synced = false;
         status.last_event = Some(SystemTime::now());
-        status.error = Some(reason);
-        status.errors += 1;
+        status.error = Some(text);
+        status.errors.count(reason);
     });
 }
 
@@ -254,7 +263,7 @@ mod tests {
 
         /// Waits until the file was read `count` times and returns the port then.
         async fn read(&mut self, count: u64) -> u16 {
-            let done = |status: &SourceStatus| status.events + status.errors >= count;
+            let done = |status: &SourceStatus| status.events + status.errors.total() >= count;
             let waited = tokio::time::timeout(Duration::from_secs(20), self.status.wait_for(done));
             waited.await.expect("the file is read again").unwrap();
             self.desired.borrow().as_ref().unwrap().services[0].port
@@ -316,6 +325,9 @@ mod tests {
         }
         fs::remove_file(running.path("lb.yaml")).unwrap();
         assert_eq!(running.read(6).await, 80);
+        let errors = running.status.borrow().errors;
+        let counted: Vec<_> = errors.by_reason().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [(ErrorReason::Invalid, 3), (ErrorReason::Io, 1)]);
         fs::write(running.path("lb.yaml"), text(81)).unwrap();
         assert_eq!(running.read(7).await, 81);
         let status = running.status.borrow().clone();

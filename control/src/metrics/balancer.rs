@@ -215,14 +215,22 @@ fn control_plane(report: &Report) -> Vec<Family> {
         "vl3lb_discovery_last_event_timestamp_seconds",
         "When the source last told something, in seconds since 1970",
     );
+    let mut loaded = Family::gauge(
+        "vl3lb_discovery_loaded_timestamp_seconds",
+        "When what is in use was last known to be right, in seconds since 1970",
+    );
     let mut events = Family::counter("vl3lb_discovery_events", "Sets and changes that the source told");
-    let mut errors = Family::counter("vl3lb_discovery_errors", "Failures of the source");
+    let mut errors = Family::counter("vl3lb_discovery_errors", "Failures of the source, by reason");
     for discovery in &status.discovery {
         let source = [("source", discovery.source.as_str())];
         synced.add(source, discovery.synced.into());
         last_event.add_real(source, discovery.last_event_time.map(|time| time.unix_seconds()));
         events.add(source, discovery.events_total);
-        errors.add(source, discovery.errors_total);
+        loaded.add_real(source, discovery.loaded_time.map(|time| time.unix_seconds()));
+        let [source] = source;
+        for count in &discovery.errors {
+            errors.add([source, ("reason", &count.reason)], count.errors_total);
+        }
     }
     let mut apply = Family::histogram(
         "vl3lb_snapshot_apply_duration_seconds",
@@ -250,8 +258,14 @@ fn control_plane(report: &Report) -> Vec<Family> {
         )
         .with_real([], status.snapshot_time.map(|time| time.unix_seconds())),
         apply,
+        Family::counter(
+            "vl3lb_snapshot_failures",
+            "Snapshots that did not reach the workers",
+        )
+        .with([], status.snapshot_failures_total),
         synced,
         last_event,
+        loaded,
         events,
         errors,
         Family::gauge(

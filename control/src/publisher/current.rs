@@ -1,6 +1,6 @@
 //! What the workers have now.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -45,6 +45,29 @@ pub struct PublisherStats {
     pub published: Counter,
     /// Snapshots that did not.
     pub failed: Counter,
+    /// Why the last one did not.
+    failure: Mutex<Option<String>>,
     /// Time from a change that was seen to the last worker that had it.
     pub applied: Histogram<{ APPLY_BOUNDS.len() + 1 }>,
+}
+
+impl PublisherStats {
+    /// Why the newest snapshot did not reach the workers; `None` if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes note of how handing a snapshot over went.
+    pub(crate) fn note(&self, outcome: &Result<(), String>) {
+        let counter = if outcome.is_ok() {
+            &self.published
+        } else {
+            &self.failed
+        };
+        counter.add(1);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.as_ref().err().cloned();
+    }
 }

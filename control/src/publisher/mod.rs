@@ -172,7 +172,6 @@ impl Publisher {
         if let Some(update) = update
             && let Err(reason) = self.publish(update, seen).await
         {
-            self.stats.failed.add(1);
             self.seen = Some(seen);
             self.state.mark_stale();
             error!(
@@ -236,12 +235,14 @@ impl Publisher {
 
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
-        tokio::task::spawn_blocking(move || dataplane.publish(snapshot))
+        let outcome = tokio::task::spawn_blocking(move || dataplane.publish(snapshot))
             .await
-            .map_err(|error| error.to_string())??;
+            .map_err(|error| error.to_string())
+            .flatten();
+        self.stats.note(&outcome);
+        outcome?;
         let applied_in = seen.elapsed();
 
-        self.stats.published.add(1);
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
         self.stats.applied.observe(micros, &APPLY_BOUNDS);
         self.log(&update, applied_in);

@@ -320,7 +320,10 @@ async fn a_snapshot_that_fails_is_published_again() {
     *world.recorder.refuse.lock().unwrap() = 2;
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2]);
+    pass(Duration::from_millis(100)).await;
+    assert_eq!(world.stats.failure().as_deref(), Some("workers are stuck"));
     let current = world.published(1).await;
+    assert_eq!(world.stats.failure(), None);
     assert_eq!(current.generation(), Generation(3));
     assert_eq!((world.stats.failed.get(), world.stats.published.get()), (2, 1));
     assert!(

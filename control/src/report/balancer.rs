@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use vl3lb_common::Timestamp;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::{
-    Backend, ConfigFile, Discovery, Distribution, Dns, Interface, Mode, RcodeCount, Service, ServiceState,
-    Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
+    Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface, Mode, RcodeCount, Service,
+    ServiceState, Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::stats::WorkerStats;
 
@@ -42,6 +42,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             &APPLY_BOUNDS,
             facts.publisher.applied.sum_micros(),
         ),
+        snapshot_failures_total: facts.publisher.failed.get(),
         interface: Interface {
             name: attachment.interface.clone(),
             kind: attachment.driver.clone(),
@@ -72,7 +73,16 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             last_event_time: source.last_event.map(Time),
             last_error: source.error.clone(),
             events_total: source.events,
-            errors_total: source.errors,
+            errors_total: source.errors.total(),
+            loaded_time: source.loaded.map(Time),
+            errors: source
+                .errors
+                .by_reason()
+                .map(|(reason, errors_total)| ErrorCount {
+                    reason: reason.name().to_owned(),
+                    errors_total,
+                })
+                .collect(),
         }],
         config: ConfigFile {
             path: identity.config_path.clone(),

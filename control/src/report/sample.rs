@@ -401,6 +401,7 @@ pub(crate) struct Live {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) current: watch::Sender<Option<Arc<Current>>>,
     pub(crate) network: watch::Sender<Option<Arc<NetworkView>>>,
+    pub(crate) publisher: Arc<PublisherStats>,
 }
 
 /// A reporter that is ready.
@@ -410,6 +411,7 @@ pub(crate) fn live(workers: u16) -> Live {
     let (network_in, network_out) = watch::channel(Some(Arc::new(network())));
     let (_, source) = watch::channel(source());
     let file = source.clone();
+    let publisher: Arc<PublisherStats> = Arc::default();
     let reporter = Reporter::new(
         identity(),
         Sources {
@@ -419,7 +421,7 @@ pub(crate) fn live(workers: u16) -> Live {
             health: Arc::new(board()),
             source,
             file,
-            publisher: Arc::default(),
+            publisher: Arc::clone(&publisher),
             dns: Arc::default(),
         },
     );
@@ -428,5 +430,6 @@ pub(crate) fn live(workers: u16) -> Live {
         recorder,
         current: current_in,
         network: network_in,
+        publisher,
     }
 }

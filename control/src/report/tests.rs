@@ -111,6 +111,7 @@ fn every_warning_has_a_subject_a_next_step_and_a_time() {
     live.current
         .send_replace(Some(Arc::new(sample::current(directory))));
     live.reporter.sample();
+    live.publisher.note(&Err("workers are stuck".to_owned()));
     sample::count_traffic(&live.recorder);
     *live.recorder.now.lock().unwrap() = at(3700);
     let warnings = live.reporter.report().status.warnings;
@@ -120,6 +121,7 @@ fn every_warning_has_a_subject_a_next_step_and_a_time() {
         "kernel_drops",
         "worker_stuck",
         "left_out",
+        "publish_failing",
     ] {
         assert!(warnings.iter().any(|warning| warning.code == code), "{code}");
     }

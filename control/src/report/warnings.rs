@@ -23,6 +23,7 @@ pub(super) fn all(
     warnings.extend(interface(status));
     warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
+    warnings.extend(publishing(facts));
     warnings.extend(config(facts, status));
     warnings.extend(discovery(facts));
     warnings.extend(
@@ -122,6 +123,20 @@ fn down(service: &Service) -> Option<Warning> {
         let next = format!("vl3-lb backends --service {}", service.name);
         since(service.since, about(&service.name, next, warning))
     })
+}
+
+/// Workers go on with what they have, but learn of no change.
+fn publishing(facts: &Facts<'_>) -> Option<Warning> {
+    let reason = facts.publisher.failure()?;
+    let warning = error(
+        "publish_failing",
+        format!("snapshots do not reach the workers: {reason}"),
+    );
+    Some(about(
+        "snapshot",
+        "look at the log; restart the balancer if it lasts",
+        warning,
+    ))
 }
 
 fn config(facts: &Facts<'_>, status: &Status) -> Option<Warning> {

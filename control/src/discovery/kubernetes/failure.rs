@@ -5,6 +5,8 @@ use std::error::Error;
 use kube::core::Status;
 use kube::runtime::watcher;
 
+use crate::discovery::ErrorReason;
+
 /// What `error` is about, for a watch of pods in `scope`. `None` if it is no fault: the server has
 /// forgotten the state that was asked about (410 Gone), and a new list follows.
 pub(super) fn told(error: &watcher::Error, scope: &str) -> Option<String> {
@@ -29,6 +31,16 @@ pub(super) fn told(error: &watcher::Error, scope: &str) -> Option<String> {
         Some(status) => format!("{asked}: {} {}", status.code, status.message),
         None => format!("{asked}: {}", chain(error.source().unwrap_or(error))),
     })
+}
+
+/// What kind of failure `error` is.
+pub(super) fn reason(error: &watcher::Error) -> ErrorReason {
+    match status(error).map(|status| status.code) {
+        Some(401) => ErrorReason::Expired,
+        Some(403) => ErrorReason::Forbidden,
+        Some(_) => ErrorReason::Refused,
+        None => ErrorReason::Unreachable,
+    }
 }
 
 /// Whether a watch cannot start where the last one ended, and never will.

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 use vl3lb_common::Duration;
 
-use super::{DesiredSender, Source, SourceStatus, StaticFile};
+use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
 use crate::config::{self, Selector, Service};
 
 use connection::Server;
@@ -206,7 +206,8 @@ impl Pods {
                 note_error(status, Some(error));
                 status.synced = false;
                 status.last_event = Some(now);
-                status.errors += 1;
+                // Neither kubeconfig, service account nor certificates could be read.
+                status.errors.count(ErrorReason::Io);
             });
             tokio::select! {
                 () = sleep(REOPEN) => {}
@@ -249,7 +250,7 @@ impl Pods {
                 status.last_event = Some(now);
             }
             status.events += heard.changes;
-            status.errors += heard.failures;
+            status.errors.add(heard.failures);
             // An error stays until everything is known again.
             if complete || error.is_some() {
                 note_error(status, error);

@@ -16,6 +16,7 @@ use super::connection::{WATCH, client};
 use super::failure;
 use super::pod::{Member, Reading};
 use crate::config::{Namespaces, Selector};
+use crate::discovery::ErrorCounts;
 
 /// What to ask the API server for, and what to keep of the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(super) struct Plan {
 pub(super) struct Heard {
     /// Changes of pods, and complete lists.
     pub(super) changes: u64,
-    pub(super) failures: u64,
+    pub(super) failures: ErrorCounts,
 }
 
 /// Running watches. Stopped by dropping.
@@ -156,9 +157,9 @@ impl Watch {
             Ok(event) => event,
             Err(error) => {
                 self.listing = false;
-                if let Some(error) = failure::told(&error, &self.scope) {
-                    heard.failures += 1;
-                    self.error = Some(error);
+                if let Some(told) = failure::told(&error, &self.scope) {
+                    heard.failures.count(failure::reason(&error));
+                    self.error = Some(told);
                 }
                 return false;
             }

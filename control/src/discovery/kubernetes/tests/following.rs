@@ -131,7 +131,7 @@ async fn changes_of_pods_are_followed() {
         .apply(&with(third.clone(), "/metadata/labels/app", json!("ledger")));
     following.backends(&["10.0.0.1"]).await;
     let status = following.synced().await;
-    assert!(status.loaded.is_some() && status.errors == 0 && status.events >= 6);
+    assert!(status.loaded.is_some() && status.errors.total() == 0 && status.events >= 6);
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn the_last_set_stays_while_the_server_is_away() {
     let error = following.error().await;
     assert!(error.contains("watch pods in namespace web: "), "{error}");
     following.server.delete("web", "pod-1");
-    let away = following.status(|status| status.errors >= 2).await;
+    let away = following.status(|status| status.errors.total() >= 2).await;
     assert!(!away.synced && away.loaded >= before.loaded);
     assert!(!following.desired.has_changed().unwrap());
 
@@ -279,7 +279,7 @@ async fn a_forgotten_version_is_listed_again() {
         following.backends(&["10.0.0.2"]).await;
         assert_eq!(following.server.requests("limit=").len(), 2, "two lists");
         let status = following.synced().await;
-        assert_eq!(status.errors, 0, "that is no fault");
+        assert_eq!(status.errors.total(), 0, "that is no fault");
     }
 }
 
@@ -319,7 +319,7 @@ async fn what_is_not_allowed_is_named_until_it_is() {
         server.lists("web", Reply::Refused(code));
         let mut following = Following::start(server, config("{}", FINANCE), None);
         assert_eq!(following.error().await, told);
-        following.status(|status| status.errors >= 2).await;
+        following.status(|status| status.errors.total() >= 2).await;
         assert_eq!(*following.desired.borrow(), None);
         following.server.lists("web", Reply::Good);
         following.backends(&["10.0.0.1"]).await;

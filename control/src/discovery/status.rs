@@ -1,0 +1,131 @@
+//! How a source is doing, for status and metrics.
+
+use std::time::SystemTime;
+
+use super::Origin;
+
+/// The state of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStatus {
+    pub origin: Origin,
+    /// Whether the newest state of the source is what was sent.
+    pub synced: bool,
+    /// When what is in use was last known to be right; `None` before the first set.
+    pub loaded: Option<SystemTime>,
+    /// When the source last had something new to say, good or bad.
+    pub last_event: Option<SystemTime>,
+    /// Why the newest state was refused; `None` if it is in use.
+    pub error: Option<String>,
+    /// Sets that were read, or changes where a source is told those.
+    pub events: u64,
+    /// Sets that were refused, or could not be read.
+    pub errors: ErrorCounts,
+}
+
+impl SourceStatus {
+    /// A source that has not said anything yet.
+    pub const fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            synced: false,
+            loaded: None,
+            last_event: None,
+            error: None,
+            events: 0,
+            errors: ErrorCounts::NONE,
+        }
+    }
+}
+
+/// Why a source fails: one reason, one remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorReason {
+    /// Nothing answers, or the answer breaks off: look at the network and the server.
+    Unreachable,
+    /// What is asked for is not allowed: look at the Role.
+    Forbidden,
+    /// The credentials are not accepted: look at the token.
+    Expired,
+    /// The server answers with another error: its text says which.
+    Refused,
+    /// What was read cannot be used: mend it.
+    Invalid,
+    /// A file cannot be read: look at its path and mode.
+    Io,
+}
+
+impl ErrorReason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Unreachable,
+        Self::Forbidden,
+        Self::Expired,
+        Self::Refused,
+        Self::Invalid,
+        Self::Io,
+    ];
+
+    /// The value in JSON and of the label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Invalid => "invalid",
+            Self::Io => "io",
+        }
+    }
+}
+
+/// Failures of a source by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ErrorCounts([u64; ErrorReason::ALL.len()]);
+
+impl ErrorCounts {
+    /// No failure.
+    pub const NONE: Self = Self([0; ErrorReason::ALL.len()]);
+
+    /// Counts one.
+    pub const fn count(&mut self, reason: ErrorReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// Takes over what `more` counted.
+    pub fn add(&mut self, more: Self) {
+        for (count, more) in self.0.iter_mut().zip(more.0) {
+            *count += more;
+        }
+    }
+
+    /// All together.
+    pub fn total(self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Each reason with its count, zeros too.
+    pub fn by_reason(self) -> impl Iterator<Item = (ErrorReason, u64)> {
+        ErrorReason::ALL.into_iter().zip(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_count_of_its_own() {
+        let mut counts = ErrorCounts::NONE;
+        for (times, reason) in (1_u64..).zip(ErrorReason::ALL) {
+            for _ in 0..times {
+                counts.count(reason);
+            }
+        }
+        let mut twice = counts;
+        twice.add(counts);
+        for (times, (reason, count)) in (1_u64..).zip(twice.by_reason()) {
+            assert_eq!(count, 2 * times, "{}", reason.name());
+        }
+        assert_eq!(twice.total(), 42);
+    }
+}
