@@ -81,7 +81,7 @@ impl BackendParams {
 
     pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
         let mut params = Self::default();
-        each(query, "service, state, sort", |name, value| match name {
+        each(query, "service, state, node, sort", |name, value| match name {
             "sort" => {
                 params.sort = Some(one_of(name, value, &Self::SORTS)?);
                 Ok(true)

@@ -194,6 +194,9 @@ pub struct BackendsArgs {
     /// down, draining, unknown or up
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
+    /// Name of a Kubernetes node; `*` is a wildcard
+    #[arg(long, value_name = "NAME")]
+    pub node: Vec<String>,
     #[command(flatten)]
     pub not: Not,
     /// Order; by default by state, then service and address

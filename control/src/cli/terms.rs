@@ -3,8 +3,8 @@
 use clap::ArgMatches;
 
 /// Names of all filters as clap knows them; in queries `-` stands for `_`.
-const FILTERS: [&str; 10] = [
-    "service", "backend", "client", "port", "nat_port", "proto", "state", "older", "idle", "worker",
+const FILTERS: [&str; 11] = [
+    "service", "backend", "client", "port", "nat_port", "proto", "state", "node", "older", "idle", "worker",
 ];
 
 /// A query: names and values in order.

@@ -80,6 +80,16 @@ pub struct BackendSpec {
     pub weight: u16,
     pub takes: Takes,
     pub origin: Origin,
+    /// The pod behind it, to be shown; `None` where there is none or none is known.
+    pub pod: Option<Arc<PodPlace>>,
+}
+
+/// A pod and where it runs, as people look for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPlace {
+    /// `NAMESPACE/NAME`.
+    pub pod: String,
+    pub node: Option<String>,
 }
 
 /// What a backend can be given, worst first.

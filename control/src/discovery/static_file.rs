@@ -205,6 +205,7 @@ impl From<&Config> for Desired {
                 weight: backend.weight,
                 takes: Takes::NewFlows,
                 origin: Origin::Static,
+                pod: None,
             });
             ServiceSpec::new(service, port, backends.collect())
         });

@@ -148,8 +148,23 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
         "vl3lb_backend_bytes",
         "Bytes of IP packets forwarded; in: to the backend, out: from it",
     );
+    let mut info = Family::gauge(
+        "vl3lb_backend_info",
+        "The pod and node of the backend, where they are known; always 1",
+    );
     for backend in backends {
         let endpoint = backend.endpoint().to_string();
+        if backend.pod.is_some() || backend.node.is_some() {
+            info.add(
+                [
+                    ("service", &backend.service),
+                    ("backend", &endpoint),
+                    ("backend_pod", backend.pod.as_deref().unwrap_or_default()),
+                    ("backend_node", backend.node.as_deref().unwrap_or_default()),
+                ],
+                1,
+            );
+        }
         let labels = [
             ("service", backend.service.as_str()),
             ("backend", endpoint.as_str()),
@@ -169,7 +184,7 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
             bytes.add(labels, traffic.bytes_total);
         }
     }
-    vec![up, draining, weight, flows, opened, failed, packets, bytes]
+    vec![up, draining, weight, flows, opened, failed, packets, bytes, info]
 }
 
 /// NAT ports belong to a backend's address, port and protocol, which services may share.

@@ -69,6 +69,7 @@ const REGISTRY: &[(&str, &str)] = &[
     ("vl3lb_backend_flows_failed", "counter"),
     ("vl3lb_backend_packets", "counter"),
     ("vl3lb_backend_bytes", "counter"),
+    ("vl3lb_backend_info", "gauge"),
     ("vl3lb_nat_ports_used", "gauge"),
     ("vl3lb_nat_ports_capacity", "gauge"),
 ];
@@ -93,6 +94,7 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_dataplane_info", &["attach", "zero_copy", "link", "driver"]),
     ("vl3lb_steer_packets", &["action"]),
     ("vl3lb_dns_queries", &["rcode"]),
+    ("vl3lb_backend_info", &["backend_pod", "backend_node"]),
 ];
 
 /// A sample line taken apart: name, labels, value.

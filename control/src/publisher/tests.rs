@@ -155,6 +155,7 @@ fn finance(hosts: &[u8]) -> Desired {
         weight: 1,
         takes: Takes::NewFlows,
         origin: Origin::Static,
+        pod: None,
     });
     Desired {
         services: vec![ServiceSpec {

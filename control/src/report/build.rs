@@ -289,8 +289,8 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
             flows_left: all.open,
         }),
         source: Some(entry.origin.name().to_owned()),
-        pod: None,
-        node: None,
+        pod: entry.pod.as_ref().map(|place| place.pod.clone()),
+        node: entry.pod.as_ref().and_then(|place| place.node.clone()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::build::{self, Facts, Identity};
 use super::counters::Sample;
 use super::{Reporter, Sources};
 use crate::config::HealthCheck;
-use crate::discovery::{Origin, SourceStatus};
+use crate::discovery::{Origin, PodPlace, SourceStatus};
 use crate::dns::DnsStats;
 use crate::health::{Answer, Board, Order, Subject};
 use crate::network::NetworkView;
@@ -196,6 +196,12 @@ fn backend(slot: u32, service: u16, address: &str, port: u16, state: BackendStat
         instance: None,
         weight: u16::from(!draining),
         origin: Origin::Static,
+        pod: (service == 0).then(|| {
+            Arc::new(PodPlace {
+                pod: format!("ns-vl3-lb/finance-server-{slot}"),
+                node: Some(format!("node-{slot}")),
+            })
+        }),
         state,
         since: wall(22),
         transitions: 1 + u64::from(draining),

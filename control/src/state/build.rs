@@ -132,6 +132,7 @@ impl State {
                 instance: record.instance.clone(),
                 weight: record.weight,
                 origin: record.origin,
+                pod: record.pod.clone(),
                 state: record.state,
                 since: record.since,
                 transitions: record.transitions,

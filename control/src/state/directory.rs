@@ -12,7 +12,7 @@ use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
 use crate::config::HealthCheck;
-use crate::discovery::Origin;
+use crate::discovery::{Origin, PodPlace};
 
 /// The owners of all slots of one snapshot, by slot.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct BackendEntry {
     pub instance: Option<Arc<str>>,
     pub weight: u16,
     pub origin: Origin,
+    /// The pod behind it, where that is known.
+    pub pod: Option<Arc<PodPlace>>,
     pub state: BackendState,
     /// When it came into that state.
     pub since: SystemTime,

@@ -324,6 +324,7 @@ impl State {
             instance: spec.instance.clone(),
             weight: spec.weight,
             origin: spec.origin,
+            pod: spec.pod.clone(),
             state,
             held: matches!(state, BackendState::Draining { .. }),
             since: inputs.now.wall,

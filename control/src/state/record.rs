@@ -14,7 +14,7 @@ use vl3lb_common::{Duration, Protocol};
 use super::Moment;
 use super::wanted::BackendIdentity;
 use crate::config::HealthCheck;
-use crate::discovery::{BackendSpec, Origin, ServiceSpec};
+use crate::discovery::{BackendSpec, Origin, PodPlace, ServiceSpec};
 
 /// The owner of a service slot.
 #[derive(Debug)]
@@ -66,6 +66,7 @@ pub(super) struct BackendRecord {
     pub(super) instance: Option<Arc<str>>,
     pub(super) weight: u16,
     pub(super) origin: Origin,
+    pub(super) pod: Option<Arc<PodPlace>>,
     pub(super) state: BackendState,
     /// Draining though it is desired: its flows stay without a limit of time.
     pub(super) held: bool,
@@ -101,7 +102,11 @@ impl BackendRecord {
         let before = (self.weight, self.origin, self.held);
         let held = matches!(to, BackendState::Draining { .. });
         (self.weight, self.origin, self.held) = (spec.weight, spec.origin, held);
-        before != (self.weight, self.origin, self.held)
+        let moved = self.pod != spec.pod;
+        if moved {
+            self.pod.clone_from(&spec.pod);
+        }
+        moved || before != (self.weight, self.origin, self.held)
     }
 
     /// Comes into state `to`, unless it is in it already. Whether it did.

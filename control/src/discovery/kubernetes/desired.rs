@@ -69,6 +69,7 @@ fn backends_of(
             weight: pod.weight,
             takes: if displaced { Takes::Nothing } else { pod.takes },
             origin: Origin::Kubernetes,
+            pod: Some(Arc::clone(&pod.place)),
         }
     })
 }

@@ -11,7 +11,7 @@ use vl3lb_common::Protocol;
 
 use super::address::{addresses, annotation};
 use crate::config::AddressFrom;
-use crate::discovery::Takes;
+use crate::discovery::{PodPlace, Takes};
 
 /// Share of new flows, 0 to 1000.
 const WEIGHT: &str = "vl3-lb.io/weight";
@@ -32,6 +32,8 @@ pub(super) struct Reading {
 pub(super) struct Member {
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Both names and the node's, as they are shown.
+    pub(super) place: Arc<PodPlace>,
     /// Tells it from other pods of its name and of its addresses.
     pub(super) uid: Arc<str>,
     /// Seconds since 1970.
@@ -73,9 +75,15 @@ impl Member {
         }
         let spec = pod.spec.as_ref();
         let labels = pod.metadata.labels.iter().flatten();
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let name = pod.metadata.name.clone().unwrap_or_default();
         Self {
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            name: pod.metadata.name.clone().unwrap_or_default(),
+            place: Arc::new(PodPlace {
+                pod: format!("{namespace}/{name}"),
+                node: spec.and_then(|spec| spec.node_name.clone()),
+            }),
+            namespace,
+            name,
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             created: pod
                 .metadata

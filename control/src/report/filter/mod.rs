@@ -204,6 +204,7 @@ impl ServiceFilter {
 pub struct BackendFilter {
     names: ServiceNames,
     state: Values<BackendState>,
+    node: Values<Name>,
 }
 
 impl BackendFilter {
@@ -216,6 +217,7 @@ impl BackendFilter {
                 .add(name, value, &names(&BackendState::ALL, |s| s.name()), |text| {
                     by_name(&BackendState::ALL, text, |s| s.name())
                 })?,
+            "node" => self.node.add(name, value, "the name of a node", Name::parse)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -230,6 +232,9 @@ impl BackendFilter {
     pub fn accepts(&self, backend: &Backend) -> bool {
         self.names.0.accept(|name| name.matches(&backend.service))
             && self.state.accept(|&state| state == backend.state)
+            && self
+                .node
+                .accept(|name| backend.node.as_ref().is_some_and(|node| name.matches(node)))
     }
 }
 

@@ -106,3 +106,22 @@ fn names_without_a_wildcard_must_exist() {
     filter.add("service", "finanse").unwrap();
     assert_eq!(filter.missing(known.into_iter()), Some("finanse"));
 }
+
+#[test]
+fn backends_are_found_by_node() {
+    let report = crate::report::sample::report();
+    let on = |node: &str| {
+        let mut filter = BackendFilter::default();
+        assert_eq!(filter.add("node", node), Ok(true));
+        report
+            .backends
+            .iter()
+            .filter(|backend| filter.accepts(backend))
+            .count()
+    };
+    // Two run on nodes, one is of no pod.
+    assert_eq!(
+        (on("node-1"), on("node-*"), on("!node-1"), on("elsewhere")),
+        (1, 2, 2, 0)
+    );
+}

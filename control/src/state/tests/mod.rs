@@ -46,6 +46,7 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
         weight,
         takes: Takes::NewFlows,
         origin: Origin::Static,
+        pod: None,
     }
 }
 
@@ -700,4 +701,23 @@ proptest! {
             prop_assert_eq!(active, want);
         }
     }
+}
+
+#[test]
+fn the_pod_behind_a_backend_is_shown_and_moves_no_flow() {
+    let mut world = World::new();
+    let mut desired = finance(&[2]);
+    world.update(&desired);
+    let place = crate::discovery::PodPlace {
+        pod: "web/a".to_owned(),
+        node: Some("worker-1".to_owned()),
+    };
+    desired.services[0].backends[0].pod = Some(Arc::new(place));
+    let before = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
+    assert!(world.update(&desired));
+    let entry = world.directory().backends[0].clone().unwrap();
+    assert_eq!(entry.pod, desired.services[0].backends[0].pod);
+    let after = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
+    assert!(Arc::ptr_eq(&before, &after));
+    assert!(!world.update(&desired));
 }

@@ -350,3 +350,19 @@ fn little_is_kept_of_a_pod() {
         "what does not count is no change"
     );
 }
+
+#[test]
+fn a_backend_says_which_pod_it_is_and_where_it_runs() {
+    let placed = with(ready("a", "10.0.0.1"), "/spec/nodeName", json!("worker-1"));
+    let pods: Vec<_> = [placed, ready("b", "10.0.0.2")].iter().map(member).collect();
+    let (desired, _) = collect(&services(FINANCE), &pods);
+    let places: Vec<_> = desired.services[0]
+        .backends
+        .iter()
+        .map(|backend| {
+            let place = backend.pod.as_ref().unwrap();
+            (place.pod.as_str(), place.node.as_deref())
+        })
+        .collect();
+    assert_eq!(places, [("web/a", Some("worker-1")), ("web/b", None)]);
+}
