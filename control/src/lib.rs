@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod dns;
+pub mod events;
 pub mod health;
 pub mod log;
 pub mod metrics;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tracing::{error, info, warn};
 use vl3lb_common::dataplane::{Attachment, Dataplane};
-use vl3lb_common::report::Time;
+use vl3lb_common::report::{EventCode, Time};
 use vl3lb_control::admin::{self, Listeners};
 use vl3lb_control::capabilities::{Needs, Privileges};
 use vl3lb_control::cli::args::ConfigArgs;
@@ -22,6 +22,7 @@ use vl3lb_control::cli::{Failure, FailureKind, load_config};
 use vl3lb_control::config::{self, Config, Discovery};
 use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
 use vl3lb_control::dns::Dns;
+use vl3lb_control::events::{Events, Happening};
 use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
@@ -203,7 +204,12 @@ impl Control {
         let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
             .await
             .map_err(refused)?;
-        let (monitor, network, resolver) = Monitor::new(config.interface.clone(), config.addresses.clone());
+        let events: Arc<Events> = Arc::default();
+        let (monitor, network, resolver) = Monitor::new(
+            config.interface.clone(),
+            config.addresses.clone(),
+            Arc::clone(&events),
+        );
         let (desired, wanted) = watch::channel(None);
         let (checker, board) = Checker::new(TcpConnect, wanted.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
@@ -213,10 +219,11 @@ impl Control {
             network.clone(),
             Arc::clone(&board),
             resolver,
+            Arc::clone(&events),
         );
         let (dns, dns_stats) = Dns::new(&config.dns, current.clone(), network.clone()).map_err(refused)?;
         let mut tasks = JoinSet::new();
-        let (source, file) = discover(config, path.clone(), desired, &mut tasks);
+        let (source, file) = discover(config, path.clone(), desired, &events, &mut tasks);
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -233,6 +240,7 @@ impl Control {
             file,
             publisher: publisher_stats,
             dns: dns_stats,
+            events: Arc::clone(&events),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
         info!(
@@ -241,6 +249,8 @@ impl Control {
             config.admin.socket.display()
         );
 
+        let started = format!("vl3-lb {} started", version::LONG);
+        events.tell(Happening::new(EventCode::Started, started));
         tasks.spawn(named("the network monitor", monitor.run()));
         tasks.spawn(named("the health checks", checker.run()));
         tasks.spawn(named("the publisher", publisher.run()));
@@ -293,16 +303,23 @@ impl Control {
         }
     }
 
+    fn tell_drain(&self, text: String) {
+        let happening = Happening::new(EventCode::Draining, text).turn("running", "draining");
+        self.reporter.events().tell(happening);
+    }
+
     /// Not ready from now on; waits until no flow is open, for the limit at most, or until a second
     /// signal.
     async fn drain(&self, signals: &mut Signals) {
         self.reporter.drain();
         let flows = self.reporter.open_flows();
         if flows == 0 {
+            self.tell_drain("draining: no flow is open".to_owned());
             return;
         }
         let limit = self.reporter.longest_drain().min(LONGEST_DRAIN);
-        info!("draining: {flows} flows, limit {limit:?}");
+        let draining = format!("draining: {flows} flows, limit {limit:?}");
+        self.tell_drain(draining);
         let finished = async {
             while self.reporter.open_flows() > 0 {
                 sleep(DRAIN_LOOK).await;
@@ -321,9 +338,11 @@ fn discover(
     config: &Arc<Config>,
     path: Option<PathBuf>,
     desired: DesiredSender,
+    events: &Arc<Events>,
     tasks: &mut JoinSet<&'static str>,
 ) -> (watch::Receiver<SourceStatus>, watch::Receiver<SourceStatus>) {
-    let file = StaticFile::new(path, |name: &str| std::env::var(name).ok(), Arc::clone(config));
+    let env = |name: &str| std::env::var(name).ok();
+    let file = StaticFile::new(path, env, Arc::clone(config), Arc::clone(events));
     let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
     match config.discovery {
         Discovery::Static => {

@@ -62,11 +62,12 @@ impl Answering {
 
 const STATUS: &str = include_str!("../golden/status.json");
 const SERVICES: &str = include_str!("../golden/services.json");
+const EVENTS: &str = include_str!("../golden/events.json");
 const FLOWS: &str = include_str!("../golden/flows.json");
 
 #[test]
 fn without_a_balancer_the_status_is_3_and_the_socket_is_named() {
-    for command in ["status", "services", "backends", "flows"] {
+    for command in ["status", "services", "backends", "flows", "events"] {
         let output = vl3_lb(&[command, "--socket", "/nonexistent/admin.sock"]);
         assert_eq!(code(&output), Some(3), "{command}");
         let text = stderr(&output);
@@ -116,6 +117,9 @@ fn refused_arguments_are_2() {
         (&["flows", "--sort", "colour"], "colour"),
         (&["status", "--timeout", "soon"], "soon"),
         (&["completions", "powershell"], "want bash, zsh or fish"),
+        (&["events", "--follow", "--json"], "would never end"),
+        (&["events", "--since", "lately"], "lately"),
+        (&["events", "--service", "a", "--not"], "--not"),
         (&[], "Usage"),
     ] {
         let output = vl3_lb(arguments);
@@ -234,6 +238,30 @@ fn a_good_configuration_is_printed_resolved_and_reads_back() {
 }
 
 #[test]
+fn events_are_a_line_each() {
+    let balancer = Answering::with("200 OK", EVENTS);
+    let table = stdout(&balancer.ask(&["events", "--since", "10m"]));
+    assert_eq!(table, include_str!("../golden/events.txt"));
+    let lines = stdout(&balancer.ask(&["events", "-o", "jsonl"]));
+    assert_eq!(lines.lines().count(), 7);
+    assert!(lines.lines().all(|line| line.contains("\"code\":")));
+}
+
+#[test]
+fn a_follower_ends_with_the_balancer() {
+    let line = r#"{"sequence":1,"time":"2026-11-24T06:30:00.000Z","severity":"info","code":"started","service":null,"backend":null,"from":null,"to":null,"text":"vl3-lb started"}"#;
+    let body: &'static str = Box::leak(format!("{line}\n").into_boxed_str());
+    let balancer = Answering::with("200 OK", body);
+    // The answer ends here, as it does when the balancer ends.
+    let output = balancer.ask(&["events", "--follow", "--no-headers"]);
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "2026-11-24T06:30:00.000Z  info      -        -        vl3-lb started\n"
+    );
+}
+
+#[test]
 fn completions_and_the_manual_know_every_command() {
     for (shell, mark) in [
         ("bash", "complete -F"),
@@ -242,7 +270,9 @@ fn completions_and_the_manual_know_every_command() {
     ] {
         let script = stdout(&vl3_lb(&["completions", shell]));
         assert!(script.contains(mark), "{shell}");
-        for command in ["run", "check", "status", "services", "backends", "flows"] {
+        for command in [
+            "run", "check", "status", "services", "backends", "flows", "events",
+        ] {
             assert!(script.contains(command), "{shell} {command}");
         }
     }
@@ -252,6 +282,7 @@ fn completions_and_the_manual_know_every_command() {
         ("vl3-lb-run 1", "--log-format"),
         ("vl3-lb-status 1", "--check"),
         ("vl3-lb-flows 1", "--nat-port"),
+        ("vl3-lb-events 1", "--follow"),
     ] {
         let (_, from) = manual.split_once(&format!(".TH {page}")).expect(page);
         let text = from.split(".TH").next().unwrap();

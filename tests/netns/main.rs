@@ -22,6 +22,7 @@ mod capability;
 mod change;
 mod cli;
 mod dns;
+mod events;
 mod finance;
 mod ground;
 mod health;

@@ -141,13 +141,19 @@ impl<'a> Balancer<'a> {
 
     /// Runs `vl3-lb ARGUMENTS` against it.
     pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_command(arguments)
+            .output()
+            .expect("run the command line")
+    }
+
+    /// `vl3-lb ARGUMENTS` against it, not started yet.
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.netns.command(path_str(&binary()));
         command
             .arg("--socket")
             .arg(self.dir.path().join("admin.sock"))
-            .args(arguments)
-            .output()
-            .expect("run the command line")
+            .args(arguments);
+        command
     }
 
     /// Runs `vl3-lb ARGUMENTS --json` and reads its answer.

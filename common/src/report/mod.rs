@@ -7,6 +7,7 @@
 mod backend;
 mod check;
 mod envelope;
+mod event;
 mod flow;
 mod measure;
 mod service;
@@ -16,6 +17,7 @@ mod time;
 pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
 pub use check::{BackendCheck, CheckCount, CheckResult, ServiceCheck};
 pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
+pub use event::{Event, EventCode, EventList};
 pub use flow::{Flow, FlowTraffic};
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};

@@ -203,7 +203,7 @@ pub struct Process {
     pub cpu_throttled_seconds_total: Option<f64>,
 }
 
-/// How much a [`Warning`] matters. Ordered from worst to least.
+/// How much a [`Warning`] or an [`super::Event`] matters. Ordered from worst to least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -211,6 +211,8 @@ pub enum Severity {
     Error,
     /// Works, with less.
     Warn,
+    /// A change that is as it should be; never of a [`Warning`].
+    Info,
 }
 
 impl Severity {
@@ -219,6 +221,7 @@ impl Severity {
         match self {
             Self::Error => "error",
             Self::Warn => "warn",
+            Self::Info => "info",
         }
     }
 }
@@ -266,6 +269,8 @@ pub struct Status {
     pub config: ConfigFile,
     pub dns: Dns,
     pub process: Process,
+    /// Events that readers missed because they were slower than what happened.
+    pub events_lost_total: u64,
     /// Worst first.
     pub warnings: Vec<Warning>,
 }

@@ -41,7 +41,7 @@ impl IntoResponse for Refused {
 }
 
 /// A service that is asked for by name and does not exist.
-fn no_service(what: &str, name: &str, report: &Report) -> Refused {
+pub(super) fn no_service(what: &str, name: &str, report: &Report) -> Refused {
     let have: Vec<_> = report
         .services
         .iter()

@@ -2,6 +2,7 @@
 //! Unix socket for the command line. Both answer the same; nothing can be changed here.
 
 mod api;
+mod events;
 mod health;
 mod listener;
 mod params;
@@ -43,6 +44,7 @@ fn routes(reporter: Arc<Reporter>) -> Router {
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/backends", get(api::backends))
         .route("/api/v1/flows", get(api::flows))
+        .route("/api/v1/events", get(events::events))
         .fallback(unknown_path)
         .with_state(Admin {
             reporter,
@@ -55,7 +57,8 @@ async fn unknown_path(uri: Uri) -> Refused {
         status: StatusCode::NOT_FOUND,
         error: format!("nothing at {}", uri.path()),
         hint: Some(
-            "/metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows"
+            "/metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows, \
+             /api/v1/events"
                 .to_owned(),
         ),
     }

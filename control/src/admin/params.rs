@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 use super::api::Refused;
 use crate::config::Refusal;
-use crate::report::filter::{BackendFilter, FlowFilter, ServiceFilter};
+use crate::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::report::flows::FlowOrder;
 
 /// Flows in one answer unless told otherwise.
@@ -44,6 +44,11 @@ fn one_of(name: &str, value: &str, allowed: &[&'static str]) -> Result<&'static 
         .find(|&&word| word == value)
         .copied()
         .ok_or_else(|| Refusal::new(name, value, allowed.join(", ")))
+}
+
+fn limit(name: &str, value: &str) -> Result<usize, Refusal> {
+    let number = value.parse().ok().filter(|&number| number <= MOST);
+    number.ok_or_else(|| Refusal::new(name, value, format!("0-{MOST}")))
 }
 
 /// What is asked about services.
@@ -118,14 +123,33 @@ impl FlowParams {
                     params.order = FlowOrder::from_name(value)
                         .ok_or_else(|| Refusal::new(name, value, "activity, age, idle, bytes, packets"))?;
                 }
-                "limit" => {
-                    params.limit = value
-                        .parse()
-                        .ok()
-                        .filter(|&limit| limit <= MOST)
-                        .ok_or_else(|| Refusal::new(name, value, format!("0-{MOST}")))?;
-                }
+                "limit" => params.limit = limit(name, value)?,
                 "all" => params.all = one_of(name, value, &["true", "false"])? == "true",
+                _ => return params.filter.add(name, value),
+            }
+            Ok(true)
+        })?;
+        Ok(params)
+    }
+}
+
+/// What is asked about events.
+#[derive(Debug, Default)]
+pub(super) struct EventParams {
+    pub(super) filter: EventFilter,
+    /// Only so many of the newest.
+    pub(super) limit: Option<usize>,
+    /// All new ones too, as they come.
+    pub(super) follow: bool,
+}
+
+impl EventParams {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+        let mut params = Self::default();
+        each(query, "service, since, limit, follow", |name, value| {
+            match name {
+                "limit" => params.limit = Some(limit(name, value)?),
+                "follow" => params.follow = one_of(name, value, &["true", "false"])? == "true",
                 _ => return params.filter.add(name, value),
             }
             Ok(true)

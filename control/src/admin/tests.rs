@@ -9,7 +9,10 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
+use vl3lb_common::report::{Event, EventCode};
+
 use super::*;
+use crate::events::Happening;
 use crate::report::sample::{Live, flow, live};
 
 /// A served reporter.
@@ -248,4 +251,85 @@ async fn an_address_in_use_is_named() {
         error.contains(&served.address.to_string()) && error.contains("admin.listen"),
         "{error}"
     );
+}
+
+fn texts(items: &Value) -> Vec<&str> {
+    let items = items.as_array().unwrap();
+    items.iter().map(|item| item["text"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn events_are_filtered_and_the_newest_kept_if_there_is_a_limit() {
+    let served = Served::start().await;
+    let hour_ago = vl3lb_common::report::Time::now().before(std::time::Duration::from_secs(3600));
+    let old = Happening::new(EventCode::Started, "vl3-lb started".to_owned());
+    served.live.events.keep(hour_ago, [old]);
+    served.live.events.tell_all(crate::report::sample::happenings());
+    let all = served.json("/api/v1/events").await;
+    assert_eq!(
+        (&all["eventsTotal"], &all["truncated"]),
+        (&8.into(), &false.into())
+    );
+    assert_eq!(all["items"][0]["code"], "started");
+    let ledger = served.json("/api/v1/events?service=ledger&limit=2").await;
+    assert_eq!(
+        texts(&ledger["items"]),
+        [
+            "backend ledger/172.16.1.9:9000 draining -> up",
+            "service ledger down -> ok: 2 of 2 backends up"
+        ]
+    );
+    assert_eq!(ledger["truncated"], true);
+    let recent = served.json("/api/v1/events?since=10m").await;
+    assert_eq!(texts(&recent["items"]).len(), 7);
+    let (status, body) = served.get("/api/v1/events?service=finanse").await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{body}");
+    let (status, body) = served.get("/api/v1/events?since=lately").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(
+        body.contains("since: lately, allowed a duration such as"),
+        "{body}"
+    );
+}
+
+#[tokio::test]
+async fn events_of_a_service_that_is_gone_can_be_asked_for() {
+    let served = Served::start().await;
+    let removed = Happening::new(EventCode::ServiceRemoved, "service old removed".to_owned()).of("old");
+    served.live.events.tell(removed);
+    let old = served.json("/api/v1/events?service=old").await;
+    assert_eq!(texts(&old["items"]), ["service old removed"]);
+}
+
+#[tokio::test]
+async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
+    let served = Served::start().await;
+    served.live.events.tell_all(crate::report::sample::happenings());
+    let stream = UnixStream::connect(served.socket()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/api/v1/events?follow=true&service=ledger")
+        .header("host", "localhost")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let mut body = sender.send_request(request).await.unwrap().into_body();
+    let mut lines = async move || {
+        let frame = body.frame().await.unwrap().unwrap();
+        let lines = frame.into_data().unwrap();
+        let events = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let events = events.map(|line| serde_json::from_slice::<Event>(line).unwrap());
+        events.map(|event| event.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        lines().await,
+        [1, 2, 3, 4, 5, 6],
+        "the refused file is of no service"
+    );
+    served
+        .live
+        .events
+        .tell(Happening::new(EventCode::ServiceRemoved, String::new()).of("ledger"));
+    assert_eq!(lines().await, [8]);
 }

@@ -105,6 +105,8 @@ pub enum Command {
     Backends(BackendsArgs),
     /// Show flows
     Flows(FlowsArgs),
+    /// Show changes of state
+    Events(EventsArgs),
     /// Print shell completions
     Completions {
         /// bash, zsh or fish
@@ -272,6 +274,26 @@ pub enum FlowSort {
     Idle,
     Bytes,
     Packets,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = FILTER_HELP)]
+pub struct EventsArgs {
+    /// Go on with each new event until Ctrl-C
+    #[arg(short, long, conflicts_with = "limit")]
+    pub follow: bool,
+    /// Only events of so long ago; with 0s and --follow only new ones
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// Name of a service; `*` is a wildcard
+    #[arg(long, value_name = "NAME")]
+    pub service: Vec<String>,
+    #[command(flatten)]
+    pub not: Not,
+    /// Only so many of the newest
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<usize>,
 }
 
 /// The flag that negates the filter after it.

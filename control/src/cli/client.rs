@@ -44,6 +44,7 @@ impl Client {
         Ok(Lines {
             body: self.open(path, query).await?,
             rest: Vec::new(),
+            patience: Some(self.timeout),
             client: self.clone(),
         })
     }
@@ -134,16 +135,29 @@ impl Client {
 pub(super) struct Lines {
     body: Incoming,
     rest: Vec<u8>,
+    /// Longest wait between two parts; `None`: as long as it takes.
+    patience: Option<Duration>,
     client: Client,
 }
 
 impl Lines {
+    /// Waits for each part as long as it takes. If the balancer ends, so does the answer.
+    pub(super) fn without_limit(self) -> Self {
+        Self {
+            patience: None,
+            ..self
+        }
+    }
+
     /// The complete lines that arrived, each with its line feed; `None` at the end of the answer.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
-            let frame = tokio::time::timeout(self.client.timeout, self.body.frame())
-                .await
-                .map_err(|_| self.client.late())?;
+            let frame = match self.patience {
+                Some(patience) => tokio::time::timeout(patience, self.body.frame())
+                    .await
+                    .map_err(|_| self.client.late())?,
+                None => self.body.frame().await,
+            };
             let Some(frame) = frame else {
                 return Ok(None);
             };

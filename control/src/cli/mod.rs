@@ -6,6 +6,7 @@
 pub mod args;
 mod backends;
 mod client;
+mod events;
 mod exit;
 mod flows;
 mod number;
@@ -22,16 +23,21 @@ use std::path::Path;
 
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 use serde::de::DeserializeOwned;
-use vl3lb_common::report::{Backend, Envelope, Flow, FlowList, Service, Status};
+use vl3lb_common::report::{Backend, Envelope, Event, EventList, Flow, FlowList, Service, Status};
 
 use crate::config::{Config, Refusal};
-use crate::report::filter::{BackendFilter, FlowFilter, ServiceFilter};
+use crate::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
-use args::{BackendsArgs, Cli, Command, ConfigArgs, FlowsArgs, Output, ServicesArgs, StatusArgs};
+use args::{
+    BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,
+};
 use client::Client;
 pub use exit::{Failure, FailureKind};
 use terms::Query;
 use view::{View, note, print, print_json};
+
+/// Events at the end of the view of one service.
+const LAST_EVENTS: usize = 5;
 
 /// Does what the command line asks for; everything but `run`, which needs a data plane.
 ///
@@ -57,6 +63,7 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Services(args) => ask(cli, &Question::Services(args, filters)),
         Command::Backends(args) => ask(cli, &Question::Backends(args, filters)),
         Command::Flows(args) => ask(cli, &Question::Flows(args, filters)),
+        Command::Events(args) => ask(cli, &Question::Events(args, filters)),
     }
 }
 
@@ -99,11 +106,12 @@ enum Question<'a> {
     Services(&'a ServicesArgs, Query),
     Backends(&'a BackendsArgs, Query),
     Flows(&'a FlowsArgs, Query),
+    Events(&'a EventsArgs, Query),
 }
 
 /// Asks once, or again and again with `--watch`, until Ctrl-C.
 fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
-    question.validate()?;
+    question.validate(&cli.global)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -136,18 +144,25 @@ fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
 
 impl Question<'_> {
     /// Refuses filters here, before a balancer is asked.
-    fn validate(&self) -> Result<(), Failure> {
-        let (mut services, mut backends, mut flows) = Default::default();
+    fn validate(&self, global: &Global) -> Result<(), Failure> {
+        let (mut services, mut backends, mut flows, mut events) = Default::default();
         let filters = match self {
             Self::Status(_) => return Ok(()),
-            Self::Services(_, filters) | Self::Backends(_, filters) | Self::Flows(_, filters) => filters,
+            Self::Services(_, filters)
+            | Self::Backends(_, filters)
+            | Self::Flows(_, filters)
+            | Self::Events(_, filters) => filters,
         };
+        if matches!(self, Self::Events(args, _) if args.follow) {
+            refuse_to_follow(global)?;
+        }
         for (name, value) in filters {
             let known = match self {
                 Self::Status(_) => Ok(true),
                 Self::Services(..) => ServiceFilter::add(&mut services, name, value),
                 Self::Backends(..) => BackendFilter::add(&mut backends, name, value),
                 Self::Flows(..) => FlowFilter::add(&mut flows, name, value),
+                Self::Events(..) => EventFilter::add(&mut events, name, value),
             };
             known.map_err(|error| Failure::new(FailureKind::Refused, format!("--{error}")))?;
         }
@@ -161,8 +176,22 @@ impl Question<'_> {
             Self::Backends(args, filters) => show_backends(client, args, filters, view).await,
             Self::Flows(args, filters) if args.all => stream_flows(client, filters, view).await,
             Self::Flows(args, filters) => show_flows(client, args, filters, view).await,
+            Self::Events(args, filters) if args.follow => follow_events(client, args, filters, view).await,
+            Self::Events(args, filters) => show_events(client, args, filters, view).await,
         }
     }
+}
+
+/// What does not go together with an answer that has no end.
+fn refuse_to_follow(global: &Global) -> Result<(), Failure> {
+    let refused = |what: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {what}")));
+    if global.format() == Output::Json {
+        return refused("a JSON document would never end; -o jsonl writes an object a line");
+    }
+    if global.watch.is_some() {
+        return refused("shows each event as it happens; --watch would show all again and again");
+    }
+    Ok(())
 }
 
 async fn show_status(client: &Client, args: &StatusArgs, view: View) -> Result<(), Failure> {
@@ -204,7 +233,10 @@ async fn show_services(
     let screen = match filters.as_slice() {
         [(_, name)] if args.service.len() == 1 && !name.contains(['*', '!']) => {
             let backends = client.get("/api/v1/backends", filters).await?;
-            services::block(&answer, &read::<Envelope<Backend>>(&backends)?, view)
+            let limit = ("limit".to_owned(), LAST_EVENTS.to_string());
+            let query: Query = filters.iter().cloned().chain([limit]).collect();
+            let events = client.get("/api/v1/events", &query).await?;
+            services::block(&answer, &read(&backends)?, &read(&events)?, view)
         }
         _ => services::table(&answer, view),
     };
@@ -284,6 +316,55 @@ async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<()
         }
     }
     Ok(())
+}
+
+async fn show_events(client: &Client, args: &EventsArgs, filters: &Query, view: View) -> Result<(), Failure> {
+    let limit = args.limit.map(|limit| ("limit".to_owned(), limit.to_string()));
+    let query: Query = filters.iter().cloned().chain(since(args)).chain(limit).collect();
+    let document = client.get("/api/v1/events", &query).await?;
+    if matches!(view.format, Output::Json | Output::Jsonl) {
+        return print_json(&document, view.format);
+    }
+    let answer: EventList = read(&document)?;
+    print(events::table(&answer, view).as_bytes())?;
+    if let Some(line) = events::omission(&answer) {
+        note(&line);
+    }
+    Ok(())
+}
+
+/// Events as they happen, one JSON object a line.
+async fn follow_events(
+    client: &Client,
+    args: &EventsArgs,
+    filters: &Query,
+    view: View,
+) -> Result<(), Failure> {
+    let follow = ("follow".to_owned(), "true".to_owned());
+    let query: Query = filters
+        .iter()
+        .cloned()
+        .chain(since(args))
+        .chain([follow])
+        .collect();
+    let mut lines = client.lines("/api/v1/events", &query).await?.without_limit();
+    let mut table = events::EventTable::new(view);
+    while let Some(part) = lines.next().await? {
+        if view.format == Output::Jsonl {
+            print(&part)?;
+            continue;
+        }
+        for line in part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            table.push(&read::<Event>(line)?);
+        }
+        print(table.take_lines().as_bytes())?;
+    }
+    Ok(())
+}
+
+fn since(args: &EventsArgs) -> Option<(String, String)> {
+    let since = humantime::format_duration(args.since?);
+    Some(("since".to_owned(), since.to_string()))
 }
 
 fn with_sort<K: ValueEnum>(filters: &Query, sort: Option<K>) -> Query {

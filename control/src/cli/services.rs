@@ -1,12 +1,14 @@
 //! The tables of services, and of one service in full.
 
 use vl3lb_common::DropReason;
-use vl3lb_common::report::{Backend, Envelope, ReasonCount, Service, ServiceCheck, ServiceState, Time};
+use vl3lb_common::report::{
+    Backend, Envelope, EventList, ReasonCount, Service, ServiceCheck, ServiceState, Time,
+};
 
-use super::backends;
 use super::number::{UNKNOWN, age, age_seconds, latency};
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
+use super::{backends, events};
 
 const COLUMNS: [Column; 14] = [
     text("NAME"),
@@ -52,8 +54,13 @@ pub(super) fn table(answer: &Envelope<Service>, view: View) -> String {
     table.take_lines(view.headings, view.color)
 }
 
-/// One service with its backends and drop reasons.
-pub(super) fn block(answer: &Envelope<Service>, backends: &Envelope<Backend>, view: View) -> String {
+/// One service with its backends, drop reasons and last events.
+pub(super) fn block(
+    answer: &Envelope<Service>,
+    backends: &Envelope<Backend>,
+    events: &EventList,
+    view: View,
+) -> String {
     let mut block = table(answer, view);
     block.push('\n');
     block.push_str(&backends::table(backends, view));
@@ -65,6 +72,10 @@ pub(super) fn block(answer: &Envelope<Service>, backends: &Envelope<Backend>, vi
     if !drops.is_empty() {
         block.push('\n');
         block.push_str(&reasons(drops, view));
+    }
+    if !events.envelope.items.is_empty() {
+        block.push('\n');
+        block.push_str(&events::table(events, view));
     }
     block
 }

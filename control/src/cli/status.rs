@@ -247,6 +247,7 @@ fn warnings(warnings: &[Warning], now: Time, view: View) -> String {
         let tone = match warning.severity {
             Severity::Error => Tone::Bad,
             Severity::Warn => Tone::Uneasy,
+            Severity::Info => Tone::Plain,
         };
         let age = warning
             .since

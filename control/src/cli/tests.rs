@@ -4,7 +4,7 @@ use vl3lb_common::report::{Consistency, Envelope, FlowList, Report};
 use super::args::Output;
 use super::number::Digits;
 use super::view::View;
-use super::{backends, flows, services, status};
+use super::{backends, events, flows, services, status};
 use crate::golden;
 use crate::report::flows::{ServiceNames, shown};
 use crate::report::sample;
@@ -58,7 +58,10 @@ fn tables_are_as_they_were() {
     one.items.retain(|service| service.name == "ledger");
     let mut its = backends.clone();
     its.items.retain(|backend| backend.service == "finance");
-    golden::check("service.txt", &services::block(&one, &its, TABLE));
+    let events = sample::events(&report);
+    golden::check("service.txt", &services::block(&one, &its, &events, TABLE));
+    golden::check("events.txt", &events::table(&events, TABLE));
+    golden::check("events-wide.txt", &events::table(&events, WIDE));
     golden::check("backends.txt", &backends::table(&backends, TABLE));
     golden::check("backends-wide.txt", &backends::table(&backends, WIDE));
     golden::check("flows.txt", &flows::table(&flow_list(&report), TABLE));
@@ -85,6 +88,7 @@ fn json_is_as_it_was() {
         &json_text(&report.envelope(report.backends.clone())),
     );
     golden::check("flows.json", &json_text(&flow_list(&report)));
+    golden::check("events.json", &json_text(&sample::events(&report)));
 }
 
 #[test]
@@ -119,6 +123,7 @@ fn keys_are_camel_case_as_in_the_configuration() {
     keys(&json!(report.services), &mut found);
     keys(&json!(report.backends), &mut found);
     keys(&json!(flow_list(&report)), &mut found);
+    keys(&json!(sample::events(&report)), &mut found);
     assert!(found.iter().all(|key| !key.contains(['_', '-'])), "{found:?}");
 }
 

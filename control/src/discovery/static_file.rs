@@ -9,13 +9,15 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use vl3lb_common::Duration;
+use vl3lb_common::report::EventCode;
 
 use super::{
     BackendSpec, Desired, DesiredSender, ErrorReason, Origin, ServiceSpec, Source, SourceStatus, Takes,
 };
 use crate::config::{self, Config, TargetPort};
+use crate::events::{Events, Happening};
 
 /// The file is looked at this often, and read when it is the same in two looks, so a change is
 /// live in less than half a second. Looking at the path beats inotify here: it sees edits in
@@ -29,6 +31,7 @@ pub struct StaticFile<E> {
     env: E,
     /// What the parts that only a restart changes run with.
     started_with: Arc<Config>,
+    events: Arc<Events>,
 }
 
 impl<E> std::fmt::Debug for StaticFile<E> {
@@ -43,13 +46,14 @@ impl<E> StaticFile<E>
 where
     E: Fn(&str) -> Option<String> + Send + Sync,
 {
-    /// Follows `path`, with `env` over it; without a path there is nothing to follow and
-    /// `started_with` is all there will be.
-    pub fn new(path: Option<PathBuf>, env: E, started_with: Arc<Config>) -> Self {
+    /// Follows `path`, with `env` over it, and tells `events` how that goes; without a path there is
+    /// nothing to follow and `started_with` is all there will be.
+    pub fn new(path: Option<PathBuf>, env: E, started_with: Arc<Config>, events: Arc<Events>) -> Self {
         Self {
             path,
             env,
             started_with,
+            events,
         }
     }
 }
@@ -99,9 +103,11 @@ where
                         info!("{note}");
                     }
                     self.warn_of_restart(path, &loaded.config);
-                    accepted(status);
+                    let was_refused = accepted(status);
+                    if was_refused || loaded.config.services != services {
+                        self.events.tell(read_again(path, was_refused));
+                    }
                     if loaded.config.services != services {
-                        info!("{} was read again", path.display());
                         services.clone_from(&loaded.config.services);
                         accept(&loaded.config);
                     }
@@ -112,7 +118,7 @@ where
                         Ok(_) => ErrorReason::Invalid,
                         Err(_) => ErrorReason::Io,
                     };
-                    refused(status, reason, config::join(&refusals));
+                    self.events.tell(refused(status, reason, config::join(&refusals)));
                 }
             }
         }
@@ -120,6 +126,11 @@ where
 }
 
 impl<E> StaticFile<E> {
+    /// Who is told how it goes.
+    pub(super) const fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
     /// What the process started with.
     pub(super) const fn started_with(&self) -> &Arc<Config> {
         &self.started_with
@@ -137,25 +148,39 @@ impl<E> StaticFile<E> {
     }
 }
 
-fn accepted(status: &watch::Sender<SourceStatus>) {
+/// Notes that the file is in use. Whether it was refused before.
+fn accepted(status: &watch::Sender<SourceStatus>) -> bool {
     let now = SystemTime::now();
+    let mut was_refused = false;
     status.send_modify(|status| {
+        was_refused = status.error.take().is_some();
         status.synced = true;
         status.loaded = Some(now);
         status.last_event = Some(now);
-        status.error = None;
         status.events += 1;
     });
+    was_refused
 }
 
-fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) {
-    error!("config rejected, keeping what runs: {text}");
+fn read_again(path: &Path, was_refused: bool) -> Happening {
+    let before = if was_refused { "rejected" } else { "read" };
+    let text = format!("{} was read again", path.display());
+    Happening::new(EventCode::ConfigRead, text).turn(before, "read")
+}
+
+fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) -> Happening {
+    let told = format!("config rejected, keeping what runs: {text}");
+    let mut before = "read";
     status.send_modify(|status| {
+        if status.error.is_some() {
+            before = "rejected";
+        }
         status.synced = false;
         status.last_event = Some(SystemTime::now());
         status.error = Some(text);
         status.errors.count(reason);
     });
+    Happening::warn(EventCode::ConfigRejected, told).turn(before, "rejected")
 }
 
 /// What identifies a state of the file behind a path, symlinks followed.
@@ -246,7 +271,7 @@ mod tests {
             let config = Config::load(Some(&path), &no_env).unwrap().config;
             let (desired, receiver) = watch::channel(None);
             let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-            let source = StaticFile::new(Some(path), no_env, Arc::new(config));
+            let source = StaticFile::new(Some(path), no_env, Arc::new(config), Arc::default());
             let task = tokio::spawn(source.run(desired, status));
             let mut running = Self {
                 directory,

@@ -122,6 +122,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         weight: 1,
         takes: Takes::NewFlows,
         origin: Origin::Static,
+        pod: None,
     };
     ServiceSpec {
         name: "finance".to_owned(),

@@ -287,5 +287,10 @@ fn control_plane(report: &Report) -> Vec<Family> {
             "Neighbours that workers ask for and the kernel has not resolved",
         )
         .with_known(status.interface.neighbors_unresolved),
+        Family::counter(
+            "vl3lb_events_lost",
+            "Events that readers missed because they were slower than what happened",
+        )
+        .with([], status.events_lost_total),
     ]
 }

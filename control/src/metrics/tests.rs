@@ -49,6 +49,7 @@ const REGISTRY: &[(&str, &str)] = &[
     ("vl3lb_dns_query_duration_seconds", "histogram"),
     ("vl3lb_interface_up", "gauge"),
     ("vl3lb_neighbors_unresolved", "gauge"),
+    ("vl3lb_events_lost", "counter"),
     ("vl3lb_service_flows", "gauge"),
     ("vl3lb_service_flows_opened", "counter"),
     ("vl3lb_service_flows_closed", "counter"),

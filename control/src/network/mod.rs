@@ -4,6 +4,7 @@
 //! resolve the next hops that packets need. Nothing is ever configured here.
 
 mod asks;
+mod change;
 mod message;
 mod monitor;
 mod tables;

@@ -16,13 +16,15 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 use vl3lb_common::Duration;
 
 use super::asks::Asks;
+use super::change;
 use super::message;
 use super::tables::{Dump, Tables};
 use super::view::NetworkView;
+use crate::events::Events;
 
 /// Everything is read again this often, whatever the notifications said.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -79,14 +81,20 @@ pub struct Monitor {
     tables: Tables,
     asks: Asks,
     view: watch::Sender<Option<Arc<NetworkView>>>,
+    events: Arc<Events>,
     backends: watch::Receiver<HashSet<IpAddr>>,
     questions: mpsc::Receiver<IpAddr>,
 }
 
 impl Monitor {
     /// A monitor of `interface`, by name, so that it is found again when it comes back with
-    /// another index. With `addresses` these are the balancer's, else the interface's own.
-    pub fn new(interface: String, addresses: Vec<IpAddr>) -> (Self, NetworkReceiver, Resolver) {
+    /// another index. With `addresses` these are the balancer's, else the interface's own. What
+    /// people should know of it is told to `events`.
+    pub fn new(
+        interface: String,
+        addresses: Vec<IpAddr>,
+        events: Arc<Events>,
+    ) -> (Self, NetworkReceiver, Resolver) {
         let (view, view_receiver) = watch::channel(None);
         let (backends, backends_receiver) = watch::channel(HashSet::new());
         let (questions, questions_receiver) = mpsc::channel(QUESTIONS);
@@ -95,6 +103,7 @@ impl Monitor {
             tables: Tables::new(addresses),
             asks: Asks::default(),
             view,
+            events,
             backends: backends_receiver,
             questions: questions_receiver,
         };
@@ -229,30 +238,10 @@ impl Monitor {
         if last.as_deref() == Some(view) {
             return;
         }
-        let interface = &self.interface;
         let absent = NetworkView::absent();
         let last = last.as_deref().unwrap_or(&absent);
-        match (last.index, view.index) {
-            (None, None) => warn!("interface {interface} does not exist yet"),
-            (Some(_), None) => warn!("interface {interface} is gone"),
-            (old, Some(index)) if old != Some(index) => info!(
-                "interface {interface} (index {index}): mtu {}, addresses {:?}",
-                view.mtu, view.addresses
-            ),
-            _ => {
-                if last.addresses != view.addresses {
-                    let (old, new) = (&last.addresses, &view.addresses);
-                    info!("interface {interface}: addresses {old:?} -> {new:?}");
-                }
-                if last.mtu != view.mtu {
-                    info!("interface {interface}: mtu {} -> {}", last.mtu, view.mtu);
-                }
-                if last.up != view.up {
-                    let word = |up| if up { "up" } else { "down" };
-                    warn!("interface {interface}: {} -> {}", word(last.up), word(view.up));
-                }
-            }
-        }
+        self.events
+            .tell_all(change::happenings(&self.interface, last, view));
         let came_back = view.index != last.index || view.up && !last.up;
         self.view.send_replace(Some(Arc::new(view.clone())));
         if came_back {

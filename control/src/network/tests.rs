@@ -95,7 +95,7 @@ fn the_view_follows_the_kernel() {
 #[tokio::test]
 #[ignore = "changes its network namespace: run by the_view_follows_the_kernel"]
 async fn inside_a_namespace() {
-    let (monitor, mut view, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new());
+    let (monitor, mut view, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new(), Arc::default());
     let task = tokio::spawn(monitor.run());
     let first = wait(&mut view, "no interface", |view| view.index.is_none()).await;
     assert!(!first.usable());

@@ -24,9 +24,10 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
 use crate::discovery::{Desired, DesiredReceiver, ServiceSpec};
+use crate::events::{Events, Happening};
 use crate::health::Board;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
-use crate::state::{Inputs, Moment, State, Update};
+use crate::state::{self, Inputs, Moment, State, Update};
 
 pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PublisherStats};
 
@@ -41,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the first snapshot waits for the backends' next hops. The kernel asks again after a
 /// second, and a link that just came up loses what is sent in its first moments.
 const FIRST_NEXT_HOPS: Duration = Duration::from_secs(2);
-/// Changes of state that are logged one by one for each snapshot.
+/// Problems that are logged one by one for each snapshot.
 const LOGGED: usize = 10;
 
 /// Publishes snapshots for as long as it runs.
@@ -55,6 +56,9 @@ pub struct Publisher {
     /// The last view that could be balanced on.
     usable: Option<Arc<NetworkView>>,
     problems: Vec<String>,
+    events: Arc<Events>,
+    /// Changes that are not live yet.
+    untold: Vec<state::Event>,
     current: watch::Sender<Option<Arc<Current>>>,
     stats: Arc<PublisherStats>,
     /// When the first change was seen that is not published yet.
@@ -72,7 +76,8 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher from `desired`, `network` and `health` to `dataplane`.
+    /// A publisher from `desired`, `network` and `health` to `dataplane`, which tells `events` what
+    /// became live.
     pub fn new(
         dataplane: Arc<dyn Dataplane>,
         nat_ports: NatPorts,
@@ -80,6 +85,7 @@ impl Publisher {
         network: NetworkReceiver,
         health: Arc<Board>,
         resolver: Resolver,
+        events: Arc<Events>,
     ) -> (Self, CurrentReceiver, Arc<PublisherStats>) {
         let (current, receiver) = watch::channel(None);
         let stats = Arc::new(PublisherStats::default());
@@ -92,6 +98,8 @@ impl Publisher {
             state: State::new(nat_ports),
             usable: None,
             problems: Vec::new(),
+            events,
+            untold: Vec::new(),
             current,
             stats: Arc::clone(&stats),
             seen: None,
@@ -169,6 +177,9 @@ impl Publisher {
             },
             workers: self.dataplane.stats(),
         });
+        if let Some(update) = &update {
+            self.untold.extend_from_slice(&update.changes.events);
+        }
         if let Some(update) = update
             && let Err(reason) = self.publish(update, seen).await
         {
@@ -245,7 +256,7 @@ impl Publisher {
 
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
         self.stats.applied.observe(micros, &APPLY_BOUNDS);
-        self.log(&update, applied_in);
+        self.tell(&update, applied_in);
         self.current.send_replace(Some(Arc::new(Current {
             snapshot: update.snapshot,
             directory: update.directory,
@@ -255,25 +266,10 @@ impl Publisher {
         Ok(())
     }
 
-    fn log(&mut self, update: &Update, applied_in: Duration) {
-        let changes = &update.changes;
-        let (losses, others): (Vec<_>, Vec<_>) = changes.events.iter().partition(|event| event.is_loss());
-        // Apart, so that no flood of other changes folds them away; services after their backends.
-        for event in losses.iter().rev().take(LOGGED).rev() {
-            if event.is_error() {
-                error!("{event}");
-            } else {
-                info!("{event}");
-            }
-        }
-        for event in others.iter().take(LOGGED) {
-            info!("{event}");
-        }
-        let told = losses.len().min(LOGGED) + others.len().min(LOGGED);
-        let more = changes.events.len() - told;
-        if more > 0 {
-            info!("... and {more} more changes of state");
-        }
+    fn tell(&mut self, update: &Update, applied_in: Duration) {
+        let changes = std::mem::take(&mut self.untold);
+        self.events
+            .tell_all(changes.iter().map(Happening::from).collect());
         if self.problems != update.directory.problems {
             self.problems.clone_from(&update.directory.problems);
             for problem in self.problems.iter().take(LOGGED) {
@@ -282,7 +278,7 @@ impl Publisher {
         }
         let line = summary(&update.snapshot, update, applied_in);
         let generation = update.snapshot.generation.0;
-        if changes.notable {
+        if update.changes.notable {
             info!(generation, "{line}");
         } else {
             debug!(generation, "{line}");

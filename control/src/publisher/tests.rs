@@ -101,6 +101,7 @@ struct World {
     health: Arc<Board>,
     current: CurrentReceiver,
     stats: Arc<PublisherStats>,
+    events: Arc<Events>,
     /// Holds the other end of the resolver.
     _monitor: Monitor,
 }
@@ -110,7 +111,8 @@ impl World {
         let recorder = Recorder::new();
         let (desired, desired_receiver) = watch::channel(None);
         let (network, network_receiver) = watch::channel(None);
-        let (monitor, _, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new());
+        let (monitor, _, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new(), Arc::default());
+        let events: Arc<Events> = Arc::default();
         let health = Arc::new(Board::new());
         let (publisher, current, stats) = Publisher::new(
             Arc::clone(&recorder) as Arc<dyn Dataplane>,
@@ -119,6 +121,7 @@ impl World {
             network_receiver,
             Arc::clone(&health),
             resolver,
+            Arc::clone(&events),
         );
         tokio::spawn(publisher.run());
         Self {
@@ -128,6 +131,7 @@ impl World {
             health,
             current,
             stats,
+            events,
             _monitor: monitor,
         }
     }
@@ -323,8 +327,17 @@ async fn a_snapshot_that_fails_is_published_again() {
     world.want(&[2]);
     pass(Duration::from_millis(100)).await;
     assert_eq!(world.stats.failure().as_deref(), Some("workers are stuck"));
+    assert_eq!(world.events.total(), 0, "nothing is live yet");
     let current = world.published(1).await;
     assert_eq!(world.stats.failure(), None);
+    let told: Vec<_> = world.events.kept().into_iter().map(|event| event.text).collect();
+    assert_eq!(
+        told,
+        [
+            "service finance added",
+            "backend finance/172.16.1.2:8081 new -> up"
+        ]
+    );
     assert_eq!(current.generation(), Generation(3));
     assert_eq!((world.stats.failed.get(), world.stats.published.get()), (2, 1));
     assert!(

@@ -92,6 +92,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         },
         dns: dns(facts),
         process: facts.process,
+        events_lost_total: facts.events_lost,
         warnings: Vec::new(),
     }
 }

@@ -58,6 +58,7 @@ pub(super) struct Facts<'a> {
     pub(super) source: &'a SourceStatus,
     pub(super) file: &'a SourceStatus,
     pub(super) dns: &'a DnsStats,
+    pub(super) events_lost: u64,
     pub(super) process: Process,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.

@@ -16,6 +16,7 @@ use super::process;
 use super::since::Onsets;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
+use crate::events::{Capacity, Events};
 use crate::health::Board;
 use crate::network::NetworkReceiver;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
@@ -38,6 +39,7 @@ pub struct Sources {
     pub file: watch::Receiver<SourceStatus>,
     pub publisher: Arc<PublisherStats>,
     pub dns: Arc<DnsStats>,
+    pub events: Arc<Events>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -76,14 +78,17 @@ impl Reporter {
     }
 
     /// Samples the counters once a second, for ever, and looks what there is to warn of, so that it is
-    /// known since when.
+    /// known since when, and what becomes full.
     pub async fn run(&self) {
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut capacity = Capacity::default();
         loop {
             ticks.tick().await;
             self.sample();
-            self.report();
+            for happening in capacity.follow(&self.report()) {
+                self.sources.events.tell(happening);
+            }
         }
     }
 
@@ -122,6 +127,7 @@ impl Reporter {
             source: &source,
             file: &file,
             dns: &self.sources.dns,
+            events_lost: self.sources.events.lost(),
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),
@@ -203,6 +209,11 @@ impl Reporter {
             .iter()
             .flat_map(|current| current.directory.live_services());
         services.map(|service| service.drain).max().unwrap_or_default()
+    }
+
+    /// What happened so far.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.sources.events
     }
 
     /// The workers, to ask for flows.

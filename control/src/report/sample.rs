@@ -9,7 +9,9 @@ use tokio::sync::watch;
 use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
 use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops, Route};
-use vl3lb_common::report::{BackendTransitions, CheckResult, Report, ServiceState, Time};
+use vl3lb_common::report::{
+    BackendTransitions, CheckResult, EventCode, EventList, Report, ServiceState, Time,
+};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, NatPorts, ServiceSlot, Snapshot};
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
@@ -21,10 +23,11 @@ use super::{Reporter, Sources};
 use crate::config::HealthCheck;
 use crate::discovery::{Origin, PodPlace, SourceStatus};
 use crate::dns::DnsStats;
+use crate::events::{Events, Happening};
 use crate::health::{Answer, Board, Order, Subject};
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
-use crate::state::{BackendEntry, Directory, ServiceEntry};
+use crate::state::{self, BackendEntry, Directory, ServiceEntry};
 
 /// A data plane that only answers.
 pub(crate) struct Recorder {
@@ -360,6 +363,7 @@ pub(crate) fn report() -> Report {
         source: &source(),
         file: &source(),
         dns: &DnsStats::default(),
+        events_lost: 0,
         process: vl3lb_common::report::Process {
             cpu_seconds_total: Some(12.5),
             resident_memory_bytes: Some(64 << 20),
@@ -401,6 +405,53 @@ pub(crate) fn flow(worker: u16, number: u16) -> FlowRecord {
     }
 }
 
+/// What happened to a service with two backends.
+pub(crate) fn happenings() -> Vec<Happening> {
+    let backend = |from, to, reason: &'static str| state::Event::Backend {
+        service: "ledger".to_owned(),
+        backend: "172.16.1.9:9000".parse().unwrap(),
+        from,
+        to,
+        reason: reason.into(),
+    };
+    let service = |from, to, up| state::Event::Service {
+        name: "ledger".to_owned(),
+        from,
+        to,
+        up,
+        total: 2,
+    };
+    let told = [
+        state::Event::ServiceAdded {
+            name: "ledger".to_owned(),
+        },
+        backend("new", "up", ""),
+        backend("up", "draining", "not desired any more"),
+        service("ok", ServiceState::Down, 0),
+        backend("draining", "up", ""),
+        service("down", ServiceState::Ok, 2),
+    ];
+    let refused = Happening::warn(
+        EventCode::ConfigRejected,
+        "config rejected, keeping what runs: services[1].port: 70000, allowed 1-65535".to_owned(),
+    );
+    told.iter()
+        .map(Happening::from)
+        .chain([refused.turn("read", "rejected")])
+        .collect()
+}
+
+/// The answer about them.
+pub(crate) fn events(report: &Report) -> EventList {
+    let events = Events::default();
+    events.keep(Time(wall(60)), happenings());
+    EventList {
+        envelope: report.envelope(events.kept()),
+        events_total: events.total(),
+        events_lost_total: events.lost(),
+    }
+}
+
 /// A live reporter over `recorder`, and the ends of its channels.
 pub(crate) struct Live {
     pub(crate) reporter: Arc<Reporter>,
@@ -408,6 +459,7 @@ pub(crate) struct Live {
     pub(crate) current: watch::Sender<Option<Arc<Current>>>,
     pub(crate) network: watch::Sender<Option<Arc<NetworkView>>>,
     pub(crate) publisher: Arc<PublisherStats>,
+    pub(crate) events: Arc<Events>,
 }
 
 /// A reporter that is ready.
@@ -418,6 +470,7 @@ pub(crate) fn live(workers: u16) -> Live {
     let (_, source) = watch::channel(source());
     let file = source.clone();
     let publisher: Arc<PublisherStats> = Arc::default();
+    let events: Arc<Events> = Arc::default();
     let reporter = Reporter::new(
         identity(),
         Sources {
@@ -429,6 +482,7 @@ pub(crate) fn live(workers: u16) -> Live {
             file,
             publisher: Arc::clone(&publisher),
             dns: Arc::default(),
+            events: Arc::clone(&events),
         },
     );
     Live {
@@ -437,5 +491,6 @@ pub(crate) fn live(workers: u16) -> Live {
         current: current_in,
         network: network_in,
         publisher,
+        events,
     }
 }

@@ -7,9 +7,7 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
 
-use super::{
-    BackendEntry, Changes, Directory, Event, Moment, ServiceEntry, State, backend_slot, service_slot,
-};
+use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
 use crate::network::NetworkView;
 
 impl State {
@@ -47,16 +45,7 @@ impl State {
             if from != Some(to) {
                 service.since = now.wall;
             }
-            let is_down = to == ServiceState::Down;
-            let was_down = from == Some(ServiceState::Down);
-            if service.removed.is_none() && is_down != was_down {
-                changes.events.push(Event::Outage {
-                    service: service.attributes.name.clone(),
-                    over: was_down,
-                    up: counts.up,
-                    total: counts.total,
-                });
-            }
+            changes.events.extend(service.news(counts));
         }
     }
 

@@ -1,10 +1,13 @@
-//! What an update changed, for the log.
+//! What an update changed, for the log and the events.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use vl3lb_common::report::BackendTransitions;
+use vl3lb_common::report::{BackendTransitions, ServiceState};
+
+use crate::discovery::Takes;
 
 /// The difference between two snapshots.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -21,76 +24,78 @@ pub struct Changes {
 /// One change of state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    ServiceAdded {
+        name: String,
+    },
+    ServiceRemoved {
+        name: String,
+    },
     Service {
         name: String,
-        what: &'static str,
+        /// `new` if it was not known before.
+        from: &'static str,
+        to: ServiceState,
+        up: usize,
+        total: usize,
     },
     Backend {
         service: String,
         backend: SocketAddr,
+        /// `new` if it was not known before.
         from: &'static str,
+        /// `removed` if it is not known any more.
         to: &'static str,
-        /// The health check that made it so.
-        why: Option<String>,
+        /// Why; empty where there is nothing to add.
+        reason: Cow<'static, str>,
     },
-    /// A service without a backend for new flows, or with one again.
-    Outage {
-        service: String,
-        over: bool,
-        up: usize,
-        total: usize,
-    },
-}
-
-impl Event {
-    /// Whether something was lost that worked before, by no one's wish.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Backend { to, .. } => *to == "down",
-            Self::Outage { .. } => self.is_error(),
-            Self::Service { .. } => false,
-        }
-    }
-
-    /// Whether it needs a person now.
-    pub const fn is_error(&self) -> bool {
-        matches!(self, Self::Outage { over: false, .. })
-    }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Service { name, what } => write!(f, "service {name} {what}"),
+            Self::ServiceAdded { name } => write!(f, "service {name} added"),
+            Self::ServiceRemoved { name } => write!(f, "service {name} removed"),
+            Self::Service {
+                name,
+                from,
+                to,
+                up,
+                total,
+            } => match to {
+                ServiceState::Down => write!(
+                    f,
+                    "service {name} {from} -> down: no backend up (0 of {total}); new flows are refused"
+                ),
+                to => write!(
+                    f,
+                    "service {name} {from} -> {}: {up} of {total} backends up",
+                    to.name()
+                ),
+            },
             Self::Backend {
                 service,
                 backend,
                 from,
                 to,
-                why,
+                reason,
             } => {
-                write!(f, "backend {service}/{backend} {from} -> {to}")?;
-                why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
-            }
-            Self::Outage {
-                service,
-                over,
-                up,
-                total,
-            } => {
-                if *over {
-                    write!(
-                        f,
-                        "service {service}: takes new flows again ({up} of {total} backends up)"
-                    )
-                } else {
-                    write!(
-                        f,
-                        "service {service}: no backend up ({up} of {total}); new flows are refused"
-                    )
-                }
+                let separator = if reason.is_empty() { "" } else { ": " };
+                write!(f, "backend {service}/{backend} {from} -> {to}{separator}{reason}")
             }
         }
+    }
+}
+
+/// Why flows of a pod never go on to the next one.
+pub(super) const REPLACED: &str = "another instance has its address";
+
+/// Why a backend comes into the state of what it `takes`, of which its source wants it to take `desired`.
+pub(super) const fn why(desired: Takes, takes: Takes) -> &'static str {
+    match takes {
+        Takes::NewFlows => "",
+        Takes::OldFlows => "its source wants no new flows for it",
+        Takes::Nothing if matches!(desired, Takes::Nothing) => "its source says it is dead",
+        Takes::Nothing => REPLACED,
     }
 }
 

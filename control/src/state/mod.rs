@@ -9,6 +9,7 @@
 
 mod build;
 mod change;
+mod counts;
 mod directory;
 mod record;
 mod slots;
@@ -17,6 +18,7 @@ mod standing;
 mod tests;
 mod wanted;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,7 +26,7 @@ use std::time::SystemTime;
 use vl3lb_common::snapshot::{
     BackendSlot, BackendState, Generation, MAX_BACKENDS, MAX_SERVICES, NatPorts, ServiceSlot, Snapshot,
 };
-use vl3lb_common::stats::{BackendStats, ServiceStats, WorkerStats};
+use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Duration, Timestamp};
 
 use crate::discovery::{BackendSpec, Desired, Takes};
@@ -34,7 +36,8 @@ use crate::network::NetworkView;
 pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
 
-use change::TransitionCounts;
+use change::{REPLACED, TransitionCounts, why};
+use counts::{backend_counts, flows_left, generation_in_use, service_counts};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::Slots;
 use standing::{finding, found, state_name, wanted_state};
@@ -193,12 +196,11 @@ impl State {
         for &slot in &gone {
             if let Some(service) = self.services.get_mut(slot.index()) {
                 service.removed = Some(next);
-                changes.events.push(Event::Service {
+                changes.events.push(Event::ServiceRemoved {
                     name: service.attributes.name.clone(),
-                    what: "removed",
                 });
             }
-            self.drain_backends(slot, |_| false, next, inputs, changes);
+            self.drain_backends(slot, |_| false, "its service was removed", next, inputs, changes);
         }
         !gone.is_empty()
     }
@@ -233,16 +235,15 @@ impl State {
                     ));
                     return false;
                 };
-                changes.events.push(Event::Service {
+                changes.events.push(Event::ServiceAdded {
                     name: wanted.spec.name.clone(),
-                    what: "added",
                 });
                 changed = true;
                 slot
             }
         };
         let keep = |identity: &BackendIdentity| wanted.backends.contains_key(identity);
-        changed |= self.drain_backends(slot, keep, next, inputs, changes);
+        changed |= self.drain_backends(slot, keep, "not desired any more", next, inputs, changes);
         for (backend, &WantedBackend { spec, takes }) in &wanted.backends {
             let finding = finding(wanted.spec, spec, inputs.health);
             let known = self.by_backend.get(&(slot, backend.clone())).copied();
@@ -278,7 +279,7 @@ impl State {
                 backend: (spec.address, spec.port).into(),
                 from: from.map_or("new", state_name),
                 to: state_name(to),
-                why: found(finding, from, to),
+                reason: found(finding, from, to).map_or_else(|| why(spec.takes, takes).into(), Cow::Owned),
             });
         }
         changed
@@ -296,6 +297,7 @@ impl State {
             attributes,
             removed: None,
             state: None,
+            told: None,
             since: inputs.now.wall,
             v4: CachedPool::empty(),
             v6: CachedPool::empty(),
@@ -345,6 +347,7 @@ impl State {
         &mut self,
         service: ServiceSlot,
         keep: impl Fn(&BackendIdentity) -> bool,
+        reason: &'static str,
         next: Generation,
         inputs: Inputs<'_>,
         changes: &mut Changes,
@@ -376,7 +379,7 @@ impl State {
                 backend: (backend.address, backend.port).into(),
                 from: state_name(from),
                 to: state_name(to),
-                why: None,
+                reason: reason.into(),
             });
         }
         changed
@@ -385,23 +388,28 @@ impl State {
     /// Leaving backends lose their remaining flows when their drain time is over, or as soon as
     /// another instance has their address.
     fn end_drains(&mut self, holders: &Holders, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
-        let over: Vec<usize> = self
+        let over: Vec<(usize, &'static str)> = self
             .backends
             .iter()
-            .filter(|(_, backend)| match backend.state {
+            .filter_map(|(index, backend)| match backend.state {
                 BackendState::Draining { since } if !backend.held => {
-                    inputs.now.monotonic.since(since) >= self.drain_of(backend)
-                        || wanted::is_replaced(holders, backend.protocol, &backend.identity())
+                    let reason = if inputs.now.monotonic.since(since) >= self.drain_of(backend) {
+                        "its drain time is over"
+                    } else if wanted::is_replaced(holders, backend.protocol, &backend.identity()) {
+                        REPLACED
+                    } else {
+                        return None;
+                    };
+                    Some((index, reason))
                 }
                 BackendState::Active
                 | BackendState::Unknown
                 | BackendState::Draining { .. }
                 | BackendState::Down
-                | BackendState::Gone => false,
+                | BackendState::Gone => None,
             })
-            .map(|(index, _)| index)
             .collect();
-        for &index in &over {
+        for &(index, reason) in &over {
             let Some(backend) = self.backends.get_mut(index) else {
                 continue;
             };
@@ -413,7 +421,7 @@ impl State {
                 backend: socket,
                 from: "draining",
                 to: "gone",
-                why: None,
+                reason: reason.into(),
             });
         }
         !over.is_empty()
@@ -443,7 +451,7 @@ impl State {
                 backend: (backend.address, backend.port).into(),
                 from: state_name(backend.state),
                 to: "removed",
-                why: None,
+                reason: "no flow is left".into(),
             });
         }
         let left: HashSet<ServiceSlot> = self.backends.iter().map(|(_, backend)| backend.service).collect();
@@ -492,36 +500,4 @@ const fn service_slot(index: usize) -> ServiceSlot {
 #[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_BACKENDS")]
 const fn backend_slot(index: usize) -> BackendSlot {
     BackendSlot(index as u32)
-}
-
-/// The oldest generation that a worker uses; `None` without workers.
-fn generation_in_use(workers: &[Arc<WorkerStats>]) -> Option<Generation> {
-    workers
-        .iter()
-        .map(|worker| Generation(worker.generation.get()))
-        .min()
-}
-
-/// NAT ports that are still taken: a finished flow keeps its own for a while too.
-fn flows_left(workers: &[Arc<WorkerStats>], slot: BackendSlot) -> u64 {
-    workers
-        .iter()
-        .map(|worker| worker.backend(slot).nat_ports.get())
-        .sum()
-}
-
-fn service_counts(workers: &[Arc<WorkerStats>], slot: ServiceSlot) -> Arc<ServiceStats> {
-    let sum = ServiceStats::default();
-    for worker in workers {
-        sum.absorb(worker.service(slot));
-    }
-    Arc::new(sum)
-}
-
-fn backend_counts(workers: &[Arc<WorkerStats>], slot: BackendSlot) -> Arc<BackendStats> {
-    let sum = BackendStats::default();
-    for worker in workers {
-        sum.absorb(worker.backend(slot));
-    }
-    Arc::new(sum)
 }

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use vl3lb_common::report::ServiceState;
+use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
-use super::Moment;
 use super::wanted::BackendIdentity;
+use super::{Event, Moment};
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Origin, PodPlace, ServiceSpec};
 
@@ -26,10 +26,29 @@ pub(super) struct ServiceRecord {
     pub(super) removed: Option<Generation>,
     /// `None` until its backends have been looked at.
     pub(super) state: Option<ServiceState>,
+    /// The state that was told last; `None` of a new one.
+    pub(super) told: Option<ServiceState>,
     pub(super) since: SystemTime,
     pub(super) v4: CachedPool,
     pub(super) v6: CachedPool,
     pub(super) baseline: Option<Arc<ServiceStats>>,
+}
+
+impl ServiceRecord {
+    /// What is to be told of its state, if it is another than was told last. Of a new one that is as it
+    /// should be nothing is: it was added. Of a removed one neither.
+    pub(super) fn news(&mut self, backends: BackendCounts) -> Option<Event> {
+        let state = self.state?;
+        let before = self.told.replace(state);
+        let told = before.unwrap_or(ServiceState::Ok);
+        (told != state && self.removed.is_none()).then(|| Event::Service {
+            name: self.attributes.name.clone(),
+            from: before.map_or("new", ServiceState::name),
+            to: state,
+            up: backends.up,
+            total: backends.total,
+        })
+    }
 }
 
 /// What may change about a service while it keeps its slot.

@@ -27,11 +27,13 @@ use std::time::SystemTime;
 use futures_util::future;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tracing::warn;
 use vl3lb_common::Duration;
+use vl3lb_common::report::EventCode;
 
 use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
 use crate::config::{self, Selector, Service};
+use crate::events::{Events, Happening};
 
 use connection::Server;
 use pod::Reading;
@@ -95,6 +97,7 @@ where
         let pods = Pods {
             config: config.kubernetes.clone().unwrap_or_default(),
             server: self.server,
+            events: Arc::clone(self.file.events()),
             services,
             desired,
             status,
@@ -112,6 +115,7 @@ where
 struct Pods {
     config: config::Kubernetes,
     server: Server,
+    events: Arc<Events>,
     services: watch::Receiver<Vec<Service>>,
     desired: DesiredSender,
     status: watch::Sender<SourceStatus>,
@@ -152,7 +156,7 @@ impl Pods {
         self.status.send_modify(|status| {
             status.synced = true;
             status.loaded = Some(SystemTime::now());
-            note_error(status, None);
+            note_error(status, None, &self.events);
         });
         self.services_changed().await;
     }
@@ -203,7 +207,7 @@ impl Pods {
             };
             let now = SystemTime::now();
             self.status.send_modify(|status| {
-                note_error(status, Some(error));
+                note_error(status, Some(error), &self.events);
                 status.synced = false;
                 status.last_event = Some(now);
                 // Neither kubeconfig, service account nor certificates could be read.
@@ -253,24 +257,33 @@ impl Pods {
             status.errors.add(heard.failures);
             // An error stays until everything is known again.
             if complete || error.is_some() {
-                note_error(status, error);
+                note_error(status, error, &self.events);
             }
         });
     }
 }
 
-/// Keeps `error` in `status`, and logs it once.
-fn note_error(status: &mut SourceStatus, error: Option<String>) {
+/// Keeps `error` in `status`, and tells it once.
+fn note_error(status: &mut SourceStatus, error: Option<String>, events: &Events) {
+    let before = if status.error.is_some() {
+        "lost"
+    } else {
+        "followed"
+    };
     match (&error, &status.error) {
-        (Some(error), before) if before.as_ref() != Some(error) => {
+        (Some(error), last) if last.as_ref() != Some(error) => {
             let kept = if status.loaded.is_some() {
                 "keeping what is known"
             } else {
                 "nothing is known yet"
             };
-            warn!("{error}; {kept}, trying again");
+            let text = format!("{error}; {kept}, trying again");
+            events.tell(Happening::warn(EventCode::DiscoveryLost, text).turn(before, "lost"));
         }
-        (None, Some(_)) => info!("the Kubernetes API answers again"),
+        (None, Some(_)) => {
+            let text = "the Kubernetes API answers again".to_owned();
+            events.tell(Happening::new(EventCode::DiscoveryBack, text).turn(before, "followed"));
+        }
         _ => {}
     }
     status.error = error;

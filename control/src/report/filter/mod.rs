@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use vl3lb_common::Protocol;
 use vl3lb_common::flow_query::{FlowRecord, FlowState};
-use vl3lb_common::report::{Backend, BackendState, Service, ServiceState};
+use vl3lb_common::report::{Backend, BackendState, Event, Service, ServiceState, Time};
 
 use crate::config::Refusal;
 
@@ -235,6 +235,48 @@ impl BackendFilter {
             && self
                 .node
                 .accept(|name| backend.node.as_ref().is_some_and(|node| name.matches(node)))
+    }
+}
+
+/// Filters of events.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    names: ServiceNames,
+    since: Option<Duration>,
+}
+
+impl EventFilter {
+    /// Adds a filter. `Ok(false)` if there is none of that name.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+        match name {
+            "service" => self.names.add(value)?,
+            "since" => {
+                let age = duration(value)
+                    .ok_or_else(|| Refusal::new(name, value, "a duration such as 30s or 10m"))?;
+                self.since = Some(age);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A service that is asked for by name and is none of `known`.
+    pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.names.missing(known)
+    }
+
+    /// Whether `event` is asked for at `now`.
+    pub fn accepts(&self, event: &Event, now: Time) -> bool {
+        let service = event.service.as_deref();
+        self.names
+            .0
+            .accept(|name| service.is_some_and(|service| name.matches(service)))
+            && self.since.is_none_or(|since| now.since(event.time) <= since)
+    }
+
+    /// Whether events before `oldest` are asked for at `now`.
+    pub fn reaches_beyond(&self, oldest: Time, now: Time) -> bool {
+        self.since.is_none_or(|since| now.since(oldest) < since)
     }
 }
 

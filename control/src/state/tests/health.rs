@@ -101,7 +101,10 @@ fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
         assert_eq!(world.state_of(2), Some(BackendState::Down));
         assert_eq!(
             world.events(),
-            ["backend finance/172.16.1.2:8081 up -> down: tcp connect refused (3 of 3)"]
+            [
+                "backend finance/172.16.1.2:8081 up -> down: tcp connect refused (3 of 3)",
+                "service finance ok -> degraded: 1 of 2 backends up"
+            ]
         );
         // Its flows have ended; the slot is not for others.
         world.set_flows(2, 0);
@@ -115,7 +118,10 @@ fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
         );
         assert_eq!(
             world.events(),
-            ["backend finance/172.16.1.2:8081 down -> up: tcp connect ok (2 of 2)"]
+            [
+                "backend finance/172.16.1.2:8081 down -> up: tcp connect ok (2 of 2)",
+                "service finance degraded -> ok: 2 of 2 backends up"
+            ]
         );
     }
     let entry = world.directory().backend(slot).unwrap();
@@ -207,30 +213,30 @@ fn an_outage_is_told_once_and_so_is_its_end() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.update(&all(&[2, 3]));
-    let outages = |world: &World| -> Vec<_> {
+    let turns = |world: &World| -> Vec<(&'static str, ServiceState)> {
         let changes = &world.last.as_ref().unwrap().changes;
         let events = changes.events.iter();
         events
-            .filter(|event| matches!(event, Event::Outage { .. }))
-            .map(|event| (event.is_error(), event.to_string()))
+            .filter_map(|event| match event {
+                Event::Service { from, to, .. } => Some((*from, *to)),
+                _ => None,
+            })
             .collect()
     };
-    assert_eq!(outages(&world), []);
+    assert_eq!(turns(&world), [("new", ServiceState::Degraded)]);
     world.find(2, Verdict::Down);
     world.update(&all(&[2, 3]));
-    assert_eq!(outages(&world), [], "the other one has not answered yet");
+    assert_eq!(turns(&world), [], "the other one has not answered yet");
     world.find(3, Verdict::Down);
     world.update(&all(&[2, 3]));
-    let text = "service finance: no backend up (0 of 2); new flows are refused";
-    assert_eq!(outages(&world), [(true, text.to_owned())]);
+    assert_eq!(turns(&world), [("degraded", ServiceState::Down)]);
     assert_eq!(
         world.directory().services[0].as_ref().unwrap().state,
         ServiceState::Down
     );
     world.update(&all(&[2]));
-    assert_eq!(outages(&world), []);
+    assert_eq!(turns(&world), []);
     world.find(2, Verdict::Up);
     world.update(&all(&[2]));
-    let text = "service finance: takes new flows again (1 of 1 backends up)";
-    assert_eq!(outages(&world), [(false, text.to_owned())]);
+    assert_eq!(turns(&world), [("down", ServiceState::Ok)]);
 }

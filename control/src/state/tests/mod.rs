@@ -485,7 +485,7 @@ fn what_changed_is_counted_and_told() {
     assert_eq!(
         lines,
         [
-            "backend finance/172.16.1.2:8081 up -> draining",
+            "backend finance/172.16.1.2:8081 up -> draining: not desired any more",
             "backend finance/172.16.1.4:8081 new -> up",
             "backend finance/172.16.1.5:8081 new -> up",
         ]
@@ -720,4 +720,34 @@ fn the_pod_behind_a_backend_is_shown_and_moves_no_flow() {
     let after = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
     assert!(Arc::ptr_eq(&before, &after));
     assert!(!world.update(&desired));
+}
+
+#[test]
+fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
+    let mut world = World::new();
+    let told = |world: &mut World, desired: &Desired| -> Vec<String> {
+        let update = world.update_only(desired);
+        let events = update.into_iter().flat_map(|update| update.changes.events);
+        events
+            .filter(|event| matches!(event, Event::Service { .. }))
+            .map(|event| event.to_string())
+            .collect()
+    };
+    assert_eq!(told(&mut world, &finance(&[2])), [""; 0]);
+    assert_eq!(
+        told(&mut world, &finance(&[])),
+        ["service finance ok -> down: no backend up (0 of 1); new flows are refused"]
+    );
+    assert_eq!(
+        told(&mut world, &finance(&[3])),
+        ["service finance down -> ok: 1 of 2 backends up"]
+    );
+    let empty = Desired {
+        services: vec![service("ledger", 9000, vec![])],
+    };
+    assert_eq!(
+        told(&mut world, &empty),
+        ["service ledger new -> down: no backend up (0 of 0); new flows are refused"],
+        "and of the removed one nothing"
+    );
 }

@@ -32,7 +32,7 @@ impl Following {
         let (desired, desired_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
         let (file, file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-        let static_file = StaticFile::new(path, no_env, Arc::new(config));
+        let static_file = StaticFile::new(path, no_env, Arc::new(config), Arc::default());
         let source = Kubernetes::new(static_file, file).with_server(server.config());
         Self {
             server,
@@ -398,7 +398,7 @@ async fn without_a_server_to_ask_it_says_so_and_goes_on() {
     let (desired, desired_receiver) = watch::channel(None);
     let (status, mut status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
     let (file, _file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-    let static_file = StaticFile::new(None, no_env, Arc::new(config("{}", FINANCE)));
+    let static_file = StaticFile::new(None, no_env, Arc::new(config("{}", FINANCE)), Arc::default());
     let task = tokio::spawn(
         Kubernetes::new(static_file, file)
             .with_server(server)
