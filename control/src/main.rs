@@ -8,9 +8,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use vl3lb_control::cli::args::{Cli, Command};
-use vl3lb_control::cli::{Failure, execute};
+use vl3lb_control::cli::{Failure, complete, execute};
 
 fn main() -> ExitCode {
+    // Before anything is written or a thread is started.
+    if complete() {
+        return ExitCode::SUCCESS;
+    }
     let matches = Cli::command().get_matches();
     let done = Cli::from_arg_matches(&matches)
         .map_err(Failure::from)

@@ -62,6 +62,7 @@ impl Answering {
 
 const STATUS: &str = include_str!("../golden/status.json");
 const SERVICES: &str = include_str!("../golden/services.json");
+const BACKENDS: &str = include_str!("../golden/backends.json");
 const EVENTS: &str = include_str!("../golden/events.json");
 const FLOWS: &str = include_str!("../golden/flows.json");
 
@@ -116,7 +117,7 @@ fn refused_arguments_are_2() {
         ),
         (&["flows", "--sort", "colour"], "colour"),
         (&["status", "--timeout", "soon"], "soon"),
-        (&["completions", "powershell"], "want bash, zsh or fish"),
+        (&["completions", "powershell"], "bash, zsh, fish"),
         (&["events", "--follow", "--json"], "would never end"),
         (&["events", "--since", "lately"], "lately"),
         (&["events", "--service", "a", "--not"], "--not"),
@@ -261,21 +262,105 @@ fn a_follower_ends_with_the_balancer() {
     );
 }
 
+/// What bash makes of Tab after `words`, with the script that the program prints.
+fn completed(words: &[&str]) -> Output {
+    let script = r#"
+        source <("$0" completions bash) || exit 9
+        COMP_WORDS=(vl3-lb "$@")
+        COMP_CWORD=$#
+        COMP_TYPE=9
+        _clap_complete_vl3_lb vl3-lb "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    Command::new("bash")
+        .args(["--norc", "-c", script, env!("CARGO_BIN_EXE_vl3-lb")])
+        .args(words)
+        .output()
+        .unwrap()
+}
+
 #[test]
-fn completions_and_the_manual_know_every_command() {
+fn bash_completes_names_that_only_the_balancer_knows() {
+    let services = Answering::with("200 OK", SERVICES);
+    let backends = Answering::with("200 OK", BACKENDS);
+    for (balancer, words, want) in [
+        (
+            &services,
+            &["services", ""][..],
+            &["dns", "finance", "ledger"][..],
+        ),
+        (&services, &["services", "fi"], &["finance"]),
+        (&services, &["backends", "--service", "d"], &["dns"]),
+        (&services, &["events", "--service", "x"], &[]),
+        (
+            &backends,
+            &["flows", "--backend", "172.16.1.2"],
+            &["172.16.1.2:8081"],
+        ),
+        (&backends, &["backends", "--node", ""], &["node-0", "node-1"]),
+    ] {
+        let socket = balancer.folder.path().join("admin.sock");
+        let output = completed(&[&["--socket", socket.to_str().unwrap()], words].concat());
+        let text = stdout(&output);
+        let names: Vec<_> = text
+            .lines()
+            .filter(|name| !name.is_empty() && !name.starts_with('-'))
+            .collect();
+        assert_eq!(names, want, "{words:?}");
+        assert_eq!(stderr(&output), "", "{words:?}");
+    }
+}
+
+#[test]
+fn completion_is_quiet_without_a_balancer_and_knows_commands_and_flags() {
+    let lines = |words: &[&str]| {
+        let output = completed(words);
+        assert_eq!(stderr(&output), "", "{words:?}");
+        stdout(&output)
+    };
+    let none = ["--socket", "/nonexistent/admin.sock", "services", "fin"];
+    assert_eq!(lines(&none).trim(), "");
+    let commands = lines(&[""]);
+    for command in [
+        "run", "check", "status", "services", "backends", "flows", "events",
+    ] {
+        assert!(
+            commands.lines().any(|line| line == command),
+            "{command}: {commands}"
+        );
+    }
+    assert!(lines(&["flows", "--nat"]).contains("--nat-port"));
+    assert_eq!(lines(&["services", "--state", "d", "-o", "wi"]).trim(), "wide");
+}
+
+#[test]
+fn completion_does_not_wait_for_a_balancer_that_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let _deaf = UnixListener::bind(&socket).unwrap();
+    // Would wait for ever without its own limit.
+    let output = completed(&["--socket", socket.to_str().unwrap(), "services", ""]);
+    assert!(!stdout(&output).contains("finance"));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn each_shell_has_a_script_that_asks_this_program() {
     for (shell, mark) in [
-        ("bash", "complete -F"),
+        ("bash", "complete -o nospace"),
         ("zsh", "#compdef vl3-lb"),
-        ("fish", "complete -c vl3-lb"),
+        ("fish", "complete --keep-order"),
     ] {
         let script = stdout(&vl3_lb(&["completions", shell]));
-        assert!(script.contains(mark), "{shell}");
-        for command in [
-            "run", "check", "status", "services", "backends", "flows", "events",
-        ] {
-            assert!(script.contains(command), "{shell} {command}");
-        }
+        assert!(
+            script.contains(mark) && script.contains(env!("CARGO_BIN_EXE_vl3-lb")),
+            "{shell}: {script}"
+        );
     }
+}
+
+#[test]
+fn the_manual_knows_every_command() {
     let manual = stdout(&vl3_lb(&["man"])).replace('\\', "");
     for (page, flag) in [
         ("vl3-lb 1", "vl3-lb-flows(1)"),

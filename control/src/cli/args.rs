@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete;
 use crate::{config, version};
 
 /// Where the balancer answers unless told otherwise.
@@ -107,14 +108,18 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show changes of state
     Events(EventsArgs),
-    /// Print shell completions
-    Completions {
-        /// bash, zsh or fish
-        #[arg(value_parser = shell)]
-        shell: Shell,
-    },
+    /// Print shell completions, to be sourced by the shell: source <(vl3-lb completions bash)
+    Completions { shell: Shell },
     /// Print the manual pages: of the whole, then of each command
     Man,
+}
+
+/// Shells that can complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// Where the configuration comes from.
@@ -163,7 +168,7 @@ pub struct StatusArgs {
 #[command(after_help = FILTER_HELP)]
 pub struct ServicesArgs {
     /// Names of services; `*` is a wildcard. One name alone shows that service in full
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
     pub service: Vec<String>,
     /// down, degraded or ok
     #[arg(long, value_name = "STATE")]
@@ -191,13 +196,13 @@ pub enum ServiceSort {
 #[command(after_help = FILTER_HELP)]
 pub struct BackendsArgs {
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
     pub service: Vec<String>,
     /// down, draining, unknown or up
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
     /// Name of a Kubernetes node; `*` is a wildcard
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
     pub node: Vec<String>,
     #[command(flatten)]
     pub not: Not,
@@ -222,10 +227,10 @@ pub enum BackendSort {
 #[command(after_help = FILTER_HELP)]
 pub struct FlowsArgs {
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
     pub service: Vec<String>,
     /// Address of a backend, with or without port
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(complete::backends))]
     pub backend: Vec<String>,
     /// Address or network of clients
     #[arg(long, value_name = "CIDR")]
@@ -287,7 +292,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub since: Option<Duration>,
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
     pub service: Vec<String>,
     #[command(flatten)]
     pub not: Not,
@@ -310,13 +315,4 @@ const FILTER_HELP: &str = "The same filter twice means either, different filters
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; want a duration such as 500ms, 5s or 1m"))
-}
-
-fn shell(text: &str) -> Result<Shell, String> {
-    match text {
-        "bash" => Ok(Shell::Bash),
-        "zsh" => Ok(Shell::Zsh),
-        "fish" => Ok(Shell::Fish),
-        _ => Err("want bash, zsh or fish".to_owned()),
-    }
 }

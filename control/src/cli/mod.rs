@@ -6,6 +6,7 @@
 pub mod args;
 mod backends;
 mod client;
+mod complete;
 mod events;
 mod exit;
 mod flows;
@@ -32,6 +33,7 @@ use args::{
     BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,
 };
 use client::Client;
+pub use complete::complete;
 pub use exit::{Failure, FailureKind};
 use terms::Query;
 use view::{View, note, print, print_json};
@@ -53,11 +55,7 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
             "run: not a question to a balancer",
         )),
         Command::Check(args) => check(args),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "vl3-lb", &mut script);
-            print(&script)
-        }
+        Command::Completions { shell } => print(&complete::script(*shell)?),
         Command::Man => man(),
         Command::Status(args) => ask(cli, &Question::Status(args)),
         Command::Services(args) => ask(cli, &Question::Services(args, filters)),
