@@ -5,74 +5,82 @@ use super::*;
 use crate::golden;
 use crate::report::sample;
 
-/// Every family with its type. Names are for ever: boards and alerts use them.
-const REGISTRY: &[(&str, &str)] = &[
-    ("vl3lb_build_info", "gauge"),
-    ("vl3lb_dataplane_info", "gauge"),
-    ("vl3lb_ready", "gauge"),
-    ("vl3lb_draining", "gauge"),
-    ("vl3lb_cpu_throttled_seconds", "counter"),
-    ("process_cpu_seconds", "counter"),
-    ("process_resident_memory_bytes", "gauge"),
-    ("process_virtual_memory_bytes", "gauge"),
-    ("process_open_fds", "gauge"),
-    ("process_max_fds", "gauge"),
-    ("process_start_time_seconds", "gauge"),
-    ("vl3lb_flow_table_entries", "gauge"),
-    ("vl3lb_flow_table_capacity", "gauge"),
-    ("vl3lb_worker_received_packets", "counter"),
-    ("vl3lb_worker_transmitted_packets", "counter"),
-    ("vl3lb_worker_bursts", "counter"),
-    ("vl3lb_worker_wakeups", "counter"),
-    ("vl3lb_worker_handoff_packets", "counter"),
-    ("vl3lb_worker_answers", "counter"),
-    ("vl3lb_worker_answers_suppressed", "counter"),
-    ("vl3lb_worker_segmented_packets", "counter"),
-    ("vl3lb_worker_busy_seconds", "counter"),
-    ("vl3lb_worker_heartbeat_timestamp_seconds", "gauge"),
-    ("vl3lb_worker_generation", "gauge"),
-    ("vl3lb_xsk_drop_packets", "counter"),
-    ("vl3lb_steer_packets", "counter"),
-    ("vl3lb_umem_frames_free", "gauge"),
-    ("vl3lb_snapshot_generation", "gauge"),
-    ("vl3lb_snapshot_timestamp_seconds", "gauge"),
-    ("vl3lb_snapshot_apply_duration_seconds", "histogram"),
-    ("vl3lb_snapshot_failures", "counter"),
-    ("vl3lb_discovery_synced", "gauge"),
-    ("vl3lb_discovery_last_event_timestamp_seconds", "gauge"),
-    ("vl3lb_discovery_loaded_timestamp_seconds", "gauge"),
-    ("vl3lb_discovery_events", "counter"),
-    ("vl3lb_discovery_errors", "counter"),
-    ("vl3lb_config_last_reload_successful", "gauge"),
-    ("vl3lb_config_last_reload_success_timestamp_seconds", "gauge"),
-    ("vl3lb_dns_queries", "counter"),
-    ("vl3lb_dns_query_duration_seconds", "histogram"),
-    ("vl3lb_interface_up", "gauge"),
-    ("vl3lb_neighbors_unresolved", "gauge"),
-    ("vl3lb_events_lost", "counter"),
-    ("vl3lb_service_flows", "gauge"),
-    ("vl3lb_service_flows_opened", "counter"),
-    ("vl3lb_service_flows_closed", "counter"),
-    ("vl3lb_service_packets", "counter"),
-    ("vl3lb_service_bytes", "counter"),
-    ("vl3lb_service_backends", "gauge"),
-    ("vl3lb_service_backend_transitions", "counter"),
-    ("vl3lb_health_checks", "counter"),
-    ("vl3lb_health_check_duration_seconds", "histogram"),
-    ("vl3lb_service_connect_duration_seconds", "histogram"),
-    ("vl3lb_service_flow_duration_seconds", "histogram"),
-    ("vl3lb_drop_packets", "counter"),
-    ("vl3lb_backend_up", "gauge"),
-    ("vl3lb_backend_draining", "gauge"),
-    ("vl3lb_backend_weight", "gauge"),
-    ("vl3lb_backend_flows", "gauge"),
-    ("vl3lb_backend_flows_opened", "counter"),
-    ("vl3lb_backend_flows_failed", "counter"),
-    ("vl3lb_backend_packets", "counter"),
-    ("vl3lb_backend_bytes", "counter"),
-    ("vl3lb_backend_info", "gauge"),
-    ("vl3lb_nat_ports_used", "gauge"),
-    ("vl3lb_nat_ports_capacity", "gauge"),
+/// Every family with its type and labels. Names are for ever: boards and alerts use them.
+const REGISTRY: &[(&str, &str, &str)] = &[
+    ("vl3lb_build_info", "gauge", "version revision"),
+    ("vl3lb_dataplane_info", "gauge", "attach zero_copy link driver"),
+    ("vl3lb_ready", "gauge", ""),
+    ("vl3lb_draining", "gauge", ""),
+    ("vl3lb_cpu_throttled_seconds", "counter", ""),
+    ("process_cpu_seconds", "counter", ""),
+    ("process_resident_memory_bytes", "gauge", ""),
+    ("process_virtual_memory_bytes", "gauge", ""),
+    ("process_open_fds", "gauge", ""),
+    ("process_max_fds", "gauge", ""),
+    ("process_start_time_seconds", "gauge", ""),
+    ("vl3lb_flow_table_entries", "gauge", "worker"),
+    ("vl3lb_flow_table_capacity", "gauge", "worker"),
+    ("vl3lb_worker_received_packets", "counter", "worker"),
+    ("vl3lb_worker_transmitted_packets", "counter", "worker"),
+    ("vl3lb_worker_bursts", "counter", "worker"),
+    ("vl3lb_worker_wakeups", "counter", "worker"),
+    ("vl3lb_worker_handoff_packets", "counter", "worker"),
+    ("vl3lb_worker_answers", "counter", "worker"),
+    ("vl3lb_worker_answers_suppressed", "counter", "worker"),
+    ("vl3lb_worker_segmented_packets", "counter", "worker"),
+    ("vl3lb_worker_busy_seconds", "counter", "worker"),
+    ("vl3lb_worker_heartbeat_timestamp_seconds", "gauge", "worker"),
+    ("vl3lb_worker_generation", "gauge", "worker"),
+    ("vl3lb_xsk_drop_packets", "counter", "queue reason"),
+    ("vl3lb_steer_packets", "counter", "action"),
+    ("vl3lb_umem_frames_free", "gauge", "queue"),
+    ("vl3lb_snapshot_generation", "gauge", ""),
+    ("vl3lb_snapshot_timestamp_seconds", "gauge", ""),
+    ("vl3lb_snapshot_apply_duration_seconds", "histogram", ""),
+    ("vl3lb_snapshot_failures", "counter", ""),
+    ("vl3lb_discovery_synced", "gauge", "source"),
+    ("vl3lb_discovery_last_event_timestamp_seconds", "gauge", "source"),
+    ("vl3lb_discovery_loaded_timestamp_seconds", "gauge", "source"),
+    ("vl3lb_discovery_events", "counter", "source"),
+    ("vl3lb_discovery_errors", "counter", "source reason"),
+    ("vl3lb_config_last_reload_successful", "gauge", ""),
+    ("vl3lb_config_last_reload_success_timestamp_seconds", "gauge", ""),
+    ("vl3lb_dns_queries", "counter", "rcode"),
+    ("vl3lb_dns_query_duration_seconds", "histogram", ""),
+    ("vl3lb_interface_up", "gauge", ""),
+    ("vl3lb_neighbors_unresolved", "gauge", ""),
+    ("vl3lb_events_lost", "counter", ""),
+    ("vl3lb_service_flows", "gauge", "service"),
+    ("vl3lb_service_flows_opened", "counter", "service"),
+    ("vl3lb_service_flows_closed", "counter", "service cause"),
+    ("vl3lb_service_packets", "counter", "service direction"),
+    ("vl3lb_service_bytes", "counter", "service direction"),
+    ("vl3lb_service_backends", "gauge", "service state"),
+    ("vl3lb_service_backend_transitions", "counter", "service state"),
+    ("vl3lb_health_checks", "counter", "service result"),
+    (
+        "vl3lb_health_check_duration_seconds",
+        "histogram",
+        "service result",
+    ),
+    ("vl3lb_service_connect_duration_seconds", "histogram", "service"),
+    ("vl3lb_service_flow_duration_seconds", "histogram", "service"),
+    ("vl3lb_drop_packets", "counter", "service reason"),
+    ("vl3lb_backend_up", "gauge", "service backend"),
+    ("vl3lb_backend_draining", "gauge", "service backend"),
+    ("vl3lb_backend_weight", "gauge", "service backend"),
+    ("vl3lb_backend_flows", "gauge", "service backend"),
+    ("vl3lb_backend_flows_opened", "counter", "service backend"),
+    ("vl3lb_backend_flows_failed", "counter", "service backend reason"),
+    ("vl3lb_backend_packets", "counter", "service backend direction"),
+    ("vl3lb_backend_bytes", "counter", "service backend direction"),
+    (
+        "vl3lb_backend_info",
+        "gauge",
+        "service backend backend_pod backend_node",
+    ),
+    ("vl3lb_nat_ports_used", "gauge", "backend protocol"),
+    ("vl3lb_nat_ports_capacity", "gauge", "backend protocol"),
 ];
 
 /// Labels that any family may have.
@@ -118,7 +126,7 @@ fn sample_line(line: &str) -> (&str, Vec<(&str, &str)>, f64) {
 }
 
 #[test]
-fn every_family_is_registered_with_its_type() {
+fn every_family_is_registered_with_its_type_and_labels() {
     let families = families(&sample::report());
     let found: Vec<_> = families
         .iter()
@@ -128,10 +136,17 @@ fn every_family_is_registered_with_its_type() {
                 Kind::Gauge => "gauge",
                 Kind::Histogram => "histogram",
             };
-            (family.name, kind)
+            let mut labels: Vec<_> = family.label_names().collect();
+            let mut seen = HashSet::new();
+            labels.retain(|label| seen.insert(*label));
+            (family.name, kind, labels.join(" "))
         })
         .collect();
-    assert_eq!(found, REGISTRY);
+    let registry: Vec<_> = REGISTRY
+        .iter()
+        .map(|&(name, kind, labels)| (name, kind, labels.to_owned()))
+        .collect();
+    assert_eq!(found, registry);
 }
 
 #[test]
