@@ -22,6 +22,8 @@ pub enum DropReason {
     TtlExpired,
     /// A source address that cannot be (loopback, multicast, the balancer's own).
     Martian,
+    /// The client's address is in none of the service's source ranges.
+    SourceNotAllowed,
     /// The service has no backend of this family; answered with RST or Port Unreachable.
     NoBackend,
     /// The flow's backend is known dead.
@@ -56,7 +58,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -65,6 +67,7 @@ impl DropReason {
         Self::FragmentUnmatched,
         Self::TtlExpired,
         Self::Martian,
+        Self::SourceNotAllowed,
         Self::NoBackend,
         Self::BackendDown,
         Self::DrainDeadline,
@@ -101,6 +104,7 @@ impl DropReason {
             Self::FragmentUnmatched => "fragment_unmatched",
             Self::TtlExpired => "ttl_expired",
             Self::Martian => "martian",
+            Self::SourceNotAllowed => "source_not_allowed",
             Self::NoBackend => "no_backend",
             Self::BackendDown => "backend_down",
             Self::DrainDeadline => "drain_deadline",
@@ -131,6 +135,7 @@ impl DropReason {
                 "fragments arrive without their first one; look for loss or a small MTU on the way"
             }
             Self::TtlExpired => "a routing loop, or a traceroute",
+            Self::SourceNotAllowed => "if the client should be served, add its network to `sourceRanges`",
             Self::NoBackend => "add a backend of this address family, or look why the known ones are out",
             Self::BackendDown => "look at the backend",
             Self::DrainDeadline => "raise the service's drain time if flows need longer",

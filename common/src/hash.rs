@@ -27,6 +27,12 @@ pub fn owner_hash(client: &[u8; 16], client_port: u16, service_port: u16, protoc
     mix32(hash, u32::from(protocol))
 }
 
+/// The hash that names the worker which keeps a client of services with affinity: that of its
+/// address alone, so that all its flows meet.
+pub fn client_hash(client: &[u8; 16]) -> u32 {
+    owner_hash(client, 0, 0, 0)
+}
+
 /// Maps a 32-bit hash evenly to `0..n`.
 pub const fn reduce(hash: u32, n: u32) -> u32 {
     ((hash as u64 * n as u64) >> 32) as u32
@@ -55,7 +61,7 @@ pub fn backend_hash(address: IpAddr, port: u16, protocol: Protocol, seed: u64) -
 }
 
 /// Hash of a flow's client side, stable for ever: which Maglev slot a new flow uses. Balancers
-/// with the same configuration agree on it.
+/// with the same configuration agree on it. With port 0 it is that of a client whose flows stay together.
 pub fn selection_hash(client: &[u8; 16], client_port: u16) -> u64 {
     let (high, low) = halves(client);
     mix64(mix64(mix64(high ^ 0x7633_6c62) ^ low) ^ u64::from(client_port))
@@ -99,5 +105,22 @@ mod tests {
             counts.iter().all(|count| count.abs_diff(share) < share / 50),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn neighboring_clients_are_spread_evenly() {
+        for workers in [2_u16, 3, 8] {
+            let mut counts = vec![0_u32; workers.into()];
+            for host in 0..6_000_u16 {
+                let [high, low] = host.to_be_bytes();
+                let client = to_octets([10, 0, high, low].into());
+                counts[reduce(client_hash(&client), workers.into()) as usize] += 1;
+            }
+            let share = 6_000 / u32::from(workers);
+            assert!(
+                counts.iter().all(|count| count.abs_diff(share) < share / 5),
+                "{counts:?}"
+            );
+        }
     }
 }

@@ -13,7 +13,7 @@
 //! Control builds a [`Snapshot`] and puts it into each worker's [`mailbox`]; workers count into
 //! [`stats`]; [`report`] is the one shape that every view (table, JSON, metrics) is made of.
 //! This crate knows neither sockets nor Kubernetes: std, crossbeam, foldhash,
-//! serde and humantime only.
+//! serde, ipnet and humantime only.
 
 pub mod addr;
 pub mod dataplane;
@@ -26,10 +26,12 @@ pub mod next_hop;
 pub mod report;
 pub mod schedule;
 pub mod snapshot;
+pub mod source_ranges;
 pub mod stats;
 pub mod time;
 
 pub use addr::{MacAddr, Protocol, ServiceKey};
 pub use drop_reason::DropReason;
 pub use snapshot::{Backend, BackendSlot, BackendState, Generation, Service, ServiceSlot, Snapshot};
+pub use source_ranges::SourceRanges;
 pub use time::{Duration, Timestamp};

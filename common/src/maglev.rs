@@ -121,6 +121,7 @@ mod tests {
         let [a, b] = host.to_be_bytes();
         Backend {
             slot: BackendSlot(u32::from(host)),
+            since: crate::snapshot::Generation(1),
             service: ServiceSlot(0),
             address: [10, 0, a, b].into(),
             port: 8081,

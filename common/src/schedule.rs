@@ -56,7 +56,7 @@ impl Pool {
     pub fn build(scheduler: Scheduler, backends: &[Backend]) -> Self {
         let active: Vec<&Backend> = backends
             .iter()
-            .filter(|backend| backend.weight > 0 && backend.state.takes_new_flows())
+            .filter(|backend| backend.takes_new_flows())
             .collect();
         if active.is_empty() {
             return Self::Empty;
@@ -136,13 +136,14 @@ fn gcd(a: i64, b: i64) -> i64 {
 mod tests {
     use super::*;
     use crate::addr::Protocol;
-    use crate::snapshot::{BackendState, ServiceSlot};
+    use crate::snapshot::{BackendState, Generation, ServiceSlot};
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         (1_u8..)
             .zip(weights)
             .map(|(host, &weight)| Backend {
                 slot: BackendSlot(u32::from(host)),
+                since: Generation(1),
                 service: ServiceSlot(0),
                 address: [10, 0, 0, host].into(),
                 port: 80,

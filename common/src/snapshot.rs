@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::addr::{MacAddr, Protocol, ServiceKey};
 use crate::next_hop::NextHops;
 use crate::schedule::{Pool, Scheduler};
+use crate::source_ranges::SourceRanges;
 use crate::time::{Duration, Timestamp};
 
 /// Services at most, live and just removed.
@@ -71,6 +72,8 @@ impl BackendState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     pub slot: BackendSlot,
+    /// The generation in which it got its slot: no other backend ever has this slot since then.
+    pub since: Generation,
     pub service: ServiceSlot,
     pub address: IpAddr,
     pub port: u16,
@@ -82,6 +85,13 @@ pub struct Backend {
     pub mac: Option<MacAddr>,
 }
 
+impl Backend {
+    /// Whether new flows may go to it.
+    pub fn takes_new_flows(&self) -> bool {
+        self.weight > 0 && self.state.takes_new_flows()
+    }
+}
+
 /// One service.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -90,6 +100,10 @@ pub struct Service {
     pub protocol: Protocol,
     pub port: u16,
     pub scheduler: Scheduler,
+    /// For how long after a flow a client keeps its backend; zero: for no time.
+    pub affinity: Duration,
+    /// Clients that may open flows.
+    pub source_ranges: SourceRanges,
     /// How long flows of a removed backend may go on.
     pub drain: Duration,
     /// Backends for clients that use IPv4. Shared between snapshots as long as they stay the same.

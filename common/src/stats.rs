@@ -281,6 +281,10 @@ pub struct WorkerStats {
     pub answers_suppressed: Counter,
     /// Super-packets cut into segments.
     pub segmented: Counter,
+    /// Clients that lost their backend before their time because the affinity table was full.
+    pub affinity_evicted: Counter,
+    /// Events for the control side that found their ring full.
+    pub events_lost: Counter,
     /// Time spent on bursts that had packets, in nanoseconds.
     pub busy_nanos: Counter,
     /// When the worker last came round its loop: nanoseconds on the workers' clock.
@@ -324,6 +328,8 @@ impl Default for WorkerStats {
             answers: Counter::default(),
             answers_suppressed: Counter::default(),
             segmented: Counter::default(),
+            affinity_evicted: Counter::default(),
+            events_lost: Counter::default(),
             busy_nanos: Counter::default(),
             heartbeat: Counter::default(),
             generation: Counter::default(),

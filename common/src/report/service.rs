@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, Time, Traffic};
@@ -90,8 +91,10 @@ pub struct Service {
     pub port: u16,
     pub target_port: u16,
     pub scheduler: Scheduler,
-    /// How long a client keeps its backend; `None` if it does not.
+    /// For how long after a flow a client keeps its backend; `None` if it does not.
     pub affinity_seconds: Option<f64>,
+    /// The networks of the clients that may open flows; none: everyone.
+    pub source_ranges: Vec<IpNet>,
     /// How long flows of a removed backend may go on.
     pub drain_seconds: f64,
     pub selector: BTreeMap<String, String>,

@@ -86,6 +86,8 @@ pub struct Worker {
     pub answers_suppressed_total: u64,
     /// Super-packets cut into segments.
     pub segmented_packets_total: u64,
+    /// Clients that lost their backend before their time because the affinity table was full.
+    pub affinity_evicted_clients_total: u64,
     pub flow_table_entries: u64,
     pub flow_table_capacity: u64,
     pub umem_frames_free: u64,

@@ -26,12 +26,13 @@ const COLUMNS: [Column; 14] = [
     number("DROP/s"),
     number("SINCE"),
 ];
-const WIDE: [Column; 8] = [
+const WIDE: [Column; 9] = [
     number("TARGETPORT"),
     number("AFFINITY"),
     number("DRAIN"),
     text("CHECK"),
     text("SELECTOR"),
+    text("SOURCES"),
     number("CONN p50"),
     number("CONN p99"),
     number("FLOWS TOTAL"),
@@ -129,6 +130,7 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
         .iter()
         .map(|(label, value)| format!("{label}={value}"))
         .collect();
+    let sources: Vec<_> = service.source_ranges.iter().map(ToString::to_string).collect();
     vec![
         service.target_port.to_string().into(),
         service
@@ -145,6 +147,11 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
             UNKNOWN.into()
         } else {
             selector.join(",").into()
+        },
+        if sources.is_empty() {
+            "all".into()
+        } else {
+            sources.join(",").into()
         },
         latency(service.connect_seconds.p50).into(),
         latency(service.connect_seconds.p99).into(),

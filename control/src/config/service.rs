@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use vl3lb_common::schedule::Scheduler;
@@ -32,6 +33,11 @@ pub struct Service {
     pub selector: Selector,
     #[serde(serialize_with = "scheduler_name")]
     pub scheduler: Scheduler,
+    /// For how long after a flow a client keeps its backend; zero: for no time.
+    #[serde(serialize_with = "client_ip")]
+    pub affinity: Duration,
+    /// The networks of the clients that may open flows; none: everyone.
+    pub source_ranges: Vec<IpNet>,
     /// How long flows of a removed backend may go on.
     #[serde(serialize_with = "duration::serialize")]
     pub drain: Duration,
@@ -63,10 +69,19 @@ fn scheduler_name<S: Serializer>(scheduler: &Scheduler, serializer: S) -> Result
     serializer.serialize_str(scheduler.name())
 }
 
+/// As the file says it.
+fn client_ip<S: Serializer>(affinity: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = duration::format(*affinity);
+    serializer.collect_map([("clientIP", text)])
+}
+
 pub(super) const PORTS: &str = "1-65535";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
+/// As Kubernetes (`sessionAffinityConfig.clientIP.timeoutSeconds`).
+const LONGEST_AFFINITY: Duration = Duration::from_secs(24 * 3600);
+const NETWORK_FORM: &str = "a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits";
 
 /// A service while environment and file are still being put together.
 #[derive(Debug, Default)]
@@ -81,6 +96,8 @@ pub(super) struct Draft {
     /// Whether what stood there is refused already.
     selector_refused: bool,
     scheduler: Option<Scheduler>,
+    affinity: Option<Duration>,
+    source_ranges: Vec<IpNet>,
     drain: Option<Duration>,
     health_check: Option<HealthCheck>,
     backends: Vec<Backend>,
@@ -109,6 +126,7 @@ impl Draft {
                 "selector",
                 "scheduler",
                 "affinity",
+                "sourceRanges",
                 "drain",
                 "healthCheck",
                 "backends",
@@ -137,7 +155,8 @@ impl Draft {
         });
         let selector_given = section.value("selector").is_some();
         let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
-        read_affinity(&mut section);
+        let affinity = read_affinity(&mut section);
+        let source_ranges = read_source_ranges(&mut section);
         let backends = read_backends(&mut section);
         Self {
             path: path.to_owned(),
@@ -148,6 +167,8 @@ impl Draft {
             selector_refused: selector.is_none() && selector_given,
             selector: selector.unwrap_or_default(),
             scheduler,
+            affinity,
+            source_ranges,
             drain,
             health_check,
             backends,
@@ -164,6 +185,8 @@ impl Draft {
             target_port: self.target_port.unwrap_or(TargetPort::Number(port)),
             selector: self.selector,
             scheduler: self.scheduler.unwrap_or(Scheduler::Maglev),
+            affinity: self.affinity.unwrap_or_default(),
+            source_ranges: self.source_ranges,
             drain: self.drain.unwrap_or(Duration::from_secs(60)),
             health_check: self.health_check,
             backends: self.backends,
@@ -261,20 +284,35 @@ fn target_port(value: &Value) -> Option<TargetPort> {
     }
 }
 
-fn read_affinity(section: &mut Section<'_>) {
+fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
     let path = section.path("affinity");
     let value = section.value("affinity");
     let mut affinity = Section::new(&path, value, &["clientIP"], section.refusals());
-    let time = affinity.optional("clientIP", duration::FORM, |value| {
-        duration::parse(&node::text(value)?)
-    });
-    if let Some(time) = time.filter(|time| !time.is_zero()) {
-        affinity.refuse(
-            "clientIP",
-            duration::format(time),
-            "0s: affinity is not supported by this version",
-        );
+    affinity.optional(
+        "clientIP",
+        &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_AFFINITY)),
+        |value| duration::parse(&node::text(value)?).filter(|time| *time <= LONGEST_AFFINITY),
+    )
+}
+
+fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
+    let items = section.list("sourceRanges", "a list of networks, [] for everyone");
+    let mut networks = Vec::with_capacity(items.len());
+    for (path, value) in items {
+        match value.as_str().and_then(network) {
+            Some(network) => networks.push(network),
+            None => section
+                .refusals()
+                .push(Refusal::new(path, node::shown(value), NETWORK_FORM)),
+        }
     }
+    networks
+}
+
+/// A network in CIDR notation. One with host bits is more likely a wrong length than meant so.
+fn network(text: &str) -> Option<IpNet> {
+    let network: IpNet = text.parse().ok()?;
+    (network.trunc() == network).then_some(network)
 }
 
 fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {

@@ -42,6 +42,7 @@ services:
     selector: {app: finance}
     scheduler: maglev      # maglev | round-robin | least-connections, all weighted
     affinity: {clientIP: 0s}
+    sourceRanges: []
     drain: 60s
     backends:              # discovery: static
       - {address: 172.16.1.2, weight: 1}
@@ -138,6 +139,7 @@ logFormat: json
 logLevel: DEBUG
 services:
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
+   affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
    healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1}}
 ";
     let kubernetes = "
@@ -189,8 +191,26 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
              such as \"app=finance,tier in (web,api),!canary\"",
         ),
         (
-            service("port: 81, affinity: {clientIP: 10s}"),
-            "services[1].affinity.clientIP: 10s, allowed 0s: affinity is not supported by this version",
+            service("port: 81, affinity: {clientIP: 25h}"),
+            "services[1].affinity.clientIP: 25h, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 24h",
+        ),
+        (
+            service("port: 81, affinity: {cookie: 10s}"),
+            "services[1].affinity.cookie: unknown key (value 10s), allowed clientIP",
+        ),
+        (
+            service("port: 81, sourceRanges: 10.0.0.0/8"),
+            "services[1].sourceRanges: 10.0.0.0/8, allowed a list of networks, [] for everyone",
+        ),
+        (
+            service("port: 81, sourceRanges: [10.0.0.0/8, 10.0.0.1/8]"),
+            "services[1].sourceRanges[1]: 10.0.0.1/8, allowed a network such as 10.0.0.0/8 or 2001:db8::/32, \
+             without host bits",
+        ),
+        (
+            service("port: 81, sourceRanges: [172.16.1.100]"),
+            "services[1].sourceRanges[0]: 172.16.1.100, allowed a network such as 10.0.0.0/8 or \
+             2001:db8::/32, without host bits",
         ),
         (
             service("port: 81, healthCheck: {interval: 2s}"),
@@ -238,7 +258,7 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, targetport: 82"),
             "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
-             selector, scheduler, affinity, drain, healthCheck, backends",
+             selector, scheduler, affinity, sourceRanges, drain, healthCheck, backends",
         ),
         (
             service("port: 81, backends: [{address: 172.16.1.300}]"),

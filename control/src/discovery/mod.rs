@@ -14,6 +14,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
@@ -42,6 +43,10 @@ pub struct ServiceSpec {
     /// Labels that chose the backends, to be shown; for a set-based requirement the value is its rule.
     pub selector: BTreeMap<String, String>,
     pub scheduler: Scheduler,
+    /// For how long after a flow a client keeps its backend; zero: for no time.
+    pub affinity: Duration,
+    /// The networks of the clients that may open flows; none: everyone.
+    pub source_ranges: Vec<IpNet>,
     /// How long flows of a removed backend may go on.
     pub drain: Duration,
     /// How backends are looked at; `None`: they are up as long as they are desired.
@@ -61,6 +66,8 @@ impl ServiceSpec {
             target_port,
             selector: service.selector.shown(),
             scheduler: service.scheduler,
+            affinity: service.affinity,
+            source_ranges: service.source_ranges.clone(),
             drain: service.drain,
             health_check: service.health_check.clone(),
             backends,

@@ -40,6 +40,8 @@ fn current(names: &[&str]) -> Arc<Current> {
         target_port: port,
         selector: BTreeMap::new(),
         scheduler: Scheduler::Maglev,
+        affinity: Duration::ZERO,
+        source_ranges: Vec::new(),
         drain: Duration::ZERO,
         health_check: None,
         backends: Vec::new(),

@@ -131,6 +131,8 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         target_port: 8081,
         selector: BTreeMap::new(),
         scheduler: Scheduler::Maglev,
+        affinity: Duration::ZERO,
+        source_ranges: Vec::new(),
         drain: Duration::ZERO,
         health_check: Some(HealthCheck::tcp()),
         backends: hosts.into_iter().map(backend).collect(),

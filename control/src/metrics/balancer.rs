@@ -160,6 +160,14 @@ fn workers(report: &Report) -> Vec<Family> {
             workers,
             |worker| worker.segmented_packets_total,
         ),
+        per_worker(
+            Family::counter(
+                "vl3lb_worker_affinity_evicted_clients",
+                "Clients that lost their backend before their time because the affinity table was full",
+            ),
+            workers,
+            |worker| worker.affinity_evicted_clients_total,
+        ),
         per_worker_real(
             Family::counter(
                 "vl3lb_worker_busy_seconds",

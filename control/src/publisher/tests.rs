@@ -169,6 +169,8 @@ fn finance(hosts: &[u8]) -> Desired {
             target_port: 8081,
             selector: BTreeMap::new(),
             scheduler: Scheduler::RoundRobin,
+            affinity: Duration::ZERO,
+            source_ranges: Vec::new(),
             drain: Duration::from_secs(60),
             health_check: None,
             backends: backends.collect(),

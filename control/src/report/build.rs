@@ -172,7 +172,8 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Ser
         port: entry.port,
         target_port: entry.target_port,
         scheduler: entry.scheduler,
-        affinity_seconds: None,
+        affinity_seconds: (!entry.affinity.is_zero()).then_some(entry.affinity.as_secs_f64()),
+        source_ranges: entry.source_ranges.clone(),
         drain_seconds: entry.drain.as_secs_f64(),
         selector: entry.selector.clone(),
         check: entry.health_check.as_ref().map(|check| ServiceCheck {

@@ -191,6 +191,7 @@ pub(super) struct WorkerCounts {
     pub(super) busy_nanos: u64,
     pub(super) bursts: u64,
     pub(super) received: u64,
+    pub(super) affinity_evicted: u64,
     /// rx_dropped, rx_ring_full, fill_ring_empty, rx_invalid, tx_invalid.
     pub(super) xsk: Counts<5>,
 }
@@ -202,6 +203,7 @@ impl WorkerCounts {
             busy_nanos: stats.busy_nanos.get(),
             bursts: stats.bursts.get(),
             received: stats.received.get(),
+            affinity_evicted: stats.affinity_evicted.get(),
             xsk: [
                 &xsk.rx_dropped,
                 &xsk.rx_ring_full,

@@ -133,6 +133,12 @@ fn service(slot: u16, name: &str, protocol: Protocol, port: u16, state: ServiceS
         target_port: port + 1,
         selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
         scheduler: Scheduler::Maglev,
+        affinity: Duration::from_secs(if name == "finance" { 10_800 } else { 0 }),
+        source_ranges: if name == "finance" {
+            vec!["172.16.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
+        } else {
+            Vec::new()
+        },
         drain: Duration::from_secs(60),
         live: true,
         state,

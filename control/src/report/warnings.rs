@@ -39,6 +39,7 @@ pub(super) fn all(
     warnings.extend(kernel_drops(facts));
     warnings.extend(throttled(facts));
     warnings.extend(full_tables(status));
+    warnings.extend(forgotten_clients(facts));
     warnings.extend(full_ports(backends));
     warnings.extend(refuses(status));
     warnings.sort_by_key(|warning| warning.severity);
@@ -185,7 +186,8 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::TtlExpired
         | DropReason::Martian
         | DropReason::UnknownReply
-        | DropReason::IcmpUnmatched => false,
+        | DropReason::IcmpUnmatched
+        | DropReason::SourceNotAllowed => false,
         DropReason::NoBackend
         | DropReason::BackendDown
         | DropReason::DrainDeadline
@@ -283,6 +285,28 @@ fn full_tables(status: &Status) -> impl Iterator<Item = Warning> {
             warn("flow_table_filling", text),
         ))
     })
+}
+
+fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
+    facts
+        .sample
+        .workers
+        .iter()
+        .enumerate()
+        .filter_map(|(id, worker)| {
+            let before = facts.start?.workers.get(id)?;
+            let added = worker.affinity_evicted.saturating_sub(before.affinity_evicted);
+            let rate = facts.rate(Some(added)).filter(|&rate| rate > 0.0)?;
+            let text = format!(
+                "affinity table of worker {id} is full: {}/s clients lose their backend before their time",
+                shown(rate)
+            );
+            Some(about(
+                &id.to_string(),
+                DropReason::FlowTableFull.remedy(),
+                warn("affinity_table_full", text),
+            ))
+        })
 }
 
 fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {

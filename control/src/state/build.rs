@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use vl3lb_common::ServiceKey;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
+use vl3lb_common::{ServiceKey, SourceRanges};
 
 use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
 use crate::network::NetworkView;
@@ -85,6 +85,8 @@ impl State {
                 protocol: record.protocol,
                 port: record.port,
                 scheduler: record.attributes.scheduler,
+                affinity: record.attributes.affinity,
+                source_ranges: SourceRanges::new(&record.attributes.source_ranges),
                 drain: record.attributes.drain,
                 v4: record.v4.pool(),
                 v6: record.v6.pool(),
@@ -105,6 +107,8 @@ impl State {
                 target_port: record.attributes.target_port,
                 selector: record.attributes.selector.clone(),
                 scheduler: record.attributes.scheduler,
+                affinity: record.attributes.affinity,
+                source_ranges: record.attributes.source_ranges.clone(),
                 drain: record.attributes.drain,
                 live: record.removed.is_none(),
                 state: record.state.unwrap_or(ServiceState::Down),

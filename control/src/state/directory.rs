@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use vl3lb_common::report::{BackendTransitions, ServiceState};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
@@ -37,6 +38,8 @@ pub struct ServiceEntry {
     pub target_port: u16,
     pub selector: BTreeMap<String, String>,
     pub scheduler: Scheduler,
+    pub affinity: Duration,
+    pub source_ranges: Vec<IpNet>,
     pub drain: Duration,
     pub health_check: Option<HealthCheck>,
     /// False once it was removed: its last flows are draining, and another service may have its

@@ -320,6 +320,7 @@ impl State {
     ) -> bool {
         let index = self.backends.insert(|assigned| BackendRecord {
             service,
+            assigned: next,
             protocol,
             address: spec.address,
             port: spec.port,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
@@ -58,6 +59,8 @@ pub(super) struct Attributes {
     pub(super) target_port: u16,
     pub(super) selector: BTreeMap<String, String>,
     pub(super) scheduler: Scheduler,
+    pub(super) affinity: Duration,
+    pub(super) source_ranges: Vec<IpNet>,
     pub(super) drain: Duration,
     pub(super) health_check: Option<HealthCheck>,
 }
@@ -69,6 +72,8 @@ impl From<&ServiceSpec> for Attributes {
             target_port: spec.target_port,
             selector: spec.selector.clone(),
             scheduler: spec.scheduler,
+            affinity: spec.affinity,
+            source_ranges: spec.source_ranges.clone(),
             drain: spec.drain,
             health_check: spec.health_check.clone(),
         }
@@ -79,6 +84,8 @@ impl From<&ServiceSpec> for Attributes {
 #[derive(Debug)]
 pub(super) struct BackendRecord {
     pub(super) service: ServiceSlot,
+    /// The generation in which it got its slot.
+    pub(super) assigned: Generation,
     pub(super) protocol: Protocol,
     pub(super) address: IpAddr,
     pub(super) port: u16,
@@ -146,6 +153,7 @@ impl BackendRecord {
     pub(super) const fn backend(&self, slot: BackendSlot) -> Backend {
         Backend {
             slot,
+            since: self.assigned,
             service: self.service,
             address: self.address,
             port: self.port,

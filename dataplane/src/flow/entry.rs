@@ -20,6 +20,9 @@ const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
 const LEARNED: u8 = 4;
 
+/// In [`HotEntry::flags`]: see [`HotEntry::is_sticky`].
+const STICKY: u8 = 8;
+
 /// What packets need of a flow: one cache line. Addresses are 16 bytes, IPv4 as IPv4-mapped.
 ///
 /// The fields from `client` to `backend_slot` are the flow's identity and stay as they are while it
@@ -141,6 +144,18 @@ impl HotEntry {
     #[inline]
     pub const fn set_counted(&mut self) {
         self.set_flag(COUNTED, true);
+    }
+
+    /// Whether the flow holds its client's entry in the affinity table; its end is said there.
+    #[inline]
+    pub const fn is_sticky(&self) -> bool {
+        self.flags & STICKY != 0
+    }
+
+    /// Says that the flow holds its client's entry in the affinity table.
+    #[inline]
+    pub const fn set_sticky(&mut self) {
+        self.set_flag(STICKY, true);
     }
 
     /// Whether `client_mac` is the neighbour that the client's packets came from, because the kernel

@@ -76,6 +76,11 @@ impl HashSeed {
         }))
     }
 
+    /// The hash of a client of a service.
+    pub(super) fn client_hash(&self, client: &[u8; 16], service: u16) -> Hash {
+        self.hash(Kind::Request, client, (0, service), 0, 0)
+    }
+
     /// Two folded multiplications in the manner of wyhash.
     #[inline]
     fn hash(

@@ -14,6 +14,7 @@
 //! Two live flows never share a request key or a reply key. The NAT port of a flow comes out of
 //! its backend's own map of ports, so a port serves many backends at once.
 
+mod affinity;
 mod entry;
 mod finished;
 mod header;
@@ -32,6 +33,7 @@ pub mod tcp;
 mod tests;
 mod view;
 
+pub use affinity::{AffinityTable, BackendId, ServiceClient};
 pub use entry::{ColdEntry, HotEntry, Lifetime};
 pub use key::{ReplyKey, RequestKey};
 pub use open::{NewFlow, OpenError, Opened};

@@ -41,12 +41,15 @@ pub struct Probe {
 pub struct ClosedFlow {
     pub service_slot: ServiceSlot,
     pub backend_slot: BackendSlot,
+    pub client: [u8; 16],
     pub protocol: u8,
     /// Its last state.
     pub state: State,
     pub created: Timestamp,
     /// See [`HotEntry::is_counted`].
     pub counted: bool,
+    /// See [`HotEntry::is_sticky`].
+    pub sticky: bool,
 }
 
 impl ClosedFlow {
@@ -309,10 +312,12 @@ impl FlowTable {
         ClosedFlow {
             service_slot: ServiceSlot(entry.service_slot),
             backend_slot,
+            client: entry.client,
             protocol: entry.protocol,
             state: entry.state(),
             created,
             counted: entry.is_counted(),
+            sticky: entry.is_sticky(),
         }
     }
 

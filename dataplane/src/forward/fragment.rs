@@ -9,7 +9,7 @@
 use vl3lb_common::hash::{owner_hash, reduce};
 use vl3lb_common::{DropReason, Duration, Protocol, Timestamp};
 
-use super::{Engine, Origin, Refusal, Tuple, Verdict};
+use super::{Arrival, Engine, Origin, Refusal, Tuple, Verdict};
 use crate::packet::{self, Parsed, TcpFlags};
 use crate::port::Frame;
 
@@ -64,7 +64,12 @@ impl Engine {
             local,
         };
         let probe = self.probe(parsed, tuple);
-        let verdict = self.balance(packet, parsed, tuple, TcpFlags(TcpFlags::ACK), &probe, now)?;
+        let arrival = Arrival {
+            flags: TcpFlags(TcpFlags::ACK),
+            origin,
+            now,
+        };
+        let verdict = self.balance(packet, parsed, tuple, &probe, arrival)?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {

@@ -1,10 +1,11 @@
 //! ICMP errors about packets that the balancer sent, on to whoever they concern (RFC 5508
 //! section 4). They change no state and refresh no timer.
 
+use vl3lb_common::addr::from_octets;
 use vl3lb_common::stats::FlowFailure;
-use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceSlot, Timestamp};
+use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
 
-use super::{Engine, Refusal, Verdict, smallest_path_mtu};
+use super::{Engine, Origin, Refusal, Verdict};
 use crate::flow::{FlowId, ReplyKey, RequestKey, State};
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::port::Frame;
@@ -15,6 +16,7 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         quoted: &Quoted,
+        origin: Origin,
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
         // The quoted packet was sent by us.
@@ -39,13 +41,13 @@ impl Engine {
                 return self.error_to_client(packet, parsed, quoted, id);
             }
         }
-        let request_owner = self.request_owner(
+        let by_ports = self.request_owner(
             &quoted.destination,
             quoted.destination_port,
             quoted.source_port,
             protocol,
         );
-        if request_owner == self.worker {
+        if by_ports == self.worker || self.homes.any_by_client() {
             let key = RequestKey {
                 client: quoted.destination,
                 client_port: quoted.destination_port,
@@ -57,11 +59,17 @@ impl Engine {
                 return self.error_to_backend(packet, parsed, quoted, id);
             }
         }
-        match reply_owner {
-            Some(owner) if owner != self.worker => Ok(Verdict::Handoff(owner)),
-            None if request_owner != self.worker => Ok(Verdict::Handoff(request_owner)),
-            _ => Err(DropReason::IcmpUnmatched.into()),
-        }
+        let own = ServiceKey {
+            address: from_octets(quoted.source),
+            port: quoted.source_port,
+            protocol: quoted.protocol,
+        };
+        let next = match (self.snapshot.services.get(&own), reply_owner) {
+            (Some(&service), _) => self.elsewhere(service, &quoted.destination, by_ports, origin),
+            (None, owner) => Some(owner.unwrap_or(by_ports)).filter(|&owner| owner != self.worker),
+        };
+        next.map(Verdict::Handoff)
+            .ok_or_else(|| DropReason::IcmpUnmatched.into())
     }
 
     /// An error about a packet to the backend: the client shall know (RFC 5508 REQ-5).
@@ -158,5 +166,14 @@ impl Engine {
         if entry.mss == 0 || entry.mss > limit {
             entry.mss = limit;
         }
+    }
+}
+
+/// The shortest MTU that a path may have, by family (RFC 791, RFC 8200): a Too Big message below
+/// it is not believed.
+const fn smallest_path_mtu(family: Family) -> u16 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
     }
 }

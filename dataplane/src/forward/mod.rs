@@ -7,6 +7,7 @@
 //! What every packet of a known flow goes through is `inline(always)`: else the compiler makes calls of
 //! it and passes packet, key and flow through memory, 5 to 10% of the whole.
 
+mod affinity;
 mod answer;
 mod burst;
 mod fragment;
@@ -32,10 +33,11 @@ use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, WorkerStats};
 use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{ClosedFlow, FlowId, FlowTable, Lifetimes, Probe, State};
-use crate::packet::{self, Family, Framing, Parsed, Translation, Transport};
+use crate::flow::{AffinityTable, ClosedFlow, FlowId, FlowTable, Lifetimes, Probe, ServiceClient, State};
+use crate::packet::{self, Framing, Parsed, Translation, Transport};
 use crate::port::{Frame, Port, packet_len};
 
+use affinity::Homes;
 use burst::Prepared;
 use fragment::FragmentTable;
 use rate::TokenBucket;
@@ -66,12 +68,21 @@ pub enum Origin {
     Handoff,
 }
 
+/// What else there is to know of a packet with ports.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    /// None for UDP.
+    flags: packet::TcpFlags,
+    origin: Origin,
+    now: Timestamp,
+}
+
 /// What a worker's engine is made with.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     pub worker: u16,
     pub workers: u16,
-    /// Capacity of this worker's flow table.
+    /// Capacity of this worker's flow table; that of its affinity table follows from it.
     pub flows: u32,
     pub timeouts: Timeouts,
     /// Seeds port selection and the flow table's hash.
@@ -88,6 +99,8 @@ pub struct Engine {
     framing: Framing,
     snapshot: Arc<Snapshot>,
     flows: FlowTable,
+    affinity: AffinityTable,
+    homes: Homes,
     fragments: FragmentTable,
     /// New flows so far, per service: the turn of round-robin.
     turns: Box<[u64]>,
@@ -126,11 +139,11 @@ impl From<DropReason> for Refusal {
 }
 
 impl Engine {
-    /// Allocates the flow table.
+    /// Allocates the flow table and the affinity table.
     ///
     /// # Errors
     ///
-    /// The table's memory cannot be mapped.
+    /// The tables' memory cannot be mapped.
     pub fn new(
         config: &EngineConfig,
         snapshot: Arc<Snapshot>,
@@ -139,6 +152,9 @@ impl Engine {
     ) -> io::Result<Self> {
         let ports = snapshot.nat_ports.slice(config.worker, config.workers);
         let flows = FlowTable::new(config.flows, ports, config.seed)?;
+        let affinity = AffinityTable::new(config.flows, config.seed)?;
+        let mut homes = Homes::default();
+        homes.follow(&snapshot);
         stats.flow_capacity.set(u64::from(config.flows));
         Ok(Self {
             worker: config.worker,
@@ -148,6 +164,8 @@ impl Engine {
             framing: config.framing,
             snapshot,
             flows,
+            affinity,
+            homes,
             fragments: FragmentTable::default(),
             turns: vec![0; MAX_SERVICES].into_boxed_slice(),
             random: StdRng::seed_from_u64(config.seed),
@@ -167,6 +185,7 @@ impl Engine {
                 self.stats.drop_packet(None, DropReason::Internal);
             }
         }
+        self.homes.follow(&snapshot);
         self.errors.refill(now);
         self.resets.refill(now);
         std::mem::replace(&mut self.snapshot, snapshot)
@@ -207,7 +226,9 @@ impl Engine {
             parsed, local, probe, ..
         } = prepared;
         let decided = match (probe, Tuple::of(parsed, *local)) {
-            (Some(probe), Some((tuple, flags))) => self.balance(packet, parsed, tuple, flags, probe, now),
+            (Some(probe), Some((tuple, flags))) => {
+                self.balance(packet, parsed, tuple, probe, Arrival { flags, origin, now })
+            }
             _ => self.unusual(packet, parsed, *local, origin, now),
         };
         decided.unwrap_or_else(|refusal| self.refused(refusal))
@@ -235,7 +256,7 @@ impl Engine {
             Transport::Icmp => {
                 let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
                 let quoted = packet::parse_quote(head, parsed)?;
-                self.icmp_error(packet, parsed, &quoted, now)
+                self.icmp_error(packet, parsed, &quoted, origin, now)
             }
             &Transport::Fragment {
                 protocol, id, ports, ..
@@ -279,10 +300,10 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         tuple: Tuple,
-        flags: packet::TcpFlags,
         probe: &Probe,
-        now: Timestamp,
+        arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
+        let Arrival { flags, origin, now } = arrival;
         let key = tuple.request_key(parsed.source);
         let nat_owner = self.nat_owner(tuple);
         let request_probe;
@@ -296,16 +317,18 @@ impl Engine {
             probe
         };
         // Flows before services: a known flow needs no look at the services, and goes on without one.
-        let owner = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
-        if owner == self.worker
+        let by_ports = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
+        if (by_ports == self.worker || self.homes.any_by_client())
             && let Some(id) = self.flows.request_at(probe, &key, now)
         {
-            return self.known_request(packet, parsed, tuple, id, flags, now);
+            return self.known_request(packet, parsed, tuple, id, arrival);
         }
         self.check_source(parsed)?;
         match (self.service_slot(parsed, tuple), nat_owner) {
-            (Some(_), _) if owner != self.worker => Ok(Verdict::Handoff(owner)),
-            (Some(service), _) => self.new_request(packet, parsed, tuple, service, flags, now),
+            (Some(service), _) => match self.elsewhere(service, &key.client, by_ports, origin) {
+                Some(worker) => Ok(Verdict::Handoff(worker)),
+                None => self.new_request(packet, parsed, tuple, service, flags, now),
+            },
             (None, Some(nat_owner)) if nat_owner != self.worker => Ok(Verdict::Handoff(nat_owner)),
             (None, Some(_)) => self.unknown_reply(packet, parsed, now),
             (None, None) => Err(DropReason::NoService.into()),
@@ -336,8 +359,7 @@ impl Engine {
     pub fn sweep(&mut self, now: Timestamp) {
         /// Entries looked at per call: a million flows are swept in 4,000 bursts.
         const BUDGET: usize = 256;
-        let snapshot = &self.snapshot;
-        let stats = &self.stats;
+        let (snapshot, stats, affinity) = (&self.snapshot, &self.stats, &mut self.affinity);
         self.flows.sweep(
             now,
             BUDGET,
@@ -352,7 +374,7 @@ impl Engine {
                 Some(BackendState::Gone) | None => Some(CloseCause::Drain),
             },
             |closed, cause| {
-                count_closed(stats, &closed, cause, now);
+                count_closed(stats, affinity, snapshot, &closed, cause, now);
                 let ports = &stats.backend(closed.backend_slot).nat_ports;
                 ports.set(ports.get().saturating_sub(1));
             },
@@ -380,13 +402,20 @@ impl Engine {
     }
 
     /// Takes a closed flow into the counters.
-    fn account(&self, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
+    fn account(&mut self, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
         let used = self.flows.ports_used(closed.backend_slot);
         self.stats
             .backend(closed.backend_slot)
             .nat_ports
             .set(u64::from(used));
-        count_closed(&self.stats, closed, cause, now);
+        count_closed(
+            &self.stats,
+            &mut self.affinity,
+            &self.snapshot,
+            closed,
+            cause,
+            now,
+        );
     }
 
     /// Sends a translated packet on, cut if it is a TCP super-packet.
@@ -437,9 +466,23 @@ fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, Dr
 }
 
 /// Counts the end of a flow, once: a finished flow was counted when it finished.
-fn count_closed(stats: &WorkerStats, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
+fn count_closed(
+    stats: &WorkerStats,
+    affinity: &mut AffinityTable,
+    snapshot: &Snapshot,
+    closed: &ClosedFlow,
+    cause: CloseCause,
+    now: Timestamp,
+) {
     if closed.counted {
         return;
+    }
+    if closed.sticky {
+        let key = ServiceClient {
+            service: closed.service_slot,
+            client: closed.client,
+        };
+        affinity::flow_ended(affinity, snapshot, &key, closed.backend_slot, now);
     }
     let backend = stats.backend(closed.backend_slot);
     backend.flows.set(backend.flows.get().saturating_sub(1));
@@ -455,13 +498,4 @@ fn count_closed(stats: &WorkerStats, closed: &ClosedFlow, cause: CloseCause, now
 
 fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.since(earlier).as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The shortest MTU that a path may have, by family (RFC 791, RFC 8200): a Too Big message below
-/// it is not believed.
-const fn smallest_path_mtu(family: Family) -> u16 {
-    match family {
-        Family::V4 => 68,
-        Family::V6 => 1280,
-    }
 }

@@ -84,6 +84,8 @@ impl Engine {
     /// Asks the control side to have the kernel look for a neighbour. Lost if the ring is full: the
     /// next packet asks again.
     fn want_neighbor(&self, neighbor: IpAddr) {
-        self.events.push(WorkerEvent::Unresolved(neighbor)).ok();
+        if self.events.push(WorkerEvent::Unresolved(neighbor)).is_err() {
+            self.stats.events_lost.add(1);
+        }
     }
 }

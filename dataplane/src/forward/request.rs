@@ -3,14 +3,23 @@
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::{owner_hash, reduce, selection_hash};
 use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, FlowFailure};
-use vl3lb_common::{BackendSlot, BackendState, DropReason, Protocol, ServiceKey, ServiceSlot, Timestamp};
+use vl3lb_common::{
+    BackendSlot, BackendState, DropReason, Protocol, Service, ServiceKey, ServiceSlot, Timestamp,
+};
 
-use super::{Engine, Refusal, Tuple, Verdict, micros_since};
-use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, State, tcp};
+use super::{Arrival, Engine, Refusal, Tuple, Verdict, affinity, micros_since};
+use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ServiceClient, State, tcp};
 use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 use rand::Rng;
+
+/// A backend for a new flow.
+struct Choice {
+    slot: BackendSlot,
+    /// Whether it was the scheduler's turn; else the client had this backend already.
+    scheduled: bool,
+}
 
 impl Engine {
     /// The service that a packet is sent to.
@@ -49,9 +58,9 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         id: FlowId,
-        flags: TcpFlags,
-        now: Timestamp,
+        arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
+        let Arrival { flags, origin, now } = arrival;
         let entry = self.flows.entry(id);
         let service = ServiceSlot(entry.service_slot);
         if parsed.hop_limit <= 1 {
@@ -69,9 +78,14 @@ impl Engine {
                 return self.refuse(packet, parsed, Some(service), reason, now);
             }
         }
-        match self.service_slot(parsed, tuple) {
-            Some(service) => self.new_request(packet, parsed, tuple, service, flags, now),
-            None => Err(DropReason::NoService.into()),
+        let Some(service) = self.service_slot(parsed, tuple) else {
+            return Err(DropReason::NoService.into());
+        };
+        let key = tuple.request_key(parsed.source);
+        let by_ports = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
+        match self.elsewhere(service, &key.client, by_ports, origin) {
+            Some(worker) => Ok(Verdict::Handoff(worker)),
+            None => self.new_request(packet, parsed, tuple, service, flags, now),
         }
     }
 
@@ -85,6 +99,13 @@ impl Engine {
         flags: TcpFlags,
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
+        // First of all, so that who is not allowed learns nothing.
+        if !self.is_allowed(parsed, service) {
+            return Err(Refusal {
+                service: Some(service),
+                reason: DropReason::SourceNotAllowed,
+            });
+        }
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
@@ -158,7 +179,7 @@ impl Engine {
             return Err(DropReason::NotSyn);
         }
         let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-        let slot = self.pick_backend(parsed, tuple, service)?;
+        let Choice { slot, scheduled } = self.pick_backend(parsed, tuple, service, now)?;
         let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
         // Nothing is opened towards a backend that cannot be reached yet.
         self.mac_of(backend)?;
@@ -209,7 +230,8 @@ impl Engine {
         let entry = self.flows.entry_mut(opened.id);
         entry.set_client_mac(client_mac.0, !known, new.hop_generation);
         entry.mss = mss;
-        self.turns[service.index()] += 1;
+        self.keep_backend(opened.id, now);
+        self.turns[service.index()] += u64::from(scheduled);
         self.stats.service(service).flows_opened.add(1);
         let backend = self.stats.backend(slot);
         backend.flows_opened.add(1);
@@ -223,20 +245,45 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-    ) -> Result<BackendSlot, DropReason> {
-        let service = self
-            .snapshot
-            .service_slots
-            .get(service.index())
-            .and_then(Option::as_ref)
-            .ok_or(DropReason::Internal)?;
-        let hash = selection_hash(&parsed.source, tuple.source_port);
+        now: Timestamp,
+    ) -> Result<Choice, DropReason> {
+        let service = self.service(service).ok_or(DropReason::Internal)?;
+        let hash = if service.affinity.is_zero() {
+            selection_hash(&parsed.source, tuple.source_port)
+        } else {
+            let key = ServiceClient {
+                service: service.slot,
+                client: parsed.source,
+            };
+            if let Some(backend) = self.kept_backend(&key, now) {
+                return Ok(Choice {
+                    slot: backend.slot,
+                    scheduled: false,
+                });
+            }
+            // Without the port, so that other balancers and workers choose the same.
+            selection_hash(&parsed.source, 0)
+        };
         service
             .pool(from_octets(parsed.source))
             .pick(hash, self.turns[service.slot.index()], |slot| {
                 self.stats.backend(slot).flows.get()
             })
+            .map(|slot| Choice {
+                slot,
+                scheduled: true,
+            })
             .ok_or(DropReason::NoBackend)
+    }
+
+    /// Whether the sender may open flows of a service.
+    fn is_allowed(&self, parsed: &Parsed, service: ServiceSlot) -> bool {
+        let service = self.service(service);
+        service.is_none_or(|service| service.source_ranges.allow(from_octets(parsed.source)))
+    }
+
+    fn service(&self, slot: ServiceSlot) -> Option<&Service> {
+        self.snapshot.service_slots.get(slot.index())?.as_ref()
     }
 
     /// Says no to a packet that could not open a flow, in the way that its sender understands.
@@ -308,6 +355,13 @@ impl Engine {
     fn count_finished(&mut self, id: FlowId, before: State, after: State, now: Timestamp) {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
+        let sticky = entry.is_sticky().then_some(ServiceClient {
+            service,
+            client: entry.client,
+        });
+        if let Some(key) = sticky {
+            affinity::flow_ended(&mut self.affinity, &self.snapshot, &key, slot, now);
+        }
         let created = self.flows.counters(id).created();
         let backend = self.stats.backend(slot);
         backend.flows.set(backend.flows.get().saturating_sub(1));

@@ -7,7 +7,7 @@ use vl3lb_common::next_hop::{Link, NextHops};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, Duration, Protocol, ServiceKey, ServiceSlot, Snapshot,
+    Backend, BackendSlot, BackendState, Duration, Protocol, ServiceKey, ServiceSlot, Snapshot, SourceRanges,
 };
 
 use super::builder::MACS;
@@ -35,6 +35,7 @@ pub fn snapshot(generation: u64, link: Link) -> Snapshot {
         let address = socket_address(address);
         let backends = served.then(|| Backend {
             slot: BackendSlot(slot.into()),
+            since: Generation(1),
             service: ServiceSlot(slot),
             address: backend.ip(),
             port: backend.port(),
@@ -56,6 +57,8 @@ pub fn snapshot(generation: u64, link: Link) -> Snapshot {
             protocol,
             port: address.port(),
             scheduler,
+            affinity: Duration::ZERO,
+            source_ranges: SourceRanges::default(),
             drain: Duration::from_secs(60),
             v4: Pool::build(scheduler, backends.as_slice()).into(),
             v6: Pool::build(scheduler, &[]).into(),

@@ -9,6 +9,7 @@ use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
     Backend, BackendSlot, BackendState, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot, Snapshot,
+    SourceRanges,
 };
 
 /// The balancer.
@@ -100,6 +101,7 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
     let backends: Vec<Backend> = (first..first + backends)
         .map(|number| Backend {
             slot: BackendSlot(number),
+            since: Generation(1),
             service: slot,
             address: Ipv4Addr::from_bits(Ipv4Addr::new(172, 20, 0, 1).to_bits() + number).into(),
             port: BACKEND_PORT,
@@ -121,6 +123,8 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
         protocol: group.protocol(),
         port: group.port(),
         scheduler: Scheduler::Maglev,
+        affinity: Duration::ZERO,
+        source_ranges: SourceRanges::default(),
         drain: Duration::from_secs(60),
         v4: Pool::build(Scheduler::Maglev, &backends).into(),
         v6: Pool::Empty.into(),

@@ -58,6 +58,8 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> ServiceSpec {
         target_port: 8081,
         selector: BTreeMap::new(),
         scheduler: Scheduler::Maglev,
+        affinity: Duration::ZERO,
+        source_ranges: Vec::new(),
         drain: Duration::from_secs(DRAIN),
         health_check: None,
         backends,

@@ -1,5 +1,6 @@
 //! What the flow table promises to those who use it.
 
+mod affinity;
 mod index;
 mod model;
 mod ports;
@@ -101,10 +102,12 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
         ClosedFlow {
             service_slot: ServiceSlot(3),
             backend_slot: BackendSlot(9),
+            client: new.client,
             protocol: 6,
             state: State::Opening,
             created: at(1),
             counted: false,
+            sticky: false,
         }
     );
     assert_eq!(table.request(&request_key(&new), at(2)), None);

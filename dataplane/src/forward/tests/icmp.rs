@@ -113,7 +113,7 @@ fn icmp_neither_refreshes_nor_ends_a_flow() {
     assert_eq!(world.send(&error).0, Verdict::Transmit);
     assert_eq!(world.flows(), 1);
     assert_eq!(
-        world.stats[0].backend(BackendSlot(2)).flows_failed[2].get(),
+        world.stats[0].backend(BackendSlot(16)).flows_failed[2].get(),
         1,
         "unreachable"
     );

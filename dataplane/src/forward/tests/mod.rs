@@ -1,5 +1,6 @@
 //! The engine as a table: packets in, verdicts and packets out, on virtual time.
 
+mod affinity;
 mod burst;
 mod fragments;
 mod icmp;
@@ -13,13 +14,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use ipnet::IpNet;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{
     Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot,
-    Snapshot, Timestamp,
+    Snapshot, SourceRanges, Timestamp,
 };
 
 use super::{Engine, EngineConfig, Origin, Verdict};
@@ -35,6 +37,9 @@ const BACKEND_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xbe]);
 /// The NAT ports of the tests: few, so that they can be used up.
 const NAT_PORTS: (u16, u16) = (20_000, 20_063);
 
+/// Backends of a service.
+const MOST_BACKENDS: usize = 16;
+
 /// What differs between the worlds of the tests.
 struct Setup {
     framing: Framing,
@@ -42,6 +47,8 @@ struct Setup {
     workers: u16,
     flows: u32,
     scheduler: Scheduler,
+    affinity: Duration,
+    source_ranges: Vec<IpNet>,
     mtu: u16,
 }
 
@@ -56,6 +63,8 @@ impl Default for Setup {
             workers: 1,
             flows: 1_000,
             scheduler: Scheduler::RoundRobin,
+            affinity: Duration::ZERO,
+            source_ranges: Vec::new(),
             mtu: 1_500,
         }
     }
@@ -68,6 +77,8 @@ struct World {
     stats: Vec<Arc<WorkerStats>>,
     snapshot: Arc<Snapshot>,
     now: Timestamp,
+    /// The worker at whose queue packets come in.
+    enters: u16,
 }
 
 impl World {
@@ -101,6 +112,7 @@ impl World {
             stats,
             snapshot,
             now,
+            enters: 0,
         }
     }
 
@@ -149,16 +161,16 @@ impl World {
         }
     }
 
-    /// Sends a packet to the first worker's queue, follows handoffs, and checks what comes out.
+    /// Sends a packet to a worker's queue, follows handoffs, and checks what comes out.
     fn send(&mut self, packet: &[u8]) -> (Verdict, Vec<u8>) {
         self.send_frames(vec![frame(packet)])
     }
 
     fn send_frames(&mut self, mut frames: Vec<MemFrame>) -> (Verdict, Vec<u8>) {
-        let mut worker = 0;
+        let mut worker = usize::from(self.enters);
         let mut origin = Origin::Queue;
-        // Queue, tracker of fragments, owner: two handoffs at most.
-        for _ in 0..3 {
+        // Queue, tracker of fragments, the owner under a rule of before, owner: three handoffs at most.
+        for _ in 0..4 {
             match self.engines[worker].forward(&mut frames, origin, self.now) {
                 Verdict::Handoff(to) => {
                     assert_ne!(usize::from(to), worker, "a worker hands over to another one");
@@ -310,6 +322,8 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
     let mut service_slots = Vec::new();
     let mut backend_slots = Vec::new();
     for (slot, protocol) in (0..).zip([Protocol::Tcp, Protocol::Udp]) {
+        // Slots stay when backends are added.
+        backend_slots.resize(usize::from(slot) * MOST_BACKENDS, None);
         let backends: Vec<Backend> = setup
             .backends
             .iter()
@@ -318,6 +332,7 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
                 let address: SocketAddr = address.parse().unwrap();
                 Backend {
                     slot: BackendSlot(u32::try_from(number).unwrap()),
+                    since: Generation(1),
                     service: ServiceSlot(slot),
                     address: address.ip(),
                     port: address.port(),
@@ -346,6 +361,8 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             protocol,
             port: 8080,
             scheduler: setup.scheduler,
+            affinity: setup.affinity,
+            source_ranges: SourceRanges::new(&setup.source_ranges),
             drain: Duration::from_secs(60),
             v4: Pool::build(setup.scheduler, &v4).into(),
             v6: Pool::build(setup.scheduler, &v6).into(),

@@ -1,0 +1,236 @@
+//! The affinity table: which backend a client of a service had, and until when it gets it again.
+//!
+//! Only new flows of services with affinity look here, and the ends of such flows. An entry is kept
+//! while the client has an open flow and for the service's affinity time after the last one began
+//! or ended, whichever is later, as IPVS keeps its persistence templates.
+//!
+//! Plain data like the flow table: a header and entries in one mapping, no pointers. A client's
+//! entry is in one set of [`WAYS`], so all work is bounded. When a set is full, the entry that would
+//! be forgotten first makes room; one whose client has no open flow goes before one whose has.
+//!
+//! An entry names its backend by slot and by the generation in which the backend got that slot, so
+//! it cannot stand for the slot's next owner; whether the backend still takes flows is the caller's
+//! to ask.
+
+use std::io;
+
+use vl3lb_common::snapshot::{Backend, MAX_BACKENDS, MAX_SERVICES};
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::index::Hash;
+use super::key::HashSeed;
+use super::mapping::{Mapping, Region, span};
+
+/// Entries of a set.
+const WAYS: usize = 8;
+/// Flows of the flow table for each set of this one: clients have several flows each.
+const FLOWS_PER_SET: u32 = 32;
+/// The unit of deadlines.
+const SECOND: u64 = 1_000_000_000;
+
+const MAGIC: [u8; 8] = *b"vl3affi\0";
+/// Raised whenever the meaning of any byte of the mapping changes.
+const VERSION: u32 = 1;
+
+/// What the rest of the mapping is.
+#[derive(FromBytes, IntoBytes)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: u32,
+    sets: u32,
+    /// Seed of the hash that chooses the set.
+    seed: u64,
+}
+
+const _: () = assert!(size_of::<Header>() == 24);
+
+/// A client of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceClient {
+    pub service: ServiceSlot,
+    pub client: [u8; 16],
+}
+
+/// A backend, not to be taken for a later one in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendId {
+    pub slot: BackendSlot,
+    /// The low half of [`Backend::since`].
+    since: u32,
+}
+
+impl From<&Backend> for BackendId {
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+    fn from(backend: &Backend) -> Self {
+        Self {
+            slot: backend.slot,
+            since: backend.since.0 as u32,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
+#[repr(C, align(32))]
+struct Entry {
+    client: [u8; 16],
+    /// When the client is forgotten, in seconds on the workers' clock. That lasts for 136 years.
+    deadline: u32,
+    /// Open flows of the client on this backend that began with affinity.
+    flows: u32,
+    backend_since: u32,
+    backend_slot: u16,
+    service_slot: u16,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(MAX_BACKENDS <= 1 << u16::BITS && MAX_SERVICES <= 1 << u16::BITS);
+
+impl Entry {
+    fn is_of(&self, key: &ServiceClient) -> bool {
+        self.client == key.client && self.service_slot == key.service.0
+    }
+
+    /// Whether the client may be forgotten. An entry that was never used always may.
+    const fn is_over(&self, now: Timestamp) -> bool {
+        self.flows == 0 && now.0 >= self.deadline as u64 * SECOND
+    }
+
+    const fn backend(&self) -> BackendId {
+        BackendId {
+            slot: BackendSlot(self.backend_slot as u32),
+            since: self.backend_since,
+        }
+    }
+}
+
+/// The clients of one worker.
+pub struct AffinityTable {
+    /// One element.
+    header: Region<Header>,
+    /// [`WAYS`] for each set.
+    entries: Region<Entry>,
+    seed: HashSeed,
+}
+
+impl std::fmt::Debug for AffinityTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AffinityTable")
+            .field("capacity", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl AffinityTable {
+    /// An empty table beside a flow table for `flows` flows: one entry of 32 bytes for each four of
+    /// them, rounded up to whole sets of eight. So a flow costs 8 bytes more at most, and memory is
+    /// touched only as clients come. `seed` should be random.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(flows: u32, seed: u64) -> io::Result<Self> {
+        let sets = flows.div_ceil(FLOWS_PER_SET).max(1);
+        let entries = sets as usize * WAYS;
+        let bytes = span::<Header>(1) + span::<Entry>(entries);
+        let mut mapping = Mapping::new(bytes, bytes).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "map {} MB for an affinity table of {entries} clients: {error}; try fewer `flows`",
+                    bytes >> 20
+                ),
+            )
+        })?;
+        let mut header = mapping.carve(1);
+        header[0] = Header {
+            magic: MAGIC,
+            version: VERSION,
+            sets,
+            seed,
+        };
+        Ok(Self {
+            header,
+            entries: mapping.carve(entries),
+            seed: HashSeed::new(seed),
+        })
+    }
+
+    /// The backend that the client is to get again.
+    pub fn find(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
+        let set = self.set(key);
+        self.entries[set..set + WAYS]
+            .iter()
+            .find(|entry| entry.is_of(key) && !entry.is_over(now))
+            .map(Entry::backend)
+    }
+
+    /// A flow of the client begins: it keeps `backend` for `affinity` from now on. Whether another
+    /// client was forgotten before its time to make room.
+    pub fn begin(
+        &mut self,
+        key: &ServiceClient,
+        backend: BackendId,
+        now: Timestamp,
+        affinity: Duration,
+    ) -> bool {
+        let set = self.set(key);
+        let ways = &mut self.entries[set..set + WAYS];
+        let Some(place) = ways.iter().position(|entry| entry.is_of(key)).or_else(|| {
+            (0..WAYS).min_by_key(|&way| {
+                let entry = &ways[way];
+                (!entry.is_over(now), entry.flows > 0, entry.deadline)
+            })
+        }) else {
+            return false;
+        };
+        let entry = &mut ways[place];
+        let same = entry.is_of(key);
+        let evicts = !same && !entry.is_over(now);
+        let flows = if same && entry.backend() == backend {
+            entry.flows
+        } else {
+            0
+        };
+        *entry = Entry {
+            client: key.client,
+            deadline: deadline(now, affinity),
+            flows: flows.saturating_add(1),
+            backend_since: backend.since,
+            backend_slot: index(backend.slot),
+            service_slot: key.service.0,
+        };
+        evicts
+    }
+
+    /// A flow of the client that began with affinity ends: the client keeps its backend for `affinity` from now on. Nothing
+    /// happens if it has another one by now, or was forgotten.
+    pub fn end(&mut self, key: &ServiceClient, backend: BackendSlot, now: Timestamp, affinity: Duration) {
+        let set = self.set(key);
+        let ways = &mut self.entries[set..set + WAYS];
+        if let Some(entry) = ways
+            .iter_mut()
+            .find(|entry| entry.is_of(key) && entry.backend_slot == index(backend))
+        {
+            entry.flows = entry.flows.saturating_sub(1);
+            entry.deadline = deadline(now, affinity);
+        }
+    }
+
+    /// Where the client's set begins.
+    fn set(&self, key: &ServiceClient) -> usize {
+        let Hash(hash) = self.seed.client_hash(&key.client, key.service.0);
+        let sets = u64::from(self.header[0].sets);
+        (((hash >> 32) * sets) >> 32) as usize * WAYS
+    }
+}
+
+/// The next whole second after the end of the time: never too early, a second late at most.
+fn deadline(now: Timestamp, affinity: Duration) -> u32 {
+    u32::try_from((now + affinity).0 / SECOND + 1).unwrap_or(u32::MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below MAX_BACKENDS")]
+const fn index(slot: BackendSlot) -> u16 {
+    slot.0 as u16
+}
