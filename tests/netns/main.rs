@@ -17,6 +17,7 @@ macro_rules! on_attachments {
     };
 }
 
+mod affinity;
 mod bulk;
 mod capability;
 mod change;
