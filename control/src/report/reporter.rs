@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::report::{Report, Time};
+use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Duration, Timestamp};
 
 use super::build::{self, Facts, Identity};
@@ -127,7 +128,7 @@ impl Reporter {
             source: &source,
             file: &file,
             dns: &self.sources.dns,
-            events_lost: self.sources.events.lost(),
+            events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),
@@ -252,6 +253,11 @@ impl Reporter {
             process::throttled_now(),
         )
     }
+}
+
+/// Neighbours that workers could not ask for because their ring was full.
+fn lost_by_workers(stats: &[Arc<WorkerStats>]) -> u64 {
+    stats.iter().map(|worker| worker.events_lost.get()).sum()
 }
 
 /// What is locked here is consistent after every step, so a panic elsewhere does not spoil it.
