@@ -3,6 +3,9 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::serve::ServeArgs;
+use crate::session::args::{LatencyArgs, LoadArgs};
+
 /// Flows at most: what NAT ports towards the largest number of backends allow.
 const MAX_FLOWS: u32 = 100_000_000;
 /// Packets of a burst at most.
@@ -20,6 +23,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Runs the packet logic in memory: cycles and nanoseconds per packet, bytes per flow
     Pipeline(PipelineArgs),
+    Load(LoadArgs),
+    Latency(LatencyArgs),
+    Serve(ServeArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -95,6 +101,7 @@ mod tests {
             .chain(line.split_whitespace());
         Args::try_parse_from(words).map(|args| match args.command {
             Command::Pipeline(args) => args,
+            other => panic!("{other:?}"),
         })
     }
 

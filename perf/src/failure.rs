@@ -4,21 +4,42 @@ use std::fmt;
 
 /// What was attempted, on what, and why it failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    text: String,
+    code: u8,
+}
 
 impl Failure {
+    /// The measurement could not run: exit status 1.
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self::with_code(text, 1)
     }
 
-    /// The exit status: 1, the measurement could not run. Wrong arguments end with 2, in clap.
+    /// The arguments contradict each other, or name what does not exist: exit status 2, as in clap.
+    pub(crate) fn arguments(text: impl Into<String>) -> Self {
+        Self::with_code(text, 2)
+    }
+
+    /// The target does not answer: exit status 3.
+    pub(crate) fn unreachable(text: impl Into<String>) -> Self {
+        Self::with_code(text, 3)
+    }
+
+    fn with_code(text: impl Into<String>, code: u8) -> Self {
+        Self {
+            text: text.into(),
+            code,
+        }
+    }
+
+    /// The exit status.
     pub(crate) const fn code(&self) -> u8 {
-        1
+        self.code
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }

@@ -1,11 +1,16 @@
 //! `vl3-perf`: measures vl3-lb.
 //!
-//! `pipeline` runs the packet logic in memory and says what a packet costs. Every number is explained
-//! in `perf/README.md`.
+//! `pipeline` runs the packet logic in memory and says what a packet costs. `load` and `latency` send to a
+//! target, and `serve` is what answers there. Every number is explained in `perf/README.md`.
 
 mod args;
 mod failure;
+mod interrupt;
+mod load;
 mod pipeline;
+mod report;
+mod serve;
+mod session;
 mod stopwatch;
 mod summary;
 
@@ -16,10 +21,11 @@ use clap::Parser;
 
 use args::{Args, Command};
 use failure::Failure;
+use report::Focus;
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::from(failure.code())
@@ -27,17 +33,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Failure> {
-    let text = match args.command {
+/// Returns the exit status of a command that could run.
+fn run(args: Args) -> Result<u8, Failure> {
+    match args.command {
         Command::Pipeline(args) => {
             let report = pipeline::run(&args, &mut |step| eprintln!("{step}"))?;
-            if args.json {
+            print(&if args.json {
                 report.to_json()
             } else {
                 report.to_table()
-            }
+            })?;
+            Ok(0)
         }
-    };
+        Command::Load(args) => session(&args.request()?, Focus::Throughput),
+        Command::Latency(args) => session(&args.request()?, Focus::Latency),
+        Command::Serve(args) => serve::run(&args).map(|()| 0),
+    }
+}
+
+fn session(request: &session::args::Request, focus: Focus) -> Result<u8, Failure> {
+    let (text, verdict) = session::run(request, focus)?;
+    print(&text)?;
+    Ok(verdict.code())
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever read the report has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

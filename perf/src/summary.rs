@@ -1,7 +1,9 @@
 //! What several measurements of one number say together.
 
+use serde::Serialize;
+
 /// Median, smallest and largest.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
     pub(crate) min: f64,

@@ -1,0 +1,22 @@
+//! The load generator: sends packets or requests to one target at a rate, checks what comes back, measures how
+//! long it took.
+//!
+//! From file to file: a [`plan`] says what to send; [`pacing`] when packets are due and [`pattern`] to which
+//! flow each belongs; [`payload`] is what they carry; an [`engine`] sends and receives them; [`sender`] is
+//! the loop in between, or [`connection`] over TCP; [`check`] finds lost, doubled, late and damaged packets;
+//! [`run`] puts the threads together.
+
+mod check;
+mod clock;
+mod connection;
+mod engine;
+pub(crate) mod latency;
+pub(crate) mod pacing;
+pub(crate) mod pattern;
+mod payload;
+pub(crate) mod plan;
+mod probe;
+pub(crate) mod run;
+mod sender;
+pub(crate) mod tally;
+pub(crate) mod target;

@@ -1,0 +1,490 @@
+//! A whole run: threads start together, their counts are put together.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use hdrhistogram::Histogram;
+
+use super::check::Checker;
+use super::clock::Monotonic;
+use super::connection;
+use super::engine::socket::SocketEngine;
+use super::latency::{Latency, Percentiles};
+use super::pacing::{Rate, Schedule};
+use super::pattern::Pattern;
+use super::plan::{Plan, Traffic};
+use super::probe;
+use super::sender::{self, Job};
+use super::tally::Tally;
+use crate::failure::Failure;
+
+/// A generator that works longer than this part of the time may be what limits the rate.
+const BUSY_LIMIT: f64 = 0.9;
+/// What part of the packets that were due must have been sent.
+const RATE_TOLERANCE: f64 = 0.98;
+
+/// The result of one run, without its warm-up.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// When counting began.
+    pub(crate) started: SystemTime,
+    /// For how long packets were sent and counted.
+    pub(crate) duration: Duration,
+    pub(crate) tally: Tally,
+    pub(crate) latency: Latency,
+    pub(crate) intervals: Vec<Interval>,
+    /// The part of the time in which the busiest thread was working, 0 to 1.
+    pub(crate) busy_ratio: f64,
+    /// Packets per second that were asked for, on average; `None` if flat out.
+    pub(crate) wanted_rate: Option<f64>,
+    /// Why the generator, and not the target, may have limited this run.
+    pub(crate) bound: Option<Bound>,
+    pub(crate) interrupted: bool,
+    pub(crate) used: Used,
+}
+
+/// What limited a run on the generator's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// It was working nearly all the time.
+    Busy,
+    /// It could not send all that was due.
+    MissedRate,
+    /// All connections waited for answers, so that requests had to wait for a connection.
+    Connections,
+}
+
+/// How packets were sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// `xdp` or `socket`.
+    pub(crate) engine: &'static str,
+    /// Why this one.
+    pub(crate) reason: String,
+    /// The interface and how it was attached to, where that is known.
+    pub(crate) interface: Option<String>,
+    pub(crate) mode: Option<String>,
+}
+
+/// What happened in one interval of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Interval {
+    /// Since counting began.
+    pub(crate) start: Duration,
+    pub(crate) end: Duration,
+    pub(crate) tally: Tally,
+    pub(crate) latency: Option<Percentiles>,
+}
+
+impl Run {
+    /// Packets or answers that came back, per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub(crate) fn packets_per_second(&self) -> f64 {
+        self.tally.received as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Packets or requests sent, per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub(crate) fn sent_per_second(&self) -> f64 {
+        self.tally.sent as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// Bytes of what came back, per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub(crate) fn bytes_per_second(&self) -> f64 {
+        self.tally.bytes_received as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+}
+
+/// What one thread reports at its end.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) tally: Tally,
+    pub(super) latency: Latency,
+    /// Nanoseconds in which it was working.
+    pub(super) busy: u64,
+    /// When it stopped sending, nanoseconds since the start.
+    pub(super) ended: u64,
+    /// Packets that were due by then, and that were made.
+    pub(super) due: u64,
+    pub(super) made: u64,
+}
+
+impl Outcome {
+    pub(super) fn new() -> Self {
+        Self {
+            tally: Tally::default(),
+            latency: Latency::new(),
+            busy: 0,
+            ended: 0,
+            due: 0,
+            made: 0,
+        }
+    }
+}
+
+/// Runs `plan` once. Blocks for its warm-up, duration and time-out; `observer` sees each interval as soon as
+/// it is over; `stop` ends the run early.
+///
+/// # Errors
+///
+/// The plan makes no sense; the target does not answer; an interface, a right or a resource is missing.
+pub(crate) fn run(
+    plan: &Plan,
+    observer: &mut dyn FnMut(&Interval),
+    stop: &AtomicBool,
+) -> Result<Run, Failure> {
+    plan.check()?;
+    let number = RandomState::new().hash_one(plan.seed).to_be_bytes();
+    let number = u16::from_be_bytes([number[0], number[1]]);
+    match plan.traffic {
+        Traffic::Udp | Traffic::TcpPackets => {
+            let (mut engines, used) = open_sockets(plan)?;
+            if !plan.one_way {
+                probe::reach(&mut engines[0], plan, number, stop)?;
+            }
+            run_threads(
+                plan,
+                used,
+                observer,
+                stop,
+                engines,
+                |mut engine, thread, clock, window| {
+                    pin(plan, thread);
+                    let mut job = job(plan, number, thread);
+                    sender::drive(&mut engine, clock, &mut job, window, stop)
+                },
+            )
+        }
+        Traffic::Tcp { .. } => {
+            let drivers = connection::open(plan, number, stop)?;
+            let used = Used {
+                engine: "socket",
+                reason: "TCP connections are the kernel's".to_owned(),
+                interface: None,
+                mode: None,
+            };
+            run_threads(
+                plan,
+                used,
+                observer,
+                stop,
+                drivers,
+                |mut driver, thread, clock, window| {
+                    pin(plan, thread);
+                    driver.drive(clock, window, stop)
+                },
+            )
+        }
+    }
+}
+
+fn open_sockets(plan: &Plan) -> Result<(Vec<SocketEngine>, Used), Failure> {
+    let engines = (0..plan.threads)
+        .map(|thread| SocketEngine::open(plan, flows_of(plan, thread)))
+        .collect::<Result<_, _>>()?;
+    let used = Used {
+        engine: "socket",
+        reason: "asked for".to_owned(),
+        interface: None,
+        mode: None,
+    };
+    Ok((engines, used))
+}
+
+/// Starts one thread for each of `workers` and puts their outcomes together.
+fn run_threads<W: Send>(
+    plan: &Plan,
+    used: Used,
+    observer: &mut dyn FnMut(&Interval),
+    stop: &AtomicBool,
+    workers: Vec<W>,
+    work: impl Fn(W, u32, &Monotonic, &mut Window) -> Result<Outcome, Failure> + Sync,
+) -> Result<Run, Failure> {
+    let (samples, incoming) = mpsc::channel();
+    let clock = Monotonic::from(Instant::now());
+    let started = SystemTime::now() + plan.warm_up;
+    let threads = workers.len();
+    let mut merger = Merger::new(plan.interval, threads);
+    let outcomes = thread::scope(|scope| {
+        let work = &work;
+        let handles: Vec<_> = (0..)
+            .zip(workers)
+            .map(|(thread, worker)| {
+                let mut window =
+                    Window::new(plan.warm_up, plan.duration, plan.interval, Some(samples.clone()));
+                scope.spawn(move || work(worker, thread, &clock, &mut window))
+            })
+            .collect();
+        drop(samples);
+        for sample in incoming {
+            merger.add(&sample, observer);
+        }
+        handles
+            .into_iter()
+            .map(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    let mut run = summarize(plan, &outcomes, used);
+    run.started = started;
+    run.intervals = merger.finish(observer);
+    run.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
+    Ok(run)
+}
+
+fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
+    let warm_up = nanos(plan.warm_up);
+    let mut tally = Tally::default();
+    let mut latency = Latency::new();
+    let (mut due, mut made, mut ended, mut busy_ratio) = (0, 0, 0, 0.0_f64);
+    for outcome in outcomes {
+        tally += outcome.tally;
+        latency.add(&outcome.latency);
+        due += outcome.due.min(plan.count);
+        made += outcome.made;
+        ended = ended.max(outcome.ended);
+        busy_ratio = busy_ratio.max(ratio(outcome.busy, outcome.ended));
+    }
+    let missed = plan.rate != Rate::FlatOut && ratio(made, due) < RATE_TOLERANCE;
+    let bound = if busy_ratio > BUSY_LIMIT {
+        Some(Bound::Busy)
+    } else if missed {
+        Some(match plan.traffic {
+            Traffic::Tcp { .. } => Bound::Connections,
+            Traffic::Udp | Traffic::TcpPackets => Bound::MissedRate,
+        })
+    } else {
+        None
+    };
+    Run {
+        started: SystemTime::UNIX_EPOCH,
+        duration: Duration::from_nanos(ended.saturating_sub(warm_up)),
+        tally,
+        latency,
+        intervals: Vec::new(),
+        busy_ratio,
+        wanted_rate: plan
+            .rate
+            .mean(warm_up, ended.max(warm_up), plan.warm_up + plan.duration),
+        bound,
+        interrupted: false,
+        used,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "hours in nanoseconds are below 2^53")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+fn job(plan: &Plan, number: u16, thread: u32) -> Job {
+    let pattern = Pattern::new(plan.spread, plan.flows, thread, plan.threads, plan.seed);
+    let rate = plan.rate.share(pattern.share());
+    Job {
+        schedule: Schedule::new(rate, plan.warm_up + plan.duration),
+        checker: Checker::new(number, thread, plan.threads, pattern.flows(), nanos(plan.warm_up)),
+        size: plan.size,
+        end: nanos(plan.warm_up + plan.duration),
+        count: share_of_count(plan, thread),
+        grace: nanos(plan.timeout),
+        one_way: plan.one_way,
+        pattern,
+    }
+}
+
+/// Flows of one thread: those of rank thread, thread + threads, ...
+pub(super) const fn flows_of(plan: &Plan, thread: u32) -> u32 {
+    (plan.flows - thread).div_ceil(plan.threads)
+}
+
+/// Packets of one thread at most.
+pub(super) fn share_of_count(plan: &Plan, thread: u32) -> u64 {
+    let threads = u64::from(plan.threads);
+    plan.count / threads + u64::from(u64::from(thread) < plan.count % threads)
+}
+
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Keeps the calling thread on its core, so that its clock and its pace are steady. Without the right to do
+/// so it runs anywhere.
+fn pin(plan: &Plan, thread: u32) {
+    let available = core_affinity::get_core_ids().unwrap_or_default();
+    let id = match &plan.cores {
+        Some(cores) => cores.get(thread as usize % cores.len().max(1)).copied(),
+        // The last ones: the first one often serves interrupts.
+        None => available
+            .iter()
+            .rev()
+            .nth(thread as usize % available.len().max(1))
+            .map(|core| core.id),
+    };
+    if let Some(id) = id {
+        core_affinity::set_for_current(core_affinity::CoreId { id });
+    }
+}
+
+/// One thread's part of an interval.
+#[derive(Debug)]
+pub(super) struct Sample {
+    index: u32,
+    tally: Tally,
+    latency: Histogram<u64>,
+    /// Where it ended: at the interval's end, or at that of the run.
+    end: u64,
+}
+
+/// Cuts one thread's counts into intervals, from the end of the warm-up on.
+#[derive(Debug)]
+pub(super) struct Window {
+    samples: Option<mpsc::Sender<Sample>>,
+    warm_up: u64,
+    /// When the run ends: what comes later belongs to its last interval.
+    end: u64,
+    length: u64,
+    index: u32,
+    /// The counts at the start of this interval.
+    before: Tally,
+    latency: Histogram<u64>,
+}
+
+impl Window {
+    fn new(
+        warm_up: Duration,
+        duration: Duration,
+        length: Duration,
+        samples: Option<mpsc::Sender<Sample>>,
+    ) -> Self {
+        Self {
+            samples,
+            warm_up: nanos(warm_up),
+            end: nanos(warm_up + duration),
+            length: nanos(length).max(1),
+            index: 0,
+            before: Tally::default(),
+            latency: Latency::new().corrected,
+        }
+    }
+
+    /// One that nobody looks at.
+    pub(super) fn unseen() -> Self {
+        Self::new(Duration::ZERO, Duration::ZERO, Duration::from_secs(3600), None)
+    }
+
+    /// When this interval ends, nanoseconds since the start of the run.
+    pub(super) fn next(&self) -> u64 {
+        self.warm_up + self.length.saturating_mul(u64::from(self.index) + 1)
+    }
+
+    /// Adds a round trip to this interval.
+    pub(super) fn record(&mut self, intended: u64, received: u64) {
+        self.latency
+            .saturating_record(received.saturating_sub(intended).max(1));
+    }
+
+    /// Closes the intervals that are over at `now`.
+    pub(super) fn look(&mut self, now: u64, outcome: &Outcome) {
+        while now >= self.next() && self.next() < self.end {
+            let end = self.next();
+            self.emit(end, outcome);
+        }
+    }
+
+    /// Closes the last interval, at the end of the run.
+    pub(super) fn close(&mut self, outcome: &Outcome) {
+        let end = outcome.ended;
+        if end > self.next() - self.length {
+            self.emit(end, outcome);
+        }
+    }
+
+    fn emit(&mut self, end: u64, outcome: &Outcome) {
+        let sample = Sample {
+            index: self.index,
+            tally: outcome.tally.since(&self.before),
+            latency: self.latency.clone(),
+            end: end.saturating_sub(self.warm_up),
+        };
+        self.latency.reset();
+        self.before = outcome.tally;
+        self.index += 1;
+        if let Some(samples) = &self.samples {
+            // The other side waits until all threads have ended.
+            samples.send(sample).expect("the merger outlives the threads");
+        }
+    }
+}
+
+/// Puts the samples of all threads together, interval by interval.
+struct Merger {
+    length: Duration,
+    threads: usize,
+    open: BTreeMap<u32, (usize, Sample)>,
+    done: Vec<Interval>,
+}
+
+impl Merger {
+    fn new(length: Duration, threads: usize) -> Self {
+        Self {
+            length,
+            threads,
+            open: BTreeMap::new(),
+            done: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, sample: &Sample, observer: &mut dyn FnMut(&Interval)) {
+        let (count, merged) = self.open.entry(sample.index).or_insert_with(|| {
+            let empty = Sample {
+                index: sample.index,
+                tally: Tally::default(),
+                latency: Latency::new().corrected,
+                end: 0,
+            };
+            (0, empty)
+        });
+        *count += 1;
+        merged.tally += sample.tally;
+        merged.end = merged.end.max(sample.end);
+        merged
+            .latency
+            .add(&sample.latency)
+            .expect("histograms of equal bounds");
+        if *count == self.threads {
+            self.close_first(observer);
+        }
+    }
+
+    fn close_first(&mut self, observer: &mut dyn FnMut(&Interval)) {
+        if let Some((index, (_, sample))) = self.open.pop_first() {
+            let interval = Interval {
+                start: self.length * index,
+                end: Duration::from_nanos(sample.end),
+                tally: sample.tally,
+                latency: Percentiles::of(&sample.latency),
+            };
+            observer(&interval);
+            self.done.push(interval);
+        }
+    }
+
+    fn finish(mut self, observer: &mut dyn FnMut(&Interval)) -> Vec<Interval> {
+        while !self.open.is_empty() {
+            self.close_first(observer);
+        }
+        self.done
+    }
+}
