@@ -5,6 +5,7 @@
 
 mod ethtool;
 pub(crate) mod netlink;
+mod path;
 
 use netlink_packet_core::Nla;
 use netlink_packet_route::link::{
@@ -15,6 +16,7 @@ use vl3lb_common::MacAddr;
 use crate::error::SetupError;
 use ethtool::Channels;
 use netlink::Netlink;
+pub use path::Path;
 
 /// The smallest MTU that can work: every IPv4 host must take datagrams of 576 bytes (RFC 791 section 3.2).
 /// Below 1,280 Linux itself takes IPv6 off the interface (RFC 8200 section 5), so that only IPv4 is balanced.

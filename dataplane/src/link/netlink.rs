@@ -35,11 +35,28 @@ impl Netlink {
         }
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        self.send(RouteNetlinkMessage::GetLink(request), 0)?;
-        match self.receive_link() {
+        match self.ask(RouteNetlinkMessage::GetLink(request)) {
+            Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
+            Ok(_) => Ok(None),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            answer => answer.map(Some),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Asks for one thing and returns the answer; the kernel's refusal is an error.
+    pub(crate) fn ask(&mut self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        self.send(request, 0)?;
+        for message in self.receive()? {
+            match message.payload {
+                NetlinkPayload::InnerMessage(answer) => return Ok(answer),
+                NetlinkPayload::Error(error) => check(&error)?,
+                _ => {}
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "netlink request without an answer",
+        ))
     }
 
     /// The names of all interfaces.
@@ -85,20 +102,6 @@ impl Netlink {
         message.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
         Ok(())
-    }
-
-    fn receive_link(&mut self) -> io::Result<LinkMessage> {
-        for message in self.receive()? {
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => return Ok(link),
-                NetlinkPayload::Error(error) => check(&error)?,
-                _ => {}
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "netlink request without an answer",
-        ))
     }
 
     /// The messages of the next datagram that belong to the latest request.
