@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::reflect::ReflectArgs;
 use crate::serve::ServeArgs;
 use crate::session::args::{LatencyArgs, LoadArgs};
 
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     Load(LoadArgs),
     Latency(LatencyArgs),
     Serve(ServeArgs),
+    Reflect(ReflectArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]

@@ -1,13 +1,15 @@
 //! `vl3-perf`: measures vl3-lb.
 //!
 //! `pipeline` runs the packet logic in memory and says what a packet costs. `load` and `latency` send to a
-//! target, and `serve` is what answers there. Every number is explained in `perf/README.md`.
+//! target, and `serve` or `reflect` is what answers there. Every number is explained in `perf/README.md`.
 
 mod args;
 mod failure;
+mod frame;
 mod interrupt;
 mod load;
 mod pipeline;
+mod reflect;
 mod report;
 mod serve;
 mod session;
@@ -48,6 +50,7 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Load(args) => session(&args.request()?, Focus::Throughput),
         Command::Latency(args) => session(&args.request()?, Focus::Latency),
         Command::Serve(args) => serve::run(&args).map(|()| 0),
+        Command::Reflect(args) => reflect::run(&args).map(|()| 0),
     }
 }
 

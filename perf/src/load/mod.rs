@@ -13,7 +13,7 @@ mod engine;
 pub(crate) mod latency;
 pub(crate) mod pacing;
 pub(crate) mod pattern;
-mod payload;
+pub(crate) mod payload;
 pub(crate) mod plan;
 mod probe;
 pub(crate) mod run;

@@ -28,8 +28,6 @@ pub(crate) struct Plan {
     pub(crate) permit: Permit,
     pub(crate) traffic: Traffic,
     pub(crate) engine: EngineChoice,
-    /// AF_XDP: the interface to use; default: that of the kernel's route to the target.
-    pub(crate) interface: Option<String>,
     /// AF_XDP: how to attach.
     pub(crate) mode: Mode,
     /// Own addresses to send from; default: the one that the kernel prefers.

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use super::check::Checker;
 use super::clock::Monotonic;
 use super::connection;
-use super::engine::socket::SocketEngine;
+use super::engine::{self, Engine, Engines};
 use super::latency::{Latency, Percentiles};
 use super::pacing::{Rate, Schedule};
 use super::pattern::Pattern;
@@ -142,24 +142,10 @@ pub(crate) fn run(
     let number = RandomState::new().hash_one(plan.seed).to_be_bytes();
     let number = u16::from_be_bytes([number[0], number[1]]);
     match plan.traffic {
-        Traffic::Udp | Traffic::TcpPackets => {
-            let (mut engines, used) = open_sockets(plan)?;
-            if !plan.one_way {
-                probe::reach(&mut engines[0], plan, number, stop)?;
-            }
-            run_threads(
-                plan,
-                used,
-                observer,
-                stop,
-                engines,
-                |mut engine, thread, clock, window| {
-                    pin(plan, thread);
-                    let mut job = job(plan, number, thread);
-                    sender::drive(&mut engine, clock, &mut job, window, stop)
-                },
-            )
-        }
+        Traffic::Udp | Traffic::TcpPackets => match engine::open(plan)? {
+            (Engines::Xdp(engine), used) => run_packets(plan, number, used, observer, stop, vec![*engine]),
+            (Engines::Sockets(engines), used) => run_packets(plan, number, used, observer, stop, engines),
+        },
         Traffic::Tcp { .. } => {
             let drivers = connection::open(plan, number, stop)?;
             let used = Used {
@@ -183,17 +169,31 @@ pub(crate) fn run(
     }
 }
 
-fn open_sockets(plan: &Plan) -> Result<(Vec<SocketEngine>, Used), Failure> {
-    let engines = (0..plan.threads)
-        .map(|thread| SocketEngine::open(plan, flows_of(plan, thread)))
-        .collect::<Result<_, _>>()?;
-    let used = Used {
-        engine: "socket",
-        reason: "asked for".to_owned(),
-        interface: None,
-        mode: None,
-    };
-    Ok((engines, used))
+fn run_packets<E: Engine + Send>(
+    plan: &Plan,
+    number: u16,
+    used: Used,
+    observer: &mut dyn FnMut(&Interval),
+    stop: &AtomicBool,
+    mut engines: Vec<E>,
+) -> Result<Run, Failure> {
+    if !plan.one_way
+        && let Some(first) = engines.first_mut()
+    {
+        probe::reach(first, plan, number, stop)?;
+    }
+    run_threads(
+        plan,
+        used,
+        observer,
+        stop,
+        engines,
+        |mut engine, thread, clock, window| {
+            pin(plan, thread);
+            let mut job = job(plan, number, thread);
+            sender::drive(&mut engine, clock, &mut job, window, stop)
+        },
+    )
 }
 
 /// Starts one thread for each of `workers` and puts their outcomes together.
@@ -251,7 +251,8 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
         due += outcome.due.min(plan.count);
         made += outcome.made;
         ended = ended.max(outcome.ended);
-        busy_ratio = busy_ratio.max(ratio(outcome.busy, outcome.ended));
+        // The last burst may go a little beyond the end.
+        busy_ratio = busy_ratio.max(ratio(outcome.busy, outcome.ended).min(1.0));
     }
     let missed = plan.rate != Rate::FlatOut && ratio(made, due) < RATE_TOLERANCE;
     let bound = if busy_ratio > BUSY_LIMIT {

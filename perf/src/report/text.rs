@@ -130,8 +130,8 @@ fn advice(report: &Report) -> Vec<String> {
         .map(|bound| {
             let why = match bound {
                 Bound::Busy => {
-                    "the generator had no time left: the target may be able to do more; use more threads, more \
-                     cores, or --engine xdp"
+                    "the generator had no time left, so the target may be able to do more: use more threads and \
+                     cores, or AF_XDP where sockets were used"
                 }
                 Bound::MissedRate => {
                     "the generator did not send all that was due: use a lower rate, more threads or cores"

@@ -121,10 +121,6 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
 
-    /// AF_XDP: the interface [default: that of the route to the target]
-    #[arg(long, value_name = "NAME")]
-    interface: Option<String>,
-
     /// AF_XDP: how to attach to it
     #[arg(long, value_enum, default_value_t = AttachMode::Auto)]
     mode: AttachMode,
@@ -273,7 +269,6 @@ impl CommonArgs {
             },
             traffic,
             engine: self.engine,
-            interface: self.interface,
             mode: self.mode.into(),
             sources: self.source,
             first_port: self.first_port,

@@ -1,12 +1,17 @@
 //! Where packets leave and arrive.
 
 pub(super) mod socket;
+pub(super) mod xdp;
 
 use std::time::Duration;
 
 use super::payload::Stamp;
+use super::plan::{EngineChoice, Plan, Traffic};
+use super::run::{Used, flows_of};
 use super::tally::Errors;
 use crate::failure::Failure;
+use socket::SocketEngine;
+use xdp::XdpEngine;
 
 /// Packets in one burst.
 pub(super) const BURST: usize = 64;
@@ -33,4 +38,46 @@ pub(super) trait Engine {
 
     /// Waits until something may have arrived, `limit` at most.
     fn wait(&mut self, limit: Duration);
+}
+
+/// The engines of a load: one for each thread.
+#[derive(Debug)]
+pub(super) enum Engines {
+    Xdp(Box<XdpEngine>),
+    Sockets(Vec<SocketEngine>),
+}
+
+/// Opens what the plan asks for; says what that is and why.
+///
+/// # Errors
+///
+/// It is not to be had.
+pub(super) fn open(plan: &Plan) -> Result<(Engines, Used), Failure> {
+    let only_xdp = plan.engine == EngineChoice::Xdp || plan.traffic == Traffic::TcpPackets;
+    let why = match plan.engine {
+        _ if only_xdp => None,
+        EngineChoice::Socket => Some("asked for".to_owned()),
+        EngineChoice::Auto | EngineChoice::Xdp if plan.threads > 1 => {
+            Some("AF_XDP sends from one thread".to_owned())
+        }
+        EngineChoice::Auto | EngineChoice::Xdp => None,
+    };
+    let why = match why {
+        Some(why) => why,
+        None => match XdpEngine::open(plan) {
+            Ok((engine, used)) => return Ok((Engines::Xdp(Box::new(engine)), used)),
+            Err(failure) if only_xdp => return Err(failure),
+            Err(failure) => format!("no AF_XDP: {failure}"),
+        },
+    };
+    let engines = (0..plan.threads)
+        .map(|thread| SocketEngine::open(plan, flows_of(plan, thread)))
+        .collect::<Result<_, _>>()?;
+    let used = Used {
+        engine: "socket",
+        reason: why,
+        interface: None,
+        mode: None,
+    };
+    Ok((Engines::Sockets(engines), used))
 }
