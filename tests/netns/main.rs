@@ -33,6 +33,7 @@ mod idle;
 mod iperf;
 mod kernel;
 mod lifecycle;
+mod load;
 mod queues;
 mod refusal;
 mod tuples;

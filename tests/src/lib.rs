@@ -18,6 +18,7 @@ pub mod hostile;
 pub mod metrics;
 pub mod netns;
 pub mod payload;
+pub mod perf;
 pub mod server;
 pub mod socket;
 pub mod switch;
