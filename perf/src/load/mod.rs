@@ -9,6 +9,7 @@
 mod check;
 mod clock;
 mod connection;
+mod cpu;
 mod engine;
 pub(crate) mod latency;
 pub(crate) mod pacing;

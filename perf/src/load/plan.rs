@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     /// The other side sends nothing back: nothing but sending is measured.
     pub(crate) one_way: bool,
     pub(crate) seed: u64,
+    /// A process of this machine whose processor time is measured: the balancer.
+    pub(crate) target_pid: Option<i32>,
 }
 
 /// What is sent.

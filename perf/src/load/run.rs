@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use super::check::Checker;
 use super::clock::Monotonic;
 use super::connection;
+use super::cpu::CpuMeter;
 use super::engine::{self, Engine, Engines};
 use super::latency::{Latency, Percentiles};
 use super::pacing::{Rate, Schedule};
@@ -39,6 +40,8 @@ pub(crate) struct Run {
     pub(crate) intervals: Vec<Interval>,
     /// The part of the time in which the busiest thread was working, 0 to 1.
     pub(crate) busy_ratio: f64,
+    /// Processor time of the target process, if there is one to look at.
+    pub(crate) target_cpu: Option<Duration>,
     /// Packets per second that were asked for, on average; `None` if flat out.
     pub(crate) wanted_rate: Option<f64>,
     /// Why the generator, and not the target, may have limited this run.
@@ -206,9 +209,11 @@ fn run_threads<W: Send>(
     work: impl Fn(W, u32, &Monotonic, &mut Window) -> Result<Outcome, Failure> + Sync,
 ) -> Result<Run, Failure> {
     let (samples, incoming) = mpsc::channel();
-    let clock = Monotonic::from(Instant::now());
+    let begin = Instant::now();
+    let clock = Monotonic::from(begin);
     let started = SystemTime::now() + plan.warm_up;
     let threads = workers.len();
+    let mut meter = plan.target_pid.map(CpuMeter::new).transpose()?;
     let mut merger = Merger::new(plan.interval, threads);
     let outcomes = thread::scope(|scope| {
         let work = &work;
@@ -221,8 +226,18 @@ fn run_threads<W: Send>(
             })
             .collect();
         drop(samples);
-        for sample in incoming {
-            merger.add(&sample, observer);
+        let mut counting = false;
+        loop {
+            let left = plan.warm_up.saturating_sub(begin.elapsed());
+            if left.is_zero() && !counting {
+                counting = true;
+                meter.iter_mut().for_each(CpuMeter::start);
+            }
+            match incoming.recv_timeout(if counting { plan.interval } else { left }) {
+                Ok(sample) => merger.add(&sample, observer),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
         }
         handles
             .into_iter()
@@ -235,6 +250,9 @@ fn run_threads<W: Send>(
     })?;
     let mut run = summarize(plan, &outcomes, used);
     run.started = started;
+    run.target_cpu = meter
+        .and_then(|meter| meter.seconds())
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     run.intervals = merger.finish(observer);
     run.interrupted = stop.load(std::sync::atomic::Ordering::Relaxed);
     Ok(run)
@@ -272,6 +290,7 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
         latency,
         intervals: Vec::new(),
         busy_ratio,
+        target_cpu: None,
         wanted_rate: plan
             .rate
             .mean(warm_up, ended.max(warm_up), plan.warm_up + plan.duration),

@@ -48,6 +48,7 @@ fn run(run: &Run) -> Value {
         "latencySeconds": distribution(&run.latency.corrected),
         "serviceTimeSeconds": distribution(&run.latency.service),
         "generatorBusyRatio": run.busy_ratio,
+        "targetCpuSeconds": run.target_cpu.map(|time| time.as_secs_f64()),
         "generatorBound": run.bound.map(bound),
         "interrupted": run.interrupted,
     });

@@ -21,6 +21,8 @@ pub(crate) enum Metric {
     Errors,
     ConnectionRate,
     Busy,
+    /// Cores that the target process used.
+    TargetCpu,
     Latency(Quantile),
     Service(Quantile),
 }
@@ -50,7 +52,7 @@ const QUANTILES: [(&str, Quantile); 8] = [
 ];
 
 /// Name in `--fail-if`, key in JSON.
-const METRICS: [(&str, &str, Metric); 11] = [
+const METRICS: [(&str, &str, Metric); 12] = [
     ("rate", "packetsPerSecond", Metric::Rate),
     ("sent-rate", "sentPerSecond", Metric::SentRate),
     ("throughput", "bytesPerSecond", Metric::Throughput),
@@ -62,6 +64,7 @@ const METRICS: [(&str, &str, Metric); 11] = [
     ("errors", "errors", Metric::Errors),
     ("connections", "connectionsPerSecond", Metric::ConnectionRate),
     ("busy", "generatorBusyRatio", Metric::Busy),
+    ("target-cpu", "targetCpuCores", Metric::TargetCpu),
 ];
 
 /// Before the name of a quantile: that of the service time.
@@ -107,6 +110,9 @@ impl Metric {
                 tally.connected as f64 / run.duration.as_secs_f64().max(f64::MIN_POSITIVE)
             }
             Self::Busy => run.busy_ratio,
+            Self::TargetCpu => {
+                run.target_cpu?.as_secs_f64() / run.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+            }
             Self::Latency(quantile) => quantile.of(&Percentiles::of(&run.latency.corrected)?),
             Self::Service(quantile) => quantile.of(&Percentiles::of(&run.latency.service)?),
         })
@@ -119,6 +125,7 @@ impl Metric {
             Self::Loss | Self::Busy => number::percent(value),
             Self::Throughput => format!("{}bit/s", number::short(value * 8.0)),
             Self::Rate | Self::SentRate | Self::ConnectionRate => format!("{}/s", number::short(value)),
+            Self::TargetCpu => format!("{value:.2} CPU"),
             Self::Lost | Self::Duplicated | Self::Reordered | Self::Payload | Self::Errors => {
                 number::short(value)
             }

@@ -41,6 +41,7 @@ fn run() -> Run {
         }],
         latency,
         busy_ratio: 0.71,
+        target_cpu: Some(Duration::from_millis(9200)),
         wanted_rate: Some(100.0),
         bound: None,
         interrupted: false,
@@ -95,7 +96,7 @@ fn json_is_as_documented() {
 fn text_has_the_figures_and_where_they_come_from() {
     let text = report(vec![run()]).to_text();
     for part in [
-        "generator busy 71% (ok)",
+        "generator busy 71% (ok)    target 0.92 CPU",
         "sent 1.00k  received 999  lost 1 (0.10%)  duplicated 2  reordered 3  wrong payload 1",
         "99.9/s of 100/s",
         "p50 500us",

@@ -42,7 +42,15 @@ fn heading(report: &Report) -> String {
     } else {
         "ok"
     };
-    format!("{runs}    generator busy {} ({judgement})", number::percent(busy))
+    let target = report
+        .summary(Metric::TargetCpu)
+        .map_or_else(String::new, |summary| {
+            format!("    target {}", spread(Metric::TargetCpu, summary))
+        });
+    format!(
+        "{runs}    generator busy {} ({judgement}){target}",
+        number::percent(busy)
+    )
 }
 
 fn counts(report: &Report) -> Vec<String> {

@@ -145,6 +145,10 @@ pub(crate) struct CommonArgs {
     #[arg(long)]
     one_way: bool,
 
+    /// Measure the processor time of this process, the balancer, if it runs on this machine
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    target_pid: Option<i32>,
+
     /// Let the target be a public address
     #[arg(long)]
     allow_public: bool,
@@ -285,6 +289,7 @@ impl CommonArgs {
             timeout: self.timeout,
             one_way: self.one_way,
             seed: self.seed,
+            target_pid: self.target_pid,
         };
         plan.size = self.size.unwrap_or_else(|| plan.min_size().max(SMALLEST_FRAME));
         plan.check()?;
