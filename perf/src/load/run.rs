@@ -40,6 +40,9 @@ pub(crate) struct Run {
     pub(crate) intervals: Vec<Interval>,
     /// The part of the time in which the busiest thread was working, 0 to 1.
     pub(crate) busy_ratio: f64,
+    /// Packets that came back and found no room in the generator, which was too slow to take them. They count
+    /// as lost, but are not the target's doing. The warm-up's are among them; sockets do not tell.
+    pub(crate) overrun: u64,
     /// Processor time of the target process, if there is one to look at.
     pub(crate) target_cpu: Option<Duration>,
     /// Packets per second that were asked for, on average; `None` if flat out.
@@ -55,6 +58,8 @@ pub(crate) struct Run {
 pub(crate) enum Bound {
     /// It was working nearly all the time.
     Busy,
+    /// It could not take all that came back.
+    Overrun,
     /// It could not send all that was due.
     MissedRate,
     /// All connections waited for answers, so that requests had to wait for a connection.
@@ -112,6 +117,8 @@ pub(super) struct Outcome {
     pub(super) busy: u64,
     /// When it stopped sending, nanoseconds since the start.
     pub(super) ended: u64,
+    /// Packets that came back and found no room here.
+    pub(super) overrun: u64,
     /// Packets that were due by then, and that were made.
     pub(super) due: u64,
     pub(super) made: u64,
@@ -124,6 +131,7 @@ impl Outcome {
             latency: Latency::new(),
             busy: 0,
             ended: 0,
+            overrun: 0,
             due: 0,
             made: 0,
         }
@@ -262,6 +270,7 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
     let warm_up = nanos(plan.warm_up);
     let mut tally = Tally::default();
     let mut latency = Latency::new();
+    let overrun = outcomes.iter().map(|outcome| outcome.overrun).sum();
     let (mut due, mut made, mut ended, mut busy_ratio) = (0, 0, 0, 0.0_f64);
     for outcome in outcomes {
         tally += outcome.tally;
@@ -275,6 +284,8 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
     let missed = plan.rate != Rate::FlatOut && ratio(made, due) < RATE_TOLERANCE;
     let bound = if busy_ratio > BUSY_LIMIT {
         Some(Bound::Busy)
+    } else if overrun > 0 {
+        Some(Bound::Overrun)
     } else if missed {
         Some(match plan.traffic {
             Traffic::Tcp { .. } => Bound::Connections,
@@ -290,6 +301,7 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
         latency,
         intervals: Vec::new(),
         busy_ratio,
+        overrun,
         target_cpu: None,
         wanted_rate: plan
             .rate

@@ -51,6 +51,7 @@ pub(super) fn drive<E: Engine, C: Clock>(
     stop: &AtomicBool,
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new();
+    let overrun = engine.overrun();
     // Packets made; those that the engine has not sent yet are among them.
     let mut made = 0;
     let mut now = clock.now();
@@ -92,6 +93,7 @@ pub(super) fn drive<E: Engine, C: Clock>(
             break;
         }
     }
+    outcome.overrun = engine.overrun() - overrun;
     window.close(&outcome);
     Ok(outcome)
 }
@@ -212,6 +214,10 @@ mod tests {
             let limit = self.clock.0.get() + u64::try_from(limit.as_nanos()).unwrap();
             let arrival = self.under_way.front().map_or(limit, |(due, ..)| *due);
             self.clock.0.set(limit.min(arrival).max(self.clock.0.get()));
+        }
+
+        fn overrun(&self) -> u64 {
+            0
         }
     }
 

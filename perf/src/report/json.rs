@@ -48,6 +48,7 @@ fn run(run: &Run) -> Value {
         "latencySeconds": distribution(&run.latency.corrected),
         "serviceTimeSeconds": distribution(&run.latency.service),
         "generatorBusyRatio": run.busy_ratio,
+        "generatorOverrun": run.overrun,
         "targetCpuSeconds": run.target_cpu.map(|time| time.as_secs_f64()),
         "generatorBound": run.bound.map(bound),
         "interrupted": run.interrupted,
@@ -113,6 +114,7 @@ fn percentiles(of: &Percentiles) -> Value {
 const fn bound(bound: Bound) -> &'static str {
     match bound {
         Bound::Busy => "busy",
+        Bound::Overrun => "overrun",
         Bound::MissedRate => "missed-rate",
         Bound::Connections => "connections",
     }

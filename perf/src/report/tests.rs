@@ -41,6 +41,7 @@ fn run() -> Run {
         }],
         latency,
         busy_ratio: 0.71,
+        overrun: 0,
         target_cpu: Some(Duration::from_millis(9200)),
         wanted_rate: Some(100.0),
         bound: None,

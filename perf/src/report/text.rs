@@ -141,6 +141,10 @@ fn advice(report: &Report) -> Vec<String> {
                     "the generator had no time left, so the target may be able to do more: use more threads and \
                      cores, or AF_XDP where sockets were used"
                 }
+                Bound::Overrun => {
+                    "the generator was too slow to take what came back, so that not all of what is lost was lost on \
+                     the way: use a lower rate, or give it a core of its own"
+                }
                 Bound::MissedRate => {
                     "the generator did not send all that was due: use a lower rate, more threads or cores"
                 }

@@ -38,6 +38,10 @@ pub(super) trait Engine {
 
     /// Waits until something may have arrived, `limit` at most.
     fn wait(&mut self, limit: Duration);
+
+    /// Packets that arrived here and found no room, since the engine was opened; 0 where nobody counts them. A
+    /// system call or a few.
+    fn overrun(&self) -> u64;
 }
 
 /// The engines of a load: one for each thread.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::snapshot::NatPorts;
+use vl3lb_common::stats::XskStats;
 use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::link::{Link, LinkInfo, Path};
 use vl3lb_dataplane::packet::Framing;
@@ -370,6 +371,16 @@ impl Engine for XdpEngine {
             .collect();
         // A signal ends the wait early, which is as good as a packet.
         poll(&mut sockets, Some(&limit)).ok();
+    }
+
+    fn overrun(&self) -> u64 {
+        let stats = XskStats::default();
+        let overruns = self.ports.iter().map(|port| {
+            port.read_statistics(&stats);
+            // A packet that found no frame to fill is among `rx_dropped`.
+            stats.rx_dropped.get() + stats.rx_ring_full.get()
+        });
+        overruns.sum()
     }
 }
 
