@@ -20,11 +20,12 @@ use rustix::net::{
 use super::check::Checker;
 use super::clock::{Clock, Monotonic};
 use super::engine::socket::{raise_descriptor_limit, source};
+use super::interval::Window;
 use super::pacing::Schedule;
 use super::payload::filler;
 use super::plan::{Close, Plan, Traffic};
 use super::probe::LIMIT;
-use super::run::{Outcome, Window, flows_of, nanos, share_of_count};
+use super::run::{Outcome, flows_of, nanos, share_of_count};
 use crate::failure::Failure;
 
 /// Events taken at once.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::check::Checker;
 use super::clock::Clock;
 use super::engine::{BURST, Engine};
+use super::interval::Window;
 use super::pacing::Schedule;
 use super::pattern::Pattern;
-use super::run::{Outcome, Window};
+use super::run::Outcome;
 use crate::failure::Failure;
 
 /// A wait shorter than this is not worth a system call, in nanoseconds.

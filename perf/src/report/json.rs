@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 use super::histogram::base64;
 use super::metric::Metric;
 use super::{Report, Verdict};
+use crate::load::interval::Interval;
 use crate::load::latency::Percentiles;
-use crate::load::run::{Bound, Interval, Run};
+use crate::load::run::{Bound, Run};
 use crate::load::tally::Tally;
 
 /// Raised when a key changes its meaning or goes away.

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::environment::Environment;
 use super::{Focus, Report, Verdict};
+use crate::load::interval::Interval;
 use crate::load::latency::{Latency, Percentiles};
-use crate::load::run::{Bound, Interval, Run, Used};
+use crate::load::run::{Bound, Run, Used};
 use crate::load::tally::{Errors, Tally};
 
 const GOLDEN: &str = include_str!("golden.json");

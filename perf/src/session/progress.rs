@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::load::interval::Interval;
 use crate::load::plan::Plan;
-use crate::load::run::Interval;
 use crate::report::number;
 
 /// Progress of all runs of a session.
