@@ -260,6 +260,8 @@ pub struct Status {
     pub snapshot_time: Option<Time>,
     /// Time from changes that were seen to the last worker that had them.
     pub snapshot_apply_seconds: Distribution,
+    /// Time from changes in Kubernetes, as it says, to the last worker that had them.
+    pub network_programming_seconds: Distribution,
     /// Snapshots that did not reach the workers.
     pub snapshot_failures_total: u64,
     pub interface: Interface,

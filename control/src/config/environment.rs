@@ -92,6 +92,10 @@ pub(super) fn apply(
         &mut config.admin.listen,
         document::admin_listen,
     );
+    if let Some(kubernetes) = &mut config.kubernetes {
+        kubernetes.topology.node = variables.text("NODE_NAME");
+        kubernetes.topology.zone = variables.text("NODE_ZONE");
+    }
     variables.nsm(&mut config.nsm);
     let unused: Vec<_> = WITHOUT_EFFECT
         .into_iter()

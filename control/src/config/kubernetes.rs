@@ -1,4 +1,5 @@
-//! The `kubernetes` section: which pods are looked at, and where their addresses are found.
+//! The `kubernetes` section: what is looked at, where the addresses of pods are found, and which of them
+//! come first.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -13,11 +14,40 @@ use super::selector::{self, SELECTOR_FORM, Selector};
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Kubernetes {
+    /// Whether Services that ask for it are served, beside the services of the file.
+    pub services: bool,
     #[serde(skip_serializing_if = "Namespaces::is_own")]
     pub namespaces: Namespaces,
     pub address_from: AddressFrom,
-    /// What every backend of every service must be labelled with, beside the service's own selector.
+    /// What every backend of every service must be labelled with, beside the service's own selector. No
+    /// other pods are watched: one that loses such a label counts as gone.
     pub label_selector: Selector,
+    pub topology: Topology,
+}
+
+/// Which backends come first, and where the balancer is itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Topology {
+    pub prefer: Prefer,
+    /// NODE_NAME of the environment.
+    #[serde(skip)]
+    pub node: Option<String>,
+    /// NODE_ZONE of the environment.
+    #[serde(skip)]
+    pub zone: Option<String>,
+}
+
+/// Backends that get all new flows for as long as one of them is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    #[default]
+    None,
+    /// Those in the balancer's zone.
+    Zone,
+    /// Those on the balancer's node, else those in its zone.
+    Node,
 }
 
 /// Where pods are looked for.
@@ -92,20 +122,32 @@ impl Serialize for AddressFrom {
 }
 
 const ADDRESS_FROM_FORM: &str = "pod-ip, network-status:NETWORK or INTERFACE, annotation:KEY";
+const PREFERS: &[(&str, Prefer)] = &[
+    ("none", Prefer::None),
+    ("zone", Prefer::Zone),
+    ("node", Prefer::Node),
+];
 const NAMESPACES_FORM: &str = "all, or a list of namespaces";
 
 impl Kubernetes {
     /// Reads the section; an absent one is all defaults.
     pub(super) fn read(path: &str, value: Option<&Value>, refusals: &mut Vec<Refusal>) -> Self {
-        let keys = ["namespaces", "addressFrom", "labelSelector"];
+        let keys = [
+            "services",
+            "namespaces",
+            "addressFrom",
+            "labelSelector",
+            "topology",
+        ];
         let mut section = Section::new(path, value, &keys, refusals);
+        let services = section.optional("services", "true, false", Value::as_bool);
         let namespaces = section.optional("namespaces", NAMESPACES_FORM, namespaces);
         let address_from = match section.value("addressFrom") {
             Some(Value::String(text)) if text == "nsm" => {
                 section.refuse(
                     "addressFrom",
                     "nsm",
-                    format!("{ADDRESS_FROM_FORM}: not supported by this version"),
+                    format!("{ADDRESS_FROM_FORM}: it takes discovery: nsm, which this version does not have"),
                 );
                 None
             }
@@ -114,11 +156,43 @@ impl Kubernetes {
             }),
         };
         let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
+        let topology = read_topology(&mut section);
         Self {
+            services: services.unwrap_or_default(),
             namespaces: namespaces.unwrap_or_default(),
             address_from: address_from.unwrap_or_default(),
             label_selector: label_selector.unwrap_or_default(),
+            topology,
         }
+    }
+
+    /// Refuses a preference for what is near if it is not known where the balancer is.
+    pub(super) fn check(&self, refusals: &mut Vec<Refusal>) {
+        let Topology { prefer, node, zone } = &self.topology;
+        let (known, needs) = match prefer {
+            Prefer::None => return,
+            Prefer::Node => (node.is_some(), "NODE_NAME"),
+            Prefer::Zone => (node.is_some() || zone.is_some(), "NODE_NAME or NODE_ZONE"),
+        };
+        if !known {
+            let chosen = names::spelled(PREFERS, *prefer);
+            let allowed = format!("none, or set {needs} (spec.nodeName by the downward API)");
+            refusals.push(Refusal::new("kubernetes.topology.prefer", chosen, allowed));
+        }
+    }
+}
+
+fn read_topology(section: &mut Section<'_>) -> Topology {
+    let path = section.path("topology");
+    let value = section.value("topology");
+    let mut topology = Section::new(&path, value, &["prefer"], section.refusals());
+    let prefer = topology.optional("prefer", &names::listed(PREFERS), |value| {
+        names::choice(PREFERS, value.as_str()?)
+    });
+    Topology {
+        prefer: prefer.unwrap_or_default(),
+        node: None,
+        zone: None,
     }
 }
 

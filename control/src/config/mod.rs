@@ -27,12 +27,14 @@ use vl3lb_common::{Duration, Protocol};
 
 pub use environment::Nsm;
 pub use health_check::{HealthCheck, TcpCheck};
-pub use kubernetes::{AddressFrom, Kubernetes, Namespaces};
+pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub(crate) use names::unicast;
 pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
 pub use refusal::{Refusal, join};
 pub use selector::Selector;
-pub use service::{Backend, Service, TargetPort};
+pub use service::{
+    Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
+};
 
 /// A complete and consistent configuration. Serialises to the form of the file, every default
 /// filled in; what is printed can be read again and means the same.
@@ -206,6 +208,9 @@ impl Config {
         }
         service::check_together(&document.services, &mut refusals);
         let mut config = document.config;
+        if let Some(kubernetes) = &config.kubernetes {
+            kubernetes.check(&mut refusals);
+        }
         for draft in document.services {
             if let Some(port) = draft.port.filter(|port| ephemeral.contains(port)) {
                 notes.push(format!(

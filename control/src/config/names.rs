@@ -35,7 +35,7 @@ pub enum Discovery {
     /// The configuration file itself.
     #[default]
     Static,
-    /// Services from the file, backends from pods.
+    /// Services from the file, and from the cluster if that is asked for; backends from pods.
     Kubernetes,
 }
 
@@ -127,6 +127,12 @@ pub(super) fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Option<T> {
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(text))
         .map(|&(_, choice)| choice)
+}
+
+/// How `choice` is spelled.
+pub(super) fn spelled<'a, T: PartialEq>(choices: &[(&'a str, T)], choice: T) -> &'a str {
+    let mut choices = choices.iter();
+    choices.find(|(_, of)| *of == choice).map_or("", |(name, _)| name)
 }
 
 /// The choices as a refusal lists them.

@@ -76,32 +76,6 @@ impl Selector {
         shown
     }
 
-    /// Both selectors' demands.
-    pub fn and(&self, other: &Self) -> Self {
-        Self {
-            requirements: self.requirements.union(&other.requirements).cloned().collect(),
-        }
-    }
-
-    /// A selector for everything that any of `selectors` selects, and as little else as can be said
-    /// in one: demands that all have in common, and for a label of which each of them lists values
-    /// the values of all. Lists longer than `longest` bytes are left out.
-    pub fn covering<'a>(selectors: impl IntoIterator<Item = &'a Self>, longest: usize) -> Self {
-        let mut selectors = selectors.into_iter();
-        let Some(first) = selectors.next() else {
-            return Self::default();
-        };
-        let mut common = first.requirements.clone();
-        for selector in selectors {
-            common = common
-                .iter()
-                .filter_map(|requirement| requirement.widened(selector))
-                .collect();
-        }
-        common.retain(|requirement| requirement.to_string().len() <= longest);
-        Self { requirements: common }
-    }
-
     /// Reads a mapping or text; `None` if it is neither, or not well formed.
     pub(super) fn read(value: &Value) -> Option<Self> {
         match value {
@@ -123,8 +97,8 @@ impl Selector {
         })
     }
 
-    /// One value for each label.
-    pub(super) fn equal(labels: &BTreeMap<String, String>) -> Option<Self> {
+    /// One value for each label; `None` if one is not well formed.
+    pub fn equal(labels: &BTreeMap<String, String>) -> Option<Self> {
         let requirements = labels
             .iter()
             .map(|(label, value)| Requirement::equal(label, value));
@@ -158,22 +132,6 @@ impl Requirement {
             (Rule::Exists, Some(_)) | (Rule::NotIn(_) | Rule::Missing, None) => true,
             (Rule::In(_) | Rule::Exists, None) | (Rule::Missing, Some(_)) => false,
         }
-    }
-
-    /// The narrowest demand that is met wherever this one or one of `selector` is.
-    fn widened(&self, selector: &Selector) -> Option<Self> {
-        if selector.requirements.contains(self) {
-            return Some(self.clone());
-        }
-        let Rule::In(values) = &self.rule else { return None };
-        let others = selector.requirements.iter().find_map(|other| match &other.rule {
-            Rule::In(others) if other.label == self.label => Some(others),
-            _ => None,
-        })?;
-        Some(Self {
-            label: self.label.clone(),
-            rule: Rule::In(values.union(others).cloned().collect()),
-        })
     }
 
     fn equal(label: &str, value: &str) -> Option<Self> {
@@ -410,25 +368,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_covering_selector_demands_what_all_have_in_common() {
-        for (selectors, covering) in [
-            (&["app=a,tier in (x,y)"][..], "app=a,tier in (x,y)"),
-            (&["app=a,zone,!old", "app=b,zone"], "app in (a,b),zone"),
-            (&["app=a", "app in (a,b)", "app=c,tier=x"], "app in (a,b,c)"),
-            (&["app=a", "tier=x"], ""),
-            (&["app=a", "app!=b"], ""),
-            (&["app=aaaaaaaaaaaaaaaaaaaa,z", "app=bbbbbbbbbbbbbbbbbbbb,z"], "z"),
-            (&[], ""),
-        ] {
-            let selectors: Vec<_> = selectors
-                .iter()
-                .map(|text| Selector::parse(text).unwrap())
-                .collect();
-            assert_eq!(Selector::covering(&selectors, 40).to_string(), covering);
-        }
-    }
-
     fn selector() -> impl Strategy<Value = Selector> {
         let values = prop::collection::btree_set("[xyz]", 1..3);
         let rule = prop_oneof![
@@ -447,16 +386,6 @@ mod tests {
             prop_assert_eq!(Selector::parse(&selector.to_string()), Some(selector.clone()));
             let value = serde_json::to_value(&selector).unwrap();
             prop_assert_eq!(Selector::read(&value), Some(selector));
-        }
-
-        #[test]
-        fn a_covering_selector_loses_nothing(
-            selectors in prop::collection::vec(selector(), 1..4),
-            labels in prop::collection::btree_map("[abc]", "[xyz]", 0..4),
-        ) {
-            if selectors.iter().any(|selector| selector.matches(&labels)) {
-                prop_assert!(Selector::covering(&selectors, 100).matches(&labels));
-            }
         }
     }
 }

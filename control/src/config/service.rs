@@ -78,6 +78,10 @@ fn client_ip<S: Serializer>(affinity: &Duration, serializer: S) -> Result<S::Ok,
 pub(super) const PORTS: &str = "1-65535";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
+/// What is taken where nothing is said.
+pub const DEFAULT_SCHEDULER: Scheduler = Scheduler::Maglev;
+/// What is taken where nothing is said.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 /// As Kubernetes (`sessionAffinityConfig.clientIP.timeoutSeconds`).
 const LONGEST_AFFINITY: Duration = Duration::from_secs(24 * 3600);
@@ -141,14 +145,8 @@ impl Draft {
         });
         let port = section.required("port", PORTS, port);
         let target_port = section.optional("targetPort", TARGET_PORTS, target_port);
-        let scheduler = section.optional("scheduler", &names::listed(names::SCHEDULERS), |value| {
-            names::choice(names::SCHEDULERS, value.as_str()?)
-        });
-        let drain = section.optional(
-            "drain",
-            &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN)),
-            |value| duration::parse(&node::text(value)?).filter(|drain| *drain <= LONGEST_DRAIN),
-        );
+        let scheduler = section.optional("scheduler", &schedulers(), |value| scheduler(value.as_str()?));
+        let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
         let health_check = section.value("healthCheck").and_then(|value| {
             let path = section.path("healthCheck");
             HealthCheck::read(&path, value, section.refusals())
@@ -184,10 +182,10 @@ impl Draft {
             port,
             target_port: self.target_port.unwrap_or(TargetPort::Number(port)),
             selector: self.selector,
-            scheduler: self.scheduler.unwrap_or(Scheduler::Maglev),
+            scheduler: self.scheduler.unwrap_or(DEFAULT_SCHEDULER),
             affinity: self.affinity.unwrap_or_default(),
             source_ranges: self.source_ranges,
-            drain: self.drain.unwrap_or(Duration::from_secs(60)),
+            drain: self.drain.unwrap_or(DEFAULT_DRAIN),
             health_check: self.health_check,
             backends: self.backends,
         })
@@ -270,6 +268,26 @@ pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
             ));
         }
     }
+}
+
+/// The scheduler of that name.
+pub fn scheduler(text: &str) -> Option<Scheduler> {
+    names::choice(names::SCHEDULERS, text)
+}
+
+/// The names of schedulers, as a refusal lists them.
+pub fn schedulers() -> String {
+    names::listed(names::SCHEDULERS)
+}
+
+/// A drain time that is not too long.
+pub fn drain(text: &str) -> Option<Duration> {
+    duration::parse(text).filter(|drain| *drain <= LONGEST_DRAIN)
+}
+
+/// Drain times that are allowed, as a refusal has it.
+pub fn drains() -> String {
+    format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN))
 }
 
 /// A port as a number.

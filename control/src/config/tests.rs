@@ -144,7 +144,12 @@ services:
 ";
     let kubernetes = "
 discovery: kubernetes
-kubernetes: {namespaces: [web, api], addressFrom: 'network-status:vl3/net', labelSelector: {team: a}}
+kubernetes:
+  services: true
+  namespaces: [web, api]
+  addressFrom: 'network-status:vl3/net'
+  labelSelector: {team: a}
+  topology: {prefer: none}
 services:
 - {name: a, port: 80, targetPort: http, selector: {app: a}}
 - {name: b, port: 81, selector: 'app in (a,b),!canary'}
@@ -446,7 +451,7 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
             "{addressFrom: nsm}",
             "port: 80, selector: {app: a}",
             "kubernetes.addressFrom: nsm, allowed pod-ip, network-status:NETWORK or INTERFACE, \
-             annotation:KEY: not supported by this version"
+             annotation:KEY: it takes discovery: nsm, which this version does not have"
                 .to_owned(),
         ),
         (
@@ -474,7 +479,32 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
         (
             "{namespace: web}",
             "port: 80, selector: {app: a}",
-            "kubernetes.namespace: unknown key (value web), allowed namespaces, addressFrom, labelSelector"
+            "kubernetes.namespace: unknown key (value web), allowed services, namespaces, addressFrom, \
+             labelSelector, topology"
+                .to_owned(),
+        ),
+        (
+            "{services: 'yes'}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.services: yes, allowed true, false".to_owned(),
+        ),
+        (
+            "{topology: {prefer: rack}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: rack, allowed none, zone, node".to_owned(),
+        ),
+        (
+            "{topology: {prefer: node}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: node, allowed none, or set NODE_NAME (spec.nodeName by the \
+             downward API)"
+                .to_owned(),
+        ),
+        (
+            "{topology: {prefer: zone}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: zone, allowed none, or set NODE_NAME or NODE_ZONE (spec.nodeName by \
+             the downward API)"
                 .to_owned(),
         ),
     ] {
@@ -496,6 +526,21 @@ fn discovery_by_kubernetes_has_defaults() {
     };
     assert_eq!(service.target_port, TargetPort::Name("http".to_owned()));
     assert_eq!(service.selector.to_string(), "app in (a,b)");
+}
+
+#[test]
+fn where_the_balancer_is_comes_from_the_environment() {
+    let text = "{discovery: kubernetes, kubernetes: {topology: {prefer: node}}}";
+    let env = |name: &str| match name {
+        "NODE_NAME" => Some("worker-1".to_owned()),
+        "NODE_ZONE" => Some(" east ".to_owned()),
+        _ => None,
+    };
+    let loaded = Config::parse(Some(text), "lb.yaml", &env, &(32_768..=60_999)).unwrap();
+    let topology = loaded.config.kubernetes.unwrap().topology;
+    assert_eq!(topology.prefer, Prefer::Node);
+    assert_eq!(topology.node.as_deref(), Some("worker-1"));
+    assert_eq!(topology.zone.as_deref(), Some("east"));
 }
 
 #[test]

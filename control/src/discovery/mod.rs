@@ -9,10 +9,11 @@ mod kubernetes;
 mod static_file;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use crate::config::{self, HealthCheck};
 
-pub use kubernetes::Kubernetes;
+pub use kubernetes::{Accepted, Kubernetes, Refused};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 
@@ -29,6 +30,21 @@ pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     pub services: Vec<ServiceSpec>,
+    /// Instances that live, backends or not; `None` where the source cannot know. One that is not among
+    /// them is gone for good, and its flows end at once: somebody else may have its address by now.
+    pub alive: Option<HashSet<Arc<str>>>,
+    /// What was asked for and is left out, in words, beginning with what it is about.
+    pub problems: Vec<String>,
+}
+
+impl Desired {
+    /// Whether `instance` is known to be gone for good.
+    pub fn is_gone(&self, instance: Option<&Arc<str>>) -> bool {
+        match (&self.alive, instance) {
+            (Some(alive), Some(instance)) => !alive.contains(instance),
+            _ => false,
+        }
+    }
 }
 
 /// A service as a source wants it.
@@ -36,6 +52,8 @@ pub struct Desired {
 pub struct ServiceSpec {
     /// A DNS label.
     pub name: String,
+    /// The name of the whole that this is one port of, which DNS answers too; `None` if that is `name`.
+    pub host: Option<String>,
     pub protocol: Protocol,
     pub port: u16,
     /// The backends' usual port, to be shown.
@@ -61,6 +79,7 @@ impl ServiceSpec {
     fn new(service: &config::Service, target_port: u16, backends: Vec<BackendSpec>) -> Self {
         Self {
             name: service.name.clone(),
+            host: None,
             protocol: service.protocol,
             port: service.port,
             target_port,
@@ -86,6 +105,8 @@ pub struct BackendSpec {
     /// Share of new flows; 0 gets none.
     pub weight: u16,
     pub takes: Takes,
+    /// When it came to take that, by the source's own clock and to the second at best.
+    pub changed: Option<SystemTime>,
     pub origin: Origin,
     /// The pod behind it, to be shown; `None` where there is none or none is known.
     pub pod: Option<Arc<PodPlace>>,

@@ -229,6 +229,7 @@ impl From<&Config> for Desired {
                 instance: None,
                 weight: backend.weight,
                 takes: Takes::NewFlows,
+                changed: None,
                 origin: Origin::Static,
                 pod: None,
             });
@@ -236,6 +237,7 @@ impl From<&Config> for Desired {
         });
         Self {
             services: services.collect(),
+            ..Self::default()
         }
     }
 }

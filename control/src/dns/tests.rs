@@ -35,6 +35,7 @@ fn view(addresses: &[&str]) -> NetworkView {
 fn current(names: &[&str]) -> Arc<Current> {
     let services = (8080..).zip(names).map(|(port, name)| ServiceSpec {
         name: (*name).to_owned(),
+        host: name.strip_suffix("-http").map(str::to_owned),
         protocol: Protocol::Tcp,
         port,
         target_port: port,
@@ -50,6 +51,7 @@ fn current(names: &[&str]) -> Arc<Current> {
         .update(Inputs {
             desired: &Desired {
                 services: services.collect(),
+                ..Desired::default()
             },
             network: &view(&["172.16.1.103", "2001:db8::67"]),
             health: &HashMap::new(),
@@ -232,6 +234,15 @@ async fn the_balancers_addresses_have_the_services_names() {
     }
     let answer = server.ask("1.1.16.172.in-addr.arpa.", RecordType::PTR).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn a_service_of_several_ports_has_a_name_for_all_of_them() {
+    let server = Server::start(Some(&["shop-http"]), &[], &["127.0.0.1"]).await;
+    for (name, answers) in [("shop-http.vl3-lb.", 1), ("shop.vl3-lb.", 1), ("http.vl3-lb.", 0)] {
+        let answer = server.ask(name, RecordType::A).await;
+        assert_eq!(answer.answers.len(), answers, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ impl Zone {
             || current
                 .directory
                 .live_services()
-                .any(|service| service.name.as_bytes() == label)
+                .any(|service| service.names().any(|name| name.as_bytes() == label))
     }
 
     fn soa(&self, name: &Name, current: &Current) -> Record {

@@ -72,7 +72,10 @@ impl World {
 
     fn want(&self, service: ServiceSpec) {
         let services = vec![service];
-        self.desired.send_replace(Some(Arc::new(Desired { services })));
+        self.desired.send_replace(Some(Arc::new(Desired {
+            services,
+            ..Desired::default()
+        })));
     }
 
     fn kill(&self, host: u16) {
@@ -121,11 +124,13 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         instance: None,
         weight: 1,
         takes: Takes::NewFlows,
+        changed: None,
         origin: Origin::Static,
         pod: None,
     };
     ServiceSpec {
         name: "finance".to_owned(),
+        host: None,
         protocol: Protocol::Tcp,
         port: 8080,
         target_port: 8081,

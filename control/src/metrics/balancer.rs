@@ -3,6 +3,7 @@
 use vl3lb_common::report::{Report, Status, Worker};
 
 use super::family::Family;
+use crate::discovery::Origin;
 
 /// The families, in order.
 pub(super) fn families(report: &Report) -> Vec<Family> {
@@ -245,6 +246,14 @@ fn control_plane(report: &Report) -> Vec<Family> {
         "Time from a change that was seen to the last worker that had it",
     );
     apply.add_distribution([], &status.snapshot_apply_seconds);
+    let mut programming = Family::histogram(
+        "vl3lb_network_programming_duration_seconds",
+        "Time from a change in Kubernetes, as it says, to the last worker that had it",
+    );
+    programming.add_distribution(
+        [("source", Origin::Kubernetes.name())],
+        &status.network_programming_seconds,
+    );
     let mut queries = Family::counter("vl3lb_dns_queries", "DNS answers by response code");
     for count in &status.dns.queries {
         queries.add([("rcode", &count.rcode)], count.queries_total);
@@ -266,6 +275,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         )
         .with_real([], status.snapshot_time.map(|time| time.unix_seconds())),
         apply,
+        programming,
         Family::counter(
             "vl3lb_snapshot_failures",
             "Snapshots that did not reach the workers",

@@ -38,6 +38,11 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_snapshot_generation", "gauge", ""),
     ("vl3lb_snapshot_timestamp_seconds", "gauge", ""),
     ("vl3lb_snapshot_apply_duration_seconds", "histogram", ""),
+    (
+        "vl3lb_network_programming_duration_seconds",
+        "histogram",
+        "source",
+    ),
     ("vl3lb_snapshot_failures", "counter", ""),
     ("vl3lb_discovery_synced", "gauge", "source"),
     ("vl3lb_discovery_last_event_timestamp_seconds", "gauge", "source"),

@@ -38,6 +38,21 @@ pub const APPLY_BOUNDS: [u64; 15] = [
     4_096_000, 8_192_000, 16_384_000,
 ];
 
+/// Upper bounds of the time from a change in Kubernetes to the last worker that has it, in microseconds:
+/// a choice of kube-proxy's. Kubernetes tells most times to the second.
+pub const PROGRAM_BOUNDS: [u64; 10] = [
+    250_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    120_000_000,
+    300_000_000,
+];
+
 /// Counters of the publisher.
 #[derive(Debug, Default)]
 pub struct PublisherStats {
@@ -49,6 +64,8 @@ pub struct PublisherStats {
     failure: Mutex<Option<String>>,
     /// Time from a change that was seen to the last worker that had it.
     pub applied: Histogram<{ APPLY_BOUNDS.len() + 1 }>,
+    /// Time from a change in Kubernetes, as it says, to the last worker that had it.
+    pub programmed: Histogram<{ PROGRAM_BOUNDS.len() + 1 }>,
 }
 
 impl PublisherStats {

@@ -23,13 +23,13 @@ use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
-use crate::discovery::{Desired, DesiredReceiver, ServiceSpec};
+use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::events::{Events, Happening};
 use crate::health::Board;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::state::{self, Inputs, Moment, State, Update};
 
-pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PublisherStats};
+pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PROGRAM_BOUNDS, PublisherStats};
 
 /// Two snapshots are at least this far apart, so that a burst of changes becomes one.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -65,6 +65,8 @@ pub struct Publisher {
     seen: Option<Instant>,
     /// When there was something to publish for the first time.
     started: Option<Instant>,
+    /// When the first snapshot was live.
+    began: Option<SystemTime>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -104,6 +106,7 @@ impl Publisher {
             stats: Arc::clone(&stats),
             seen: None,
             started: None,
+            began: None,
         };
         (publisher, receiver, stats)
     }
@@ -256,6 +259,7 @@ impl Publisher {
 
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
         self.stats.applied.observe(micros, &APPLY_BOUNDS);
+        self.measure_programming(&update);
         self.tell(&update, applied_in);
         self.current.send_replace(Some(Arc::new(Current {
             snapshot: update.snapshot,
@@ -264,6 +268,21 @@ impl Publisher {
             applied_in,
         })));
         Ok(())
+    }
+
+    /// How long changes in Kubernetes took. Those that are older than the first snapshot say nothing about
+    /// this balancer.
+    fn measure_programming(&mut self, update: &Update) {
+        let now = SystemTime::now();
+        let began = *self.began.get_or_insert(now);
+        for &(origin, caused) in &update.changes.caused {
+            if origin != Origin::Kubernetes || caused < began {
+                continue;
+            }
+            let took = now.duration_since(caused).unwrap_or_default();
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.stats.programmed.observe(micros, &PROGRAM_BOUNDS);
+        }
     }
 
     fn tell(&mut self, update: &Update, applied_in: Duration) {

@@ -158,12 +158,14 @@ fn finance(hosts: &[u8]) -> Desired {
         instance: None,
         weight: 1,
         takes: Takes::NewFlows,
+        changed: None,
         origin: Origin::Static,
         pod: None,
     });
     Desired {
         services: vec![ServiceSpec {
             name: "finance".to_owned(),
+            host: None,
             protocol: Protocol::Tcp,
             port: 8080,
             target_port: 8081,
@@ -175,6 +177,7 @@ fn finance(hosts: &[u8]) -> Desired {
             health_check: None,
             backends: backends.collect(),
         }],
+        ..Desired::default()
     }
 }
 
@@ -347,6 +350,30 @@ async fn a_snapshot_that_fails_is_published_again() {
         "from the change on, failures included"
     );
     assert_eq!(world.stats.applied.counts().iter().sum::<u64>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_from_a_change_in_kubernetes_counts_from_the_first_snapshot_on() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    let desired = world.desired.clone();
+    let want = |hosts: &[u8], changed: SystemTime, origin: Origin| {
+        let mut finance = finance(hosts);
+        for backend in &mut finance.services[0].backends {
+            (backend.changed, backend.origin) = (Some(changed), origin);
+        }
+        desired.send_replace(Some(Arc::new(finance)));
+    };
+    let hour = Duration::from_secs(3600);
+    want(&[2], SystemTime::now() + hour, Origin::Static);
+    world.published(1).await;
+    want(&[2, 3], SystemTime::now() - hour, Origin::Kubernetes);
+    world.published(2).await;
+    // A clock that is ahead of this one; the first two were before, or another source's.
+    want(&[2, 3, 4], SystemTime::now() + hour, Origin::Kubernetes);
+    world.published(3).await;
+    let counts = world.stats.programmed.counts();
+    assert_eq!((counts[0], counts.iter().sum::<u64>()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]

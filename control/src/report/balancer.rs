@@ -14,7 +14,7 @@ use vl3lb_common::stats::WorkerStats;
 use super::build::{Facts, count, reasons, rounded};
 use crate::dns;
 use crate::network::NetworkView;
-use crate::publisher::APPLY_BOUNDS;
+use crate::publisher::{APPLY_BOUNDS, PROGRAM_BOUNDS};
 use crate::state::Directory;
 use crate::version;
 
@@ -41,6 +41,11 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             &facts.publisher.applied.counts(),
             &APPLY_BOUNDS,
             facts.publisher.applied.sum_micros(),
+        ),
+        network_programming_seconds: Distribution::from_buckets(
+            &facts.publisher.programmed.counts(),
+            &PROGRAM_BOUNDS,
+            facts.publisher.programmed.sum_micros(),
         ),
         snapshot_failures_total: facts.publisher.failed.get(),
         interface: Interface {

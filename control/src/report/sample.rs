@@ -128,6 +128,7 @@ fn service(slot: u16, name: &str, protocol: Protocol, port: u16, state: ServiceS
     ServiceEntry {
         slot: ServiceSlot(slot),
         name: name.to_owned(),
+        host: None,
         protocol,
         port,
         target_port: port + 1,

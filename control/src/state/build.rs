@@ -102,6 +102,7 @@ impl State {
             services: self.services.map(|index, record| ServiceEntry {
                 slot: service_slot(index),
                 name: record.attributes.name.clone(),
+                host: record.attributes.host.clone(),
                 protocol: record.protocol,
                 port: record.port,
                 target_port: record.attributes.target_port,

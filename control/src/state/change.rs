@@ -4,10 +4,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use vl3lb_common::report::{BackendTransitions, ServiceState};
 
 use crate::discovery::Takes;
+
+use crate::discovery::Origin;
 
 /// The difference between two snapshots.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Changes {
     /// Services, backends, addresses or the MTU changed: something that people follow. Otherwise
     /// only next hops changed or a slot was freed.
     pub notable: bool,
+    /// When sources, as they say, had what made backends change their state.
+    pub caused: Vec<(Origin, SystemTime)>,
 }
 
 /// One change of state.
@@ -88,6 +93,8 @@ impl fmt::Display for Event {
 
 /// Why flows of a pod never go on to the next one.
 pub(super) const REPLACED: &str = "another instance has its address";
+/// Why a draining backend is given up before its time.
+pub(super) const GONE: &str = "the instance is gone";
 
 /// Why a backend comes into the state of what it `takes`, of which its source wants it to take `desired`.
 pub(super) const fn why(desired: Takes, takes: Takes) -> &'static str {

@@ -33,6 +33,8 @@ pub struct Directory {
 pub struct ServiceEntry {
     pub slot: ServiceSlot,
     pub name: String,
+    /// The name of the whole that this is one port of; `None` if that is `name`.
+    pub host: Option<String>,
     pub protocol: Protocol,
     pub port: u16,
     pub target_port: u16,
@@ -77,6 +79,16 @@ pub struct BackendEntry {
     pub drain_deadline: Option<SystemTime>,
     /// As [`ServiceEntry::baseline`]. Gauges were 0.
     pub baseline: Option<Arc<BackendStats>>,
+}
+
+impl ServiceEntry {
+    /// Those that DNS answers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.name), self.host.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+    }
 }
 
 impl BackendEntry {

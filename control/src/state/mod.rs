@@ -36,7 +36,7 @@ use crate::network::NetworkView;
 pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
 
-use change::{REPLACED, TransitionCounts, why};
+use change::{GONE, REPLACED, TransitionCounts, why};
 use counts::{backend_counts, flows_left, generation_in_use, service_counts};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::Slots;
@@ -145,7 +145,7 @@ impl State {
         let next = Generation(self.generation.0 + 1);
         let mut changes = Changes::default();
         let mut changed = std::mem::take(&mut self.stale);
-        let mut problems = Vec::new();
+        let mut problems = inputs.desired.problems.clone();
         let (wanted, holders) = wanted::collect(inputs.desired, &inputs.network.addresses, &mut problems);
 
         changed |= self.remove_services(&wanted, next, inputs, &mut changes);
@@ -247,9 +247,9 @@ impl State {
         for (backend, &WantedBackend { spec, takes }) in &wanted.backends {
             let finding = finding(wanted.spec, spec, inputs.health);
             let known = self.by_backend.get(&(slot, backend.clone())).copied();
-            let before = known
-                .and_then(|slot| self.backends.get(slot.index()))
-                .map(|record| record.state);
+            let record = known.and_then(|slot| self.backends.get(slot.index()));
+            let before = record.map(|record| record.state);
+            let news = record.is_none_or(|record| record.changed != spec.changed);
             let to = wanted_state(takes, finding, before, inputs.now);
             let from = if let Some(record) = known.and_then(|slot| self.backends.get_mut(slot.index())) {
                 changed |= record.follow(spec, to);
@@ -273,6 +273,10 @@ impl State {
             let took_flows = from.is_some_and(BackendState::takes_new_flows);
             changes.added += usize::from(to.takes_new_flows() && !took_flows);
             changes.removed += usize::from(took_flows && !to.takes_new_flows());
+            if news {
+                let caused = spec.changed.map(|time| (spec.origin, time));
+                changes.caused.extend(caused);
+            }
             changed = true;
             changes.events.push(Event::Backend {
                 service: wanted.spec.name.clone(),
@@ -332,6 +336,7 @@ impl State {
             held: matches!(state, BackendState::Draining { .. }),
             since: inputs.now.wall,
             transitions: 1,
+            changed: spec.changed,
             inactive_from: next,
             baseline: assigned
                 .used_before
@@ -386,8 +391,8 @@ impl State {
         changed
     }
 
-    /// Leaving backends lose their remaining flows when their drain time is over, or as soon as
-    /// another instance has their address.
+    /// Leaving backends lose their remaining flows when their drain time is over, or as soon as the
+    /// instance is gone or another has its address.
     fn end_drains(&mut self, holders: &Holders, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let over: Vec<(usize, &'static str)> = self
             .backends
@@ -396,6 +401,8 @@ impl State {
                 BackendState::Draining { since } if !backend.held => {
                     let reason = if inputs.now.monotonic.since(since) >= self.drain_of(backend) {
                         "its drain time is over"
+                    } else if inputs.desired.is_gone(backend.instance.as_ref()) {
+                        GONE
                     } else if wanted::is_replaced(holders, backend.protocol, &backend.identity()) {
                         REPLACED
                     } else {

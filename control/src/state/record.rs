@@ -56,6 +56,7 @@ impl ServiceRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) name: String,
+    pub(super) host: Option<String>,
     pub(super) target_port: u16,
     pub(super) selector: BTreeMap<String, String>,
     pub(super) scheduler: Scheduler,
@@ -69,6 +70,7 @@ impl From<&ServiceSpec> for Attributes {
     fn from(spec: &ServiceSpec) -> Self {
         Self {
             name: spec.name.clone(),
+            host: spec.host.clone(),
             target_port: spec.target_port,
             selector: spec.selector.clone(),
             scheduler: spec.scheduler,
@@ -99,6 +101,8 @@ pub(super) struct BackendRecord {
     pub(super) since: SystemTime,
     /// How often it came into a state.
     pub(super) transitions: u64,
+    /// What the source last said about when it changed.
+    pub(super) changed: Option<SystemTime>,
     /// While it takes no new flows: the first generation in which it did not.
     pub(super) inactive_from: Generation,
     pub(super) baseline: Option<Arc<BackendStats>>,
@@ -128,6 +132,7 @@ impl BackendRecord {
         let before = (self.weight, self.origin, self.held);
         let held = matches!(to, BackendState::Draining { .. });
         (self.weight, self.origin, self.held) = (spec.weight, spec.origin, held);
+        self.changed = spec.changed;
         let moved = self.pod != spec.pod;
         if moved {
             self.pod.clone_from(&spec.pod);

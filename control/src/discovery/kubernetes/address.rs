@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::Resource;
 use serde::Deserialize;
 
 use crate::config::{AddressFrom, unicast};
@@ -49,8 +50,8 @@ fn pod_ips(pod: &Pod) -> Vec<String> {
     several.chain(one).filter(|ip| !ip.is_empty()).cloned().collect()
 }
 
-pub(super) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+pub(super) fn annotation<'a>(object: &'a impl Resource, key: &str) -> Option<&'a str> {
+    object.meta().annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// One network of a pod.

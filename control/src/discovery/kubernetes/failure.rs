@@ -7,9 +7,9 @@ use kube::runtime::watcher;
 
 use crate::discovery::ErrorReason;
 
-/// What `error` is about, for a watch of pods in `scope`. `None` if it is no fault: the server has
+/// What `error` is about, for a watch of `kind` in `scope`. `None` if it is no fault: the server has
 /// forgotten the state that was asked about (410 Gone), and a new list follows.
-pub(super) fn told(error: &watcher::Error, scope: &str) -> Option<String> {
+pub(super) fn told(error: &watcher::Error, kind: &str, scope: &str) -> Option<String> {
     if status(error).is_some_and(|status| status.code == 410) {
         return None;
     }
@@ -17,10 +17,10 @@ pub(super) fn told(error: &watcher::Error, scope: &str) -> Option<String> {
         watcher::Error::InitialListFailed(_) => "list",
         _ => "watch",
     };
-    let asked = format!("{verb} pods in {scope}");
+    let asked = format!("{verb} {kind} in {scope}");
     Some(match status(error) {
         Some(status) if status.code == 403 => format!(
-            "{asked}: forbidden ({}); allow this service account to list and watch pods there",
+            "{asked}: forbidden ({}); allow this service account to list and watch {kind} there",
             status.message
         ),
         Some(status) if status.code == 401 => format!(

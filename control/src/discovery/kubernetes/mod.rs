@@ -1,22 +1,34 @@
-//! Backends from pods: the configuration's services say which by their labels, and the API server is
-//! watched for them.
+//! Services and backends from Kubernetes: the configuration's services say by labels which pods they
+//! want, and Services of the cluster may ask to be served too. The API server is watched for all of it.
 //!
 //! | step | file |
 //! |---|---|
-//! | the API server's lists, changes and outages | `watches`, `connection`, `failure` |
-//! | what is kept of a pod, and what it means | `pod`, `address` |
-//! | services and pods become the desired set | `desired` |
+//! | the API server's lists, changes and outages | `watches`, `objects`, `connection`, `failure` |
+//! | what is kept of each object, and what it means | `pod`, `address`, `service`, `slice`, `node` |
+//! | which Services are served, under which names | `admission` |
+//! | services, pods and endpoints become the desired set | `desired` |
+//! | backends that are near come first | `locality` |
 //!
-//! Nothing is sent before the first complete list of every namespace. Through any outage what was
-//! sent last stays, and the watches are tried again with growing, random pauses.
+//! Nothing is sent before the first complete list of everything that is needed. Through any outage what
+//! was sent last stays, and the watches are tried again with growing, random pauses.
+//!
+//! All pods of the namespaces are watched, not only those that a service selects: so it is known at once
+//! that a pod is gone, and not just labelled otherwise, and that another pod has its address.
 
 mod address;
+mod admission;
 mod connection;
 mod desired;
 mod failure;
+mod locality;
+mod node;
+mod objects;
 mod pod;
+mod service;
+mod slice;
 #[cfg(test)]
 mod tests;
+
 mod watches;
 
 use std::collections::BTreeSet;
@@ -28,35 +40,40 @@ use futures_util::future;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
-use vl3lb_common::Duration;
 use vl3lb_common::report::EventCode;
+use vl3lb_common::{Duration, Protocol};
 
 use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
-use crate::config::{self, Selector, Service};
+use crate::config::{self, AddressFrom, Config, Prefer, Service};
 use crate::events::{Events, Happening};
 
 use connection::Server;
+use desired::{Listening, Rules};
+use objects::Heard;
 use pod::Reading;
-use watches::{Heard, Plan, Watches};
+use watches::{Plan, Watches};
+
+pub use admission::{Accepted, Refused};
 
 /// Two sets are at least this far apart, so that a burst of changes becomes one.
 const SETTLE: Duration = Duration::from_millis(5);
 /// And so many times as far as it takes to make one: with thousands of pods that change all the time
 /// the balancer still has its CPU for packets.
 const REST: u32 = 10;
-/// What is asked of the API server has to fit a URL.
-const LONGEST_SELECTOR: usize = 1024;
-/// How long until a missing kubeconfig or service account is looked for again.
+/// How long until a kubeconfig or service account that is missing or refused is read again.
 const REOPEN: Duration = Duration::from_secs(5);
 /// Pods that are complained about in the log for each set.
 const LOGGED: usize = 10;
 
-/// Pods as a source of backends for the services of the configuration file, which is followed too.
+/// Kubernetes as a source: pods as backends for the services of the configuration file, which is followed
+/// too, and Services if the configuration says so.
 pub struct Kubernetes<E> {
     file: StaticFile<E>,
     /// How the file is doing; how the API server is doing is the status of this source.
     file_status: watch::Sender<SourceStatus>,
     server: Server,
+    accepted: watch::Sender<Arc<Vec<Accepted>>>,
+    refused: watch::Sender<Arc<Vec<Refused>>>,
 }
 
 impl<E> std::fmt::Debug for Kubernetes<E> {
@@ -71,12 +88,24 @@ impl<E> Kubernetes<E> {
     /// Backends for the services that `file` tells, whose own state goes to `file_status`. The API
     /// server and the credentials are those of a kubeconfig (KUBECONFIG), else of the pod's
     /// service account.
-    pub const fn new(file: StaticFile<E>, file_status: watch::Sender<SourceStatus>) -> Self {
+    pub fn new(file: StaticFile<E>, file_status: watch::Sender<SourceStatus>) -> Self {
         Self {
             file,
             file_status,
             server: Server::Inferred,
+            accepted: watch::Sender::default(),
+            refused: watch::Sender::default(),
         }
+    }
+
+    /// The Services that are served: of Kubernetes, not of the file.
+    pub fn accepted(&self) -> watch::Receiver<Arc<Vec<Accepted>>> {
+        self.accepted.subscribe()
+    }
+
+    /// What Services ask for and is not done.
+    pub fn refused(&self) -> watch::Receiver<Arc<Vec<Refused>>> {
+        self.refused.subscribe()
     }
 
     /// Another API server than that.
@@ -94,79 +123,94 @@ where
     async fn run(self, desired: DesiredSender, status: watch::Sender<SourceStatus>) {
         let config = Arc::clone(self.file.started_with());
         let (send_services, services) = watch::channel(Vec::new());
-        let pods = Pods {
+        let cluster = Cluster {
             config: config.kubernetes.clone().unwrap_or_default(),
+            listening: listening(&config),
             server: self.server,
             events: Arc::clone(self.file.events()),
             services,
             desired,
             status,
+            accepted: self.accepted,
+            refused: self.refused,
             earliest: Instant::now(),
             problems: BTreeSet::new(),
         };
         let file = self.file.follow(&self.file_status, |config| {
             send_services.send_replace(config.services.clone());
         });
-        future::join(file, pods.follow()).await;
+        future::join(file, cluster.follow()).await;
     }
 }
 
-/// Follows the pods that the services select.
-struct Pods {
+/// Where the balancer's own servers listen: a service there would hear nothing, or they would not.
+fn listening(config: &Config) -> Vec<Listening> {
+    let mut listening = Vec::new();
+    if !config.dns.listen.is_loopback() {
+        let port = config.dns.listen.port();
+        let servers = [Protocol::Tcp, Protocol::Udp];
+        listening.extend(servers.map(|protocol| (protocol, port, "the DNS server (dns.listen)")));
+    }
+    if !config.admin.listen.ip().is_loopback() {
+        let port = config.admin.listen.port();
+        listening.push((Protocol::Tcp, port, "the HTTP server (admin.listen)"));
+    }
+    listening
+}
+
+/// Follows what the API server knows.
+struct Cluster {
     config: config::Kubernetes,
+    listening: Vec<Listening>,
     server: Server,
     events: Arc<Events>,
+    /// The file's.
     services: watch::Receiver<Vec<Service>>,
     desired: DesiredSender,
     status: watch::Sender<SourceStatus>,
+    accepted: watch::Sender<Arc<Vec<Accepted>>>,
+    refused: watch::Sender<Arc<Vec<Refused>>>,
     /// When the next set may be sent.
     earliest: Instant,
     /// What is wrong with pods of the last set.
     problems: BTreeSet<String>,
 }
 
-impl Pods {
+impl Cluster {
     async fn follow(mut self) -> Infallible {
         loop {
-            match self.plan() {
-                Some(plan) => self.watch(&plan).await,
-                None => self.without_services().await,
-            }
+            let plan = self.plan();
+            self.watch(&plan).await;
         }
     }
 
-    /// What to watch for the services of now; `None` without any.
-    fn plan(&mut self) -> Option<Plan> {
+    /// What to watch for the services of now.
+    fn plan(&mut self) -> Plan {
         let services = self.services.borrow_and_update();
-        let selectors = services.iter().map(|service| &service.selector);
-        let covering = Selector::covering(selectors.clone(), LONGEST_SELECTOR);
-        (!services.is_empty()).then(|| Plan {
-            namespaces: self.config.namespaces.clone(),
-            selector: covering.and(&self.config.label_selector),
+        let labels = services.iter().flat_map(|service| service.selector.labels());
+        let config = &self.config;
+        let has_endpoints = config.address_from == AddressFrom::PodIp;
+        Plan {
+            namespaces: config.namespaces.clone(),
+            selector: config.label_selector.clone(),
             reading: Reading {
-                address_from: self.config.address_from.clone(),
-                labels: selectors.flat_map(Selector::labels).map(str::to_owned).collect(),
+                address_from: config.address_from.clone(),
+                // Services that select pods themselves may ask for any label.
+                labels: (!config.services || has_endpoints).then(|| labels.map(str::to_owned).collect()),
             },
-        })
+            services: config.services,
+            slices: config.services && has_endpoints,
+            nodes: config.topology.prefer == Prefer::Zone,
+        }
     }
 
-    /// Waits for services; nothing needs to be asked until then.
-    async fn without_services(&mut self) {
-        self.desired.send_replace(Some(Arc::default()));
-        self.status.send_modify(|status| {
-            status.synced = true;
-            status.loaded = Some(SystemTime::now());
-            note_error(status, None, &self.events);
-        });
-        self.services_changed().await;
-    }
-
-    /// Sends sets until the services ask for another plan. The last set stays until the new watches
-    /// are complete.
+    /// Sends sets until the services ask for another plan, or the credentials are refused. The last set
+    /// stays until new watches are complete.
     async fn watch(&mut self, plan: &Plan) {
         let Some(mut watches) = self.open(plan).await else {
             return;
         };
+        let opened = Instant::now();
         let mut due = None;
         loop {
             tokio::select! {
@@ -176,7 +220,7 @@ impl Pods {
                     self.send(&watches);
                 }
                 () = self.services_changed() => {
-                    if self.plan().as_ref() != Some(plan) {
+                    if self.plan() != *plan {
                         return;
                     }
                     if watches.are_complete() {
@@ -187,7 +231,11 @@ impl Pods {
                     if changed && watches.are_complete() {
                         due.get_or_insert(self.earliest);
                     }
-                    self.tell(&mut watches);
+                    let heard = self.tell(&mut watches);
+                    if heard.is_refused_credentials() && opened.elapsed() >= REOPEN {
+                        // There may be new ones by now: a token, or a certificate.
+                        return;
+                    }
                 }
             }
         }
@@ -229,18 +277,25 @@ impl Pods {
 
     fn send(&mut self, watches: &Watches) {
         let begin = Instant::now();
-        let pods = watches.pods();
-        let (set, problems) = desired::collect(&self.services.borrow(), &pods);
-        for problem in problems.difference(&self.problems).take(LOGGED) {
+        let known = watches.known();
+        let rules = Rules {
+            services: &self.services.borrow(),
+            kubernetes: &self.config,
+            listening: &self.listening,
+        };
+        let collected = desired::collect(rules, &known);
+        for problem in collected.problems.difference(&self.problems).take(LOGGED) {
             warn!("{problem}");
         }
-        self.problems = problems;
-        self.desired.send_replace(Some(Arc::new(set)));
+        self.problems = collected.problems;
+        replace(&self.accepted, collected.accepted);
+        replace(&self.refused, collected.refused);
+        self.desired.send_replace(Some(Arc::new(collected.desired)));
         self.earliest = Instant::now() + SETTLE.max(begin.elapsed() * REST);
     }
 
-    /// Puts the state of the watches into the status, and into the log if it changed.
-    fn tell(&self, watches: &mut Watches) {
+    /// Puts the state of the watches into the status, and into the log if it changed. What was heard.
+    fn tell(&self, watches: &mut Watches) -> Heard {
         let error = watches.error();
         let complete = watches.are_complete();
         let heard = watches.take_heard();
@@ -260,6 +315,7 @@ impl Pods {
                 note_error(status, error, &self.events);
             }
         });
+        heard
     }
 }
 
@@ -287,4 +343,15 @@ fn note_error(status: &mut SourceStatus, error: Option<String>, events: &Events)
         _ => {}
     }
     status.error = error;
+}
+
+/// Tells those who listen only if it is something new.
+fn replace<T: PartialEq>(sender: &watch::Sender<Arc<Vec<T>>>, now: Vec<T>) {
+    sender.send_if_modified(|known| {
+        let changed = **known != now;
+        if changed {
+            *known = Arc::new(now);
+        }
+        changed
+    });
 }

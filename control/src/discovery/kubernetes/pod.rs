@@ -1,30 +1,33 @@
 //! What is kept of a pod: a few hundred bytes of some thousands, read once per change.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-use kube::runtime::reflector::Lookup;
-use vl3lb_common::Protocol;
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Api, Client};
+use vl3lb_common::{Duration, Protocol};
 
 use super::address::{addresses, annotation};
+use super::node::ZONE;
+use super::objects::Kept;
 use crate::config::AddressFrom;
 use crate::discovery::{PodPlace, Takes};
 
 /// Share of new flows, 0 to 1000.
 const WEIGHT: &str = "vl3-lb.io/weight";
-/// `"true"`: no new flows.
-const DRAIN: &str = "vl3-lb.io/drain";
+/// On a pod `"true"`: no new flows. On a Service the drain time of its backends.
+pub(super) const DRAIN: &str = "vl3-lb.io/drain";
 const HEAVIEST: u16 = 1000;
 
 /// What is to be read of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reading {
     pub(super) address_from: AddressFrom,
-    /// Labels that selectors look at.
-    pub(super) labels: BTreeSet<String>,
+    /// Labels that selectors look at; `None`: all, because selectors may come that look at others.
+    pub(super) labels: Option<BTreeSet<String>>,
 }
 
 /// A pod as a possible backend.
@@ -45,8 +48,14 @@ pub(super) struct Member {
     /// Whether its addresses are the node's, which other pods have too.
     pub(super) host_network: bool,
     pub(super) ports: Vec<NamedPort>,
+    /// Where its node is, if the pod is labelled with that.
+    pub(super) zone: Option<String>,
     pub(super) weight: u16,
     pub(super) takes: Takes,
+    /// On its way out, or drained by annotation: no new flows, whoever says that it is ready.
+    pub(super) leaves: bool,
+    /// When it came to take that.
+    pub(super) changed: Option<SystemTime>,
     /// What is wrong with it, in words.
     pub(super) problems: Vec<String>,
 }
@@ -64,7 +73,8 @@ impl Member {
     pub(super) fn read(pod: &Pod, reading: &Reading) -> Self {
         let mut problems = Vec::new();
         let mut noted = |problem: String| problems.push(problem);
-        let takes = takes(pod, &mut noted);
+        let leaves = pod.metadata.deletion_timestamp.is_some() | is_drained(pod, &mut noted);
+        let takes = takes(pod, leaves);
         let weight = weight(pod, &mut noted);
         let addresses = addresses(pod, &reading.address_from, &mut noted);
         if addresses.is_empty() && takes == Takes::NewFlows {
@@ -90,8 +100,12 @@ impl Member {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
+            zone: labels
+                .clone()
+                .find(|(label, _)| *label == ZONE)
+                .map(|(_, zone)| zone.clone()),
             labels: labels
-                .filter(|(label, _)| reading.labels.contains(*label))
+                .filter(|(label, _)| reading.labels.as_ref().is_none_or(|kept| kept.contains(*label)))
                 .map(|(label, value)| (label.clone(), value.clone()))
                 .collect(),
             addresses,
@@ -99,6 +113,8 @@ impl Member {
             ports: spec.map(named_ports).unwrap_or_default(),
             weight,
             takes,
+            leaves,
+            changed: changed(pod),
             problems,
         }
     }
@@ -117,15 +133,27 @@ impl Member {
     }
 }
 
-/// A dead pod takes nothing. One that is unready, or on its way out, or drained by annotation takes no
-/// new flows: its old ones may well work, and end with it at the latest.
-fn takes(pod: &Pod, noted: &mut impl FnMut(String)) -> Takes {
+/// A dead pod takes nothing. One that is unready, or that leaves, takes no new flows: its old ones may
+/// well work, and end with it at the latest.
+fn takes(pod: &Pod, leaves: bool) -> Takes {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Failed" | "Succeeded")) {
-        return Takes::Nothing;
+        Takes::Nothing
+    } else if !leaves && readiness(pod).is_some_and(|ready| ready.status == "True") {
+        Takes::NewFlows
+    } else {
+        Takes::OldFlows
     }
-    let drained = match annotation(pod, DRAIN) {
+}
+
+fn readiness(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+fn is_drained(pod: &Pod, noted: &mut impl FnMut(String)) -> bool {
+    match annotation(pod, DRAIN) {
         None | Some("false") => false,
         Some("true") => true,
         Some(other) => {
@@ -134,17 +162,17 @@ fn takes(pod: &Pod, noted: &mut impl FnMut(String)) -> Takes {
             ));
             true
         }
-    };
-    let conditions = status
-        .and_then(|status| status.conditions.as_ref())
-        .into_iter()
-        .flatten();
-    let mut ready = conditions.filter(|condition| condition.type_ == "Ready" && condition.status == "True");
-    if ready.next().is_some() && !drained && pod.metadata.deletion_timestamp.is_none() {
-        Takes::NewFlows
-    } else {
-        Takes::OldFlows
     }
+}
+
+/// When its deletion was asked for, else when it became ready or unready.
+fn changed(pod: &Pod) -> Option<SystemTime> {
+    if let Some(end) = &pod.metadata.deletion_timestamp {
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
+        return instant(end)?.checked_sub(grace);
+    }
+    instant(readiness(pod)?.last_transition_time.as_ref()?)
 }
 
 fn weight(pod: &Pod, noted: &mut impl FnMut(String)) -> u16 {
@@ -187,40 +215,24 @@ fn ports(container: &Container) -> impl Iterator<Item = NamedPort> {
     })
 }
 
-/// So that a reflector's store can hold it.
-impl Lookup for Member {
-    type DynamicType = ();
+/// The time of the API server, which has seconds only.
+pub(super) fn instant(time: &Time) -> Option<SystemTime> {
+    let seconds = u64::try_from(time.0.as_second()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
 
-    fn kind((): &()) -> Cow<'_, str> {
-        Pod::kind(&())
+impl Kept for Member {
+    type Object = Pod;
+    type Reading = Reading;
+
+    fn api(client: Client, namespace: Option<&str>) -> Api<Pod> {
+        match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        }
     }
 
-    fn group((): &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-
-    fn name(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::from(&self.name))
-    }
-
-    fn namespace(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::from(&self.namespace))
-    }
-
-    /// Not kept: a pod that changed in nothing that counts is the same.
-    fn resource_version(&self) -> Option<Cow<'_, str>> {
-        None
-    }
-
-    fn uid(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::from(&*self.uid))
+    fn read(pod: &Pod, reading: &Reading) -> Option<Self> {
+        Some(Self::read(pod, reading))
     }
 }

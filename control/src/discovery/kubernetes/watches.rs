@@ -1,47 +1,64 @@
-//! The watches of one plan: one for each namespace, each with the pods that it knows.
+//! The watches of one plan: what is needed of each namespace, and of the cluster.
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream, SelectAll};
-use futures_util::{Stream, StreamExt, future};
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{Lookup, Store};
-use kube::runtime::watcher::{self, Event, watcher};
+use futures_util::stream::{BoxStream, SelectAll};
+use futures_util::{StreamExt, future};
+use kube::runtime::watcher::{self, Event};
 use tokio::sync::mpsc;
 
 use super::connection::{WATCH, client};
-use super::failure;
+use super::node::Place;
+use super::objects::{Entry, Heard, Kept, Progress, Watch, changes};
 use super::pod::{Member, Reading};
+use super::service::Declared;
+use super::slice::Slice;
 use crate::config::{Namespaces, Selector};
-use crate::discovery::ErrorCounts;
+
+/// EndpointSlices that the balancers write themselves, for names of their own.
+const NOT_OURS: &str = "endpointslice.kubernetes.io/managed-by!=vl3-lb.io";
 
 /// What to ask the API server for, and what to keep of the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) namespaces: Namespaces,
+    /// What all pods are labelled with.
     pub(super) selector: Selector,
     pub(super) reading: Reading,
+    pub(super) services: bool,
+    pub(super) slices: bool,
+    pub(super) nodes: bool,
 }
 
-/// What was heard since the last look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Heard {
-    /// Changes of pods, and complete lists.
-    pub(super) changes: u64,
-    pub(super) failures: ErrorCounts,
+/// Everything that is known, in any order.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) pods: Vec<Arc<Member>>,
+    pub(super) services: Vec<Arc<Declared>>,
+    pub(super) slices: Vec<Arc<Slice>>,
+    pub(super) nodes: Vec<Arc<Place>>,
 }
 
 /// Running watches. Stopped by dropping.
 pub(super) struct Watches {
-    /// By index of `each`.
-    events: SelectAll<BoxStream<'static, (usize, watcher::Result<Event<Member>>)>>,
-    /// Which watches the server has just begun.
+    said: SelectAll<BoxStream<'static, Said>>,
+    /// Which watches the server has just begun, by their order in `progress`.
     answered: mpsc::UnboundedReceiver<usize>,
-    each: Vec<Watch>,
+    pods: Vec<Watch<Member>>,
+    services: Vec<Watch<Declared>>,
+    slices: Vec<Watch<Slice>>,
+    nodes: Vec<Watch<Place>>,
     heard: Heard,
+}
+
+type Change<T> = watcher::Result<Event<Entry<T>>>;
+
+/// What a watch has to tell, by its place among those of its kind.
+enum Said {
+    Pod(usize, Change<Member>),
+    Service(usize, Change<Declared>),
+    Slice(usize, Change<Slice>),
+    Node(usize, Change<Place>),
 }
 
 impl Watches {
@@ -54,42 +71,35 @@ impl Watches {
             Namespaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
             Namespaces::All => vec![None],
         };
-        let reading = Arc::new(plan.reading.clone());
-        let seconds = u32::try_from(WATCH.as_secs()).expect("a minute's seconds fit");
-        let params = watcher::Config::default()
-            .labels(&plan.selector.to_string())
-            .timeout(seconds);
-        let (send_answered, answered) = mpsc::unbounded_channel();
-        let mut events = SelectAll::new();
-        let mut each = Vec::with_capacity(scopes.len());
-        for (index, namespace) in scopes.into_iter().enumerate() {
-            let client = client(config, index, send_answered.clone())?;
-            let (api, scope) = match namespace {
-                Some(name) => (Api::namespaced(client, name), format!("namespace {name}")),
-                None => (Api::all(client), "all namespaces".to_owned()),
-            };
-            let changes = changes(api, params.clone(), Arc::clone(&reading));
-            events.push(changes.map(move |event| (index, event)).boxed());
-            each.push(Watch::new(scope));
-        }
-        Ok(Self {
-            events,
+        let (answered, receiver) = mpsc::unbounded_channel();
+        let mut opening = Opening {
+            config,
             answered,
-            each,
+            said: SelectAll::new(),
+            opened: 0,
+        };
+        let when = |wanted: bool| if wanted { scopes.as_slice() } else { &[] };
+        let cluster: &[Option<&str>] = if plan.nodes { &[None] } else { &[] };
+        let pods = plan.selector.to_string();
+        let reading = plan.reading.clone();
+        Ok(Self {
+            pods: opening.open(&scopes, &pods, reading, Said::Pod)?,
+            services: opening.open(when(plan.services), "", (), Said::Service)?,
+            slices: opening.open(when(plan.slices), NOT_OURS, (), Said::Slice)?,
+            nodes: opening.open(cluster, "", (), Said::Node)?,
+            said: opening.said,
+            answered: receiver,
             heard: Heard::default(),
         })
     }
 
-    /// Waits until something is heard. Whether pods changed by it. May be cancelled.
+    /// Waits until something is heard. Whether anything that counts changed by it. May be cancelled.
     pub(super) async fn next(&mut self) -> bool {
         tokio::select! {
-            Some((index, event)) = self.events.next() => match self.each.get_mut(index) {
-                Some(watch) => watch.hear(event, &mut self.heard),
-                None => false,
-            },
-            Some(index) = self.answered.recv() => {
-                if let Some(watch) = self.each.get_mut(index) {
-                    watch.error = None;
+            Some(said) = self.said.next() => self.hear(said),
+            Some(place) = self.answered.recv() => {
+                if let Some(progress) = self.progress_mut().nth(place) {
+                    progress.error = None;
                 }
                 false
             }
@@ -97,17 +107,30 @@ impl Watches {
         }
     }
 
-    /// Whether every namespace was listed in full at least once.
+    fn hear(&mut self, said: Said) -> bool {
+        let heard = &mut self.heard;
+        let told = match said {
+            Said::Pod(place, change) => self.pods.get_mut(place).map(|watch| watch.hear(change, heard)),
+            Said::Service(place, change) => self
+                .services
+                .get_mut(place)
+                .map(|watch| watch.hear(change, heard)),
+            Said::Slice(place, change) => self.slices.get_mut(place).map(|watch| watch.hear(change, heard)),
+            Said::Node(place, change) => self.nodes.get_mut(place).map(|watch| watch.hear(change, heard)),
+        };
+        told.unwrap_or_default()
+    }
+
+    /// Whether everything was listed in full at least once.
     pub(super) fn are_complete(&self) -> bool {
-        self.each.iter().all(|watch| watch.complete)
+        self.progress().all(|progress| progress.complete)
     }
 
     /// What is wrong now, if anything.
     pub(super) fn error(&self) -> Option<String> {
         let errors: Vec<&str> = self
-            .each
-            .iter()
-            .filter_map(|watch| watch.error.as_deref())
+            .progress()
+            .filter_map(|progress| progress.error.as_deref())
             .collect();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
@@ -117,119 +140,69 @@ impl Watches {
         std::mem::take(&mut self.heard)
     }
 
-    /// All known pods, in any order.
-    pub(super) fn pods(&self) -> Vec<Arc<Member>> {
-        self.each.iter().flat_map(|watch| watch.pods.state()).collect()
-    }
-}
-
-/// One watch and what it knows.
-pub(super) struct Watch {
-    /// In words.
-    scope: String,
-    writer: Writer<Member>,
-    pods: Store<Member>,
-    /// Whether a list is under way.
-    listing: bool,
-    /// Whether there was a complete list.
-    complete: bool,
-    error: Option<String>,
-}
-
-impl Watch {
-    pub(super) fn new(scope: String) -> Self {
-        let writer = Writer::new(());
-        Self {
-            scope,
-            pods: writer.as_reader(),
-            writer,
-            listing: false,
-            complete: false,
-            error: None,
+    pub(super) fn known(&self) -> Known {
+        Known {
+            pods: all(&self.pods),
+            services: all(&self.services),
+            slices: all(&self.slices),
+            nodes: all(&self.nodes),
         }
     }
 
-    /// Takes note of `event`. Whether pods changed by it.
-    ///
-    /// A list replaces what was known only when it is complete.
-    pub(super) fn hear(&mut self, event: watcher::Result<Event<Member>>, heard: &mut Heard) -> bool {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                self.listing = false;
-                if let Some(told) = failure::told(&error, &self.scope) {
-                    heard.failures.count(failure::reason(&error));
-                    self.error = Some(told);
-                }
-                return false;
-            }
-        };
-        let known = |pod: &Member| self.pods.get(&pod.to_object_ref(()));
-        let changed = match &event {
-            Event::Init | Event::InitApply(_) => false,
-            Event::InitDone => true,
-            Event::Apply(pod) => known(pod).is_none_or(|known| *known != *pod),
-            // Not the next one of its name.
-            Event::Delete(pod) => known(pod).is_some_and(|known| known.uid == pod.uid),
-        };
-        match &event {
-            Event::Init | Event::InitApply(_) | Event::InitDone => {
-                if !self.listing {
-                    self.writer.apply_watcher_event(&Event::Init);
-                }
-                self.listing = !matches!(event, Event::InitDone);
-                self.complete |= !self.listing;
-                self.writer.apply_watcher_event(&event);
-            }
-            Event::Apply(_) | Event::Delete(_) if changed => self.writer.apply_watcher_event(&event),
-            Event::Apply(_) | Event::Delete(_) => {}
-        }
-        if !self.listing {
-            self.error = None;
-            heard.changes += 1;
-        }
-        changed
+    /// In the order in which they were opened.
+    fn progress(&self) -> impl Iterator<Item = &Progress> {
+        let pods = self.pods.iter().map(|watch| &watch.progress);
+        let services = self.services.iter().map(|watch| &watch.progress);
+        let slices = self.slices.iter().map(|watch| &watch.progress);
+        let nodes = self.nodes.iter().map(|watch| &watch.progress);
+        pods.chain(services).chain(slices).chain(nodes)
     }
 
-    #[cfg(test)]
-    pub(super) fn known(&self) -> Vec<Arc<Member>> {
-        self.pods.state()
+    fn progress_mut(&mut self) -> impl Iterator<Item = &mut Progress> {
+        let pods = self.pods.iter_mut().map(|watch| &mut watch.progress);
+        let services = self.services.iter_mut().map(|watch| &mut watch.progress);
+        let slices = self.slices.iter_mut().map(|watch| &mut watch.progress);
+        let nodes = self.nodes.iter_mut().map(|watch| &mut watch.progress);
+        pods.chain(services).chain(slices).chain(nodes)
     }
 }
 
-/// The changes of pods, read, with pauses after failures: longer ones after several, and random, so
-/// that balancers do not come back all at once.
-///
-/// The watcher says that it begins a list before it has asked for it. That is left out: it would count
-/// as a success between two failures, and the pauses would never grow.
-fn changes(
-    api: Api<Pod>,
-    params: watcher::Config,
-    reading: Arc<Reading>,
-) -> impl Stream<Item = watcher::Result<Event<Member>>> + Send {
-    let start = move || watcher(api.clone(), params.clone()).boxed();
-    stream::unfold((None, start, reading), async |(running, start, reading)| {
-        let mut running: BoxStream<'static, _> = running.unwrap_or_else(&start);
-        loop {
-            let event = running.next().await?;
-            if matches!(event, Ok(Event::Init)) {
-                continue;
-            }
-            let again = event.as_ref().err().is_some_and(failure::needs_list);
-            let event = event.map(|event| read(&event, &reading));
-            return Some((event, ((!again).then_some(running), start, reading)));
-        }
-    })
-    .default_backoff()
+fn all<T: Kept>(watches: &[Watch<T>]) -> Vec<Arc<T>> {
+    watches.iter().flat_map(Watch::known).collect()
 }
 
-fn read(event: &Event<Pod>, reading: &Reading) -> Event<Member> {
-    let read = |pod| Member::read(pod, reading);
-    match event {
-        Event::Init => Event::Init,
-        Event::InitApply(pod) => Event::InitApply(read(pod)),
-        Event::InitDone => Event::InitDone,
-        Event::Apply(pod) => Event::Apply(read(pod)),
-        Event::Delete(pod) => Event::Delete(read(pod)),
+/// Watches that are being opened.
+struct Opening<'a> {
+    config: &'a kube::Config,
+    answered: mpsc::UnboundedSender<usize>,
+    said: SelectAll<BoxStream<'static, Said>>,
+    opened: usize,
+}
+
+impl Opening<'_> {
+    /// One watch for each of `scopes` (`None`: everywhere) of the objects that `selector` selects.
+    fn open<T: Kept>(
+        &mut self,
+        scopes: &[Option<&str>],
+        selector: &str,
+        reading: T::Reading,
+        said: fn(usize, Change<T>) -> Said,
+    ) -> Result<Vec<Watch<T>>, String> {
+        let seconds = u32::try_from(WATCH.as_secs()).expect("a minute's seconds fit");
+        let params = watcher::Config::default().labels(selector).timeout(seconds);
+        let reading = Arc::new(reading);
+        let mut watches = Vec::with_capacity(scopes.len());
+        for (place, namespace) in scopes.iter().enumerate() {
+            let client = client(self.config, self.opened, self.answered.clone())?;
+            self.opened += 1;
+            let changes = changes(T::api(client, *namespace), params.clone(), Arc::clone(&reading));
+            self.said
+                .push(changes.map(move |change| said(place, change)).boxed());
+            watches.push(Watch::new(match namespace {
+                Some(name) => format!("namespace {name}"),
+                None => T::EVERYWHERE.to_owned(),
+            }));
+        }
+        Ok(watches)
     }
 }

@@ -45,6 +45,7 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
         instance: None,
         weight,
         takes: Takes::NewFlows,
+        changed: None,
         origin: Origin::Static,
         pod: None,
     }
@@ -53,6 +54,7 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
 fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> ServiceSpec {
     ServiceSpec {
         name: name.to_owned(),
+        host: None,
         protocol: Protocol::Tcp,
         port,
         target_port: 8081,
@@ -70,6 +72,7 @@ fn finance(hosts: &[u8]) -> Desired {
     let backends = hosts.iter().map(|&host| backend(host, 1)).collect();
     Desired {
         services: vec![service("finance", 8080, backends)],
+        ..Desired::default()
     }
 }
 
@@ -420,6 +423,7 @@ fn contradictions_are_left_out_and_named() {
             service("a", 80, vec![]),
             service("a", 81, vec![]),
         ],
+        ..Desired::default()
     });
     assert_eq!(
         world.directory().problems,
@@ -506,6 +510,7 @@ fn pods(pods: &[(u8, &str, Takes)]) -> Desired {
     let pods = pods.iter().map(|&(host, uid, takes)| pod(host, uid, takes));
     Desired {
         services: vec![service("finance", 8080, pods.collect())],
+        ..Desired::default()
     }
 }
 
@@ -557,6 +562,60 @@ fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
     world.seconds += DRAIN;
     assert!(world.update(&gone));
     assert_eq!(world.state_of(2), Some(BackendState::Gone));
+}
+
+#[test]
+fn the_flows_of_an_instance_that_is_gone_end_at_once() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    world.set_flows(3, 1);
+    // One of them lives on, only not as a backend.
+    let left = Desired {
+        alive: Some(["b".into()].into()),
+        ..pods(&[])
+    };
+    assert!(world.update(&left));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    assert!(matches!(world.state_of(3), Some(BackendState::Draining { .. })));
+    let left = Desired {
+        alive: Some([].into()),
+        ..pods(&[])
+    };
+    assert!(world.update(&left));
+    assert_eq!(world.state_of(3), Some(BackendState::Gone));
+}
+
+#[test]
+fn an_update_says_when_the_source_had_what_changed_backends() {
+    let mut world = World::new();
+    let at = |seconds, takes| {
+        let changed = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let backend = BackendSpec {
+            changed,
+            ..pod(2, "a", takes)
+        };
+        Desired {
+            services: vec![service("finance", 8080, vec![backend])],
+            ..Desired::default()
+        }
+    };
+    for (desired, caused) in [
+        (at(1, Takes::NewFlows), &[1][..]),
+        (at(2, Takes::OldFlows), &[2]),
+        (at(3, Takes::OldFlows), &[]),
+        (at(4, Takes::NewFlows), &[4]),
+    ] {
+        let updated = world.update(&desired);
+        let last = world.last.iter().filter(|_| updated);
+        let seconds = last
+            .flat_map(|update| &update.changes.caused)
+            .map(|(origin, time)| {
+                assert_eq!(*origin, Origin::Static);
+                time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+            });
+        assert_eq!(seconds.collect::<Vec<_>>(), caused);
+    }
 }
 
 #[test]
@@ -746,6 +805,7 @@ fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
     );
     let empty = Desired {
         services: vec![service("ledger", 9000, vec![])],
+        ..Desired::default()
     };
     assert_eq!(
         told(&mut world, &empty),

@@ -6,7 +6,7 @@ use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use proptest::prelude::*;
 
-use super::super::watches::{Heard, Watch};
+use super::super::objects::{Entry, Heard, Watch};
 use super::*;
 
 /// Something that a watch may hear, of pods by number and version.
@@ -31,7 +31,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Versions differ in readiness, and every second one is another pod of that name.
-fn pod(number: u8, version: u8) -> Member {
+fn pod(number: u8, version: u8) -> Pod {
     let pod = ready(&format!("pod-{number}"), &format!("10.0.0.{}", number + 1));
     let pod = with(pod, "/metadata/uid", json!(format!("{number}-{}", version / 2)));
     let pod = if version.is_multiple_of(2) {
@@ -39,10 +39,11 @@ fn pod(number: u8, version: u8) -> Member {
     } else {
         unready(pod)
     };
-    read_from(&pod, AddressFrom::PodIp)
+    serde_json::from_value(pod).unwrap()
 }
 
-fn event(step: &Step) -> watcher::Result<Event<Member>> {
+fn event(step: &Step) -> watcher::Result<Event<Entry<Member>>> {
+    let pod = |number, version| Entry::read(&pod(number, version), &reading(AddressFrom::PodIp));
     Ok(match *step {
         Step::Apply(number, version) => Event::Apply(pod(number, version)),
         Step::Delete(number, version) => Event::Delete(pod(number, version)),
@@ -55,9 +56,11 @@ fn event(step: &Step) -> watcher::Result<Event<Member>> {
     })
 }
 
-fn known(watch: &Watch) -> BTreeMap<String, Member> {
-    let known = watch.known().into_iter();
-    known.map(|pod| (pod.name.clone(), (*pod).clone())).collect()
+fn known(watch: &Watch<Member>) -> BTreeMap<String, Member> {
+    watch
+        .known()
+        .map(|pod| (pod.name.clone(), (*pod).clone()))
+        .collect()
 }
 
 proptest! {
@@ -82,7 +85,7 @@ proptest! {
         prop_assert!(watch.hear(event(&Step::ListDone), &mut heard));
         let expected: BTreeMap<_, _> = list
             .iter()
-            .map(|&(number, version)| pod(number, version))
+            .map(|&(number, version)| Member::read(&pod(number, version), &reading(AddressFrom::PodIp)))
             .map(|pod| (pod.name.clone(), pod))
             .collect();
         prop_assert_eq!(known(&watch), expected.clone());

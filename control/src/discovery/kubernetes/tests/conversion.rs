@@ -2,22 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::super::desired::collect;
 use super::*;
-use crate::discovery::{BackendSpec, Takes};
+use crate::discovery::Takes;
 
 /// `address:port weight takes` of each backend of the first service, in order, and the problems.
 fn backends(services: &str, pods: &[Value]) -> (Vec<String>, Vec<String>) {
     let members: Vec<_> = pods.iter().map(member).collect();
-    let (desired, problems) = collect(&super::services(services), &members);
-    let mut backends: Vec<_> = desired.services[0].backends.iter().map(shown).collect();
+    let collected = selected(services, &members);
+    let service = &collected.desired.services[0];
+    let mut backends: Vec<_> = service.backends.iter().map(shown).collect();
     backends.sort();
-    (backends, problems.into_iter().collect())
-}
-
-fn shown(backend: &BackendSpec) -> String {
-    let socket = std::net::SocketAddr::new(backend.address, backend.port);
-    format!("{socket} {} {:?}", backend.weight, backend.takes)
+    (backends, collected.problems.into_iter().collect())
 }
 
 #[test]
@@ -243,7 +238,7 @@ fn the_port_to_be_shown_is_the_one_that_most_backends_have() {
     ];
     for (count, port) in [(0, 80), (1, 8081), (2, 8081), (3, 8082)] {
         let members: Vec<_> = pods[..count].iter().map(member).collect();
-        let (desired, _) = collect(&services(service), &members);
+        let desired = selected(service, &members).desired;
         assert_eq!(desired.services[0].target_port, port, "{count} pods");
     }
 }
@@ -259,11 +254,12 @@ fn each_service_has_the_pods_that_it_selects() {
         labelled("c", "10.0.0.3", json!({"app": "ledger"})),
         labelled("d", "10.0.0.4", json!({})),
     ];
-    let services = services(
+    let collected = selected(
         "{name: a, port: 1, selector: {app: finance}}, {name: b, port: 2, selector: 'app=finance,tier!=web'}, \
          {name: c, port: 3, selector: 'tier in (web,api)'}, {name: d, port: 4, selector: '!app'}",
+        &pods,
     );
-    let (desired, problems) = collect(&services, &pods);
+    let desired = collected.desired;
     let hosts = desired.services.iter().map(|service| {
         let mut hosts: Vec<_> = service
             .backends
@@ -275,7 +271,7 @@ fn each_service_has_the_pods_that_it_selects() {
     });
     let expected = ["10.0.0.1 10.0.0.2", "10.0.0.2", "10.0.0.1 10.0.0.2", "10.0.0.4"];
     assert_eq!(hosts.collect::<Vec<_>>(), expected);
-    assert!(problems.is_empty());
+    assert!(collected.problems.is_empty());
     assert_eq!(desired.services[1].selector["tier"], "not in (web)");
 }
 
@@ -317,7 +313,7 @@ fn an_address_belongs_to_the_newest_pod_that_is_alive() {
         let mut pods: Vec<_> = pods.iter().map(member).collect();
         for _ in 0..2 {
             pods.reverse();
-            let (desired, _) = collect(&services(FINANCE), &pods);
+            let desired = selected(FINANCE, &pods).desired;
             let backends = desired.services[0].backends.iter();
             let mut found: Vec<_> = backends
                 .map(|backend| {
@@ -355,7 +351,7 @@ fn little_is_kept_of_a_pod() {
 fn a_backend_says_which_pod_it_is_and_where_it_runs() {
     let placed = with(ready("a", "10.0.0.1"), "/spec/nodeName", json!("worker-1"));
     let pods: Vec<_> = [placed, ready("b", "10.0.0.2")].iter().map(member).collect();
-    let (desired, _) = collect(&services(FINANCE), &pods);
+    let desired = selected(FINANCE, &pods).desired;
     let places: Vec<_> = desired.services[0]
         .backends
         .iter()
@@ -365,4 +361,64 @@ fn a_backend_says_which_pod_it_is_and_where_it_runs() {
         })
         .collect();
     assert_eq!(places, [("web/a", Some("worker-1")), ("web/b", None)]);
+}
+
+#[test]
+fn a_pod_that_lives_is_known_to_whatever_it_is_labelled() {
+    let other =
+        |name: &str, address: &str| with(ready(name, address), "/metadata/labels/app", json!("ledger"));
+    let pods = [
+        ready("a", "10.0.0.1"),
+        other("b", "10.0.0.2"),
+        with(ready("failed", "10.0.0.3"), "/status/phase", json!("Failed")),
+        ready("displaced", "10.0.0.5"),
+        with(
+            other("newer", "10.0.0.5"),
+            "/metadata/creationTimestamp",
+            json!("2026-11-24T09:00:00Z"),
+        ),
+    ];
+    let members: Vec<_> = pods.iter().map(member).collect();
+    let collected = selected(FINANCE, &members);
+    let mut alive: Vec<_> = collected
+        .desired
+        .alive
+        .iter()
+        .flatten()
+        .map(|uid| &**uid)
+        .collect();
+    alive.sort_unstable();
+    assert_eq!(alive, ["uid-a", "uid-b", "uid-newer"]);
+    let backends = collected.desired.services[0].backends.iter().map(shown);
+    let displaced: Vec<_> = backends
+        .filter(|backend| backend.starts_with("10.0.0.5"))
+        .collect();
+    assert_eq!(
+        displaced,
+        ["10.0.0.5:8081 1 Nothing"],
+        "by a pod that no service selects"
+    );
+}
+
+#[test]
+fn when_a_pod_changed_is_when_it_was_asked_to_or_came_to_be_ready() {
+    let pod = with(
+        ready("a", "10.0.0.1"),
+        "/status/conditions/0/lastTransitionTime",
+        json!("2026-11-24T08:00:05Z"),
+    );
+    let deleted = with(
+        pod.clone(),
+        "/metadata/deletionTimestamp",
+        json!("2026-11-24T09:00:30Z"),
+    );
+    let deleted = with(deleted, "/metadata/deletionGracePeriodSeconds", json!(30));
+    for (pod, time) in [
+        (ready("a", "10.0.0.1"), None),
+        (pod, Some("2026-11-24T08:00:05Z")),
+        (deleted, Some("2026-11-24T09:00:00Z")),
+    ] {
+        let time = time.map(|time| humantime::parse_rfc3339(time).unwrap());
+        assert_eq!(member(&pod).changed, time);
+    }
 }

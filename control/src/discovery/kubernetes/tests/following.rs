@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::super::Kubernetes;
+use super::super::{Accepted, Kubernetes, Refused};
 use super::server::{ApiServer, Cut, Reply};
 use super::*;
 use crate::discovery::{Desired, DesiredReceiver, Origin, Source, SourceStatus, StaticFile};
@@ -24,17 +24,27 @@ struct Following {
     desired: DesiredReceiver,
     status: watch::Receiver<SourceStatus>,
     file: watch::Receiver<SourceStatus>,
+    accepted: watch::Receiver<Arc<Vec<Accepted>>>,
+    refused: watch::Receiver<Arc<Vec<Refused>>>,
     task: JoinHandle<()>,
 }
 
 impl Following {
     fn start(server: ApiServer, config: Config, path: Option<PathBuf>) -> Self {
+        let client = server.config();
+        Self::start_with(server, client, config, path)
+    }
+
+    /// With credentials of its own.
+    fn start_with(server: ApiServer, client: kube::Config, config: Config, path: Option<PathBuf>) -> Self {
         let (desired, desired_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
         let (file, file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
         let static_file = StaticFile::new(path, no_env, Arc::new(config), Arc::default());
-        let source = Kubernetes::new(static_file, file).with_server(server.config());
+        let source = Kubernetes::new(static_file, file).with_server(client);
         Self {
+            accepted: source.accepted(),
+            refused: source.refused(),
             server,
             desired: desired_receiver,
             status: status_receiver,
@@ -135,12 +145,9 @@ async fn changes_of_pods_are_followed() {
 }
 
 #[tokio::test]
-async fn the_server_is_asked_for_what_services_select_and_nothing_else() {
+async fn the_server_is_asked_for_pods_and_nothing_else() {
     let server = ApiServer::start().await;
-    let config = config(
-        "{namespaces: [api], labelSelector: '!canary'}",
-        "{name: a, port: 1, selector: {app: a, tier: web}}, {name: b, port: 2, selector: {app: b}}",
-    );
+    let config = config("{namespaces: [api], labelSelector: '!canary'}", FINANCE);
     let mut following = Following::start(server, config, None);
     following.backends(&[]).await;
     let list = following.server.asked("/api/v1/namespaces/api/pods", 1).await;
@@ -149,7 +156,10 @@ async fn the_server_is_asked_for_what_services_select_and_nothing_else() {
         .unwrap()
         .1
         .into_owned();
-    assert_eq!(selector, "app in (a,b),!canary");
+    assert_eq!(selector, "!canary");
+    for kind in ["services", "endpointslices", "nodes"] {
+        assert!(following.server.requests(kind).is_empty(), "{kind}");
+    }
 }
 
 #[tokio::test]
@@ -167,22 +177,24 @@ async fn all_namespaces_are_one_watch() {
 }
 
 #[tokio::test]
-async fn without_services_nothing_is_asked() {
+async fn without_services_pods_are_known_still() {
     let server = ApiServer::start().await;
+    server.apply(&ready("a", "10.0.0.1"));
     let mut following = Following::start(server, config("{}", ""), None);
     following.synced().await;
-    assert_eq!(
-        *following.desired.borrow().as_deref().unwrap(),
-        Desired::default()
-    );
-    assert!(following.server.requests("").is_empty());
+    let alive = |desired: &Option<Arc<Desired>>| {
+        let desired = desired.as_deref();
+        desired
+            .is_some_and(|desired| desired.services.is_empty() && desired.alive.iter().flatten().count() == 1)
+    };
+    following.desired.wait_for(alive).await.unwrap();
 }
 
 #[tokio::test]
 async fn nothing_is_sent_before_every_namespace_is_listed() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
-    server.lists("api", Reply::Silent);
+    server.lists("/api/pods", Reply::Silent);
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
     // The list of one is complete when its watch begins.
     following.server.asked("/web/pods?&watch=true", 1).await;
@@ -192,7 +204,7 @@ async fn nothing_is_sent_before_every_namespace_is_listed() {
     assert_eq!(*following.desired.borrow(), None);
     assert!(!following.status.borrow().synced);
 
-    following.server.lists("api", Reply::Good);
+    following.server.lists("/api/pods", Reply::Good);
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
     following.synced().await;
 }
@@ -334,7 +346,7 @@ async fn a_namespace_that_is_not_allowed_does_not_hide_what_happens_in_another()
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(2).await;
-    following.server.lists("api", Reply::Refused(403));
+    following.server.lists("/api/pods", Reply::Refused(403));
     following.server.apply(&ready("b", "10.0.0.2"));
     following.server.compact(true);
     following.server.cut(Cut::Orderly);
@@ -359,8 +371,8 @@ async fn a_change_of_services_is_live_once_its_pods_are_known() {
     server.apply(&ready("a", "10.0.0.1"));
     server.apply(&with(
         ready("b", "10.0.0.2"),
-        "/metadata/labels/app",
-        json!("ledger"),
+        "/metadata/labels",
+        json!({"tier": "ledger"}),
     ));
     let mut following = Following::start(server, config("{}", FINANCE), Some(path.clone()));
     following.backends(&["10.0.0.1"]).await;
@@ -372,9 +384,9 @@ async fn a_change_of_services_is_live_once_its_pods_are_known() {
     following.desired.wait_for(moved).await.unwrap();
     assert_eq!(following.server.requests("limit=").len(), 1, "one list");
 
-    // Other pods are watched.
+    // Another label has to be known of each pod.
     following.server.lists("web", Reply::Silent);
-    write("{name: finance, port: 8080, targetPort: 9000, selector: {app: ledger}}");
+    write("{name: finance, port: 8080, targetPort: 9000, selector: {tier: ledger}}");
     following.server.asked("limit=", 2).await;
     assert_eq!(
         backends(following.desired.borrow().as_deref().unwrap()),
@@ -449,4 +461,153 @@ async fn a_large_namespace_and_a_burst_of_changes_end_well() {
     }
     let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(1000))).await;
     waited.expect("all changes arrive").unwrap();
+}
+
+/// Kinds that are needed where Services are followed and zones count, as in the path of a list.
+const KINDS: [&str; 4] = ["/pods?", "/services?", "/endpointslices?", "/nodes?"];
+
+/// Services of the cluster, and zones by the labels of nodes.
+fn everything() -> Config {
+    let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
+    config_at("{services: true, topology: {prefer: zone}}", "", &env)
+}
+
+/// A Service that is served, a pod and an endpoint.
+async fn cluster() -> ApiServer {
+    let server = ApiServer::start().await;
+    server.apply(&load_balancer("finance", 8080));
+    server.apply(&ready("a", "10.0.0.1"));
+    server.apply(&slice("finance-1", "finance", json!([endpoint("a", "10.0.0.1")])));
+    server
+}
+
+#[tokio::test]
+async fn services_of_the_cluster_are_followed_and_their_endpoints() {
+    let mut following = Following::start(cluster().await, config("{services: true}", ""), None);
+    following.backends(&["10.0.0.1"]).await;
+    let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
+    let expected = Accepted {
+        namespace: "web".to_owned(),
+        name: "finance".to_owned(),
+        uid: "uid-finance".to_owned(),
+        load_balancer: true,
+        services: vec!["finance".to_owned()],
+    };
+    assert_eq!(***accepted.await.unwrap(), [expected]);
+
+    let both = json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]);
+    following.server.apply(&slice("finance-1", "finance", both));
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    following
+        .server
+        .apply(&slice("finance-2", "finance", json!([endpoint("c", "10.0.0.3")])));
+    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+    following
+        .server
+        .delete_object("endpointslices", "web", "finance-1");
+    following.backends(&["10.0.0.3"]).await;
+
+    // A second one asks for the first one's port.
+    let mut later = load_balancer("later", 8080);
+    later["metadata"]["creationTimestamp"] = json!("2026-11-24T09:00:00Z");
+    following.server.apply(&later);
+    let refused = following.refused.wait_for(|refused| !refused.is_empty());
+    let reasons: Vec<_> = refused
+        .await
+        .unwrap()
+        .iter()
+        .map(|refused| refused.reason)
+        .collect();
+    assert_eq!(reasons, ["PortConflict", "NoPorts"]);
+    following.server.delete_object("services", "web", "finance");
+    following
+        .refused
+        .wait_for(|refused| refused.is_empty())
+        .await
+        .unwrap();
+    let named = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].name == "later";
+    following.desired.wait_for(named).await.unwrap();
+
+    // One that is not to be served any more is not there any more.
+    later["metadata"]["annotations"]["vl3-lb.io/enabled"] = json!("false");
+    following.server.apply(&later);
+    let none = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services.is_empty();
+    following.desired.wait_for(none).await.unwrap();
+    assert!(following.synced().await.errors.total() == 0);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_every_kind_is_listed() {
+    for kind in KINDS {
+        let server = cluster().await;
+        server.lists(kind, Reply::Silent);
+        let mut following = Following::start(server, everything(), None);
+        for other in KINDS.iter().filter(|other| **other != kind) {
+            following.server.asked(&format!("{other}&watch=true"), 1).await;
+        }
+        following.status(|status| status.events >= 3).await;
+        assert_eq!(*following.desired.borrow(), None, "without {kind}");
+        following.server.lists(kind, Reply::Good);
+        following.backends(&["10.0.0.1"]).await;
+        following.synced().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_named_by_verb_and_resource() {
+    for (kind, told) in KINDS.iter().zip([
+        "list pods in namespace web",
+        "list services in namespace web",
+        "list endpointslices in namespace web",
+        "list nodes in the cluster",
+    ]) {
+        let server = cluster().await;
+        server.lists(kind, Reply::Refused(403));
+        let mut following = Following::start(server, everything(), None);
+        let error = following.error().await;
+        assert!(error.starts_with(&format!("{told}: forbidden")), "{error}");
+        assert_eq!(*following.desired.borrow(), None);
+        following.server.lists(kind, Reply::Good);
+        following.backends(&["10.0.0.1"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_token_is_read_once_the_old_one_has_expired() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    fs::write(&path, "old").unwrap();
+    let server = ApiServer::start().await;
+    server.apply(&ready("a", "10.0.0.1"));
+    server.demand("old");
+    let mut client = server.config();
+    client.auth_info.token_file = Some(path.display().to_string());
+    let mut following = Following::start_with(server, client, config("{}", FINANCE), None);
+    following.backends(&["10.0.0.1"]).await;
+    following.server.watching(1).await;
+
+    following.server.demand("new");
+    following.server.cut(Cut::Orderly);
+    let error = following.error().await;
+    assert!(error.contains("does not accept the credentials"), "{error}");
+    following.backends(&["10.0.0.1"]).await;
+    fs::write(&path, "new").unwrap();
+    following.server.apply(&ready("b", "10.0.0.2"));
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    following.synced().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_is_told_from_one_that_is_labelled_otherwise() {
+    let mut following = Following::finance(&pods(2)).await;
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    let [first, _] = &pods(2)[..] else { unreachable!() };
+    following
+        .server
+        .apply(&with(first.clone(), "/metadata/labels/app", json!("ledger")));
+    following.server.delete("web", "pod-2");
+    following.backends(&[]).await;
+    let desired = following.desired.borrow().clone().unwrap();
+    let gone = |uid: &str| desired.is_gone(Some(&Arc::from(uid)));
+    assert!(!gone("uid-pod-1") && gone("uid-pod-2"));
 }

@@ -1,8 +1,10 @@
-//! From pods to backends, and the watches against a scripted API server.
+//! From what the API server knows to services and backends, and the watches against a scripted one.
 
 mod convergence;
 mod conversion;
+mod declared;
 mod following;
+mod locality;
 mod server;
 
 use std::sync::Arc;
@@ -10,8 +12,14 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
+use super::desired::{Collected, Rules, collect};
+use super::objects::Kept;
 use super::pod::{Member, Reading};
-use crate::config::{AddressFrom, Config, Service};
+use super::service::Declared;
+use super::slice::Slice;
+use super::watches::Known;
+use crate::config::{AddressFrom, Config};
+use crate::discovery::BackendSpec;
 
 /// A ready pod in namespace `web` with the label `app=finance`, its uid that of its name.
 fn ready(name: &str, address: &str) -> Value {
@@ -51,7 +59,7 @@ fn unready(pod: Value) -> Value {
 fn reading(address_from: AddressFrom) -> Reading {
     Reading {
         address_from,
-        labels: ["app".to_owned(), "tier".to_owned()].into(),
+        labels: Some(["app".to_owned(), "tier".to_owned()].into()),
     }
 }
 
@@ -60,20 +68,111 @@ fn read_from(pod: &Value, address_from: AddressFrom) -> Member {
     Member::read(&pod, &reading(address_from))
 }
 
+/// Reads objects of which nothing is to be configured; those that do not count are left out.
+fn kept<T: Kept<Reading = ()>>(objects: &[Value]) -> Vec<Arc<T>> {
+    let read = |object: &Value| {
+        let object: T::Object = serde_json::from_value(object.clone()).expect("an object of that kind");
+        T::read(&object, &()).map(Arc::new)
+    };
+    objects.iter().filter_map(read).collect()
+}
+
 fn member(pod: &Value) -> Arc<Member> {
     Arc::new(read_from(pod, AddressFrom::PodIp))
 }
 
 /// A configuration with discovery by Kubernetes and these services.
 fn config(kubernetes: &str, services: &str) -> Config {
+    config_at(kubernetes, services, &|_: &str| None)
+}
+
+/// As `config`, with an environment.
+fn config_at(kubernetes: &str, services: &str, env: &impl Fn(&str) -> Option<String>) -> Config {
     let text = format!("{{discovery: kubernetes, kubernetes: {kubernetes}, services: [{services}]}}");
-    Config::parse(Some(&text), "lb.yaml", &|_: &str| None, &(32_768..=60_999))
+    Config::parse(Some(&text), "lb.yaml", env, &(32_768..=60_999))
         .expect("a good configuration")
         .config
 }
 
-fn services(services: &str) -> Vec<Service> {
-    config("{}", services).services
+/// The desired set for this configuration.
+fn collected(config: &Config, known: &Known) -> Collected {
+    let rules = Rules {
+        services: &config.services,
+        kubernetes: config.kubernetes.as_ref().expect("discovery by Kubernetes"),
+        listening: &super::listening(config),
+    };
+    collect(rules, known)
+}
+
+/// The desired set for services of the file and pods.
+fn selected(services: &str, pods: &[Arc<Member>]) -> Collected {
+    let known = Known {
+        pods: pods.to_vec(),
+        ..Known::default()
+    };
+    collected(&config("{}", services), &known)
+}
+
+/// `address:port weight takes`
+fn shown(backend: &BackendSpec) -> String {
+    let socket = std::net::SocketAddr::new(backend.address, backend.port);
+    format!("{socket} {} {:?}", backend.weight, backend.takes)
+}
+
+/// A Service in namespace `web` with `spec`, its uid that of its name.
+fn service(name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": name,
+            "namespace": "web",
+            "uid": format!("uid-{name}"),
+            "creationTimestamp": "2026-11-24T08:00:00Z",
+            "annotations": {},
+        },
+        "spec": spec,
+    })
+}
+
+/// A Service of the balancer's class with one TCP port.
+fn load_balancer(name: &str, port: u16) -> Value {
+    service(
+        name,
+        json!({
+            "type": "LoadBalancer",
+            "loadBalancerClass": "vl3-lb.io/vl3-lb",
+            "selector": {"app": "finance"},
+            "ports": [{"port": port, "targetPort": 8081}],
+        }),
+    )
+}
+
+/// An EndpointSlice of Service `service` with one unnamed port, 8081.
+fn slice(name: &str, service: &str, endpoints: Value) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": "web",
+            "uid": format!("uid-{name}"),
+            "labels": {"kubernetes.io/service-name": service},
+            "annotations": {},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "", "protocol": "TCP", "port": 8081}],
+        "endpoints": endpoints,
+    })
+}
+
+/// A ready endpoint that is the pod of that name.
+fn endpoint(pod: &str, address: &str) -> Value {
+    json!({
+        "addresses": [address],
+        "conditions": {"ready": true, "serving": true, "terminating": false},
+        "targetRef": {"kind": "Pod", "name": pod, "namespace": "web", "uid": format!("uid-{pod}")},
+    })
 }
 
 const FINANCE: &str = "{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}}";

@@ -1,5 +1,5 @@
-//! An API server on loopback that knows pods only and does what a test tells it, also what a real one
-//! does only on a bad day.
+//! An API server on loopback that knows a few kinds of objects and does what a test tells it, also what a
+//! real one does only on a bad day.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{OriginalUri, Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
@@ -50,17 +50,20 @@ struct World {
 }
 
 struct Inner {
-    pods: BTreeMap<(String, String), Value>,
+    objects: BTreeMap<Key, Value>,
     version: u64,
-    /// What watches are told: namespace, version, event.
-    history: Vec<(String, u64, Value)>,
+    /// What watches are told.
+    history: Vec<(Scope, u64, Value)>,
     /// Versions before this one are forgotten.
     oldest: u64,
     /// Forgotten versions are refused by the answer's status, not by an event.
     gone_at_once: bool,
     page: usize,
-    lists: HashMap<String, Reply>,
+    /// By what their path contains; the last that fits counts.
+    lists: Vec<(String, Reply)>,
     watches: Reply,
+    /// Without it every request is refused; none: all are taken.
+    token: Option<String>,
     /// Watches so far that were answered.
     begun: usize,
     cuts: u64,
@@ -68,17 +71,23 @@ struct Inner {
     requests: Vec<String>,
 }
 
+/// Kind in the plural, and namespace; empty for objects of the cluster.
+type Scope = (String, String);
+/// And the name.
+type Key = (Scope, String);
+
 impl ApiServer {
     pub(super) async fn start() -> Self {
         let state = Inner {
-            pods: BTreeMap::new(),
+            objects: BTreeMap::new(),
             version: 100,
             history: Vec::new(),
             oldest: 0,
             gone_at_once: false,
             page: usize::MAX,
-            lists: HashMap::new(),
+            lists: Vec::new(),
             watches: Reply::Good,
+            token: None,
             begun: 0,
             cuts: 0,
             cut: Cut::Orderly,
@@ -102,8 +111,13 @@ impl ApiServer {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
         let routes = Router::new()
-            .route("/api/v1/pods", get(all_pods))
-            .route("/api/v1/namespaces/{namespace}/pods", get(namespaced_pods))
+            .route("/api/v1/{kind}", get(everywhere))
+            .route("/api/v1/namespaces/{namespace}/{kind}", get(in_namespace))
+            .route("/apis/{group}/v1/{kind}", get(everywhere_of_group))
+            .route(
+                "/apis/{group}/v1/namespaces/{namespace}/{kind}",
+                get(in_namespace_of_group),
+            )
             .with_state(Arc::clone(&self.world));
         self.listening = Some(tokio::spawn(async move {
             axum::serve(listener, routes).await.unwrap()
@@ -124,25 +138,35 @@ impl ApiServer {
         config
     }
 
-    pub(super) fn apply(&self, pod: &Value) {
-        self.change(|state| state.apply(pod.clone()));
+    pub(super) fn apply(&self, object: &Value) {
+        self.change(|state| state.apply(object.clone()));
     }
 
+    /// Deletes a pod.
     pub(super) fn delete(&self, namespace: &str, name: &str) {
+        self.delete_object("pods", namespace, name);
+    }
+
+    pub(super) fn delete_object(&self, kind: &str, namespace: &str, name: &str) {
+        let scope = (kind.to_owned(), namespace.to_owned());
         self.change(|state| {
-            let pod = state
-                .pods
-                .remove(&(namespace.to_owned(), name.to_owned()))
-                .unwrap();
-            state.tell(namespace, "DELETED", pod);
+            let object = state.objects.remove(&(scope.clone(), name.to_owned())).unwrap();
+            state.tell(&scope, "DELETED", object);
         });
     }
 
-    /// Tells watches the newest version and nothing else.
+    /// Tells watches of pods the newest version and nothing else.
     pub(super) fn bookmark(&self, namespace: &str) {
+        let scope = ("pods".to_owned(), namespace.to_owned());
         self.change(|state| {
-            state.tell(namespace, "BOOKMARK", json!({"metadata": {}}));
+            let nothing = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}});
+            state.tell(&scope, "BOOKMARK", nothing);
         });
+    }
+
+    /// Takes requests with this bearer token only.
+    pub(super) fn demand(&self, token: &str) {
+        self.change(|state| state.token = Some(token.to_owned()));
     }
 
     /// Forgets what happened before now, so that watches of then have to list again.
@@ -161,11 +185,9 @@ impl ApiServer {
         });
     }
 
-    /// How lists of `namespace` are answered from now on.
-    pub(super) fn lists(&self, namespace: &str, reply: Reply) {
-        self.change(|state| {
-            state.lists.insert(namespace.to_owned(), reply);
-        });
+    /// How lists whose path contains `part` are answered from now on.
+    pub(super) fn lists(&self, part: &str, reply: Reply) {
+        self.change(|state| state.lists.push((part.to_owned(), reply)));
     }
 
     /// How watches are answered from now on.
@@ -249,111 +271,145 @@ impl World {
 }
 
 impl Inner {
-    fn apply(&mut self, pod: Value) {
-        let text = |key: &str| pod["metadata"][key].as_str().unwrap().to_owned();
-        let (namespace, name) = (text("namespace"), text("name"));
-        let kind = if self.pods.contains_key(&(namespace.clone(), name.clone())) {
+    fn apply(&mut self, object: Value) {
+        let scope = scope(&object);
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let key = (scope.clone(), name);
+        let kind = if self.objects.contains_key(&key) {
             "MODIFIED"
         } else {
             "ADDED"
         };
-        let pod = self.tell(&namespace, kind, pod);
-        self.pods.insert((namespace, name), pod);
+        let object = self.tell(&scope, kind, object);
+        self.objects.insert(key, object);
     }
 
-    fn tell(&mut self, namespace: &str, kind: &str, mut object: Value) -> Value {
+    fn tell(&mut self, scope: &Scope, kind: &str, mut object: Value) -> Value {
         self.version += 1;
-        object["apiVersion"] = json!("v1");
-        object["kind"] = json!("Pod");
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let event = json!({"type": kind, "object": object});
-        self.history.push((namespace.to_owned(), self.version, event));
+        self.history.push((scope.clone(), self.version, event));
         object
     }
 
-    /// What a watch of `namespace` that knows `version` is to be told next.
-    fn after(&self, namespace: Option<&str>, version: u64) -> Option<(u64, Value)> {
+    /// What a watch that knows `version` is to be told next.
+    fn after(&self, asked: &Asked, version: u64) -> Option<(u64, Value)> {
         if version < self.oldest {
             return Some((u64::MAX, json!({"type": "ERROR", "object": status(410)})));
         }
         let mut events = self.history.iter();
-        let (_, version, event) =
-            events.find(|(of, at, _)| *at > version && namespace.is_none_or(|name| name == of))?;
+        let (_, version, event) = events.find(|(scope, at, _)| *at > version && asked.covers(scope))?;
         Some((*version, event.clone()))
     }
 }
 
-async fn all_pods(
-    world: State<Arc<World>>,
-    uri: OriginalUri,
-    query: Query<HashMap<String, String>>,
-) -> Response {
-    answer(world.0, None, uri, query.0).await
+/// Where an object is, by its kind and namespace.
+fn scope(object: &Value) -> Scope {
+    let kind = object["kind"].as_str().unwrap().to_lowercase();
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    (format!("{kind}s"), namespace.to_owned())
 }
 
-async fn namespaced_pods(
-    world: State<Arc<World>>,
-    Path(namespace): Path<String>,
-    uri: OriginalUri,
-    query: Query<HashMap<String, String>>,
-) -> Response {
-    answer(world.0, Some(namespace), uri, query.0).await
-}
-
-async fn answer(
-    world: Arc<World>,
+/// What a request is about.
+struct Asked {
+    kind: String,
+    /// `None`: everywhere.
     namespace: Option<String>,
-    OriginalUri(uri): OriginalUri,
-    query: HashMap<String, String>,
-) -> Response {
-    world.change(|state| state.requests.push(uri.to_string()));
-    if query.contains_key("watch") {
-        watch_pods(world, namespace, &query).await
-    } else {
-        list_pods(world, namespace, &query).await
+    path: String,
+}
+
+impl Asked {
+    fn covers(&self, (kind, namespace): &Scope) -> bool {
+        *kind == self.kind && self.namespace.as_ref().is_none_or(|asked| asked == namespace)
     }
 }
 
-async fn list_pods(
-    world: Arc<World>,
-    namespace: Option<String>,
-    query: &HashMap<String, String>,
+type Questions = Query<HashMap<String, String>>;
+
+async fn everywhere(world: State<Arc<World>>, Path(kind): Path<String>, request: Request) -> Response {
+    answer(world.0, kind, None, request).await
+}
+
+async fn in_namespace(
+    world: State<Arc<World>>,
+    Path((namespace, kind)): Path<(String, String)>,
+    request: Request,
 ) -> Response {
+    answer(world.0, kind, Some(namespace), request).await
+}
+
+async fn everywhere_of_group(
+    world: State<Arc<World>>,
+    Path((_, kind)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    answer(world.0, kind, None, request).await
+}
+
+async fn in_namespace_of_group(
+    world: State<Arc<World>>,
+    Path((_, namespace, kind)): Path<(String, String, String)>,
+    request: Request,
+) -> Response {
+    answer(world.0, kind, Some(namespace), request).await
+}
+
+async fn answer(world: Arc<World>, kind: String, namespace: Option<String>, request: Request) -> Response {
+    let path = request.uri().to_string();
+    let Query(query) = Questions::try_from_uri(request.uri()).unwrap();
+    let token = request.headers().get(header::AUTHORIZATION);
+    let token = token.map(|token| token.to_str().unwrap().trim_start_matches("Bearer ").to_owned());
+    let refuses = world.change(|state| {
+        state.requests.push(path.clone());
+        state.token.is_some() && state.token != token
+    });
+    if refuses {
+        return refused(401);
+    }
+    let asked = Asked {
+        kind,
+        namespace,
+        path,
+    };
+    if query.contains_key("watch") {
+        watch_objects(world, asked, &query).await
+    } else {
+        list_objects(world, asked, &query).await
+    }
+}
+
+async fn list_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, String>) -> Response {
     let reply = |state: &Inner| {
-        let reply = state.lists.get(namespace.as_deref().unwrap_or_default());
-        reply.copied().unwrap_or(Reply::Good)
+        let mut lists = state.lists.iter().rev();
+        let found = lists.find(|(part, _)| asked.path.contains(part));
+        found.map_or(Reply::Good, |(_, reply)| *reply)
     };
     if let Reply::Refused(code) = world.reply(reply).await {
         return refused(code);
     }
     let first: usize = query.get("continue").map_or(0, |token| token.parse().unwrap());
     let state = world.state.lock().unwrap();
-    let pods: Vec<_> = state
-        .pods
-        .iter()
-        .filter(|((of, _), _)| namespace.as_ref().is_none_or(|name| name == of))
-        .map(|(_, pod)| pod)
+    let objects = state.objects.iter();
+    let objects: Vec<_> = objects
+        .filter(|((scope, _), _)| asked.covers(scope))
+        .map(|(_, object)| object)
         .collect();
-    let last = pods.len().min(first.saturating_add(state.page));
-    let more = if last < pods.len() {
+    let last = objects.len().min(first.saturating_add(state.page));
+    let more = if last < objects.len() {
         last.to_string()
     } else {
         String::new()
     };
     axum::Json(json!({
         "apiVersion": "v1",
-        "kind": "PodList",
+        "kind": "List",
         "metadata": {"resourceVersion": state.version.to_string(), "continue": more},
-        "items": pods[first..last],
+        "items": objects[first..last],
     }))
     .into_response()
 }
 
-async fn watch_pods(
-    world: Arc<World>,
-    namespace: Option<String>,
-    query: &HashMap<String, String>,
-) -> Response {
+async fn watch_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, String>) -> Response {
     if let Reply::Refused(code) = world.reply(|state| state.watches).await {
         return refused(code);
     }
@@ -367,28 +423,25 @@ async fn watch_pods(
     };
     let changed = world.changed.subscribe();
     let lines = stream::unfold(
-        (world, namespace, version, changed),
-        move |(world, namespace, version, mut changed)| async move {
+        (world, asked, version, changed),
+        move |(world, asked, version, mut changed)| async move {
             loop {
                 changed.mark_unchanged();
                 {
                     let state = world.state.lock().unwrap();
                     let cut = (state.cuts > cuts).then_some(state.cut);
                     if version == u64::MAX
-                        || (cut == Some(Cut::Orderly) && state.after(namespace.as_deref(), version).is_none())
+                        || (cut == Some(Cut::Orderly) && state.after(&asked, version).is_none())
                     {
                         return None;
                     }
                     if cut == Some(Cut::Broken) {
                         drop(state);
-                        return Some((
-                            Err(io::Error::other("cut")),
-                            (world, namespace, u64::MAX, changed),
-                        ));
+                        return Some((Err(io::Error::other("cut")), (world, asked, u64::MAX, changed)));
                     }
-                    if let Some((version, event)) = state.after(namespace.as_deref(), version) {
+                    if let Some((version, event)) = state.after(&asked, version) {
                         drop(state);
-                        return Some((Ok(format!("{event}\n")), (world, namespace, version, changed)));
+                        return Some((Ok(format!("{event}\n")), (world, asked, version, changed)));
                     }
                 }
                 changed.changed().await.unwrap();

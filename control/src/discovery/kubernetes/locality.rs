@@ -1,0 +1,88 @@
+//! Backends that are near get the new flows, for as long as there are any.
+
+use std::net::IpAddr;
+
+use crate::config::Prefer;
+use crate::discovery::{BackendSpec, Takes};
+
+/// Which backends of a service get new flows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Nearness {
+    /// As the configuration says for all services.
+    #[default]
+    AsConfigured,
+    /// Those in the balancer's zone, if there are any.
+    Zone,
+    /// Those on the balancer's node, else in its zone, if there are any.
+    Node,
+    /// Those on the balancer's node and no others.
+    OnlyNode,
+}
+
+impl Nearness {
+    /// Whether a Service asks for what only a balancer that knows its zone can do.
+    pub(super) const fn needs_zone(self) -> bool {
+        matches!(self, Self::Zone | Self::Node)
+    }
+}
+
+/// A backend and where it is.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) backend: BackendSpec,
+    pub(super) node: Option<String>,
+    pub(super) zone: Option<String>,
+}
+
+/// Where the balancer is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Here<'a> {
+    pub(super) node: Option<&'a str>,
+    pub(super) zone: Option<&'a str>,
+    /// For services that say nothing.
+    pub(super) prefer: Prefer,
+}
+
+impl Here<'_> {
+    /// The backends, those weighted 0 that are too far away: they keep their flows and get no new ones.
+    /// Each family by itself.
+    pub(super) fn choose(&self, mut placed: Vec<Placed>, nearness: Nearness) -> Vec<BackendSpec> {
+        for is_in in [IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::is_ipv6] {
+            let family = placed.iter_mut().filter(|placed| is_in(&placed.backend.address));
+            self.choose_family(family.collect(), nearness);
+        }
+        placed.into_iter().map(|placed| placed.backend).collect()
+    }
+
+    fn choose_family(&self, family: Vec<&mut Placed>, nearness: Nearness) {
+        type Test<'a> = &'a dyn Fn(&Placed) -> bool;
+        let on_node: Test<'_> = &|placed| self.node.is_some() && placed.node.as_deref() == self.node;
+        let in_zone: Test<'_> = &|placed| self.zone.is_some() && placed.zone.as_deref() == self.zone;
+        let nearness = match (nearness, self.prefer) {
+            (Nearness::AsConfigured, Prefer::Zone) => Nearness::Zone,
+            (Nearness::AsConfigured, Prefer::Node) => Nearness::Node,
+            (nearness, _) => nearness,
+        };
+        let has = |test: Test<'_>| {
+            family
+                .iter()
+                .any(|placed| takes_flows(&placed.backend) && test(placed))
+        };
+        let chosen = match nearness {
+            Nearness::OnlyNode => Some(on_node),
+            Nearness::Node => [on_node, in_zone].into_iter().find(|test| has(test)),
+            Nearness::Zone => Some(in_zone).filter(|test| has(test)),
+            Nearness::AsConfigured => None,
+        };
+        let Some(near) = chosen else { return };
+        for placed in family {
+            if !near(placed) {
+                placed.backend.weight = 0;
+            }
+        }
+    }
+}
+
+fn takes_flows(backend: &BackendSpec) -> bool {
+    backend.takes == Takes::NewFlows && backend.weight > 0
+}

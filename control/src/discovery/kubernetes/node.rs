@@ -1,0 +1,35 @@
+//! Where a node is: the zone that its label names.
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+
+use super::objects::Kept;
+
+/// The zone of a node, and of a pod where the cluster copies the labels of nodes to pods.
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A node and its zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) node: String,
+    pub(super) zone: String,
+}
+
+impl Kept for Place {
+    type Object = Node;
+    type Reading = ();
+    const EVERYWHERE: &'static str = "the cluster";
+
+    fn api(client: Client, _namespace: Option<&str>) -> Api<Node> {
+        Api::all(client)
+    }
+
+    /// `None` without a zone.
+    fn read(node: &Node, (): &()) -> Option<Self> {
+        let labels = node.metadata.labels.as_ref()?;
+        Some(Self {
+            node: node.metadata.name.clone()?,
+            zone: labels.get(ZONE)?.clone(),
+        })
+    }
+}

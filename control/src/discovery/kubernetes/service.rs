@@ -1,0 +1,285 @@
+//! What is kept of a Service that the balancer is to serve, and what of it cannot be done.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Api, Client};
+use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::{Duration, Protocol};
+
+use super::address::annotation;
+use super::locality::Nearness;
+use super::objects::Kept;
+use super::pod::DRAIN;
+use crate::config::{self, Selector, TargetPort};
+
+/// The `spec.loadBalancerClass` of Services that the balancer serves.
+pub(super) const CLASS: &str = "vl3-lb.io/vl3-lb";
+/// The annotation for those that have another one or none, `"true"`; `"false"` holds for all.
+const ENABLED: &str = "vl3-lb.io/enabled";
+const SCHEDULER: &str = "vl3-lb.io/scheduler";
+/// What `sessionAffinity: ClientIP` means without a time, as the API server fills it in.
+const AFFINITY: Duration = Duration::from_secs(10_800);
+
+/// A Service that is to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Declared {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: Arc<str>,
+    /// Seconds since 1970.
+    pub(super) created: i64,
+    /// Whether its status is to have the balancer's addresses.
+    pub(super) load_balancer: bool,
+    /// Ports that it lists, supported or not.
+    pub(super) listed: usize,
+    /// Those that can be balanced.
+    pub(super) ports: Vec<Port>,
+    /// `None`: its endpoints are written by somebody.
+    pub(super) selector: Option<Selector>,
+    pub(super) scheduler: Scheduler,
+    pub(super) drain: Duration,
+    /// Zero: none.
+    pub(super) affinity: Duration,
+    /// None: from everywhere.
+    pub(super) source_ranges: Vec<IpNet>,
+    pub(super) nearness: Nearness,
+    /// Why it cannot be served at all.
+    pub(super) refused: Option<Reason>,
+    /// What about it cannot be done.
+    pub(super) noted: Vec<Reason>,
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    /// May be empty if it is the only one.
+    pub(super) name: String,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+    pub(super) target: TargetPort,
+}
+
+/// Why something is not done: a word for programs, in CamelCase, and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) word: &'static str,
+    pub(super) message: String,
+}
+
+impl Reason {
+    pub(super) fn new(word: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            word,
+            message: message.into(),
+        }
+    }
+}
+
+impl Declared {
+    /// Reads what is asked for by `service`. What cannot be done is noted.
+    fn new(service: &Service, load_balancer: bool) -> Self {
+        let mut noted = Vec::new();
+        let metadata = &service.metadata;
+        let spec = service.spec.clone().unwrap_or_default();
+        let selector = spec.selector.as_ref().filter(|labels| !labels.is_empty());
+        let listed = spec.ports.as_deref().unwrap_or_default();
+        let readable = |listed| port(listed).map_err(|reason| noted.push(reason)).ok();
+        let ports: Vec<Port> = listed.iter().filter_map(readable).collect();
+        let source_ranges = source_ranges(&spec);
+        // Served to everyone it would be open to those who are to be kept out.
+        let unreadable = source_ranges.as_ref().err().cloned();
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |time| time.0.as_second()),
+            load_balancer,
+            listed: listed.len(),
+            selector: selector.and_then(Selector::equal),
+            scheduler: scheduler(service, &mut noted),
+            drain: drain(service, &mut noted),
+            affinity: affinity(&spec),
+            source_ranges: source_ranges.unwrap_or_default(),
+            nearness: nearness(&spec, &mut noted),
+            refused: refused(service, &spec, &ports).or(unreadable),
+            ports,
+            noted,
+        }
+    }
+}
+
+impl Kept for Declared {
+    type Object = Service;
+    type Reading = ();
+
+    fn api(client: Client, namespace: Option<&str>) -> Api<Service> {
+        match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        }
+    }
+
+    /// `None` if it is not to be served by this balancer.
+    fn read(service: &Service, (): &()) -> Option<Self> {
+        let class = service.spec.as_ref()?.load_balancer_class.as_deref();
+        let load_balancer = class == Some(CLASS);
+        let wanted = match annotation(service, ENABLED) {
+            None => load_balancer,
+            Some(text) => text != "false",
+        };
+        wanted.then(|| Self::new(service, load_balancer))
+    }
+}
+
+/// What makes all of it impossible.
+fn refused(service: &Service, spec: &ServiceSpec, ports: &[Port]) -> Option<Reason> {
+    if let Some(text) = annotation(service, ENABLED).filter(|text| *text != "true") {
+        return Some(Reason::new(
+            "InvalidAnnotation",
+            format!("annotation {ENABLED}: {text:?}, allowed true, false"),
+        ));
+    }
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Some(Reason::new(
+            "UnsupportedType",
+            "type ExternalName has no endpoints to balance over",
+        ));
+    }
+    ports
+        .is_empty()
+        .then(|| Reason::new("NoPorts", "no port that can be balanced"))
+}
+
+/// The protocol of that name; the default is TCP. `None` if it is not supported.
+pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
+    match text {
+        None | Some("TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some(_) => None,
+    }
+}
+
+fn port(listed: &ServicePort) -> Result<Port, Reason> {
+    let number = u16::try_from(listed.port).ok().filter(|number| *number > 0);
+    let (Some(number), Some(protocol)) = (number, protocol(listed.protocol.as_deref())) else {
+        let protocol = listed.protocol.as_deref().unwrap_or_default();
+        return Err(Reason::new(
+            "UnsupportedProtocol",
+            format!("port {}: {protocol}, allowed TCP, UDP", listed.port),
+        ));
+    };
+    let target = match &listed.target_port {
+        Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
+        Some(IntOrString::Int(target)) => TargetPort::Number(
+            u16::try_from(*target)
+                .ok()
+                .filter(|target| *target > 0)
+                .unwrap_or(number),
+        ),
+        None => TargetPort::Number(number),
+    };
+    Ok(Port {
+        name: listed.name.clone().unwrap_or_default(),
+        protocol,
+        port: number,
+        target,
+    })
+}
+
+/// An annotation as `parse` understands it, `default` if it is absent or cannot be understood.
+fn setting<T>(
+    service: &Service,
+    key: &str,
+    (default, shown): (T, &str),
+    allowed: &str,
+    noted: &mut Vec<Reason>,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> T {
+    let Some(text) = annotation(service, key) else {
+        return default;
+    };
+    parse(text).unwrap_or_else(|| {
+        let message = format!("annotation {key}: {text:?}, allowed {allowed}; taken for {shown}");
+        noted.push(Reason::new("InvalidAnnotation", message));
+        default
+    })
+}
+
+fn scheduler(service: &Service, noted: &mut Vec<Reason>) -> Scheduler {
+    setting(
+        service,
+        SCHEDULER,
+        (config::DEFAULT_SCHEDULER, config::DEFAULT_SCHEDULER.name()),
+        &config::schedulers(),
+        noted,
+        config::scheduler,
+    )
+}
+
+fn drain(service: &Service, noted: &mut Vec<Reason>) -> Duration {
+    let default = config::duration::format(config::DEFAULT_DRAIN);
+    setting(
+        service,
+        DRAIN,
+        (config::DEFAULT_DRAIN, &default),
+        &config::drains(),
+        noted,
+        config::drain,
+    )
+}
+
+fn affinity(spec: &ServiceSpec) -> Duration {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return Duration::ZERO;
+    }
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config
+        .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    seconds.map_or(AFFINITY, Duration::from_secs)
+}
+
+fn source_ranges(spec: &ServiceSpec) -> Result<Vec<IpNet>, Reason> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    let read = |text: &String| {
+        let range: Result<IpNet, _> = text.trim().parse();
+        range.map(|range| range.trunc()).map_err(|_| {
+            let message = format!("loadBalancerSourceRanges: {text:?}, allowed networks such as 10.0.0.0/8");
+            Reason::new("InvalidSourceRange", message)
+        })
+    };
+    ranges.map(read).collect()
+}
+
+/// Packets come from outside for a load balancer, from within the cluster for the others, and the policy
+/// for those counts.
+fn nearness(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Nearness {
+    let policy = if spec.type_.as_deref() == Some("LoadBalancer") {
+        &spec.external_traffic_policy
+    } else {
+        &spec.internal_traffic_policy
+    };
+    if policy.as_deref() == Some("Local") {
+        return Nearness::OnlyNode;
+    }
+    match spec.traffic_distribution.as_deref() {
+        None => Nearness::AsConfigured,
+        Some("PreferClose" | "PreferSameZone") => Nearness::Zone,
+        Some("PreferSameNode") => Nearness::Node,
+        Some(other) => {
+            noted.push(Reason::new(
+                "UnsupportedTrafficDistribution",
+                format!(
+                    "trafficDistribution: {other}, allowed PreferSameZone, PreferSameNode, PreferClose; ignored"
+                ),
+            ));
+            Nearness::AsConfigured
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What is kept of an EndpointSlice: who serves a Service, as the cluster says.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointPort, EndpointSlice};
+use kube::{Api, Client};
+use vl3lb_common::Protocol;
+
+use super::objects::Kept;
+use super::service::protocol;
+use crate::config::unicast;
+use crate::discovery::{PodPlace, Takes};
+
+/// The label that names the Service.
+const SERVICE: &str = "kubernetes.io/service-name";
+/// When what the slice says changed, as an annotation in RFC 3339.
+const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// A part of the endpoints of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slice {
+    pub(super) namespace: String,
+    /// The Service's name.
+    pub(super) service: String,
+    pub(super) ports: Vec<Port>,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) changed: Option<SystemTime>,
+}
+
+/// The port of all endpoints of a slice for one port of the Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    /// That of the Service's port.
+    name: String,
+    protocol: Protocol,
+    number: u16,
+}
+
+/// Who serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) address: IpAddr,
+    /// Of its pod, if it is one.
+    pub(super) uid: Option<Arc<str>>,
+    pub(super) place: Option<Arc<PodPlace>>,
+    pub(super) node: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) takes: Takes,
+}
+
+impl Slice {
+    /// The endpoints' port for the Service's port `name`.
+    pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        let port = ports.find(|port| port.name == name && port.protocol == protocol)?;
+        Some(port.number)
+    }
+}
+
+impl Kept for Slice {
+    type Object = EndpointSlice;
+    type Reading = ();
+
+    fn api(client: Client, namespace: Option<&str>) -> Api<EndpointSlice> {
+        match namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        }
+    }
+
+    /// `None` if it is no Service's.
+    fn read(slice: &EndpointSlice, (): &()) -> Option<Self> {
+        let metadata = &slice.metadata;
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        let annotations = metadata.annotations.as_ref();
+        let changed = annotations.and_then(|annotations| annotations.get(CHANGED));
+        let endpoints = slice.endpoints.iter().flatten();
+        Some(Self {
+            service: metadata.labels.as_ref()?.get(SERVICE)?.clone(),
+            ports: slice.ports.iter().flatten().filter_map(port).collect(),
+            endpoints: endpoints
+                .filter_map(|endpoint| read_endpoint(endpoint, &namespace))
+                .collect(),
+            namespace,
+            changed: changed.and_then(|text| humantime::parse_rfc3339(text).ok()),
+        })
+    }
+}
+
+/// A port without a number stands for all, which no Service asks for.
+fn port(port: &EndpointPort) -> Option<Port> {
+    Some(Port {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: protocol(port.protocol.as_deref())?,
+        number: u16::try_from(port.port?).ok().filter(|number| *number > 0)?,
+    })
+}
+
+/// Only the first address has a meaning, says the API. Names of hosts (`addressType: FQDN`) are none.
+fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
+    let target = endpoint.target_ref.as_ref();
+    let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let place = pod.and_then(|pod| pod.name.as_ref()).map(|name| PodPlace {
+        pod: format!("{namespace}/{name}"),
+        node: endpoint.node_name.clone(),
+    });
+    Some(Endpoint {
+        address: unicast(endpoint.addresses.first()?)?,
+        uid: pod.and_then(|pod| pod.uid.as_deref()).map(Arc::from),
+        place: place.map(Arc::new),
+        node: endpoint.node_name.clone(),
+        zone: endpoint.zone.clone(),
+        takes: takes(endpoint.conditions.as_ref()),
+    })
+}
+
+/// An endpoint that does not say whether it is ready is. One that is not may well serve its old flows.
+fn takes(conditions: Option<&EndpointConditions>) -> Takes {
+    let ready = conditions.and_then(|conditions| conditions.ready);
+    if ready.unwrap_or(true) {
+        Takes::NewFlows
+    } else {
+        Takes::OldFlows
+    }
+}

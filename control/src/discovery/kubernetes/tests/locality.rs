@@ -1,0 +1,115 @@
+//! Which backends get new flows, by where they are.
+
+use std::net::IpAddr;
+
+use super::super::locality::{Here, Nearness, Placed};
+use crate::config::Prefer;
+use crate::discovery::{BackendSpec, Origin, Takes};
+
+/// `address@node/zone`, or with `-` before one that takes no new flows.
+fn placed(text: &str) -> Placed {
+    let (takes, text) = match text.strip_prefix('-') {
+        Some(text) => (Takes::OldFlows, text),
+        None => (Takes::NewFlows, text),
+    };
+    let (address, place) = text.split_once('@').unwrap();
+    let (node, zone) = place.split_once('/').unwrap();
+    let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Placed {
+        backend: BackendSpec {
+            address: address.parse::<IpAddr>().unwrap(),
+            port: 80,
+            instance: None,
+            weight: 1,
+            takes,
+            changed: None,
+            origin: Origin::Kubernetes,
+            pod: None,
+        },
+        node: known(node),
+        zone: known(zone),
+    }
+}
+
+/// Those that are weighted more than 0, seen from node `n` in zone `z`.
+fn chosen(backends: &str, nearness: Nearness, prefer: Prefer) -> String {
+    let here = Here {
+        node: Some("n"),
+        zone: Some("z"),
+        prefer,
+    };
+    let placed = backends.split_whitespace().map(placed).collect();
+    let chosen = here.choose(placed, nearness).into_iter();
+    let chosen = chosen.filter(|backend| backend.weight > 0);
+    chosen
+        .map(|backend| backend.address.to_string())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn near_backends_get_the_new_flows_while_there_are_any() {
+    let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
+    let without_node = "-10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
+    let far = "-10.0.0.1@n/z -10.0.0.2@m/z 10.0.0.3@k/y 10.0.0.4@/";
+    let all = "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4";
+    for (backends, nearness, expected) in [
+        (spread, Nearness::Node, "10.0.0.1"),
+        (without_node, Nearness::Node, "10.0.0.1 10.0.0.2"),
+        (far, Nearness::Node, all),
+        (spread, Nearness::Zone, "10.0.0.1 10.0.0.2"),
+        (without_node, Nearness::Zone, "10.0.0.1 10.0.0.2"),
+        (far, Nearness::Zone, all),
+        (spread, Nearness::OnlyNode, "10.0.0.1"),
+        (far, Nearness::OnlyNode, "10.0.0.1"),
+        (far, Nearness::AsConfigured, all),
+    ] {
+        assert_eq!(
+            chosen(backends, nearness, Prefer::None),
+            expected,
+            "{backends} {nearness:?}"
+        );
+    }
+}
+
+#[test]
+fn the_configuration_decides_where_a_service_says_nothing() {
+    let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
+    for (prefer, nearness, expected) in [
+        (Prefer::None, Nearness::AsConfigured, "10.0.0.1 10.0.0.2 10.0.0.3"),
+        (Prefer::Zone, Nearness::AsConfigured, "10.0.0.1 10.0.0.2"),
+        (Prefer::Node, Nearness::AsConfigured, "10.0.0.1"),
+        (Prefer::Node, Nearness::Zone, "10.0.0.1 10.0.0.2"),
+        (Prefer::Zone, Nearness::OnlyNode, "10.0.0.1"),
+    ] {
+        assert_eq!(
+            chosen(spread, nearness, prefer),
+            expected,
+            "{prefer:?} {nearness:?}"
+        );
+    }
+}
+
+#[test]
+fn each_family_falls_back_by_itself() {
+    let backends = "10.0.0.1@n/z 10.0.0.2@m/y 2001:db8::2@m/y";
+    assert_eq!(
+        chosen(backends, Nearness::Node, Prefer::None),
+        "10.0.0.1 2001:db8::2"
+    );
+}
+
+#[test]
+fn what_is_unknown_is_never_near() {
+    let here = Here {
+        node: None,
+        zone: None,
+        prefer: Prefer::Node,
+    };
+    let placed = ["10.0.0.1@/", "10.0.0.2@n/z"].map(placed).into();
+    let weights = here
+        .choose(placed, Nearness::AsConfigured)
+        .into_iter()
+        .map(|backend| backend.weight);
+    assert_eq!(weights.collect::<Vec<_>>(), [1, 1]);
+}
