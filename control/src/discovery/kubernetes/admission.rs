@@ -122,6 +122,12 @@ impl Claims {
                  kubernetes.topology",
             ));
         }
+        if declared.unready_too && !self.means.endpoints {
+            noted.push(Reason::new(
+                "NotReadyAddresses",
+                "publishNotReadyAddresses is followed with kubernetes.addressFrom: pod-ip only; ignored",
+            ));
+        }
         let owner = format!("Service {}/{}", declared.namespace, declared.name);
         let names: Vec<String> = declared.ports.iter().map(|port| name(declared, port)).collect();
         let wanted: HashSet<&String> = names.iter().chain([&declared.name]).collect();

@@ -39,6 +39,8 @@ pub(super) struct Declared {
     pub(super) ports: Vec<Port>,
     /// `None`: its endpoints are written by somebody.
     pub(super) selector: Option<Selector>,
+    /// Whether pods that are not ready are to get new flows.
+    pub(super) unready_too: bool,
     pub(super) scheduler: Scheduler,
     pub(super) drain: Duration,
     /// Zero: none.
@@ -102,6 +104,7 @@ impl Declared {
             load_balancer,
             listed: listed.len(),
             selector: selector.and_then(Selector::equal),
+            unready_too: spec.publish_not_ready_addresses == Some(true),
             scheduler: scheduler(service, &mut noted),
             drain: drain(service, &mut noted),
             affinity: affinity(&spec),

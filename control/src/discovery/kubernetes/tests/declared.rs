@@ -409,7 +409,14 @@ fn with_other_addresses_than_pod_ips_a_service_has_the_pods_that_it_selects() {
             .iter()
             .map(|pod| Arc::new(read_from(pod, address_from())))
             .collect(),
-        services: kept::<Declared>(&[load_balancer("a", 80), without]),
+        services: kept::<Declared>(&[
+            with(
+                load_balancer("a", 80),
+                "/spec/publishNotReadyAddresses",
+                json!(true),
+            ),
+            without,
+        ]),
         slices: Vec::new(),
         nodes: Vec::new(),
     };
@@ -425,7 +432,10 @@ fn with_other_addresses_than_pod_ips_a_service_has_the_pods_that_it_selects() {
         "its own namespace's"
     );
     assert_eq!(collected.desired.services.len(), 1);
-    assert_eq!(refusals(&collected), ["web/without NoSelector"]);
+    assert_eq!(
+        refusals(&collected),
+        ["web/a NotReadyAddresses", "web/without NoSelector"]
+    );
 }
 
 #[test]

@@ -19,18 +19,18 @@ fn no_env(_: &str) -> Option<String> {
     None
 }
 
-struct Following {
-    server: ApiServer,
-    desired: DesiredReceiver,
+pub(super) struct Following {
+    pub(super) server: ApiServer,
+    pub(super) desired: DesiredReceiver,
     status: watch::Receiver<SourceStatus>,
     file: watch::Receiver<SourceStatus>,
-    accepted: watch::Receiver<Arc<Vec<Accepted>>>,
-    refused: watch::Receiver<Arc<Vec<Refused>>>,
+    pub(super) accepted: watch::Receiver<Arc<Vec<Accepted>>>,
+    pub(super) refused: watch::Receiver<Arc<Vec<Refused>>>,
     task: JoinHandle<()>,
 }
 
 impl Following {
-    fn start(server: ApiServer, config: Config, path: Option<PathBuf>) -> Self {
+    pub(super) fn start(server: ApiServer, config: Config, path: Option<PathBuf>) -> Self {
         let client = server.config();
         Self::start_with(server, client, config, path)
     }
@@ -63,7 +63,7 @@ impl Following {
     }
 
     /// Waits until these are the backends of the first service.
-    async fn backends(&mut self, expected: &[&str]) {
+    pub(super) async fn backends(&mut self, expected: &[&str]) {
         let reached = |desired: &Option<Arc<Desired>>| {
             desired
                 .as_deref()
@@ -78,16 +78,16 @@ impl Following {
         }
     }
 
-    async fn status(&mut self, reached: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
+    pub(super) async fn status(&mut self, reached: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
         let waited = tokio::time::timeout(LIMIT, self.status.wait_for(|status| reached(status))).await;
         waited.expect("the status is reached").unwrap().clone()
     }
 
-    async fn error(&mut self) -> String {
+    pub(super) async fn error(&mut self) -> String {
         self.status(|status| status.error.is_some()).await.error.unwrap()
     }
 
-    async fn synced(&mut self) -> SourceStatus {
+    pub(super) async fn synced(&mut self) -> SourceStatus {
         self.status(|status| status.synced && status.error.is_none())
             .await
     }
@@ -461,115 +461,6 @@ async fn a_large_namespace_and_a_burst_of_changes_end_well() {
     }
     let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(1000))).await;
     waited.expect("all changes arrive").unwrap();
-}
-
-/// Kinds that are needed where Services are followed and zones count, as in the path of a list.
-const KINDS: [&str; 4] = ["/pods?", "/services?", "/endpointslices?", "/nodes?"];
-
-/// Services of the cluster, and zones by the labels of nodes.
-fn everything() -> Config {
-    let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
-    config_at("{services: true, topology: {prefer: zone}}", "", &env)
-}
-
-/// A Service that is served, a pod and an endpoint.
-async fn cluster() -> ApiServer {
-    let server = ApiServer::start().await;
-    server.apply(&load_balancer("finance", 8080));
-    server.apply(&ready("a", "10.0.0.1"));
-    server.apply(&slice("finance-1", "finance", json!([endpoint("a", "10.0.0.1")])));
-    server
-}
-
-#[tokio::test]
-async fn services_of_the_cluster_are_followed_and_their_endpoints() {
-    let mut following = Following::start(cluster().await, config("{services: true}", ""), None);
-    following.backends(&["10.0.0.1"]).await;
-    let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
-    let expected = Accepted {
-        namespace: "web".to_owned(),
-        name: "finance".to_owned(),
-        uid: "uid-finance".to_owned(),
-        load_balancer: true,
-        services: vec!["finance".to_owned()],
-    };
-    assert_eq!(***accepted.await.unwrap(), [expected]);
-
-    let both = json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]);
-    following.server.apply(&slice("finance-1", "finance", both));
-    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
-    following
-        .server
-        .apply(&slice("finance-2", "finance", json!([endpoint("c", "10.0.0.3")])));
-    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
-    following
-        .server
-        .delete_object("endpointslices", "web", "finance-1");
-    following.backends(&["10.0.0.3"]).await;
-
-    // A second one asks for the first one's port.
-    let mut later = load_balancer("later", 8080);
-    later["metadata"]["creationTimestamp"] = json!("2026-11-24T09:00:00Z");
-    following.server.apply(&later);
-    let refused = following.refused.wait_for(|refused| !refused.is_empty());
-    let reasons: Vec<_> = refused
-        .await
-        .unwrap()
-        .iter()
-        .map(|refused| refused.reason)
-        .collect();
-    assert_eq!(reasons, ["PortConflict", "NoPorts"]);
-    following.server.delete_object("services", "web", "finance");
-    following
-        .refused
-        .wait_for(|refused| refused.is_empty())
-        .await
-        .unwrap();
-    let named = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].name == "later";
-    following.desired.wait_for(named).await.unwrap();
-
-    // One that is not to be served any more is not there any more.
-    later["metadata"]["annotations"]["vl3-lb.io/enabled"] = json!("false");
-    following.server.apply(&later);
-    let none = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services.is_empty();
-    following.desired.wait_for(none).await.unwrap();
-    assert!(following.synced().await.errors.total() == 0);
-}
-
-#[tokio::test]
-async fn nothing_is_sent_before_every_kind_is_listed() {
-    for kind in KINDS {
-        let server = cluster().await;
-        server.lists(kind, Reply::Silent);
-        let mut following = Following::start(server, everything(), None);
-        for other in KINDS.iter().filter(|other| **other != kind) {
-            following.server.asked(&format!("{other}&watch=true"), 1).await;
-        }
-        following.status(|status| status.events >= 3).await;
-        assert_eq!(*following.desired.borrow(), None, "without {kind}");
-        following.server.lists(kind, Reply::Good);
-        following.backends(&["10.0.0.1"]).await;
-        following.synced().await;
-    }
-}
-
-#[tokio::test]
-async fn what_is_not_allowed_is_named_by_verb_and_resource() {
-    for (kind, told) in KINDS.iter().zip([
-        "list pods in namespace web",
-        "list services in namespace web",
-        "list endpointslices in namespace web",
-        "list nodes in the cluster",
-    ]) {
-        let server = cluster().await;
-        server.lists(kind, Reply::Refused(403));
-        let mut following = Following::start(server, everything(), None);
-        let error = following.error().await;
-        assert!(error.starts_with(&format!("{told}: forbidden")), "{error}");
-        assert_eq!(*following.desired.borrow(), None);
-        following.server.lists(kind, Reply::Good);
-        following.backends(&["10.0.0.1"]).await;
-    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! From what the API server knows to services and backends, and the watches against a scripted one.
 
+mod cluster;
 mod convergence;
 mod conversion;
 mod declared;

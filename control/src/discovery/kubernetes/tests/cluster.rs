@@ -1,0 +1,118 @@
+//! Services of the cluster and all that belongs to them, from a scripted API server.
+
+use serde_json::json;
+
+use super::super::Accepted;
+use super::following::Following;
+use super::server::{ApiServer, Reply};
+use super::*;
+use crate::discovery::Desired;
+
+/// Kinds that are needed where Services are followed and zones count, as in the path of a list.
+const KINDS: [&str; 4] = ["/pods?", "/services?", "/endpointslices?", "/nodes?"];
+
+/// Services of the cluster, and zones by the labels of nodes.
+fn everything() -> Config {
+    let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
+    config_at("{services: true, topology: {prefer: zone}}", "", &env)
+}
+
+/// A Service that is served, a pod and an endpoint.
+async fn cluster() -> ApiServer {
+    let server = ApiServer::start().await;
+    server.apply(&load_balancer("finance", 8080));
+    server.apply(&ready("a", "10.0.0.1"));
+    server.apply(&slice("finance-1", "finance", json!([endpoint("a", "10.0.0.1")])));
+    server
+}
+
+#[tokio::test]
+async fn services_of_the_cluster_are_followed_and_their_endpoints() {
+    let mut following = Following::start(cluster().await, config("{services: true}", ""), None);
+    following.backends(&["10.0.0.1"]).await;
+    let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
+    let expected = Accepted {
+        namespace: "web".to_owned(),
+        name: "finance".to_owned(),
+        uid: "uid-finance".to_owned(),
+        load_balancer: true,
+        services: vec!["finance".to_owned()],
+    };
+    assert_eq!(***accepted.await.unwrap(), [expected]);
+
+    let both = json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]);
+    following.server.apply(&slice("finance-1", "finance", both));
+    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
+    following
+        .server
+        .apply(&slice("finance-2", "finance", json!([endpoint("c", "10.0.0.3")])));
+    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
+    following
+        .server
+        .delete_object("endpointslices", "web", "finance-1");
+    following.backends(&["10.0.0.3"]).await;
+
+    // A second one asks for the first one's port.
+    let mut later = load_balancer("later", 8080);
+    later["metadata"]["creationTimestamp"] = json!("2026-11-24T09:00:00Z");
+    following.server.apply(&later);
+    let refused = following.refused.wait_for(|refused| !refused.is_empty());
+    let reasons: Vec<_> = refused
+        .await
+        .unwrap()
+        .iter()
+        .map(|refused| refused.reason)
+        .collect();
+    assert_eq!(reasons, ["PortConflict", "NoPorts"]);
+    following.server.delete_object("services", "web", "finance");
+    following
+        .refused
+        .wait_for(|refused| refused.is_empty())
+        .await
+        .unwrap();
+    let named = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].name == "later";
+    following.desired.wait_for(named).await.unwrap();
+
+    // One that is not to be served any more is not there any more.
+    later["metadata"]["annotations"]["vl3-lb.io/enabled"] = json!("false");
+    following.server.apply(&later);
+    let none = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services.is_empty();
+    following.desired.wait_for(none).await.unwrap();
+    assert!(following.synced().await.errors.total() == 0);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_every_kind_is_listed() {
+    for kind in KINDS {
+        let server = cluster().await;
+        server.lists(kind, Reply::Silent);
+        let mut following = Following::start(server, everything(), None);
+        for other in KINDS.iter().filter(|other| **other != kind) {
+            following.server.asked(&format!("{other}&watch=true"), 1).await;
+        }
+        following.status(|status| status.events >= 3).await;
+        assert_eq!(*following.desired.borrow(), None, "without {kind}");
+        following.server.lists(kind, Reply::Good);
+        following.backends(&["10.0.0.1"]).await;
+        following.synced().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_named_by_verb_and_resource() {
+    for (kind, told) in KINDS.iter().zip([
+        "list pods in namespace web",
+        "list services in namespace web",
+        "list endpointslices in namespace web",
+        "list nodes in the cluster",
+    ]) {
+        let server = cluster().await;
+        server.lists(kind, Reply::Refused(403));
+        let mut following = Following::start(server, everything(), None);
+        let error = following.error().await;
+        assert!(error.starts_with(&format!("{told}: forbidden")), "{error}");
+        assert_eq!(*following.desired.borrow(), None);
+        following.server.lists(kind, Reply::Good);
+        following.backends(&["10.0.0.1"]).await;
+    }
+}
