@@ -813,3 +813,58 @@ fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
         "and of the removed one nothing"
     );
 }
+
+/// Backends of a service with weights, with a next hop each.
+fn weighted() -> impl Strategy<Value = BTreeMap<u8, u16>> {
+    prop::collection::btree_map(2_u8..30, 1_u16..4, 0..8)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Balancers do not talk about flows: a client that another balancer gets next time still finds the
+    /// backend that it had.
+    #[test]
+    fn balancers_with_different_pasts_send_each_client_to_the_same_backend(
+        pasts in [prop::collection::vec(weighted(), 0..6), prop::collection::vec(weighted(), 0..6)],
+        last in weighted(),
+    ) {
+        let finance = |backends: &BTreeMap<u8, u16>| Desired {
+            services: vec![service(
+                "finance",
+                8080,
+                backends.iter().map(|(&host, &weight)| backend(host, weight)).collect(),
+            )],
+            ..Desired::default()
+        };
+        let mut chosen = Vec::new();
+        for (balancer, past) in pasts.iter().enumerate() {
+            let mut world = World::new();
+            // Two balancers have two addresses; backends on a raw-IP link need no neighbours.
+            world.network.addresses = vec![address(200 + u8::try_from(balancer).unwrap())];
+            world.network.next_hops = NextHops::new(Link::RawIp, 1, Vec::new(), [].into());
+            for backends in past {
+                world.update(&finance(backends));
+                // Old backends keep their slots, so those of the next ones differ.
+                for slot in world.snapshot().backend_slots.iter().flatten() {
+                    world.worker.backend(slot.slot).nat_ports.set(1);
+                }
+            }
+            let mut desired = finance(&last);
+            if balancer == 1 {
+                desired.services[0].backends.reverse();
+            }
+            world.update(&desired);
+            let snapshot = world.snapshot();
+            let key = ServiceKey { address: world.network.addresses[0], port: 8080, protocol: Protocol::Tcp };
+            let pool = &snapshot.service(&key).unwrap().v4;
+            let clients = (0..2000_u16).map(|port| vl3lb_common::hash::selection_hash(&[7; 16], port));
+            let backends: Vec<_> = clients
+                .map(|hash| pool.pick(hash, 0, |_| 0).map(|slot| snapshot.backend(slot).unwrap().address))
+                .collect();
+            prop_assert_eq!(backends[0].is_none(), last.is_empty());
+            chosen.push(backends);
+        }
+        prop_assert_eq!(&chosen[0], &chosen[1]);
+    }
+}
