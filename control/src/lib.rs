@@ -12,6 +12,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod publisher;
+pub mod replicas;
 pub mod report;
 pub mod state;
 pub mod version;

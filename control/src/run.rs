@@ -2,8 +2,8 @@
 //!
 //! Start: configuration, log, privileges, data plane, then everything that feeds it and tells about
 //! it. Nothing is balanced before the first complete set of services, and `/readyz` says so.
-//! SIGTERM or SIGINT: not ready at once, flows may finish within a limit, then the data plane
-//! detaches; a second signal ends the wait.
+//! SIGTERM or SIGINT: not ready at once, then out of the answers of every name server if there are other
+//! balancers, flows may finish within a limit, then the data plane detaches; a second signal ends the wait.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,12 +21,13 @@ use vl3lb_control::cli::args::ConfigArgs;
 use vl3lb_control::cli::{Failure, FailureKind, load_config};
 use vl3lb_control::config::{self, Config, Discovery};
 use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
-use vl3lb_control::dns::Dns;
+use vl3lb_control::dns::{self, Dns};
 use vl3lb_control::events::{Events, Happening};
 use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
-use vl3lb_control::publisher::Publisher;
+use vl3lb_control::publisher::{CurrentReceiver, Publisher};
+use vl3lb_control::replicas::{self, Membership, Replicas};
 use vl3lb_control::report::{Identity, Reporter, Sources};
 use vl3lb_control::version;
 use vl3lb_dataplane::config as dataplane;
@@ -37,6 +38,8 @@ use crate::signals::{Signals, Wish};
 /// The wait for flows at shutdown is the longest drain time of a service, but never longer than
 /// this: less than the 30 s that Kubernetes grants by default.
 const LONGEST_DRAIN: Duration = Duration::from_secs(20);
+/// Peers know of a balancer that leaves within this time, and answer without it from then on.
+const PEERS_KNOW: Duration = Duration::from_secs(1);
 /// How often to look whether flows are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 /// How often to look whether all workers run, and whether the log has folded lines to tell.
@@ -130,6 +133,8 @@ fn check_privileges(config: &Config) -> Result<(), Failure> {
 struct Control {
     tasks: JoinSet<&'static str>,
     reporter: Arc<Reporter>,
+    /// `None` outside of a pod.
+    membership: Option<Membership>,
 }
 
 async fn balance(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Result<(), Failure> {
@@ -221,7 +226,12 @@ impl Control {
             resolver,
             Arc::clone(&events),
         );
-        let (dns, dns_stats) = Dns::new(&config.dns, current.clone(), network.clone()).map_err(refused)?;
+        let (replicas, membership) = join(config, &current).unzip();
+        let balancers = membership
+            .as_ref()
+            .map_or_else(|| watch::Sender::default().subscribe(), Membership::balancers);
+        let (dns, dns_stats) =
+            Dns::new(&config.dns, current.clone(), balancers, network.clone()).map_err(refused)?;
         let mut tasks = JoinSet::new();
         let (source, file) = discover(config, path.clone(), desired, &events, &mut tasks);
         let identity = Identity {
@@ -255,6 +265,11 @@ impl Control {
         tasks.spawn(named("the health checks", checker.run()));
         tasks.spawn(named("the publisher", publisher.run()));
         tasks.spawn(named("the name server", dns.run()));
+        if let Some(replicas) = replicas {
+            let reporter = Arc::clone(&reporter);
+            let ready = move || reporter.readiness().is_ok();
+            tasks.spawn(named("the membership of the group", replicas.run(ready)));
+        }
         tasks.spawn(named("sampling", {
             let reporter = Arc::clone(&reporter);
             async move { reporter.run().await }
@@ -267,7 +282,11 @@ impl Control {
                 }
             }
         }));
-        Ok(Self { tasks, reporter })
+        Ok(Self {
+            tasks,
+            reporter,
+            membership,
+        })
     }
 
     /// Follows signals until one asks for the end, or something that should run has ended.
@@ -308,18 +327,27 @@ impl Control {
         self.reporter.events().tell(happening);
     }
 
-    /// Not ready from now on; waits until no flow is open, for the limit at most, or until a second
-    /// signal.
+    /// Not ready from now on; sends new clients to other balancers, and waits until no flow is open: for
+    /// the limit at most, or until a second signal.
     async fn drain(&self, signals: &mut Signals) {
         self.reporter.drain();
+        let end = Instant::now() + LONGEST_DRAIN;
+        tokio::select! {
+            () = self.leave() => {}
+            name = signals.end() => {
+                warn!("{name} again: {} flows are cut", self.reporter.open_flows());
+                return;
+            }
+        }
         let flows = self.reporter.open_flows();
         if flows == 0 {
             self.tell_drain("draining: no flow is open".to_owned());
             return;
         }
-        let limit = self.reporter.longest_drain().min(LONGEST_DRAIN);
-        let draining = format!("draining: {flows} flows, limit {limit:?}");
-        self.tell_drain(draining);
+        let left = end
+            .saturating_duration_since(Instant::now())
+            .min(self.reporter.longest_drain());
+        self.tell_drain(format!("draining: {flows} flows, limit {left:?}"));
         let finished = async {
             while self.reporter.open_flows() > 0 {
                 sleep(DRAIN_LOOK).await;
@@ -327,10 +355,41 @@ impl Control {
         };
         tokio::select! {
             () = finished => info!("all flows have finished"),
-            () = sleep(limit) => warn!("{} flows are cut", self.reporter.open_flows()),
+            () = sleep(left) => warn!("{} flows are cut", self.reporter.open_flows()),
             name = signals.end() => warn!("{name} again: {} flows are cut", self.reporter.open_flows()),
         }
     }
+
+    /// Leaves the answers of all name servers, if there are other balancers to answer with: the last
+    /// answers with this one are used up when it returns.
+    async fn leave(&self) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        if membership.leave().await {
+            let used_up = PEERS_KNOW + dns::ANSWERS_LAST;
+            info!(
+                "new clients are sent to other balancers; waiting {used_up:?} for those that know this one"
+            );
+            sleep(used_up).await;
+        }
+    }
+}
+
+/// This balancer among others, if it runs in a pod and may ask the Kubernetes API.
+fn join(config: &Config, current: &CurrentReceiver) -> Option<(Replicas, Membership)> {
+    let kubernetes = config.kubernetes.as_ref()?;
+    let Some(identity) = replicas::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
+        info!(
+            "POD_NAME and POD_NAMESPACE are not set: nothing is written to Kubernetes, no other balancers are looked for"
+        );
+        return None;
+    };
+    info!(
+        "balancer {} of group {} in namespace {}",
+        identity.pod, identity.group, identity.namespace
+    );
+    Some(Replicas::new(identity, current.clone()))
 }
 
 /// Starts to find services and backends. How the source of backends and the file are doing.

@@ -14,7 +14,7 @@ use super::document::{self, Document};
 use super::refusal::Refusal;
 use super::selector::Selector;
 use super::service::{Draft, PORTS, TargetPort};
-use super::{duration, names};
+use super::{duration, kubernetes, names};
 
 /// What only a client of Network Service Mesh needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,9 +92,16 @@ pub(super) fn apply(
         &mut config.admin.listen,
         document::admin_listen,
     );
+    // Without discovery by Kubernetes there are no groups.
     if let Some(kubernetes) = &mut config.kubernetes {
         kubernetes.topology.node = variables.text("NODE_NAME");
         kubernetes.topology.zone = variables.text("NODE_ZONE");
+        variables.set(
+            "VL3LB_GROUP",
+            kubernetes::GROUP_FORM,
+            &mut kubernetes.group,
+            kubernetes::group,
+        );
     }
     variables.nsm(&mut config.nsm);
     let unused: Vec<_> = WITHOUT_EFFECT

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::selector::{self, SELECTOR_FORM, Selector};
 
 /// How backends are found in Kubernetes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Kubernetes {
@@ -22,6 +22,8 @@ pub struct Kubernetes {
     /// What every backend of every service must be labelled with, beside the service's own selector. No
     /// other pods are watched: one that loses such a label counts as gone.
     pub label_selector: Selector,
+    /// Balancers of one group in one namespace have the same configuration, and answer for each other.
+    pub group: String,
     pub topology: Topology,
 }
 
@@ -121,6 +123,10 @@ impl Serialize for AddressFrom {
     }
 }
 
+/// The group of balancers that are not told one.
+const GROUP: &str = "vl3-lb";
+/// The group is part of names and a label's value.
+pub(super) const GROUP_FORM: &str = names::LABEL_FORM;
 const ADDRESS_FROM_FORM: &str = "pod-ip, network-status:NETWORK or INTERFACE, annotation:KEY";
 const PREFERS: &[(&str, Prefer)] = &[
     ("none", Prefer::None),
@@ -128,6 +134,19 @@ const PREFERS: &[(&str, Prefer)] = &[
     ("node", Prefer::Node),
 ];
 const NAMESPACES_FORM: &str = "all, or a list of namespaces";
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            namespaces: Namespaces::default(),
+            address_from: AddressFrom::default(),
+            label_selector: Selector::default(),
+            topology: Topology::default(),
+            services: false,
+            group: GROUP.to_owned(),
+        }
+    }
+}
 
 impl Kubernetes {
     /// Reads the section; an absent one is all defaults.
@@ -138,6 +157,7 @@ impl Kubernetes {
             "addressFrom",
             "labelSelector",
             "topology",
+            "group",
         ];
         let mut section = Section::new(path, value, &keys, refusals);
         let services = section.optional("services", "true, false", Value::as_bool);
@@ -157,12 +177,14 @@ impl Kubernetes {
         };
         let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
         let topology = read_topology(&mut section);
+        let group = section.optional("group", GROUP_FORM, |value| group(&node::text(value)?));
         Self {
             services: services.unwrap_or_default(),
             namespaces: namespaces.unwrap_or_default(),
             address_from: address_from.unwrap_or_default(),
             label_selector: label_selector.unwrap_or_default(),
             topology,
+            group: group.unwrap_or_else(|| GROUP.to_owned()),
         }
     }
 
@@ -194,6 +216,11 @@ fn read_topology(section: &mut Section<'_>) -> Topology {
         node: None,
         zone: None,
     }
+}
+
+/// Reads the name of a group.
+pub(super) fn group(text: &str) -> Option<String> {
+    names::is_label(text).then(|| text.to_owned())
 }
 
 fn namespaces(value: &Value) -> Option<Namespaces> {

@@ -150,6 +150,7 @@ kubernetes:
   addressFrom: 'network-status:vl3/net'
   labelSelector: {team: a}
   topology: {prefer: none}
+  group: fin
 services:
 - {name: a, port: 80, targetPort: http, selector: {app: a}}
 - {name: b, port: 81, selector: 'app in (a,b),!canary'}
@@ -480,7 +481,7 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
             "{namespace: web}",
             "port: 80, selector: {app: a}",
             "kubernetes.namespace: unknown key (value web), allowed services, namespaces, addressFrom, \
-             labelSelector, topology"
+             labelSelector, topology, group"
                 .to_owned(),
         ),
         (
@@ -507,11 +508,29 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
              the downward API)"
                 .to_owned(),
         ),
+        (
+            "{group: Finance LB}",
+            "port: 80, selector: {app: a}",
+            format!("kubernetes.group: \"Finance LB\", allowed {}", names::LABEL_FORM),
+        ),
     ] {
         let text =
             format!("{{discovery: kubernetes, kubernetes: {section}, services: [{{name: a, {service}}}]}}");
         assert_eq!(parse(&text), Err(vec![refusal]), "{text}");
     }
+}
+
+#[test]
+fn the_environment_names_the_group_if_there_are_any() {
+    let group = |text| {
+        let config = with_env(Some(text), &[("VL3LB_GROUP", "finance")]).unwrap();
+        config.kubernetes.map(|kubernetes| kubernetes.group)
+    };
+    let text = "{discovery: kubernetes, kubernetes: {group: other}, services: []}";
+    assert_eq!(group(text).as_deref(), Some("finance"));
+    assert_eq!(group("services: []"), None);
+    let unset = parse(&text.replace("{group: other}", "{}")).unwrap();
+    assert_eq!(unset.kubernetes.unwrap().group, "vl3-lb");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One question, from the listener to the answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record};
@@ -13,8 +14,9 @@ use tracing::debug;
 
 use super::stats::DnsStats;
 use super::upstream::Upstream;
-use super::zone::{Answer, Zone};
+use super::zone::{Answer, Known, Zone};
 use crate::publisher::CurrentReceiver;
+use crate::replicas::BalancersReceiver;
 
 /// What all listeners share.
 #[derive(Debug)]
@@ -22,6 +24,9 @@ pub(super) struct Service {
     pub(super) zone: Zone,
     pub(super) upstream: Upstream,
     pub(super) current: CurrentReceiver,
+    pub(super) balancers: BalancersReceiver,
+    /// Questions so far.
+    pub(super) turn: AtomicUsize,
     pub(super) stats: Arc<DnsStats>,
 }
 
@@ -104,9 +109,13 @@ impl Service {
             return Response::of(ResponseCode::Refused);
         }
         let current = self.current.borrow().clone();
-        let answer = self
-            .zone
-            .answer(query.name(), query.query_type(), current.as_deref());
+        let balancers = self.balancers.borrow().clone();
+        let known = Known {
+            current: current.as_deref(),
+            balancers: &balancers,
+            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        let answer = self.zone.answer(query.name(), query.query_type(), known);
         let negative = |code, soa| Response {
             authoritative: true,
             soa: Some(soa),

@@ -1,7 +1,8 @@
 //! The balancer's own DNS server: authority for its zone, relay for the rest if configured.
 //!
 //! Names are those of the services in the published snapshot, so a name answers exactly as long
-//! as its service does. The server listens on the balancer's own addresses and moves with them.
+//! as its service does, and with every balancer of the group that balances it. The server listens on the
+//! balancer's own addresses and moves with them.
 
 mod handler;
 mod listener;
@@ -13,6 +14,7 @@ mod zone;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::time::sleep;
 use vl3lb_common::Duration;
@@ -20,6 +22,7 @@ use vl3lb_common::Duration;
 use crate::config;
 use crate::network::NetworkReceiver;
 use crate::publisher::CurrentReceiver;
+use crate::replicas::BalancersReceiver;
 
 pub use stats::{DURATION_BOUNDS, DnsStats};
 
@@ -28,6 +31,8 @@ use listener::Listeners;
 use upstream::Upstream;
 use zone::Zone;
 
+/// For so long an answer may be used after it was given.
+pub const ANSWERS_LAST: Duration = Duration::from_secs(zone::TTL as u64);
 /// An address that could not be bound is tried again after this time.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -47,12 +52,14 @@ impl std::fmt::Debug for Dns {
 }
 
 impl Dns {
-    /// A server for `config.zone` with the services of `current`, on the addresses of `network`.
+    /// A server for `config.zone` with the services of `current`, which `balancers` balance too, on the
+    /// addresses of `network`.
     ///
     /// Errors: the zone's name is too long for the DNS.
     pub fn new(
         config: &config::Dns,
         current: CurrentReceiver,
+        balancers: BalancersReceiver,
         network: NetworkReceiver,
     ) -> Result<(Self, Arc<DnsStats>), String> {
         let stats = Arc::new(DnsStats::default());
@@ -60,6 +67,8 @@ impl Dns {
             zone: Zone::new(&config.zone).map_err(|error| format!("dns.zone {}: {error}", config.zone))?,
             upstream: Upstream::new(config.upstream.clone()),
             current,
+            balancers,
+            turn: AtomicUsize::new(0),
             stats: Arc::clone(&stats),
         };
         let dns = Self {

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::discovery::{Desired, ServiceSpec};
 use crate::network::NetworkView;
 use crate::publisher::Current;
+use crate::replicas::{Balancers, Peer};
 use crate::state::{Inputs, Moment, State};
 
 fn view(addresses: &[&str]) -> NetworkView {
@@ -74,6 +75,7 @@ fn current(names: &[&str]) -> Arc<Current> {
 struct Server {
     address: SocketAddr,
     current: watch::Sender<Option<Arc<Current>>>,
+    balancers: watch::Sender<Arc<Balancers>>,
     network: watch::Sender<Option<Arc<NetworkView>>>,
     stats: Arc<DnsStats>,
 }
@@ -98,11 +100,19 @@ impl Server {
             .config;
         let (current_sender, current_receiver) = watch::channel(services.map(current));
         let (network, network_receiver) = watch::channel(Some(Arc::new(view(own))));
-        let (dns, stats) = Dns::new(&config.dns, current_receiver, network_receiver).unwrap();
+        let balancers = watch::Sender::default();
+        let (dns, stats) = Dns::new(
+            &config.dns,
+            current_receiver,
+            balancers.subscribe(),
+            network_receiver,
+        )
+        .unwrap();
         tokio::spawn(dns.run());
         let server = Self {
             address: SocketAddr::new(own[0].parse().unwrap(), port),
             current: current_sender,
+            balancers,
             network,
             stats,
         };
@@ -246,6 +256,56 @@ async fn a_service_of_several_ports_has_a_name_for_all_of_them() {
 }
 
 #[tokio::test]
+async fn every_balancer_of_a_service_is_answered_with_and_each_comes_first_in_turn() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let peer = |host: u8| Peer {
+        name: format!("lb-{host}"),
+        ready: true,
+        addresses: vec![[172, 16, 2, host].into()],
+        services: ["finance".to_owned()].into(),
+        since: SystemTime::UNIX_EPOCH,
+    };
+    let ask = async |kind| {
+        let answer = udp(server.address, &question("finance.vl3-lb.", kind)).await;
+        data(&answer)
+    };
+    let with = |peers: Vec<Peer>, leaving| {
+        server
+            .balancers
+            .send_replace(Arc::new(Balancers { peers, leaving }));
+    };
+    with(vec![peer(1), peer(2)], false);
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        let mut answer = ask(RecordType::A).await;
+        first.push(answer[0].clone());
+        answer.sort_unstable();
+        assert_eq!(answer, ["172.16.1.103", "172.16.2.1", "172.16.2.2"]);
+    }
+    first.sort_unstable();
+    assert_eq!(first, ["172.16.1.103", "172.16.2.1", "172.16.2.2"]);
+    assert_eq!(ask(RecordType::AAAA).await, ["2001:db8::67"]);
+
+    let answer = udp(server.address, &question("ns.vl3-lb.", RecordType::A)).await;
+    assert_eq!(
+        data(&answer),
+        ["172.16.1.103"],
+        "the name server is this balancer"
+    );
+
+    with(vec![peer(1)], true);
+    assert_eq!(
+        ask(RecordType::A).await,
+        ["172.16.2.1"],
+        "who leaves is not answered with"
+    );
+
+    with((1..=200).map(peer).collect(), false);
+    let answer = udp(server.address, &question("finance.vl3-lb.", RecordType::A)).await;
+    assert_eq!((answer.answers.len(), answer.metadata.truncation), (13, false));
+}
+
+#[tokio::test]
 async fn names_follow_the_published_snapshot() {
     let server = Server::start(None, &[], &["127.0.0.1"]).await;
     let code = async |name| server.ask(name, RecordType::A).await.metadata.response_code;
@@ -319,7 +379,8 @@ async fn an_address_in_use_is_bound_once_it_is_free() {
         .config;
     let (_current, current_receiver) = watch::channel(Some(current(&["finance"])));
     let (_network, network_receiver) = watch::channel(None);
-    let (dns, stats) = Dns::new(&config.dns, current_receiver, network_receiver).unwrap();
+    let balancers = watch::Sender::default().subscribe();
+    let (dns, stats) = Dns::new(&config.dns, current_receiver, balancers, network_receiver).unwrap();
     tokio::spawn(dns.run());
     tokio::task::yield_now().await;
     assert_eq!(stats.listeners(), 0);

@@ -1,7 +1,7 @@
 //! What the zone contains, and what is answered to a question about it. Pure.
 //!
-//! Each service has a name in the zone, and all names have the balancer's own addresses; the
-//! addresses have the services' names. `ns` is the zone's name server.
+//! Each service has a name in the zone, with the addresses of the balancers that balance it; the own
+//! ones have the services' names. `ns` is the zone's name server, which is this balancer.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,28 @@ use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 
 use crate::publisher::Current;
+use crate::replicas::Balancers;
+use crate::state::ServiceEntry;
 
 /// Names follow the snapshot within this time. Also for how long a missing name is remembered
 /// (RFC 2308 section 5).
-const TTL: u32 = 5;
+pub(super) const TTL: u32 = 5;
 /// Names of an address at most: more would not fit a datagram.
 const POINTERS: usize = 16;
+/// Addresses of a name at most, of each family: more would not fit a datagram of 512 bytes. With more
+/// balancers each gets its turn.
+const ADDRESSES: usize = 13;
+
+/// What is answered from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// `None` if nothing was published yet.
+    pub(super) current: Option<&'a Current>,
+    /// Who else balances the services.
+    pub(super) balancers: &'a Balancers,
+    /// Changes with each question, so that another balancer comes first each time (RFC 1794).
+    pub(super) turn: usize,
+}
 
 /// The zone's own name and what follows from it.
 #[derive(Debug)]
@@ -39,6 +55,12 @@ pub(super) enum Answer {
     Elsewhere,
 }
 
+/// Whose a name in the zone is.
+enum Owner<'a> {
+    NameServer,
+    Service(&'a str),
+}
+
 impl Zone {
     /// The zone `name`, which has been checked when the configuration was read.
     pub(super) fn new(name: &str) -> Result<Self, hickory_proto::ProtoError> {
@@ -52,15 +74,18 @@ impl Zone {
     }
 
     /// Answers the question for `kind` records of `name`, which is spelled as it was asked.
-    pub(super) fn answer(&self, name: &Name, kind: RecordType, current: Option<&Current>) -> Answer {
+    pub(super) fn answer(&self, name: &Name, kind: RecordType, known: Known<'_>) -> Answer {
         let lower = LowerName::from(name);
         if !self.lower.zone_of(&lower) {
-            return match current.and_then(|current| pointers(self, name, kind, current)) {
+            return match known
+                .current
+                .and_then(|current| pointers(self, name, kind, current))
+            {
                 Some(records) => Answer::Records(records),
                 None => Answer::Elsewhere,
             };
         }
-        let Some(current) = current else {
+        let Some(current) = known.current else {
             return Answer::NotReady;
         };
         if lower == self.lower {
@@ -74,10 +99,17 @@ impl Zone {
                 _ => Answer::NoData(self.soa(&self.apex, current)),
             };
         }
-        if !self.is_known(&lower, current) {
-            return Answer::NoName(self.soa(&self.apex, current));
-        }
-        let records = addresses(name, kind, &current.snapshot.addresses);
+        let own = &current.snapshot.addresses;
+        let records = match self.owner(&lower, current) {
+            None => return Answer::NoName(self.soa(&self.apex, current)),
+            Some(Owner::NameServer) => addresses(name, kind, own, 0),
+            Some(Owner::Service(service)) => addresses(
+                name,
+                kind,
+                &known.balancers.addresses_of(service, own),
+                known.turn,
+            ),
+        };
         if records.is_empty() {
             Answer::NoData(self.soa(&self.apex, current))
         } else {
@@ -85,19 +117,18 @@ impl Zone {
         }
     }
 
-    /// Whether `name` is a service's, or the name server's.
-    fn is_known(&self, name: &LowerName, current: &Current) -> bool {
+    /// Whose `name` is.
+    fn owner<'a>(&self, name: &LowerName, current: &'a Current) -> Option<Owner<'a>> {
         if name.num_labels() != self.lower.num_labels() + 1 {
-            return false;
+            return None;
         }
-        let Some(label) = Name::from(name).iter().next().map(<[u8]>::to_vec) else {
-            return false;
-        };
-        label == b"ns"
-            || current
-                .directory
-                .live_services()
-                .any(|service| service.names().any(|name| name.as_bytes() == label))
+        let label = Name::from(name).iter().next()?.to_vec();
+        if label == b"ns" {
+            return Some(Owner::NameServer);
+        }
+        let services = current.directory.live_services();
+        let mut names = services.flat_map(ServiceEntry::names);
+        names.find(|name| name.as_bytes() == label).map(Owner::Service)
     }
 
     fn soa(&self, name: &Name, current: &Current) -> Record {
@@ -117,17 +148,33 @@ impl Zone {
     }
 }
 
-/// The addresses of the asked family; of both, if any type was asked for.
-fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr]) -> Vec<Record> {
-    addresses
-        .iter()
-        .map(|address| match *address {
-            IpAddr::V4(v4) => (RecordType::A, RData::A(A(v4))),
-            IpAddr::V6(v6) => (RecordType::AAAA, RData::AAAA(AAAA(v6))),
-        })
-        .filter(|(family, _)| kind == *family || kind == RecordType::ANY)
-        .map(|(_, data)| Record::from_rdata(name.clone(), TTL, data))
-        .collect()
+/// The addresses of the asked family; of both, if any type was asked for. With each `turn` another one
+/// of a family comes first.
+fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr], turn: usize) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (family, is_in) in [
+        (RecordType::A, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
+        (RecordType::AAAA, IpAddr::is_ipv6),
+    ] {
+        if kind != family && kind != RecordType::ANY {
+            continue;
+        }
+        let mut data: Vec<RData> = addresses
+            .iter()
+            .filter(|address| is_in(address))
+            .map(|address| match *address {
+                IpAddr::V4(v4) => RData::A(A(v4)),
+                IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+            })
+            .collect();
+        if !data.is_empty() {
+            let first = turn % data.len();
+            data.rotate_left(first);
+        }
+        let data = data.into_iter().take(ADDRESSES);
+        records.extend(data.map(|data| Record::from_rdata(name.clone(), TTL, data)));
+    }
+    records
 }
 
 /// The names of one of the balancer's addresses. `None` if `name` is not the reverse name of one,

@@ -16,7 +16,7 @@ use super::failure::chain;
 
 /// The server ends a watch after this time and a new one begins, so a connection that died without a
 /// word is noticed soon, and the age of what is known is never much more.
-pub(super) const WATCH: Duration = Duration::from_secs(60);
+pub(crate) const WATCH: Duration = Duration::from_secs(60);
 /// Lists and answers that come to a halt for so long are given up. Longer than a quiet watch.
 const READ: Duration = Duration::from_secs(70);
 const CONNECT: Duration = Duration::from_secs(10);
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Which API server.
 #[derive(Debug)]
-pub(super) enum Server {
+pub(crate) enum Server {
     /// As the environment says: a kubeconfig, else the pod's service account.
     Inferred,
     Given(Box<kube::Config>),
@@ -37,7 +37,7 @@ impl Server {
     /// the client, so an expired one is replaced.
     ///
     /// Errors: neither a kubeconfig nor a service account can be read.
-    pub(super) async fn config(&self) -> Result<kube::Config, String> {
+    pub(crate) async fn config(&self) -> Result<kube::Config, String> {
         let mut config = match self {
             Self::Inferred => kube::Config::infer()
                 .await
@@ -56,7 +56,7 @@ impl Server {
 /// A client for one watch, which sends `watch` to `answered` each time that one has begun.
 ///
 /// Errors: certificates or a token that cannot be read.
-pub(super) fn client(
+pub(crate) fn client(
     config: &kube::Config,
     watch: usize,
     answered: mpsc::UnboundedSender<usize>,

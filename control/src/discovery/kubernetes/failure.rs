@@ -44,12 +44,13 @@ pub(super) fn reason(error: &watcher::Error) -> ErrorReason {
 }
 
 /// Whether a watch cannot start where the last one ended, and never will.
-pub(super) fn needs_list(error: &watcher::Error) -> bool {
+pub(crate) fn needs_list(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(_))
         && status(error).is_some_and(|status| status.code == 410)
 }
 
-fn status(error: &watcher::Error) -> Option<&Status> {
+/// What the API server itself answered, if it did.
+pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
@@ -60,7 +61,7 @@ fn status(error: &watcher::Error) -> Option<&Status> {
 }
 
 /// An error and its causes on one line; some repeat theirs, which is left out.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

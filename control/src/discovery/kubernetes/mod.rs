@@ -17,9 +17,9 @@
 
 mod address;
 mod admission;
-mod connection;
+pub(crate) mod connection;
 mod desired;
-mod failure;
+pub(crate) mod failure;
 mod locality;
 mod node;
 mod objects;

@@ -1,0 +1,111 @@
+//! Follows the Leases of the group: who is alive, and who leads.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+use vl3lb_common::Duration;
+
+use super::Shared;
+use super::balancers::{Balancers, Peer};
+use super::lease::{GROUP, Sighting};
+use super::members::{Members, Moment};
+use super::watching::{self, Change};
+
+/// What the Leases of the group say, beside who is alive.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Group {
+    /// The leader's; `None` if there is none, or nothing was listed yet.
+    pub(super) leader: Option<Arc<Lease>>,
+    /// Whether they were listed at least once.
+    pub(super) known: bool,
+    /// How often to renew one's own Lease, and for how long that is good.
+    pub(super) pace: (Duration, Duration),
+}
+
+/// Follows the group until the watch cannot go on.
+///
+/// Errors: certificates or a token that cannot be read.
+pub(super) async fn follow(config: &kube::Config, shared: &Shared) -> Result<(), String> {
+    let identity = &shared.identity;
+    let label = format!("{GROUP}={}", identity.group);
+    let writes = Arc::clone(&shared.writes);
+    let mut changes = watching::follow::<Lease>(config, &identity.namespace, &label, "leases", writes)?;
+    let mut members = Members::new(identity.pod.clone(), Instant::now());
+    loop {
+        let death = members.next_death(Instant::now());
+        let change = tokio::select! {
+            change = changes.next() => match change {
+                Some(change) => Some(change),
+                None => return Ok(()),
+            },
+            () = sleep(death.unwrap_or_default()), if death.is_some() => None,
+        };
+        let now = Moment {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        if let Some(change) = change {
+            hear(change, shared, &mut members, now);
+        }
+        tell(&members, shared, now.monotonic);
+    }
+}
+
+fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Moment) {
+    let leads = shared.identity.leader_lease();
+    let is_leader = |lease: &Lease| lease.metadata.name.as_ref() == Some(&leads);
+    let lead = |lease: Option<Lease>| {
+        shared.group.send_modify(|group| {
+            group.leader = lease.map(Arc::new);
+            group.known = true;
+        });
+    };
+    match change {
+        Change::All(mut leases) => {
+            let leader = leases.iter().position(is_leader);
+            lead(leader.map(|position| leases.swap_remove(position)));
+            members.list(leases.iter().map(Sighting::read).collect(), now);
+        }
+        Change::Set(lease) if is_leader(&lease) => lead(Some(lease)),
+        Change::Gone(lease) if is_leader(&lease) => lead(None),
+        Change::Set(lease) => members.see(Sighting::read(&lease), now),
+        Change::Gone(lease) => members.forget(&Sighting::read(&lease).name, now.monotonic),
+    }
+}
+
+/// Tells everyone who is alive, and the log if that changed.
+fn tell(members: &Members, shared: &Shared, now: Instant) {
+    let pace = members.pace();
+    shared
+        .group
+        .send_if_modified(|group| std::mem::replace(&mut group.pace, pace) != pace);
+    let peers = members.peers(now);
+    shared.balancers.send_if_modified(|balancers| {
+        if balancers.peers == peers {
+            return false;
+        }
+        log(&balancers.peers, &peers);
+        *balancers = Arc::new(Balancers {
+            peers,
+            leaving: balancers.leaving,
+        });
+        true
+    });
+}
+
+fn log(before: &[Peer], now: &[Peer]) {
+    let missing = |peer: &&Peer, from: &[Peer]| from.iter().all(|other| other.name != peer.name);
+    for peer in now.iter().filter(|peer| missing(peer, before)) {
+        info!(
+            "balancer {} of the group is there, at {:?}",
+            peer.name, peer.addresses
+        );
+    }
+    for peer in before.iter().filter(|peer| missing(peer, now)) {
+        info!("balancer {} of the group is gone", peer.name);
+    }
+}

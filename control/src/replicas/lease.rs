@@ -1,0 +1,207 @@
+//! A balancer's Lease (`coordination.k8s.io/v1`): what it says of itself, and how the others read it.
+//!
+//! The name is that of the pod, the label `vl3-lb.io/group` says whose peer it is, and annotations say
+//! where it can be reached and for which services.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+use vl3lb_common::Duration;
+
+use super::Identity;
+use crate::config::unicast;
+
+/// The label that balancers of one group share.
+pub(super) const GROUP: &str = "vl3-lb.io/group";
+const ADDRESSES: &str = "vl3-lb.io/addresses";
+const SERVICES: &str = "vl3-lb.io/services";
+const READY: &str = "vl3-lb.io/ready";
+
+/// A balancer that was not heard of for so long is dead.
+pub(super) const DURATION: Duration = Duration::from_secs(15);
+/// Durations of other balancers that are believed, in seconds.
+const DURATIONS: std::ops::RangeInclusive<i32> = 3..=600;
+/// Addresses of a balancer that are believed.
+const MOST_ADDRESSES: usize = 16;
+
+/// What a balancer says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Presence {
+    /// Whether new flows can be sent to it.
+    pub(super) ready: bool,
+    /// Where it balances, both families.
+    pub(super) addresses: Vec<IpAddr>,
+    /// What it balances, by name.
+    pub(super) services: BTreeSet<String>,
+}
+
+/// The Lease with which `identity` says `presence` at `now`, to be applied as a whole.
+pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration, now: SystemTime) -> Lease {
+    let addresses: Vec<String> = presence.addresses.iter().map(ToString::to_string).collect();
+    let services: Vec<&str> = presence.services.iter().map(String::as_str).collect();
+    let annotations = [
+        (ADDRESSES, addresses.join(",")),
+        (SERVICES, services.join(",")),
+        (READY, presence.ready.to_string()),
+    ];
+    // Collected with the pod, if that is killed.
+    let owner = identity.uid.as_ref().map(|uid| OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        name: identity.pod.clone(),
+        uid: uid.clone(),
+        ..OwnerReference::default()
+    });
+    Lease {
+        metadata: ObjectMeta {
+            name: Some(identity.pod.clone()),
+            namespace: Some(identity.namespace.clone()),
+            labels: Some([(GROUP.to_owned(), identity.group.clone())].into()),
+            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value)).into()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: Some(identity.pod.clone()),
+            lease_duration_seconds: Some(seconds(duration)),
+            renew_time: Some(micro_time(now)),
+            ..LeaseSpec::default()
+        }),
+    }
+}
+
+/// What others know of a balancer from its Lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sighting {
+    pub(super) name: String,
+    pub(super) presence: Presence,
+    pub(super) duration: Duration,
+    /// Changes whenever the balancer says that it is alive; compared, and never with a clock.
+    pub(super) renewed: Option<Timestamp>,
+}
+
+impl Sighting {
+    /// What `lease` says. What is malformed counts as not said.
+    pub(super) fn read(lease: &Lease) -> Self {
+        let annotations = lease.metadata.annotations.as_ref();
+        let items = |key: &str| {
+            let text = annotations.and_then(|annotations| annotations.get(key));
+            text.into_iter()
+                .flat_map(|text| text.split(','))
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+        };
+        let spec = lease.spec.as_ref();
+        let duration = spec.and_then(|spec| spec.lease_duration_seconds);
+        Self {
+            name: lease.metadata.name.clone().unwrap_or_default(),
+            presence: Presence {
+                ready: items(READY).eq(["true"]),
+                addresses: items(ADDRESSES)
+                    .filter_map(unicast)
+                    .take(MOST_ADDRESSES)
+                    .collect(),
+                services: items(SERVICES).map(str::to_owned).collect(),
+            },
+            duration: duration
+                .map(|seconds| seconds.clamp(*DURATIONS.start(), *DURATIONS.end()))
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(DURATION, Duration::from_secs),
+            renewed: spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0),
+        }
+    }
+}
+
+/// A time as the API has it, in microseconds.
+pub(super) fn micro_time(time: SystemTime) -> MicroTime {
+    MicroTime(Timestamp::try_from(time).unwrap_or_default())
+}
+
+/// A duration as Leases have it.
+pub(super) fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let identity = Identity {
+            group: "finance".to_owned(),
+            namespace: "web".to_owned(),
+            pod: "lb-1".to_owned(),
+            uid: Some("u1".to_owned()),
+            node: None,
+        };
+        let presence = Presence {
+            ready: true,
+            addresses: vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()],
+            services: ["dns".to_owned(), "finance".to_owned()].into(),
+        };
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_501_860);
+        let lease = write(&identity, &presence, DURATION, now);
+        assert_eq!(
+            serde_json::to_value(&lease).unwrap(),
+            json!({
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {
+                    "name": "lb-1",
+                    "namespace": "web",
+                    "labels": {"vl3-lb.io/group": "finance"},
+                    "annotations": {
+                        "vl3-lb.io/addresses": "172.16.1.103,2001:db8::67",
+                        "vl3-lb.io/services": "dns,finance",
+                        "vl3-lb.io/ready": "true",
+                    },
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "lb-1", "uid": "u1"}],
+                },
+                "spec": {
+                    "holderIdentity": "lb-1",
+                    "leaseDurationSeconds": 15,
+                    "renewTime": "2026-11-24T06:31:00.000000Z",
+                },
+            })
+        );
+        let sighting = Sighting::read(&lease);
+        assert_eq!(sighting.presence, presence);
+        assert_eq!((sighting.name.as_str(), sighting.duration), ("lb-1", DURATION));
+        assert!(sighting.renewed.is_some());
+    }
+
+    #[test]
+    fn what_is_malformed_counts_as_not_said() {
+        let read = |annotations: serde_json::Value, spec: serde_json::Value| {
+            let lease = json!({"metadata": {"name": "x", "annotations": annotations}, "spec": spec});
+            Sighting::read(&serde_json::from_value(lease).unwrap())
+        };
+        let sighting = read(
+            json!({
+                ADDRESSES: "127.0.0.1, 224.0.0.1,172.16.1.9,,nonsense",
+                READY: "True",
+            }),
+            json!({"leaseDurationSeconds": -5}),
+        );
+        assert_eq!(
+            sighting.presence.addresses,
+            ["172.16.1.9".parse::<IpAddr>().unwrap()]
+        );
+        assert!(!sighting.presence.ready);
+        assert_eq!(sighting.duration, Duration::from_secs(3));
+        let sighting = read(json!({}), json!({}));
+        assert_eq!(
+            (sighting.presence, sighting.duration),
+            (Presence::default(), DURATION)
+        );
+    }
+}

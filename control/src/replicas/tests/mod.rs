@@ -1,0 +1,85 @@
+//! Balancers against a scripted API server.
+
+mod membership;
+mod server;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Identity, Membership, Replicas};
+use crate::publisher::Current;
+use crate::report::sample;
+use server::ApiServer;
+
+/// A balancer of group `finance` in namespace `web` that balances finance, dns and ledger.
+struct Balancer {
+    membership: Membership,
+    current: watch::Sender<Option<Arc<Current>>>,
+    ready: Arc<AtomicBool>,
+    running: JoinHandle<()>,
+}
+
+impl Balancer {
+    fn start(server: &ApiServer, pod: &str, address: [u8; 4]) -> Self {
+        let identity = Identity {
+            group: "finance".to_owned(),
+            namespace: "web".to_owned(),
+            pod: pod.to_owned(),
+            uid: Some(format!("uid-{pod}")),
+            node: None,
+        };
+        let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
+        let (replicas, membership) = Replicas::new(identity, receiver);
+        let replicas = replicas.with_server(server.config());
+        let ready = Arc::new(AtomicBool::new(true));
+        let is_ready = Arc::clone(&ready);
+        Self {
+            membership,
+            current,
+            ready,
+            running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// Names of those that it takes for alive, ready ones, that balance finance.
+    fn peers(&self) -> Vec<String> {
+        let balancers = self.membership.balancers().borrow().clone();
+        let peers = balancers.peers.iter();
+        peers
+            .filter(|peer| peer.ready && peer.services.contains("finance"))
+            .map(|peer| peer.name.clone())
+            .collect()
+    }
+
+    /// Waits until those are `names`.
+    async fn sees(&self, names: &[&str]) {
+        let mut balancers = self.membership.balancers();
+        let waiting = async {
+            while self.peers() != names {
+                balancers.changed().await.unwrap();
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        let waited = tokio::time::timeout(limit, waiting).await;
+        assert!(waited.is_ok(), "{names:?} expected, {:?} seen", self.peers());
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// What a balancer at `address` balances.
+fn current(address: IpAddr) -> Current {
+    let mut current = sample::current(sample::directory());
+    let mut snapshot = (*current.snapshot).clone();
+    snapshot.addresses = vec![address];
+    current.snapshot = Arc::new(snapshot);
+    current
+}
