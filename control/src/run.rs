@@ -389,7 +389,8 @@ fn join(config: &Config, current: &CurrentReceiver) -> Option<(Replicas, Members
         "balancer {} of group {} in namespace {}",
         identity.pod, identity.group, identity.namespace
     );
-    Some(Replicas::new(identity, current.clone()))
+    let none = watch::Sender::new(Some(Arc::default())).subscribe();
+    Some(Replicas::new(identity, current.clone(), none))
 }
 
 /// Starts to find services and backends. How the source of backends and the file are doing.

@@ -20,8 +20,8 @@ use super::watching::{self, Change};
 pub(super) struct Group {
     /// The leader's; `None` if there is none, or nothing was listed yet.
     pub(super) leader: Option<Arc<Lease>>,
-    /// Whether they were listed at least once.
-    pub(super) known: bool,
+    /// Whether it is known who is alive.
+    pub(super) settled: bool,
     /// How often to renew one's own Lease, and for how long that is good.
     pub(super) pace: (Duration, Duration),
 }
@@ -59,10 +59,9 @@ fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Mome
     let leads = shared.identity.leader_lease();
     let is_leader = |lease: &Lease| lease.metadata.name.as_ref() == Some(&leads);
     let lead = |lease: Option<Lease>| {
-        shared.group.send_modify(|group| {
-            group.leader = lease.map(Arc::new);
-            group.known = true;
-        });
+        shared
+            .group
+            .send_modify(|group| group.leader = lease.map(Arc::new));
     };
     match change {
         Change::All(mut leases) => {
@@ -80,9 +79,12 @@ fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Mome
 /// Tells everyone who is alive, and the log if that changed.
 fn tell(members: &Members, shared: &Shared, now: Instant) {
     let pace = members.pace();
-    shared
-        .group
-        .send_if_modified(|group| std::mem::replace(&mut group.pace, pace) != pace);
+    let settled = members.is_settled(now);
+    shared.group.send_if_modified(|group| {
+        let before = (group.pace, group.settled);
+        (group.pace, group.settled) = (pace, settled);
+        before != (pace, settled)
+    });
     let peers = members.peers(now);
     shared.balancers.send_if_modified(|balancers| {
         if balancers.peers == peers {

@@ -41,6 +41,8 @@ struct Member {
     changed: Option<Duration>,
     /// When it came alive, as far as is known here.
     since: SystemTime,
+    /// When it was seen first.
+    first: Instant,
 }
 
 /// The moment of an observation.
@@ -104,6 +106,15 @@ impl Members {
             .collect()
     }
 
+    /// Whether those that are alive are known: each Lease of the first list has been seen to change, or had
+    /// the time to.
+    pub(super) fn is_settled(&self, now: Instant) -> bool {
+        self.leases.values().all(|member| {
+            let known_for = now.saturating_duration_since(member.first);
+            member.changed.is_some() || known_for >= member.sighting.duration / 2
+        })
+    }
+
     /// How long until somebody is dead if nothing is heard of them; `None` if nobody will be.
     pub(super) fn next_death(&self, now: Instant) -> Option<Duration> {
         let left = self.leases.values().filter_map(|member| self.left(member, now));
@@ -146,6 +157,7 @@ impl Members {
             sighting,
             changed,
             since,
+            first: known.map_or(now.monotonic, |known| known.first),
         };
         self.leases.insert(member.sighting.name.clone(), member);
     }
@@ -244,14 +256,26 @@ mod tests {
         assert_eq!(world.alive(), []);
         world.members.see(b.clone(), world.now());
         assert_eq!(world.alive(), [], "told again, and not renewed");
+        assert!(!world.members.is_settled(world.now().monotonic));
         world.seconds = 3;
         world.renew("b");
         assert_eq!(world.alive(), [("b".to_owned(), 3)]);
+        assert!(world.members.is_settled(world.now().monotonic));
         world.seconds = 4;
         world.members.list(vec![world.sighting("b")], world.now());
         assert_eq!(world.alive(), [("b".to_owned(), 3)], "listed again");
         world.members.list(vec![], world.now());
         assert_eq!(world.alive(), [], "not listed any more");
+    }
+
+    #[test]
+    fn a_lease_of_somebody_dead_is_not_waited_for_long() {
+        let mut world = World::new();
+        world.members.list(vec![world.sighting("b")], world.now());
+        world.seconds = 7;
+        assert!(!world.members.is_settled(world.now().monotonic));
+        world.seconds = 8;
+        assert!(world.members.is_settled(world.now().monotonic));
     }
 
     #[test]

@@ -10,20 +10,27 @@
 //! | who this balancer is | `identity` |
 //! | its Lease | `lease`, `presence` |
 //! | the others' Leases, and who is alive | `group`, `members`, `balancers` |
+//! | who of them writes for all | `election`, `leadership` |
+//! | what that is: status of Services, EndpointSlices | `wanted`, `publication` |
 //! | how writes and watches go | `writes`, `watching` |
 
 mod balancers;
+mod election;
 mod group;
 mod identity;
+mod leadership;
 mod lease;
 mod members;
 mod presence;
+mod publication;
 #[cfg(test)]
 mod tests;
+mod wanted;
 mod watching;
 mod writes;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -36,13 +43,17 @@ use crate::publisher::CurrentReceiver;
 
 pub use balancers::{Balancers, BalancersReceiver, Peer};
 pub use identity::Identity;
+pub use wanted::LoadBalancer;
 pub use writes::{Resource, Tally, Trouble, Writes};
 
 use group::Group;
+use leadership::Sources;
 use lease::Presence;
 
 /// The field manager of everything that is applied.
 const MANAGER: &str = "vl3-lb";
+/// Who manages EndpointSlices, as their label says.
+const MANAGED_BY: &str = "vl3-lb.io";
 /// How often to look whether the balancer is ready.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long until a missing kubeconfig or service account is looked for again.
@@ -54,8 +65,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Replicas {
     server: Server,
     current: CurrentReceiver,
+    load_balancers: LoadBalancersReceiver,
     shared: Arc<Shared>,
 }
+
+/// Services whose status is to have the balancers' addresses; `None` before they are known.
+pub type LoadBalancersReceiver = watch::Receiver<Option<Arc<Vec<LoadBalancer>>>>;
 
 impl std::fmt::Debug for Replicas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,6 +87,8 @@ struct Shared {
     writes: Arc<Writes>,
     balancers: watch::Sender<Arc<Balancers>>,
     group: watch::Sender<Group>,
+    /// Whether this balancer writes for the group.
+    leads: AtomicBool,
     /// Whether this balancer leaves.
     leave: watch::Sender<bool>,
     /// Whether it has left, as far as the API server could be told.
@@ -83,12 +100,17 @@ struct Shared {
 pub struct Membership(Arc<Shared>);
 
 impl Replicas {
-    /// The balancer `identity`, which balances what `current` says. The API server and the credentials
-    /// are those of a kubeconfig (KUBECONFIG), else of the pod's service account.
-    pub fn new(identity: Identity, current: CurrentReceiver) -> (Self, Membership) {
+    /// The balancer `identity`, which balances what `current` says. The status of `load_balancers` has its
+    /// address and those of its peers. The API server and the credentials are those of a kubeconfig
+    /// (KUBECONFIG), else of the pod's service account.
+    pub fn new(
+        identity: Identity,
+        current: CurrentReceiver,
+        load_balancers: LoadBalancersReceiver,
+    ) -> (Self, Membership) {
         let group = Group {
             leader: None,
-            known: false,
+            settled: false,
             pace: (lease::DURATION / 3, lease::DURATION),
         };
         let shared = Arc::new(Shared {
@@ -96,12 +118,14 @@ impl Replicas {
             writes: Arc::default(),
             balancers: watch::channel(Arc::default()).0,
             group: watch::channel(group).0,
+            leads: AtomicBool::new(false),
             leave: watch::channel(false).0,
             left: watch::channel(false).0,
         });
         let replicas = Self {
             server: Server::Inferred,
             current,
+            load_balancers,
             shared: Arc::clone(&shared),
         };
         (replicas, Membership(shared))
@@ -127,8 +151,14 @@ impl Replicas {
                 sleep(REOPEN).await;
             }
         };
-        let keep = async {
-            presence::keep(&client, &shared, presence).await;
+        let sources = Sources {
+            presence: presence.clone(),
+            current: self.current.clone(),
+            load_balancers: self.load_balancers.clone(),
+        };
+        let part = async {
+            let lead = leadership::take_part(&client, &config, &shared, sources);
+            tokio::join!(presence::keep(&client, &shared, presence), lead);
             shared.left.send_replace(true);
         };
         let look = async {
@@ -141,7 +171,7 @@ impl Replicas {
                 }
             }
         };
-        tokio::join!(follow, keep, look);
+        tokio::join!(follow, part, look);
     }
 
     /// The way to the API server, tried until there is one.

@@ -1,5 +1,6 @@
 //! Balancers against a scripted API server.
 
+mod leadership;
 mod membership;
 mod server;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Identity, Membership, Replicas};
+use super::{Identity, LoadBalancer, Membership, Replicas};
 use crate::publisher::Current;
 use crate::report::sample;
 use server::ApiServer;
@@ -20,6 +21,7 @@ struct Balancer {
     membership: Membership,
     current: watch::Sender<Option<Arc<Current>>>,
     ready: Arc<AtomicBool>,
+    load_balancers: watch::Sender<Option<Arc<Vec<LoadBalancer>>>>,
     running: JoinHandle<()>,
 }
 
@@ -33,7 +35,8 @@ impl Balancer {
             node: None,
         };
         let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
-        let (replicas, membership) = Replicas::new(identity, receiver);
+        let load_balancers = watch::Sender::new(Some(Arc::default()));
+        let (replicas, membership) = Replicas::new(identity, receiver, load_balancers.subscribe());
         let replicas = replicas.with_server(server.config());
         let ready = Arc::new(AtomicBool::new(true));
         let is_ready = Arc::clone(&ready);
@@ -41,6 +44,7 @@ impl Balancer {
             membership,
             current,
             ready,
+            load_balancers,
             running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
         }
     }

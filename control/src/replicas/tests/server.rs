@@ -83,6 +83,12 @@ impl ApiServer {
             .map(|(_, object)| object.clone())
     }
 
+    pub(super) fn objects(&self, resource: &str) -> Vec<Value> {
+        let state = self.world.state.lock().unwrap();
+        let objects = state.objects.iter().filter(|((of, ..), _)| of == resource);
+        objects.map(|(_, object)| object.clone()).collect()
+    }
+
     /// Writes as somebody else.
     pub(super) fn put(&self, resource: &str, object: Value) {
         let text = |key: &str| object["metadata"][key].as_str().unwrap().to_owned();
