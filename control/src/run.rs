@@ -251,6 +251,7 @@ impl Control {
             publisher: publisher_stats,
             dns: dns_stats,
             events: Arc::clone(&events),
+            membership: membership.clone(),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
         info!(

@@ -10,6 +10,7 @@ mod envelope;
 mod event;
 mod flow;
 mod measure;
+mod replicas;
 mod service;
 mod status;
 mod time;
@@ -20,6 +21,7 @@ pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
 pub use event::{Event, EventCode, EventList};
 pub use flow::{Flow, FlowTraffic};
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
+pub use replicas::{Peer, Replicas, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
     ConfigFile, Discovery, Dns, ErrorCount, Interface, Mode, Process, RcodeCount, Severity, Status, Steering,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendCounts, Distribution, ReasonCount, Time, Traffic};
+use super::{BackendCounts, Distribution, ReasonCount, Replicas, Time, Traffic};
 
 /// The vL3 interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +272,8 @@ pub struct Status {
     pub discovery: Vec<Discovery>,
     pub config: ConfigFile,
     pub dns: Dns,
+    /// `None` where there is no group, as outside of Kubernetes.
+    pub replicas: Option<Replicas>,
     pub process: Process,
     /// Events that readers missed because they were slower than what happened.
     pub events_lost_total: u64,

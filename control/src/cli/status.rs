@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use vl3lb_common::report::{
-    BackendState, Discovery, Envelope, ServiceState, Severity, Status, Time, Traffic, Warning, Worker,
+    BackendState, Discovery, Envelope, Peer, Replicas, ServiceState, Severity, Status, Time, Traffic,
+    Warning, Worker,
 };
 
 use super::number::{Digits, UNKNOWN, age, percent};
 use super::services::since;
 use super::table::{Cell, Table, Tone, text};
 use super::view::View;
+
+/// Other balancers that are shown; all are in the document.
+const SHOWN_PEERS: usize = 4;
 
 /// The screen: the verdict first, then what it stands on, then what to do.
 pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
@@ -23,7 +27,9 @@ pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
             labelled("traffic", &traffic(status, view.digits)),
             labelled("control", &control(status, answer.time)),
         ];
-        for line in lines {
+        let group = status.replicas.as_ref();
+        let group = group.map(|replicas| labelled("replicas", &self::replicas(replicas, answer.time)));
+        for line in lines.into_iter().chain(group) {
             screen.push_str(line.trim_end());
             screen.push('\n');
         }
@@ -238,6 +244,29 @@ fn control(status: &Status, now: Time) -> String {
         if config.ok { "ok" } else { "REFUSED" },
         since(config.loaded_time, now)
     ));
+    parts(&texts)
+}
+
+/// Who else there is; each with its state, addresses and age.
+fn replicas(replicas: &Replicas, now: Time) -> String {
+    let peer = |peer: &Peer| {
+        let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
+        let ready = if peer.ready { "ready" } else { "NOT READY" };
+        let age = age(now.since(peer.since));
+        format!("{} {} {ready} {age}", peer.name, addresses.join(" "))
+    };
+    let mut texts = vec![format!("group {}", replicas.group)];
+    texts.push(match &replicas.leader {
+        Some(_) if replicas.leads => "leader".to_owned(),
+        Some(leader) => format!("leader {leader}"),
+        None => "no leader".to_owned(),
+    });
+    match replicas.peers.len() {
+        0 => texts.push("no other balancer".to_owned()),
+        count if count > SHOWN_PEERS => texts.push(format!("{count} others, by name the first")),
+        _ => {}
+    }
+    texts.extend(replicas.peers.iter().take(SHOWN_PEERS).map(peer));
     parts(&texts)
 }
 

@@ -13,6 +13,7 @@ pub(super) fn families(report: &Report) -> Vec<Family> {
     families.extend(workers(report));
     families.extend(sockets(status));
     families.extend(control_plane(report));
+    families.extend(replicas(status));
     families
 }
 
@@ -212,6 +213,34 @@ fn sockets(status: &Status) -> Vec<Family> {
             .with([("action", "pass")], status.steering.pass),
         free,
     ]
+}
+
+fn replicas(status: &Status) -> Vec<Family> {
+    let mut peers = Family::gauge(
+        "vl3lb_peers",
+        "Other balancers of the group that are alive, by state",
+    );
+    let mut leader = Family::gauge("vl3lb_leader", "Whether this balancer writes for the group");
+    let mut writes = Family::counter(
+        "vl3lb_kubernetes_writes",
+        "Writes to the Kubernetes API; balancing needs none",
+    );
+    let mut troubles = Family::gauge(
+        "vl3lb_kubernetes_troubles",
+        "What cannot be written to the Kubernetes API now, or not be learnt from it about peers",
+    );
+    if let Some(replicas) = &status.replicas {
+        let ready = replicas.peers.iter().filter(|peer| peer.ready).count();
+        peers.add([("state", "ready")], ready as u64);
+        peers.add([("state", "not_ready")], (replicas.peers.len() - ready) as u64);
+        leader.add([], replicas.leads.into());
+        for count in &replicas.writes {
+            let labels = [("resource", count.resource.as_str()), ("result", &count.result)];
+            writes.add(labels, count.writes_total);
+        }
+        troubles.add([], replicas.troubles.len() as u64);
+    }
+    vec![peers, leader, writes, troubles]
 }
 
 fn control_plane(report: &Report) -> Vec<Family> {

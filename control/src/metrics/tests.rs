@@ -56,6 +56,10 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_interface_up", "gauge", ""),
     ("vl3lb_neighbors_unresolved", "gauge", ""),
     ("vl3lb_events_lost", "counter", ""),
+    ("vl3lb_peers", "gauge", "state"),
+    ("vl3lb_leader", "gauge", ""),
+    ("vl3lb_kubernetes_writes", "counter", "resource result"),
+    ("vl3lb_kubernetes_troubles", "gauge", ""),
     ("vl3lb_service_flows", "gauge", "service"),
     ("vl3lb_service_flows_opened", "counter", "service"),
     ("vl3lb_service_flows_closed", "counter", "service cause"),
@@ -110,6 +114,7 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_steer_packets", &["action"]),
     ("vl3lb_dns_queries", &["rcode"]),
     ("vl3lb_backend_info", &["backend_pod", "backend_node"]),
+    ("vl3lb_kubernetes_writes", &["resource", "result"]),
 ];
 
 /// A sample line taken apart: name, labels, value.

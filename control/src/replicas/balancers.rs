@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+use vl3lb_common::report;
 
 /// Another balancer of the group that is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,18 @@ pub struct Peer {
     pub services: BTreeSet<String>,
     /// Since when it is known to be alive.
     pub since: SystemTime,
+}
+
+impl Peer {
+    /// As it is shown.
+    pub(super) fn report(&self) -> report::Peer {
+        report::Peer {
+            name: self.name.clone(),
+            ready: self.ready,
+            addresses: self.addresses.clone(),
+            since: report::Time(self.since),
+        }
+    }
 }
 
 /// The group, without this balancer itself.

@@ -30,12 +30,12 @@ mod watching;
 mod writes;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kube::Client;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use vl3lb_common::Duration;
+use vl3lb_common::{Duration, report};
 
 use crate::discovery::kubernetes::connection::Server;
 use crate::discovery::kubernetes::failure::chain;
@@ -44,11 +44,12 @@ use crate::publisher::CurrentReceiver;
 pub use balancers::{Balancers, BalancersReceiver, Peer};
 pub use identity::Identity;
 pub use wanted::LoadBalancer;
-pub use writes::{Resource, Tally, Trouble, Writes};
 
+use election::holder;
 use group::Group;
 use leadership::Sources;
 use lease::Presence;
+use writes::Writes;
 
 /// The field manager of everything that is applied.
 const MANAGER: &str = "vl3-lb";
@@ -201,9 +202,20 @@ impl Membership {
         self.0.balancers.subscribe()
     }
 
-    /// How writes went.
-    pub fn writes(&self) -> &Writes {
-        &self.0.writes
+    /// Everything there is to tell about the group.
+    pub fn report(&self) -> report::Replicas {
+        let shared = &self.0;
+        let leader = shared.group.borrow().leader.clone();
+        let balancers = shared.balancers.borrow().clone();
+        report::Replicas {
+            group: shared.identity.group.clone(),
+            name: shared.identity.pod.clone(),
+            leader: leader.as_ref().and_then(|lease| holder(lease).map(str::to_owned)),
+            leads: shared.leads.load(Ordering::Relaxed),
+            peers: balancers.peers.iter().map(Peer::report).collect(),
+            writes: shared.writes.counts(),
+            troubles: shared.writes.troubles(),
+        }
     }
 
     /// Leaves the group: from now on others are answered with instead, and they are told, if the API

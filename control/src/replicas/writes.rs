@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use tokio::time::timeout;
 use tracing::{info, warn};
 use vl3lb_common::Duration;
+use vl3lb_common::report::{Time, WriteCount, WriteTrouble};
 
 use crate::discovery::kubernetes::failure::chain;
 
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// What the balancer writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Resource {
+pub(super) enum Resource {
     /// Of this balancer, and the leader's.
     Leases,
     /// Of Services with our `loadBalancerClass`.
@@ -27,8 +27,15 @@ pub enum Resource {
 }
 
 impl Resource {
+    const ALL: [Self; 4] = [
+        Self::Leases,
+        Self::ServicesStatus,
+        Self::EndpointSlices,
+        Self::Events,
+    ];
+
     /// The name in RBAC rules, logs and metrics.
-    pub const fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Leases => "leases",
             Self::ServicesStatus => "services/status",
@@ -66,42 +73,51 @@ impl From<kube::Error> for Failure {
 
 /// How many writes of one resource went which way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+struct Tally {
     /// Accepted.
-    pub done: u64,
+    done: u64,
     /// Not allowed by the balancer's Role.
-    pub forbidden: u64,
+    forbidden: u64,
     /// Not accepted for another reason.
-    pub failed: u64,
-}
-
-/// Something that does not work now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    pub reason: String,
-    pub since: SystemTime,
+    failed: u64,
 }
 
 /// How all writes went, and what does not work now.
 #[derive(Debug, Default)]
-pub struct Writes(Mutex<Books>);
+pub(super) struct Writes(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
     tallies: BTreeMap<Resource, Tally>,
     /// By what was attempted.
-    troubles: BTreeMap<String, Trouble>,
+    troubles: BTreeMap<String, WriteTrouble>,
 }
 
 impl Writes {
-    /// So far, by resource; those that were never written are not there.
-    pub fn tallies(&self) -> BTreeMap<Resource, Tally> {
-        self.lock().tallies.clone()
+    /// Writes so far, of every resource.
+    pub(super) fn counts(&self) -> Vec<WriteCount> {
+        let books = self.lock();
+        let mut counts = Vec::new();
+        for resource in Resource::ALL {
+            let tally = books.tallies.get(&resource).copied().unwrap_or_default();
+            for (result, writes_total) in [
+                ("ok", tally.done),
+                ("forbidden", tally.forbidden),
+                ("error", tally.failed),
+            ] {
+                counts.push(WriteCount {
+                    resource: resource.name().to_owned(),
+                    result: result.to_owned(),
+                    writes_total,
+                });
+            }
+        }
+        counts
     }
 
     /// What does not work now, by what was attempted.
-    pub fn troubles(&self) -> BTreeMap<String, Trouble> {
-        self.lock().troubles.clone()
+    pub(super) fn troubles(&self) -> Vec<WriteTrouble> {
+        self.lock().troubles.values().cloned().collect()
     }
 
     /// Does one write of `resource` within a limit of time, and takes note of how it went. `attempt` says
@@ -166,9 +182,12 @@ impl Books {
             return;
         }
         warn!("{attempt}: {reason}; balancing is not affected, trying again");
-        let since = before.map_or_else(SystemTime::now, |before| before.since);
-        self.troubles
-            .insert(attempt.to_owned(), Trouble { reason, since });
+        let trouble = WriteTrouble {
+            attempt: attempt.to_owned(),
+            reason,
+            since: before.map_or_else(Time::now, |before| before.since),
+        };
+        self.troubles.insert(attempt.to_owned(), trouble);
     }
 }
 
@@ -227,7 +246,7 @@ mod tests {
         assert_eq!(attempt(Err(refusal(404))).await, Err(Failure::Absent));
         assert!(writes.troubles().is_empty(), "these are no faults");
         attempt(Err(refusal(403))).await.unwrap_err();
-        let reason = &writes.troubles()["apply lease a"].reason;
+        let reason = &writes.troubles()[0].reason;
         assert!(
             reason.contains("it is not to be") && reason.contains("Role"),
             "{reason}"
@@ -236,13 +255,18 @@ mod tests {
         let silent = future::pending::<kube::Result<()>>();
         let silent = writes.attempt(leases, "apply lease a", silent).await;
         assert_eq!(silent, Err(Failure::Failed("no answer within 5s".to_owned())));
-        let tally = Tally {
-            done: 1,
-            forbidden: 1,
-            failed: 2,
+        let counts = writes.counts();
+        let leases: Vec<_> = counts
+            .iter()
+            .filter(|count| count.resource == "leases")
+            .map(|count| (count.result.as_str(), count.writes_total))
+            .collect();
+        assert_eq!(leases, [("ok", 1), ("forbidden", 1), ("error", 2)]);
+        let [trouble] = &writes.troubles()[..] else {
+            panic!("one attempt fails")
         };
-        assert_eq!(writes.tallies(), [(leases, tally)].into());
-        assert_eq!(writes.troubles()["apply lease a"].reason, "no answer within 5s");
+        assert_eq!(trouble.attempt, "apply lease a");
+        assert_eq!(trouble.reason, "no answer within 5s");
         attempt(Ok(())).await.unwrap();
         assert!(writes.troubles().is_empty());
     }

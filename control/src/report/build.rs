@@ -8,7 +8,7 @@ use vl3lb_common::dataplane::{Attachment, Steered};
 use vl3lb_common::next_hop::{self, Link};
 use vl3lb_common::report::{
     Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
-    NatPortUse, NextHop, Process, ReasonCount, Report, Service, ServiceCheck, Time, Traffic,
+    NatPortUse, NextHop, Process, ReasonCount, Replicas, Report, Service, ServiceCheck, Time, Traffic,
 };
 use vl3lb_common::snapshot::{self, NatPorts};
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
@@ -59,6 +59,8 @@ pub(super) struct Facts<'a> {
     pub(super) file: &'a SourceStatus,
     pub(super) dns: &'a DnsStats,
     pub(super) events_lost: u64,
+    /// `None` without a group.
+    pub(super) replicas: Option<Replicas>,
     pub(super) process: Process,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.

@@ -21,6 +21,7 @@ use crate::events::{Capacity, Events};
 use crate::health::Board;
 use crate::network::NetworkReceiver;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
+use crate::replicas::Membership;
 
 /// A worker that has not come round for so long is stuck: idle ones come round every second.
 pub const WORKER_STUCK: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub struct Sources {
     pub publisher: Arc<PublisherStats>,
     pub dns: Arc<DnsStats>,
     pub events: Arc<Events>,
+    /// `None` without a group.
+    pub membership: Option<Membership>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -129,6 +132,7 @@ impl Reporter {
             file: &file,
             dns: &self.sources.dns,
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
+            replicas: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),

@@ -10,7 +10,8 @@ use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
 use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::report::{
-    BackendTransitions, CheckResult, EventCode, EventList, Report, ServiceState, Time,
+    BackendTransitions, CheckResult, EventCode, EventList, Peer, Replicas, Report, ServiceState, Time,
+    WriteCount, WriteTrouble,
 };
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, NatPorts, ServiceSlot, Snapshot};
@@ -371,6 +372,7 @@ pub(crate) fn report() -> Report {
         file: &source(),
         dns: &DnsStats::default(),
         events_lost: 0,
+        replicas: Some(replicas()),
         process: vl3lb_common::report::Process {
             cpu_seconds_total: Some(12.5),
             resident_memory_bytes: Some(64 << 20),
@@ -385,6 +387,37 @@ pub(crate) fn report() -> Report {
     "1.4.0".clone_into(&mut report.status.version);
     "3f2c1a9".clone_into(&mut report.status.revision);
     report
+}
+
+/// A group of three, and a permission that is missing.
+fn replicas() -> Replicas {
+    let peer = |name: &str, ready, address| Peer {
+        name: name.to_owned(),
+        ready,
+        addresses: vec![ip(address)],
+        since: Time(wall(7200)),
+    };
+    let writes = |result: &str, writes_total| WriteCount {
+        resource: "leases".to_owned(),
+        result: result.to_owned(),
+        writes_total,
+    };
+    Replicas {
+        group: "finance".to_owned(),
+        name: "finance-lb-7c9d".to_owned(),
+        leader: Some("finance-lb-4f2k".to_owned()),
+        leads: false,
+        peers: vec![
+            peer("finance-lb-4f2k", true, "172.16.1.104"),
+            peer("finance-lb-9x1s", false, "172.16.1.105"),
+        ],
+        writes: vec![writes("ok", 54_720), writes("forbidden", 0), writes("error", 3)],
+        troubles: vec![WriteTrouble {
+            attempt: "write event ServiceWithoutBackends".to_owned(),
+            reason: "forbidden".to_owned(),
+            since: Time(wall(600)),
+        }],
+    }
 }
 
 /// One flow; `number` tells flows apart.
@@ -490,6 +523,7 @@ pub(crate) fn live(workers: u16) -> Live {
             publisher: Arc::clone(&publisher),
             dns: Arc::default(),
             events: Arc::clone(&events),
+            membership: None,
         },
     );
     Live {

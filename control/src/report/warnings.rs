@@ -1,7 +1,7 @@
 //! What an operator should know without looking for it.
 
 use vl3lb_common::report::{
-    Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, XskDrops,
+    Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, WriteTrouble, XskDrops,
 };
 use vl3lb_common::{DropReason, Duration};
 
@@ -11,6 +11,8 @@ use crate::discovery::Origin;
 
 /// A table that is fuller than this will soon be full.
 const NEARLY_FULL: f64 = 0.8;
+/// Warnings about the Kubernetes API at most.
+const MOST_TROUBLES: usize = 5;
 
 /// All warnings, worst first.
 pub(super) fn all(
@@ -42,6 +44,7 @@ pub(super) fn all(
     warnings.extend(forgotten_clients(facts));
     warnings.extend(full_ports(backends));
     warnings.extend(refuses(status));
+    warnings.extend(kubernetes(status));
     warnings.sort_by_key(|warning| warning.severity);
     warnings
 }
@@ -320,6 +323,31 @@ fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
             warn("nat_ports_filling", text),
         ))
     })
+}
+
+/// What the balancer cannot write to the Kubernetes API, or learn from it about its peers.
+fn kubernetes(status: &Status) -> Vec<Warning> {
+    let Some(replicas) = &status.replicas else {
+        return Vec::new();
+    };
+    let next = "look at the API server, and at the Role of the balancer's service account";
+    let warning = |trouble: &WriteTrouble| {
+        let text = format!("{}: {}", trouble.attempt, trouble.reason);
+        let warning = about(&trouble.attempt, next, warn("kubernetes_failing", text));
+        since(Some(trouble.since), warning)
+    };
+    let troubles = &replicas.troubles;
+    let mut warnings: Vec<Warning> = troubles.iter().take(MOST_TROUBLES).map(warning).collect();
+    if troubles.len() > MOST_TROUBLES {
+        let text = format!("and {} more of the kind", troubles.len() - MOST_TROUBLES);
+        let warning = about(
+            "kubernetes",
+            "vl3-lb status --json",
+            warn("kubernetes_failing", text),
+        );
+        warnings.push(since(troubles.iter().map(|trouble| trouble.since).min(), warning));
+    }
+    warnings
 }
 
 fn refuses(status: &Status) -> Option<Warning> {

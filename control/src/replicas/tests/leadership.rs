@@ -86,12 +86,9 @@ async fn the_leader_publishes_every_balancer_and_the_next_one_goes_on() {
     assert_eq!(slice["metadata"]["ownerReferences"][0]["uid"], "uid-finance");
     assert_eq!(slice["endpoints"][1]["targetRef"]["name"], "lb-b");
     assert_eq!(server.objects("endpointslices").len(), 1, "of nothing else");
-    let troubles = a.membership.writes().troubles();
-    assert!(
-        troubles["publish services"]
-            .reason
-            .contains("service dns: it has a selector")
-    );
+    let reason = a.trouble("publish services").unwrap();
+    assert!(reason.contains("service dns: it has a selector"), "{reason}");
+    assert!(a.membership.report().leads);
 
     b.sees(&["lb-a"]).await;
     a.membership.leave().await;
@@ -173,7 +170,7 @@ async fn without_the_permission_to_publish_the_rest_goes_on() {
     let b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
     b.sees(&["lb-a"]).await;
-    assert_eq!(a.membership.writes().troubles().len(), 2);
+    assert_eq!(a.membership.report().troubles.len(), 2);
     server.refuse("patch", "endpointslices", 0);
     published(&server, &["172.16.1.1", "172.16.1.2"]).await;
 }

@@ -80,15 +80,13 @@ async fn a_lease_that_may_not_be_written_is_told_and_others_are_still_found() {
             (asked.iter().filter(|name| *name == "lb-a").count() >= 3).then_some(())
         })
         .await;
-    let troubles = a.membership.writes().troubles();
-    let trouble = &troubles["apply lease lb-a in namespace web"];
-    assert!(trouble.reason.contains("forbidden (it is 403)"), "{trouble:?}");
+    let reason = a.trouble("apply lease lb-a in namespace web").unwrap();
+    assert!(reason.contains("forbidden (it is 403)"), "{reason}");
+    let writes = a.membership.report().writes;
     assert!(
-        a.membership
-            .writes()
-            .tallies()
-            .values()
-            .all(|tally| tally.done == 0)
+        writes
+            .iter()
+            .all(|count| count.result != "ok" || count.writes_total == 0)
     );
     // It says so, and comes to an end all the same.
     a.membership.leave().await;
@@ -121,9 +119,9 @@ async fn a_watch_that_is_refused_is_told_until_it_works() {
             (server.requests("list", "leases").len() >= 2).then_some(())
         })
         .await;
-    assert!(a.membership.writes().troubles()[watch].reason.contains("Role"));
+    assert!(a.trouble(watch).unwrap().contains("Role"));
     server.refuse("list", "leases", 0);
     let _b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
-    assert_eq!(a.membership.writes().troubles().len(), 0);
+    assert_eq!(a.trouble(watch), None);
 }

@@ -49,6 +49,15 @@ impl Balancer {
         }
     }
 
+    /// Why `attempt` does not work now, if it does not.
+    fn trouble(&self, attempt: &str) -> Option<String> {
+        let troubles = self.membership.report().troubles;
+        let mut troubles = troubles.into_iter();
+        troubles
+            .find(|trouble| trouble.attempt == attempt)
+            .map(|trouble| trouble.reason)
+    }
+
     /// Names of those that it takes for alive, ready ones, that balance finance.
     fn peers(&self) -> Vec<String> {
         let balancers = self.membership.balancers().borrow().clone();
