@@ -27,7 +27,7 @@ use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
 use vl3lb_control::publisher::{CurrentReceiver, Publisher};
-use vl3lb_control::replicas::{self, Membership, Replicas};
+use vl3lb_control::replicas::{self, Membership, Replicas, Services};
 use vl3lb_control::report::{Identity, Reporter, Sources};
 use vl3lb_control::version;
 use vl3lb_dataplane::config as dataplane;
@@ -226,7 +226,7 @@ impl Control {
             resolver,
             Arc::clone(&events),
         );
-        let (replicas, membership) = join(config, &current).unzip();
+        let (replicas, membership) = join(config, &current, &events).unzip();
         let balancers = membership
             .as_ref()
             .map_or_else(|| watch::Sender::default().subscribe(), Membership::balancers);
@@ -378,7 +378,7 @@ impl Control {
 }
 
 /// This balancer among others, if it runs in a pod and may ask the Kubernetes API.
-fn join(config: &Config, current: &CurrentReceiver) -> Option<(Replicas, Membership)> {
+fn join(config: &Config, current: &CurrentReceiver, events: &Arc<Events>) -> Option<(Replicas, Membership)> {
     let kubernetes = config.kubernetes.as_ref()?;
     let Some(identity) = replicas::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
         info!(
@@ -390,8 +390,12 @@ fn join(config: &Config, current: &CurrentReceiver) -> Option<(Replicas, Members
         "balancer {} of group {} in namespace {}",
         identity.pod, identity.group, identity.namespace
     );
-    let none = watch::Sender::new(Some(Arc::default())).subscribe();
-    Some(Replicas::new(identity, current.clone(), none))
+    Some(Replicas::new(
+        identity,
+        current.clone(),
+        Services::none(),
+        Arc::clone(events),
+    ))
 }
 
 /// Starts to find services and backends. How the source of backends and the file are doing.

@@ -51,10 +51,23 @@ impl Balancers {
     /// Where new flows of `service` can go: to `own`, the addresses of this balancer, and to those of
     /// its peers that balance it. Each once.
     pub fn addresses_of(&self, service: &str, own: &[IpAddr]) -> Vec<IpAddr> {
+        self.addresses_of_all([service], own)
+    }
+
+    /// As [`Self::addresses_of`], of those that balance all of `services`.
+    pub fn addresses_of_all<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a str> + Clone,
+        own: &[IpAddr],
+    ) -> Vec<IpAddr> {
+        let balances_all = |peer: &Peer| {
+            let mut services = services.clone().into_iter();
+            services.all(|service| peer.services.contains(service))
+        };
         let peers: Vec<IpAddr> = self
             .peers
             .iter()
-            .filter(|peer| peer.ready && peer.services.contains(service))
+            .filter(|peer| peer.ready && balances_all(peer))
             .flat_map(|peer| peer.addresses.iter().copied())
             .collect();
         let mut addresses = Vec::with_capacity(own.len() + peers.len());

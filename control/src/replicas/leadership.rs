@@ -19,10 +19,10 @@ use super::balancers::Balancers;
 use super::election::{Election, Step};
 use super::lease::Presence;
 use super::publication::Publication;
-use super::wanted::{Balanced, Known, LoadBalancer, Objects, PUBLISH, publishable};
+use super::wanted::{Balanced, Known, Objects, PUBLISH, publishable};
 use super::watching::{self, Change};
 use super::writes::Resource;
-use super::{LoadBalancersReceiver, Shared};
+use super::{Accepted, Shared};
 use crate::publisher::CurrentReceiver;
 
 /// How long to wait until the group is looked at again before it is known.
@@ -38,7 +38,7 @@ type Published = Option<Arc<BTreeMap<String, Service>>>;
 pub(super) struct Sources {
     pub(super) presence: watch::Receiver<Presence>,
     pub(super) current: CurrentReceiver,
-    pub(super) load_balancers: LoadBalancersReceiver,
+    pub(super) accepted: watch::Receiver<Arc<Vec<Accepted>>>,
 }
 
 /// Takes part until the balancer leaves; a leader then takes itself out of everything, and gives up
@@ -135,7 +135,7 @@ async fn lead(
             Ok(()) = published.changed() => {}
             Ok(()) = sources.presence.changed() => {}
             Ok(()) = sources.current.changed() => {}
-            Ok(()) = sources.load_balancers.changed() => {}
+            Ok(()) = sources.accepted.changed() => {}
         }
     }
 }
@@ -214,7 +214,7 @@ fn wanted(
 ) -> Option<Objects> {
     let presence = sources.presence.borrow_and_update().clone();
     let current = sources.current.borrow_and_update().clone()?;
-    let load_balancers: Arc<Vec<LoadBalancer>> = sources.load_balancers.borrow_and_update().clone()?;
+    let accepted = sources.accepted.borrow_and_update().clone();
     let published = published.as_ref()?;
     let services: Vec<Balanced> = current
         .directory
@@ -233,7 +233,7 @@ fn wanted(
         balancers,
         services: &services,
     };
-    let mut objects = known.statuses(&load_balancers);
+    let mut objects = known.statuses(&accepted);
     objects.extend(known.slices(published.values()));
     Some(objects)
 }

@@ -12,6 +12,7 @@
 //! | the others' Leases, and who is alive | `group`, `members`, `balancers` |
 //! | who of them writes for all | `election`, `leadership` |
 //! | what that is: status of Services, EndpointSlices | `wanted`, `publication` |
+//! | what Kubernetes is told of as Events | `notices`, `services` |
 //! | how writes and watches go | `writes`, `watching` |
 
 mod balancers;
@@ -21,8 +22,10 @@ mod identity;
 mod leadership;
 mod lease;
 mod members;
+mod notices;
 mod presence;
 mod publication;
+mod services;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -39,11 +42,12 @@ use vl3lb_common::{Duration, report};
 
 use crate::discovery::kubernetes::connection::Server;
 use crate::discovery::kubernetes::failure::chain;
+use crate::events::Events;
 use crate::publisher::CurrentReceiver;
 
 pub use balancers::{Balancers, BalancersReceiver, Peer};
 pub use identity::Identity;
-pub use wanted::LoadBalancer;
+pub use services::{Accepted, Refused, Services};
 
 use election::holder;
 use group::Group;
@@ -66,12 +70,10 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Replicas {
     server: Server,
     current: CurrentReceiver,
-    load_balancers: LoadBalancersReceiver,
+    services: Services,
+    events: Arc<Events>,
     shared: Arc<Shared>,
 }
-
-/// Services whose status is to have the balancers' addresses; `None` before they are known.
-pub type LoadBalancersReceiver = watch::Receiver<Option<Arc<Vec<LoadBalancer>>>>;
 
 impl std::fmt::Debug for Replicas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -101,13 +103,14 @@ struct Shared {
 pub struct Membership(Arc<Shared>);
 
 impl Replicas {
-    /// The balancer `identity`, which balances what `current` says. The status of `load_balancers` has its
-    /// address and those of its peers. The API server and the credentials are those of a kubeconfig
+    /// The balancer `identity`, which balances what `current` says; `services` are those of Kubernetes that
+    /// it serves, and `events` is what Kubernetes is told of. The API server and the credentials are those of a kubeconfig
     /// (KUBECONFIG), else of the pod's service account.
     pub fn new(
         identity: Identity,
         current: CurrentReceiver,
-        load_balancers: LoadBalancersReceiver,
+        services: Services,
+        events: Arc<Events>,
     ) -> (Self, Membership) {
         let group = Group {
             leader: None,
@@ -126,7 +129,8 @@ impl Replicas {
         let replicas = Self {
             server: Server::Inferred,
             current,
-            load_balancers,
+            services,
+            events,
             shared: Arc::clone(&shared),
         };
         (replicas, Membership(shared))
@@ -155,7 +159,7 @@ impl Replicas {
         let sources = Sources {
             presence: presence.clone(),
             current: self.current.clone(),
-            load_balancers: self.load_balancers.clone(),
+            accepted: self.services.accepted.clone(),
         };
         let part = async {
             let lead = leadership::take_part(&client, &config, &shared, sources);
@@ -172,7 +176,8 @@ impl Replicas {
                 }
             }
         };
-        tokio::join!(follow, part, look);
+        let tell = notices::tell(&client, &shared, self.events.follow(), self.services.clone());
+        tokio::join!(follow, part, look, tell);
     }
 
     /// The way to the API server, tried until there is one.

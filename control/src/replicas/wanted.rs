@@ -13,7 +13,7 @@ use vl3lb_common::Protocol;
 
 use super::balancers::Balancers;
 use super::lease::GROUP;
-use super::{Identity, MANAGED_BY};
+use super::{Accepted, Identity, MANAGED_BY};
 
 /// The label of Services whose EndpointSlices the balancers write.
 pub(super) const PUBLISH: &str = "vl3-lb.io/publish";
@@ -26,16 +26,6 @@ pub(super) struct Balanced {
     pub(super) name: String,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
-}
-
-/// A Service whose status is to have the balancers' addresses.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LoadBalancer {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    /// The name of the balancer's service that it became.
-    pub service: String,
 }
 
 /// An object, or the status of one, that is to be applied.
@@ -62,10 +52,11 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// The status of each of `load_balancers`.
-    pub(super) fn statuses(&self, load_balancers: &[LoadBalancer]) -> Objects {
-        let status = |service: &LoadBalancer| {
-            let mut addresses = self.balancers.addresses_of(&service.service, self.own);
+    /// The status of each Service of `accepted` that is to have one.
+    pub(super) fn statuses(&self, accepted: &[Accepted]) -> Objects {
+        let status = |service: &Accepted| {
+            let services = service.services.iter().map(String::as_str);
+            let mut addresses = self.balancers.addresses_of_all(services, self.own);
             addresses.sort_unstable();
             let ingress: Vec<Value> = addresses
                 .iter()
@@ -85,7 +76,8 @@ impl Known<'_> {
             );
             (key, object)
         };
-        load_balancers.iter().map(status).collect()
+        let load_balancers = accepted.iter().filter(|service| service.load_balancer);
+        load_balancers.map(status).collect()
     }
 
     /// The EndpointSlices of those of `published` that are services of the balancer, one for each

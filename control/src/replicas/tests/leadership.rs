@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::server::ApiServer;
-use super::{Balancer, LoadBalancer};
+use super::{Accepted, Balancer};
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({
@@ -127,13 +127,14 @@ async fn the_status_of_a_service_has_every_balancer() {
         service("front", &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"})),
     );
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
-    let front = LoadBalancer {
+    let front = Accepted {
         namespace: "web".to_owned(),
         name: "front".to_owned(),
         uid: "uid-front".to_owned(),
-        service: "finance".to_owned(),
+        load_balancer: true,
+        services: vec!["finance".to_owned()],
     };
-    a.load_balancers.send_replace(Some(Arc::new(vec![front])));
+    a.accepted.send_replace(Arc::new(vec![front]));
     let ingress = async |expected: &[&str]| {
         let expected: Vec<_> = expected
             .iter()
@@ -151,7 +152,7 @@ async fn the_status_of_a_service_has_every_balancer() {
     b.membership.leave().await;
     ingress(&["172.16.1.1"]).await;
     // Not ours any more.
-    a.load_balancers.send_replace(Some(Arc::default()));
+    a.accepted.send_replace(Arc::default());
     ingress(&[]).await;
 }
 

@@ -2,6 +2,7 @@
 
 mod leadership;
 mod membership;
+mod notices;
 mod server;
 
 use std::net::IpAddr;
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Identity, LoadBalancer, Membership, Replicas};
+use super::{Accepted, Identity, Membership, Refused, Replicas, Services};
+use crate::events::Events;
 use crate::publisher::Current;
 use crate::report::sample;
 use server::ApiServer;
@@ -21,7 +23,9 @@ struct Balancer {
     membership: Membership,
     current: watch::Sender<Option<Arc<Current>>>,
     ready: Arc<AtomicBool>,
-    load_balancers: watch::Sender<Option<Arc<Vec<LoadBalancer>>>>,
+    accepted: watch::Sender<Arc<Vec<Accepted>>>,
+    refused: watch::Sender<Arc<Vec<Refused>>>,
+    events: Arc<Events>,
     running: JoinHandle<()>,
 }
 
@@ -35,8 +39,13 @@ impl Balancer {
             node: None,
         };
         let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
-        let load_balancers = watch::Sender::new(Some(Arc::default()));
-        let (replicas, membership) = Replicas::new(identity, receiver, load_balancers.subscribe());
+        let (accepted, refused) = (watch::Sender::default(), watch::Sender::default());
+        let services = Services {
+            accepted: accepted.subscribe(),
+            refused: refused.subscribe(),
+        };
+        let events = Arc::new(Events::default());
+        let (replicas, membership) = Replicas::new(identity, receiver, services, Arc::clone(&events));
         let replicas = replicas.with_server(server.config());
         let ready = Arc::new(AtomicBool::new(true));
         let is_ready = Arc::clone(&ready);
@@ -44,7 +53,9 @@ impl Balancer {
             membership,
             current,
             ready,
-            load_balancers,
+            accepted,
+            refused,
+            events,
             running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
         }
     }
