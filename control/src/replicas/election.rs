@@ -188,6 +188,8 @@ fn duration(lease: &Lease) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The API server's Lease, two balancers that want it, and a clock.
@@ -386,5 +388,51 @@ mod tests {
         assert_eq!(world.leaders(), (false, false));
         world.act(0);
         assert_eq!((world.leaders(), world.transitions()), ((true, false), 0));
+    }
+
+    /// What happens to one of the balancers.
+    #[derive(Debug, Clone)]
+    enum Happening {
+        Wait(u64),
+        /// The watch tells it what there is now.
+        Tell(usize),
+        Act(usize),
+        /// As above, and the answer to its write is lost.
+        ActUnheard(usize),
+    }
+
+    fn happening() -> impl Strategy<Value = Happening> {
+        prop_oneof![
+            (1_u64..8).prop_map(Happening::Wait),
+            (0_usize..2).prop_map(Happening::Tell),
+            (0_usize..2).prop_map(Happening::Act),
+            (0_usize..2).prop_map(Happening::ActUnheard),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn there_are_never_two_leaders(happenings in prop::collection::vec(happening(), 1..120)) {
+            let mut world = World::new();
+            for happening in happenings {
+                match happening {
+                    Happening::Wait(seconds) => world.seconds += seconds,
+                    Happening::Tell(who) => {
+                        let (lease, now) = (world.lease.clone(), world.now());
+                        world.each()[who].see(lease.as_ref(), now);
+                    }
+                    Happening::Act(who) => world.act(who),
+                    Happening::ActUnheard(who) => {
+                        let now = world.now();
+                        let step = world.each()[who].step(now, SystemTime::UNIX_EPOCH);
+                        if let Step::Create(lease) | Step::Replace(lease) = step {
+                            world.write(lease).ok();
+                            world.each()[who].failed(now);
+                        }
+                    }
+                }
+                prop_assert_ne!(world.leaders(), (true, true));
+            }
+        }
     }
 }
