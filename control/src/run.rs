@@ -226,14 +226,18 @@ impl Control {
             resolver,
             Arc::clone(&events),
         );
-        let (replicas, membership) = join(config, &current, &events).unzip();
+        let mut tasks = JoinSet::new();
+        let Found {
+            source,
+            file,
+            services,
+        } = discover(config, path.clone(), desired, &events, &mut tasks);
+        let (replicas, membership) = join(config, &current, services, &events).unzip();
         let balancers = membership
             .as_ref()
             .map_or_else(|| watch::Sender::default().subscribe(), Membership::balancers);
         let (dns, dns_stats) =
             Dns::new(&config.dns, current.clone(), balancers, network.clone()).map_err(refused)?;
-        let mut tasks = JoinSet::new();
-        let (source, file) = discover(config, path.clone(), desired, &events, &mut tasks);
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -378,7 +382,12 @@ impl Control {
 }
 
 /// This balancer among others, if it runs in a pod and may ask the Kubernetes API.
-fn join(config: &Config, current: &CurrentReceiver, events: &Arc<Events>) -> Option<(Replicas, Membership)> {
+fn join(
+    config: &Config,
+    current: &CurrentReceiver,
+    services: Services,
+    events: &Arc<Events>,
+) -> Option<(Replicas, Membership)> {
     let kubernetes = config.kubernetes.as_ref()?;
     let Some(identity) = replicas::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
         info!(
@@ -393,32 +402,50 @@ fn join(config: &Config, current: &CurrentReceiver, events: &Arc<Events>) -> Opt
     Some(Replicas::new(
         identity,
         current.clone(),
-        Services::none(),
+        services,
         Arc::clone(events),
     ))
 }
 
-/// Starts to find services and backends. How the source of backends and the file are doing.
+/// What is known of services and backends, and of how they are found.
+struct Found {
+    /// How the source of backends is doing.
+    source: watch::Receiver<SourceStatus>,
+    /// How the file is doing.
+    file: watch::Receiver<SourceStatus>,
+    /// Those of Kubernetes.
+    services: Services,
+}
+
+/// Starts to find services and backends.
 fn discover(
     config: &Arc<Config>,
     path: Option<PathBuf>,
     desired: DesiredSender,
     events: &Arc<Events>,
     tasks: &mut JoinSet<&'static str>,
-) -> (watch::Receiver<SourceStatus>, watch::Receiver<SourceStatus>) {
+) -> Found {
     let env = |name: &str| std::env::var(name).ok();
     let file = StaticFile::new(path, env, Arc::clone(config), Arc::clone(events));
     let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
     match config.discovery {
         Discovery::Static => {
             tasks.spawn(named("discovery", file.run(desired, file_status)));
-            (file_state.clone(), file_state)
+            Found {
+                source: file_state.clone(),
+                file: file_state,
+                services: Services::none(),
+            }
         }
         Discovery::Kubernetes => {
             let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
             let source = Kubernetes::new(file, file_status);
             tasks.spawn(named("discovery", source.run(desired, status)));
-            (state, file_state)
+            Found {
+                source: state,
+                file: file_state,
+                services: Services::none(),
+            }
         }
     }
 }
