@@ -440,11 +440,15 @@ fn discover(
         Discovery::Kubernetes => {
             let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
             let source = Kubernetes::new(file, file_status);
+            let services = Services {
+                accepted: source.accepted(),
+                refused: source.refused(),
+            };
             tasks.spawn(named("discovery", source.run(desired, status)));
             Found {
                 source: state,
                 file: file_state,
-                services: Services::none(),
+                services,
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use vl3lb_common::Duration;
 
+use super::Shared;
 use super::balancers::Balancers;
 use super::election::{Election, Step};
 use super::lease::Presence;
@@ -22,7 +23,7 @@ use super::publication::Publication;
 use super::wanted::{Balanced, Known, Objects, PUBLISH, publishable};
 use super::watching::{self, Change};
 use super::writes::Resource;
-use super::{Accepted, Shared};
+use crate::discovery::Accepted;
 use crate::publisher::CurrentReceiver;
 
 /// How long to wait until the group is looked at again before it is known.

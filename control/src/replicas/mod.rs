@@ -47,7 +47,7 @@ use crate::publisher::CurrentReceiver;
 
 pub use balancers::{Balancers, BalancersReceiver, Peer};
 pub use identity::Identity;
-pub use services::{Accepted, Refused, Services};
+pub use services::Services;
 
 use election::holder;
 use group::Group;

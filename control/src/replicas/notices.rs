@@ -15,7 +15,8 @@ use vl3lb_common::Duration;
 use vl3lb_common::report::{self, EventCode};
 
 use super::writes::{Failure, Pauses, Resource};
-use super::{Accepted, Identity, MANAGED_BY, Refused, Services, Shared};
+use super::{Identity, MANAGED_BY, Services, Shared};
+use crate::discovery::{Accepted, Refused};
 use crate::events::Follower;
 
 /// Events at once, and one more after each [`REFILL`].

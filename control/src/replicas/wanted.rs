@@ -13,7 +13,8 @@ use vl3lb_common::Protocol;
 
 use super::balancers::Balancers;
 use super::lease::GROUP;
-use super::{Accepted, Identity, MANAGED_BY};
+use super::{Identity, MANAGED_BY};
+use crate::discovery::Accepted;
 
 /// The label of Services whose EndpointSlices the balancers write.
 pub(super) const PUBLISH: &str = "vl3-lb.io/publish";

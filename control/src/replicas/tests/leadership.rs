@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::Balancer;
 use super::server::ApiServer;
-use super::{Accepted, Balancer};
+use crate::discovery::Accepted;
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Accepted, Identity, Membership, Refused, Replicas, Services};
+use super::{Identity, Membership, Replicas, Services};
+use crate::discovery::{Accepted, Refused};
 use crate::events::Events;
 use crate::publisher::Current;
 use crate::report::sample;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use vl3lb_common::report::EventCode;
 
+use super::Balancer;
 use super::server::ApiServer;
-use super::{Accepted, Balancer, Refused};
+use crate::discovery::{Accepted, Refused};
 use crate::events::Happening;
 
 /// A service that has no backends any more.
