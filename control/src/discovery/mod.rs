@@ -5,6 +5,7 @@
 //! nothing before its first complete set, and after an error it sends nothing until it knows
 //! better, so that the last good set stays.
 
+mod file_events;
 pub(crate) mod kubernetes;
 mod static_file;
 mod status;

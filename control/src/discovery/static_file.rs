@@ -13,15 +13,16 @@ use tracing::{info, warn};
 use vl3lb_common::Duration;
 use vl3lb_common::report::EventCode;
 
+use super::file_events::FileEvents;
 use super::{
     BackendSpec, Desired, DesiredSender, ErrorReason, Origin, ServiceSpec, Source, SourceStatus, Takes,
 };
 use crate::config::{self, Config, TargetPort};
 use crate::events::{Events, Happening};
 
-/// The file is looked at this often, and read when it is the same in two looks, so a change is
-/// live in less than half a second. Looking at the path beats inotify here: it sees edits in
-/// place, renames and ConfigMap symlink swaps alike, on every file system.
+/// The file is looked at this often, and read when it is the same in two looks: edits, renames and
+/// ConfigMap symlink swaps are seen alike, on every file system. Where the kernel tells that the file
+/// was replaced or written to its end, it is read at once.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The configuration file as a source. The configuration that the process started with counts
@@ -83,15 +84,19 @@ where
             return pending().await;
         };
         let mut services = self.started_with.services.clone();
+        let mut told = FileEvents::of(path);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What was read at start may be older than what is there now: read it once more.
         let mut read = None;
         let mut seen = None;
         loop {
-            looks.tick().await;
+            let complete = tokio::select! {
+                _ = looks.tick() => false,
+                () = told.next() => true,
+            };
             let look = Look::at(path);
-            let settled = seen.as_ref() == Some(&look);
+            let settled = complete || seen.as_ref() == Some(&look);
             seen = Some(look);
             if !settled || read == seen {
                 continue;
@@ -360,6 +365,34 @@ mod tests {
         assert_eq!(running.read(7).await, 81);
         let status = running.status.borrow().clone();
         assert!(status.synced && status.error.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_kernel_tells_when_a_file_is_complete() {
+        let link = std::os::unix::fs::symlink::<&str, PathBuf>;
+        let directory = tempfile::tempdir().unwrap();
+        let dir = directory.path();
+        fs::create_dir(dir.join("..1")).unwrap();
+        fs::write(dir.join("..1/lb.yaml"), text(80)).unwrap();
+        link("..1", dir.join("..data")).unwrap();
+        link("..data/lb.yaml", dir.join("lb.yaml")).unwrap();
+        let path = dir.join("lb.yaml");
+
+        let mut events = FileEvents::of(&path);
+        fs::write(dir.join("other.yaml"), text(81)).unwrap();
+        let other = tokio::time::timeout(Duration::from_millis(20), events.next());
+        assert!(other.await.is_err(), "another file concerns nobody");
+
+        link("..1", dir.join("..new")).unwrap();
+        fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
+        events.next().await;
+
+        fs::write(dir.join("new.yaml"), text(82)).unwrap();
+        fs::rename(dir.join("new.yaml"), &path).unwrap();
+        events.next().await;
+
+        fs::write(&path, text(83)).unwrap();
+        events.next().await;
     }
 
     #[tokio::test]
