@@ -3,6 +3,9 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::bench::ReportArgs;
+use crate::churn::ChurnArgs;
+use crate::compare::CompareArgs;
 use crate::reflect::ReflectArgs;
 use crate::serve::ServeArgs;
 use crate::session::args::{LatencyArgs, LoadArgs};
@@ -28,6 +31,12 @@ pub(crate) enum Command {
     Latency(LatencyArgs),
     Serve(ServeArgs),
     Reflect(ReflectArgs),
+    /// Sends one load through vl3-lb and its peers in turn, in network namespaces
+    Compare(CompareArgs),
+    /// Replaces backends under load: how long changes take, what is lost
+    Churn(ChurnArgs),
+    /// Writes a report of what pipeline, compare and churn measured
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]

@@ -1,13 +1,18 @@
 //! `vl3-perf`: measures vl3-lb.
 //!
 //! `pipeline` runs the packet logic in memory and says what a packet costs. `load` and `latency` send to a
-//! target, and `serve` or `reflect` is what answers there. Every number is explained in `perf/README.md`.
+//! target, and `serve` or `reflect` is what answers there. `compare` and `churn` measure whole balancers in a network
+//! of namespaces, and `report` tells people what they found. Every number is explained in `perf/README.md`.
 
 mod args;
+mod bench;
+mod churn;
+mod compare;
 mod failure;
 mod frame;
 mod interrupt;
 mod load;
+mod net;
 mod pipeline;
 mod reflect;
 mod report;
@@ -49,6 +54,28 @@ fn run(args: Args) -> Result<u8, Failure> {
         }
         Command::Load(args) => session(&args.request()?, Focus::Throughput),
         Command::Latency(args) => session(&args.request()?, Focus::Latency),
+        Command::Compare(args) => {
+            let report = compare::run(&args, &mut |step| eprintln!("{step}"))?;
+            print(&if args.json {
+                report.to_json()
+            } else {
+                report.to_table()
+            })?;
+            Ok(0)
+        }
+        Command::Churn(args) => {
+            let report = churn::run(&args, &mut |step| eprintln!("{step}"))?;
+            print(&if args.json {
+                report.to_json()
+            } else {
+                report.to_text()
+            })?;
+            Ok(0)
+        }
+        Command::Report(args) => {
+            print(&bench::run(&args)?)?;
+            Ok(0)
+        }
         Command::Serve(args) => serve::run(&args).map(|()| 0),
         Command::Reflect(args) => reflect::run(&args).map(|()| 0),
     }

@@ -22,6 +22,7 @@ mod bulk;
 mod capability;
 mod change;
 mod cli;
+mod compare;
 mod dns;
 mod events;
 mod finance;

@@ -110,6 +110,32 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Rows as right-aligned columns with two spaces between them, the first column left-aligned. All rows have as many
+/// cells as the first one.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len)
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(index, (cell, &width))| match index {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
 fn three_digits(value: f64) -> String {
     match value.abs() {
         0.0..9.995 => format!("{value:.2}"),
@@ -121,6 +147,12 @@ fn three_digits(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_cell() {
+        let rows = [["A", "BB"], ["long", "1"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(aligned(&rows), "A     BB\nlong   1\n");
+    }
 
     #[test]
     fn counts_have_three_digits() {

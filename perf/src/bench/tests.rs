@@ -1,0 +1,183 @@
+//! A report of results that are made up.
+
+use serde_json::{Value, json};
+
+use super::chart::Chart;
+use super::results::Results;
+use super::targets::Target;
+use super::*;
+
+fn peer(name: &str, numbers: &[(&str, f64)]) -> Value {
+    let summary = numbers.iter().map(|&(key, median)| {
+        (
+            key.to_owned(),
+            json!({"median": median, "min": median * 0.9, "max": median * 1.1}),
+        )
+    });
+    json!({
+        "name": name, "about": format!("what {name} is"), "absent": null, "failures": [],
+        "commands": [format!("start {name}")], "summary": Value::Object(summary.collect()),
+    })
+}
+
+fn pipeline(cycles: &[(u64, f64)]) -> Value {
+    let result = |&(flows, cycles): &(u64, f64)| {
+        let cost = |cycles: f64| json!({"cycles": cycles, "ns": cycles / 2.5, "cyclesMin": cycles, "cyclesMax": cycles});
+        json!({
+            "flows": flows, "bytesPerFlow": 116.0, "memoryBytes": flows * 116,
+            "request": cost(cycles), "reply": cost(cycles + 10.0), "newFlow": cost(5.0 * cycles),
+            "newFlowTcp": cost(5.0 * cycles),
+        })
+    };
+    let environment = json!({"cpu": "Some CPU", "kernel": "6.18", "core": 1});
+    json!({"environment": environment, "results": cycles.iter().map(result).collect::<Vec<_>>()})
+}
+
+fn results() -> Results {
+    let rate = "lossFreePacketsPerSecond";
+    let vpp = json!({"name": "vpp", "about": "VPP", "absent": "vpp is not installed", "failures": [], "commands": []});
+    Results {
+        pipeline: pipeline(&[
+            (1_000, 90.0),
+            (64_000, 110.0),
+            (1_000_000, 250.0),
+            (10_000_000, 400.0),
+        ]),
+        sequential: pipeline(&[(1_000, 90.0), (64_000, 110.0), (1_000_000, 250.0)]),
+        compare: json!({
+            "command": ["/somewhere/vl3-perf", "compare", "--json"],
+            "environment": {"cpu": "Some CPU", "kernel": "6.18", "cores": 2},
+            "parameters": {"flows": 1000, "frameBytes": 64, "rounds": 3, "durationSeconds": 2.0, "testerCore": 0, "peerCore": 1},
+            "peers": [
+                peer("vl3-lb-native", &[
+                    (rate, 760e3), ("fullLoadCpuSecondsPerPacket", 1.5e-6), ("halfLoadLatencySecondsP99", 140e-6),
+                    ("newConnectionsPerSecond", 30e3), ("requestsPerSecond", 50e3), ("idleCpuRatio", 0.001),
+                ]),
+                peer("reflector-native", &[(rate, 780e3)]),
+                peer("nftables", &[("fullLoadCpuSecondsPerPacket", 1.2e-6), ("halfLoadLatencySecondsP99", 130e-6)]),
+                peer("haproxy", &[("newConnectionsPerSecond", 14e3), ("requestsPerSecond", 40e3)]),
+                peer("routing", &[("halfLoadLatencySecondsP99", 90e-6)]),
+                vpp,
+            ],
+        }),
+        churn: json!({
+            "parameters": {"changes": 100, "replaced": 10, "backends": 1000, "requestsPerSecond": 10e3, "flows": 1000, "mode": "native"},
+            "changeSeconds": {"p50": 0.002, "p90": 0.003, "p99": 0.004, "max": 0.01},
+            "appliedSecondsMean": 0.001, "sent": 100, "lost": 0,
+            "flowsBefore": 1000, "flowsAfter": 1000, "flowsMoved": 0, "flowsLost": 0,
+        }),
+    }
+}
+
+fn find<'a>(targets: &'a [Target], measure: &str) -> &'a Target {
+    targets
+        .iter()
+        .find(|target| target.measure.starts_with(measure))
+        .unwrap_or_else(|| panic!("no target {measure}: {targets:#?}"))
+}
+
+#[test]
+fn each_target_is_judged_by_its_own_numbers() {
+    let targets = targets::all(&results());
+    for (measure, met) in [
+        ("pipeline, client to backend, 1.00k", Some(true)),
+        ("pipeline, client to backend, 64.0k", Some(false)),
+        ("pipeline, backend to client, 1.00M", Some(false)),
+        ("pipeline, new flows", Some(false)),
+        ("10M flows, memory", Some(true)),
+        ("10M flows, cycles", Some(false)),
+        ("loss-free packets/s of vl3-lb-native", Some(true)),
+        ("loss-free packets/s of vl3-lb-generic", None),
+        ("CPU time per packet, full load of vl3-lb-native", Some(false)),
+        ("new connections/s", Some(true)),
+        ("HTTP requests/s", Some(false)),
+        // 50 us added, to 40 us: 1.25 times.
+        ("added p99 latency", Some(false)),
+        ("idle CPU", Some(true)),
+        ("churn, p99", Some(true)),
+        ("churn, established flows lost", Some(true)),
+    ] {
+        assert_eq!(find(&targets, measure).met, met, "{measure}");
+    }
+    let ratio = find(&targets, "new connections/s");
+    assert_eq!(
+        (&*ratio.wanted, &*ratio.measured),
+        (">= 2x haproxy", "2.14x (30.0k to 14.0k)")
+    );
+}
+
+#[test]
+fn nothing_measured_is_nothing_judged() {
+    let targets = targets::all(&Results::default());
+    assert!(
+        targets
+            .iter()
+            .all(|target| target.met.is_none() && target.measured == "not measured")
+    );
+}
+
+#[test]
+fn the_report_has_machine_commands_targets_and_every_peer() {
+    let results = results();
+    let targets = targets::all(&results);
+    let text = markdown::write(
+        "A title",
+        &results,
+        &targets,
+        &[("a.svg".to_owned(), "a picture".to_owned())],
+    );
+    for part in [
+        "# A title\n",
+        "- Processor: Some CPU, 2 cores\n",
+        "- compare: `vl3-perf compare --json`\n",
+        "| vl3-lb-native | 760k (684k..836k) |",
+        "| 64000 | 110 | 120 | 550 |",
+        "  - not measured: vpp is not installed\n",
+        "  start haproxy\n",
+        "| | 2.00ms | 3.00ms | 4.00ms | 10.0ms |\n",
+        "![a picture](a.svg)\n",
+        "**missed**",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn every_picture_has_a_bar_for_each_that_was_measured() {
+    let charts = chart::all(&results());
+    let names: Vec<String> = charts.iter().map(Chart::file_name).collect();
+    assert!(
+        names.contains(&"compare-lossFreePacketsPerSecond.svg".to_owned()),
+        "{names:?}"
+    );
+    assert!(names.contains(&"pipeline.svg".to_owned()), "{names:?}");
+    // Nothing was measured in bulk.
+    assert!(
+        !names.contains(&"compare-bulkBitsPerSecond.svg".to_owned()),
+        "{names:?}"
+    );
+    for chart in charts {
+        let svg = chart.svg().unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("Some CPU"), "{svg}");
+    }
+}
+
+#[test]
+fn a_directory_of_results_becomes_a_report_there() {
+    let directory = std::env::temp_dir().join(format!("vl3-perf-report-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let args = ReportArgs {
+        directory: directory.clone(),
+        title: "T".to_owned(),
+    };
+    assert!(run(&args).is_err(), "nothing is there");
+    fs::write(directory.join("churn.json"), results().churn.to_string()).unwrap();
+    let said = run(&args).unwrap();
+    assert!(said.contains("report.md: 2 of 2 targets met"), "{said}");
+    assert!(
+        fs::read_to_string(directory.join("report.md"))
+            .unwrap()
+            .contains("- compare: not measured")
+    );
+    fs::remove_dir_all(&directory).unwrap();
+}

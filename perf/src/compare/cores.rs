@@ -1,0 +1,94 @@
+//! Which core is whose.
+//!
+//! The peer has one core to itself, whatever it is: user space threads, kernel work steered to it. The tester has
+//! another one. Programs with sockets, on both sides of the peer, may run anywhere: on two cores they would be the
+//! bottleneck if they had to share the one that is left.
+
+use crate::failure::Failure;
+
+/// The cores of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cores {
+    tester: usize,
+    peer: usize,
+    all: Vec<usize>,
+}
+
+impl Cores {
+    /// The first core of this process for the tester, the last one for the peer. Fails if there is only one.
+    pub(crate) fn here() -> Result<Self, Failure> {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        Self::of(cores.into_iter().map(|core| core.id).collect())
+    }
+
+    fn of(all: Vec<usize>) -> Result<Self, Failure> {
+        match all[..] {
+            [tester, .., peer] => Ok(Self { tester, peer, all }),
+            _ => Err(Failure::new(format!(
+                "share cores between tester and peer: this process may use {all:?}, and two are needed"
+            ))),
+        }
+    }
+
+    /// Those of a machine with two.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self::of(vec![0, 1]).expect("two cores")
+    }
+
+    pub(crate) const fn tester_core(&self) -> usize {
+        self.tester
+    }
+
+    pub(crate) const fn peer_core(&self) -> usize {
+        self.peer
+    }
+
+    /// The peer's core as for taskset.
+    pub(crate) fn peer_list(&self) -> String {
+        self.peer.to_string()
+    }
+
+    /// All cores as for taskset.
+    pub(crate) fn all_list(&self) -> String {
+        self.all
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    /// The peer's core as a bit mask.
+    pub(crate) const fn peer_mask(&self) -> u128 {
+        1 << self.peer
+    }
+
+    /// Keeps the calling thread on the tester's core.
+    pub(crate) fn pin_tester(&self) -> Result<(), Failure> {
+        if core_affinity::set_for_current(core_affinity::CoreId { id: self.tester }) {
+            Ok(())
+        } else {
+            Err(Failure::new(format!(
+                "run on core {}: the kernel refuses",
+                self.tester
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tester_and_peer_never_share_a_core() {
+        let cores = Cores::of(vec![0, 2, 5]).unwrap();
+        assert_eq!((cores.tester_core(), cores.peer_core()), (0, 5));
+        assert_eq!(
+            (cores.peer_list(), cores.all_list()),
+            ("5".to_owned(), "0,2,5".to_owned())
+        );
+        assert_eq!(cores.peer_mask(), 0b10_0000);
+        assert!(Cores::of(vec![0]).is_err());
+    }
+}

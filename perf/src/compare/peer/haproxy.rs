@@ -1,0 +1,83 @@
+//! HAProxy in TCP mode, one thread, spliced.
+
+use std::fmt::Write as _;
+
+use crate::failure::Failure;
+use crate::net::{BALANCER_ADDRESS, backend_address};
+
+use super::{Path, Peer, Place, Running, missing, program};
+use crate::compare::services::{self, Service};
+
+#[derive(Debug)]
+pub(super) struct Haproxy;
+
+impl Peer for Haproxy {
+    fn name(&self) -> &'static str {
+        "haproxy"
+    }
+
+    fn about(&self) -> &'static str {
+        "HAProxy, TCP mode, splice, one thread"
+    }
+
+    fn packets(&self) -> Option<Path> {
+        None
+    }
+
+    fn connections(&self) -> bool {
+        true
+    }
+
+    fn absent(&self) -> Option<String> {
+        missing(&["haproxy"], "haproxy")
+    }
+
+    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
+        place.site.widen_ports()?;
+        let file = place.write("haproxy.cfg", &config(&services::ALL))?;
+        let steering = place.steer_to_own_core()?;
+        let mut running = place.start(
+            "haproxy",
+            &[&program("haproxy"), "-db", "-f", &file.display().to_string()],
+        )?;
+        running.commands.push(steering);
+        Ok(running)
+    }
+}
+
+fn config(services: &[Service]) -> String {
+    let mut text = "global\n  nbthread 1\n\
+                    defaults\n  mode tcp\n  option splice-auto\n  timeout connect 5s\n  \
+                    timeout client 300s\n  timeout server 300s\n"
+        .to_owned();
+    for service in services.iter().filter(|service| !service.udp) {
+        writeln!(
+            text,
+            "listen {}\n  bind {BALANCER_ADDRESS}:{}",
+            service.name, service.port
+        )
+        .expect("a string takes all text");
+        for index in 0..service.backends() {
+            let address = backend_address(index);
+            writeln!(text, "  server s{index} {address}:{}", service.target_port)
+                .expect("a string takes all text");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_services_are_listened_on_and_udp_is_not() {
+        let config = config(&services::ALL);
+        assert!(
+            config
+                .contains("listen web\n  bind 172.16.1.103:8080\n  server s0 172.16.1.20:8081\n  server s1 ")
+        );
+        assert!(config.contains("listen bulk\n  bind 172.16.1.103:5201\n  server s0 172.16.1.20:5201\n"));
+        assert!(!config.contains("7000"), "{config}");
+    }
+}

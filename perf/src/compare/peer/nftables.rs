@@ -1,0 +1,88 @@
+//! The kernel: nftables DNAT to a random backend, and masquerade.
+
+use std::fmt::Write as _;
+
+use crate::failure::Failure;
+use crate::net::{BALANCER_ADDRESS, backend_address};
+
+use super::{Path, Peer, Place, Running, missing};
+use crate::compare::services::{self, Service};
+
+#[derive(Debug)]
+pub(super) struct Nftables;
+
+impl Peer for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn about(&self) -> &'static str {
+        "kernel: nftables DNAT and masquerade"
+    }
+
+    fn packets(&self) -> Option<Path> {
+        Some(Path::Balanced)
+    }
+
+    fn connections(&self) -> bool {
+        true
+    }
+
+    fn absent(&self) -> Option<String> {
+        missing(&["nft"], "nftables")
+    }
+
+    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
+        place.forward()?;
+        let rules = rules(&services::ALL);
+        place.site.netns.feed(&["nft", "-f", "-"], &rules)?;
+        let steering = place.steer_to_own_core()?;
+        Ok(Running {
+            processes: Vec::new(),
+            commands: vec![format!("nft -f - <<'END'\n{rules}END"), steering],
+        })
+    }
+}
+
+fn rules(services: &[Service]) -> String {
+    let mut text =
+        "table ip balancer {\n  chain prerouting {\n    type nat hook prerouting priority dstnat;\n"
+            .to_owned();
+    for service in services {
+        let count = service.backends();
+        let backends: Vec<String> = (0..count)
+            .map(|index| format!("{index} : {} . {}", backend_address(index), service.target_port))
+            .collect();
+        writeln!(
+            text,
+            "    ip daddr {BALANCER_ADDRESS} {} dport {} dnat ip to numgen random mod {count} map {{ {} }}",
+            service.protocol(),
+            service.port,
+            backends.join(", ")
+        )
+        .expect("a string takes all text");
+    }
+    text.push_str("  }\n  chain postrouting {\n    type nat hook postrouting priority srcnat;\n    masquerade\n  }\n}\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_is_translated_to_its_backends() {
+        let rules = rules(&services::ALL);
+        assert!(
+            rules.contains(
+                "ip daddr 172.16.1.103 tcp dport 8080 dnat ip to numgen random mod 8 map { 0 : 172.16.1.20 . 8081, 1 : "
+            ),
+            "{rules}"
+        );
+        assert!(
+            rules.contains("tcp dport 5201 dnat ip to numgen random mod 1 map { 0 : 172.16.1.20 . 5201 }")
+        );
+        assert!(rules.contains("udp dport 7000"));
+        assert!(rules.contains("masquerade"));
+    }
+}
