@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::bench::ReportArgs;
 use crate::churn::ChurnArgs;
 use crate::compare::CompareArgs;
+use crate::instructions::{InstructionsArgs, WorkArgs};
 use crate::reflect::ReflectArgs;
 use crate::serve::ServeArgs;
 use crate::session::args::{LatencyArgs, LoadArgs};
@@ -37,6 +38,11 @@ pub(crate) enum Command {
     Churn(ChurnArgs),
     /// Writes a report of what pipeline, compare and churn measured
     Report(ReportArgs),
+    /// Counts instructions per packet with valgrind, and compares them with a baseline
+    Instructions(InstructionsArgs),
+    /// What valgrind looks at
+    #[command(hide = true)]
+    Work(WorkArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]

@@ -2,7 +2,8 @@
 //!
 //! `pipeline` runs the packet logic in memory and says what a packet costs. `load` and `latency` send to a
 //! target, and `serve` or `reflect` is what answers there. `compare` and `churn` measure whole balancers in a network
-//! of namespaces, and `report` tells people what they found. Every number is explained in `perf/README.md`.
+//! of namespaces, `report` tells people what they found, and `instructions` finds what made the packet logic longer.
+//! Every number is explained in `perf/README.md`.
 
 mod args;
 mod bench;
@@ -10,6 +11,7 @@ mod churn;
 mod compare;
 mod failure;
 mod frame;
+mod instructions;
 mod interrupt;
 mod load;
 mod net;
@@ -76,6 +78,12 @@ fn run(args: Args) -> Result<u8, Failure> {
             print(&bench::run(&args)?)?;
             Ok(0)
         }
+        Command::Instructions(args) => {
+            let (text, code) = instructions::run(&args, &mut |step| eprintln!("{step}"))?;
+            print(&text)?;
+            Ok(code)
+        }
+        Command::Work(args) => pipeline::work(args.kind, args.packets).map(|()| 0),
         Command::Serve(args) => serve::run(&args).map(|()| 0),
         Command::Reflect(args) => reflect::run(&args).map(|()| 0),
     }

@@ -13,6 +13,7 @@ use vl3lb_dataplane::packet::Framing;
 use vl3lb_dataplane::port::Frame;
 use vl3lb_dataplane::testing::{MemFrame, frame};
 
+use super::Work;
 use super::flows::{Picker, Translated, client};
 use super::packets::{FRAME_LEN, write_syn, write_udp};
 use super::world::{Group, OWN_ADDRESS, World};
@@ -130,6 +131,16 @@ impl<'a> Bench<'a> {
             }
         }
         Ok([summary(udp)?, summary(tcp)?])
+    }
+
+    /// One measurement of one kind, for its work and not for its result.
+    pub(super) fn once(&mut self, kind: Work, burst: u64) -> Result<(), Failure> {
+        match kind {
+            Work::Request => self.established_once(Way::Request, burst),
+            Work::Reply => self.established_once(Way::Reply, burst),
+            Work::NewFlow => self.new_flows_once(Group::Renewed, burst),
+        }
+        .map(drop)
     }
 
     fn fill(&mut self) -> Result<(), Failure> {

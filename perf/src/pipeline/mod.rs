@@ -33,6 +33,36 @@ pub(crate) fn run(args: &PipelineArgs, progress: &mut dyn FnMut(String)) -> Resu
     Ok(Report::new(environment, Parameters::new(args), results))
 }
 
+/// Flows of [`work`].
+const WORK_FLOWS: u32 = 1000;
+
+/// What [`work`] does again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Work {
+    /// Requests of established flows
+    Request,
+    /// Replies of established flows
+    Reply,
+    /// Datagrams that open flows
+    NewFlow,
+}
+
+/// Runs `packets` packets of one kind through the packet logic, for a tool that counts what happens there.
+pub(crate) fn work(kind: Work, packets: u32) -> Result<(), Failure> {
+    let args = PipelineArgs {
+        flows: vec![WORK_FLOWS],
+        bursts: vec![64],
+        distribution: crate::args::Distribution::Uniform,
+        runs: 1,
+        packets,
+        core: None,
+        seed: 1,
+        json: false,
+    };
+    let stopwatch = Stopwatch::new();
+    Bench::new(WORK_FLOWS, &args, &stopwatch)?.once(kind, 64)
+}
+
 fn measure(
     bench: &mut Bench<'_>,
     flows: u32,
