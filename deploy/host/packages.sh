@@ -30,11 +30,20 @@ util-linux       setsid
 zlib1g-dev       /usr/include/zlib.h
 '
 
+# The peers of the benchmark and its load generators.
+readonly bench_packages='
+dpdk-dev              dpdk-testpmd
+haproxy               haproxy
+libnginx-mod-stream   /usr/lib/nginx/modules/ngx_stream_module.so
+nginx-light           nginx
+wrk                   wrk
+'
+
 # Installs what is missing; asks the package servers for nothing if nothing is.
 ensure_packages() {
     PATH=$PATH:/usr/sbin:/sbin # where Debian keeps ip, nft and ethtool, not on every user's PATH
     local missing=()
-    read -ra missing <<<"$(missing_packages)"
+    read -ra missing <<<"$(missing_packages "$packages")"
     ((${#missing[@]} > 0)) || return 0
 
     step "system packages: ${missing[*]}"
@@ -48,7 +57,34 @@ ensure_packages() {
         die "apt-get could not install: ${missing[*]}" "see above for the reason, then run the command again"
 }
 
-# The names of the missing packages, on one line.
+# Installs what the benchmark's peers lack, as far as it goes: a peer that is missing is left out. None of them is
+# started as a service.
+ensure_bench_packages() {
+    local missing=() driver
+    read -ra missing <<<"$(missing_packages "$bench_packages")"
+    # DPDK's AF_XDP driver has the version of DPDK's interface in its name.
+    driver=$(apt-cache search --names-only '^librte-net-af-xdp[0-9]+$' 2>/dev/null | cut -d' ' -f1 | tail -1)
+    [[ -z $driver ]] || dpkg-query --show --showformat='${db:Status-Status}' "$driver" 2>/dev/null | grep -qx installed ||
+        missing+=("$driver")
+    ((${#missing[@]} > 0)) || return 0
+
+    step "packages of the benchmark's peers: ${missing[*]}"
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    as_root sh -c '
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod +x "$policy"
+            trap "rm -f $policy" EXIT
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -q -o DPkg::Lock::Timeout=300 update
+        for package in "$@"; do
+            apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$package" ||
+                echo "$package could not be installed: its peer is left out" >&2
+        done' sh "${missing[@]}"
+}
+
+# The names of the missing packages of a list, on one line.
 missing_packages() {
     local package sign missing=()
     while read -r package sign; do
@@ -57,6 +93,6 @@ missing_packages() {
         /*) [[ -e $sign ]] || missing+=("$package") ;;
         *) command -v "$sign" >/dev/null || missing+=("$package") ;;
         esac
-    done <<<"$packages"
+    done <<<"$1"
     echo "${missing[*]}"
 }
