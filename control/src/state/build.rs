@@ -7,7 +7,8 @@ use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
 use vl3lb_common::{ServiceKey, SourceRanges};
 
-use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State, backend_slot, service_slot};
+use super::slots::{backend_slot, service_slot};
+use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State};
 use crate::network::NetworkView;
 
 impl State {

@@ -39,7 +39,7 @@ pub use directory::{BackendEntry, Directory, ServiceEntry};
 use change::{GONE, REPLACED, TransitionCounts, why};
 use counts::{backend_counts, flows_left, generation_in_use, service_counts};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
-use slots::Slots;
+use slots::{Slots, backend_slot, service_slot};
 use standing::{finding, found, state_name, wanted_state};
 use wanted::{BackendIdentity, Holders, ServiceIdentity, Wanted, WantedBackend};
 
@@ -498,14 +498,4 @@ impl State {
         let service = self.services.get(slot.index());
         service.map_or_else(String::new, |service| service.attributes.name.clone())
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_SERVICES")]
-const fn service_slot(index: usize) -> ServiceSlot {
-    ServiceSlot(index as u16)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_BACKENDS")]
-const fn backend_slot(index: usize) -> BackendSlot {
-    BackendSlot(index as u32)
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
+
 /// A table of `T` by slot. The lowest free slot is given out first, so the table stays dense.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
@@ -82,6 +84,16 @@ impl<T> Slots<T> {
             .map(|(index, entry)| entry.as_ref().map(|entry| make(index, entry)))
             .collect()
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_SERVICES")]
+pub(super) const fn service_slot(index: usize) -> ServiceSlot {
+    ServiceSlot(index as u16)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indexes stay below MAX_BACKENDS")]
+pub(super) const fn backend_slot(index: usize) -> BackendSlot {
+    BackendSlot(index as u32)
 }
 
 #[cfg(test)]

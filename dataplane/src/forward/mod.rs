@@ -10,6 +10,7 @@
 mod affinity;
 mod answer;
 mod burst;
+mod closing;
 mod fragment;
 mod icmp_error;
 mod next_hop;
@@ -29,11 +30,11 @@ use rand::rngs::StdRng;
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::snapshot::MAX_SERVICES;
-use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, WorkerStats};
-use vl3lb_common::{BackendSlot, BackendState, DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{AffinityTable, ClosedFlow, FlowId, FlowTable, Lifetimes, Probe, ServiceClient, State};
+use crate::flow::{AffinityTable, FlowTable, Lifetimes, Probe};
 use crate::packet::{self, Framing, Parsed, Translation, Transport};
 use crate::port::{Frame, Port, packet_len};
 
@@ -354,36 +355,6 @@ impl Engine {
         }
     }
 
-    /// Closes flows whose time is over, a bounded number of table entries per call, and publishes
-    /// the gauges. Once per burst, and once per second when idle.
-    pub fn sweep(&mut self, now: Timestamp) {
-        /// Entries looked at per call: a million flows are swept in 4,000 bursts.
-        const BUDGET: usize = 256;
-        let (snapshot, stats, affinity) = (&self.snapshot, &self.stats, &mut self.affinity);
-        self.flows.sweep(
-            now,
-            BUDGET,
-            |entry| match snapshot
-                .backend(BackendSlot(entry.backend_slot))
-                .map(|backend| backend.state)
-            {
-                Some(BackendState::Active | BackendState::Unknown) => None,
-                // Finished flows need not hold the slot of a backend that is to go.
-                Some(BackendState::Draining { .. }) => entry.state().is_over().then_some(CloseCause::Drain),
-                Some(BackendState::Down) => Some(CloseCause::BackendDown),
-                Some(BackendState::Gone) | None => Some(CloseCause::Drain),
-            },
-            |closed, cause| {
-                count_closed(stats, affinity, snapshot, &closed, cause, now);
-                let ports = &stats.backend(closed.backend_slot).nat_ports;
-                ports.set(ports.get().saturating_sub(1));
-            },
-        );
-        self.errors.refill(now);
-        self.resets.refill(now);
-        self.stats.flow_entries.set(u64::from(self.flows.len()));
-    }
-
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
     pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
         self.flows.slice(cursor, scan, now, self.worker, &self.timeouts)
@@ -392,30 +363,6 @@ impl Engine {
     /// Bytes of the flow table that grow with its capacity. The NAT ports' maps are not counted.
     pub fn memory_bytes(&self) -> usize {
         self.flows.memory_bytes()
-    }
-
-    /// Ends a flow now.
-    #[cold]
-    fn close(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
-        let closed = self.flows.close(id);
-        self.account(&closed, cause, now);
-    }
-
-    /// Takes a closed flow into the counters.
-    fn account(&mut self, closed: &ClosedFlow, cause: CloseCause, now: Timestamp) {
-        let used = self.flows.ports_used(closed.backend_slot);
-        self.stats
-            .backend(closed.backend_slot)
-            .nat_ports
-            .set(u64::from(used));
-        count_closed(
-            &self.stats,
-            &mut self.affinity,
-            &self.snapshot,
-            closed,
-            cause,
-            now,
-        );
     }
 
     /// Sends a translated packet on, cut if it is a TCP super-packet.
@@ -463,39 +410,4 @@ fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, Dr
             .max(1),
     };
     Ok(u16::try_from(fits.min(agreed)).unwrap_or(u16::MAX))
-}
-
-/// Counts the end of a flow, once: a finished flow was counted when it finished.
-fn count_closed(
-    stats: &WorkerStats,
-    affinity: &mut AffinityTable,
-    snapshot: &Snapshot,
-    closed: &ClosedFlow,
-    cause: CloseCause,
-    now: Timestamp,
-) {
-    if closed.counted {
-        return;
-    }
-    if closed.sticky {
-        let key = ServiceClient {
-            service: closed.service_slot,
-            client: closed.client,
-        };
-        affinity::flow_ended(affinity, snapshot, &key, closed.backend_slot, now);
-    }
-    let backend = stats.backend(closed.backend_slot);
-    backend.flows.set(backend.flows.get().saturating_sub(1));
-    if closed.state == State::Opening && cause == CloseCause::Idle {
-        backend.flows_failed[vl3lb_common::stats::FlowFailure::Timeout as usize].add(1);
-    }
-    let service = stats.service(closed.service_slot);
-    service.flows_closed[cause as usize].add(1);
-    service
-        .duration
-        .observe(micros_since(closed.created, now), &DURATION_BOUNDS);
-}
-
-fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
-    u64::try_from(now.since(earlier).as_micros()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,8 @@
 use vl3lb_common::stats::CONNECT_BOUNDS;
 use vl3lb_common::{BackendSlot, DropReason, ServiceSlot, Timestamp};
 
-use super::{Engine, Refusal, Verdict, micros_since};
+use super::closing::micros_since;
+use super::{Engine, Refusal, Verdict};
 use crate::flow::{Direction, FlowId, State};
 use crate::packet::{self, AnswerKind, Parsed, TcpFlags, Translation};
 use crate::port::Frame;

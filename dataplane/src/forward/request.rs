@@ -7,7 +7,8 @@ use vl3lb_common::{
     BackendSlot, BackendState, DropReason, Protocol, Service, ServiceKey, ServiceSlot, Timestamp,
 };
 
-use super::{Arrival, Engine, Refusal, Tuple, Verdict, affinity, micros_since};
+use super::closing::micros_since;
+use super::{Arrival, Engine, Refusal, Tuple, Verdict, affinity};
 use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ServiceClient, State, tcp};
 use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
