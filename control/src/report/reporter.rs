@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use vl3lb_common::dataplane::Dataplane;
+use vl3lb_common::dataplane::{Attachment, Dataplane};
 use vl3lb_common::report::{Report, Time};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Duration, Timestamp};
@@ -146,11 +146,17 @@ impl Reporter {
         if self.is_draining() {
             return Err("shutting down: existing flows are finishing".to_owned());
         }
-        let interface = &self.sources.dataplane.attachment().interface;
+        let Attachment { interface, index, .. } = self.sources.dataplane.attachment();
         match self.sources.network.borrow().as_deref() {
             None => return Err(format!("interface {interface} has not been looked at yet")),
             Some(network) if network.index.is_none() => {
                 return Err(format!("interface {interface} is not there"));
+            }
+            // The workers' sockets went with the old one.
+            Some(network) if network.index != Some(*index) => {
+                return Err(format!(
+                    "interface {interface} was removed and made again: restart the balancer"
+                ));
             }
             Some(network) if network.addresses.is_empty() => {
                 return Err(format!("interface {interface} has no address to balance on"));

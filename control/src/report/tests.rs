@@ -195,6 +195,17 @@ fn not_ready_says_why() {
     network.addresses.clear();
     live.network.send_replace(Some(Arc::new(network)));
     assert!(live.reporter.readiness().unwrap_err().contains("no address"));
+    let mut network = sample::network();
+    network.index = Some(8);
+    live.network.send_replace(Some(Arc::new(network)));
+    let reason = live.reporter.readiness().unwrap_err();
+    assert!(reason.contains("made again: restart"), "{reason}");
+    let status = live.reporter.report().status;
+    let warning = &status.warnings[0];
+    assert_eq!(
+        (status.ready, warning.code.as_str()),
+        (false, "interface_replaced")
+    );
     live.network.send_replace(Some(Arc::new(sample::network())));
     let stats = live.reporter.dataplane();
     stats.stats()[0].generation.set(0);

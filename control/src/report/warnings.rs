@@ -22,7 +22,7 @@ pub(super) fn all(
     backends: &[Backend],
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    warnings.extend(interface(status));
+    warnings.extend(interface(facts, status));
     warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(publishing(facts));
@@ -89,8 +89,20 @@ fn since(time: Option<Time>, warning: Warning) -> Warning {
     }
 }
 
-fn interface(status: &Status) -> Option<Warning> {
+fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
     let interface = &status.interface;
+    let attached = facts.attachment;
+    if interface.index != attached.index {
+        let text = format!(
+            "interface {} was removed and made again (index {} -> {}); nothing is balanced",
+            interface.name, attached.index, interface.index
+        );
+        return Some(about(
+            &interface.name,
+            "restart the balancer",
+            error("interface_replaced", text),
+        ));
+    }
     let text = if interface.up == Some(false) {
         format!("interface {} is down", interface.name)
     } else if interface.addresses.is_empty() {
