@@ -16,7 +16,8 @@ use crate::schedule::Scheduler;
 pub enum ServiceState {
     /// No backend takes new flows.
     Down,
-    /// Some backends are down or unknown. A draining one is no fault.
+    /// Some backends are down, or none is up yet. A draining one is no fault, nor one that has not
+    /// answered yet beside others that are up.
     Degraded,
     Ok,
 }
@@ -49,9 +50,11 @@ pub struct BackendCounts {
 impl BackendCounts {
     /// The state of a service with these backends.
     pub const fn state(self) -> ServiceState {
-        match (self.up, self.down + self.unknown) {
-            // While nobody is up, those that have not answered yet get the new flows.
+        match (self.up, self.down) {
             (0, _) if self.unknown == 0 => ServiceState::Down,
+            // While nobody is up, those that have not answered yet get the new flows.
+            (0, _) => ServiceState::Degraded,
+            // Else they are no fault: each new backend begins so.
             (_, 0) => ServiceState::Ok,
             _ => ServiceState::Degraded,
         }
@@ -146,7 +149,9 @@ mod tests {
         assert_eq!(state(0, 2, 0, 0), ServiceState::Down);
         assert_eq!(state(8, 1, 0, 0), ServiceState::Ok);
         assert_eq!(state(2, 0, 1, 0), ServiceState::Degraded);
-        assert_eq!(state(2, 0, 0, 1), ServiceState::Degraded);
+        assert_eq!(state(2, 0, 0, 1), ServiceState::Ok, "a new backend is no fault");
+        assert_eq!(state(0, 0, 0, 1), ServiceState::Degraded);
+        assert_eq!(state(2, 0, 1, 1), ServiceState::Degraded);
         assert_eq!(state(0, 0, 1, 1), ServiceState::Degraded);
         assert_eq!(state(0, 1, 2, 0), ServiceState::Down);
     }
