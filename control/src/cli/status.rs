@@ -50,7 +50,7 @@ pub(super) fn verdict(status: &Status) -> String {
         .or_else(|| status.warnings.first().map(|warning| warning.text.clone()));
     match reason {
         Some(reason) => format!("{word}: {reason}"),
-        None => format!("{word}: {}", services(status)),
+        None => format!("{word}: services {}", services(status)),
     }
 }
 

@@ -154,6 +154,14 @@ fn the_verdict_is_one_line_with_its_worst_reason() {
         status::verdict(&report.status),
         "not ready: no complete set of services is live yet"
     );
+    report.status.ready = true;
+    report.status.not_ready_reason = None;
+    report.status.warnings.clear();
+    assert!(
+        status::verdict(&report.status).contains(": services 3: "),
+        "{}",
+        status::verdict(&report.status)
+    );
 }
 
 #[test]
