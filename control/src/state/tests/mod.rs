@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use vl3lb_common::Duration;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::report::ServiceState;
 use vl3lb_common::schedule::{Pool, Scheduler};
