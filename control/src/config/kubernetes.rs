@@ -16,7 +16,6 @@ use super::selector::{self, SELECTOR_FORM, Selector};
 pub struct Kubernetes {
     /// Whether Services that ask for it are served, beside the services of the file.
     pub services: bool,
-    #[serde(skip_serializing_if = "Namespaces::is_own")]
     pub namespaces: Namespaces,
     pub address_from: AddressFrom,
     /// What every backend of every service must be labelled with, beside the service's own selector. No
@@ -64,16 +63,10 @@ pub enum Namespaces {
     All,
 }
 
-impl Namespaces {
-    const fn is_own(&self) -> bool {
-        matches!(self, Self::Own)
-    }
-}
-
 impl Serialize for Namespaces {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Own => serializer.serialize_none(),
+            Self::Own => [(); 0].serialize(serializer),
             Self::Named(names) => names.serialize(serializer),
             Self::All => serializer.serialize_str("all"),
         }
@@ -233,5 +226,9 @@ fn namespaces(value: &Value) -> Option<Namespaces> {
         .collect::<Option<_>>()?;
     names.sort_unstable();
     names.dedup();
-    (!names.is_empty()).then_some(Namespaces::Named(names))
+    Some(if names.is_empty() {
+        Namespaces::Own
+    } else {
+        Namespaces::Named(names)
+    })
 }

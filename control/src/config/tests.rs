@@ -156,7 +156,8 @@ services:
 - {name: b, port: 81, selector: 'app in (a,b),!canary'}
 ";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
-    for text in [FULL, CONTRACT, other, kubernetes, all, "services: []", "{}"] {
+    let own = "{discovery: kubernetes, kubernetes: {namespaces: []}}";
+    for text in [FULL, CONTRACT, other, kubernetes, all, own, "services: []", "{}"] {
         let config = parse(text).unwrap();
         let printed = config.to_yaml();
         assert_eq!(parse(&printed), Ok(config), "{printed}");
@@ -461,11 +462,6 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
             "kubernetes.addressFrom: annotation:, allowed pod-ip, network-status:NETWORK or INTERFACE, \
              annotation:KEY"
                 .to_owned(),
-        ),
-        (
-            "{namespaces: []}",
-            "port: 80, selector: {app: a}",
-            "kubernetes.namespaces: [], allowed all, or a list of namespaces".to_owned(),
         ),
         (
             "{namespaces: [Web]}",
