@@ -95,7 +95,7 @@ fn a_service_whose_backends_are_all_dead_refuses_at_once(attachment: &Attachment
     question.send(b"?").unwrap();
     let refused = receive(&question, &mut [0; 100]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    let line = "service finance: no backend up (0 of 3); new flows are refused";
+    let line = "service finance degraded -> down: no backend up (0 of 3); new flows are refused";
     assert_eq!(balancer.log().matches(line).count(), 1);
 
     let _servers = finance::echo_servers(&topology);
