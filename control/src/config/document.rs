@@ -142,7 +142,8 @@ fn parse(text: &str, file: &str, refusals: &mut Vec<Refusal>) -> Value {
         refusals.push(Refusal::new(file, "empty", "a YAML mapping, {} for all defaults"));
     }
     parsed.unwrap_or_else(|error| {
-        let reason = error.to_string();
+        // The plain text names the parser's own options.
+        let reason = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         let reason = reason.lines().collect::<Vec<_>>().join(" ");
         refusals.push(Refusal::new(file, reason, "a YAML mapping"));
         Value::Null

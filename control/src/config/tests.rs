@@ -592,6 +592,10 @@ fn text_that_is_not_yaml_is_refused_with_its_place() {
         let refused = parse(text).unwrap_err();
         assert_eq!(refused.len(), 1, "{text}: {refused:?}");
         assert!(!refused[0].contains('\n'), "{refused:?}");
+        assert!(
+            !refused[0].contains("Options"),
+            "no advice for programs: {refused:?}"
+        );
     }
     let refused = parse("mode: auto\nservices: [").unwrap_err();
     assert!(
