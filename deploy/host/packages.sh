@@ -1,5 +1,6 @@
-# The system packages that building, testing and the demo need. To be sourced, after say.sh.
+# The system packages that building, testing, the demo and the cluster need. To be sourced, after say.sh.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # the lists are used by ./run
 
 # Debian's name of the package; the command or file that shows that it is there.
 readonly packages='
@@ -39,11 +40,20 @@ nginx-light           nginx
 wrk                   wrk
 '
 
-# Installs what is missing; asks the package servers for nothing if nothing is.
+# What the nodes of the cluster are made of, too.
+readonly cluster_packages='
+busybox-static             busybox
+containerd                 containerd
+containernetworking-plugins /usr/lib/cni/bridge
+openssl                    openssl
+runc                       runc
+'
+
+# ensure_packages LIST: installs what is missing; asks the package servers for nothing if nothing is.
 ensure_packages() {
     PATH=$PATH:/usr/sbin:/sbin # where Debian keeps ip, nft and ethtool, not on every user's PATH
     local missing=()
-    read -ra missing <<<"$(missing_packages "$packages")"
+    read -ra missing <<<"$(missing_packages "$1")"
     ((${#missing[@]} > 0)) || return 0
 
     step "system packages: ${missing[*]}"
@@ -84,7 +94,7 @@ ensure_bench_packages() {
         done' sh "${missing[@]}"
 }
 
-# The names of the missing packages of a list, on one line.
+# missing_packages LIST: their names, on one line.
 missing_packages() {
     local package sign missing=()
     while read -r package sign; do

@@ -77,6 +77,18 @@ impl<'a> Balancer<'a> {
     /// Waits until `/readyz` says yes and the next hops of all backends are known; panics if the
     /// process ends before.
     pub fn wait_ready(&mut self) {
+        self.wait_answering();
+        // A backend takes flows only once its next hop is known.
+        wait::until("the next hops of the backends", wait::STEP, || {
+            match self.metrics().sum("vl3lb_neighbors_unresolved", &[]) {
+                0.0 => Ok(()),
+                unresolved => Err(format!("{unresolved} unresolved")),
+            }
+        });
+    }
+
+    /// Waits until `/readyz` says yes; panics if the process ends before.
+    pub fn wait_answering(&mut self) {
         wait::until("the balancer to be ready", wait::STEP, || {
             if let Some(status) = self.child.try_wait().expect("look at the balancer") {
                 panic!("the balancer ended instead of starting: {status}");
@@ -85,13 +97,6 @@ impl<'a> Balancer<'a> {
                 Ok((200, _)) => Ok(()),
                 Ok((status, body)) => Err(format!("/readyz: {status} {body}")),
                 Err(error) => Err(format!("/readyz: {error}")),
-            }
-        });
-        // A backend takes flows only once its next hop is known.
-        wait::until("the next hops of the backends", wait::STEP, || {
-            match self.metrics().sum("vl3lb_neighbors_unresolved", &[]) {
-                0.0 => Ok(()),
-                unresolved => Err(format!("{unresolved} unresolved")),
             }
         });
     }
@@ -236,6 +241,16 @@ impl<'a> Balancer<'a> {
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait_end();
+    }
+
+    /// Stops it where it is, until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Waits for the end of the process.

@@ -10,6 +10,7 @@
 //! - The peers' offloads stay as the kernel sets them, as in a user's pods.
 //! - What cannot be set up is a panic that says what was attempted: tests never pass by not running.
 
+pub mod api_server;
 pub mod attachment;
 pub mod balancer;
 pub mod client;
