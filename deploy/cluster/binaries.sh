@@ -12,7 +12,7 @@ kubernetes  k8s.io/kubernetes/cmd/kube-apiserver
 kubernetes  k8s.io/kubernetes/cmd/kube-controller-manager
 kubernetes  k8s.io/kubernetes/cmd/kube-scheduler
 kubernetes  k8s.io/kubernetes/cmd/kubelet
-coredns     github.com/coredns/coredns
+coredns     vl3-lb.io/cluster/coredns
 helm        helm.sh/helm/v4/cmd/helm
 '
 

@@ -1,37 +1,117 @@
-//! Everything under deploy/ that is for an API server is accepted by one.
+//! Everything under deploy/ that is for an API server is accepted by one, and the Helm chart says the same as
+//! the kustomize base.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use vl3lb_tests::api_server::{ApiServer, program};
+use vl3lb_tests::client::text;
 use vl3lb_tests::netns::{Netns, must_run};
+
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 #[test]
 fn the_api_server_accepts_everything_below_deploy() {
     let place = Netns::new("api-server");
-    let server = ApiServer::start(&place, std::net::Ipv4Addr::LOCALHOST.into());
+    let server = ApiServer::start(&place, Ipv4Addr::LOCALHOST.into());
+    server.must_kubectl(&["apply", "--filename=-"], include_str!("podmonitor.yaml"));
+    server.must_kubectl(
+        &[
+            "wait",
+            "--for=condition=established",
+            "crd/podmonitors.monitoring.coreos.com",
+        ],
+        "",
+    );
+    for namespace in ["balancers", "one", "two"] {
+        server.must_kubectl(&["create", "namespace", namespace], "");
+    }
+
     let folders = kustomizations();
     assert!(!folders.is_empty(), "no kustomization below deploy/");
     for folder in folders {
-        let manifests = must_run(Command::new(program("kubectl")).arg("kustomize").arg(&folder));
-        accept(&server, &folder.display().to_string(), &manifests);
+        accept(&server, &folder.display().to_string(), &kustomize(&folder));
+    }
+    accept(&server, "the base with all components", &with_components());
+    for values in [
+        "",
+        "kind=Deployment",
+        "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s",
+        "config.kubernetes.namespaces=all",
+        "config.kubernetes.namespaces={one,two}",
+        "image.pullSecrets[0].name=registry,priorityClassName=system-node-critical,nodeSelector.zone=a",
+    ] {
+        accept(&server, &format!("helm --set {values}"), &chart(values));
+    }
+}
+
+#[test]
+fn the_chart_refuses_values_that_it_does_not_know() {
+    for (values, named) in [
+        ("kind=StatefulSet", "kind"),
+        ("replica=3", "replica"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("config.kubernetes.namespaces=some", "namespaces"),
+        ("podMonitor.interval=often", "interval"),
+    ] {
+        let output = helm(values);
+        let errors = text(&output);
+        assert!(!output.status.success(), "--set {values} is accepted");
+        assert!(
+            errors.contains(named),
+            "--set {values}: {named} is not named: {errors}"
+        );
+    }
+}
+
+#[test]
+fn the_chart_and_the_base_give_the_balancer_the_same() {
+    let base = objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/base")));
+    let deployment = objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/deployment")));
+    let chart_daemonset = objects(&chart(""));
+    let chart_deployment = objects(&chart("kind=Deployment"));
+    let find = |objects: &[Value], kind: &str, part: &str| -> Value {
+        let object = objects.iter().find(|object| object["kind"] == kind);
+        let object = object.unwrap_or_else(|| panic!("no {kind}"));
+        object.pointer(part).cloned().unwrap_or_default()
+    };
+    for part in ["/rules"] {
+        assert_eq!(
+            find(&chart_daemonset, "Role", part),
+            find(&base, "Role", part),
+            "{part}"
+        );
+    }
+    for (kind, chart, kustomize) in [
+        ("DaemonSet", &chart_daemonset, &base),
+        ("Deployment", &chart_deployment, &deployment),
+    ] {
+        for part in ["/spec/replicas", "/spec/updateStrategy", "/spec/strategy"] {
+            assert_eq!(
+                find(chart, kind, part),
+                find(kustomize, kind, part),
+                "{kind} {part}"
+            );
+        }
+        let mut pod = find(chart, kind, "/spec/template/spec");
+        // It cannot be chosen in the base, where the default is the same.
+        let container = pod["containers"][0].as_object_mut().expect("a container");
+        assert_eq!(container.remove("imagePullPolicy"), Some("IfNotPresent".into()));
+        assert_eq!(
+            pod,
+            find(kustomize, kind, "/spec/template/spec"),
+            "pods of the {kind}"
+        );
     }
 }
 
 /// Has the server validate `manifests`, with its schemas, without storing them.
 fn accept(server: &ApiServer<'_>, name: &str, manifests: &str) {
     // Objects are refused where their namespace is not there; those of this dry run are not.
-    let arguments = [
-        "create",
-        "--dry-run=client",
-        "--output=json",
-        "--filename=-",
-        "--validate=false",
-    ];
-    let objects = server.must_kubectl(&arguments, manifests);
-    for object in serde_json::Deserializer::from_str(&objects).into_iter::<Value>() {
-        let object = object.expect("kubectl prints JSON");
+    for object in objects(manifests) {
         if object["kind"] == "Namespace" {
             server.must_kubectl(&["apply", "--filename=-"], &object.to_string());
         }
@@ -43,19 +123,49 @@ fn accept(server: &ApiServer<'_>, name: &str, manifests: &str) {
     assert!(errors.is_empty(), "{name}: warnings: {errors}");
 }
 
-/// The folders below deploy/ with a kustomization of their own; components belong to others.
+/// The folders below deploy/ with a kustomization of their own.
 fn kustomizations() -> Vec<PathBuf> {
+    kustomization_files()
+        .filter(|(_, text)| !text.contains("kind: Component"))
+        .map(|(folder, _)| folder)
+        .collect()
+}
+
+/// The base with everything that can be added to it.
+fn with_components() -> String {
+    let folder = TempDir::new().expect("make a temporary directory");
+    // kustomize takes relative paths only.
+    let relative = |path: &Path| {
+        let up = "../".repeat(folder.path().components().count() - 1);
+        let path = path.canonicalize().expect("it is there");
+        format!(
+            "{up}{}",
+            path.strip_prefix("/").expect("it is absolute").display()
+        )
+    };
+    let components: Vec<String> = kustomization_files()
+        .filter(|(_, text)| text.contains("kind: Component"))
+        .map(|(folder, _)| relative(&folder))
+        .collect();
+    assert!(!components.is_empty(), "no component below deploy/");
+    let kustomization = serde_json::json!({
+        "resources": [relative(&Path::new(DEPLOY).join("kubernetes/base"))],
+        "components": components,
+    });
+    let file = folder.path().join("kustomization.yaml");
+    std::fs::write(file, kustomization.to_string()).expect("write a kustomization");
+    kustomize(folder.path())
+}
+
+fn kustomization_files() -> impl Iterator<Item = (PathBuf, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")];
+    let mut folders = vec![PathBuf::from(DEPLOY)];
     while let Some(folder) = folders.pop() {
-        let file = folder.join("kustomization.yaml");
-        if let Ok(text) = std::fs::read_to_string(&file)
-            && !text.contains("kind: Component")
-        {
-            found.push(folder.clone());
+        if let Ok(text) = std::fs::read_to_string(folder.join("kustomization.yaml")) {
+            found.push((folder.clone(), text));
         }
-        let entries =
-            std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let entries = std::fs::read_dir(&folder);
+        let entries = entries.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         folders.extend(
             entries
                 .flatten()
@@ -63,6 +173,32 @@ fn kustomizations() -> Vec<PathBuf> {
                 .filter(|path| path.is_dir()),
         );
     }
-    found.sort();
-    found
+    found.into_iter()
+}
+
+fn kustomize(folder: &Path) -> String {
+    must_run(Command::new(program("kubectl")).arg("kustomize").arg(folder))
+}
+
+fn chart(values: &str) -> String {
+    let output = helm(values);
+    assert!(output.status.success(), "helm --set {values}: {}", text(&output));
+    String::from_utf8(output.stdout).expect("helm prints UTF-8")
+}
+
+fn helm(values: &str) -> Output {
+    Command::new(program("helm"))
+        .args(["template", "vl3-lb", "--namespace", "balancers", "--set", values])
+        .arg(Path::new(DEPLOY).join("helm/vl3-lb"))
+        .output()
+        .expect("run helm")
+}
+
+/// The objects of manifests in YAML.
+fn objects(manifests: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).expect("manifests are YAML");
+    documents
+        .into_iter()
+        .filter(|document| !document.is_null())
+        .collect()
 }

@@ -89,7 +89,7 @@ fn two_thousand_pods_and_statuses_by_the_thousand_converge() {
 }
 
 /// Waits until so many backends take new flows, and so many do not.
-fn expect_backends(balancer: &Balancer<'_>, up: u32, draining: u32) {
+pub(crate) fn expect_backends(balancer: &Balancer<'_>, up: u32, draining: u32) {
     let what = format!("{up} backends up and {draining} draining");
     wait::until(&what, CONVERGENCE, || {
         let metrics = balancer.metrics();
@@ -102,14 +102,14 @@ fn expect_backends(balancer: &Balancer<'_>, up: u32, draining: u32) {
 }
 
 /// A vL3 network whose router is home to the API server.
-struct World(Topology);
+pub(crate) struct World(Topology);
 
 impl World {
     fn build() -> Self {
         Self::build_with(&Attachment::VETH_AUTO)
     }
 
-    fn build_with(attachment: &Attachment) -> Self {
+    pub(crate) fn build_with(attachment: &Attachment) -> Self {
         let topology = Topology::build(&Shape::of(attachment));
         // The pods of the test have addresses, but nobody answers there.
         topology
@@ -119,7 +119,7 @@ impl World {
         Self(topology)
     }
 
-    fn server(&self) -> ApiServer<'_> {
+    pub(crate) fn server(&self) -> ApiServer<'_> {
         self.server_with(&[])
     }
 
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// A balancer with the permissions that we ship.
-    fn balancer(&self, server: &ApiServer<'_>) -> Balancer<'_> {
+    pub(crate) fn balancer(&self, server: &ApiServer<'_>) -> Balancer<'_> {
         let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
         server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", role], "");
         let config = Config::new("auto")
