@@ -40,8 +40,10 @@ nginx-light           nginx
 wrk                   wrk
 '
 
-# What the nodes of the cluster are made of, too.
+# What the nodes of the cluster are made of, and what builds an image in its tests.
 readonly cluster_packages='
+binutils                   strip
+buildah                    buildah
 busybox-static             busybox
 containerd                 containerd
 containernetworking-plugins /usr/lib/cni/bridge

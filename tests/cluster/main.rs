@@ -1,6 +1,7 @@
 //! Black-box tests of the binary with a real Kubernetes: root only. VL3LB_BIN names the binary and
 //! VL3LB_CLUSTER_BIN the folder of Kubernetes' programs; `./run test cluster` sets both.
 
+mod image;
 mod latency;
 mod manifests;
 mod pods;

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# dockerfile.sh FOLDER BINARY: builds deploy/Dockerfile with buildah in FOLDER, without a registry, and prints the
+# files of the image and what its entry point says to --version.
+#
+# The image to build in is a stand-in: its apt-get does nothing, and its cargo takes BINARY, which was built outside.
+# All else is the Dockerfile's own: what is copied into the build, what of it into the image, and how it starts.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../deploy/cluster" && pwd)
+readonly folder=$1 binary=$2
+readonly run_dir=$folder # of images.sh
+
+# shellcheck source=deploy/host/say.sh
+. "$here/../host/say.sh"
+# shellcheck source=deploy/cluster/images.sh
+. "$here/images.sh"
+
+main() {
+    trap 'rm -rf "$folder/storage" "$folder/run"' EXIT
+    make_builder "$folder/root"
+    cd "$here/../.."
+    store bud --quiet --isolation chroot --build-arg BUILD_IMAGE=localhost/builder \
+        -f deploy/Dockerfile -t vl3-lb:test . >&2
+    local container image
+    container=$(store from localhost/vl3-lb:test)
+    image=$(store mount "$container")
+    (cd "$image" && find . -type f -o -type l | sort)
+    store run --isolation chroot "$container" -- vl3-lb --version
+    store umount "$container" >/dev/null
+    store rm "$container" >/dev/null
+}
+
+make_builder() {
+    local root=$1 container
+    new_root "$root"
+    mkdir -p "$root/prebuilt"
+    cp "$(command -v ldd)" "$root/usr/bin/ldd"
+    add_program "$root" "$(command -v bash)" /bin/bash
+    add_program "$root" "$(command -v strip)" /usr/bin/strip
+    add_program "$root" "$binary" /prebuilt/vl3-lb
+    printf '#!/bin/sh\n' >"$root/usr/bin/apt-get"
+    cat >"$root/usr/bin/cargo" <<'SCRIPT'
+#!/bin/sh
+set -e
+[ -e Cargo.lock ] && [ -e control/src/main.rs ]
+mkdir -p target/release
+cp /prebuilt/vl3-lb target/release/
+SCRIPT
+    chmod +x "$root/usr/bin/apt-get" "$root/usr/bin/cargo"
+    container=$(store from scratch)
+    store copy --quiet "$container" "$root" / >/dev/null
+    store commit --quiet "$container" localhost/builder >/dev/null
+    store rm "$container" >/dev/null
+}
+
+# Nothing is mounted with vfs, so nothing is left to unmount.
+store() { buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver vfs "$@"; }
+
+main
