@@ -4,5 +4,6 @@
 mod image;
 mod latency;
 mod manifests;
+mod permission;
 mod pods;
 mod watching;

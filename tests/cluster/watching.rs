@@ -12,8 +12,10 @@ use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods};
 
+/// The account, the role and its binding that we ship.
+pub(crate) const ROLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
 /// The balancer pauses for half a minute at most between two attempts to reach the server.
-const CONVERGENCE: Duration = Duration::from_secs(60);
+pub(crate) const CONVERGENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_killed_server_changes_nothing_and_its_return_brings_all_changes() {
@@ -105,7 +107,7 @@ pub(crate) fn expect_backends(balancer: &Balancer<'_>, up: u32, draining: u32) {
 pub(crate) struct World(Topology);
 
 impl World {
-    fn build() -> Self {
+    pub(crate) fn build() -> Self {
         Self::build_with(&Attachment::VETH_AUTO)
     }
 
@@ -131,8 +133,14 @@ impl World {
 
     /// A balancer with the permissions that we ship.
     pub(crate) fn balancer(&self, server: &ApiServer<'_>) -> Balancer<'_> {
-        let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
-        server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", role], "");
+        server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
+        let mut balancer = self.launch(server);
+        balancer.wait_answering();
+        balancer
+    }
+
+    /// A balancer with the permissions that it has, without waiting for it.
+    pub(crate) fn launch(&self, server: &ApiServer<'_>) -> Balancer<'_> {
         let config = Config::new("auto")
             .with("discovery", "kubernetes".into())
             .service(json!({
@@ -145,8 +153,6 @@ impl World {
             }));
         let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
         let variable = format!("KUBECONFIG={}", kubeconfig.display());
-        let mut balancer = Balancer::launch_through(&self.0.balancer, &config, &["env", &variable]);
-        balancer.wait_answering();
-        balancer
+        Balancer::launch_through(&self.0.balancer, &config, &["env", &variable])
     }
 }
