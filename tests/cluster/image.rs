@@ -17,5 +17,8 @@ fn the_image_holds_the_program_with_its_libraries_and_nothing_else() {
     assert!(version.starts_with("vl3-lb "), "the program starts: {version}");
     let (libraries, others): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.contains(".so."));
     assert_eq!(others, ["./usr/local/bin/vl3-lb"]);
-    assert!(libraries.iter().any(|line| line.contains("libc.so.6")), "{libraries:?}");
+    assert!(
+        libraries.iter().any(|line| line.contains("libc.so.6")),
+        "{libraries:?}"
+    );
 }

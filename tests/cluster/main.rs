@@ -1,6 +1,10 @@
 //! Black-box tests of the binary with a real Kubernetes: root only. VL3LB_BIN names the binary and
 //! VL3LB_CLUSTER_BIN the folder of Kubernetes' programs; `./run test cluster` sets both.
 
+mod capability;
+mod change;
+mod example;
+mod fault;
 mod image;
 mod latency;
 mod manifests;

@@ -14,6 +14,7 @@ pub mod api_server;
 pub mod attachment;
 pub mod balancer;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod hostile;
 pub mod metrics;
