@@ -41,7 +41,8 @@ fn the_api_server_accepts_everything_below_deploy() {
         "kind=Deployment",
         "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s",
         "config.kubernetes.namespaces=all",
-        "config.kubernetes.namespaces={one,two}",
+        "config.kubernetes.namespaces={one,two},config.kubernetes.services=true",
+        "config.kubernetes.topology.prefer=zone",
         "image.pullSecrets[0].name=registry,priorityClassName=system-node-critical,nodeSelector.zone=a",
     ] {
         accept(&server, &format!("helm --set {values}"), &chart(values));
