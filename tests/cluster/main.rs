@@ -10,4 +10,5 @@ mod latency;
 mod manifests;
 mod permission;
 mod pods;
+mod replicas;
 mod watching;

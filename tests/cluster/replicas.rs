@@ -1,0 +1,238 @@
+//! Two balancers of one group find each other through a real API server, and part.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use vl3lb_tests::api_server::ApiServer;
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client::dig;
+use vl3lb_tests::config::Config;
+use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::wait;
+
+use crate::pods::{NAMESPACE, Pods};
+use crate::watching::expect_backends;
+
+/// Longer than a Lease lasts.
+const CONVERGENCE: Duration = Duration::from_secs(40);
+
+/// A headless Service of the balancer's service, which the leader keeps EndpointSlices for.
+const SERVICE: &str = r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: finance
+  labels: {vl3-lb.io/publish: "true"}
+spec:
+  clusterIP: None
+  ports: [{name: http, port: 8080}]
+"#;
+
+#[test]
+fn balancers_answer_for_each_other_until_one_leaves() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    server.kubeconfig_of(NAMESPACE, "vl3-lb");
+    Pods::new(&server).create(0..1);
+    let (first, second) = (&topology.balancer, &topology.servers[0]);
+    let a = start(&server, first, "lb-a");
+    let b = start(&server, second, "lb-b");
+    let both = |family| sorted(vec![first.address(family), second.address(family)]);
+    let client = &topology.clients[0];
+    for asked in [first, second] {
+        for family in Family::BOTH {
+            expect_answers(client, asked, family, &both(family));
+        }
+    }
+    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", "-"], SERVICE);
+    for family in Family::BOTH {
+        expect_published(&server, family, &both(family));
+    }
+    let status = |balancer: &Balancer<'_>| balancer.cli_json(&["status"])["items"][0]["replicas"].clone();
+    for balancer in [&a, &b] {
+        let replicas = status(balancer);
+        assert_eq!(replicas["peers"].as_array().map(Vec::len), Some(1), "{replicas}");
+        assert_eq!(replicas["troubles"], json!([]), "the Role that we ship suffices");
+    }
+
+    let leads = status(&a)["leads"] == true;
+    let (mut leaver, gone, rest) = if leads {
+        (a, first, second)
+    } else {
+        (b, second, first)
+    };
+    let pid = Pid::from_raw(leaver.pid().cast_signed()).expect("a process id");
+    kill_process(pid, Signal::TERM).expect("signal the balancer");
+    for asked in [rest, gone] {
+        expect_answers(client, asked, Family::V4, &[rest.address(Family::V4)]);
+    }
+    let (health, _) = leaver
+        .http("/healthz")
+        .expect("it serves those that still know it");
+    assert_eq!(health, 200);
+    assert!(leaver.wait_end().success());
+
+    expect_published(&server, Family::V4, &[rest.address(Family::V4)]);
+    let leases = server.must_kubectl(&["get", "leases", "--namespace", NAMESPACE, "-o", "name"], "");
+    assert_eq!(
+        leases.lines().count(),
+        2,
+        "one balancer and its leadership: {leases}"
+    );
+}
+
+#[test]
+fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    server.kubeconfig_of(NAMESPACE, "vl3-lb");
+    let pods = Pods::new(&server);
+    pods.create(0..1);
+    let balancer = start(&server, &topology.balancer, "lb-a");
+    expect_backends(&balancer, 1, 0);
+    pods.delete(0..1);
+    expect_event(&server, "ServiceWithoutBackends", "Pod/lb-a");
+    pods.create(1..2);
+    expect_event(&server, "ServiceRecovered", "Pod/lb-a");
+}
+
+#[test]
+fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let _balancer = start(&server, &topology.balancer, "lb-a");
+    for (name, port) in [("front", 9000), ("taken", 8080)] {
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {
+                "type": "LoadBalancer",
+                "loadBalancerClass": "vl3-lb.io/vl3-lb",
+                "selector": {"app": "finance"},
+                "ports": [{"port": port}],
+            },
+        });
+        let apply = ["apply", "--namespace", NAMESPACE, "--filename", "-"];
+        server.must_kubectl(&apply, &service.to_string());
+    }
+    expect_event(&server, "ServiceRefused", "Service/taken");
+    let addresses = Family::BOTH.map(|family| topology.balancer.address(family).to_string());
+    wait::until("the status of the service", CONVERGENCE, || {
+        let get = ["get", "service", "front", "--namespace", NAMESPACE, "-o"];
+        let column = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+        let found = server.must_kubectl(&[&get[..], &[column]].concat(), "");
+        (found.split(' ').eq(&addresses)).then_some(()).ok_or(found)
+    });
+}
+
+/// Starts a balancer that runs in pod `name`, as far as it knows, with the permissions that we ship.
+fn start<'a>(server: &ApiServer<'_>, host: &'a Host, name: &str) -> Balancer<'a> {
+    let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
+    let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
+    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", role], "");
+    let config = Config::new("auto")
+        .with("discovery", "kubernetes".into())
+        .with("kubernetes", json!({"services": true}))
+        .service(
+            json!({"name": "finance", "port": 8080, "targetPort": 8081, "selector": {"app": "finance"}}),
+        );
+    let variables = [
+        format!("KUBECONFIG={}", kubeconfig.display()),
+        format!("POD_NAME={name}"),
+        format!("POD_NAMESPACE={NAMESPACE}"),
+        "VL3LB_GROUP=finance".to_owned(),
+    ];
+    let mut program = vec!["env"];
+    program.extend(variables.iter().map(String::as_str));
+    let mut balancer = Balancer::launch_through(host, &config, &program);
+    balancer.wait_answering();
+    balancer
+}
+
+/// Waits until the name server at `asked` answers with these addresses, in any order.
+fn expect_answers(client: &Host, asked: &Host, family: Family, expected: &[IpAddr]) {
+    let kind = match family {
+        Family::V4 => "A",
+        Family::V6 => "AAAA",
+    };
+    let server = asked.address(Family::V4);
+    let what = format!("{server} to answer with {expected:?}");
+    wait::until(&what, CONVERGENCE, || {
+        let answer = dig(&client.netns, server, &["finance.vl3-lb", kind]);
+        let records = answer.records.iter();
+        let found = records.map(|(_, data)| data.parse().expect("an address"));
+        let found = sorted(found.collect());
+        (found == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{found:?}"))
+    });
+}
+
+/// Waits until the EndpointSlice of the family has these addresses, in any order.
+fn expect_published(server: &ApiServer<'_>, family: Family, expected: &[IpAddr]) {
+    let kind = match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    let what = format!("the EndpointSlice of {kind} to have {expected:?}");
+    wait::until(&what, CONVERGENCE, || {
+        let selector = "kubernetes.io/service-name=finance";
+        let get = [
+            "get",
+            "endpointslices",
+            "--namespace",
+            NAMESPACE,
+            "-l",
+            selector,
+            "-o",
+            "json",
+        ];
+        let slices: Value = serde_json::from_str(&server.must_kubectl(&get, "")).expect("kubectl's JSON");
+        let found = slices["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|slice| slice["addressType"] == kind)
+            .flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten())
+            .map(|endpoint| endpoint["addresses"][0].as_str().expect("an address"))
+            .map(|address| address.parse().expect("an address"));
+        let found = sorted(found.collect());
+        (found == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{found:?}"))
+    });
+}
+
+/// Waits until there is an Event of this reason about this object.
+fn expect_event(server: &ApiServer<'_>, reason: &str, regarding: &str) {
+    wait::until(&format!("an event {reason} of {regarding}"), CONVERGENCE, || {
+        let columns = "custom-columns=REASON:.reason,KIND:.regarding.kind,NAME:.regarding.name";
+        let get = [
+            "get",
+            "events.v1.events.k8s.io",
+            "--namespace",
+            NAMESPACE,
+            "--no-headers",
+            "-o",
+            columns,
+        ];
+        let found = server.must_kubectl(&get, "");
+        let mut events = found
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let is_there = events.any(|event| match event[..] {
+            [word, kind, name] => word == reason && format!("{kind}/{name}") == regarding,
+            _ => false,
+        });
+        is_there.then_some(()).ok_or(found)
+    });
+}
+
+fn sorted(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_unstable();
+    addresses
+}
