@@ -134,11 +134,13 @@ impl Member {
 }
 
 /// A dead pod takes nothing. One that is unready, or that leaves, takes no new flows: its old ones may
-/// well work, and end with it at the latest.
+/// well work, and end with it at the latest. A pod that is being deleted comes into a final phase as soon
+/// as its programs have ended: what they sent last may still be on its way.
 fn takes(pod: &Pod, leaves: bool) -> Takes {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Failed" | "Succeeded")) {
+    let is_deleted = pod.metadata.deletion_timestamp.is_some();
+    if matches!(phase, Some("Failed" | "Succeeded")) && !is_deleted {
         Takes::Nothing
     } else if !leaves && readiness(pod).is_some_and(|ready| ready.status == "True") {
         Takes::NewFlows

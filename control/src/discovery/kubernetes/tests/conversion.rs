@@ -50,7 +50,7 @@ fn the_state_of_a_pod_decides_what_it_takes() {
         (
             "terminating and finished",
             deleted(phase("Succeeded")),
-            Takes::Nothing,
+            Takes::OldFlows,
         ),
         ("drained", drain("true"), Takes::OldFlows),
         ("not drained", drain("false"), Takes::NewFlows),
