@@ -1,0 +1,149 @@
+//! What the predecessor's environment says.
+
+use super::*;
+
+#[test]
+fn the_predecessors_environment_makes_a_service() {
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance"),
+            ("NSM_PORT", "8080"),
+            ("NSM_TARGET_PORT", "8081"),
+            ("NSM_PROTOCOL", "TCP"),
+            ("NSM_SELECTOR", "app:finance,tier:web"),
+            ("NSM_LOG_LEVEL", "TRACE"),
+            ("NSM_DIAL_TIMEOUT", "10m0s"),
+            ("NSM_CONNECT_TO", "unix:///run/nsm.sock"),
+            ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1"),
+            ("NSM_METRICS_EXPORT_INTERVAL", ""),
+            ("NSM_PPROF_ENABLED", "false"),
+            ("VL3LB_ADMIN_LISTEN", "10.0.0.1:9090"),
+        ],
+    )
+    .unwrap();
+    let service = &config.services[0];
+    assert_eq!(
+        (service.name.as_str(), service.port, &service.target_port),
+        ("finance", 8080, &TargetPort::Number(8081))
+    );
+    assert_eq!(service.selector.to_string(), "app=finance,tier=web");
+    assert_eq!(config.log_level, LogLevel::Trace);
+    assert_eq!(config.nsm.dial_timeout, Duration::from_secs(600));
+    assert_eq!(config.nsm.max_token_lifetime, Duration::from_secs(600));
+    assert_eq!(config.nsm.metrics_export_interval, Duration::from_secs(10));
+    assert_eq!(config.nsm.network_services[0].path(), "/nsm-1");
+    assert_eq!(config.admin.listen.to_string(), "10.0.0.1:9090");
+}
+
+#[test]
+fn the_target_port_defaults_to_the_port() {
+    let config = with_env(None, &[("NSM_PORT", "8080")]).unwrap();
+    assert_eq!(config.services[0].target_port, TargetPort::Number(8080));
+    assert_eq!(config.services[0].name, "cmd-lb-vl3-vpp");
+}
+
+#[test]
+fn the_service_is_called_as_the_network_calls_the_pod() {
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance-lb-7c9d"),
+            ("NSM_PORT", "80"),
+            ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1?podName=finance"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.services[0].name, "finance");
+}
+
+#[test]
+fn the_environment_beats_the_file() {
+    let file = "{logLevel: error, services: [{name: a, port: 80, backends: [{address: 10.0.0.1}]}, {name: b, \
+                port: 81}]}";
+    let changed = with_env(
+        Some(file),
+        &[
+            ("NSM_NAME", "b"),
+            ("NSM_PORT", "82"),
+            ("NSM_LOG_LEVEL", "warning"),
+        ],
+    )
+    .unwrap();
+    let ports: Vec<_> = changed
+        .services
+        .iter()
+        .map(|s| (s.port, s.target_port.clone()))
+        .collect();
+    assert_eq!(
+        ports,
+        [(80, TargetPort::Number(80)), (82, TargetPort::Number(82))]
+    );
+    assert_eq!(changed.log_level, LogLevel::Warn);
+
+    let added = with_env(Some(file), &[("NSM_NAME", "c"), ("NSM_PORT", "82")]).unwrap();
+    assert_eq!(added.services[2].name, "c");
+
+    let only = with_env(
+        Some("services: [{name: a, port: 80}]"),
+        &[("NSM_TARGET_PORT", "8081")],
+    )
+    .unwrap();
+    assert_eq!(only.services[0].port, 80);
+    assert_eq!(only.services[0].target_port, TargetPort::Number(8081));
+}
+
+#[test]
+fn refused_variables_are_named() {
+    for (name, value, refusal) in [
+        ("NSM_PORT", "70000", "NSM_PORT: 70000, allowed 1-65535"),
+        ("NSM_TARGET_PORT", "0", "NSM_TARGET_PORT: 0, allowed 1-65535"),
+        ("NSM_PROTOCOL", "SCTP", "NSM_PROTOCOL: SCTP, allowed TCP, UDP"),
+        (
+            "NSM_SELECTOR",
+            "app=x",
+            "NSM_SELECTOR: app=x, allowed labels such as app:finance,tier:web",
+        ),
+        (
+            "NSM_DIAL_TIMEOUT",
+            "5",
+            "NSM_DIAL_TIMEOUT: 5, allowed a duration such as 500ms, 60s, 10m0s or 1h30m",
+        ),
+        (
+            "NSM_CONNECT_TO",
+            "nsmgr",
+            "NSM_CONNECT_TO: nsmgr, allowed a unix:// or tcp:// URL",
+        ),
+        (
+            "NSM_LOG_LEVEL",
+            "loud",
+            "NSM_LOG_LEVEL: loud, allowed panic, fatal, error, warn, warning, info, debug, trace",
+        ),
+        (
+            "NSM_PPROF_ENABLED",
+            "yes",
+            "NSM_PPROF_ENABLED: yes, allowed true, false",
+        ),
+        (
+            "VL3LB_ADMIN_LISTEN",
+            "9090",
+            "VL3LB_ADMIN_LISTEN: 9090, allowed an address and port such as 127.0.0.1:9090",
+        ),
+    ] {
+        let refused = with_env(Some("services: [{name: a, port: 80}]"), &[(name, value)]);
+        assert_eq!(refused, Err(vec![refusal.to_owned()]));
+    }
+    assert_eq!(
+        with_env(Some("{}"), &[("NSM_NAME", "a"), ("NSM_TARGET_PORT", "80")]),
+        Err(vec!["NSM_PORT: missing, allowed 1-65535".to_owned()])
+    );
+    assert_eq!(
+        with_env(
+            Some("services: [{name: a, port: 80}, {name: c, port: 81}]"),
+            &[("NSM_NAME", "b"), ("NSM_PORT", "80")]
+        ),
+        Err(vec![
+            "NSM_PORT.port: 80, allowed one service per port and protocol (TCP 80 is services[0])".to_owned()
+        ])
+    );
+}

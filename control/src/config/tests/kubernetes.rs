@@ -1,0 +1,130 @@
+//! Discovery by Kubernetes.
+
+use super::*;
+
+#[test]
+fn what_discovery_by_kubernetes_cannot_use_is_refused() {
+    let form = "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
+    for (section, service, refusal) in [
+        ("{}", "port: 80", format!("services[0].selector: missing, allowed {form}")),
+        ("{}", "port: 80, selector: {}", format!("services[0].selector: missing, allowed {form}")),
+        (
+            "{}",
+            "port: 80, selector: 'app in finance'",
+            format!("services[0].selector: \"app in finance\", allowed {form}"),
+        ),
+        (
+            "{}",
+            "port: 80, selector: {app: a}, backends: [{address: 10.0.0.1}]",
+            "services[0].backends: 1 listed, allowed none: with discovery: kubernetes they are the pods that \
+             selector selects"
+                .to_owned(),
+        ),
+        (
+            "{addressFrom: nsm}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.addressFrom: nsm, allowed pod-ip, network-status:NETWORK or INTERFACE, \
+             annotation:KEY: it takes discovery: nsm, which this version does not have"
+                .to_owned(),
+        ),
+        (
+            "{addressFrom: 'annotation:'}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.addressFrom: annotation:, allowed pod-ip, network-status:NETWORK or INTERFACE, \
+             annotation:KEY"
+                .to_owned(),
+        ),
+        (
+            "{namespaces: [Web]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.namespaces: [\"Web\"], allowed all, or a list of namespaces".to_owned(),
+        ),
+        (
+            "{labelSelector: 'a=b=c'}",
+            "port: 80, selector: {app: a}",
+            format!("kubernetes.labelSelector: a=b=c, allowed {form}"),
+        ),
+        (
+            "{namespace: web}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.namespace: unknown key (value web), allowed services, namespaces, addressFrom, \
+             labelSelector, topology, group"
+                .to_owned(),
+        ),
+        (
+            "{services: 'yes'}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.services: yes, allowed true, false".to_owned(),
+        ),
+        (
+            "{topology: {prefer: rack}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: rack, allowed none, zone, node".to_owned(),
+        ),
+        (
+            "{topology: {prefer: node}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: node, allowed none, or set NODE_NAME (spec.nodeName by the \
+             downward API)"
+                .to_owned(),
+        ),
+        (
+            "{topology: {prefer: zone}}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.topology.prefer: zone, allowed none, or set NODE_NAME or NODE_ZONE (spec.nodeName by \
+             the downward API)"
+                .to_owned(),
+        ),
+        (
+            "{group: Finance LB}",
+            "port: 80, selector: {app: a}",
+            format!("kubernetes.group: \"Finance LB\", allowed {}", names::LABEL_FORM),
+        ),
+    ] {
+        let text =
+            format!("{{discovery: kubernetes, kubernetes: {section}, services: [{{name: a, {service}}}]}}");
+        assert_eq!(parse(&text), Err(vec![refusal]), "{text}");
+    }
+}
+
+#[test]
+fn the_environment_names_the_group_if_there_are_any() {
+    let group = |text| {
+        let config = with_env(Some(text), &[("VL3LB_GROUP", "finance")]).unwrap();
+        config.kubernetes.map(|kubernetes| kubernetes.group)
+    };
+    let text = "{discovery: kubernetes, kubernetes: {group: other}, services: []}";
+    assert_eq!(group(text).as_deref(), Some("finance"));
+    assert_eq!(group("services: []"), None);
+    let unset = parse(&text.replace("{group: other}", "{}")).unwrap();
+    assert_eq!(unset.kubernetes.unwrap().group, "vl3-lb");
+}
+
+#[test]
+fn discovery_by_kubernetes_has_defaults() {
+    let config = parse(
+        "{discovery: kubernetes, services: [{name: a, port: 80, targetPort: http, selector: 'app in (a,b)'}]}",
+    )
+    .unwrap();
+    assert_eq!(config.kubernetes, Some(Kubernetes::default()));
+    let [service] = &config.services[..] else {
+        panic!("one service expected")
+    };
+    assert_eq!(service.target_port, TargetPort::Name("http".to_owned()));
+    assert_eq!(service.selector.to_string(), "app in (a,b)");
+}
+
+#[test]
+fn where_the_balancer_is_comes_from_the_environment() {
+    let text = "{discovery: kubernetes, kubernetes: {topology: {prefer: node}}}";
+    let env = |name: &str| match name {
+        "NODE_NAME" => Some("worker-1".to_owned()),
+        "NODE_ZONE" => Some(" east ".to_owned()),
+        _ => None,
+    };
+    let loaded = Config::parse(Some(text), "lb.yaml", &env, &(32_768..=60_999)).unwrap();
+    let topology = loaded.config.kubernetes.unwrap().topology;
+    assert_eq!(topology.prefer, Prefer::Node);
+    assert_eq!(topology.node.as_deref(), Some("worker-1"));
+    assert_eq!(topology.zone.as_deref(), Some("east"));
+}

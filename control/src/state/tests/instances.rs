@@ -1,0 +1,175 @@
+//! Backends that are one of several at an address, or not to be given new flows: pods.
+
+use super::*;
+
+#[test]
+fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
+    let mut world = World::new();
+    let ready = pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]);
+    let unready = pods(&[(2, "a", Takes::OldFlows), (3, "b", Takes::NewFlows)]);
+    world.update(&ready);
+    world.set_flows(2, 5);
+    let slot = world.slot(2).unwrap();
+    for _ in 0..3 {
+        assert!(world.update(&unready));
+        assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+        assert!(!world.eligible().contains(&slot));
+        assert_eq!(world.state.next_deadline(), None);
+        let entry = world.directory().backend(slot).unwrap();
+        assert_eq!(entry.drain_deadline, None);
+        world.seconds += 10 * DRAIN;
+        assert!(!world.update(&unready), "nothing ends");
+
+        assert!(world.update(&ready));
+        assert_eq!(world.state_of(2), Some(BackendState::Active));
+        assert_eq!(world.slot(2), Some(slot));
+    }
+}
+
+#[test]
+fn a_backend_for_old_flows_only_stays_without_any() {
+    let mut world = World::new();
+    let unready = pods(&[(2, "a", Takes::OldFlows)]);
+    assert!(world.update(&unready));
+    assert!(!world.update(&unready));
+    assert!(world.slot(2).is_some() && world.eligible().is_empty());
+    assert!(!world.state.is_leaving());
+}
+
+#[test]
+fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    world.update(&pods(&[(2, "a", Takes::OldFlows)]));
+    world.seconds += 10 * DRAIN;
+    let gone = pods(&[]);
+    assert!(world.update(&gone));
+    assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+    assert!(world.state.next_deadline().is_some());
+    world.seconds += DRAIN;
+    assert!(world.update(&gone));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+}
+
+#[test]
+fn the_flows_of_an_instance_that_is_gone_end_at_once() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    world.set_flows(3, 1);
+    // One of them lives on, only not as a backend.
+    let left = Desired {
+        alive: Some(["b".into()].into()),
+        ..pods(&[])
+    };
+    assert!(world.update(&left));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    assert!(matches!(world.state_of(3), Some(BackendState::Draining { .. })));
+    let left = Desired {
+        alive: Some([].into()),
+        ..pods(&[])
+    };
+    assert!(world.update(&left));
+    assert_eq!(world.state_of(3), Some(BackendState::Gone));
+}
+
+#[test]
+fn an_update_says_when_the_source_had_what_changed_backends() {
+    let mut world = World::new();
+    let at = |seconds, takes| {
+        let changed = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let backend = BackendSpec {
+            changed,
+            ..pod(2, "a", takes)
+        };
+        Desired {
+            services: vec![service("finance", 8080, vec![backend])],
+            ..Desired::default()
+        }
+    };
+    for (desired, caused) in [
+        (at(1, Takes::NewFlows), &[1][..]),
+        (at(2, Takes::OldFlows), &[2]),
+        (at(3, Takes::OldFlows), &[]),
+        (at(4, Takes::NewFlows), &[4]),
+    ] {
+        let updated = world.update(&desired);
+        let last = world.last.iter().filter(|_| updated);
+        let seconds = last
+            .flat_map(|update| &update.changes.caused)
+            .map(|(origin, time)| {
+                assert_eq!(*origin, Origin::Static);
+                time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
+            });
+        assert_eq!(seconds.collect::<Vec<_>>(), caused);
+    }
+}
+
+#[test]
+fn a_dead_backend_loses_its_flows_at_once() {
+    let mut world = World::new();
+    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.set_flows(2, 1);
+    let dead = pods(&[(2, "a", Takes::Nothing)]);
+    assert!(world.update(&dead));
+    assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    world.set_flows(2, 0);
+    assert!(world.update(&dead));
+    assert_eq!(world.slot(2), None);
+    assert!(!world.update(&dead), "and does not come back");
+}
+
+#[test]
+fn another_instance_at_an_address_inherits_no_flows() {
+    let first = pods(&[(2, "a", Takes::NewFlows)]);
+    // At once; while the first is still there; after it has begun to drain; as another service's.
+    let mut elsewhere = pods(&[]);
+    let other = service("ledger", 9090, vec![pod(2, "b", Takes::NewFlows)]);
+    elsewhere.services.push(other);
+    let unready = pods(&[(2, "b", Takes::OldFlows)]);
+    let both = pods(&[(2, "a", Takes::OldFlows), (2, "b", Takes::NewFlows)]);
+    let second = pods(&[(2, "b", Takes::NewFlows)]);
+    for sets in [
+        &[&second][..],
+        &[&both, &second],
+        &[&pods(&[]), &second],
+        &[&unready],
+        &[&elsewhere],
+    ] {
+        let mut world = World::new();
+        world.update(&first);
+        let slot = world.slot(2).unwrap();
+        world.set_flows(2, 5);
+        for set in sets {
+            world.update(set);
+            assert!(!world.update(set), "{set:?} is stable");
+        }
+        let backends: Vec<_> = world.snapshot().backend_slots.iter().flatten().collect();
+        let [old, new] = backends[..] else {
+            panic!("two slots expected: {backends:?}")
+        };
+        assert_eq!((old.slot, old.state), (slot, BackendState::Gone), "{sets:?}");
+        assert_ne!(new.state, BackendState::Gone);
+        assert_eq!((new.address, new.port), (old.address, old.port));
+    }
+}
+
+#[test]
+fn the_pod_behind_a_backend_is_shown_and_moves_no_flow() {
+    let mut world = World::new();
+    let mut desired = finance(&[2]);
+    world.update(&desired);
+    let place = crate::discovery::PodPlace {
+        pod: "web/a".to_owned(),
+        node: Some("worker-1".to_owned()),
+    };
+    desired.services[0].backends[0].pod = Some(Arc::new(place));
+    let before = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
+    assert!(world.update(&desired));
+    let entry = world.directory().backends[0].clone().unwrap();
+    assert_eq!(entry.pod, desired.services[0].backends[0].pod);
+    let after = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
+    assert!(Arc::ptr_eq(&before, &after));
+    assert!(!world.update(&desired));
+}
