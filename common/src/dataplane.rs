@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::flow_feed::FlowFeed;
 use crate::flow_query::{FlowQuery, WorkerEvent};
 use crate::snapshot::Snapshot;
 use crate::stats::WorkerStats;
@@ -31,6 +32,9 @@ pub trait Dataplane: Send + Sync {
     /// Asks a worker for a slice of its flows. False if `worker` does not exist or its queue of
     /// questions is full.
     fn query_flows(&self, worker: u16, query: FlowQuery) -> bool;
+
+    /// Each worker's feed of flows that open and close.
+    fn flow_feeds(&self) -> &[Arc<FlowFeed>];
 
     /// The next thing that a worker has to tell; `None` if there is nothing now.
     fn next_event(&self) -> Option<WorkerEvent>;

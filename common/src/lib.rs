@@ -18,6 +18,7 @@
 pub mod addr;
 pub mod dataplane;
 pub mod drop_reason;
+pub mod flow_feed;
 pub mod flow_query;
 pub mod hash;
 pub mod maglev;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use vl3lb_common::dataplane::{AttachMode, Attachment, Steered};
+use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::Scheduler;
@@ -83,6 +84,10 @@ impl Dataplane for Recorder {
 
     fn query_flows(&self, _: u16, _: FlowQuery) -> bool {
         false
+    }
+
+    fn flow_feeds(&self) -> &[Arc<FlowFeed>] {
+        &[]
     }
 
     fn next_event(&self) -> Option<WorkerEvent> {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use vl3lb_common::dataplane::{AttachMode, Attachment, Dataplane, Steered};
+use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice, FlowState, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::report::{
@@ -36,6 +37,7 @@ pub(crate) struct Recorder {
     stats: Vec<Arc<WorkerStats>>,
     /// Flows of each worker.
     pub(crate) flows: Mutex<Vec<Vec<FlowRecord>>>,
+    pub(crate) flow_feeds: Vec<Arc<FlowFeed>>,
     pub(crate) now: Mutex<Timestamp>,
 }
 
@@ -63,6 +65,7 @@ impl Recorder {
             },
             stats,
             flows: Mutex::new(vec![Vec::new(); usize::from(workers)]),
+            flow_feeds: (0..workers).map(|_| Arc::default()).collect(),
             now: Mutex::new(at(3600)),
         }
     }
@@ -101,6 +104,10 @@ impl Dataplane for Recorder {
         };
         query.answer.try_send(slice).unwrap();
         true
+    }
+
+    fn flow_feeds(&self) -> &[Arc<FlowFeed>] {
+        &self.flow_feeds
     }
 
     fn next_event(&self) -> Option<WorkerEvent> {

@@ -16,6 +16,7 @@
 
 mod affinity;
 mod entry;
+mod event;
 mod finished;
 mod header;
 mod index;
@@ -35,6 +36,7 @@ mod view;
 
 pub use affinity::{AffinityTable, BackendId, ServiceClient};
 pub use entry::{ColdEntry, HotEntry, Lifetime};
+pub use event::Announcer;
 pub use key::{ReplyKey, RequestKey};
 pub use open::{NewFlow, OpenError, Opened};
 pub use state::{Direction, Lifetimes, State};

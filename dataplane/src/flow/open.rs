@@ -1,6 +1,7 @@
 //! Opening a flow: a NAT port and an entry for it, and who has to make room.
 
 use thiserror::Error;
+use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::entry::HotEntry;
@@ -81,8 +82,8 @@ impl FlowTable {
             }
         }
 
-        let replaced = replaced.map(|id| self.close(id));
-        let reclaimed = reclaimed.map(|id| self.close(id));
+        let replaced = replaced.map(|id| self.end(id, self.entry(id).state().close_cause(), now));
+        let reclaimed = reclaimed.map(|id| self.end(id, CloseCause::Reclaimed, now));
         let mut entry = HotEntry::new(new, nat_port);
         entry.expire_after(now, new.timeout.into());
         let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
@@ -93,6 +94,7 @@ impl FlowTable {
         if new.state.is_over() {
             self.set_queued(FlowId(id), true);
         }
+        self.announce_opened(FlowId(id), now);
         Ok(Opened {
             id: FlowId(id),
             replaced,

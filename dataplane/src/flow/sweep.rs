@@ -23,10 +23,10 @@ impl FlowTable {
             let Some(id) = self.next_at_cursor() else { continue };
             let entry = self.entry(id);
             if entry.expired(now) {
-                let closed = self.close(id);
-                ended(closed, closed.cause());
+                let cause = entry.state().close_cause();
+                ended(self.end(id, cause, now), cause);
             } else if let Some(cause) = doomed(entry) {
-                ended(self.close(id), cause);
+                ended(self.end(id, cause, now), cause);
             }
         }
     }

@@ -8,6 +8,7 @@ use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
 
 use super::entry::{ColdEntry, HotEntry, Lifetime};
+use super::event::Announcer;
 use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, MAX_LOCALS, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
@@ -66,6 +67,7 @@ pub struct FlowTable {
     pub(super) ports: PortMaps,
     pub(super) finished: FinishedQueues,
     pub(super) seed: HashSeed,
+    pub(super) announcer: Option<Announcer>,
     memory_bytes: usize,
 }
 
@@ -151,6 +153,7 @@ impl FlowTable {
             ports: ports_in_use,
             finished,
             seed: HashSeed::new(seed),
+            announcer: None,
             memory_bytes,
         })
     }
@@ -292,11 +295,11 @@ impl FlowTable {
         }
     }
 
-    /// Closes a flow: its keys, its NAT port and its entry are free at once.
+    /// Closes a flow, and tells nobody: its keys, its NAT port and its entry are free at once.
     ///
     /// # Panics
     /// If `id` is not a live flow: it was closed before.
-    pub fn close(&mut self, id: FlowId) -> ClosedFlow {
+    pub(super) fn close(&mut self, id: FlowId) -> ClosedFlow {
         assert!(self.pool.is_live(id.0), "{id:?} is closed once");
         if self.entry(id).is_queued() {
             self.set_queued(id, false);

@@ -28,7 +28,7 @@ impl FlowTable {
         while at < end {
             let (found, next) = self.pool.look_at(at);
             at = next;
-            if let Some(id) = found.filter(|id| *id < end) {
+            if let Some(id) = found.filter(|id| *id < end && !self.entry(FlowId(*id)).expired(now)) {
                 flows.extend(self.record(FlowId(id), now, worker, timeouts));
             }
         }
@@ -38,11 +38,15 @@ impl FlowTable {
         }
     }
 
-    fn record(&self, id: FlowId, now: Timestamp, worker: u16, timeouts: &Timeouts) -> Option<FlowRecord> {
+    /// A copy of one flow; see [`slice`](Self::slice) for `timeouts`. `None` for a protocol that no flow has.
+    pub(super) fn record(
+        &self,
+        id: FlowId,
+        now: Timestamp,
+        worker: u16,
+        timeouts: &Timeouts,
+    ) -> Option<FlowRecord> {
         let (entry, counters) = (self.entry(id), self.counters(id));
-        if entry.expired(now) {
-            return None;
-        }
         let expires_in = entry.expires_in(now);
         let age = now.since(counters.created());
         // A flow at its end is not refreshed: this is the time since it got there, then.
@@ -71,6 +75,6 @@ impl FlowTable {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -40,7 +40,7 @@ impl Engine {
     /// Ends a flow now.
     #[cold]
     pub(super) fn close(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
-        let closed = self.flows.close(id);
+        let closed = self.flows.end(id, cause, now);
         self.account(&closed, cause, now);
     }
 

@@ -28,13 +28,14 @@ use crossbeam::queue::ArrayQueue;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use vl3lb_common::addr::to_octets;
+use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{AffinityTable, FlowTable, Lifetimes, Probe};
+use crate::flow::{AffinityTable, Announcer, FlowTable, Lifetimes, Probe};
 use crate::packet::{self, Framing, Parsed, Translation, Transport};
 use crate::port::{Frame, Port, packet_len};
 
@@ -358,6 +359,15 @@ impl Engine {
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
     pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
         self.flows.slice(cursor, scan, now, self.worker, &self.timeouts)
+    }
+
+    /// From now on tells `feed` of each flow that opens or closes, while somebody follows it.
+    pub fn announce_flows(&mut self, feed: Arc<FlowFeed>) {
+        self.flows.announce_to(Announcer {
+            feed,
+            worker: self.worker,
+            timeouts: self.timeouts,
+        });
     }
 
     /// Bytes of the flow table that grow with its capacity. The NAT ports' maps are not counted.

@@ -34,7 +34,7 @@ impl Engine {
             self.close(id, cause, now);
             return self.refuse(packet, parsed, Some(service), reason, now);
         }
-        self.advance(id, Direction::Out, flags, now);
+        self.advance(id, Direction::Out, flags, parsed, now);
         if before == State::Opening && self.flows.entry(id).state() == State::Answered {
             self.answered_by_backend(id, packet, parsed, now);
         }

@@ -317,7 +317,7 @@ impl Engine {
         flags: TcpFlags,
         now: Timestamp,
     ) {
-        self.advance(id, Direction::In, flags, now);
+        self.advance(id, Direction::In, flags, parsed, now);
         if self.framing == Framing::RawIp {
             return;
         }
@@ -338,7 +338,14 @@ impl Engine {
 
     /// Moves a flow's state machine and sets its timer; counts the flow when it finishes.
     #[inline(always)]
-    pub(super) fn advance(&mut self, id: FlowId, direction: Direction, flags: TcpFlags, now: Timestamp) {
+    pub(super) fn advance(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        flags: TcpFlags,
+        parsed: &Parsed,
+        now: Timestamp,
+    ) {
         let entry = self.flows.entry(id);
         let before = entry.state();
         let after = if entry.protocol == Protocol::Tcp.number() {
@@ -347,15 +354,19 @@ impl Engine {
             before.after_datagram(direction)
         };
         if after.is_over() && !entry.is_counted() {
-            self.count_finished(id, before, after, now);
+            self.finish(id, after, direction, parsed, now);
         }
         self.flows.touch(id, after, now, self.lifetimes.of(after));
     }
 
+    /// Counts the end of a flow, which a packet brings into the state `after`, and tells it.
     #[cold]
-    fn count_finished(&mut self, id: FlowId, before: State, after: State, now: Timestamp) {
+    fn finish(&mut self, id: FlowId, after: State, direction: Direction, parsed: &Parsed, now: Timestamp) {
+        self.flows
+            .announce_finished(id, after, direction, parsed.ip_len() as u64, now);
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
+        let before = entry.state();
         let sticky = entry.is_sticky().then_some(ServiceClient {
             service,
             client: entry.client,

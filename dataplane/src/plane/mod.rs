@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::queue::ArrayQueue;
 use vl3lb_common::dataplane::{Attachment, Dataplane, Steered};
+use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowQuery, WorkerEvent};
 use vl3lb_common::next_hop::{self, NextHops};
 use vl3lb_common::stats::WorkerStats;
@@ -41,6 +42,7 @@ pub struct Plane {
     stats: Vec<Arc<WorkerStats>>,
     inboxes: Vec<Arc<Inbox>>,
     events: Arc<ArrayQueue<WorkerEvent>>,
+    flow_feeds: Vec<Arc<FlowFeed>>,
     running: Mutex<Running>,
     clock: Clock,
 }
@@ -108,6 +110,7 @@ impl Plane {
             stats,
             inboxes,
             events: Arc::new(ArrayQueue::new(EVENTS)),
+            flow_feeds: (0..workers).map(|_| Arc::default()).collect(),
             running: Mutex::new(Running {
                 steer: Some(steer),
                 threads: Vec::new(),
@@ -137,7 +140,7 @@ impl Plane {
             };
             let index = usize::from(number);
             let stats = &plane.stats[index];
-            let engine = Engine::new(
+            let mut engine = Engine::new(
                 &engine_config,
                 Arc::clone(&nothing),
                 Arc::clone(stats),
@@ -149,6 +152,7 @@ impl Plane {
                     cause,
                 )
             })?;
+            engine.announce_flows(Arc::clone(&plane.flow_feeds[index]));
             let inbox = Arc::clone(&plane.inboxes[index]);
             let worker = Worker::new(port, engine, handoff, inbox, Arc::clone(stats));
             let core = plane.attachment.cores.get(index).copied();
@@ -267,6 +271,10 @@ impl Dataplane for Plane {
         self.inboxes
             .get(usize::from(worker))
             .is_some_and(|inbox| inbox.ask(query))
+    }
+
+    fn flow_feeds(&self) -> &[Arc<FlowFeed>] {
+        &self.flow_feeds
     }
 
     fn next_event(&self) -> Option<WorkerEvent> {

@@ -1,6 +1,7 @@
 //! What the flow table promises to those who use it.
 
 mod affinity;
+mod events;
 mod index;
 mod model;
 mod ports;

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod burst;
+mod following;
 mod fragments;
 mod icmp;
 mod lifecycle;

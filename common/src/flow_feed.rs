@@ -1,0 +1,149 @@
+//! Flows that open and close, told to those who follow them.
+//!
+//! Each worker has a [`FlowFeed`]. While nobody follows it, a flow that opens or closes costs the
+//! worker one look at a flag. While somebody does, the worker puts each change into a bounded ring
+//! and goes on; what finds the ring full is lost and counted.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::flow_query::FlowRecord;
+use crate::stats::{CloseCause, Counter};
+use crate::time::Timestamp;
+
+/// Changes of one worker that may wait: over a megabyte, and at a hundred readings a second enough for
+/// 800,000 changes a second.
+pub const FEED_CAPACITY: usize = 8192;
+
+/// A flow was opened or closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowChange {
+    /// When, on the workers' clock.
+    pub at: Timestamp,
+    /// Why it was closed; `None`: it was opened.
+    pub closed: Option<CloseCause>,
+    /// The flow as it was then, the packet that closed it counted in.
+    pub flow: FlowRecord,
+}
+
+/// One worker's changes on their way to the control side.
+#[derive(Debug, Default)]
+pub struct FlowFeed {
+    followed: AtomicBool,
+    /// Allocated for the first follower and kept for the next one.
+    ring: OnceLock<ArrayQueue<FlowChange>>,
+    lost: Counter,
+}
+
+impl FlowFeed {
+    /// Worker: whether changes are of interest.
+    #[inline]
+    pub fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// Worker: tells a change, or counts it as lost. Neither allocates nor waits.
+    pub fn push(&self, change: FlowChange) {
+        if self.ring.get().is_none_or(|ring| ring.push(change).is_err()) {
+            self.lost.add(1);
+        }
+    }
+
+    /// Control: changes are of interest from now on. Allocates the ring if there is none yet; what is
+    /// left in it from before is forgotten.
+    pub fn start(&self) {
+        let ring = self.ring.get_or_init(|| ArrayQueue::new(FEED_CAPACITY));
+        while ring.pop().is_some() {}
+        self.followed.store(true, Ordering::Relaxed);
+    }
+
+    /// Control: changes are of no interest any more. One that the worker is about to tell may still
+    /// come.
+    pub fn stop(&self) {
+        self.followed.store(false, Ordering::Relaxed);
+    }
+
+    /// Control: the oldest change that waits.
+    pub fn pop(&self) -> Option<FlowChange> {
+        self.ring.get()?.pop()
+    }
+
+    /// Changes that found the ring full, so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::addr::Protocol;
+    use crate::flow_query::FlowState;
+    use crate::snapshot::{BackendSlot, ServiceSlot};
+
+    fn change(number: u64) -> FlowChange {
+        let address = IpAddr::from([10, 0, 0, 1]);
+        FlowChange {
+            at: Timestamp(number),
+            closed: None,
+            flow: FlowRecord {
+                worker: 0,
+                protocol: Protocol::Tcp,
+                client: address,
+                client_port: 40_000,
+                service_address: address,
+                service_port: 80,
+                nat_port: 20_000,
+                backend: address,
+                backend_port: 8080,
+                service: ServiceSlot(0),
+                backend_slot: BackendSlot(0),
+                state: FlowState::Opening,
+                age_micros: 0,
+                idle_micros: 0,
+                expires_micros: 0,
+                packets_in: 0,
+                bytes_in: 0,
+                packets_out: 0,
+                bytes_out: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn what_finds_the_ring_full_is_lost_and_counted() {
+        let feed = FlowFeed::default();
+        assert!(!feed.is_followed());
+        feed.start();
+        assert!(feed.is_followed());
+        let all = FEED_CAPACITY as u64 + 3;
+        (0..all).map(change).for_each(|change| feed.push(change));
+        assert_eq!(feed.lost(), 3);
+        let told: Vec<_> = std::iter::from_fn(|| feed.pop())
+            .map(|change| change.at.0)
+            .collect();
+        assert_eq!(
+            told,
+            (0..all - 3).collect::<Vec<_>>(),
+            "the oldest, in their order"
+        );
+    }
+
+    #[test]
+    fn a_new_follower_hears_nothing_of_what_was_before() {
+        let feed = FlowFeed::default();
+        feed.start();
+        feed.stop();
+        assert!(!feed.is_followed());
+        // The worker looked at the flag just before.
+        feed.push(change(1));
+        feed.start();
+        feed.push(change(2));
+        assert_eq!(feed.pop(), Some(change(2)));
+        assert_eq!((feed.pop(), feed.lost()), (None, 0));
+    }
+}
