@@ -6,7 +6,7 @@ use serde::Deserialize;
 use vl3lb_common::report::{Flow, FlowList, FlowTraffic, Warning};
 
 use super::number::{Digits, UNKNOWN, age_seconds, grouped};
-use super::table::{Cell, Column, Table, number, text};
+use super::table::{Cell, Column, Listing, number, text};
 use super::view::View;
 
 /// In the order of a packet's way: client, service, balancer, backend.
@@ -26,42 +26,24 @@ const COLUMNS: [Column; 12] = [
 ];
 const WIDE: [Column; 1] = [text("NAME")];
 
-/// A table of flows that is written in parts.
-#[derive(Debug)]
-pub(super) struct FlowTable {
-    table: Table,
-    view: View,
-    headings: bool,
+/// An empty table.
+pub(super) fn listing(view: View) -> Listing {
+    Listing::new(&COLUMNS, &WIDE, view)
 }
 
-impl FlowTable {
-    /// An empty one.
-    pub(super) fn new(view: View) -> Self {
-        let mut columns = COLUMNS.to_vec();
-        if view.wide() {
-            columns.extend(WIDE);
-        }
-        Self {
-            table: Table::new(&columns),
-            view,
-            headings: view.headings,
-        }
-    }
-
-    /// Appends a flow.
-    pub(super) fn push(&mut self, flow: &Flow) {
-        let mut row = row(flow, self.view.digits);
-        if self.view.wide() {
-            row.push(flow.service.as_deref().unwrap_or(UNKNOWN).into());
-        }
-        self.table.push(row);
-    }
-
-    /// The lines of what was appended since the last call, the first time with headings.
-    pub(super) fn take_lines(&mut self) -> String {
-        let headings = std::mem::take(&mut self.headings);
-        self.table.take_lines(headings, self.view.color)
-    }
+/// Appends a flow.
+pub(super) fn push(listing: &mut Listing, flow: &Flow) {
+    let mut row = endpoints(flow);
+    row.extend([
+        flow.state.as_str().into(),
+        age_seconds(flow.age_seconds).into(),
+        age_seconds(flow.idle_seconds).into(),
+        age_seconds(flow.expires_seconds).into(),
+    ]);
+    row.extend(traffic(flow, listing.digits()));
+    row.push(flow.worker.to_string().into());
+    let name = flow.service.as_deref().unwrap_or(UNKNOWN);
+    listing.push(row, vec![name.into()]);
 }
 
 /// A line of the streamed document: `{...,"items":[`, then one flow a line, then `],...}`.
@@ -92,11 +74,11 @@ pub(super) struct End {
 
 /// One row per flow.
 pub(super) fn table(answer: &FlowList, view: View) -> String {
-    let mut table = FlowTable::new(view);
+    let mut listing = listing(view);
     for flow in &answer.envelope.items {
-        table.push(flow);
+        push(&mut listing, flow);
     }
-    table.take_lines()
+    listing.take_lines()
 }
 
 /// What the list leaves out, for standard error.
@@ -110,29 +92,28 @@ pub(super) fn omission(answer: &FlowList) -> Option<String> {
     })
 }
 
-fn row(flow: &Flow, digits: Digits) -> Vec<Cell> {
+/// Protocol and addresses in the order of a packet's way.
+pub(super) fn endpoints(flow: &Flow) -> Vec<Cell> {
     let endpoint = |address, port| SocketAddr::new(address, port).to_string();
-    let both = |of: fn(&FlowTraffic) -> u64| {
-        format!(
-            "{}/{}",
-            digits.count(of(&flow.inbound)),
-            digits.count(of(&flow.outbound))
-        )
-    };
     vec![
         flow.protocol.name().into(),
         endpoint(flow.client, flow.client_port).into(),
         endpoint(flow.service_address, flow.service_port).into(),
         endpoint(flow.service_address, flow.nat_port).into(),
         endpoint(flow.backend, flow.backend_port).into(),
-        flow.state.as_str().into(),
-        age_seconds(flow.age_seconds).into(),
-        age_seconds(flow.idle_seconds).into(),
-        age_seconds(flow.expires_seconds).into(),
-        both(|traffic| traffic.packets_total).into(),
-        both(|traffic| traffic.bytes_total).into(),
-        flow.worker.to_string().into(),
     ]
+}
+
+/// Packets and bytes, both ways each.
+pub(super) fn traffic(flow: &Flow, digits: Digits) -> [Cell; 2] {
+    [
+        |of: &FlowTraffic| of.packets_total,
+        |of: &FlowTraffic| of.bytes_total,
+    ]
+    .map(|total| {
+        let (inbound, outbound) = (total(&flow.inbound), total(&flow.outbound));
+        format!("{}/{}", digits.count(inbound), digits.count(outbound)).into()
+    })
 }
 
 #[cfg(test)]

@@ -289,7 +289,7 @@ async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<()
     let all = ("all".to_owned(), "true".to_owned());
     let query: Query = filters.iter().cloned().chain([all]).collect();
     let mut lines = client.lines("/api/v1/flows", &query).await?;
-    let mut table = flows::FlowTable::new(view);
+    let mut listing = flows::listing(view);
     while let Some(part) = lines.next().await? {
         if view.format == Output::Json {
             print(&part)?;
@@ -300,7 +300,7 @@ async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<()
                 flows::Line::Flow(flow) if view.format == Output::Jsonl => {
                     print(&[flow, b"\n"].concat())?;
                 }
-                flows::Line::Flow(flow) => table.push(&read::<Flow>(flow)?),
+                flows::Line::Flow(flow) => flows::push(&mut listing, &read::<Flow>(flow)?),
                 flows::Line::End(end) => {
                     for warning in read::<flows::End>(&end)?.warnings {
                         note(&format!("warning: {}", warning.text));
@@ -310,7 +310,7 @@ async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<()
             }
         }
         if view.format != Output::Jsonl {
-            print(table.take_lines().as_bytes())?;
+            print(listing.take_lines().as_bytes())?;
         }
     }
     Ok(())
@@ -346,16 +346,16 @@ async fn follow_events(
         .chain([follow])
         .collect();
     let mut lines = client.lines("/api/v1/events", &query).await?.without_limit();
-    let mut table = events::EventTable::new(view);
+    let mut listing = events::listing(view);
     while let Some(part) = lines.next().await? {
         if view.format == Output::Jsonl {
             print(&part)?;
             continue;
         }
         for line in part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            table.push(&read::<Event>(line)?);
+            events::push(&mut listing, &read::<Event>(line)?);
         }
-        print(table.take_lines().as_bytes())?;
+        print(listing.take_lines().as_bytes())?;
     }
     Ok(())
 }

@@ -2,6 +2,9 @@
 
 use anstyle::{AnsiColor, Style};
 
+use super::number::Digits;
+use super::view::View;
+
 /// How a column is aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
@@ -138,6 +141,45 @@ impl Table {
         }
         lines.push_str(line.trim_end());
         lines.push('\n');
+    }
+}
+
+/// A table that is written in parts, its headings with the first one.
+#[derive(Debug)]
+pub(super) struct Listing {
+    table: Table,
+    view: View,
+    headings: bool,
+}
+
+impl Listing {
+    /// An empty one; columns of `wide` are there if the view is.
+    pub(super) fn new(columns: &[Column], wide: &[Column], view: View) -> Self {
+        let wide = if view.wide() { wide } else { &[] };
+        Self {
+            table: Table::new(&[columns, wide].concat()),
+            view,
+            headings: view.headings,
+        }
+    }
+
+    /// How numbers are written.
+    pub(super) const fn digits(&self) -> Digits {
+        self.view.digits
+    }
+
+    /// Appends a row; the cells of `wide` are left out if the view is not.
+    pub(super) fn push(&mut self, mut row: Vec<Cell>, wide: Vec<Cell>) {
+        if self.view.wide() {
+            row.extend(wide);
+        }
+        self.table.push(row);
+    }
+
+    /// The lines of what was appended since the last call, the first time with headings.
+    pub(super) fn take_lines(&mut self) -> String {
+        let headings = std::mem::take(&mut self.headings);
+        self.table.take_lines(headings, self.view.color)
     }
 }
 
