@@ -340,7 +340,7 @@ impl Control {
         tokio::select! {
             () = self.leave() => {}
             name = signals.end() => {
-                warn!("{name} again: {} flows are cut", self.reporter.open_flows());
+                warn!("{name} again: cutting open flows ({})", self.reporter.open_flows());
                 return;
             }
         }
@@ -352,7 +352,8 @@ impl Control {
         let left = end
             .saturating_duration_since(Instant::now())
             .min(self.reporter.longest_drain());
-        self.tell_drain(format!("draining: {flows} flows, limit {left:?}"));
+        let noun = if flows == 1 { "flow" } else { "flows" };
+        self.tell_drain(format!("draining: {flows} {noun}, limit {left:?}"));
         let finished = async {
             while self.reporter.open_flows() > 0 {
                 sleep(DRAIN_LOOK).await;
@@ -360,8 +361,8 @@ impl Control {
         };
         tokio::select! {
             () = finished => info!("all flows have finished"),
-            () = sleep(left) => warn!("{} flows are cut", self.reporter.open_flows()),
-            name = signals.end() => warn!("{name} again: {} flows are cut", self.reporter.open_flows()),
+            () = sleep(left) => warn!("limit reached: cutting open flows ({})", self.reporter.open_flows()),
+            name = signals.end() => warn!("{name} again: cutting open flows ({})", self.reporter.open_flows()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use vl3lb_common::report::{Backend, BackendCheck, BackendState, Envelope, Time};
 
-use super::number::{UNKNOWN, age, grouped, latency, percent};
+use super::number::{UNKNOWN, age, flows, latency, percent};
 use super::services::since;
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
@@ -111,9 +111,9 @@ fn ports_ratio(backend: &Backend) -> Option<f64> {
 fn note(backend: &Backend, now: Time) -> String {
     if let Some(drain) = backend.drain {
         return format!(
-            "{} left, {} flows",
+            "{} left, {}",
             age(drain.deadline.since(now)),
-            grouped(drain.flows_left)
+            flows(drain.flows_left)
         );
     }
     if let Some(check) = &backend.check

@@ -134,6 +134,12 @@ pub(super) fn grouped(value: u64) -> String {
     text
 }
 
+/// A number of flows, for sentences: `1 flow`, `48,210 flows`.
+pub(super) fn flows(count: u64) -> String {
+    let noun = if count == 1 { "flow" } else { "flows" };
+    format!("{} {noun}", grouped(count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,5 +239,10 @@ mod tests {
         ] {
             assert_eq!(grouped(value), text);
         }
+    }
+
+    #[test]
+    fn one_flow_is_no_plural() {
+        assert_eq!([0, 1, 48_210].map(flows), ["0 flows", "1 flow", "48,210 flows"]);
     }
 }
