@@ -255,7 +255,12 @@ fn a_follower_ends_with_the_balancer() {
     let balancer = Answering::with("200 OK", body);
     // The answer ends here, as it does when the balancer ends.
     let output = balancer.ask(&["events", "--follow", "--no-headers"]);
-    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(code(&output), Some(3), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has ended, and its answer with it"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(
         stdout(&output),
         "2026-11-24T06:30:00.000Z  info      -        -        vl3-lb started\n"

@@ -117,6 +117,18 @@ impl Client {
         )
     }
 
+    /// An answer without end has ended.
+    fn gone(&self) -> Failure {
+        Failure::new(
+            FailureKind::Unreachable,
+            format!(
+                "the balancer at {} has ended, and its answer with it",
+                self.socket.display()
+            ),
+        )
+        .hint("`vl3-lb status` says whether there is one again")
+    }
+
     fn late(&self) -> Failure {
         Failure::new(
             FailureKind::Unreachable,
@@ -135,14 +147,14 @@ impl Client {
 pub(super) struct Lines {
     body: Incoming,
     rest: Vec<u8>,
-    /// Longest wait between two parts; `None`: as long as it takes.
+    /// Longest wait between two parts; `None`: the answer has no end.
     patience: Option<Duration>,
     client: Client,
 }
 
 impl Lines {
-    /// Waits for each part as long as it takes. If the balancer ends, so does the answer.
-    pub(super) fn without_limit(self) -> Self {
+    /// The answer has no end: each part takes as long as it takes, and if it does end, the balancer has.
+    pub(super) fn without_end(self) -> Self {
         Self {
             patience: None,
             ..self
@@ -158,10 +170,14 @@ impl Lines {
                     .map_err(|_| self.client.late())?,
                 None => self.body.frame().await,
             };
-            let Some(frame) = frame else {
-                return Ok(None);
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                None if self.patience.is_some() => return Ok(None),
+                Some(Err(error)) if self.patience.is_some() => {
+                    return Err(self.client.unreachable(&error.to_string()));
+                }
+                None | Some(Err(_)) => return Err(self.client.gone()),
             };
-            let frame = frame.map_err(|error| self.client.unreachable(&error.to_string()))?;
             if let Some(data) = frame.data_ref() {
                 self.rest.extend_from_slice(data);
             }

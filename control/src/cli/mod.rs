@@ -345,7 +345,7 @@ async fn follow_events(
         .chain(since(args))
         .chain([follow])
         .collect();
-    let mut lines = client.lines("/api/v1/events", &query).await?.without_limit();
+    let mut lines = client.lines("/api/v1/events", &query).await?.without_end();
     let mut listing = events::listing(view);
     while let Some(part) = lines.next().await? {
         if view.format == Output::Jsonl {
