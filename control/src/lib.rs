@@ -7,6 +7,7 @@ pub mod config;
 pub mod discovery;
 pub mod dns;
 pub mod events;
+pub mod flow_events;
 pub mod health;
 pub mod log;
 pub mod metrics;

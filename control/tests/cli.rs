@@ -64,6 +64,7 @@ const STATUS: &str = include_str!("../golden/status.json");
 const SERVICES: &str = include_str!("../golden/services.json");
 const BACKENDS: &str = include_str!("../golden/backends.json");
 const EVENTS: &str = include_str!("../golden/events.json");
+const FLOW_EVENTS: &str = include_str!("../golden/flow-events.jsonl");
 const FLOWS: &str = include_str!("../golden/flows.json");
 
 #[test]
@@ -119,6 +120,11 @@ fn refused_arguments_are_2() {
         (&["status", "--timeout", "soon"], "soon"),
         (&["completions", "powershell"], "bash, zsh, fish"),
         (&["events", "--follow", "--json"], "would never end"),
+        (&["flows", "-f", "--json"], "would never end"),
+        (&["flows", "-f", "--watch"], "again and again"),
+        (&["flows", "-f", "--count"], "cannot be used with '--count'"),
+        (&["flows", "-f", "--sort", "age"], "cannot be used with '--sort"),
+        (&["flows", "-f", "--all"], "cannot be used with '--all'"),
         (&["events", "--since", "lately"], "lately"),
         (&["events", "--service", "a", "--not"], "--not"),
         (&[], "Usage"),
@@ -267,6 +273,20 @@ fn a_follower_ends_with_the_balancer() {
     );
 }
 
+#[test]
+fn flows_are_followed_as_rows_or_as_they_come() {
+    let balancer = Answering::with("200 OK", FLOW_EVENTS);
+    let table = balancer.ask(&["flows", "-f", "--limit", "3"]);
+    assert_eq!(code(&table), Some(0), "{}", stderr(&table));
+    assert_eq!(stdout(&table), include_str!("../golden/flow-events.txt"));
+    assert_eq!(
+        stderr(&table),
+        "1,234 opens and closes were missed: they came faster than they were read\n"
+    );
+    let lines = balancer.ask(&["flows", "--follow", "-o", "jsonl"]);
+    assert_eq!((stdout(&lines).as_str(), code(&lines)), (FLOW_EVENTS, Some(3)));
+}
+
 /// What bash makes of Tab after `words`, with the script that the program prints.
 fn completed(words: &[&str]) -> Output {
     let script = r#"
@@ -372,6 +392,7 @@ fn the_manual_knows_every_command() {
         ("vl3-lb-run 1", "--log-format"),
         ("vl3-lb-status 1", "--check"),
         ("vl3-lb-flows 1", "--nat-port"),
+        ("vl3-lb-flows 1", "--follow"),
         ("vl3-lb-events 1", "--follow"),
     ] {
         let (_, from) = manual.split_once(&format!(".TH {page}")).expect(page);

@@ -1,17 +1,13 @@
 //! Changes of state can be followed as they happen.
 
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::{Config, service};
+use vl3lb_tests::follower::Follower;
 use vl3lb_tests::topology::{Family, Shape, Topology};
-use vl3lb_tests::wait;
 
 use crate::finance::{PORT, TARGET_PORT};
 
@@ -24,7 +20,7 @@ fn a_follower_hears_of_backends_that_come_and_go() {
         Config::new("auto").service(service("finance", "TCP", PORT, TARGET_PORT, &backends))
     };
     let balancer = Balancer::start(&topology.balancer, &config(&[0]));
-    let mut follower = Follower::start(&balancer);
+    let mut follower = Follower::start(&balancer, &["events"]);
     follower.wait_for("the past first", |event| event["code"] == "started");
     let turned = |server: usize, from: &'static str, to: &'static str| {
         let backend = SocketAddr::new(address(server), TARGET_PORT).to_string();
@@ -50,7 +46,7 @@ fn a_follower_hears_of_backends_that_come_and_go() {
     assert_eq!(alarm["severity"], "error", "{alarm}");
 
     let numbers: Vec<u64> = follower
-        .heard
+        .heard()
         .iter()
         .map(|event| event["sequence"].as_u64().unwrap())
         .collect();
@@ -68,63 +64,4 @@ fn a_follower_hears_of_backends_that_come_and_go() {
         block.lines().last().is_some_and(|line| line.ends_with(text)),
         "{block}"
     );
-}
-
-/// A running `vl3-lb events --follow`.
-struct Follower {
-    child: Child,
-    lines: Receiver<String>,
-    heard: Vec<Value>,
-}
-
-impl Follower {
-    fn start(balancer: &Balancer<'_>) -> Self {
-        let mut command = balancer.cli_command(&["events", "--follow", "-o", "jsonl"]);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("run the command line");
-        let output = child.stdout.take().expect("it is piped");
-        let (send, lines) = channel();
-        // Ends with the child, or with the test that does not listen any more.
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self {
-            child,
-            lines,
-            heard: Vec::new(),
-        }
-    }
-
-    /// Waits for an event of which `is_it` holds.
-    fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let line = self.lines.recv_timeout(wait::STEP);
-            let line = line.unwrap_or_else(|error| panic!("{what}: {error}; heard {:#?}", self.heard));
-            let event: Value = serde_json::from_str(&line).expect("a JSON object a line");
-            self.heard.push(event.clone());
-            if is_it(&event) {
-                return event;
-            }
-        }
-    }
-
-    /// Ends it as Ctrl-C does. Its exit status.
-    fn interrupt(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::INT).expect("interrupt the command line");
-        self.child.wait().expect("wait for it").code()
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        // Gone already, if the test has not failed.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }

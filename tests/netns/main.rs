@@ -26,6 +26,7 @@ mod compare;
 mod dns;
 mod events;
 mod finance;
+mod flows;
 mod ground;
 mod health;
 mod http;

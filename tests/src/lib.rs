@@ -16,6 +16,7 @@ pub mod balancer;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod follower;
 pub mod hostile;
 pub mod metrics;
 pub mod netns;

@@ -277,6 +277,10 @@ pub struct Status {
     pub process: Process,
     /// Events that readers missed because they were slower than what happened.
     pub events_lost_total: u64,
+    /// Who follows flows that open and close.
+    pub flow_followers: u64,
+    /// Opens and closes that they missed because they read slower than it happened.
+    pub flow_events_lost_total: u64,
     /// Worst first.
     pub warnings: Vec<Warning>,
 }

@@ -11,9 +11,12 @@ use vl3lb_common::Duration;
 use vl3lb_common::report::{Backend, Consistency, Envelope, FlowList, Report, Service, Status};
 
 use super::params::{BackendParams, FlowParams, ServiceParams};
-use super::{Admin, stream};
+use super::{Admin, flow_events, stream};
+use crate::flow_events::MOST_FOLLOWERS;
 use crate::report::flows;
 
+/// Flows in one answer unless told otherwise.
+const DEFAULT_FLOWS: usize = 100;
 /// Longest wait for one slice of a worker's flows. An idle worker comes round once a second.
 pub(super) const WORKER_ANSWER: Duration = Duration::from_secs(3);
 
@@ -141,10 +144,15 @@ pub(super) async fn flows(
         order,
         limit,
         all,
+        follow,
     } = FlowParams::parse(query.as_deref())?;
     let report = admin.reporter.report();
     if let Some(name) = filter.missing(names(&report)) {
         return Err(no_service("flows", name, &report));
+    }
+    if follow {
+        let follower = admin.reporter.flow_events().follow(filter).ok_or_else(crowded)?;
+        return Ok(flow_events::stream(follower, limit));
     }
     // Held by the reading thread, which may outlive a reader that goes away.
     let permit = admin.flow_readers.clone().acquire_owned().await.map_err(failed)?;
@@ -156,6 +164,7 @@ pub(super) async fn flows(
     }
     let selection = tokio::task::spawn_blocking(move || {
         let _permit = permit;
+        let limit = limit.unwrap_or(DEFAULT_FLOWS);
         flows::select(&*dataplane, &names, &filter, order, limit, WORKER_ANSWER)
     })
     .await
@@ -172,6 +181,14 @@ pub(super) async fn flows(
         matched_total: selection.matched,
     };
     Ok(Json(list).into_response())
+}
+
+fn crowded() -> Refused {
+    Refused {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        error: format!("flows: {MOST_FOLLOWERS} readers follow already, and no more can"),
+        hint: Some("end one of them; `vl3-lb status` says how many there are".to_owned()),
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> Refused {

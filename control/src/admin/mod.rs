@@ -3,6 +3,7 @@
 
 mod api;
 mod events;
+mod flow_events;
 mod health;
 mod listener;
 mod params;

@@ -7,8 +7,6 @@ use crate::config::Refusal;
 use crate::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::report::flows::FlowOrder;
 
-/// Flows in one answer unless told otherwise.
-const DEFAULT_LIMIT: usize = 100;
 /// Flows in one answer at most; more can be streamed.
 const MOST: usize = 100_000;
 
@@ -98,37 +96,42 @@ impl BackendParams {
 }
 
 /// What is asked about flows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FlowParams {
     pub(super) filter: FlowFilter,
     pub(super) order: FlowOrder,
-    pub(super) limit: usize,
+    /// Only the first ones of the order, or of those that come.
+    pub(super) limit: Option<usize>,
     /// All of them, as a stream in no order.
     pub(super) all: bool,
+    /// Those that open and close from now on.
+    pub(super) follow: bool,
 }
 
 impl FlowParams {
     pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
-        let mut params = Self {
-            filter: FlowFilter::default(),
-            order: FlowOrder::default(),
-            limit: DEFAULT_LIMIT,
-            all: false,
-        };
-        let known =
-            "service, backend, client, port, nat-port, proto, state, older, idle, worker, sort, limit, all";
+        let mut params = Self::default();
+        let mut sorted = false;
+        let known = "service, backend, client, port, nat-port, proto, state, older, idle, worker, sort, limit, all, \
+                     follow";
         each(query, known, |name, value| {
             match name {
                 "sort" => {
                     params.order = FlowOrder::from_name(value)
                         .ok_or_else(|| Refusal::new(name, value, "activity, age, idle, bytes, packets"))?;
+                    sorted = true;
                 }
-                "limit" => params.limit = limit(name, value)?,
+                "limit" => params.limit = Some(limit(name, value)?),
+                "follow" => params.follow = one_of(name, value, &["true", "false"])? == "true",
                 "all" => params.all = one_of(name, value, &["true", "false"])? == "true",
                 _ => return params.filter.add(name, value),
             }
             Ok(true)
         })?;
+        if params.follow && (sorted || params.all) {
+            let allowed = "false with sort or all: what happens has no order but its own, and no end";
+            return Err(Refusal::new("follow", "true", allowed).into());
+        }
         Ok(params)
     }
 }

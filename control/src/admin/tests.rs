@@ -2,14 +2,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use vl3lb_common::report::{Event, EventCode};
+use serde::de::DeserializeOwned;
+use vl3lb_common::flow_feed::FlowChange;
+use vl3lb_common::report::{Event, EventCode, FlowEvent};
 
 use super::*;
 use crate::events::Happening;
@@ -301,29 +303,39 @@ async fn events_of_a_service_that_is_gone_can_be_asked_for() {
     assert_eq!(texts(&old["items"]), ["service old removed"]);
 }
 
-#[tokio::test]
-async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
-    let served = Served::start().await;
-    served.live.events.tell_all(crate::report::sample::happenings());
+/// Begins to read an answer that has no end.
+async fn follow(served: &Served, path: &str) -> Incoming {
     let stream = UnixStream::connect(served.socket()).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .unwrap();
     tokio::spawn(connection);
-    let request = Request::get("/api/v1/events?follow=true&service=ledger")
+    let request = Request::get(path)
         .header("host", "localhost")
         .body(Empty::<Bytes>::new())
         .unwrap();
-    let mut body = sender.send_request(request).await.unwrap().into_body();
-    let mut lines = async move || {
-        let frame = body.frame().await.unwrap().unwrap();
-        let lines = frame.into_data().unwrap();
-        let events = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-        let events = events.map(|line| serde_json::from_slice::<Event>(line).unwrap());
-        events.map(|event| event.sequence).collect::<Vec<_>>()
+    sender.send_request(request).await.unwrap().into_body()
+}
+
+/// The next lines of it.
+async fn lines<T: DeserializeOwned>(body: &mut Incoming) -> Vec<T> {
+    let frame = body.frame().await.unwrap().unwrap();
+    let lines = frame.into_data().unwrap();
+    let lines = lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
+    let served = Served::start().await;
+    served.live.events.tell_all(crate::report::sample::happenings());
+    let mut body = follow(&served, "/api/v1/events?follow=true&service=ledger").await;
+    let mut numbers = async || {
+        let events = lines::<Event>(&mut body).await;
+        events.iter().map(|event| event.sequence).collect::<Vec<_>>()
     };
     assert_eq!(
-        lines().await,
+        numbers().await,
         [1, 2, 3, 4, 5, 6],
         "the refused file is of no service"
     );
@@ -331,5 +343,61 @@ async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
         .live
         .events
         .tell(Happening::new(EventCode::ServiceRemoved, String::new()).of("ledger"));
-    assert_eq!(lines().await, [8]);
+    assert_eq!(numbers().await, [8]);
+}
+
+#[tokio::test]
+async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
+    let served = Served::start().await;
+    let feed = &served.live.recorder.flow_feeds[1];
+    let tell = |number| {
+        feed.push(FlowChange {
+            at: crate::report::sample::at(3600),
+            closed: None,
+            flow: flow(1, number),
+        });
+    };
+    let mut few = follow(&served, "/api/v1/flows?follow=true&limit=2&client=172.16.1.100").await;
+    let mut others = follow(&served, "/api/v1/flows?follow=true&client=!172.16.1.0/24").await;
+    let status = served.json("/api/v1/status").await;
+    assert_eq!(status["items"][0]["flowFollowers"], 2);
+    (0..3).for_each(tell);
+    let mut ports = Vec::new();
+    while ports.len() < 2 {
+        for event in lines::<FlowEvent>(&mut few).await {
+            let FlowEvent::Open { flow, .. } = event else {
+                panic!("{event:?}")
+            };
+            ports.push(flow.client_port);
+        }
+    }
+    assert_eq!(ports, [40_000, 40_001]);
+    assert!(few.frame().await.is_none(), "the answer ends at its limit");
+    let silence = std::pin::pin!(others.frame());
+    assert!(futures_util::poll!(silence).is_pending());
+    drop(others);
+    while feed.is_followed() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let (_, metrics) = served.get("/metrics").await;
+    assert!(metrics.contains("vl3lb_flow_followers 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_while_following_is_refused_and_so_is_a_crowd() {
+    let served = Served::start().await;
+    for with in ["sort=age", "all=true"] {
+        let (status, body) = served.get(&format!("/api/v1/flows?follow=true&{with}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{with}");
+        assert!(
+            body.contains("follow: true, allowed false with sort or all"),
+            "{body}"
+        );
+    }
+    let mut crowd = Vec::new();
+    for _ in 0..crate::flow_events::MOST_FOLLOWERS {
+        crowd.push(follow(&served, "/api/v1/flows?follow=true").await);
+    }
+    let (status, body) = served.get("/api/v1/flows?follow=true").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
 }

@@ -261,15 +261,18 @@ pub struct FlowsArgs {
     /// Order of the shown part; by default the newest activity first
     #[arg(long, value_enum, value_name = "KEY", conflicts_with = "all")]
     pub sort: Option<FlowSort>,
-    /// Flows to show, at most
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub limit: usize,
+    /// Flows to show, at most [default: 100]; with --follow the number of opens and closes to wait for
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<usize>,
     /// Stream all flows, in no order
     #[arg(long, conflicts_with_all = ["limit", "count"])]
     pub all: bool,
     /// Print the number of flows
     #[arg(long)]
     pub count: bool,
+    /// Show flows as they open and close, with the cause, until Ctrl-C
+    #[arg(short, long, conflicts_with_all = ["sort", "all", "count"])]
+    pub follow: bool,
 }
 
 /// Orders of flows.

@@ -9,7 +9,9 @@ mod client;
 mod complete;
 mod events;
 mod exit;
+mod flow_events;
 mod flows;
+mod follow;
 mod number;
 mod services;
 mod status;
@@ -24,7 +26,7 @@ use std::path::Path;
 
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 use serde::de::DeserializeOwned;
-use vl3lb_common::report::{Backend, Envelope, Event, EventList, Flow, FlowList, Service, Status};
+use vl3lb_common::report::{Backend, Envelope, EventList, Flow, FlowList, Service, Status};
 
 use crate::config::{Config, Refusal};
 use crate::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
@@ -35,6 +37,7 @@ use args::{
 use client::Client;
 pub use complete::complete;
 pub use exit::{Failure, FailureKind};
+use follow::{follow_events, follow_flows};
 use terms::Query;
 use view::{View, note, print, print_json};
 
@@ -151,8 +154,8 @@ impl Question<'_> {
             | Self::Flows(_, filters)
             | Self::Events(_, filters) => filters,
         };
-        if matches!(self, Self::Events(args, _) if args.follow) {
-            refuse_to_follow(global)?;
+        if self.follows() {
+            follow::validate(global)?;
         }
         for (name, value) in filters {
             let known = match self {
@@ -167,29 +170,27 @@ impl Question<'_> {
         Ok(())
     }
 
+    /// Whether the answer has no end.
+    const fn follows(&self) -> bool {
+        match self {
+            Self::Flows(args, _) => args.follow,
+            Self::Events(args, _) => args.follow,
+            Self::Status(_) | Self::Services(..) | Self::Backends(..) => false,
+        }
+    }
+
     async fn answer(&self, client: &Client, view: View) -> Result<(), Failure> {
         match self {
             Self::Status(args) => show_status(client, args, view).await,
             Self::Services(args, filters) => show_services(client, args, filters, view).await,
             Self::Backends(args, filters) => show_backends(client, args, filters, view).await,
+            Self::Flows(args, filters) if args.follow => follow_flows(client, args, filters, view).await,
             Self::Flows(args, filters) if args.all => stream_flows(client, filters, view).await,
             Self::Flows(args, filters) => show_flows(client, args, filters, view).await,
             Self::Events(args, filters) if args.follow => follow_events(client, args, filters, view).await,
             Self::Events(args, filters) => show_events(client, args, filters, view).await,
         }
     }
-}
-
-/// What does not go together with an answer that has no end.
-fn refuse_to_follow(global: &Global) -> Result<(), Failure> {
-    let refused = |what: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {what}")));
-    if global.format() == Output::Json {
-        return refused("a JSON document would never end; -o jsonl writes an object a line");
-    }
-    if global.watch.is_some() {
-        return refused("shows each event as it happens; --watch would show all again and again");
-    }
-    Ok(())
 }
 
 async fn show_status(client: &Client, args: &StatusArgs, view: View) -> Result<(), Failure> {
@@ -262,8 +263,8 @@ async fn show_backends(
 
 async fn show_flows(client: &Client, args: &FlowsArgs, filters: &Query, view: View) -> Result<(), Failure> {
     let mut query = with_sort(filters, args.sort);
-    let limit = if args.count { 0 } else { args.limit };
-    query.push(("limit".to_owned(), limit.to_string()));
+    let limit = if args.count { Some(0) } else { args.limit };
+    query.extend(limit.map(|limit| ("limit".to_owned(), limit.to_string())));
     let document = client.get("/api/v1/flows", &query).await?;
     let answer: FlowList = read(&document)?;
     for warning in &answer.envelope.warnings {
@@ -327,35 +328,6 @@ async fn show_events(client: &Client, args: &EventsArgs, filters: &Query, view: 
     print(events::table(&answer, view).as_bytes())?;
     if let Some(line) = events::omission(&answer) {
         note(&line);
-    }
-    Ok(())
-}
-
-/// Events as they happen, one JSON object a line.
-async fn follow_events(
-    client: &Client,
-    args: &EventsArgs,
-    filters: &Query,
-    view: View,
-) -> Result<(), Failure> {
-    let follow = ("follow".to_owned(), "true".to_owned());
-    let query: Query = filters
-        .iter()
-        .cloned()
-        .chain(since(args))
-        .chain([follow])
-        .collect();
-    let mut lines = client.lines("/api/v1/events", &query).await?.without_end();
-    let mut listing = events::listing(view);
-    while let Some(part) = lines.next().await? {
-        if view.format == Output::Jsonl {
-            print(&part)?;
-            continue;
-        }
-        for line in part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-            events::push(&mut listing, &read::<Event>(line)?);
-        }
-        print(listing.take_lines().as_bytes())?;
     }
     Ok(())
 }

@@ -204,6 +204,10 @@ fn traffic(status: &Status, digits: Digits) -> String {
         let sign = if change >= 0.0 { "+" } else { "" };
         format!(", {sign}{}/s", digits.rate(Some(change)))
     });
+    let followed = match status.flow_followers {
+        0 => String::new(),
+        followers => format!(", followed by {followers}"),
+    };
     #[expect(clippy::cast_precision_loss, reason = "numbers of flows are far below 2^53")]
     let filled = (totals.flow_capacity > 0).then(|| totals.flows as f64 / totals.flow_capacity as f64);
     parts(&[
@@ -215,7 +219,7 @@ fn traffic(status: &Status, digits: Digits) -> String {
             percent(totals.drop_ratio)
         ),
         format!(
-            "flows {} of {} ({}){change}",
+            "flows {} of {} ({}){change}{followed}",
             digits.count(totals.flows),
             digits.count(totals.flow_capacity),
             percent(filled)

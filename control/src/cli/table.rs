@@ -12,11 +12,19 @@ pub(super) enum Align {
     Right,
 }
 
-/// One column: its heading and alignment.
+/// One column: its heading, alignment and least width.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     heading: &'static str,
     align: Align,
+    width: usize,
+}
+
+impl Column {
+    /// At least so wide: in a table that is written row by row, columns stay where they are.
+    pub(super) const fn at_least(self, width: usize) -> Self {
+        Self { width, ..self }
+    }
 }
 
 /// A left-aligned column.
@@ -24,6 +32,7 @@ pub(super) const fn text(heading: &'static str) -> Column {
     Column {
         heading,
         align: Align::Left,
+        width: heading.len(),
     }
 }
 
@@ -32,6 +41,7 @@ pub(super) const fn number(heading: &'static str) -> Column {
     Column {
         heading,
         align: Align::Right,
+        width: heading.len(),
     }
 }
 
@@ -92,7 +102,7 @@ impl Table {
     pub(super) fn new(columns: &[Column]) -> Self {
         Self {
             columns: columns.to_vec(),
-            widths: columns.iter().map(|column| column.heading.len()).collect(),
+            widths: columns.iter().map(|column| column.width).collect(),
             rows: Vec::new(),
         }
     }

@@ -1,10 +1,12 @@
 use serde_json::{Value, json};
-use vl3lb_common::report::{Consistency, Envelope, FlowList, Report};
+use vl3lb_common::flow_query::FlowState;
+use vl3lb_common::report::{Consistency, Envelope, Flow, FlowEvent, FlowList, FlowTraffic, Report};
+use vl3lb_common::stats::CloseCause;
 
 use super::args::Output;
 use super::number::Digits;
 use super::view::View;
-use super::{backends, events, flows, services, status};
+use super::{backends, events, flow_events, flows, services, status};
 use crate::golden;
 use crate::report::flows::{ServiceNames, shown};
 use crate::report::sample;
@@ -39,6 +41,48 @@ fn flow_list(report: &Report) -> FlowList {
     }
 }
 
+/// Two flows: one that opens and finishes, one whose backend dies; and some that were missed.
+fn flow_event_list() -> Vec<FlowEvent> {
+    let report = sample::report();
+    let flows = flow_list(&report).envelope.items;
+    let opened = Flow {
+        state: FlowState::Opening.name().to_owned(),
+        age_seconds: 0.0,
+        idle_seconds: 0.0,
+        inbound: FlowTraffic::default(),
+        outbound: FlowTraffic::default(),
+        ..flows[0].clone()
+    };
+    let closed = |number: usize, state: FlowState, cause: CloseCause| FlowEvent::Close {
+        time: report.time,
+        cause: cause.name().to_owned(),
+        flow: Flow {
+            state: state.name().to_owned(),
+            ..flows[number].clone()
+        },
+    };
+    vec![
+        FlowEvent::Open {
+            time: report.time,
+            flow: opened,
+        },
+        FlowEvent::Lost {
+            time: report.time,
+            events: 1234,
+        },
+        closed(0, FlowState::Closing, CloseCause::Fin),
+        closed(1, FlowState::Established, CloseCause::BackendDown),
+    ]
+}
+
+fn flow_event_table(view: View) -> String {
+    let mut listing = flow_events::listing(view);
+    for event in flow_event_list() {
+        flow_events::push(&mut listing, &event);
+    }
+    listing.take_lines()
+}
+
 fn json_text(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap();
     text.push('\n');
@@ -65,6 +109,8 @@ fn tables_are_as_they_were() {
     golden::check("backends.txt", &backends::table(&backends, TABLE));
     golden::check("backends-wide.txt", &backends::table(&backends, WIDE));
     golden::check("flows.txt", &flows::table(&flow_list(&report), TABLE));
+    golden::check("flow-events.txt", &flow_event_table(TABLE));
+    golden::check("flow-events-wide.txt", &flow_event_table(WIDE));
     golden::check("flows-wide.txt", &flows::table(&flow_list(&report), WIDE));
     golden::check(
         "reasons.txt",
@@ -88,6 +134,10 @@ fn json_is_as_it_was() {
         &json_text(&report.envelope(report.backends.clone())),
     );
     golden::check("flows.json", &json_text(&flow_list(&report)));
+    let lines = flow_event_list()
+        .into_iter()
+        .map(|event| serde_json::to_string(&event).unwrap() + "\n");
+    golden::check("flow-events.jsonl", &lines.collect::<String>());
     golden::check("events.json", &json_text(&sample::events(&report)));
 }
 
@@ -100,6 +150,9 @@ fn json_reads_back_as_what_was_written() {
     let list = flow_list(&report);
     let read: FlowList = serde_json::from_value(json!(list)).unwrap();
     assert_eq!(read, list);
+    let events = flow_event_list();
+    let read: Vec<FlowEvent> = serde_json::from_value(json!(events)).unwrap();
+    assert_eq!(read, events);
 }
 
 #[test]
@@ -124,6 +177,7 @@ fn keys_are_camel_case_as_in_the_configuration() {
     keys(&json!(report.backends), &mut found);
     keys(&json!(flow_list(&report)), &mut found);
     keys(&json!(sample::events(&report)), &mut found);
+    keys(&json!(flow_event_list()), &mut found);
     assert!(found.iter().all(|key| !key.contains(['_', '-'])), "{found:?}");
 }
 

@@ -339,5 +339,15 @@ fn control_plane(report: &Report) -> Vec<Family> {
             "Events that readers missed because they were slower than what happened",
         )
         .with([], status.events_lost_total),
+        Family::gauge(
+            "vl3lb_flow_followers",
+            "Readers that follow flows as they open and close",
+        )
+        .with([], status.flow_followers),
+        Family::counter(
+            "vl3lb_flow_events_lost",
+            "Opens and closes of flows that they missed because they read slower than it happened",
+        )
+        .with([], status.flow_events_lost_total),
     ]
 }

@@ -99,6 +99,8 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         replicas: facts.replicas.clone(),
         process: facts.process,
         events_lost_total: facts.events_lost,
+        flow_followers: facts.flow_followers,
+        flow_events_lost_total: facts.flow_events_lost,
         warnings: Vec::new(),
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Facts<'a> {
     pub(super) file: &'a SourceStatus,
     pub(super) dns: &'a DnsStats,
     pub(super) events_lost: u64,
+    pub(super) flow_followers: u64,
+    pub(super) flow_events_lost: u64,
     /// `None` without a group.
     pub(super) replicas: Option<Replicas>,
     pub(super) process: Process,

@@ -14,6 +14,7 @@ use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice};
 use vl3lb_common::report::{Flow, FlowTraffic, Severity, Warning};
 
 use super::filter::FlowFilter;
+use crate::state::Directory;
 
 /// Entries that a worker looks at for one answer: tens of microseconds of its time.
 const SLICE: u32 = 4096;
@@ -22,6 +23,14 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// Names of services by slot.
 pub type ServiceNames = HashMap<ServiceSlot, String>;
+
+/// The names of all services, removed ones with flows too.
+pub fn service_names(directory: &Directory) -> ServiceNames {
+    let services = directory.services.iter().flatten();
+    services
+        .map(|service| (service.slot, service.name.clone()))
+        .collect()
+}
 
 /// The order of the flows that are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -12,12 +12,13 @@ use vl3lb_common::{Duration, Timestamp};
 
 use super::build::{self, Facts, Identity};
 use super::counters::{Sample, Window};
-use super::flows::ServiceNames;
+use super::flows::{ServiceNames, service_names};
 use super::process;
 use super::since::Onsets;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::events::{Capacity, Events};
+use crate::flow_events::FlowEvents;
 use crate::health::Board;
 use crate::network::NetworkReceiver;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
@@ -61,6 +62,7 @@ impl std::fmt::Debug for Sources {
 pub struct Reporter {
     identity: Identity,
     sources: Sources,
+    flow_events: Arc<FlowEvents>,
     /// Workers are first expected to come round from then on.
     started: Timestamp,
     window: Mutex<Window>,
@@ -71,8 +73,10 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter without samples: rates are unknown until [`Self::run`] has taken some.
     pub fn new(identity: Identity, sources: Sources) -> Self {
+        let current = sources.current.clone();
         Self {
             identity,
+            flow_events: Arc::new(FlowEvents::new(Arc::clone(&sources.dataplane), current)),
             started: sources.dataplane.now(),
             sources,
             window: Mutex::default(),
@@ -132,6 +136,8 @@ impl Reporter {
             file: &file,
             dns: &self.sources.dns,
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
+            flow_followers: self.flow_events.followers(),
+            flow_events_lost: self.flow_events.lost(),
             replicas: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
@@ -227,6 +233,11 @@ impl Reporter {
         &self.sources.events
     }
 
+    /// Flows that open and close, to be followed.
+    pub fn flow_events(&self) -> &Arc<FlowEvents> {
+        &self.flow_events
+    }
+
     /// The workers, to ask for flows.
     pub fn dataplane(&self) -> Arc<dyn Dataplane> {
         Arc::clone(&self.sources.dataplane)
@@ -234,11 +245,8 @@ impl Reporter {
 
     /// Names of services by slot, removed ones with flows too.
     pub fn service_names(&self) -> ServiceNames {
-        self.current()
-            .iter()
-            .flat_map(|current| current.directory.services.iter().flatten())
-            .map(|service| (service.slot, service.name.clone()))
-            .collect()
+        let current = self.current();
+        current.map_or_else(ServiceNames::new, |current| service_names(&current.directory))
     }
 
     fn is_draining(&self) -> bool {

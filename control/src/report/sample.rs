@@ -379,6 +379,8 @@ pub(crate) fn report() -> Report {
         file: &source(),
         dns: &DnsStats::default(),
         events_lost: 0,
+        flow_followers: 1,
+        flow_events_lost: 7,
         replicas: Some(replicas()),
         process: vl3lb_common::report::Process {
             cpu_seconds_total: Some(12.5),

@@ -1,0 +1,102 @@
+//! Answers that have no end: what happens, as it happens.
+
+use vl3lb_common::report::{Event, FlowEvent};
+
+use super::args::{EventsArgs, FlowsArgs, Global, Output};
+use super::client::Client;
+use super::exit::{Failure, FailureKind};
+use super::number::grouped;
+use super::terms::Query;
+use super::view::{View, note, print};
+use super::{events, flow_events, read, since};
+
+/// Refuses what does not go together with an answer that has no end.
+pub(super) fn validate(global: &Global) -> Result<(), Failure> {
+    let refused = |what: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {what}")));
+    if global.format() == Output::Json {
+        return refused("a JSON document would never end; -o jsonl writes an object a line");
+    }
+    if global.watch.is_some() {
+        return refused("shows each event as it happens; --watch would show all again and again");
+    }
+    Ok(())
+}
+
+/// Events as they happen.
+pub(super) async fn follow_events(
+    client: &Client,
+    args: &EventsArgs,
+    filters: &Query,
+    view: View,
+) -> Result<(), Failure> {
+    let query: Query = filters
+        .iter()
+        .cloned()
+        .chain(since(args))
+        .chain([follow()])
+        .collect();
+    let mut lines = client.lines("/api/v1/events", &query).await?.without_end();
+    let mut listing = events::listing(view);
+    while let Some(part) = lines.next().await? {
+        if view.format == Output::Jsonl {
+            print(&part)?;
+            continue;
+        }
+        for line in whole_lines(&part) {
+            events::push(&mut listing, &read::<Event>(line)?);
+        }
+        print(listing.take_lines().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Flows as they open and close, so many as the limit says.
+pub(super) async fn follow_flows(
+    client: &Client,
+    args: &FlowsArgs,
+    filters: &Query,
+    view: View,
+) -> Result<(), Failure> {
+    let limit = args.limit.map(|limit| ("limit".to_owned(), limit.to_string()));
+    let query: Query = filters.iter().cloned().chain(limit).chain([follow()]).collect();
+    let mut left = args.limit;
+    let mut lines = client.lines("/api/v1/flows", &query).await?.without_end();
+    let mut listing = flow_events::listing(view);
+    if view.terminal {
+        note("flows that open and close from now on, until Ctrl-C");
+    }
+    while left != Some(0)
+        && let Some(part) = lines.next().await?
+    {
+        for line in whole_lines(&part) {
+            match read::<FlowEvent>(line)? {
+                FlowEvent::Lost { events, .. } if view.format != Output::Jsonl => {
+                    note(&format!(
+                        "{} opens and closes were missed: they came faster than they were read",
+                        grouped(events)
+                    ));
+                }
+                FlowEvent::Lost { .. } => {}
+                event => {
+                    left = left.map(|left| left.saturating_sub(1));
+                    flow_events::push(&mut listing, &event);
+                }
+            }
+        }
+        let lines = listing.take_lines();
+        if view.format == Output::Jsonl {
+            print(&part)?;
+        } else {
+            print(lines.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn follow() -> (String, String) {
+    ("follow".to_owned(), "true".to_owned())
+}
+
+fn whole_lines(part: &[u8]) -> impl Iterator<Item = &[u8]> {
+    part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
