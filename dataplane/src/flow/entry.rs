@@ -1,11 +1,11 @@
-//! The two halves of a flow's entry: what every packet reads, and what it counts.
+//! What every packet reads of a flow. What it counts is in [`super::counters`].
 
 use vl3lb_common::{Duration, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::key::{ReplyKey, RequestKey};
 use super::open::NewFlow;
-use super::state::{Direction, State};
+use super::state::State;
 
 /// Nanoseconds in the unit of deadlines.
 const CENTISECOND: u64 = 10_000_000;
@@ -173,6 +173,14 @@ impl HotEntry {
         self.set_flag(LEARNED, learned);
     }
 
+    /// Starts the timer of `state`, which the flow is in already, unless packets do not refresh it.
+    #[inline(always)]
+    pub fn stay(&mut self, state: State, now: Timestamp, timeout: Lifetime) {
+        if state.is_refreshed() {
+            self.expire_after(now, timeout);
+        }
+    }
+
     /// Enters `state`, or stays in it, and starts its timer; a state that packets do not refresh
     /// keeps the timer that it was entered with.
     #[inline]
@@ -231,102 +239,6 @@ impl From<Duration> for Lifetime {
     }
 }
 
-/// An unsigned number in `BYTES` bytes, little-endian. Adding stops at the largest number.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
-#[repr(transparent)]
-struct Packed<const BYTES: usize>([u8; BYTES]);
-
-impl<const BYTES: usize> Packed<BYTES> {
-    const MAX: u64 = u64::MAX >> (64 - 8 * BYTES);
-
-    fn new(value: u64) -> Self {
-        let mut packed = Self([0; BYTES]);
-        packed.set(value);
-        packed
-    }
-
-    #[inline]
-    fn value(&self) -> u64 {
-        let mut bytes = [0; 8];
-        bytes[..BYTES].copy_from_slice(&self.0);
-        u64::from_le_bytes(bytes)
-    }
-
-    #[inline]
-    fn set(&mut self, value: u64) {
-        let bytes = value.min(Self::MAX).to_le_bytes();
-        self.0.copy_from_slice(&bytes[..BYTES]);
-    }
-
-    #[inline]
-    fn add(&mut self, n: u64) {
-        self.set(self.value().saturating_add(n));
-    }
-}
-
-/// What packets count: half a cache line. Counters stop at 2^40 packets and 2^48 bytes; those of
-/// services and backends have no such end.
-#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
-#[repr(C, align(32))]
-pub struct ColdEntry {
-    /// Microseconds on the workers' clock.
-    created: Packed<6>,
-    bytes: [Packed<6>; 2],
-    packets: [Packed<5>; 2],
-    /// A finished flow's successor in the queue of its backend, or a free entry's in the list of
-    /// free ones; plus one, 0 for none.
-    pub(super) next: u32,
-}
-
-const _: () = assert!(size_of::<ColdEntry>() == 32);
-const _: () = assert!(std::mem::offset_of!(ColdEntry, next) == 28);
-
-impl ColdEntry {
-    pub(super) fn new(now: Timestamp) -> Self {
-        Self {
-            created: Packed::new(now.0 / 1000),
-            bytes: [Packed::new(0); 2],
-            packets: [Packed::new(0); 2],
-            next: 0,
-        }
-    }
-
-    /// When the flow was opened, cut to whole microseconds.
-    #[inline]
-    pub fn created(&self) -> Timestamp {
-        Timestamp(self.created.value() * 1000)
-    }
-
-    /// Packets that went in `direction`.
-    #[inline]
-    pub fn packets(&self, direction: Direction) -> u64 {
-        self.packets[direction as usize].value()
-    }
-
-    /// Bytes that went in `direction`, of IP packets.
-    #[inline]
-    pub fn bytes(&self, direction: Direction) -> u64 {
-        self.bytes[direction as usize].value()
-    }
-
-    /// Counts one packet.
-    #[inline]
-    pub fn count(&mut self, direction: Direction, bytes: u64) {
-        self.packets[direction as usize].add(1);
-        self.bytes[direction as usize].add(bytes);
-    }
-}
-
-impl std::fmt::Debug for ColdEntry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ColdEntry")
-            .field("created", &self.created())
-            .field("packets", &self.packets.each_ref().map(Packed::value))
-            .field("bytes", &self.bytes.each_ref().map(Packed::value))
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,31 +285,5 @@ mod tests {
     fn an_endless_timeout_is_cut_to_what_a_deadline_can_express() {
         let entry = expiring(Timestamp(0), Duration::MAX);
         assert!(!entry.expired(Timestamp::from_duration(Duration::from_secs(124 * 86_400))));
-    }
-
-    #[test]
-    fn counters_stop_at_their_largest_value() {
-        let mut counter = Packed::<5>::new((1 << 40) - 2);
-        counter.add(1);
-        assert_eq!(counter.value(), (1 << 40) - 1);
-        counter.add(u64::MAX);
-        assert_eq!(counter.value(), (1 << 40) - 1);
-    }
-
-    #[test]
-    fn directions_are_counted_apart() {
-        let mut entry = ColdEntry::new(Timestamp(1_234_567));
-        entry.count(Direction::In, 60);
-        entry.count(Direction::Out, 1500);
-        entry.count(Direction::Out, 1500);
-        assert_eq!(
-            (entry.packets(Direction::In), entry.bytes(Direction::In)),
-            (1, 60)
-        );
-        assert_eq!(
-            (entry.packets(Direction::Out), entry.bytes(Direction::Out)),
-            (2, 3000)
-        );
-        assert_eq!(entry.created(), Timestamp(1_234_000));
     }
 }

@@ -8,7 +8,7 @@
 use vl3lb_common::BackendSlot;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::entry::ColdEntry;
+use super::counters::ColdEntry;
 use super::mapping::Region;
 
 /// The ends of one backend's queue: entry numbers plus one, 0 for none.

@@ -99,7 +99,7 @@ impl Index {
     #[inline]
     pub(super) fn find(&self, kind: Kind, hash: Hash, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = hash.tag();
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         for _ in 0..self.buckets.len() {
             let bucket = &self.buckets[at];
             for slot in bucket.tagged(tag) {
@@ -117,16 +117,16 @@ impl Index {
         None
     }
 
-    /// Has the bucket fetched where the search for `hash` starts.
+    /// Has a bucket fetched.
     #[inline]
-    pub(super) fn prefetch(&self, hash: Hash) {
-        self.buckets.prefetch(self.home(hash));
+    pub(super) fn prefetch(&self, bucket: u32) {
+        self.buckets.prefetch(bucket as usize);
     }
 
-    /// The first flow with the tag of `hash` in that bucket: most likely the one that is looked for.
+    /// The first flow with the tag of `hash` in its bucket `home`: most likely the one that is looked for.
     #[inline]
-    pub(super) fn guess(&self, hash: Hash) -> Option<u32> {
-        let bucket = &self.buckets[self.home(hash)];
+    pub(super) fn guess(&self, home: u32, hash: Hash) -> Option<u32> {
+        let bucket = &self.buckets[home as usize];
         bucket
             .tagged(hash.tag())
             .next()
@@ -136,7 +136,7 @@ impl Index {
     /// Adds a key. The caller sees to it that it is new. There is room for two keys of as many
     /// flows as the index was made for.
     pub(super) fn insert(&mut self, kind: Kind, hash: Hash, flow: u32) {
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         for _ in 0..self.buckets.len() {
             let bucket = &mut self.buckets[at];
             if let Some(free) = bucket.tags.iter().position(|&tag| tag == 0) {
@@ -153,7 +153,7 @@ impl Index {
     /// Removes a key that was added with the same arguments.
     pub(super) fn remove(&mut self, kind: Kind, hash: Hash, flow: u32) {
         let (tag, value) = (hash.tag(), slot_value(kind, flow));
-        let mut at = self.home(hash);
+        let mut at = self.home(hash) as usize;
         for _ in 0..self.buckets.len() {
             let bucket = &mut self.buckets[at];
             let found = (0..SLOTS).find(|&slot| bucket.tags[slot] == tag && bucket.slots[slot] == value);
@@ -180,7 +180,7 @@ impl Index {
     pub(super) fn displaced(&self, hashes: impl Iterator<Item = (Kind, Hash, u32)>) -> f64 {
         let (mut displaced, mut keys) = (0, 0);
         for (kind, hash, flow) in hashes {
-            let home = &self.buckets[self.home(hash)];
+            let home = &self.buckets[self.home(hash) as usize];
             displaced += u32::from(!home.slots.contains(&slot_value(kind, flow)));
             keys += 1;
         }
@@ -189,9 +189,8 @@ impl Index {
 
     /// Where the search for a key starts: the hash's upper half, scaled to the number of buckets.
     #[inline]
-    fn home(&self, hash: Hash) -> usize {
-        let scaled = (hash.0 >> 32) * self.buckets.len() as u64;
-        (scaled >> 32) as usize
+    pub(super) fn home(&self, hash: Hash) -> u32 {
+        (((hash.0 >> 32) * self.buckets.len() as u64) >> 32) as u32
     }
 
     #[inline]

@@ -25,10 +25,22 @@ pub struct ReplyKey {
     pub protocol: u8,
 }
 
-impl RequestKey {
+/// A key of a flow.
+pub(super) trait Key: Copy {
+    /// Which of the two.
+    const KIND: Kind;
+
     /// Whether `entry` is this key's flow.
-    #[inline]
-    pub(super) fn names(&self, entry: &HotEntry) -> bool {
+    fn names(&self, entry: &HotEntry) -> bool;
+
+    fn hash(&self, seed: &HashSeed) -> Hash;
+}
+
+impl Key for RequestKey {
+    const KIND: Kind = Kind::Request;
+
+    #[inline(always)]
+    fn names(&self, entry: &HotEntry) -> bool {
         entry.client == self.client
             && entry.client_port == self.client_port
             && entry.local == self.local
@@ -36,17 +48,18 @@ impl RequestKey {
             && entry.protocol == self.protocol
     }
 
-    #[inline]
-    pub(super) fn hash(&self, seed: &HashSeed) -> Hash {
+    #[inline(always)]
+    fn hash(&self, seed: &HashSeed) -> Hash {
         let ports = (self.client_port, self.service_port);
-        seed.hash(Kind::Request, &self.client, ports, self.local, self.protocol)
+        seed.hash(Self::KIND, &self.client, ports, self.local, self.protocol)
     }
 }
 
-impl ReplyKey {
-    /// Whether `entry` is this key's flow.
-    #[inline]
-    pub(super) fn names(&self, entry: &HotEntry) -> bool {
+impl Key for ReplyKey {
+    const KIND: Kind = Kind::Reply;
+
+    #[inline(always)]
+    fn names(&self, entry: &HotEntry) -> bool {
         entry.backend == self.backend
             && entry.backend_port == self.backend_port
             && entry.local == self.local
@@ -54,10 +67,10 @@ impl ReplyKey {
             && entry.protocol == self.protocol
     }
 
-    #[inline]
-    pub(super) fn hash(&self, seed: &HashSeed) -> Hash {
+    #[inline(always)]
+    fn hash(&self, seed: &HashSeed) -> Hash {
         let ports = (self.backend_port, self.nat_port);
-        seed.hash(Kind::Reply, &self.backend, ports, self.local, self.protocol)
+        seed.hash(Self::KIND, &self.backend, ports, self.local, self.protocol)
     }
 }
 

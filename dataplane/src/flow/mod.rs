@@ -15,6 +15,7 @@
 //! its backend's own map of ports, so a port serves many backends at once.
 
 mod affinity;
+mod counters;
 mod entry;
 mod event;
 mod finished;
@@ -35,7 +36,8 @@ mod tests;
 mod view;
 
 pub use affinity::{AffinityTable, BackendId, ServiceClient};
-pub use entry::{ColdEntry, HotEntry, Lifetime};
+pub use counters::ColdEntry;
+pub use entry::{HotEntry, Lifetime};
 pub use event::Announcer;
 pub use key::{ReplyKey, RequestKey};
 pub use open::{NewFlow, OpenError, Opened};

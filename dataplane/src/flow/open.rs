@@ -6,6 +6,7 @@ use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::entry::HotEntry;
 use super::index::Kind;
+use super::key::Key;
 use super::state::State;
 use super::table::{ClosedFlow, FlowId, FlowTable};
 

@@ -2,7 +2,8 @@
 
 use vl3lb_common::Timestamp;
 
-use super::entry::{ColdEntry, HotEntry};
+use super::counters::ColdEntry;
+use super::entry::HotEntry;
 use super::header::Header;
 use super::mapping::Region;
 
@@ -53,6 +54,14 @@ impl Pool {
             return None;
         };
         header.len += 1;
+        // The entry that comes next, for which a new flow would else wait.
+        let next = if header.free != 0 {
+            header.free - 1
+        } else {
+            header.fresh
+        };
+        self.hot.prefetch(next as usize);
+        self.cold.prefetch(next as usize);
         self.hot[id as usize] = entry;
         self.cold[id as usize] = ColdEntry::new(now);
         self.live[id as usize / 64] |= 1 << (id % 64);

@@ -64,10 +64,19 @@ impl State {
     /// does not last.
     #[inline]
     pub(super) const fn from_code(code: u8) -> Self {
-        if (code as usize) < Self::ALL.len() {
-            Self::ALL[code as usize]
-        } else {
-            Self::Reset
+        // Not by `ALL`, which would be read from memory.
+        match code {
+            0 => Self::Opening,
+            1 => Self::Answered,
+            2 => Self::Established,
+            3 => Self::HalfClosedByClient,
+            4 => Self::HalfClosedByBackend,
+            5 => Self::ClosingByClient,
+            6 => Self::ClosingByBackend,
+            7 => Self::Finished,
+            9 => Self::Unreplied,
+            10 => Self::Replied,
+            _ => Self::Reset,
         }
     }
 

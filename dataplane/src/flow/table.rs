@@ -7,12 +7,13 @@ use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
 
-use super::entry::{ColdEntry, HotEntry, Lifetime};
+use super::counters::ColdEntry;
+use super::entry::{HotEntry, Lifetime};
 use super::event::Announcer;
 use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, MAX_LOCALS, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
-use super::key::{HashSeed, ReplyKey, RequestKey};
+use super::key::{HashSeed, Key, ReplyKey, RequestKey};
 use super::mapping::{Mapping, span};
 use super::pool::Pool;
 use super::ports::PortMaps;
@@ -33,9 +34,16 @@ impl FlowId {
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
     hash: Hash,
-    /// The flow that is most likely the key's, once [`FlowTable::prefetch_flow`] has looked.
-    guess: Option<u32>,
+    /// The bucket where the search starts.
+    home: u32,
+    /// The flow that is most likely the key's, once [`FlowTable::prefetch_flow`] has looked;
+    /// [`NO_FLOW`] if there is none.
+    guess: u32,
 }
+
+/// No flow has this number, and no table an entry for it.
+const NO_FLOW: u32 = u32::MAX;
+const _: () = assert!(MAX_FLOWS < NO_FLOW);
 
 /// What statistics need of a flow that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,11 +183,11 @@ impl FlowTable {
     pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
         const { assert!(MAX_LOCALS == 1 << u8::BITS) };
         let address = u128::from_ne_bytes(*address);
-        let known = self.pool.header().known_locals();
-        (0..=u8::MAX)
-            .zip(known)
-            .find(|(_, known)| u128::from_ne_bytes(**known) == address)
-            .map(|(index, _)| index)
+        let known = self.pool.header().known_locals().iter();
+        let index = known
+            .map(|known| u128::from_ne_bytes(*known))
+            .position(|known| known == address)?;
+        u8::try_from(index).ok()
     }
 
     /// The own address with this index; all zeros if there is none.
@@ -189,34 +197,38 @@ impl FlowTable {
     }
 
     /// Where a client's packet is looked for.
-    #[inline]
+    #[inline(always)]
     pub fn request_probe(&self, key: &RequestKey) -> Probe {
-        Probe {
-            hash: key.hash(&self.seed),
-            guess: None,
-        }
+        self.probe(key)
     }
 
     /// Where a backend's packet is looked for.
-    #[inline]
+    #[inline(always)]
     pub fn reply_probe(&self, key: &ReplyKey) -> Probe {
+        self.probe(key)
+    }
+
+    #[inline(always)]
+    fn probe(&self, key: &impl Key) -> Probe {
+        let hash = key.hash(&self.seed);
         Probe {
-            hash: key.hash(&self.seed),
-            guess: None,
+            hash,
+            home: self.index.home(hash),
+            guess: NO_FLOW,
         }
     }
 
     /// First step of a look-up to come: has the index fetched into the caches.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch_index(&self, probe: &Probe) {
-        self.index.prefetch(probe.hash);
+        self.index.prefetch(probe.home);
     }
 
     /// Second step, when the first one is done: has the flow fetched, if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn prefetch_flow(&self, probe: &mut Probe) {
-        probe.guess = self.index.guess(probe.hash);
-        if let Some(id) = probe.guess {
+        if let Some(id) = self.index.guess(probe.home, probe.hash) {
+            probe.guess = id;
             self.pool.hot.prefetch(id as usize);
             self.pool.cold.prefetch(id as usize);
         }
@@ -224,34 +236,39 @@ impl FlowTable {
 
     /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
     #[inline(always)]
-    pub fn request_at(&self, probe: &Probe, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
-        let id = match self.guessed(probe, |entry| key.names(entry)) {
-            Some(id) => id,
-            None => self.find(Kind::Request, probe.hash, |entry| key.names(entry))?,
-        };
-        (!self.entry(id).expired(now)).then_some(id)
+    pub fn request_at(&self, probe: &Probe, key: RequestKey, now: Timestamp) -> Option<FlowId> {
+        self.at(probe, key, now)
     }
 
     /// The flow of a backend's packet, found at the key's own `probe`. Expired flows are not found.
     #[inline(always)]
-    pub fn reply_at(&self, probe: &Probe, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
-        let id = match self.guessed(probe, |entry| key.names(entry)) {
-            Some(id) => id,
-            None => self.find(Kind::Reply, probe.hash, |entry| key.names(entry))?,
-        };
-        (!self.entry(id).expired(now)).then_some(id)
+    pub fn reply_at(&self, probe: &Probe, key: ReplyKey, now: Timestamp) -> Option<FlowId> {
+        self.at(probe, key, now)
     }
 
     /// The flow of a client's packet. Expired flows are not found.
     #[inline]
     pub fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
-        self.request_at(&self.request_probe(key), key, now)
+        self.at(&self.probe(key), *key, now)
     }
 
     /// The flow of a backend's packet. Expired flows are not found.
     #[inline]
     pub fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
-        self.reply_at(&self.reply_probe(key), key, now)
+        self.at(&self.probe(key), *key, now)
+    }
+
+    #[inline(always)]
+    fn at(&self, probe: &Probe, key: impl Key, now: Timestamp) -> Option<FlowId> {
+        // The guess may have ended since, but then the entry is another flow's or nobody's, and no key
+        // names it.
+        if let Some(entry) = self.pool.hot.get(probe.guess as usize)
+            && key.names(entry)
+        {
+            return (!entry.expired(now)).then_some(FlowId(probe.guess));
+        }
+        let id = self.find(probe.hash, key)?;
+        (!self.entry(id).expired(now)).then_some(id)
     }
 
     /// What packets need of a flow.
@@ -280,7 +297,7 @@ impl FlowTable {
 
     /// Counts one IP packet of `bytes`.
     #[inline]
-    pub fn count(&mut self, id: FlowId, direction: Direction, bytes: u64) {
+    pub fn count(&mut self, id: FlowId, direction: Direction, bytes: u32) {
         self.counters_mut(id).count(direction, bytes);
     }
 
@@ -353,29 +370,22 @@ impl FlowTable {
     /// The flow with this request key, expired or not.
     #[inline]
     pub(super) fn find_request(&self, key: &RequestKey) -> Option<FlowId> {
-        self.find(Kind::Request, key.hash(&self.seed), |entry| key.names(entry))
+        self.find(key.hash(&self.seed), *key)
     }
 
     /// The flow with this reply key, expired or not.
     #[inline]
     pub(super) fn find_reply(&self, key: &ReplyKey) -> Option<FlowId> {
-        self.find(Kind::Reply, key.hash(&self.seed), |entry| key.names(entry))
+        self.find(key.hash(&self.seed), *key)
     }
 
-    /// The flow that the probe guessed, if it is the right one. It may have ended since, but then the
-    /// entry is another flow's or nobody's, and no key names it.
-    #[inline]
-    fn guessed(&self, probe: &Probe, names: impl Fn(&HotEntry) -> bool) -> Option<FlowId> {
-        let id = probe.guess.filter(|&id| names(&self.pool.hot[id as usize]))?;
-        Some(FlowId(id))
-    }
-
-    /// Kept out of the way of packets whose flow was guessed.
+    /// Kept out of the way of packets whose flow was guessed. The key comes by value, so that only
+    /// those that get here write it to memory.
     #[inline(never)]
-    fn find(&self, kind: Kind, hash: Hash, names: impl Fn(&HotEntry) -> bool) -> Option<FlowId> {
+    fn find<K: Key>(&self, hash: Hash, key: K) -> Option<FlowId> {
         let hot = &self.pool.hot;
         self.index
-            .find(kind, hash, |id| names(&hot[id as usize]))
+            .find(K::KIND, hash, |id| key.names(&hot[id as usize]))
             .map(FlowId)
     }
 

@@ -8,25 +8,56 @@
 
 use vl3lb_common::{DropReason, Timestamp};
 
-use super::{Engine, Origin, Tuple, Verdict};
+use super::tuple::Tuple;
+use super::{Engine, Origin, Verdict};
 use crate::flow::Probe;
-use crate::packet::{self, Parsed};
+use crate::packet::{self, Parsed, TcpFlags};
 use crate::port::{Frame, packet_frames, packet_len};
 
 /// Packets looked at together. Enough that what they need comes from memory at the same time; 64
 /// measured the same.
 pub(super) const GROUP: usize = 32;
 
-/// A packet that was parsed.
-#[derive(Debug)]
+/// What is known of a packet before any flow is looked at. It is filled where it stays, see
+/// [`packet::parse_into`].
+#[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub(super) parsed: Parsed,
     /// How many frames it has.
     frames: usize,
-    /// The index of the own address that it is sent to.
-    pub(super) local: u8,
-    /// Where its flow is looked for; `None` for ICMP messages and fragments.
-    pub(super) probe: Option<Probe>,
+    pub(super) subject: Subject,
+}
+
+/// What a packet is about.
+#[derive(Debug, Clone)]
+pub(super) enum Subject {
+    /// A flow, or one to be opened: a TCP or UDP packet with its ports.
+    Flow(Lookup),
+    /// An ICMP message or a fragment, sent to the own address with this index.
+    Unusual { local: u8 },
+    /// Nothing that is forwarded.
+    Refused(DropReason),
+}
+
+/// Which flow a packet belongs to.
+#[derive(Debug, Clone)]
+pub(super) struct Lookup {
+    pub(super) tuple: Tuple,
+    /// None for UDP.
+    pub(super) flags: TcpFlags,
+    /// The worker whose NAT port it is sent to, if it is one.
+    pub(super) nat_owner: Option<u16>,
+    /// Where the flow is looked for: by its reply key if the NAT port is this worker's, else by its
+    /// request key.
+    pub(super) probe: Probe,
+}
+
+impl Prepared {
+    pub(super) const EMPTY: Self = Self {
+        parsed: Parsed::EMPTY,
+        frames: 0,
+        subject: Subject::Refused(DropReason::Internal),
+    };
 }
 
 impl Engine {
@@ -44,74 +75,78 @@ impl Engine {
         let mut group = std::mem::take(&mut self.group);
         let mut rest = burst;
         while !rest.is_empty() {
-            self.prepare_group(rest, &mut group);
-            for prepared in &group {
-                let frames = match prepared {
-                    Ok(prepared) => prepared.frames,
-                    Err(_) => packet_frames(rest),
-                };
-                let (packet, after) = rest.split_at_mut(frames);
-                let verdict = match prepared {
-                    Ok(prepared) => self.decide(packet, prepared, origin, now),
-                    Err(reason) => self.refused((*reason).into()),
-                };
-                verdicts.push((verdict, frames));
+            let packets = self.prepare_group(rest, &mut group);
+            for prepared in &group[..packets] {
+                let (packet, after) = rest.split_at_mut(prepared.frames);
+                let verdict = self.decide(packet, prepared, origin, now);
+                verdicts.push((verdict, prepared.frames));
                 rest = after;
             }
         }
         self.group = group;
     }
 
-    /// Looks at the first packets of `frames`, at least one.
+    /// Looks at the first packets of `frames`, as many as `group` has room for, and says how many.
     #[inline]
-    fn prepare_group<F: Frame>(&self, frames: &[F], group: &mut Vec<Result<Prepared, DropReason>>) {
+    fn prepare_group<F: Frame>(&self, frames: &[F], group: &mut [Prepared]) -> usize {
         let mut rest = frames;
-        group.clear();
-        while group.len() < GROUP && !rest.is_empty() {
-            let (packet, after) = rest.split_at(packet_frames(rest));
-            let prepared = self.prepare(packet);
-            if let Ok(Prepared {
-                probe: Some(probe), ..
-            }) = &prepared
-            {
-                self.flows.prefetch_index(probe);
+        let mut packets = 0;
+        for prepared in group.iter_mut() {
+            if rest.is_empty() {
+                break;
             }
-            group.push(prepared);
+            let (packet, after) = rest.split_at(packet_frames(rest));
+            self.prepare(packet, prepared);
+            if let Subject::Flow(lookup) = &prepared.subject {
+                self.flows.prefetch_index(&lookup.probe);
+            }
+            packets += 1;
             rest = after;
         }
-        for prepared in group {
-            if let Ok(Prepared {
-                probe: Some(probe), ..
-            }) = prepared
-            {
-                self.flows.prefetch_flow(probe);
+        for prepared in &mut group[..packets] {
+            if let Subject::Flow(lookup) = &mut prepared.subject {
+                self.flows.prefetch_flow(&mut lookup.probe);
             }
+        }
+        packets
+    }
+
+    /// Says what a packet is about, before any flow is looked at.
+    #[inline(always)]
+    pub(super) fn prepare<F: Frame>(&self, packet: &[F], prepared: &mut Prepared) {
+        prepared.frames = packet.len();
+        if let Err(reason) = self.find_subject(packet, prepared) {
+            prepared.subject = Subject::Refused(reason);
         }
     }
 
-    /// What can be said of a packet before any flow is looked at.
     #[inline(always)]
-    pub(super) fn prepare<F: Frame>(&self, packet: &[F]) -> Result<Prepared, DropReason> {
+    fn find_subject<F: Frame>(&self, packet: &[F], prepared: &mut Prepared) -> Result<(), DropReason> {
+        let parsed = &mut prepared.parsed;
         let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-        let parsed = packet::parse(head, packet_len(packet), self.framing)?;
-        let local = self.local(&parsed)?;
-        let probe = Tuple::of(&parsed, local).map(|(tuple, _)| self.probe(&parsed, tuple));
-        Ok(Prepared {
-            parsed,
-            frames: packet.len(),
-            local,
-            probe,
-        })
+        packet::parse_into(parsed, head, packet_len(packet), self.framing)?;
+        let local = self.local(parsed)?;
+        prepared.subject = match Tuple::of(parsed, local) {
+            Some((tuple, flags)) => Subject::Flow(self.lookup(parsed, tuple, flags)),
+            None => Subject::Unusual { local },
+        };
+        Ok(())
     }
 
-    /// Where a TCP or UDP packet's flow is looked for: by its reply key if it is sent to a NAT port of
-    /// this worker, else by its request key.
+    /// Where the flow of a packet with these ports is looked for.
     #[inline(always)]
-    pub(super) fn probe(&self, parsed: &Parsed, tuple: Tuple) -> Probe {
-        if self.nat_owner(tuple) == Some(self.worker) {
-            self.flows.reply_probe(&tuple.reply_key(parsed))
+    pub(super) fn lookup(&self, parsed: &Parsed, tuple: Tuple, flags: TcpFlags) -> Lookup {
+        let nat_owner = self.nat_owner(tuple);
+        let probe = if nat_owner == Some(self.worker) {
+            self.flows.reply_probe(&tuple.reply_key(parsed.source))
         } else {
             self.flows.request_probe(&tuple.request_key(parsed.source))
+        };
+        Lookup {
+            tuple,
+            flags,
+            nat_owner,
+            probe,
         }
     }
 }

@@ -63,13 +63,9 @@ impl Engine {
             destination_port,
             local,
         };
-        let probe = self.probe(parsed, tuple);
-        let arrival = Arrival {
-            flags: TcpFlags(TcpFlags::ACK),
-            origin,
-            now,
-        };
-        let verdict = self.balance(packet, parsed, tuple, &probe, arrival)?;
+        let flags = TcpFlags(TcpFlags::ACK);
+        let lookup = self.lookup(parsed, tuple, flags);
+        let verdict = self.balance(packet, parsed, &lookup, Arrival { flags, origin, now })?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {

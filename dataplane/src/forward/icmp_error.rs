@@ -5,8 +5,8 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::stats::FlowFailure;
 use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
 
-use super::{Engine, Origin, Refusal, Verdict};
-use crate::flow::{FlowId, ReplyKey, RequestKey, State};
+use super::{Engine, Origin, Refusal, Tuple, Verdict};
+use crate::flow::{FlowId, State};
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::port::Frame;
 
@@ -24,37 +24,23 @@ impl Engine {
             .flows
             .find_local(&quoted.source)
             .ok_or(DropReason::IcmpUnmatched)?;
-        let protocol = quoted.protocol.number();
-        let ports = self.snapshot.nat_ports;
-        let reply_owner = ports
-            .contains(quoted.source_port)
-            .then(|| ports.owner(quoted.source_port, self.workers));
+        // Of a packet that its receiver would send in answer to the quoted one.
+        let tuple = Tuple {
+            protocol: quoted.protocol,
+            source_port: quoted.destination_port,
+            destination_port: quoted.source_port,
+            local,
+        };
+        let reply_owner = self.nat_owner(tuple);
         if reply_owner == Some(self.worker) {
-            let key = ReplyKey {
-                backend: quoted.destination,
-                backend_port: quoted.destination_port,
-                local,
-                nat_port: quoted.source_port,
-                protocol,
-            };
+            let key = tuple.reply_key(quoted.destination);
             if let Some(id) = self.flows.reply(&key, now) {
                 return self.error_to_client(packet, parsed, quoted, id);
             }
         }
-        let by_ports = self.request_owner(
-            &quoted.destination,
-            quoted.destination_port,
-            quoted.source_port,
-            protocol,
-        );
+        let by_ports = self.request_owner(&quoted.destination, tuple);
         if by_ports == self.worker || self.homes.any_by_client() {
-            let key = RequestKey {
-                client: quoted.destination,
-                client_port: quoted.destination_port,
-                local,
-                service_port: quoted.source_port,
-                protocol,
-            };
+            let key = tuple.request_key(quoted.destination);
             if let Some(id) = self.flows.request(&key, now) {
                 return self.error_to_backend(packet, parsed, quoted, id);
             }
@@ -116,7 +102,10 @@ impl Engine {
         };
         let service = Some(ServiceSlot(entry.service_slot));
         let mac = self
-            .backend_mac(BackendSlot(entry.backend_slot))
+            .snapshot
+            .backend(BackendSlot(entry.backend_slot))
+            .ok_or(DropReason::Internal)
+            .and_then(|backend| self.mac_of(backend))
             .map_err(|reason| Refusal { service, reason })?;
         self.pass_error(packet, parsed, quoted, id, own, inner, mac)
     }

@@ -35,12 +35,12 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{AffinityTable, Announcer, FlowTable, Lifetimes, Probe};
+use crate::flow::{AffinityTable, Announcer, FlowTable, Lifetimes};
 use crate::packet::{self, Framing, Parsed, Translation, Transport};
 use crate::port::{Frame, Port, packet_len};
 
 use affinity::Homes;
-use burst::Prepared;
+use burst::{Lookup, Prepared, Subject};
 use fragment::FragmentTable;
 use rate::TokenBucket;
 use tuple::Tuple;
@@ -112,7 +112,7 @@ pub struct Engine {
     stats: Arc<WorkerStats>,
     events: Arc<ArrayQueue<WorkerEvent>>,
     /// Room for the packets that [`Engine::forward_burst`] looks at together.
-    group: Vec<Result<Prepared, DropReason>>,
+    group: Box<[Prepared]>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -175,7 +175,7 @@ impl Engine {
             resets: TokenBucket::tcp_resets(),
             stats,
             events,
-            group: Vec::with_capacity(burst::GROUP),
+            group: vec![Prepared::EMPTY; burst::GROUP].into(),
         })
     }
 
@@ -195,10 +195,9 @@ impl Engine {
 
     /// Decides about one packet and translates it in place. No allocation, no lock, no system call.
     pub fn forward<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
-        match self.prepare(packet) {
-            Ok(prepared) => self.decide(packet, &prepared, origin, now),
-            Err(reason) => self.refused(reason.into()),
-        }
+        let mut prepared = Prepared::EMPTY;
+        self.prepare(packet, &mut prepared);
+        self.decide(packet, &prepared, origin, now)
     }
 
     /// The worker whose NAT port a packet is sent to, if it is one.
@@ -224,14 +223,18 @@ impl Engine {
         origin: Origin,
         now: Timestamp,
     ) -> Verdict {
-        let Prepared {
-            parsed, local, probe, ..
-        } = prepared;
-        let decided = match (probe, Tuple::of(parsed, *local)) {
-            (Some(probe), Some((tuple, flags))) => {
-                self.balance(packet, parsed, tuple, probe, Arrival { flags, origin, now })
+        let parsed = &prepared.parsed;
+        let decided = match &prepared.subject {
+            Subject::Flow(lookup) => {
+                let arrival = Arrival {
+                    flags: lookup.flags,
+                    origin,
+                    now,
+                };
+                self.balance(packet, parsed, lookup, arrival)
             }
-            _ => self.unusual(packet, parsed, *local, origin, now),
+            &Subject::Unusual { local } => self.unusual(packet, parsed, local, origin, now),
+            &Subject::Refused(reason) => Err(reason.into()),
         };
         decided.unwrap_or_else(|refusal| self.refused(refusal))
     }
@@ -301,33 +304,38 @@ impl Engine {
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
-        tuple: Tuple,
-        probe: &Probe,
+        lookup: &Lookup,
         arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
         let Arrival { flags, origin, now } = arrival;
-        let key = tuple.request_key(parsed.source);
-        let nat_owner = self.nat_owner(tuple);
+        let &Lookup {
+            tuple,
+            nat_owner,
+            ref probe,
+            ..
+        } = lookup;
         let request_probe;
         let probe = if nat_owner == Some(self.worker) {
-            if let Some(id) = self.flows.reply_at(probe, &tuple.reply_key(parsed), now) {
+            if let Some(id) = self.flows.reply_at(probe, tuple.reply_key(parsed.source), now) {
                 return self.reply(packet, parsed, id, flags, now);
             }
-            request_probe = self.flows.request_probe(&key);
+            request_probe = self.flows.request_probe(&tuple.request_key(parsed.source));
             &request_probe
         } else {
             probe
         };
         // Flows before services: a known flow needs no look at the services, and goes on without one.
-        let by_ports = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
+        let by_ports = self.request_owner(&parsed.source, tuple);
         if (by_ports == self.worker || self.homes.any_by_client())
-            && let Some(id) = self.flows.request_at(probe, &key, now)
+            && let Some(id) = self
+                .flows
+                .request_at(probe, tuple.request_key(parsed.source), now)
         {
             return self.known_request(packet, parsed, tuple, id, arrival);
         }
         self.check_source(parsed)?;
         match (self.service_slot(parsed, tuple), nat_owner) {
-            (Some(service), _) => match self.elsewhere(service, &key.client, by_ports, origin) {
+            (Some(service), _) => match self.elsewhere(service, &parsed.source, by_ports, origin) {
                 Some(worker) => Ok(Verdict::Handoff(worker)),
                 None => self.new_request(packet, parsed, tuple, service, flags, now),
             },
@@ -385,17 +393,17 @@ impl Engine {
         mac: Option<MacAddr>,
         flow_mss: u16,
     ) -> Result<Verdict, DropReason> {
-        let mtu = usize::from(self.snapshot.mtu);
-        let cut = (parsed.ip_len() > mtu)
-            .then(|| segment_payload(parsed, mtu, flow_mss))
+        let mtu = self.snapshot.mtu;
+        let cut = (parsed.ip_len() > u32::from(mtu))
+            .then(|| segment_payload(parsed, mtu.into(), flow_mss))
             .transpose()?;
         let checksum = if cut.is_some() {
             packet::ChecksumPolicy::Later
         } else {
             packet::ChecksumPolicy::Update
         };
-        packet::translate(packet, parsed, to, checksum)?;
         self.address_frame(packet, mac);
+        packet::translate(packet, parsed, to, checksum)?;
         Ok(cut.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
     }
 }
@@ -408,7 +416,7 @@ fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, Dr
     };
     /// The MSS option counts a TCP header without options (RFC 6691).
     const PLAIN_TCP_HEADER: usize = 20;
-    let headers = parsed.l4 - parsed.l3 + header_len;
+    let headers = parsed.l4() - parsed.l3() + header_len;
     let fits = mtu
         .checked_sub(headers)
         .filter(|&fits| fits > 0)

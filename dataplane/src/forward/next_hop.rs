@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHop};
-use vl3lb_common::{Backend, BackendSlot, DropReason, MacAddr};
+use vl3lb_common::{Backend, DropReason, MacAddr};
 
 use super::Engine;
 use crate::flow::FlowId;
@@ -14,12 +14,6 @@ use crate::port::Frame;
 
 impl Engine {
     /// Where frames to a backend go; `None` on a raw-IP link.
-    #[inline]
-    pub(super) fn backend_mac(&self, slot: BackendSlot) -> Result<Option<MacAddr>, DropReason> {
-        let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
-        self.mac_of(backend)
-    }
-
     #[inline]
     pub(super) fn mac_of(&self, backend: &Backend) -> Result<Option<MacAddr>, DropReason> {
         if self.framing == Framing::RawIp || backend.mac.is_some() {

@@ -21,7 +21,6 @@ impl Engine {
     ) -> Result<Verdict, Refusal> {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
-        let before = entry.state();
         let refused = |reason| Refusal {
             service: Some(service),
             reason,
@@ -30,12 +29,12 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        if let Some((cause, reason)) = self.lost(entry) {
+        if let Err((cause, reason)) = self.usable(entry) {
             self.close(id, cause, now);
             return self.refuse(packet, parsed, Some(service), reason, now);
         }
-        self.advance(id, Direction::Out, flags, parsed, now);
-        if before == State::Opening && self.flows.entry(id).state() == State::Answered {
+        let before = self.advance(id, Direction::Out, flags, parsed, now);
+        if before == Some(State::Opening) && self.flows.entry(id).state() == State::Answered {
             self.answered_by_backend(id, packet, parsed, now);
         }
         self.refresh_client_mac(id);
@@ -49,10 +48,10 @@ impl Engine {
         let mss = entry.mss;
         let mac = self.flow_client_mac(id);
         let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
-        let bytes = parsed.ip_len() as u64;
+        let bytes = parsed.ip_len();
         self.flows.count(id, Direction::Out, bytes);
-        self.stats.service(service).outbound.count(bytes);
-        self.stats.backend(slot).outbound.count(bytes);
+        self.stats.service(service).outbound.count(bytes.into());
+        self.stats.backend(slot).outbound.count(bytes.into());
         Ok(verdict)
     }
 

@@ -4,7 +4,8 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::{owner_hash, reduce, selection_hash};
 use vl3lb_common::stats::{CloseCause, DURATION_BOUNDS, FlowFailure};
 use vl3lb_common::{
-    BackendSlot, BackendState, DropReason, Protocol, Service, ServiceKey, ServiceSlot, Timestamp,
+    Backend, BackendSlot, BackendState, DropReason, MacAddr, Protocol, Service, ServiceKey, ServiceSlot,
+    Timestamp,
 };
 
 use super::closing::micros_since;
@@ -36,18 +37,17 @@ impl Engine {
 
     /// The worker that owns a request's flow.
     #[inline]
-    pub(super) fn request_owner(
-        &self,
-        client: &[u8; 16],
-        client_port: u16,
-        service_port: u16,
-        protocol: u8,
-    ) -> u16 {
+    pub(super) fn request_owner(&self, client: &[u8; 16], tuple: Tuple) -> u16 {
         // The hash is a chain of six multiplications, each of which waits for the one before.
         if self.workers == 1 {
             return 0;
         }
-        let hash = owner_hash(client, client_port, service_port, protocol);
+        let hash = owner_hash(
+            client,
+            tuple.source_port,
+            tuple.destination_port,
+            tuple.protocol.number(),
+        );
         u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
     }
 
@@ -71,8 +71,12 @@ impl Engine {
         if tcp::reopens(entry.state(), flags.0) {
             self.close(id, entry.state().close_cause(), now);
         } else {
-            let Some((cause, reason)) = self.lost(entry) else {
-                return self.send_to_backend(packet, parsed, id, flags, now);
+            let (cause, reason) = match self.usable(entry) {
+                Ok(backend) => {
+                    let mac = self.mac_of(backend);
+                    return self.send_to_backend(packet, parsed, id, mac, flags, now);
+                }
+                Err(lost) => lost,
             };
             self.close(id, cause, now);
             if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) {
@@ -82,9 +86,8 @@ impl Engine {
         let Some(service) = self.service_slot(parsed, tuple) else {
             return Err(DropReason::NoService.into());
         };
-        let key = tuple.request_key(parsed.source);
-        let by_ports = self.request_owner(&key.client, key.client_port, key.service_port, key.protocol);
-        match self.elsewhere(service, &key.client, by_ports, origin) {
+        let by_ports = self.request_owner(&parsed.source, tuple);
+        match self.elsewhere(service, &parsed.source, by_ports, origin) {
             Some(worker) => Ok(Verdict::Handoff(worker)),
             None => self.new_request(packet, parsed, tuple, service, flags, now),
         }
@@ -112,23 +115,28 @@ impl Engine {
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
         match self.open_flow(packet, parsed, tuple, service, flags, now) {
-            Ok(id) => self.send_to_backend(packet, parsed, id, flags, now),
+            Ok((id, mac)) => self.send_to_backend(packet, parsed, id, Ok(mac), flags, now),
             Err(reason) => self.refuse_new_flow(packet, parsed, service, reason, now),
         }
     }
 
-    /// Translates a request of a live flow.
+    /// Translates a request of a live flow, whose backend is behind `mac`.
     #[inline(always)]
     fn send_to_backend<F: Frame>(
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
         id: FlowId,
+        mac: Result<Option<MacAddr>, DropReason>,
         flags: TcpFlags,
         now: Timestamp,
     ) -> Result<Verdict, Refusal> {
-        self.advance_request(id, parsed, packet, flags, now);
-        let entry = self.flows.entry(id);
+        self.advance(id, Direction::In, flags, parsed, now);
+        let mut entry = self.flows.entry(id);
+        if !self.knows_client_mac(entry) {
+            self.note_client_mac(id, parsed, packet);
+            entry = self.flows.entry(id);
+        }
         let service = ServiceSlot(entry.service_slot);
         let refused = |reason| Refusal {
             service: Some(service),
@@ -141,26 +149,25 @@ impl Engine {
             destination_port: entry.backend_port,
         };
         let (slot, mss) = (BackendSlot(entry.backend_slot), entry.mss);
-        let mac = self.backend_mac(slot).map_err(refused)?;
+        let mac = mac.map_err(refused)?;
         let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
-        let bytes = parsed.ip_len() as u64;
+        let bytes = parsed.ip_len();
         self.flows.count(id, Direction::In, bytes);
-        self.stats.service(service).inbound.count(bytes);
-        self.stats.backend(slot).inbound.count(bytes);
+        self.stats.service(service).inbound.count(bytes.into());
+        self.stats.backend(slot).inbound.count(bytes.into());
         Ok(verdict)
     }
 
-    /// Why the flow's backend may not be used any more; `None` if it may.
+    /// The flow's backend, or why it may not be used any more.
     #[inline(always)]
-    pub(super) fn lost(&self, entry: &HotEntry) -> Option<(CloseCause, DropReason)> {
-        match self
-            .snapshot
-            .backend(BackendSlot(entry.backend_slot))
-            .map(|backend| backend.state)
-        {
-            Some(BackendState::Active | BackendState::Unknown | BackendState::Draining { .. }) => None,
-            Some(BackendState::Down) => Some((CloseCause::BackendDown, DropReason::BackendDown)),
-            Some(BackendState::Gone) | None => Some((CloseCause::Drain, DropReason::DrainDeadline)),
+    pub(super) fn usable(&self, entry: &HotEntry) -> Result<&Backend, (CloseCause, DropReason)> {
+        let backend = self.snapshot.backend(BackendSlot(entry.backend_slot));
+        match backend.map(|backend| (backend, backend.state)) {
+            Some((backend, BackendState::Active | BackendState::Unknown | BackendState::Draining { .. })) => {
+                Ok(backend)
+            }
+            Some((_, BackendState::Down)) => Err((CloseCause::BackendDown, DropReason::BackendDown)),
+            Some((_, BackendState::Gone)) | None => Err((CloseCause::Drain, DropReason::DrainDeadline)),
         }
     }
 
@@ -174,7 +181,7 @@ impl Engine {
         service: ServiceSlot,
         flags: TcpFlags,
         now: Timestamp,
-    ) -> Result<FlowId, DropReason> {
+    ) -> Result<(FlowId, Option<MacAddr>), DropReason> {
         let is_tcp = tuple.protocol == Protocol::Tcp;
         if is_tcp && !tcp::opens(flags.0) {
             return Err(DropReason::NotSyn);
@@ -183,7 +190,7 @@ impl Engine {
         let Choice { slot, scheduled } = self.pick_backend(parsed, tuple, service, now)?;
         let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
         // Nothing is opened towards a backend that cannot be reached yet.
-        self.mac_of(backend)?;
+        let mac = self.mac_of(backend)?;
         let (client_mac, known) = self.client_mac(&parsed.source, head);
         let state = if is_tcp { State::Opening } else { State::Unreplied };
         let new = NewFlow {
@@ -238,7 +245,7 @@ impl Engine {
         backend.flows_opened.add(1);
         backend.flows.add(1);
         backend.nat_ports.set(u64::from(self.flows.ports_used(slot)));
-        Ok(opened.id)
+        Ok((opened.id, mac))
     }
 
     fn pick_backend(
@@ -307,36 +314,34 @@ impl Engine {
         }
     }
 
-    /// What a request changes in its flow: state, timer, and where the client is found.
+    /// Whether the client's next hop is known from the kernel, and nothing has changed there.
     #[inline(always)]
-    fn advance_request<F: Frame>(
-        &mut self,
-        id: FlowId,
-        parsed: &Parsed,
-        packet: &[F],
-        flags: TcpFlags,
-        now: Timestamp,
-    ) {
-        self.advance(id, Direction::In, flags, parsed, now);
-        if self.framing == Framing::RawIp {
-            return;
-        }
+    fn knows_client_mac(&self, entry: &HotEntry) -> bool {
+        let generation = self.snapshot.next_hops.generation;
+        self.framing == Framing::RawIp
+            || (entry.hop_generation == generation && !entry.is_client_mac_learned())
+    }
+
+    /// Remembers where the client of a request is found.
+    #[inline(never)]
+    fn note_client_mac<F: Frame>(&mut self, id: FlowId, parsed: &Parsed, packet: &[F]) {
         let Some(head) = packet.first() else { return };
         let generation = self.snapshot.next_hops.generation;
         let entry = self.flows.entry(id);
         if entry.hop_generation != generation {
             let (mac, known) = self.client_mac(&parsed.source, head.bytes());
             self.flows.entry_mut(id).set_client_mac(mac.0, !known, generation);
-        } else if entry.is_client_mac_learned() {
-            // The client may have moved behind another neighbour.
-            let mac = packet::source_mac(head.bytes());
-            if mac.0 != entry.client_mac {
-                self.flows.entry_mut(id).set_client_mac(mac.0, true, generation);
-            }
+            return;
+        }
+        // The client may have moved behind another neighbour.
+        let mac = packet::source_mac(head.bytes());
+        if mac.0 != entry.client_mac {
+            self.flows.entry_mut(id).set_client_mac(mac.0, true, generation);
         }
     }
 
-    /// Moves a flow's state machine and sets its timer; counts the flow when it finishes.
+    /// Moves a flow's state machine and sets its timer. Returns the state before if it is another
+    /// one now.
     #[inline(always)]
     pub(super) fn advance(
         &mut self,
@@ -345,25 +350,35 @@ impl Engine {
         flags: TcpFlags,
         parsed: &Parsed,
         now: Timestamp,
-    ) {
-        let entry = self.flows.entry(id);
+    ) -> Option<State> {
+        let entry = self.flows.entry_mut(id);
         let before = entry.state();
         let after = if entry.protocol == Protocol::Tcp.number() {
             tcp::advance(before, direction, flags.0)
         } else {
             before.after_datagram(direction)
         };
-        if after.is_over() && !entry.is_counted() {
+        if after == before {
+            entry.stay(before, now, self.lifetimes.of(before));
+            return None;
+        }
+        self.enter(id, after, direction, parsed, now);
+        Some(before)
+    }
+
+    /// Brings a flow into another state, and counts it when it finishes.
+    #[cold]
+    fn enter(&mut self, id: FlowId, after: State, direction: Direction, parsed: &Parsed, now: Timestamp) {
+        if after.is_over() && !self.flows.entry(id).is_counted() {
             self.finish(id, after, direction, parsed, now);
         }
         self.flows.touch(id, after, now, self.lifetimes.of(after));
     }
 
     /// Counts the end of a flow, which a packet brings into the state `after`, and tells it.
-    #[cold]
     fn finish(&mut self, id: FlowId, after: State, direction: Direction, parsed: &Parsed, now: Timestamp) {
         self.flows
-            .announce_finished(id, after, direction, parsed.ip_len() as u64, now);
+            .announce_finished(id, after, direction, parsed.ip_len().into(), now);
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
         let before = entry.state();

@@ -59,9 +59,9 @@ impl Tuple {
         }
     }
 
-    pub(super) const fn reply_key(self, parsed: &Parsed) -> ReplyKey {
+    pub(super) const fn reply_key(self, backend: [u8; 16]) -> ReplyKey {
         ReplyKey {
-            backend: parsed.source,
+            backend,
             backend_port: self.source_port,
             local: self.local,
             nat_port: self.destination_port,

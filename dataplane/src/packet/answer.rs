@@ -53,12 +53,12 @@ pub fn answer_with_error<F: Frame>(
 
     let front = ip_header_len(parsed.family) + icmp::HEADER_LEN;
     let quoted = quoted_len(first, parsed, front).ok_or(DropReason::Internal)?;
-    let end = parsed.l3 + front + quoted;
+    let end = parsed.l3() + front + quoted;
     first.set_len(end);
     first.set_continues(false);
     let head = first.bytes_mut();
     turn_macs(head, parsed);
-    let answer = head.get_mut(parsed.l3..end).ok_or(DropReason::Internal)?;
+    let answer = head.get_mut(parsed.l3()..end).ok_or(DropReason::Internal)?;
     answer.copy_within(..quoted, front);
     write_error(answer, parsed, kind, source)
 }
@@ -70,11 +70,11 @@ fn quoted_len<F: Frame>(first: &F, parsed: &Parsed, front: usize) -> Option<usiz
         Family::V4 => V4_LIMIT,
         Family::V6 => V6_LIMIT,
     };
-    let available = first.bytes().len().min(parsed.end).checked_sub(parsed.l3)?;
-    let room = first.capacity().checked_sub(parsed.l3 + front)?;
+    let available = first.bytes().len().min(parsed.end()).checked_sub(parsed.l3())?;
+    let room = first.capacity().checked_sub(parsed.l3() + front)?;
     let quoted = available.min(limit - front).min(room);
     // RFC 792: the header and 8 bytes.
-    let least = (parsed.l4 - parsed.l3 + 8).min(limit - front);
+    let least = (parsed.l4() - parsed.l3() + 8).min(limit - front);
     (quoted >= least).then_some(quoted)
 }
 

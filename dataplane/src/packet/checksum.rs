@@ -114,8 +114,8 @@ pub(super) struct Delta(Sum);
 
 impl Delta {
     #[inline(always)]
-    pub(super) fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
-        let [old, new] = [!u16::from_ne_bytes(old), u16::from_ne_bytes(new)].map(u64::from);
+    pub(super) fn word(self, old: u16, new: u16) -> Self {
+        let [old, new] = [!old, new].map(u64::from);
         Self(self.0.plus(Sum(old)).plus(Sum(new)))
     }
 
@@ -129,7 +129,7 @@ impl Delta {
 
     #[inline]
     pub(super) fn sums(self, old: Sum, new: Sum) -> Self {
-        self.word(old.folded().to_ne_bytes(), new.folded().to_ne_bytes())
+        self.word(old.folded(), new.folded())
     }
 
     #[inline]
@@ -141,18 +141,17 @@ impl Delta {
     /// The checksum field after the change, `field` being what it was. Both as they are in the
     /// packet, so that no bytes need to be swapped.
     #[inline(always)]
-    pub(super) fn apply(self, field: [u8; 2]) -> [u8; 2] {
-        let before = Sum(u64::from(!u16::from_ne_bytes(field)));
-        (!self.0.plus(before).folded()).to_ne_bytes()
+    pub(super) fn apply(self, field: u16) -> u16 {
+        !self.0.plus(Sum(u64::from(!field))).folded()
     }
 }
 
 /// The checksum as it is written into the transport header: UDP spells a computed 0 as ffff, since
 /// 0 says that there is none (RFC 768).
 #[inline(always)]
-pub(super) const fn transport_field(protocol: Protocol, checksum: [u8; 2]) -> [u8; 2] {
+pub(super) const fn transport_field(protocol: Protocol, checksum: u16) -> u16 {
     match (protocol, checksum) {
-        (Protocol::Udp, [0, 0]) => [0xff; 2],
+        (Protocol::Udp, 0) => 0xffff,
         _ => checksum,
     }
 }

@@ -99,8 +99,9 @@ pub(super) mod icmp {
 /// The header of `N` bytes at `at`; a packet that ends before it is malformed.
 #[inline]
 pub(super) fn header_at<const N: usize>(bytes: &[u8], at: usize) -> Result<&[u8; N], DropReason> {
+    // One comparison where `at` is known to be small; wraps to a range that is never there.
     bytes
-        .get(at..)
+        .get(at..at.wrapping_add(N))
         .and_then(<[u8]>::first_chunk)
         .ok_or(DropReason::Malformed)
 }
@@ -110,7 +111,7 @@ pub(super) fn header_at<const N: usize>(bytes: &[u8], at: usize) -> Result<&[u8;
 #[inline]
 pub(super) fn header_at_mut<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], DropReason> {
     bytes
-        .get_mut(at..)
+        .get_mut(at..at.wrapping_add(N))
         .and_then(<[u8]>::first_chunk_mut)
         .ok_or(DropReason::Internal)
 }
@@ -121,10 +122,11 @@ pub(super) fn be16<const N: usize>(header: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([header[at], header[at + 1]])
 }
 
-/// The 16-bit field at the constant offset `at`, as it is in the packet.
+/// The 16-bit field at the constant offset `at` as a word of the Internet checksum: in the order that
+/// it has in memory.
 #[inline(always)]
-pub(super) fn pair<const N: usize>(header: &[u8; N], at: usize) -> [u8; 2] {
-    [header[at], header[at + 1]]
+pub(super) fn word<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+    u16::from_ne_bytes([header[at], header[at + 1]])
 }
 
 /// The 32-bit field at the constant offset `at`.

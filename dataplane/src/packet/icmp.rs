@@ -6,13 +6,13 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::{Delta, Sum};
 use super::extension;
 use super::field::{
-    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, pair, ports, put,
-    unmapped,
+    be16, be32, checksum_offset, header_at, header_at_mut, icmp, ipv4, ipv6, is_mapped, ports, put, unmapped,
+    word,
 };
 use super::parse::{
     Family, Parsed, Transport, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses,
 };
-use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, update_transport_checksum};
+use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, updated_transport_checksum};
 
 /// The packet that an ICMP error is about, as it was when the error was made.
 ///
@@ -61,18 +61,11 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     if parsed.transport != Transport::Icmp {
         return Err(DropReason::Internal);
     }
-    let &Parsed {
-        l4,
-        end,
-        family,
-        ref source,
-        ref destination,
-        ..
-    } = parsed;
+    let (l4, end, family) = (parsed.l4(), parsed.end(), parsed.family);
     let pseudo_header = match family {
         Family::V4 => Sum::default(),
         Family::V6 => {
-            let addresses = Sum::of_addresses(family, source, destination);
+            let addresses = Sum::of_addresses(family, &parsed.source, &parsed.destination);
             Sum::pseudo_header(addresses, icmp::PROTOCOL_V6, end - l4)
         }
     };
@@ -207,9 +200,9 @@ pub fn translate_error(
         Family::V4 => Delta::default(),
         Family::V6 => addresses,
     };
-    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(head, parsed.l4)?;
-    let checksum = delta.sums(before, after).apply(pair(header, icmp::CHECKSUM));
-    put(header, icmp::CHECKSUM, checksum);
+    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(head, parsed.l4())?;
+    let checksum = delta.sums(before, after).apply(word(header, icmp::CHECKSUM));
+    put(header, icmp::CHECKSUM, checksum.to_ne_bytes());
     Ok(())
 }
 
@@ -228,8 +221,8 @@ fn rewrite_quote(
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
             put(header, ipv4::SOURCE, unmapped(inner.source));
             put(header, ipv4::DESTINATION, unmapped(inner.destination));
-            let checksum = delta.apply(pair(header, ipv4::CHECKSUM));
-            put(header, ipv4::CHECKSUM, checksum);
+            let checksum = delta.apply(word(header, ipv4::CHECKSUM));
+            put(header, ipv4::CHECKSUM, checksum.to_ne_bytes());
         }
         Family::V6 => {
             let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, quoted.l3)?;
@@ -240,7 +233,8 @@ fn rewrite_quote(
     let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, quoted.l4)?, inner, delta);
     let at = quoted.l4 + checksum_offset(quoted.protocol);
     if at + 2 <= quoted.end {
-        update_transport_checksum(header_at_mut(head, at)?, quoted.protocol, delta);
+        let field: &mut [u8; 2] = header_at_mut(head, at)?;
+        *field = updated_transport_checksum(word(field, 0), quoted.protocol, delta).to_ne_bytes();
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ pub use answer::{AnswerKind, answer_with_error};
 pub use icmp::{ErrorClass, Quoted, parse_quote, translate_error};
 pub use mac::{set_macs, source_mac};
 pub use mss::tcp_mss_option;
-pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse};
+pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
 pub use reset::answer_with_reset;
 pub use rewrite::{ChecksumPolicy, Translation, set_ipv4_identification, translate};
 pub use segment::segment;

@@ -19,7 +19,7 @@ pub fn tcp_mss_option(head: &[u8], parsed: &Parsed) -> Option<u16> {
     if !flags.syn() {
         return None;
     }
-    let mut options = head.get(parsed.l4 + tcp::HEADER_LEN..parsed.l4 + header_len)?;
+    let mut options = head.get(parsed.l4() + tcp::HEADER_LEN..parsed.l4() + header_len)?;
     loop {
         options = match *options {
             [] | [END_OF_OPTIONS, ..] => return None,

@@ -103,5 +103,5 @@ pub(super) fn write_ip_header(
 }
 
 fn is_ethernet(parsed: &Parsed) -> bool {
-    parsed.l3 == ethernet::HEADER_LEN
+    parsed.l3() == ethernet::HEADER_LEN
 }

@@ -30,8 +30,8 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
     let first = packet.first_mut().ok_or(DropReason::Internal)?;
     check_one_receiver(first.bytes(), parsed)?;
 
-    let segment: &[u8; tcp::HEADER_LEN] = header_at(first.bytes(), parsed.l4)?;
-    let payload_len = parsed.end - parsed.l4 - header_len;
+    let segment: &[u8; tcp::HEADER_LEN] = header_at(first.bytes(), parsed.l4())?;
+    let payload_len = parsed.end() - parsed.l4() - header_len;
     let mut reset = [0; tcp::HEADER_LEN];
     put(&mut reset, ports::SOURCE, destination_port.to_be_bytes());
     put(&mut reset, ports::DESTINATION, source_port.to_be_bytes());
@@ -60,7 +60,7 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
         .checksum();
     put(&mut reset, tcp::CHECKSUM, checksum);
 
-    let l4 = parsed.l3 + ip_header_len(parsed.family);
+    let l4 = parsed.l3() + ip_header_len(parsed.family);
     let end = l4 + tcp::HEADER_LEN;
     if first.capacity() < end {
         return Err(DropReason::Internal);
@@ -70,6 +70,6 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
     let head = first.bytes_mut();
     turn_macs(head, parsed);
     *header_at_mut(head, l4)? = reset;
-    let packet = head.get_mut(parsed.l3..).ok_or(DropReason::Internal)?;
+    let packet = head.get_mut(parsed.l3()..).ok_or(DropReason::Internal)?;
     write_ip_header(packet, parsed.family, &reply)
 }

@@ -4,10 +4,14 @@ use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::{Delta, Sum, transport_field};
 use super::field::{
-    be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, pair, ports, put, tcp, udp, unmapped,
+    be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, tcp, udp, unmapped, word,
 };
 use super::parse::{Family, Parsed, Transport};
 use crate::port::Frame;
+
+/// The hop limit in the word of an IPv4 header that it shares with the protocol, and one hop of it.
+const HOPS: u16 = u16::from_ne_bytes([0xff, 0]);
+const ONE_HOP: u16 = u16::from_ne_bytes([1, 0]);
 
 /// What addresses and ports become. Addresses are of the packet's own family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,64 +41,67 @@ pub enum ChecksumPolicy {
 /// one. Ports are written where the packet has them.
 ///
 /// `Internal` if `parsed` is an ICMP message or not of this packet.
-#[inline(always)]
+#[inline(never)] // In a frame of its own it keeps all it needs in registers.
 pub fn translate<F: Frame>(
     packet: &mut [F],
     parsed: &Parsed,
     to: &Translation,
     checksum: ChecksumPolicy,
 ) -> Result<(), DropReason> {
+    let (first, rest) = packet.split_first_mut().ok_or(DropReason::Internal)?;
+    let head = first.bytes_mut();
     // Once for each protocol, so that its offsets are constants.
     match parsed.transport {
         Transport::Udp { .. } => {
-            translate_whole::<F, { udp::HEADER_LEN }>(packet, parsed, Protocol::Udp, to, checksum)
+            translate_whole::<F, { udp::HEADER_LEN }>(head, rest, parsed, Protocol::Udp, to, checksum)
         }
         Transport::Tcp { .. } => {
-            translate_whole::<F, { tcp::HEADER_LEN }>(packet, parsed, Protocol::Tcp, to, checksum)
+            translate_whole::<F, { tcp::HEADER_LEN }>(head, rest, parsed, Protocol::Tcp, to, checksum)
         }
         Transport::Fragment { protocol, ports, .. } => {
-            translate_fragment(packet, parsed, protocol, ports.is_some(), to, checksum)
+            translate_fragment(head, parsed, protocol, ports.is_some(), to, checksum)
         }
         Transport::Icmp => Err(DropReason::Internal),
     }
 }
 
-/// A packet that is no fragment, with the transport header of `N` bytes of `protocol`.
+/// A packet that is no fragment, with the transport header of `N` bytes of `protocol`. `rest` are its
+/// frames behind the first one.
 #[inline(always)]
 fn translate_whole<F: Frame, const N: usize>(
-    packet: &mut [F],
+    head: &mut [u8],
+    rest: &[F],
     parsed: &Parsed,
     protocol: Protocol,
     to: &Translation,
     checksum: ChecksumPolicy,
 ) -> Result<(), DropReason> {
     let at = checksum_offset(protocol);
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
     let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
-    let header: &[u8; N] = header_at(head, parsed.l4)?;
-    let mut field = pair(header, at);
+    let header: &[u8; N] = header_at(head, parsed.l4())?;
+    let mut field = word(header, at);
     if checksum == ChecksumPolicy::Update {
         let length = covered_len(header, parsed, protocol);
         let pseudo_header = Sum::pseudo_header(addresses, protocol.number(), length);
-        if field == pseudo_header.folded().to_ne_bytes() {
-            field = completed(packet, parsed, protocol, length, pseudo_header);
+        if field == pseudo_header.folded() {
+            let covered = head.get(parsed.l4()..).unwrap_or_default();
+            field = completed(covered, rest, protocol, length, pseudo_header);
         }
     }
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
     let delta = rewrite_ip_header(head, parsed, addresses, &to.source, &to.destination)?;
-    let header: &mut [u8; N] = header_at_mut(head, parsed.l4)?;
+    let header: &mut [u8; N] = header_at_mut(head, parsed.l4())?;
     let delta = rewrite_ports(header, to, delta);
     if checksum == ChecksumPolicy::Update {
-        update_transport_checksum(&mut field, protocol, delta);
-        put(header, at, field);
+        let field = updated_transport_checksum(field, protocol, delta);
+        put(header, at, field.to_ne_bytes());
     }
     Ok(())
 }
 
 /// A fragment, whose checksum is not whole. Only the first one has ports.
 #[cold]
-fn translate_fragment<F: Frame>(
-    packet: &mut [F],
+fn translate_fragment(
+    head: &mut [u8],
     parsed: &Parsed,
     protocol: u8,
     has_ports: bool,
@@ -102,16 +109,15 @@ fn translate_fragment<F: Frame>(
     checksum: ChecksumPolicy,
 ) -> Result<(), DropReason> {
     let protocol = Protocol::from_number(protocol).ok_or(DropReason::Internal)?;
-    let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
     let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
     let delta = rewrite_ip_header(head, parsed, addresses, &to.source, &to.destination)?;
     if !has_ports {
         return Ok(());
     }
-    let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, parsed.l4)?, to, delta);
+    let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, parsed.l4())?, to, delta);
     if checksum == ChecksumPolicy::Update {
-        let field = header_at_mut(head, parsed.l4 + checksum_offset(protocol))?;
-        update_transport_checksum(field, protocol, delta);
+        let field: &mut [u8; 2] = header_at_mut(head, parsed.l4() + checksum_offset(protocol))?;
+        *field = updated_transport_checksum(word(field, 0), protocol, delta).to_ne_bytes();
     }
     Ok(())
 }
@@ -130,19 +136,17 @@ pub(super) fn rewrite_ip_header(
     let delta = Delta::default().addresses(old, new);
     match parsed.family {
         Family::V4 => {
-            let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
+            let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3())?;
             put(header, ipv4::SOURCE, unmapped(*source));
             put(header, ipv4::DESTINATION, unmapped(*destination));
-            let [hops, protocol] = pair(header, ipv4::TTL);
-            let after = [hops.saturating_sub(1), protocol];
-            put(header, ipv4::TTL, after);
-            let checksum = delta
-                .word([hops, protocol], after)
-                .apply(pair(header, ipv4::CHECKSUM));
-            put(header, ipv4::CHECKSUM, checksum);
+            let before = word(header, ipv4::TTL);
+            let after = before - if before & HOPS == 0 { 0 } else { ONE_HOP };
+            put(header, ipv4::TTL, after.to_ne_bytes());
+            let checksum = delta.word(before, after).apply(word(header, ipv4::CHECKSUM));
+            put(header, ipv4::CHECKSUM, checksum.to_ne_bytes());
         }
         Family::V6 => {
-            let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
+            let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(head, parsed.l3())?;
             put(header, ipv6::SOURCE, *source);
             put(header, ipv6::DESTINATION, *destination);
             header[ipv6::HOP_LIMIT] = header[ipv6::HOP_LIMIT].saturating_sub(1);
@@ -159,9 +163,9 @@ pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translati
     let before = [header[0], header[1], header[2], header[3]];
     // Put together before they are written: reading back two halves as a whole would wait until
     // both have left the processor's store buffer.
-    let ([a, b], [c, d]) = (to.source_port.to_be_bytes(), to.destination_port.to_be_bytes());
-    put(header, ports::SOURCE, [a, b, c, d]);
-    delta.ports(before, [a, b, c, d])
+    let after = (u32::from(to.source_port) << 16 | u32::from(to.destination_port)).to_be_bytes();
+    put(header, ports::SOURCE, after);
+    delta.ports(before, after)
 }
 
 /// Gives an IPv4 packet another identification, for fragments of datagrams from many clients
@@ -170,40 +174,41 @@ pub fn set_ipv4_identification(head: &mut [u8], parsed: &Parsed, id: u16) -> Res
     if parsed.family == Family::V6 {
         return Ok(());
     }
-    let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3)?;
+    let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3())?;
     let checksum = Delta::default()
-        .word(pair(header, ipv4::IDENTIFICATION), id.to_be_bytes())
-        .apply(pair(header, ipv4::CHECKSUM));
+        .word(word(header, ipv4::IDENTIFICATION), id.to_be())
+        .apply(word(header, ipv4::CHECKSUM));
     put(header, ipv4::IDENTIFICATION, id.to_be_bytes());
-    put(header, ipv4::CHECKSUM, checksum);
+    put(header, ipv4::CHECKSUM, checksum.to_ne_bytes());
     Ok(())
 }
 
-/// Updates the checksum of a transport header after a change of what it covers.
+/// The checksum of a transport header after a change of what it covers.
 #[inline(always)]
-pub(super) fn update_transport_checksum(field: &mut [u8; 2], protocol: Protocol, delta: Delta) {
-    if protocol == Protocol::Tcp || *field != [0; 2] {
-        *field = transport_field(protocol, delta.apply(*field));
+pub(super) fn updated_transport_checksum(field: u16, protocol: Protocol, delta: Delta) -> u16 {
+    if protocol == Protocol::Udp && field == 0 {
+        return 0;
     }
+    transport_field(protocol, delta.apply(field))
 }
 
 /// The checksum of a packet whose checksum field is the folded sum of its pseudo-header: the sender
 /// has left it to be completed. One complete checksum in 65,536 looks like that too, and stays.
+/// `covered` begins with the transport header and goes on in the frames of `rest`.
 #[inline(never)]
 fn completed<F: Frame>(
-    packet: &[F],
-    parsed: &Parsed,
+    covered: &[u8],
+    rest: &[F],
     protocol: Protocol,
     length: usize,
     pseudo_header: Sum,
-) -> [u8; 2] {
-    let field = pseudo_header.folded().to_ne_bytes();
-    let whole = pseudo_header.plus(sum_of_range(packet, parsed.l4, length));
+) -> u16 {
+    let whole = pseudo_header.plus(sum_of_first(covered, rest, length));
     if whole.verifies() {
-        return field;
+        return pseudo_header.folded();
     }
     // The sum over everything, less the field.
-    let checksum = Delta::default().sums(pseudo_header, whole).apply([0xff; 2]);
+    let checksum = Delta::default().sums(pseudo_header, whole).apply(0xffff);
     transport_field(protocol, checksum)
 }
 
@@ -211,20 +216,17 @@ fn completed<F: Frame>(
 #[inline(always)]
 fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Protocol) -> usize {
     match protocol {
-        Protocol::Tcp => parsed.end - parsed.l4,
+        Protocol::Tcp => parsed.end() - parsed.l4(),
         Protocol::Udp => usize::from(be16(header, udp::LENGTH)),
     }
 }
 
-/// The sum of `length` bytes from `start` of the packet, over its frames. O(length).
-fn sum_of_range<F: Frame>(packet: &[F], start: usize, length: usize) -> Sum {
-    let (mut skip, mut summed) = (start, 0);
+/// The sum of the first `length` bytes of `head` and the frames of `rest`. O(length).
+fn sum_of_first<F: Frame>(head: &[u8], rest: &[F], length: usize) -> Sum {
     let mut sum = Sum::default();
-    for frame in packet {
-        let bytes = frame.bytes();
-        let rest = bytes.get(skip..).unwrap_or_default();
-        skip = skip.saturating_sub(bytes.len());
-        let covered = rest.get(..length - summed).unwrap_or(rest);
+    let mut summed = 0;
+    for bytes in std::iter::once(head).chain(rest.iter().map(Frame::bytes)) {
+        let covered = bytes.get(..length - summed).unwrap_or(bytes);
         sum = sum.append(summed, covered);
         summed += covered.len();
     }

@@ -57,10 +57,10 @@ fn cut<P: Port>(
     let (first, rest) = packet.split_first().ok_or(DropReason::Internal)?;
     let (headers, payload) = first
         .bytes()
-        .split_at_checked(parsed.l4 + header_len)
+        .split_at_checked(parsed.l4() + header_len)
         .ok_or(DropReason::Internal)?;
     let payload_len = parsed
-        .end
+        .end()
         .checked_sub(headers.len())
         .filter(|_| mss > 0)
         .ok_or(DropReason::Internal)?;
@@ -117,7 +117,7 @@ fn build<F: Frame>(
     front.copy_from_slice(headers);
     payload.read(body)?;
 
-    write_lengths(bytes, parsed, total - parsed.l3, place.index)?;
+    write_lengths(bytes, parsed, total - parsed.l3(), place.index)?;
     write_tcp(bytes, parsed, place)
 }
 
@@ -125,18 +125,20 @@ fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -
     let word = |length: usize| u16::try_from(length).map_err(|_| DropReason::Internal);
     match parsed.family {
         Family::V4 => {
-            let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(bytes, parsed.l3)?;
+            let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(bytes, parsed.l3())?;
             put(header, ipv4::TOTAL_LENGTH, word(ip_len)?.to_be_bytes());
             let id = be16(header, ipv4::IDENTIFICATION).wrapping_add(index);
             put(header, ipv4::IDENTIFICATION, id.to_be_bytes());
             put(header, ipv4::CHECKSUM, [0; 2]);
-            let options = bytes.get_mut(parsed.l3..parsed.l4).ok_or(DropReason::Internal)?;
+            let options = bytes
+                .get_mut(parsed.l3()..parsed.l4())
+                .ok_or(DropReason::Internal)?;
             let checksum = Sum::of(options).checksum();
             let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(options, 0)?;
             put(header, ipv4::CHECKSUM, checksum);
         }
         Family::V6 => {
-            let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(bytes, parsed.l3)?;
+            let header: &mut [u8; ipv6::HEADER_LEN] = header_at_mut(bytes, parsed.l3())?;
             let payload_length = word(ip_len - ipv6::HEADER_LEN)?;
             put(header, ipv6::PAYLOAD_LENGTH, payload_length.to_be_bytes());
         }
@@ -146,7 +148,7 @@ fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -
 
 fn write_tcp(bytes: &mut [u8], parsed: &Parsed, place: Place) -> Result<(), DropReason> {
     let addresses = addresses(bytes, parsed)?;
-    let segment = bytes.get_mut(parsed.l4..).ok_or(DropReason::Internal)?;
+    let segment = bytes.get_mut(parsed.l4()..).ok_or(DropReason::Internal)?;
     let header: &mut [u8; tcp::HEADER_LEN] = header_at_mut(segment, 0)?;
     let offset = u32::try_from(place.offset).map_err(|_| DropReason::Internal)?;
     let sequence = be32(header, tcp::SEQUENCE).wrapping_add(offset);
@@ -169,8 +171,8 @@ fn write_tcp(bytes: &mut [u8], parsed: &Parsed, place: Place) -> Result<(), Drop
 /// The sum of the addresses in the packet now; those in `parsed` are from before the translation.
 fn addresses(bytes: &mut [u8], parsed: &Parsed) -> Result<Sum, DropReason> {
     let (source, destination) = match parsed.family {
-        Family::V4 => ipv4_addresses(header_at_mut(bytes, parsed.l3)?),
-        Family::V6 => ipv6_addresses(header_at_mut(bytes, parsed.l3)?),
+        Family::V4 => ipv4_addresses(header_at_mut(bytes, parsed.l3())?),
+        Family::V6 => ipv6_addresses(header_at_mut(bytes, parsed.l3())?),
     };
     Ok(Sum::of_addresses(parsed.family, &source, &destination))
 }

@@ -15,7 +15,7 @@ use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::index::Kind;
-use super::key::HashSeed;
+use super::key::{HashSeed, Key};
 use super::*;
 use crate::config::Timeouts;
 
@@ -133,7 +133,7 @@ fn a_guess_does_not_outlive_its_flow() {
     let mut probe = table.request_probe(&request_key(&old));
     table.prefetch_index(&probe);
     table.prefetch_flow(&mut probe);
-    let guessed = |table: &FlowTable, now| table.request_at(&probe, &request_key(&old), now);
+    let guessed = |table: &FlowTable, now| table.request_at(&probe, request_key(&old), now);
     assert_eq!(guessed(&table, at(2)), Some(opened.id));
     table.close(opened.id);
     assert_eq!(guessed(&table, at(2)), None);

@@ -43,7 +43,7 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
     ] {
         let mut bytes = spec.bytes();
         let parsed = parse_all(&bytes, spec.framing).unwrap();
-        let ip_packet = bytes[parsed.l3..].to_vec();
+        let ip_packet = bytes[parsed.l3()..].to_vec();
         // Padding is not quoted.
         bytes.extend([0xee; 6]);
         let own = if spec.source.is_ipv4() {
@@ -57,7 +57,7 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
         let out = joined(&packet);
         assert_valid(&out, spec.framing);
         let header_len = if spec.source.is_ipv4() { 20 } else { 40 };
-        let icmp = parsed.l3 + header_len;
+        let icmp = parsed.l3() + header_len;
         assert_eq!(out[icmp..icmp + 2], header[..2], "{kind:?}");
         assert_eq!(out[icmp + 4..icmp + 8], header[2..], "{kind:?}");
         assert_eq!(out[icmp + 8..], ip_packet, "{kind:?}");
@@ -67,12 +67,12 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
         }
         let addresses = if spec.source.is_ipv4() {
             (
-                parsed.l3 + 12..parsed.l3 + 20,
+                parsed.l3() + 12..parsed.l3() + 20,
                 [172, 16, 1, 103, 172, 16, 1, 100].to_vec(),
             )
         } else {
             (
-                parsed.l3 + 8..parsed.l3 + 40,
+                parsed.l3() + 8..parsed.l3() + 40,
                 [octets("2001:db8::103"), octets("2001:db8::100")].concat(),
             )
         };

@@ -115,7 +115,7 @@ fn identity(parsed: &Parsed) -> Translation {
 #[test]
 fn reads_captured_packets() {
     let syn = parsed(&SYN_V4);
-    assert_eq!((syn.l3, syn.l4, syn.end, syn.ip_len()), (14, 34, 74, 60));
+    assert_eq!((syn.l3(), syn.l4(), syn.end(), syn.ip_len()), (14, 34, 74, 60));
     assert_eq!(syn.source, octets("172.16.1.100"));
     assert_eq!(syn.destination, octets("172.16.1.103"));
     assert_eq!(syn.hop_limit, 64);
@@ -133,7 +133,7 @@ fn reads_captured_packets() {
 
     let udp = parsed(&UDP_V6);
     assert_eq!(udp.source, octets("2001:db8::100"));
-    assert_eq!((udp.l3, udp.l4, udp.end), (14, 54, 67));
+    assert_eq!((udp.l3(), udp.l4(), udp.end()), (14, 54, 67));
     assert_eq!(
         udp.transport,
         Transport::Udp {
@@ -169,7 +169,7 @@ fn writes_captured_packets_back_with_one_hop_less_and_a_complete_checksum() {
         let mut out = joined(&packet);
         assert_valid(&out, Framing::Ethernet);
 
-        let at = parsed.l4
+        let at = parsed.l4()
             + if matches!(parsed.transport, Transport::Tcp { .. }) {
                 16
             } else {
@@ -234,8 +234,8 @@ fn reads_the_same_without_an_ethernet_header() {
     for (name, bytes) in ALL {
         let ethernet = parsed(bytes);
         let raw = parse_all(&bytes[14..], Framing::RawIp).unwrap();
-        assert_eq!(raw.l3, 0, "{name}");
-        assert_eq!(raw.l4 + 14, ethernet.l4, "{name}");
+        assert_eq!(raw.l3(), 0, "{name}");
+        assert_eq!(raw.l4() + 14, ethernet.l4(), "{name}");
         assert_eq!(raw.ip_len(), ethernet.ip_len(), "{name}");
         assert_eq!(raw.source, ethernet.source, "{name}");
     }

@@ -281,7 +281,7 @@ fn finds_ports_behind_every_length_of_ipv4_options() {
             ..Spec::request(Protocol::Udp)
         };
         let parsed = parse_all(&spec.bytes(), spec.framing).unwrap();
-        assert_eq!(parsed.l4, L4 + words * 4);
+        assert_eq!(parsed.l4(), L4 + words * 4);
         let expected = Transport::Udp {
             source_port: 40000,
             destination_port: 8080,
@@ -302,7 +302,7 @@ fn finds_ports_behind_ipv6_extension_headers() {
         let mut bytes = Spec::request_v6(Protocol::Udp).bytes();
         insert(&mut bytes, headers);
         let parsed = parse_all(&bytes, Framing::Ethernet).unwrap();
-        assert_eq!(parsed.l4, L4_V6 + headers.len() * 8, "{description}");
+        assert_eq!(parsed.l4(), L4_V6 + headers.len() * 8, "{description}");
         assert!(matches!(parsed.transport, Transport::Udp { .. }), "{description}");
     }
 }

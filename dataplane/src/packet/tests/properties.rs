@@ -158,9 +158,9 @@ proptest! {
         words[0] |= 0x4000;
         let at = 1 + at.index(words.len() - 1);
         let before = full(&words);
-        let delta = Delta::default().word(words[at].to_be_bytes(), new.to_be_bytes());
+        let delta = Delta::default().word(words[at].to_be(), new.to_be());
         words[at] = new;
-        prop_assert_eq!(delta.apply(before.to_be_bytes()), full(&words).to_be_bytes());
+        prop_assert_eq!(delta.apply(before.to_be()), full(&words).to_be());
     }
 
     #[test]
@@ -172,7 +172,7 @@ proptest! {
         let parsed = parsed(&spec);
         let expected = spec.translated(&to).bytes();
         // The first frame holds all headers.
-        let cuts = [parsed.l4 + 20 + cut];
+        let cuts = [parsed.l4() + 20 + cut];
 
         let mut packet = frames(&bytes, &cuts);
         translate(&mut packet, &parsed, &to, ChecksumPolicy::Update).unwrap();
@@ -209,7 +209,7 @@ proptest! {
         let kind = if quoted.source.is_ipv4() { 3 } else { 1 };
         let quoted = Spec { framing: Framing::RawIp, ..quoted };
         let quote = quoted.bytes();
-        let l4 = parsed(&quoted).l4;
+        let l4 = parsed(&quoted).l4();
         let quote = &quote[..quote.len().min(l4 + cut)];
         let header = [kind, code, 0, 0, 0, 0, 0, 0];
         let original = icmp_error(framing, quoted.destination, quoted.source, header, quote);
@@ -245,7 +245,7 @@ proptest! {
     ) {
         let spec = Spec { protocol: Protocol::Tcp, ..spec };
         let parsed = parsed(&spec);
-        let mut packet = frames(&spec.bytes(), &[parsed.l4 + 20 + cut, 1000]);
+        let mut packet = frames(&spec.bytes(), &[parsed.l4() + 20 + cut, 1000]);
         translate(&mut packet, &parsed, &to, ChecksumPolicy::Later).unwrap();
         let mut port = VecPort { free: 100, capacity: 4096 };
         let mut segments = Vec::new();
@@ -272,7 +272,7 @@ proptest! {
     ) {
         let framing = if raw { Framing::RawIp } else { Framing::Ethernet };
         if let Ok(parsed) = parse(&bytes, packet_len, framing) {
-            prop_assert!(parsed.l3 <= parsed.l4 && parsed.l4 <= parsed.end && parsed.end <= packet_len);
+            prop_assert!(parsed.l3() <= parsed.l4() && parsed.l4() <= parsed.end() && parsed.end() <= packet_len);
         }
         reach_everything(&bytes, &[], framing, &some_translation());
     }

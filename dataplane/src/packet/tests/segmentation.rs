@@ -171,5 +171,5 @@ fn what_cannot_be_cut_is_refused_and_keeps_no_frame() {
         (verdict, out.len(), port.free),
         (Err(DropReason::Internal), 0, PORT.free)
     );
-    assert_eq!(joined(&packet).len(), parsed.end);
+    assert_eq!(joined(&packet).len(), parsed.end());
 }

@@ -355,7 +355,7 @@ pub(super) fn fix_ipv4_checksum(bytes: &mut [u8], l3: usize) {
 
 /// Leaves in the transport checksum what a sender's kernel leaves there for its hardware.
 pub(super) fn make_partial(bytes: &mut [u8], parsed: &Parsed, protocol: Protocol) {
-    let length = u32::try_from(parsed.end - parsed.l4).unwrap();
+    let length = u32::try_from(parsed.end() - parsed.l4()).unwrap();
     let mut pseudo_header = [parsed.source, parsed.destination].concat();
     pseudo_header.extend(length.to_be_bytes());
     pseudo_header.extend([0, 0, 0, protocol.number()]);
@@ -365,7 +365,7 @@ pub(super) fn make_partial(bytes: &mut [u8], parsed: &Parsed, protocol: Protocol
         pseudo_header.drain(16..28);
         pseudo_header.drain(0..12);
     }
-    let at = parsed.l4 + if protocol == Protocol::Tcp { 16 } else { 6 };
+    let at = parsed.l4() + if protocol == Protocol::Tcp { 16 } else { 6 };
     bytes[at..at + 2].copy_from_slice(&(!plain_checksum(&pseudo_header)).to_be_bytes());
 }
 

@@ -86,7 +86,7 @@ fn translated_packets_are_what_etherparse_builds() {
         let mut later = frames(&bytes, &[]);
         translate(&mut later, &parsed, &to, ChecksumPolicy::Later).unwrap();
         let mut expected = expected;
-        let at = parsed.l4 + if spec.protocol == Protocol::Tcp { 16 } else { 6 };
+        let at = parsed.l4() + if spec.protocol == Protocol::Tcp { 16 } else { 6 };
         expected[at..at + 2].copy_from_slice(&bytes[at..at + 2]);
         assert_eq!(joined(&later), expected, "{description}, checksum later");
     }
