@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
@@ -40,18 +40,16 @@ impl<'a> Admin<'a> {
         }
     }
 
-    /// The generation that every worker uses.
-    pub(super) fn generation(&mut self) -> Result<u64, Failure> {
+    /// The generation that every worker uses, and when the last one had it: at most a millisecond too late,
+    /// since times are told in milliseconds.
+    pub(super) fn snapshot(&mut self) -> Result<(u64, SystemTime), Failure> {
         let status = self.status()?;
-        let workers = status["items"][0]["workers"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        workers
-            .iter()
-            .map(|worker| worker["generation"].as_u64().unwrap_or(0))
-            .min()
-            .ok_or_else(|| Failure::new(format!("no workers in the status of vl3-lb: {status}")))
+        let generation = status["generation"].as_u64();
+        let time = status["items"][0]["snapshotTime"].as_str();
+        let time = time.and_then(|time| humantime::parse_rfc3339(time).ok());
+        generation
+            .zip(time.map(|time| time + Duration::from_millis(1)))
+            .ok_or_else(|| Failure::new(format!("no snapshot in the status of vl3-lb: {status}")))
     }
 
     /// What vl3-lb itself says how long its last change took, from when it was read to when all workers used it.
