@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# dockerfile.sh FOLDER BINARY: builds deploy/Dockerfile with buildah in FOLDER, without a registry, and prints the
-# files of the image and what its entry point says to --version.
+# dockerfile.sh FOLDER IMAGE BINARY: builds IMAGE (vl3-lb or vl3-perf) by deploy/Dockerfile with buildah in FOLDER,
+# without a registry, and prints the files of the image and what its entry point says to --version.
 #
 # The image to build in is a stand-in: its apt-get does nothing, and its cargo takes BINARY, which was built outside.
 # All else is the Dockerfile's own: what is copied into the build, what of it into the image, and how it starts.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../deploy/cluster" && pwd)
-readonly folder=$1 binary=$2
+readonly folder=$1 image=$2 binary=$3
 readonly run_dir=$folder # of images.sh
 
 # shellcheck source=deploy/host/say.sh
@@ -18,13 +18,15 @@ main() {
     trap 'rm -rf "$folder/storage" "$folder/run"' EXIT
     make_builder "$folder/root"
     cd "$here/../.."
+    local target=()
+    [[ $image == vl3-lb ]] || target=(--target "${image#vl3-}")
     store bud --quiet --isolation chroot --build-arg BUILD_IMAGE=localhost/builder \
-        -f deploy/Dockerfile -t vl3-lb:test . >&2
-    local container image
+        -f deploy/Dockerfile "${target[@]}" -t vl3-lb:test . >&2
+    local container mounted
     container=$(store from localhost/vl3-lb:test)
-    image=$(store mount "$container")
-    (cd "$image" && find . -type f -o -type l | sort)
-    store run --isolation chroot "$container" -- vl3-lb --version
+    mounted=$(store mount "$container")
+    (cd "$mounted" && find . -type f -o -type l | sort)
+    store run --isolation chroot "$container" -- "$image" --version
     store umount "$container" >/dev/null
     store rm "$container" >/dev/null
 }
@@ -36,14 +38,14 @@ make_builder() {
     cp "$(command -v ldd)" "$root/usr/bin/ldd"
     add_program "$root" "$(command -v bash)" /bin/bash
     add_program "$root" "$(command -v strip)" /usr/bin/strip
-    add_program "$root" "$binary" /prebuilt/vl3-lb
+    add_program "$root" "$binary" "/prebuilt/$image"
     printf '#!/bin/sh\n' >"$root/usr/bin/apt-get"
     cat >"$root/usr/bin/cargo" <<'SCRIPT'
 #!/bin/sh
 set -e
-[ -e Cargo.lock ] && [ -e control/src/main.rs ]
+[ -e Cargo.lock ] && [ -e control/src/main.rs ] && [ -e perf/src/main.rs ]
 mkdir -p target/release
-cp /prebuilt/vl3-lb target/release/
+cp /prebuilt/* target/release/
 SCRIPT
     chmod +x "$root/usr/bin/apt-get" "$root/usr/bin/cargo"
     container=$(store from scratch)

@@ -9,14 +9,24 @@ use vl3lb_tests::netns::must_run;
 
 #[test]
 fn the_image_holds_the_program_with_its_libraries_and_nothing_else() {
+    check("vl3-lb");
+}
+
+/// With the balancer in the load generator's place: what counts is where it is put, and what beside it.
+#[test]
+fn so_does_the_image_of_the_load_generator() {
+    check("vl3-perf");
+}
+
+fn check(program: &str) {
     let folder = TempDir::with_prefix("vl3lb-image").expect("make a temporary directory");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/dockerfile.sh");
-    let output = must_run(Command::new(script).arg(folder.path()).arg(binary()));
+    let output = must_run(Command::new(script).arg(folder.path()).arg(program).arg(binary()));
     let mut lines: Vec<&str> = output.lines().collect();
     let version = lines.pop().expect("it prints something");
     assert!(version.starts_with("vl3-lb "), "the program starts: {version}");
     let (libraries, others): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.contains(".so."));
-    assert_eq!(others, ["./usr/local/bin/vl3-lb"]);
+    assert_eq!(others, [format!("./usr/local/bin/{program}")]);
     assert!(
         libraries.iter().any(|line| line.contains("libc.so.6")),
         "{libraries:?}"
