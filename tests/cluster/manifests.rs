@@ -11,6 +11,8 @@ use vl3lb_tests::api_server::{ApiServer, program};
 use vl3lb_tests::client::text;
 use vl3lb_tests::netns::{Netns, must_run};
 
+use crate::permission::single_rules;
+
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 #[test]
@@ -106,6 +108,41 @@ fn the_chart_and_the_base_give_the_balancer_the_same() {
             find(kustomize, kind, "/spec/template/spec"),
             "pods of the {kind}"
         );
+    }
+}
+
+#[test]
+fn the_chart_gives_no_permission_for_other_namespaces_that_the_base_has_not() {
+    let rules = |objects: &[Value]| -> Vec<(String, Vec<Value>)> {
+        let roles = objects
+            .iter()
+            .filter(|object| object["kind"] == "Role" || object["kind"] == "ClusterRole");
+        roles
+            .map(|role| (role["metadata"]["name"].to_string(), single_rules(role)))
+            .collect()
+    };
+    let base = rules(&objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/base"))));
+    let [(_, base)] = &base[..] else {
+        panic!("the base has one Role: {base:?}")
+    };
+    for (values, roles) in [
+        (
+            "config.kubernetes.namespaces=all,config.kubernetes.services=true",
+            2,
+        ),
+        (
+            "config.kubernetes.namespaces={one,two},config.kubernetes.services=true",
+            3,
+        ),
+        ("config.kubernetes.namespaces={balancers,one}", 2),
+    ] {
+        let found = rules(&objects(&chart(values)));
+        assert_eq!(found.len(), roles, "--set {values}");
+        for (name, rules) in &found {
+            for rule in rules {
+                assert!(base.contains(rule), "--set {values}: {name}: {rule}");
+            }
+        }
     }
 }
 

@@ -1,86 +1,436 @@
-//! What the role that we ship allows of pods can not be left out: the balancer says what is denied.
+//! The Role that we ship suffices, and nothing of it can be left out: each verb of each resource is taken away
+//! from a balancer of its own, which then says what is denied and cannot do what the verb is for.
+//!
+//! All balancers run at once on one API server, each in a namespace of Kubernetes with its own Role.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use vl3lb_tests::api_server::ApiServer;
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client::text;
+use vl3lb_tests::config::Config;
+use vl3lb_tests::topology::{Family, Host, Shape, Topology};
 use vl3lb_tests::wait;
 
-use crate::pods::{NAMESPACE, Pods};
-use crate::watching::{CONVERGENCE, ROLE, World, expect_backends};
+use crate::pods::Pods;
+use crate::watching::CONVERGENCE;
+
+/// The name of each balancer's pod.
+const POD: &str = "lb";
+const GROUP: &str = "finance";
+
+/// What a balancer does with its permissions, in the order in which the test has it done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Serves,
+    FollowsPods,
+    FollowsServices,
+    FollowsEndpoints,
+    KeepsLease,
+    SeesPeers,
+    WritesStatus,
+    Publishes,
+    TellsEvents,
+    CountsEvents,
+    Withdraws,
+    Leaves,
+}
+
+const EFFECTS: [Effect; 12] = [
+    Effect::Serves,
+    Effect::FollowsPods,
+    Effect::FollowsServices,
+    Effect::FollowsEndpoints,
+    Effect::KeepsLease,
+    Effect::SeesPeers,
+    Effect::WritesStatus,
+    Effect::Publishes,
+    Effect::TellsEvents,
+    Effect::CountsEvents,
+    Effect::Withdraws,
+    Effect::Leaves,
+];
+
+/// The first thing that does not work without a verb.
+const LOST: [(&str, &str, Effect); 17] = [
+    ("list", "pods", Effect::Serves),
+    ("watch", "pods", Effect::FollowsPods),
+    ("list", "leases", Effect::SeesPeers),
+    ("watch", "leases", Effect::SeesPeers),
+    ("create", "leases", Effect::KeepsLease),
+    ("patch", "leases", Effect::KeepsLease),
+    ("delete", "leases", Effect::Leaves),
+    ("list", "services", Effect::Serves),
+    ("watch", "services", Effect::FollowsServices),
+    ("list", "endpointslices", Effect::Serves),
+    ("watch", "endpointslices", Effect::FollowsEndpoints),
+    ("create", "endpointslices", Effect::Publishes),
+    ("patch", "endpointslices", Effect::Publishes),
+    ("delete", "endpointslices", Effect::Withdraws),
+    ("patch", "services/status", Effect::WritesStatus),
+    ("create", "events", Effect::TellsEvents),
+    ("patch", "events", Effect::CountsEvents),
+];
 
 #[test]
-fn each_permission_for_pods_is_needed_and_named_when_it_is_missing() {
-    let world = World::build();
-    let server = world.server();
-    Pods::new(&server).create(0..2);
-    let balancer = world.balancer(&server);
-    expect_backends(&balancer, 2, 0);
-    let forbidden = |log: &str| log.contains("forbidden");
-    assert!(!forbidden(&balancer.log()), "the role does not suffice");
-    drop(balancer);
-
-    let get = ["get", "role", "vl3-lb", "--namespace", NAMESPACE, "--output=json"];
-    let mut role: Value = serde_json::from_str(&server.must_kubectl(&get, "")).expect("kubectl prints JSON");
-    // Else the server takes one change of it only.
-    role["metadata"]["resourceVersion"].take();
+fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing() {
+    let role = shipped_role();
     let lesser = without_each_verb(&role);
-    assert!(!lesser.is_empty());
-    for (verb, resource, role) in lesser {
-        // The others are for what this balancer, which is in no pod, does not do.
-        if resource != "pods" {
-            continue;
+    for (verb, resource, _) in &lesser {
+        lost(verb, resource);
+    }
+    assert_eq!(lesser.len(), LOST.len(), "the table has what the Role has not");
+
+    let mut shape = Shape::of(&Attachment::VETH_AUTO);
+    shape.servers = u8::try_from(1 + lesser.len()).expect("a few");
+    let topology = Topology::build(&shape);
+    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let whole = (None, &role);
+    let parts = lesser
+        .iter()
+        .map(|(verb, resource, role)| (Some((verb.as_str(), resource.as_str())), role));
+    let roles = std::iter::once(whole).chain(parts);
+    // On this thread: a balancer ends with the thread that started it.
+    let mut subjects: Vec<Subject<'_>> = topology
+        .servers
+        .iter()
+        .zip(roles)
+        .map(|(host, (denied, role))| Subject::start(&server, host, denied, role))
+        .collect();
+    std::thread::scope(|scope| {
+        for subject in &mut subjects {
+            scope.spawn(|| subject.do_everything());
         }
-        server.must_kubectl(&["replace", "--filename=-"], &role.to_string());
-        let balancer = world.launch(&server);
-        let denied = format!("cannot {verb} resource \\\"{resource}\\\"");
-        wait::until(&format!("the log to have: {denied}"), CONVERGENCE, || {
-            let log = balancer.log();
-            (log.contains(&denied)).then_some(()).ok_or(log)
+    });
+    // The balancer with the whole Role has done all of it by now.
+    for subject in &subjects {
+        subject.judge();
+    }
+}
+
+/// A balancer whose Role lacks something, or nothing.
+struct Subject<'a> {
+    server: &'a ApiServer<'a>,
+    balancer: Balancer<'a>,
+    namespace: String,
+    /// A verb and a resource.
+    denied: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> Subject<'a> {
+    fn start(
+        server: &'a ApiServer<'a>,
+        host: &'a Host,
+        denied: Option<(&'a str, &'a str)>,
+        role: &Value,
+    ) -> Self {
+        let namespace = denied.map_or_else(
+            || "whole".to_owned(),
+            |(verb, resource)| format!("no-{verb}-{}", resource.replace('/', "-")),
+        );
+        let kubeconfig = server.kubeconfig_of(&namespace, "vl3-lb");
+        let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
+        server.apply(&format!("{rbac}/roles/vl3-lb"), role);
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "vl3-lb"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "vl3-lb"},
+            "subjects": [{"kind": "ServiceAccount", "name": "vl3-lb", "namespace": namespace}],
+        });
+        server.apply(&format!("{rbac}/rolebindings/vl3-lb"), &binding);
+        host.netns
+            .ip(&format!("route add 10.128.0.0/16 via {}", Family::V4.gateway()));
+
+        Pods::of(server, &namespace).create(0..1);
+        let config = Config::new("auto")
+            .with("discovery", "kubernetes".into())
+            .with("kubernetes", json!({"services": true}))
+            .service(json!({
+                "name": "finance",
+                "port": 8080,
+                "targetPort": 8081,
+                "selector": {"app": "finance"},
+            }));
+        let variables = [
+            format!("KUBECONFIG={}", kubeconfig.display()),
+            format!("POD_NAME={POD}"),
+            format!("POD_NAMESPACE={namespace}"),
+            format!("VL3LB_GROUP={GROUP}"),
+        ];
+        let mut program = vec!["env"];
+        program.extend(variables.iter().map(String::as_str));
+        Self {
+            server,
+            balancer: Balancer::launch_through(host, &config, &program),
+            namespace,
+            denied,
+        }
+    }
+
+    /// Has the balancer do everything, up to the first thing that it cannot do.
+    fn do_everything(&mut self) {
+        let lost = self.lost();
+        for effect in EFFECTS {
+            self.bring_about(effect);
+            if lost == Some(effect) {
+                let denied = self.denial();
+                self.wait(&denied, |subject| {
+                    let log = subject.balancer.log();
+                    (log.contains(&denied)).then_some(()).ok_or(log)
+                });
+                return;
+            }
+            self.wait(&format!("{effect:?}"), |subject| subject.holds(effect));
+        }
+    }
+
+    fn judge(&self) {
+        let Some(lost) = self.lost() else {
+            let log = self.balancer.log();
+            assert!(!log.contains("forbidden"), "the Role does not suffice: {log}");
+            return;
+        };
+        assert!(
+            self.holds(lost).is_err(),
+            "{}: the balancer does not need it: {lost:?} works",
+            self.namespace
+        );
+        let denied = self.denial().replace('\\', "");
+        if lost != Effect::Leaves {
+            let status = text(&self.balancer.cli(&["status"]));
+            assert!(status.contains(&denied), "{}: status: {status}", self.namespace);
+        }
+        if lost == Effect::Serves {
+            let (_, ready) = self.balancer.http("/readyz").expect("it answers");
+            assert!(ready.contains(&denied), "{}: /readyz: {ready}", self.namespace);
+        }
+    }
+
+    fn lost(&self) -> Option<Effect> {
+        let (verb, resource) = self.denied?;
+        Some(lost(verb, resource))
+    }
+
+    /// What the API server says, as it is quoted in the log.
+    fn denial(&self) -> String {
+        let (verb, resource) = self.denied.expect("something is denied");
+        format!("cannot {verb} resource \\\"{resource}\\\"")
+    }
+
+    /// Does what makes `effect` due.
+    fn bring_about(&mut self, effect: Effect) {
+        let pods = Pods::of(self.server, &self.namespace);
+        match effect {
+            Effect::Serves | Effect::KeepsLease => {}
+            Effect::FollowsPods => pods.create(1..2),
+            Effect::FollowsServices => self.apply("v1", "services", &service("late", 9000, None)),
+            Effect::FollowsEndpoints => {
+                let slice = json!({
+                    "apiVersion": "discovery.k8s.io/v1",
+                    "kind": "EndpointSlice",
+                    "metadata": {"name": "late", "labels": {"kubernetes.io/service-name": "late"}},
+                    "addressType": "IPv4",
+                    "endpoints": [{"addresses": [Pods::address(9)]}],
+                    "ports": [{"port": 8081, "name": ""}],
+                });
+                self.apply("discovery.k8s.io/v1", "endpointslices", &slice);
+            }
+            Effect::SeesPeers => {
+                let lease = json!({
+                    "apiVersion": "coordination.k8s.io/v1",
+                    "kind": "Lease",
+                    "metadata": {"name": "peer", "labels": {"vl3-lb.io/group": GROUP}},
+                    "spec": {"holderIdentity": "peer", "leaseDurationSeconds": 600},
+                });
+                self.apply("coordination.k8s.io/v1", "leases", &lease);
+            }
+            Effect::WritesStatus => {
+                let class = Some("vl3-lb.io/vl3-lb");
+                self.apply("v1", "services", &service("front", 9001, class));
+            }
+            Effect::Publishes => self.apply("v1", "services", &published("true")),
+            Effect::TellsEvents => pods.delete(0..2),
+            Effect::CountsEvents => {
+                pods.create(2..3);
+                self.wait("a backend again", |subject| subject.has_backends("finance", 1));
+                pods.delete(2..3);
+            }
+            Effect::Withdraws => self.apply("v1", "services", &published("false")),
+            Effect::Leaves => assert!(self.balancer.terminate().success()),
+        }
+    }
+
+    /// Whether `effect` is seen. Errors: what is seen instead.
+    fn holds(&self, effect: Effect) -> Result<(), String> {
+        let expect = |holds: bool, seen: String| holds.then_some(()).ok_or(seen);
+        match effect {
+            Effect::Serves => {
+                let (status, body) = self.balancer.http("/readyz").map_err(|error| error.to_string())?;
+                expect(status == 200, body)
+            }
+            Effect::FollowsPods => self.has_backends("finance", 2),
+            Effect::FollowsServices => {
+                let answer = self.balancer.cli_json(&["services"]);
+                expect(answer.to_string().contains("\"late\""), answer.to_string())
+            }
+            Effect::FollowsEndpoints => self.has_backends("late", 1),
+            Effect::KeepsLease => {
+                let lease = self.find("coordination.k8s.io/v1", "leases", POD);
+                let lease = lease.ok_or("no Lease")?;
+                let ready = &lease["metadata"]["annotations"]["vl3-lb.io/ready"];
+                expect(ready == "true", lease.to_string())
+            }
+            Effect::SeesPeers => {
+                let answer = self.balancer.cli_json(&["status"]);
+                let peers = &answer["items"][0]["replicas"]["peers"];
+                expect(peers[0]["name"] == "peer", peers.to_string())
+            }
+            Effect::WritesStatus => {
+                let service = self.find("v1", "services", "front").ok_or("no Service")?;
+                let ingress = &service["status"]["loadBalancer"]["ingress"];
+                expect(ingress[0]["ip"].is_string(), service["status"].to_string())
+            }
+            Effect::Publishes | Effect::Withdraws => {
+                let slice = self.find("discovery.k8s.io/v1", "endpointslices", "finance-vl3-lb-ipv4");
+                let is_wanted = effect == Effect::Publishes;
+                expect(slice.is_some() == is_wanted, format!("{slice:?}"))
+            }
+            Effect::TellsEvents => self.event().map(drop),
+            Effect::CountsEvents => {
+                let event = self.event()?;
+                expect(event["series"]["count"].as_u64() >= Some(2), event.to_string())
+            }
+            Effect::Leaves => {
+                let lease = self.find("coordination.k8s.io/v1", "leases", POD);
+                expect(lease.is_none(), format!("{lease:?}"))
+            }
+        }
+    }
+
+    fn has_backends(&self, service: &str, count: usize) -> Result<(), String> {
+        let answer = self.balancer.cli_json(&["backends", "--service", service]);
+        let items = answer["items"].as_array().cloned().unwrap_or_default();
+        let up = items.iter().filter(|item| item["state"] == "up").count();
+        (up == count).then_some(()).ok_or_else(|| answer.to_string())
+    }
+
+    /// The Event that tells that the service of the file has no backends.
+    fn event(&self) -> Result<Value, String> {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
+        let events = self.server.find(&path).expect("a list");
+        let items = events["items"].as_array().cloned().unwrap_or_default();
+        let is_it = |event: &Value| {
+            event["reason"] == "ServiceWithoutBackends"
+                && event["regarding"]["kind"] == "Pod"
+                && event["regarding"]["name"] == POD
+        };
+        items.into_iter().find(is_it).ok_or_else(|| events.to_string())
+    }
+
+    fn apply(&self, version: &str, resource: &str, object: &Value) {
+        let name = object["metadata"]["name"].as_str().expect("it has a name");
+        self.server.apply(&self.path(version, resource, name), object);
+    }
+
+    fn find(&self, version: &str, resource: &str, name: &str) -> Option<Value> {
+        self.server.find(&self.path(version, resource, name))
+    }
+
+    fn path(&self, version: &str, resource: &str, name: &str) -> String {
+        let root = if version == "v1" { "api" } else { "apis" };
+        format!(
+            "/{root}/{version}/namespaces/{}/{resource}/{name}",
+            self.namespace
+        )
+    }
+
+    fn wait(&self, what: &str, mut probe: impl FnMut(&Self) -> Result<(), String>) {
+        wait::until(&format!("{}: {what}", self.namespace), CONVERGENCE, || {
+            let result = probe(self);
+            if result.is_err() {
+                // Many look at once.
+                std::thread::sleep(std::time::Duration::from_millis(300));
+            }
+            result
         });
     }
-    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
+}
+
+/// A Service that the balancer is to serve, of its class or by an annotation.
+fn service(name: &str, port: u16, class: Option<&str>) -> Value {
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "annotations": {"vl3-lb.io/enabled": "true"}},
+        "spec": {"ports": [{"port": port}]},
+    });
+    if let Some(class) = class {
+        service["spec"]["type"] = "LoadBalancer".into();
+        service["spec"]["loadBalancerClass"] = class.into();
+        service["spec"]["selector"] = json!({"app": "front"});
+    }
+    service
+}
+
+/// A Service of the balancer's own, whose endpoints it is to publish, or not.
+fn published(publish: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "finance", "labels": {"vl3-lb.io/publish": publish}},
+        "spec": {"clusterIP": "None", "ports": [{"port": 8080}]},
+    })
+}
+
+fn lost(verb: &str, resource: &str) -> Effect {
+    let found = LOST.iter().find(|(v, r, _)| (*v, *r) == (verb, resource));
+    let (_, _, effect) = found.unwrap_or_else(|| panic!("what is {verb} of {resource} for? Add it to LOST"));
+    *effect
+}
+
+/// The one Role of the manifest, without its namespace.
+fn shipped_role() -> Value {
+    let manifest = include_str!("../../deploy/kubernetes/base/rbac.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
+    let kinds: Vec<&str> = documents
+        .iter()
+        .filter_map(|document| document["kind"].as_str())
+        .collect();
+    assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding"]);
+    documents[1].clone()
 }
 
 /// The role without one verb of one resource, for each: verb, resource, role.
 fn without_each_verb(role: &Value) -> Vec<(String, String, Value)> {
-    let strings =
-        |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).expect("a list of strings") };
+    let single = single_rules(role);
     let mut lesser = Vec::new();
-    for (index, rule) in role["rules"]
-        .as_array()
-        .expect("a role has rules")
-        .iter()
-        .enumerate()
-    {
-        for resource in strings(&rule["resources"]) {
-            for verb in strings(&rule["verbs"]) {
-                let mut without = role.clone();
-                let rules = without["rules"].as_array_mut().expect("it is a copy");
-                // The resource on its own, so that only it loses the verb.
-                let mut narrowed = rule.clone();
-                narrowed["resources"] = [resource.as_str()].into();
-                let verbs: Vec<Value> = strings(&rule["verbs"])
-                    .into_iter()
-                    .filter(|other| *other != verb)
-                    .map(Value::from)
-                    .collect();
-                if verbs.is_empty() {
-                    rules.remove(index);
-                } else {
-                    narrowed["verbs"] = verbs.into();
-                    rules[index] = narrowed;
+    for (index, rule) in single.iter().enumerate() {
+        let mut rules = single.clone();
+        rules.remove(index);
+        let mut without = role.clone();
+        without["rules"] = rules.into();
+        let word = |value: &Value| value.as_str().expect("a word").to_owned();
+        lesser.push((word(&rule["verbs"][0]), word(&rule["resources"][0]), without));
+    }
+    lesser
+}
+
+/// The rules of a role, one for each verb of each resource of each group.
+pub(crate) fn single_rules(role: &Value) -> Vec<Value> {
+    let list = |rule: &Value, key: &str| rule[key].as_array().expect("a list").clone();
+    let mut single = Vec::new();
+    for rule in list(role, "rules") {
+        let known = ["apiGroups", "resources", "verbs"];
+        let keys = rule.as_object().expect("a rule").keys();
+        assert!(keys.eq(known), "{rule}: the test takes nothing else apart");
+        for group in list(&rule, "apiGroups") {
+            for resource in list(&rule, "resources") {
+                for verb in list(&rule, "verbs") {
+                    single.push(json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]}));
                 }
-                let mut others = rule.clone();
-                let rest: Vec<Value> = strings(&rule["resources"])
-                    .into_iter()
-                    .filter(|other| *other != resource)
-                    .map(Value::from)
-                    .collect();
-                if !rest.is_empty() {
-                    others["resources"] = rest.into();
-                    rules.push(others);
-                }
-                lesser.push((verb, resource.clone(), without));
             }
         }
     }
-    lesser
+    single
 }

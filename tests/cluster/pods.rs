@@ -13,13 +13,21 @@ const PARALLEL: usize = 16;
 /// The namespace of the pods.
 pub(crate) const NAMESPACE: &str = "web";
 
-/// The pods `finance-N`, with the label `app=finance`.
-pub(crate) struct Pods<'a>(&'a ApiServer<'a>);
+/// The pods `finance-N` of a namespace, with the label `app=finance`.
+pub(crate) struct Pods<'a> {
+    server: &'a ApiServer<'a>,
+    namespace: &'a str,
+}
 
 impl<'a> Pods<'a> {
-    /// Those of `server`.
+    /// Those of [`NAMESPACE`].
     pub(crate) const fn new(server: &'a ApiServer<'a>) -> Self {
-        Self(server)
+        Self::of(server, NAMESPACE)
+    }
+
+    /// Those of another namespace.
+    pub(crate) const fn of(server: &'a ApiServer<'a>, namespace: &'a str) -> Self {
+        Self { server, namespace }
     }
 
     /// The address of pod `number`: 10.128.0.0/16, from .1.0 on.
@@ -60,8 +68,8 @@ impl<'a> Pods<'a> {
         numbers: impl IntoIterator<Item = usize> + Send,
         work: impl AsyncFn(Api<Pod>, usize) -> kube::Result<()> + Send + Sync,
     ) {
-        self.0.run(async |client| {
-            let api: Api<Pod> = Api::namespaced(client, NAMESPACE);
+        self.server.run(async |client| {
+            let api: Api<Pod> = Api::namespaced(client, self.namespace);
             let mut results = stream::iter(numbers)
                 .map(|number| {
                     let done = work(api.clone(), number);

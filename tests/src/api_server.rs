@@ -229,6 +229,30 @@ impl<'a> ApiServer<'a> {
         self.try_get(path).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The object at `path`, if there is one.
+    pub fn find(&self, path: &str) -> Option<Value> {
+        match self.run(async |client| {
+            let request = http::Request::get(path).body(Vec::new()).expect("a request");
+            client.request(request).await
+        }) {
+            Ok(object) => Some(object),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("GET {path}: {error}"),
+        }
+    }
+
+    /// Applies the object at `path`: what an earlier call gave it, and this one does not, is taken away.
+    pub fn apply(&self, path: &str, object: &Value) {
+        let applied: kube::Result<Value> = self.run(async |client| {
+            let request = http::Request::patch(format!("{path}?fieldManager=test&force=true"))
+                .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
+                .body(object.to_string().into_bytes())
+                .expect("a request");
+            client.request(request).await
+        });
+        applied.unwrap_or_else(|error| panic!("apply {path}: {error}"));
+    }
+
     /// How many requests the server answered since its start, by verb, such as LIST, and resource.
     pub fn requests(&self, verb: &str, resource: &str) -> f64 {
         let metrics = self.get("/metrics");
