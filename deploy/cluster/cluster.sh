@@ -178,7 +178,8 @@ kubectl() { "$run_dir/bin/kubectl" "$@" 9>&-; }
 within() {
     local end=$((SECONDS + $1))
     shift
-    until "$@" &>/dev/null; do
+    # In a process of its own: what is done on Ctrl-C is not silenced with it.
+    until ("$@") &>/dev/null; do
         ((SECONDS < end)) || return
         sleep 0.2
     done

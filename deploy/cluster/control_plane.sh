@@ -13,7 +13,8 @@ start_control_plane() {
         --service-account-private-key-file="$run_dir/conf/service-account.key" \
         --use-service-account-credentials \
         --node-monitor-grace-period=12s --node-monitor-period=2s \
-        --leader-elect=false --cert-dir="$run_dir/conf/controller-manager"
+        --leader-elect=false --cert-dir="$run_dir/conf/controller-manager" \
+        --flex-volume-plugin-dir="$data_dir/volume-plugins"
     start kube-scheduler control "$VL3LB_CLUSTER_BIN/kube-scheduler" \
         --kubeconfig="$run_dir/conf/scheduler.conf" --leader-elect=false
     start_dns

@@ -65,6 +65,7 @@ remove_pod_namespaces() {
         rm -f "$record" "$records/cni-loopback-$container-lo"
         [[ -z $namespace ]] || ip netns delete "$namespace" 2>/dev/null || true # already gone
     done
+    rmdir -p --ignore-fail-on-non-empty "$records" 2>/dev/null || true # not there
 }
 
 remove_network() {

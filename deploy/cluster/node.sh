@@ -3,6 +3,7 @@
 # shellcheck disable=SC2154 # set by cluster.sh, network.sh and the environment
 
 readonly cni_plugins=/usr/lib/cni
+readonly kubelet_plugins=/var/lib/kubelet/device-plugins
 
 containerd_socket() { echo "$run_dir/node$1/containerd/containerd.sock"; }
 
@@ -101,4 +102,7 @@ remove_container_traces() {
     rmdir /run/containerd/{s,runc/k8s.io,runc,} 2>/dev/null || true # unless others use them
     find /var/log/containers -lname "$data_dir/*" -delete 2>/dev/null || true
     rmdir /var/log/containers 2>/dev/null || true
+    # Where kubelet has it no flag says; a kubelet of the machine's own would listen there.
+    [[ -n $(ss -Hxl src "$kubelet_plugins/kubelet.sock") ]] || rm -f "$kubelet_plugins/kubelet.sock"
+    rmdir -p --ignore-fail-on-non-empty "$kubelet_plugins" 2>/dev/null || true # not there
 }

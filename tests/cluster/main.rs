@@ -11,4 +11,5 @@ mod manifests;
 mod permission;
 mod pods;
 mod replicas;
+mod start;
 mod watching;

@@ -50,6 +50,16 @@ impl Cluster {
         })
     }
 
+    /// Does `work` while there is no cluster, and then starts it anew if there was one.
+    pub fn without(work: impl FnOnce()) {
+        let was_up = Path::new("/run/vl3-lb-cluster/up").exists();
+        script(&["down"]);
+        work();
+        if was_up {
+            script(&["up", binary().to_str().expect("UTF-8"), "--bare"]);
+        }
+    }
+
     /// The same with the example on it: three servers, a client and the balancers of both nodes, all ready.
     pub fn with_example() -> &'static Self {
         let cluster = Self::shared();
@@ -310,7 +320,8 @@ impl<'a> Jobs<'a> {
     }
 }
 
-fn script_path() -> PathBuf {
+/// What starts and stops the cluster.
+pub fn script_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/cluster.sh")
 }
 
