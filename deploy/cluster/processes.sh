@@ -37,6 +37,25 @@ make_cgroups() {
             for folder in "$root/$cgroup" "$root/$cgroup"/*/; do cat "$root/$file" >"$folder/$file"; done
         done
     done
+    if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
+        pass_controllers_down /sys/fs/cgroup
+        pass_controllers_down "/sys/fs/cgroup/$cgroup"
+    fi
+}
+
+# With v2 a cgroup has the controllers that the one above passes down, one by one, and a kubelet wants all of these
+# that the machine has (https://docs.kernel.org/admin-guide/cgroup-v2.html, "Enabling and Disabling"). What the top
+# passes down stays so when the cluster is gone: others may have come to use it.
+pass_controllers_down() {
+    local parent=$1 controller
+    for controller in cpu cpuset hugetlb memory pids; do
+        grep -qw "$controller" "$parent/cgroup.controllers" || continue
+        # One that is passed down already stays.
+        ! grep -qw "$controller" "$parent/cgroup.subtree_control" || continue
+        echo "+$controller" 2>/dev/null >"$parent/cgroup.subtree_control" ||
+            die "the cgroup controller $controller cannot be passed down by $parent, and kubelet needs it" \
+                "in a container the cgroups are often read-only or have processes at the top: run it on a machine, real or virtual"
+    done
 }
 
 remove_cgroups() {
