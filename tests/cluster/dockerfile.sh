@@ -16,6 +16,7 @@ readonly run_dir=$folder # of images.sh
 
 main() {
     trap 'rm -rf "$folder/storage" "$folder/run"' EXIT
+    printf '[network]\nnetwork_config_dir = "%s"\n' "$folder/networks" >"$folder/containers.conf"
     make_builder "$folder/root"
     cd "$here/../.."
     local target=()
@@ -54,7 +55,11 @@ SCRIPT
     store rm "$container" >/dev/null
 }
 
-# Nothing is mounted with vfs, so nothing is left to unmount.
-store() { buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver vfs "$@"; }
+# Nothing is mounted with vfs, so nothing is left to unmount. Networks are not used, but buildah makes the folder of
+# their configurations.
+store() {
+    CONTAINERS_CONF=$folder/containers.conf \
+        buildah --root "$folder/storage" --runroot "$folder/run" --storage-driver vfs "$@"
+}
 
 main
