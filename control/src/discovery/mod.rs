@@ -6,11 +6,12 @@
 //! better, so that the last good set stays.
 
 mod file_events;
+mod instances;
 pub(crate) mod kubernetes;
 mod static_file;
 mod status;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use crate::config::{self, HealthCheck};
 
+pub use instances::Instances;
 pub use kubernetes::{Accepted, Kubernetes, Refused};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, SourceStatus};
@@ -31,21 +33,10 @@ pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     pub services: Vec<ServiceSpec>,
-    /// Instances that live, backends or not; `None` where the source cannot know. One that is not among
-    /// them is gone for good, and its flows end at once: somebody else may have its address by now.
-    pub alive: Option<HashSet<Arc<str>>>,
+    /// Flows of those that are dead, or whose address another one has, end at once.
+    pub instances: Arc<Instances>,
     /// What was asked for and is left out, in words, beginning with what it is about.
     pub problems: Vec<String>,
-}
-
-impl Desired {
-    /// Whether `instance` is known to be gone for good.
-    pub fn is_gone(&self, instance: Option<&Arc<str>>) -> bool {
-        match (&self.alive, instance) {
-            (Some(alive), Some(instance)) => !alive.contains(instance),
-            _ => false,
-        }
-    }
 }
 
 /// A service as a source wants it.

@@ -133,7 +133,7 @@ impl State {
                 transitions: record.transitions,
                 drain_deadline: match record.state {
                     BackendState::Draining { .. } if record.held => None,
-                    BackendState::Draining { .. } => Some(record.since + self.drain_of(record)),
+                    BackendState::Draining { .. } => Some(record.left + self.drain_of(record)),
                     BackendState::Active
                     | BackendState::Unknown
                     | BackendState::Down

@@ -94,14 +94,14 @@ impl fmt::Display for Event {
 /// Why flows of a pod never go on to the next one.
 pub(super) const REPLACED: &str = "another instance has its address";
 /// Why a draining backend is given up before its time.
-pub(super) const GONE: &str = "the instance is gone";
+pub(super) const DEAD: &str = "its source says it is dead";
 
 /// Why a backend comes into the state of what it `takes`, of which its source wants it to take `desired`.
 pub(super) const fn why(desired: Takes, takes: Takes) -> &'static str {
     match takes {
         Takes::NewFlows => "",
         Takes::OldFlows => "its source wants no new flows for it",
-        Takes::Nothing if matches!(desired, Takes::Nothing) => "its source says it is dead",
+        Takes::Nothing if matches!(desired, Takes::Nothing) => DEAD,
         Takes::Nothing => REPLACED,
     }
 }

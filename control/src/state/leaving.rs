@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use vl3lb_common::snapshot::{BackendState, Generation, ServiceSlot};
 use vl3lb_common::{Duration, Timestamp};
 
-use super::change::{GONE, REPLACED};
+use super::change::{DEAD, REPLACED};
 use super::counts::{flows_left, generation_in_use};
 use super::record::BackendRecord;
 use super::slots::{backend_slot, service_slot};
@@ -52,6 +52,7 @@ impl State {
         let mut changed = false;
         for (_, backend) in leaving {
             changed = true;
+            backend.left = inputs.now.wall;
             let from = backend.state;
             // Flows of a dead one are ended already.
             let to = match from {
@@ -79,23 +80,27 @@ impl State {
     }
 
     /// Leaving backends lose their remaining flows when their drain time is over, or as soon as the
-    /// instance is gone or another has its address.
+    /// instance is dead or another has its address.
     pub(super) fn end_drains(
         &mut self,
         holders: &Holders,
         inputs: Inputs<'_>,
         changes: &mut Changes,
     ) -> bool {
+        let instances = &inputs.desired.instances;
         let over: Vec<(usize, &'static str)> = self
             .backends
             .iter()
             .filter_map(|(index, backend)| match backend.state {
                 BackendState::Draining { since } if !backend.held => {
+                    let instance = backend.instance.as_ref();
                     let reason = if inputs.now.monotonic.since(since) >= self.drain_of(backend) {
                         "its drain time is over"
-                    } else if inputs.desired.is_gone(backend.instance.as_ref()) {
-                        GONE
-                    } else if wanted::is_replaced(holders, backend.protocol, &backend.identity()) {
+                    } else if instances.is_dead(instance) {
+                        DEAD
+                    } else if instances.is_replaced(backend.address, instance)
+                        || wanted::is_replaced(holders, backend.protocol, &backend.identity())
+                    {
                         REPLACED
                     } else {
                         return None;

@@ -315,6 +315,7 @@ impl State {
             state,
             held: matches!(state, BackendState::Draining { .. }),
             since: inputs.now.wall,
+            left: inputs.now.wall,
             transitions: 1,
             changed: spec.changed,
             inactive_from: next,

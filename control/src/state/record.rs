@@ -99,6 +99,8 @@ pub(super) struct BackendRecord {
     /// Draining though it is desired: its flows stay without a limit of time.
     pub(super) held: bool,
     pub(super) since: SystemTime,
+    /// While it leaves: when it was not desired any more, and its drain time began.
+    pub(super) left: SystemTime,
     /// How often it came into a state.
     pub(super) transitions: u64,
     /// What the source last said about when it changed.

@@ -1,6 +1,6 @@
 //! Services, pods and endpoints become the desired set.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::service::Port;
 use super::slice::{Endpoint, Slice};
 use super::watches::Known;
 use crate::config::{self, AddressFrom, Selector, Service, TargetPort};
-use crate::discovery::{BackendSpec, Desired, Origin, ServiceSpec, Takes};
+use crate::discovery::{BackendSpec, Desired, Instances, Origin, ServiceSpec, Takes};
 
 /// A protocol and port that a server of the balancer itself listens on, and which one that is.
 pub(super) type Listening = (Protocol, u16, &'static str);
@@ -61,7 +61,7 @@ pub(super) fn collect(rules: Rules<'_>, known: &Known) -> Collected {
     Collected {
         desired: Desired {
             services,
-            alive: Some(view.alive(&known.pods)),
+            instances: Arc::new(instances(&known.pods, &view.owners)),
             problems: decided.refused.iter().map(ToString::to_string).collect(),
         },
         problems,
@@ -235,8 +235,8 @@ impl<'a> View<'a> {
             };
             for endpoint in &slice.endpoints {
                 let pod = endpoint.uid.as_deref().map(|uid| self.by_uid.get(uid).copied());
-                if pod == Some(None) && !self.rules.kubernetes.label_selector.is_empty() {
-                    // Its pod is not among those that may be backends.
+                if pod == Some(None) {
+                    // Its pod is gone, or not among those that may be backends.
                     continue;
                 }
                 let pod = pod.flatten();
@@ -290,20 +290,22 @@ impl<'a> View<'a> {
         let owner = self.owners.get(&address).filter(|_| !pod.host_network);
         owner.is_some_and(|owner| owner.uid != pod.uid)
     }
-
-    /// Pods whose flows may go on.
-    fn alive(&self, pods: &[Arc<Member>]) -> HashSet<Arc<str>> {
-        let lives = |pod: &&Arc<Member>| {
-            let mut addresses = pod.addresses.iter();
-            pod.takes != Takes::Nothing && !addresses.any(|&address| self.is_displaced(pod, address))
-        };
-        let alive = pods.iter().filter(lives);
-        alive.map(|pod| Arc::clone(&pod.uid)).collect()
-    }
 }
 
 fn told(pod: &Member, problem: &str) -> String {
     format!("pod {}/{}: {problem}", pod.namespace, pod.name)
+}
+
+/// Who has each address, and who is dead.
+fn instances(pods: &[Arc<Member>], owners: &HashMap<IpAddr, &Member>) -> Instances {
+    let dead = pods.iter().filter(|pod| pod.takes == Takes::Nothing);
+    let tenants = owners.iter();
+    Instances {
+        tenants: tenants
+            .map(|(&address, pod)| (address, Arc::clone(&pod.uid)))
+            .collect(),
+        dead: dead.map(|pod| Arc::clone(&pod.uid)).collect(),
+    }
 }
 
 /// Who has each address. The network gives one to the next pod as soon as the last one is dead, which

@@ -13,7 +13,7 @@
 //! was sent last stays, and the watches are tried again with growing, random pauses.
 //!
 //! All pods of the namespaces are watched, not only those that a service selects: so it is known at once
-//! that a pod is gone, and not just labelled otherwise, and that another pod has its address.
+//! that another pod has an address, whatever that one is.
 
 mod address;
 mod admission;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointPort, EndpointSlice};
 use kube::{Api, Client};
 use vl3lb_common::Protocol;
@@ -98,10 +99,12 @@ fn port(port: &EndpointPort) -> Option<Port> {
     })
 }
 
-/// Only the first address has a meaning, says the API. Names of hosts (`addressType: FQDN`) are none.
+/// Only the first address has a meaning, says the API. Names of hosts (`addressType: FQDN`) are none. Pods
+/// of other namespaces may not be watched.
 fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
     let target = endpoint.target_ref.as_ref();
-    let pod = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let is_near = |of: &ObjectReference| of.namespace.as_deref().is_none_or(|name| name == namespace);
+    let pod = target.filter(|target| target.kind.as_deref() == Some("Pod") && is_near(target));
     let place = pod.and_then(|pod| pod.name.as_ref()).map(|name| PodPlace {
         pod: format!("{namespace}/{name}"),
         node: endpoint.node_name.clone(),

@@ -53,25 +53,57 @@ fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
 }
 
 #[test]
-fn the_flows_of_an_instance_that_is_gone_end_at_once() {
-    let mut world = World::new();
-    world.update(&pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]));
-    world.set_flows(2, 1);
-    world.set_flows(3, 1);
-    // One of them lives on, only not as a backend.
-    let left = Desired {
-        alive: Some(["b".into()].into()),
-        ..pods(&[])
+fn an_instance_that_is_gone_has_its_drain_time_whatever_it_was_before() {
+    for before in [Takes::NewFlows, Takes::OldFlows] {
+        let mut world = World::new();
+        world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+        world.set_flows(2, 1);
+        world.update(&pods(&[(2, "a", before)]));
+        world.seconds += 10 * DRAIN;
+        let gone = pods(&[]);
+        assert!(world.update(&gone));
+        let slot = world.slot(2).unwrap();
+        let deadline = world.directory().backend(slot).unwrap().drain_deadline;
+        assert_eq!(deadline, Some(world.wall() + Duration::from_secs(DRAIN)));
+        world.seconds += DRAIN - 1;
+        assert!(!world.update(&gone));
+        assert!(matches!(world.state_of(2), Some(BackendState::Draining { .. })));
+        world.seconds += 1;
+        assert!(world.update(&gone));
+        assert_eq!(world.state_of(2), Some(BackendState::Gone));
+    }
+}
+
+#[test]
+fn flows_of_an_instance_that_drains_end_once_it_is_dead_or_another_has_its_address() {
+    let dead = Instances {
+        dead: ["a".into()].into(),
+        ..Instances::default()
     };
-    assert!(world.update(&left));
-    assert_eq!(world.state_of(2), Some(BackendState::Gone));
-    assert!(matches!(world.state_of(3), Some(BackendState::Draining { .. })));
-    let left = Desired {
-        alive: Some([].into()),
-        ..pods(&[])
+    let tenant = |host, instance: &str| Instances {
+        tenants: [(address(host), instance.into())].into(),
+        ..Instances::default()
     };
-    assert!(world.update(&left));
-    assert_eq!(world.state_of(3), Some(BackendState::Gone));
+    for (known, reason) in [
+        (tenant(2, "a"), None),
+        (tenant(3, "b"), None),
+        (dead, Some("its source says it is dead")),
+        (tenant(2, "b"), Some("another instance has its address")),
+    ] {
+        let mut world = World::new();
+        world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+        world.set_flows(2, 1);
+        world.update(&pods(&[]));
+        let left = Desired {
+            instances: Arc::new(known),
+            ..pods(&[])
+        };
+        assert_eq!(world.update(&left), reason.is_some());
+        let Some(reason) = reason else { continue };
+        assert_eq!(world.state_of(2), Some(BackendState::Gone));
+        let told = world.last.as_ref().unwrap().changes.events[0].to_string();
+        assert!(told.ends_with(&format!("draining -> gone: {reason}")), "{told}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 
 use super::*;
-use crate::discovery::{Origin, ServiceSpec};
+use crate::discovery::{Instances, Origin, ServiceSpec};
 
 const DRAIN: u64 = 60;
 
@@ -110,7 +110,7 @@ impl World {
             health: &self.health,
             now: Moment {
                 monotonic: Timestamp(self.seconds * 1_000_000_000),
-                wall: SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds),
+                wall: self.wall(),
             },
             workers: &[Arc::clone(&self.worker)],
         });
@@ -127,6 +127,10 @@ impl World {
             self.worker.generation.set(update.snapshot.generation.0);
         }
         update.is_some()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds)
     }
 
     fn snapshot(&self) -> &Snapshot {

@@ -28,7 +28,10 @@ async fn cluster() -> ApiServer {
 
 #[tokio::test]
 async fn services_of_the_cluster_are_followed_and_their_endpoints() {
-    let mut following = Following::start(cluster().await, config("{services: true}", ""), None);
+    let server = cluster().await;
+    server.apply(&ready("b", "10.0.0.2"));
+    server.apply(&ready("c", "10.0.0.3"));
+    let mut following = Following::start(server, config("{services: true}", ""), None);
     following.backends(&["10.0.0.1"]).await;
     let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
     let expected = Accepted {

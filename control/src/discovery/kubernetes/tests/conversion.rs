@@ -364,13 +364,17 @@ fn a_backend_says_which_pod_it_is_and_where_it_runs() {
 }
 
 #[test]
-fn a_pod_that_lives_is_known_to_whatever_it_is_labelled() {
+fn who_has_an_address_and_who_is_dead_is_known_whatever_pods_are_labelled() {
     let other =
         |name: &str, address: &str| with(ready(name, address), "/metadata/labels/app", json!("ledger"));
+    let failed = |pod| with(pod, "/status/phase", json!("Failed"));
     let pods = [
         ready("a", "10.0.0.1"),
         other("b", "10.0.0.2"),
-        with(ready("failed", "10.0.0.3"), "/status/phase", json!("Failed")),
+        failed(ready("failed", "10.0.0.3")),
+        // As after an eviction.
+        failed(with(other("evicted", ""), "/status/podIPs", json!([]))),
+        with(ready("node", "10.0.0.4"), "/spec/hostNetwork", json!(true)),
         ready("displaced", "10.0.0.5"),
         with(
             other("newer", "10.0.0.5"),
@@ -380,15 +384,25 @@ fn a_pod_that_lives_is_known_to_whatever_it_is_labelled() {
     ];
     let members: Vec<_> = pods.iter().map(member).collect();
     let collected = selected(FINANCE, &members);
-    let mut alive: Vec<_> = collected
-        .desired
-        .alive
+    let instances = &collected.desired.instances;
+    let mut tenants: Vec<_> = instances
+        .tenants
         .iter()
-        .flatten()
-        .map(|uid| &**uid)
+        .map(|(address, uid)| format!("{address} {uid}"))
         .collect();
-    alive.sort_unstable();
-    assert_eq!(alive, ["uid-a", "uid-b", "uid-newer"]);
+    tenants.sort_unstable();
+    assert_eq!(
+        tenants,
+        [
+            "10.0.0.1 uid-a",
+            "10.0.0.2 uid-b",
+            "10.0.0.3 uid-failed",
+            "10.0.0.5 uid-newer"
+        ]
+    );
+    let mut dead: Vec<_> = instances.dead.iter().map(|uid| &**uid).collect();
+    dead.sort_unstable();
+    assert_eq!(dead, ["uid-evicted", "uid-failed"]);
     let backends = collected.desired.services[0].backends.iter().map(shown);
     let displaced: Vec<_> = backends
         .filter(|backend| backend.starts_with("10.0.0.5"))

@@ -289,6 +289,7 @@ fn endpoints_become_backends_as_they_say() {
             with_conditions("c", "10.0.0.3", json!({"ready": false, "serving": true, "terminating": true})),
             with_conditions("d", "10.0.0.4", json!({})),
             {"addresses": ["10.0.0.5", "10.0.0.6"]},
+            endpoint("gone", "10.0.0.10"),
             {"addresses": ["not-an-address"]},
         ]),
     );
@@ -306,7 +307,13 @@ fn endpoints_become_backends_as_they_say() {
         "",
         &[load_balancer("a", 80)],
         &[first, second, others, elsewhere],
-        &[],
+        &[
+            ready("a", "10.0.0.1"),
+            ready("b", "10.0.0.2"),
+            ready("c", "10.0.0.3"),
+            ready("d", "10.0.0.4"),
+            ready("f", "2001:db8::7"),
+        ],
     );
     let service = &collected.desired.services[0];
     let mut backends: Vec<_> = service.backends.iter().map(shown).collect();
@@ -349,7 +356,6 @@ fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
         json!("2026-11-24T09:00:00Z"),
     );
     for (what, pods, backend) in [
-        ("not known yet", vec![], "10.0.0.1:8081 1 NewFlows"),
         ("ready", vec![pod()], "10.0.0.1:8081 1 NewFlows"),
         // Perhaps the Service publishes addresses that are not ready.
         ("unready", vec![unready(pod())], "10.0.0.1:8081 1 NewFlows"),
@@ -452,6 +458,13 @@ fn zones_are_those_of_endpoints_or_else_of_nodes() {
         on("c", "10.0.0.3", "nodeName", "worker-2"),
         on("d", "10.0.0.4", "nodeName", "worker-3"),
     ]);
+    let pods = [
+        ("a", "10.0.0.1"),
+        ("b", "10.0.0.2"),
+        ("c", "10.0.0.3"),
+        ("d", "10.0.0.4"),
+    ]
+    .map(|(name, address)| member(&ready(name, address)));
     let known = Known {
         services: kept::<Declared>(&[load_balancer("a", 80)]),
         slices: kept::<Slice>(&[slice("a-1", "a", endpoints)]),
@@ -460,7 +473,7 @@ fn zones_are_those_of_endpoints_or_else_of_nodes() {
             node("worker-2", "east"),
             node("worker-3", "west"),
         ]),
-        pods: Vec::new(),
+        pods: pods.to_vec(),
     };
     let collected = collected(&config, &known);
     let weights = collected.desired.services[0]
@@ -475,7 +488,8 @@ fn when_a_slice_changed_is_an_annotation() {
     let at = "2026-11-24T08:00:05Z";
     let slice = slice("a-1", "a", json!([endpoint("a", "10.0.0.1")]));
     let key = "/metadata/annotations/endpoints.kubernetes.io~1last-change-trigger-time";
-    let collected = served("", &[load_balancer("a", 80)], &[with(slice, key, json!(at))], &[]);
+    let slices = [with(slice, key, json!(at))];
+    let collected = served("", &[load_balancer("a", 80)], &slices, &[ready("a", "10.0.0.1")]);
     let changed = collected.desired.services[0].backends[0].changed;
     assert_eq!(changed, Some(humantime::parse_rfc3339(at).unwrap()));
 }

@@ -182,12 +182,11 @@ async fn without_services_pods_are_known_still() {
     server.apply(&ready("a", "10.0.0.1"));
     let mut following = Following::start(server, config("{}", ""), None);
     following.synced().await;
-    let alive = |desired: &Option<Arc<Desired>>| {
+    let known = |desired: &Option<Arc<Desired>>| {
         let desired = desired.as_deref();
-        desired
-            .is_some_and(|desired| desired.services.is_empty() && desired.alive.iter().flatten().count() == 1)
+        desired.is_some_and(|desired| desired.services.is_empty() && desired.instances.tenants.len() == 1)
     };
-    following.desired.wait_for(alive).await.unwrap();
+    following.desired.wait_for(known).await.unwrap();
 }
 
 #[tokio::test]
@@ -489,16 +488,22 @@ async fn a_new_token_is_read_once_the_old_one_has_expired() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_gone_is_told_from_one_that_is_labelled_otherwise() {
+async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
     let mut following = Following::finance(&pods(2)).await;
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
-    let [first, _] = &pods(2)[..] else { unreachable!() };
-    following
-        .server
-        .apply(&with(first.clone(), "/metadata/labels/app", json!("ledger")));
+    let is_replaced = |following: &Following| {
+        let desired = following.desired.borrow().clone().unwrap();
+        let address = [10, 0, 0, 2].into();
+        desired
+            .instances
+            .is_replaced(address, Some(&Arc::from("uid-pod-2")))
+    };
     following.server.delete("web", "pod-2");
-    following.backends(&[]).await;
-    let desired = following.desired.borrow().clone().unwrap();
-    let gone = |uid: &str| desired.is_gone(Some(&Arc::from(uid)));
-    assert!(!gone("uid-pod-1") && gone("uid-pod-2"));
+    following.backends(&["10.0.0.1"]).await;
+    assert!(!is_replaced(&following));
+    let next = with(ready("next", "10.0.0.2"), "/metadata/labels", json!({}));
+    following.server.apply(&next);
+    let replaced = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().instances.tenants.len() == 2;
+    following.desired.wait_for(replaced).await.unwrap();
+    assert!(is_replaced(&following), "though no service selects it");
 }
