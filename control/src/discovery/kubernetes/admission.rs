@@ -41,9 +41,10 @@ pub struct Refused {
 }
 
 /// A Service with those of its ports that are served, each under its name.
-pub(super) struct Admitted<'a> {
-    pub(super) declared: &'a Declared,
-    pub(super) ports: Vec<(&'a Port, String)>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Admitted {
+    pub(super) declared: Arc<Declared>,
+    pub(super) ports: Vec<(Port, String)>,
 }
 
 /// What is taken, and by whom.
@@ -66,9 +67,9 @@ pub(super) struct Means {
 }
 
 /// What Services ask for, decided.
-#[derive(Default)]
-pub(super) struct Decided<'a> {
-    pub(super) admitted: Vec<Admitted<'a>>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Decided {
+    pub(super) admitted: Vec<Admitted>,
     pub(super) refused: Vec<Refused>,
 }
 
@@ -94,8 +95,8 @@ impl Claims {
     }
 
     /// Decides about all of `declared`, in any order.
-    pub(super) fn decide(mut self, declared: &[Arc<Declared>]) -> Decided<'_> {
-        let mut by_age: Vec<&Declared> = declared.iter().map(Arc::as_ref).collect();
+    pub(super) fn decide<'a>(mut self, declared: impl Iterator<Item = &'a Arc<Declared>>) -> Decided {
+        let mut by_age: Vec<&Arc<Declared>> = declared.collect();
         by_age.sort_by(|a, b| older(a, b));
         let mut decided = Decided::default();
         for declared in by_age {
@@ -111,7 +112,7 @@ impl Claims {
         decided
     }
 
-    fn admit<'a>(&mut self, declared: &'a Declared, noted: &mut Vec<Reason>) -> Result<Admitted<'a>, Reason> {
+    fn admit(&mut self, declared: &Arc<Declared>, noted: &mut Vec<Reason>) -> Result<Admitted, Reason> {
         if let Some(reason) = declared.refused.clone().or_else(|| self.means.lack(declared)) {
             return Err(reason);
         }
@@ -158,7 +159,7 @@ impl Claims {
                 continue;
             }
             self.ports.insert(key, owner.clone());
-            ports.push((port, name.clone()));
+            ports.push((port.clone(), name.clone()));
         }
         if ports.is_empty() {
             return Err(Reason::new("NoPorts", "none of its ports is free"));
@@ -166,6 +167,7 @@ impl Claims {
         for name in wanted {
             self.names.insert(name.clone(), owner.clone());
         }
+        let declared = Arc::clone(declared);
         Ok(Admitted { declared, ports })
     }
 }
@@ -202,7 +204,7 @@ fn older(a: &Declared, b: &Declared) -> Ordering {
     key(a).cmp(&key(b))
 }
 
-impl Admitted<'_> {
+impl Admitted {
     pub(super) fn accepted(&self) -> Accepted {
         Accepted {
             namespace: self.declared.namespace.clone(),

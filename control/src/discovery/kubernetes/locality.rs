@@ -1,4 +1,5 @@
-//! Backends that are near get the new flows, for as long as there are any.
+//! Backends that are near get the new flows, for as long as there are any. Without any that is ready those get
+//! them that serve until they end, as kube-proxy does it (KEP-1669).
 
 use std::net::IpAddr;
 
@@ -32,6 +33,8 @@ pub(super) struct Placed {
     pub(super) backend: BackendSpec,
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
+    /// Whether it may get new flows where no other one does.
+    pub(super) last_resort: bool,
 }
 
 /// Where the balancer is.
@@ -54,7 +57,7 @@ impl Here<'_> {
         placed.into_iter().map(|placed| placed.backend).collect()
     }
 
-    fn choose_family(&self, family: Vec<&mut Placed>, nearness: Nearness) {
+    fn choose_family(&self, mut family: Vec<&mut Placed>, nearness: Nearness) {
         type Test<'a> = &'a dyn Fn(&Placed) -> bool;
         let on_node: Test<'_> = &|placed| self.node.is_some() && placed.node.as_deref() == self.node;
         let in_zone: Test<'_> = &|placed| self.zone.is_some() && placed.zone.as_deref() == self.zone;
@@ -63,10 +66,19 @@ impl Here<'_> {
             (Nearness::AsConfigured, Prefer::Node) => Nearness::Node,
             (nearness, _) => nearness,
         };
-        let has = |test: Test<'_>| {
+        let counts: Test<'_> = match nearness {
+            Nearness::OnlyNode => on_node,
+            Nearness::Node | Nearness::Zone | Nearness::AsConfigured => &|_| true,
+        };
+        resort(
             family
-                .iter()
-                .any(|placed| takes_flows(&placed.backend) && test(placed))
+                .iter_mut()
+                .map(|placed| &mut **placed)
+                .filter(|placed| counts(placed)),
+        );
+        let has = |test: Test<'_>| {
+            let mut family = family.iter();
+            family.any(|placed| takes_flows(&placed.backend) && test(placed))
         };
         let chosen = match nearness {
             Nearness::OnlyNode => Some(on_node),
@@ -80,6 +92,17 @@ impl Here<'_> {
                 placed.backend.weight = 0;
             }
         }
+    }
+}
+
+/// Gives new flows to those that still serve, if none is ready.
+fn resort<'a>(candidates: impl Iterator<Item = &'a mut Placed>) {
+    let candidates: Vec<_> = candidates.collect();
+    if candidates.iter().any(|placed| takes_flows(&placed.backend)) {
+        return;
+    }
+    for placed in candidates.into_iter().filter(|placed| placed.last_resort) {
+        placed.backend.takes = Takes::NewFlows;
     }
 }
 

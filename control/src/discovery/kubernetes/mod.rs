@@ -5,8 +5,9 @@
 //! |---|---|
 //! | the API server's lists, changes and outages | `watches`, `objects`, `connection`, `failure` |
 //! | what is kept of each object, and what it means | `pod`, `address`, `service`, `slice`, `node` |
+//! | what is known of all, and found where it is needed | `known`, `selection` |
 //! | which Services are served, under which names | `admission` |
-//! | services, pods and endpoints become the desired set | `desired` |
+//! | services, pods and endpoints become the desired set | `desired`, `backends` |
 //! | backends that are near come first | `locality` |
 //!
 //! Nothing is sent before the first complete list of everything that is needed. Through any outage what
@@ -17,13 +18,16 @@
 
 mod address;
 mod admission;
+mod backends;
 pub(crate) mod connection;
 mod desired;
 pub(crate) mod failure;
+mod known;
 mod locality;
 mod node;
 mod objects;
 mod pod;
+mod selection;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -48,7 +52,7 @@ use crate::config::{self, AddressFrom, Config, Prefer, Service};
 use crate::events::{Events, Happening};
 
 use connection::Server;
-use desired::{Listening, Rules};
+use desired::{Assembly, Listening};
 use objects::Heard;
 use pod::Reading;
 use watches::{Plan, Watches};
@@ -211,23 +215,26 @@ impl Cluster {
             return;
         };
         let opened = Instant::now();
+        let services = self.services.borrow().clone();
+        let mut assembly = Assembly::new(&self.config, &self.listening, &services);
         let mut due = None;
         loop {
             tokio::select! {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     due = None;
-                    self.send(&watches);
+                    self.send(&mut assembly);
                 }
                 () = self.services_changed() => {
                     if self.plan() != *plan {
                         return;
                     }
+                    assembly.follow_file(&self.services.borrow());
                     if watches.are_complete() {
                         due.get_or_insert(self.earliest);
                     }
                 }
-                changed = watches.next() => {
+                changed = watches.next(&mut assembly) => {
                     if changed && watches.are_complete() {
                         due.get_or_insert(self.earliest);
                     }
@@ -275,15 +282,9 @@ impl Cluster {
         }
     }
 
-    fn send(&mut self, watches: &Watches) {
+    fn send(&mut self, assembly: &mut Assembly) {
         let begin = Instant::now();
-        let known = watches.known();
-        let rules = Rules {
-            services: &self.services.borrow(),
-            kubernetes: &self.config,
-            listening: &self.listening,
-        };
-        let collected = desired::collect(rules, &known);
+        let collected = assembly.collect();
         for problem in collected.problems.difference(&self.problems).take(LOGGED) {
             warn!("{problem}");
         }

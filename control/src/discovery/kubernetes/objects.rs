@@ -2,6 +2,7 @@
 //! them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -41,6 +42,13 @@ pub(super) struct Entry<T> {
     /// Tells it from the next one of its name.
     uid: String,
     kept: Option<Arc<T>>,
+}
+
+/// A change of what is kept of an object.
+#[derive(Debug)]
+pub(super) struct Replaced<T> {
+    pub(super) was: Option<Arc<T>>,
+    pub(super) is: Option<Arc<T>>,
 }
 
 /// What was heard since the last look.
@@ -94,16 +102,14 @@ impl<T: Kept> Watch<T> {
         }
     }
 
-    /// All known objects, in any order.
-    pub(super) fn known(&self) -> impl Iterator<Item = Arc<T>> {
-        let known = self.known.state().into_iter();
-        known.filter_map(|entry| entry.kept.clone())
-    }
-
-    /// Takes note of `event`. Whether anything that counts changed by it.
+    /// Takes note of `event`. What changed by it of what counts.
     ///
     /// A list replaces what was known only when it is complete.
-    pub(super) fn hear(&mut self, event: watcher::Result<Event<Entry<T>>>, heard: &mut Heard) -> bool {
+    pub(super) fn hear(
+        &mut self,
+        event: watcher::Result<Event<Entry<T>>>,
+        heard: &mut Heard,
+    ) -> Vec<Replaced<T>> {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
@@ -113,7 +119,7 @@ impl<T: Kept> Watch<T> {
                     heard.failures.count(failure::reason(&error));
                     self.progress.error = Some(told);
                 }
-                return false;
+                return Vec::new();
             }
         };
         let changed = self.follow(event);
@@ -124,48 +130,48 @@ impl<T: Kept> Watch<T> {
         changed
     }
 
-    fn follow(&mut self, event: Event<Entry<T>>) -> bool {
+    fn follow(&mut self, event: Event<Entry<T>>) -> Vec<Replaced<T>> {
         let known = |entry: &Entry<T>| self.known.get(&entry.to_object_ref(()));
         match event {
             Event::Init => {
                 self.begin_list();
-                false
+                Vec::new()
             }
             Event::InitApply(entry) => {
                 self.begin_list();
                 if entry.kept.is_some() {
                     self.writer.apply_watcher_event(&Event::InitApply(entry));
                 }
-                false
+                Vec::new()
             }
             Event::InitDone => {
                 self.begin_list();
                 self.progress.listing = false;
                 self.progress.complete = true;
+                let before = self.known.state();
                 self.writer.apply_watcher_event(&Event::InitDone);
-                true
+                replaced(&before, &self.known.state())
             }
-            Event::Apply(entry) => match (known(&entry), &entry.kept) {
-                (None, None) => false,
-                (Some(known), Some(_)) if known.kept == entry.kept => false,
-                (_, Some(_)) => {
-                    self.writer.apply_watcher_event(&Event::Apply(entry));
-                    true
+            Event::Apply(entry) => {
+                let was = known(&entry).and_then(|known| known.kept.clone());
+                let is = entry.kept.clone();
+                if was == is && known(&entry).is_none_or(|known| known.uid == entry.uid) {
+                    return Vec::new();
                 }
-                // It counted until now.
-                (Some(_), None) => {
+                // What does not count any more is not kept.
+                let event = if is.is_some() { Event::Apply } else { Event::Delete };
+                self.writer.apply_watcher_event(&event(entry));
+                vec![Replaced { was, is }]
+            }
+            Event::Delete(entry) => match known(&entry) {
+                Some(known) if known.uid == entry.uid => {
                     self.writer.apply_watcher_event(&Event::Delete(entry));
-                    true
+                    let was = known.kept.clone();
+                    vec![Replaced { was, is: None }]
                 }
+                // Not the next one of its name.
+                _ => Vec::new(),
             },
-            // Not the next one of its name.
-            Event::Delete(entry) => {
-                let is_known = known(&entry).is_some_and(|known| known.uid == entry.uid);
-                if is_known {
-                    self.writer.apply_watcher_event(&Event::Delete(entry));
-                }
-                is_known
-            }
         }
     }
 
@@ -175,6 +181,30 @@ impl<T: Kept> Watch<T> {
             self.progress.listing = true;
         }
     }
+}
+
+/// The difference between two complete lists.
+fn replaced<T: Kept>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<Replaced<T>> {
+    type Place<'a> = (Option<&'a str>, &'a str);
+    fn place<T>(entry: &Entry<T>) -> Place<'_> {
+        (entry.namespace.as_deref(), &entry.name)
+    }
+    let mut former: HashMap<Place<'_>, &Arc<Entry<T>>> =
+        before.iter().map(|entry| (place(entry), entry)).collect();
+    let mut all = Vec::new();
+    for entry in after {
+        let was = former.remove(&place(entry)).and_then(|entry| entry.kept.clone());
+        if was != entry.kept {
+            let is = entry.kept.clone();
+            all.push(Replaced { was, is });
+        }
+    }
+    let gone = former.into_values().map(|entry| Replaced {
+        was: entry.kept.clone(),
+        is: None,
+    });
+    // First, so that what comes may take the place of what goes.
+    gone.chain(all).collect()
 }
 
 /// The changes of objects, read, with pauses after failures: longer ones after several, and random, so

@@ -52,8 +52,12 @@ pub(super) struct Member {
     pub(super) zone: Option<String>,
     pub(super) weight: u16,
     pub(super) takes: Takes,
-    /// On its way out, or drained by annotation: no new flows, whoever says that it is ready.
-    pub(super) leaves: bool,
+    /// On its way out: no new flows as long as another one takes them, whoever says that it is ready.
+    pub(super) terminating: bool,
+    /// By annotation: no new flows at all.
+    pub(super) drained: bool,
+    /// Whether it says that it is ready, on its way out too.
+    pub(super) serving: bool,
     /// When it came to take that.
     pub(super) changed: Option<SystemTime>,
     /// What is wrong with it, in words.
@@ -73,8 +77,10 @@ impl Member {
     pub(super) fn read(pod: &Pod, reading: &Reading) -> Self {
         let mut problems = Vec::new();
         let mut noted = |problem: String| problems.push(problem);
-        let leaves = pod.metadata.deletion_timestamp.is_some() | is_drained(pod, &mut noted);
-        let takes = takes(pod, leaves);
+        let terminating = pod.metadata.deletion_timestamp.is_some();
+        let drained = is_drained(pod, &mut noted);
+        let serving = readiness(pod).is_some_and(|ready| ready.status == "True");
+        let takes = takes(pod, serving && !terminating && !drained);
         let weight = weight(pod, &mut noted);
         let addresses = addresses(pod, &reading.address_from, &mut noted);
         if addresses.is_empty() && takes == Takes::NewFlows {
@@ -113,7 +119,9 @@ impl Member {
             ports: spec.map(named_ports).unwrap_or_default(),
             weight,
             takes,
-            leaves,
+            terminating,
+            drained,
+            serving,
             changed: changed(pod),
             problems,
         }
@@ -126,6 +134,16 @@ impl Member {
         Some(port.number)
     }
 
+    /// Whether it takes no new flows, whoever says that it is ready.
+    pub(super) const fn leaves(&self) -> bool {
+        self.terminating || self.drained
+    }
+
+    /// Whether it serves though it is on its way out, and may get new flows if nobody else does.
+    pub(super) const fn is_last_resort(&self) -> bool {
+        self.terminating && self.serving && !self.drained
+    }
+
     /// Whether it is the one of two to have an address that both claim: the newer of those alive.
     pub(super) fn displaces(&self, other: &Self) -> bool {
         let rank = |pod: &Self| (pod.takes != Takes::Nothing, pod.created, Arc::clone(&pod.uid));
@@ -136,13 +154,13 @@ impl Member {
 /// A dead pod takes nothing. One that is unready, or that leaves, takes no new flows: its old ones may
 /// well work, and end with it at the latest. A pod that is being deleted comes into a final phase as soon
 /// as its programs have ended: what they sent last may still be on its way.
-fn takes(pod: &Pod, leaves: bool) -> Takes {
+fn takes(pod: &Pod, ready: bool) -> Takes {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
     let is_deleted = pod.metadata.deletion_timestamp.is_some();
     if matches!(phase, Some("Failed" | "Succeeded")) && !is_deleted {
         Takes::Nothing
-    } else if !leaves && readiness(pod).is_some_and(|ready| ready.status == "True") {
+    } else if ready {
         Takes::NewFlows
     } else {
         Takes::OldFlows

@@ -10,6 +10,7 @@ use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
 use super::address::annotation;
+use super::known::Key;
 use super::locality::Nearness;
 use super::objects::Kept;
 use super::pod::DRAIN;
@@ -81,6 +82,10 @@ impl Reason {
 }
 
 impl Declared {
+    pub(super) fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone())
+    }
+
     /// Reads what is asked for by `service`. What cannot be done is noted.
     fn new(service: &Service, load_balancer: bool) -> Self {
         let mut noted = Vec::new();

@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointPort, En
 use kube::{Api, Client};
 use vl3lb_common::Protocol;
 
+use super::known::Key;
 use super::objects::Kept;
 use super::service::protocol;
 use crate::config::unicast;
@@ -23,6 +24,7 @@ const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slice {
     pub(super) namespace: String,
+    pub(super) name: String,
     /// The Service's name.
     pub(super) service: String,
     pub(super) ports: Vec<Port>,
@@ -49,9 +51,17 @@ pub(super) struct Endpoint {
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
     pub(super) takes: Takes,
+    /// Whether it serves, ready or not.
+    pub(super) serving: bool,
+    pub(super) terminating: bool,
 }
 
 impl Slice {
+    /// The Service.
+    pub(super) fn of(&self) -> Key {
+        (self.namespace.clone(), self.service.clone())
+    }
+
     /// The endpoints' port for the Service's port `name`.
     pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let mut ports = self.ports.iter();
@@ -85,6 +95,7 @@ impl Kept for Slice {
                 .filter_map(|endpoint| read_endpoint(endpoint, &namespace))
                 .collect(),
             namespace,
+            name: metadata.name.clone().unwrap_or_default(),
             changed: changed.and_then(|text| humantime::parse_rfc3339(text).ok()),
         })
     }
@@ -109,22 +120,21 @@ fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
         pod: format!("{namespace}/{name}"),
         node: endpoint.node_name.clone(),
     });
+    let ready = conditions(endpoint, |conditions| conditions.ready).unwrap_or(true);
     Some(Endpoint {
         address: unicast(endpoint.addresses.first()?)?,
         uid: pod.and_then(|pod| pod.uid.as_deref()).map(Arc::from),
         place: place.map(Arc::new),
         node: endpoint.node_name.clone(),
         zone: endpoint.zone.clone(),
-        takes: takes(endpoint.conditions.as_ref()),
+        // One that is not ready may well serve its old flows.
+        takes: if ready { Takes::NewFlows } else { Takes::OldFlows },
+        serving: conditions(endpoint, |conditions| conditions.serving).unwrap_or(ready),
+        terminating: conditions(endpoint, |conditions| conditions.terminating).unwrap_or(false),
     })
 }
 
-/// An endpoint that does not say whether it is ready is. One that is not may well serve its old flows.
-fn takes(conditions: Option<&EndpointConditions>) -> Takes {
-    let ready = conditions.and_then(|conditions| conditions.ready);
-    if ready.unwrap_or(true) {
-        Takes::NewFlows
-    } else {
-        Takes::OldFlows
-    }
+/// What is not said is: ready, serving as it is ready, and not terminating.
+fn conditions(endpoint: &v1::Endpoint, which: fn(&EndpointConditions) -> Option<bool>) -> Option<bool> {
+    endpoint.conditions.as_ref().and_then(which)
 }

@@ -8,8 +8,9 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::mpsc;
 
 use super::connection::{WATCH, client};
+use super::desired::Assembly;
 use super::node::Place;
-use super::objects::{Entry, Heard, Kept, Progress, Watch, changes};
+use super::objects::{Entry, Heard, Kept, Progress, Replaced, Watch, changes};
 use super::pod::{Member, Reading};
 use super::service::Declared;
 use super::slice::Slice;
@@ -28,15 +29,6 @@ pub(super) struct Plan {
     pub(super) services: bool,
     pub(super) slices: bool,
     pub(super) nodes: bool,
-}
-
-/// Everything that is known, in any order.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) pods: Vec<Arc<Member>>,
-    pub(super) services: Vec<Arc<Declared>>,
-    pub(super) slices: Vec<Arc<Slice>>,
-    pub(super) nodes: Vec<Arc<Place>>,
 }
 
 /// Running watches. Stopped by dropping.
@@ -93,10 +85,15 @@ impl Watches {
         })
     }
 
-    /// Waits until something is heard. Whether anything that counts changed by it. May be cancelled.
-    pub(super) async fn next(&mut self) -> bool {
+    /// Waits until something is heard, and tells `assembly` what changed by it. Whether anything did that
+    /// counts. May be cancelled.
+    pub(super) async fn next(&mut self, assembly: &mut Assembly) -> bool {
         tokio::select! {
-            Some(said) = self.said.next() => self.hear(said),
+            Some(said) = self.said.next() => {
+                let was_complete = self.are_complete();
+                let changed = self.hear(said, assembly);
+                changed || self.are_complete() != was_complete
+            }
             Some(place) = self.answered.recv() => {
                 if let Some(progress) = self.progress_mut().nth(place) {
                     progress.error = None;
@@ -107,18 +104,34 @@ impl Watches {
         }
     }
 
-    fn hear(&mut self, said: Said) -> bool {
+    fn hear(&mut self, said: Said, assembly: &mut Assembly) -> bool {
         let heard = &mut self.heard;
-        let told = match said {
-            Said::Pod(place, change) => self.pods.get_mut(place).map(|watch| watch.hear(change, heard)),
-            Said::Service(place, change) => self
-                .services
-                .get_mut(place)
-                .map(|watch| watch.hear(change, heard)),
-            Said::Slice(place, change) => self.slices.get_mut(place).map(|watch| watch.hear(change, heard)),
-            Said::Node(place, change) => self.nodes.get_mut(place).map(|watch| watch.hear(change, heard)),
-        };
-        told.unwrap_or_default()
+        match said {
+            Said::Pod(place, change) => {
+                let pods = hear(&mut self.pods, place, change, heard);
+                let changed = !pods.is_empty();
+                assembly.replace_pods(pods);
+                changed
+            }
+            Said::Service(place, change) => {
+                let services = hear(&mut self.services, place, change, heard);
+                let changed = !services.is_empty();
+                assembly.replace_services(services);
+                changed
+            }
+            Said::Slice(place, change) => {
+                let slices = hear(&mut self.slices, place, change, heard);
+                let changed = !slices.is_empty();
+                assembly.replace_slices(slices);
+                changed
+            }
+            Said::Node(place, change) => {
+                let nodes = hear(&mut self.nodes, place, change, heard);
+                let changed = !nodes.is_empty();
+                assembly.replace_nodes(nodes);
+                changed
+            }
+        }
     }
 
     /// Whether everything was listed in full at least once.
@@ -140,15 +153,6 @@ impl Watches {
         std::mem::take(&mut self.heard)
     }
 
-    pub(super) fn known(&self) -> Known {
-        Known {
-            pods: all(&self.pods),
-            services: all(&self.services),
-            slices: all(&self.slices),
-            nodes: all(&self.nodes),
-        }
-    }
-
     /// In the order in which they were opened.
     fn progress(&self) -> impl Iterator<Item = &Progress> {
         let pods = self.pods.iter().map(|watch| &watch.progress);
@@ -167,8 +171,14 @@ impl Watches {
     }
 }
 
-fn all<T: Kept>(watches: &[Watch<T>]) -> Vec<Arc<T>> {
-    watches.iter().flat_map(Watch::known).collect()
+fn hear<T: Kept>(
+    watches: &mut [Watch<T>],
+    place: usize,
+    change: Change<T>,
+    heard: &mut Heard,
+) -> Vec<Replaced<T>> {
+    let watch = watches.get_mut(place);
+    watch.map(|watch| watch.hear(change, heard)).unwrap_or_default()
 }
 
 /// Watches that are being opened.

@@ -1,120 +1,297 @@
-//! Whatever was heard before, after a complete list only the list counts.
-
-use std::collections::BTreeMap;
+//! Whatever was heard before, after complete lists only the lists count: of the set, and of what is kept.
 
 use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
 use proptest::prelude::*;
+use proptest::sample::subsequence;
 
 use super::super::objects::{Entry, Heard, Watch};
 use super::*;
 
-/// Something that a watch may hear, of pods by number and version.
+/// Objects of each kind.
+const COUNT: usize = 5;
+/// What each may look like.
+const VERSIONS: usize = 6;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pod,
+    Service,
+    Slice,
+    Node,
+}
+
+const KINDS: [Kind; 4] = [Kind::Pod, Kind::Service, Kind::Slice, Kind::Node];
+
+/// The object of that number as it looks in one version.
+type Version = (usize, usize);
+
+/// Something that happens.
 #[derive(Debug, Clone)]
 enum Step {
-    Apply(u8, u8),
-    Delete(u8, u8),
-    Listed(u8, u8),
-    ListDone,
-    Gone,
+    Apply(Kind, Version),
+    Delete(Kind, Version),
+    Listed(Kind, Version),
+    ListDone(Kind),
+    /// 410 Gone.
+    Forgotten(Kind),
+    /// A set is asked for.
+    Collect,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let pod = || (0_u8..6, 0_u8..4);
+    let version = || (0..COUNT, 0..VERSIONS);
+    let kind = || prop::sample::select(&KINDS[..]);
     prop_oneof![
-        3 => pod().prop_map(|(pod, version)| Step::Apply(pod, version)),
-        2 => pod().prop_map(|(pod, version)| Step::Delete(pod, version)),
-        2 => pod().prop_map(|(pod, version)| Step::Listed(pod, version)),
-        1 => Just(Step::ListDone),
-        1 => Just(Step::Gone),
+        4 => (kind(), version()).prop_map(|(kind, version)| Step::Apply(kind, version)),
+        2 => (kind(), version()).prop_map(|(kind, version)| Step::Delete(kind, version)),
+        2 => (kind(), version()).prop_map(|(kind, version)| Step::Listed(kind, version)),
+        1 => kind().prop_map(Step::ListDone),
+        1 => kind().prop_map(Step::Forgotten),
+        2 => Just(Step::Collect),
     ]
 }
 
-/// Versions differ in readiness, and every second one is another pod of that name.
-fn pod(number: u8, version: u8) -> Pod {
-    let pod = ready(&format!("pod-{number}"), &format!("10.0.0.{}", number + 1));
-    let pod = with(pod, "/metadata/uid", json!(format!("{number}-{}", version / 2)));
-    let pod = if version.is_multiple_of(2) {
-        pod
-    } else {
-        unready(pod)
+/// Lists of all kinds, in any order, some objects told twice, the last time as they are.
+fn lists() -> impl Strategy<Value = Vec<(Kind, Vec<Version>)>> {
+    let list = || {
+        let versions = prop::collection::vec(0..VERSIONS, 0..=COUNT);
+        let numbered = versions.prop_map(|versions| versions.into_iter().enumerate().collect::<Vec<_>>());
+        numbered.prop_flat_map(|list| {
+            let twice = subsequence(list.clone(), 0..=list.len());
+            (Just(list).prop_shuffle(), twice).prop_map(|(list, twice)| [list, twice].concat())
+        })
     };
-    serde_json::from_value(pod).unwrap()
+    [list(), list(), list(), list()]
+        .prop_map(|lists| KINDS.into_iter().zip(lists).collect::<Vec<_>>())
+        .prop_shuffle()
 }
 
-fn event(step: &Step) -> watcher::Result<Event<Entry<Member>>> {
-    let pod = |number, version| Entry::read(&pod(number, version), &reading(AddressFrom::PodIp));
-    Ok(match *step {
-        Step::Apply(number, version) => Event::Apply(pod(number, version)),
-        Step::Delete(number, version) => Event::Delete(pod(number, version)),
-        Step::Listed(number, version) => Event::InitApply(pod(number, version)),
-        Step::ListDone => Event::InitDone,
-        Step::Gone => {
-            let gone = Status::failure("too old resource version", "Expired").with_code(410);
-            return Err(watcher::Error::WatchError(gone.boxed()));
+fn object(kind: Kind, (number, version): Version) -> Value {
+    let next = (number + 1) % COUNT;
+    let address = |number: usize| format!("10.0.0.{}", number + 1);
+    let pod_name = |number: usize| format!("pod-{number}");
+    match kind {
+        // Some are another pod of that name, one of those at the next one's address.
+        Kind::Pod => {
+            let host = if version == 3 { next } else { number };
+            let pod = ready(&pod_name(number), &address(host));
+            let pod = with(pod, "/spec/nodeName", json!(format!("node-{number}")));
+            let pod = with(pod, "/metadata/uid", json!(uid(number, version)));
+            match version {
+                1 => unready(pod),
+                2 => with(pod, "/metadata/labels/app", json!("ledger")),
+                4 => with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z")),
+                5 => with(pod, "/status/phase", json!("Failed")),
+                _ => pod,
+            }
         }
-    })
+        // All want one port in one version, and none is served in another.
+        Kind::Service => {
+            let port = if version == 1 { 80 } else { 8000 + number };
+            let service = load_balancer(&format!("service-{number}"), u16::try_from(port).unwrap());
+            let enabled = if version == 2 { "false" } else { "true" };
+            let service = with(
+                service,
+                "/metadata/annotations/vl3-lb.io~1enabled",
+                json!(enabled),
+            );
+            let selector = if version == 3 { "ledger" } else { "finance" };
+            with(service, "/spec/selector/app", json!(selector))
+        }
+        Kind::Slice => {
+            let of = |number: usize| {
+                let endpoint = endpoint(&pod_name(number), &address(number));
+                let endpoint = with(endpoint, "/nodeName", json!(format!("node-{number}")));
+                with(endpoint, "/targetRef/uid", json!(uid(number, version % 4)))
+            };
+            let mut endpoints = vec![of(number), of(next)];
+            endpoints.truncate(version % 3);
+            let service = format!("service-{}", if version < 4 { number } else { next });
+            slice(&format!("slice-{number}"), &service, json!(endpoints))
+        }
+        Kind::Node => {
+            let labels = ["east", "west"].get(version % 3);
+            let labels =
+                labels.map_or_else(|| json!({}), |zone| json!({"topology.kubernetes.io/zone": zone}));
+            json!({
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": format!("node-{number}"), "uid": uid(number, version), "labels": labels},
+            })
+        }
+    }
 }
 
-fn known(watch: &Watch<Member>) -> BTreeMap<String, Member> {
-    watch
-        .known()
-        .map(|pod| (pod.name.clone(), (*pod).clone()))
-        .collect()
+fn uid(number: usize, version: usize) -> String {
+    format!("{number}-{}", usize::from(version == 3))
+}
+
+/// Watches of all kinds, and what becomes of what they hear.
+struct Cluster {
+    pods: Watch<Member>,
+    services: Watch<Declared>,
+    slices: Watch<Slice>,
+    nodes: Watch<Place>,
+    assembly: Assembly,
+}
+
+impl Cluster {
+    /// With the backends of Services from their endpoints, or from the pods that they select.
+    fn new(by_endpoints: bool) -> Self {
+        let env = |name: &str| (name == "NODE_NAME").then(|| "node-1".to_owned());
+        let config = if by_endpoints {
+            "{services: true, topology: {prefer: zone}}"
+        } else {
+            "{services: true, addressFrom: 'annotation:none', topology: {prefer: zone}}"
+        };
+        Self {
+            pods: Watch::new(String::new()),
+            services: Watch::new(String::new()),
+            slices: Watch::new(String::new()),
+            nodes: Watch::new(String::new()),
+            assembly: assembly(&config_at(config, FINANCE, &env)),
+        }
+    }
+
+    /// Whether anything changed.
+    fn take(&mut self, step: &Step) -> bool {
+        let (kind, event) = match *step {
+            Step::Apply(kind, version) => (kind, Ok(Event::Apply(object(kind, version)))),
+            Step::Delete(kind, version) => (kind, Ok(Event::Delete(object(kind, version)))),
+            Step::Listed(kind, version) => (kind, Ok(Event::InitApply(object(kind, version)))),
+            Step::ListDone(kind) => (kind, Ok(Event::InitDone)),
+            Step::Forgotten(kind) => {
+                let gone = Status::failure("too old resource version", "Expired").with_code(410);
+                (kind, Err(watcher::Error::WatchError(gone.boxed())))
+            }
+            Step::Collect => {
+                self.assembly.collect();
+                return false;
+            }
+        };
+        let assembly = &mut self.assembly;
+        match kind {
+            Kind::Pod => {
+                let pods = hear(&mut self.pods, event, &reading(AddressFrom::PodIp));
+                told(pods, |pods| assembly.replace_pods(pods))
+            }
+            Kind::Service => {
+                let services = hear(&mut self.services, event, &());
+                told(services, |services| assembly.replace_services(services))
+            }
+            Kind::Slice => {
+                let slices = hear(&mut self.slices, event, &());
+                told(slices, |slices| assembly.replace_slices(slices))
+            }
+            Kind::Node => {
+                let nodes = hear(&mut self.nodes, event, &());
+                told(nodes, |nodes| assembly.replace_nodes(nodes))
+            }
+        }
+    }
+
+    fn list(&mut self, lists: &[(Kind, Vec<Version>)]) {
+        for (kind, list) in lists {
+            for version in list {
+                self.take(&Step::Listed(*kind, *version));
+            }
+            self.take(&Step::ListDone(*kind));
+        }
+    }
+}
+
+fn hear<T: Kept>(
+    watch: &mut Watch<T>,
+    event: watcher::Result<Event<Value>>,
+    reading: &T::Reading,
+) -> Vec<Replaced<T>> {
+    let read = |object: Value| {
+        let object: T::Object = serde_json::from_value(object).expect("an object of that kind");
+        Entry::read(&object, reading)
+    };
+    let event = event.map(|event| match event {
+        Event::Apply(object) => Event::Apply(read(object)),
+        Event::Delete(object) => Event::Delete(read(object)),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(read(object)),
+        Event::InitDone => Event::InitDone,
+    });
+    watch.hear(event, &mut Heard::default())
+}
+
+fn told<T>(changes: Vec<T>, tell: impl FnOnce(Vec<T>)) -> bool {
+    let changed = !changes.is_empty();
+    tell(changes);
+    changed
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn any_past_ends_with_a_complete_list(
-        past in prop::collection::vec(step(), 0..40),
-        (list, twice) in prop::collection::vec(0_u8..4, 0..6)
-            .prop_map(|versions| (0_u8..).zip(versions).collect::<Vec<_>>())
-            .prop_flat_map(|list| (Just(list.clone()).prop_shuffle(), prop::sample::subsequence(list.clone(), 0..=list.len()))),
+    fn any_past_ends_with_complete_lists(
+        by_endpoints: bool,
+        past in prop::collection::vec(step(), 0..60),
+        lists in lists(),
     ) {
-        let mut watch = Watch::new("namespace web".to_owned());
-        let mut heard = Heard::default();
+        let mut cluster = Cluster::new(by_endpoints);
         for step in &past {
-            watch.hear(event(step), &mut heard);
+            cluster.take(step);
         }
-        watch.hear(event(&Step::Gone), &mut heard);
-        for &(number, version) in list.iter().chain(&twice) {
-            watch.hear(event(&Step::Listed(number, version)), &mut heard);
+        for (kind, _) in &lists {
+            cluster.take(&Step::Forgotten(*kind));
         }
-        prop_assert!(watch.hear(event(&Step::ListDone), &mut heard));
-        let expected: BTreeMap<_, _> = list
-            .iter()
-            .map(|&(number, version)| Member::read(&pod(number, version), &reading(AddressFrom::PodIp)))
-            .map(|pod| (pod.name.clone(), pod))
-            .collect();
-        prop_assert_eq!(known(&watch), expected.clone());
+        cluster.list(&lists);
+        let mut fresh = Cluster::new(by_endpoints);
+        fresh.list(&lists);
+        let set = cluster.assembly.collect();
+        prop_assert_eq!(&set, &fresh.assembly.collect());
+        // Nothing is left of what was: memory depends on what there is, not on what there was.
+        prop_assert_eq!(&cluster.assembly, &fresh.assembly);
 
-        // Changes that are told again, and deletions of those before, change nothing.
-        for &(number, version) in &list {
-            prop_assert!(!watch.hear(event(&Step::Apply(number, version)), &mut heard));
-            prop_assert!(!watch.hear(event(&Step::Delete(number, (version + 2) % 4)), &mut heard));
+        // Changes that are told again, and deletions of others of that name, change nothing.
+        for (kind, list) in &lists {
+            for &(number, version) in list {
+                prop_assert!(!cluster.take(&Step::Apply(*kind, (number, version))));
+                if *kind == Kind::Pod && version != 3 {
+                    prop_assert!(!cluster.take(&Step::Delete(Kind::Pod, (number, 3))));
+                }
+            }
         }
-        prop_assert_eq!(known(&watch), expected);
+        prop_assert_eq!(set, cluster.assembly.collect());
+    }
+
+    /// What is put together change by change is what is put together at once.
+    #[test]
+    fn each_set_is_that_of_what_is_known(by_endpoints: bool, past in prop::collection::vec(step(), 1..40)) {
+        let mut cluster = Cluster::new(by_endpoints);
+        for step in &past {
+            cluster.take(step);
+            let set = cluster.assembly.collect();
+            let mut again = cluster.assembly.clone();
+            again.forget_all();
+            prop_assert_eq!(set, again.collect(), "after {:?}", step);
+        }
     }
 
     #[test]
-    fn an_incomplete_list_changes_nothing(
-        list in prop::collection::vec((0_u8..6, 0_u8..4), 0..6),
-        broken in prop::collection::vec((0_u8..6, 0_u8..4), 0..6),
-    ) {
-        let mut watch = Watch::new("namespace web".to_owned());
-        let mut heard = Heard::default();
-        for &(number, version) in &list {
-            watch.hear(event(&Step::Listed(number, version)), &mut heard);
+    fn an_incomplete_list_changes_nothing(lists in lists(), broken in lists(), by_endpoints: bool) {
+        let mut cluster = Cluster::new(by_endpoints);
+        for (kind, list) in &lists {
+            for version in list {
+                prop_assert!(!cluster.take(&Step::Listed(*kind, *version)));
+            }
+            let changed = cluster.take(&Step::ListDone(*kind));
+            prop_assert!(changed || *kind != Kind::Pod || list.is_empty(), "each pod counts");
         }
-        prop_assert!(known(&watch).is_empty());
-        watch.hear(event(&Step::ListDone), &mut heard);
-        let before = known(&watch);
-        for &(number, version) in &broken {
-            prop_assert!(!watch.hear(event(&Step::Listed(number, version)), &mut heard));
+        let before = cluster.assembly.collect();
+        for (kind, list) in &broken {
+            for version in list {
+                prop_assert!(!cluster.take(&Step::Listed(*kind, *version)));
+            }
+            prop_assert!(!cluster.take(&Step::Forgotten(*kind)));
         }
-        watch.hear(event(&Step::Gone), &mut heard);
-        prop_assert_eq!(known(&watch), before);
+        prop_assert_eq!(before, cluster.assembly.collect());
     }
 }

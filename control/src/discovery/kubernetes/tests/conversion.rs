@@ -328,6 +328,32 @@ fn an_address_belongs_to_the_newest_pod_that_is_alive() {
 }
 
 #[test]
+fn a_pod_that_serves_until_it_ends_gets_new_flows_if_no_other_one_is_ready() {
+    let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
+    let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
+    let (a, b) = (ready("a", "10.0.0.1"), ready("b", "10.0.0.2"));
+    for (pods, expected) in [
+        ([deleted(a.clone()), b.clone()], ["OldFlows", "NewFlows"]),
+        ([deleted(a.clone()), unready(b.clone())], ["NewFlows", "OldFlows"]),
+        ([deleted(a.clone()), deleted(b.clone())], ["NewFlows", "NewFlows"]),
+        (
+            [deleted(unready(a.clone())), unready(b.clone())],
+            ["OldFlows", "OldFlows"],
+        ),
+        (
+            [drained(deleted(a.clone())), drained(b.clone())],
+            ["OldFlows", "OldFlows"],
+        ),
+    ] {
+        let pods = pods.each_ref().map(member);
+        let desired = selected(FINANCE, &pods).desired;
+        let backends = desired.services[0].backends.iter();
+        let takes: Vec<_> = backends.map(|backend| format!("{:?}", backend.takes)).collect();
+        assert_eq!(takes, expected);
+    }
+}
+
+#[test]
 fn little_is_kept_of_a_pod() {
     let pod = with(
         ready("a", "10.0.0.1"),

@@ -370,15 +370,6 @@ fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
             "10.0.0.1:8081 1 OldFlows",
         ),
         (
-            "on its way out",
-            vec![with(
-                pod(),
-                "/metadata/deletionTimestamp",
-                json!("2026-11-24T09:00:00Z"),
-            )],
-            "10.0.0.1:8081 1 OldFlows",
-        ),
-        (
             "failed",
             vec![with(pod(), "/status/phase", json!("Failed"))],
             "10.0.0.1:8081 1 Nothing",
@@ -393,6 +384,48 @@ fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
         let collected = served("", &[load_balancer("a", 80)], &slices, &pods);
         let backends = collected.desired.services[0].backends.iter().map(shown);
         assert_eq!(backends.collect::<Vec<_>>(), [backend], "{what}");
+    }
+}
+
+#[test]
+fn endpoints_that_serve_until_they_end_get_new_flows_if_no_other_one_is_ready() {
+    let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
+    let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
+    let failed = |pod| with(pod, "/status/phase", json!("Failed"));
+    let pod = || ready("a", "10.0.0.1");
+    let says = |conditions: Value| with(endpoint("a", "10.0.0.1"), "/conditions", conditions);
+    let serves = || says(json!({"ready": false, "serving": true, "terminating": true}));
+    let ended = || says(json!({"ready": false, "serving": false, "terminating": true}));
+    let unready = || says(json!({"ready": false, "serving": false, "terminating": false}));
+    for (what, endpoint, pod, alone) in [
+        ("serves", serves(), deleted(pod()), "NewFlows"),
+        (
+            "serves, and nobody else knows it yet",
+            serves(),
+            pod(),
+            "NewFlows",
+        ),
+        (
+            "is deleted, and only the pod knows it",
+            says(json!({"ready": true})),
+            deleted(pod()),
+            "NewFlows",
+        ),
+        ("does not serve", ended(), deleted(pod()), "OldFlows"),
+        ("is unready", unready(), pod(), "OldFlows"),
+        ("is drained", serves(), drained(deleted(pod())), "OldFlows"),
+        ("is dead", serves(), failed(pod()), "Nothing"),
+    ] {
+        let takes = |endpoints: Vec<Value>| {
+            let slices = [slice("a-1", "a", json!(endpoints))];
+            let pods = [pod.clone(), ready("b", "10.0.0.2")];
+            let collected = served("", &[load_balancer("a", 80)], &slices, &pods);
+            format!("{:?}", collected.desired.services[0].backends[0].takes)
+        };
+        assert_eq!(takes(vec![endpoint.clone()]), alone, "{what}");
+        let with_another = takes(vec![endpoint, super::endpoint("b", "10.0.0.2")]);
+        let less = if alone == "NewFlows" { "OldFlows" } else { alone };
+        assert_eq!(with_another, less, "{what}, beside one that is ready");
     }
 }
 

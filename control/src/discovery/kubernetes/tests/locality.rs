@@ -6,12 +6,17 @@ use super::super::locality::{Here, Nearness, Placed};
 use crate::config::Prefer;
 use crate::discovery::{BackendSpec, Origin, Takes};
 
-/// `address@node/zone`, or with `-` before one that takes no new flows.
+/// `address@node/zone`, or with `-` before one that takes no new flows, and `~` before one that takes them
+/// if nobody else does.
 fn placed(text: &str) -> Placed {
-    let (takes, text) = match text.strip_prefix('-') {
-        Some(text) => (Takes::OldFlows, text),
-        None => (Takes::NewFlows, text),
+    let bare = text.trim_start_matches(['-', '~']);
+    let takes = if bare == text {
+        Takes::NewFlows
+    } else {
+        Takes::OldFlows
     };
+    let last_resort = text.starts_with('~');
+    let text = bare;
     let (address, place) = text.split_once('@').unwrap();
     let (node, zone) = place.split_once('/').unwrap();
     let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -28,10 +33,11 @@ fn placed(text: &str) -> Placed {
         },
         node: known(node),
         zone: known(zone),
+        last_resort,
     }
 }
 
-/// Those that are weighted more than 0, seen from node `n` in zone `z`.
+/// Those that get new flows, seen from node `n` in zone `z`.
 fn chosen(backends: &str, nearness: Nearness, prefer: Prefer) -> String {
     let here = Here {
         node: Some("n"),
@@ -40,7 +46,7 @@ fn chosen(backends: &str, nearness: Nearness, prefer: Prefer) -> String {
     };
     let placed = backends.split_whitespace().map(placed).collect();
     let chosen = here.choose(placed, nearness).into_iter();
-    let chosen = chosen.filter(|backend| backend.weight > 0);
+    let chosen = chosen.filter(|backend| backend.weight > 0 && backend.takes == Takes::NewFlows);
     chosen
         .map(|backend| backend.address.to_string())
         .collect::<Vec<_>>()
@@ -52,16 +58,16 @@ fn near_backends_get_the_new_flows_while_there_are_any() {
     let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     let without_node = "-10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     let far = "-10.0.0.1@n/z -10.0.0.2@m/z 10.0.0.3@k/y 10.0.0.4@/";
-    let all = "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4";
+    let all = "10.0.0.3 10.0.0.4";
     for (backends, nearness, expected) in [
         (spread, Nearness::Node, "10.0.0.1"),
-        (without_node, Nearness::Node, "10.0.0.1 10.0.0.2"),
+        (without_node, Nearness::Node, "10.0.0.2"),
         (far, Nearness::Node, all),
         (spread, Nearness::Zone, "10.0.0.1 10.0.0.2"),
-        (without_node, Nearness::Zone, "10.0.0.1 10.0.0.2"),
+        (without_node, Nearness::Zone, "10.0.0.2"),
         (far, Nearness::Zone, all),
         (spread, Nearness::OnlyNode, "10.0.0.1"),
-        (far, Nearness::OnlyNode, "10.0.0.1"),
+        (far, Nearness::OnlyNode, ""),
         (far, Nearness::AsConfigured, all),
     ] {
         assert_eq!(
@@ -87,6 +93,35 @@ fn the_configuration_decides_where_a_service_says_nothing() {
             expected,
             "{prefer:?} {nearness:?}"
         );
+    }
+}
+
+#[test]
+fn those_that_serve_until_they_end_are_the_last_resort() {
+    for (backends, nearness, expected) in [
+        // As long as one is ready, wherever it is.
+        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::AsConfigured, "10.0.0.2"),
+        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::Node, "10.0.0.2"),
+        ("~10.0.0.1@n/z -10.0.0.2@k/y", Nearness::AsConfigured, "10.0.0.1"),
+        (
+            "~10.0.0.1@n/z ~10.0.0.2@k/y",
+            Nearness::AsConfigured,
+            "10.0.0.1 10.0.0.2",
+        ),
+        // The near ones of them.
+        ("~10.0.0.1@n/z ~10.0.0.2@k/y", Nearness::Zone, "10.0.0.1"),
+        // Others do not count where only the node does.
+        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::OnlyNode, "10.0.0.1"),
+        ("-10.0.0.1@n/z ~10.0.0.2@k/y", Nearness::OnlyNode, ""),
+        // Families are apart.
+        (
+            "~10.0.0.1@n/z 2001:db8::2@n/z",
+            Nearness::AsConfigured,
+            "10.0.0.1 2001:db8::2",
+        ),
+    ] {
+        let found = chosen(backends, nearness, Prefer::None);
+        assert_eq!(found, expected, "{backends} {nearness:?}");
     }
 }
 

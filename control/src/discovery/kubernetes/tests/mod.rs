@@ -13,12 +13,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::desired::{Collected, Rules, collect};
-use super::objects::Kept;
+use super::desired::{Assembly, Collected};
+use super::node::Place;
+use super::objects::{Kept, Replaced};
 use super::pod::{Member, Reading};
 use super::service::Declared;
 use super::slice::Slice;
-use super::watches::Known;
 use crate::config::{AddressFrom, Config};
 use crate::discovery::BackendSpec;
 
@@ -95,14 +95,38 @@ fn config_at(kubernetes: &str, services: &str, env: &impl Fn(&str) -> Option<Str
         .config
 }
 
+/// Everything that is known, in any order.
+#[derive(Debug, Default)]
+struct Known {
+    pods: Vec<Arc<Member>>,
+    services: Vec<Arc<Declared>>,
+    slices: Vec<Arc<Slice>>,
+    nodes: Vec<Arc<Place>>,
+}
+
+/// For this configuration, with nothing known.
+fn assembly(config: &Config) -> Assembly {
+    let kubernetes = config.kubernetes.as_ref().expect("discovery by Kubernetes");
+    Assembly::new(kubernetes, &super::listening(config), &config.services)
+}
+
 /// The desired set for this configuration.
 fn collected(config: &Config, known: &Known) -> Collected {
-    let rules = Rules {
-        services: &config.services,
-        kubernetes: config.kubernetes.as_ref().expect("discovery by Kubernetes"),
-        listening: &super::listening(config),
+    let mut assembly = assembly(config);
+    assembly.replace_nodes(new(&known.nodes));
+    assembly.replace_slices(new(&known.slices));
+    assembly.replace_services(new(&known.services));
+    assembly.replace_pods(new(&known.pods));
+    assembly.collect()
+}
+
+/// Objects that were not known before.
+fn new<T>(objects: &[Arc<T>]) -> Vec<Replaced<T>> {
+    let new = |object: &Arc<T>| Replaced {
+        was: None,
+        is: Some(Arc::clone(object)),
     };
-    collect(rules, known)
+    objects.iter().map(new).collect()
 }
 
 /// The desired set for services of the file and pods.

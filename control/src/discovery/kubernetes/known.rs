@@ -1,0 +1,214 @@
+//! What is known of the cluster, in a form in which it is found, and who has which address.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::node::Place;
+use super::objects::Replaced;
+use super::pod::Member;
+use super::service::Declared;
+use super::slice::Slice;
+use crate::discovery::{Instances, Takes};
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+/// Everything that is known. The order in which it came to be known does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// By uid.
+    pub(super) pods: HashMap<Arc<str>, Arc<Member>>,
+    /// Pods that say that they have an address, by uid. Those of the node's network share theirs and are
+    /// left out.
+    claims: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<Member>>>,
+    /// Who has which address, and who is dead.
+    pub(super) instances: Arc<Instances>,
+    pub(super) services: BTreeMap<Key, Arc<Declared>>,
+    /// By Service, then by name.
+    pub(super) slices: BTreeMap<Key, BTreeMap<String, Arc<Slice>>>,
+    /// Services by the pods that are their endpoints.
+    by_pod: Users<Arc<str>>,
+    /// Services by the addresses of their endpoints.
+    by_address: Users<IpAddr>,
+    /// By node.
+    pub(super) zones: HashMap<String, String>,
+}
+
+impl Known {
+    /// Takes note of a pod. What else is touched by it, because an address changed hands.
+    ///
+    /// Cost: O(addresses of the pod), and a copy of who has which address after each set that was sent.
+    pub(super) fn replace_pod(&mut self, pod: &Replaced<Member>) -> Touched {
+        if let Some(was) = &pod.was {
+            self.pods.remove(&was.uid);
+        }
+        if let Some(is) = &pod.is {
+            self.pods.insert(Arc::clone(&is.uid), Arc::clone(is));
+        }
+        let either = || pod.was.iter().chain(&pod.is);
+        for member in either() {
+            self.note_death(&member.uid);
+        }
+        let mut addresses: Vec<IpAddr> = either().flat_map(claimed).copied().collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut touched = Touched::default();
+        for address in addresses {
+            self.claim(address, pod, &mut touched);
+        }
+        for member in either() {
+            touched.services.extend(self.by_pod.of(&member.uid).cloned());
+        }
+        touched
+    }
+
+    fn note_death(&mut self, uid: &Arc<str>) {
+        let dies = self.pods.get(uid).is_some_and(|pod| pod.takes == Takes::Nothing);
+        if dies != self.instances.is_dead(Some(uid)) {
+            let dead = &mut Arc::make_mut(&mut self.instances).dead;
+            let _ = if dies {
+                dead.insert(Arc::clone(uid))
+            } else {
+                dead.remove(uid)
+            };
+        }
+    }
+
+    /// Follows what `pod` says about `address`.
+    ///
+    /// The network gives an address to the next pod as soon as the last one is dead, which may be before that
+    /// is seen here, so several may claim it.
+    fn claim(&mut self, address: IpAddr, pod: &Replaced<Member>, touched: &mut Touched) {
+        let claims = self.claims.entry(address).or_default();
+        if let Some(was) = &pod.was {
+            claims.remove(&was.uid);
+        }
+        if let Some(is) = pod.is.as_ref().filter(|is| claimed(is).contains(&address)) {
+            claims.insert(Arc::clone(&is.uid), Arc::clone(is));
+        }
+        let owner = claims
+            .values()
+            .reduce(|owner, pod| if pod.displaces(owner) { pod } else { owner });
+        let owner = owner.map(|owner| Arc::clone(&owner.uid));
+        if claims.is_empty() {
+            self.claims.remove(&address);
+        }
+        let before = self.instances.tenants.get(&address);
+        if before == owner.as_ref() {
+            return;
+        }
+        touched.pods.extend(before.into_iter().chain(&owner).cloned());
+        touched.services.extend(self.by_address.of(&address).cloned());
+        let tenants = &mut Arc::make_mut(&mut self.instances).tenants;
+        match owner {
+            Some(owner) => tenants.insert(address, owner),
+            None => tenants.remove(&address),
+        };
+    }
+
+    /// Takes note of a Service.
+    pub(super) fn replace_service(&mut self, service: Replaced<Declared>) {
+        if let Some(was) = &service.was {
+            self.services.remove(&was.key());
+        }
+        if let Some(is) = service.is {
+            self.services.insert(is.key(), is);
+        }
+    }
+
+    /// Takes note of a slice.
+    pub(super) fn replace_slice(&mut self, slice: Replaced<Slice>) {
+        if let Some(was) = &slice.was {
+            let key = was.of();
+            if let Some(slices) = self.slices.get_mut(&key) {
+                slices.remove(&was.name);
+                if slices.is_empty() {
+                    self.slices.remove(&key);
+                }
+            }
+            for endpoint in &was.endpoints {
+                self.by_address.remove(&endpoint.address, &key);
+                if let Some(uid) = &endpoint.uid {
+                    self.by_pod.remove(uid, &key);
+                }
+            }
+        }
+        if let Some(is) = slice.is {
+            let key = is.of();
+            for endpoint in &is.endpoints {
+                self.by_address.add(endpoint.address, &key);
+                if let Some(uid) = &endpoint.uid {
+                    self.by_pod.add(Arc::clone(uid), &key);
+                }
+            }
+            self.slices.entry(key).or_default().insert(is.name.clone(), is);
+        }
+    }
+
+    /// Takes note of a node.
+    pub(super) fn replace_node(&mut self, node: Replaced<Place>) {
+        if let Some(was) = &node.was {
+            self.zones.remove(&was.node);
+        }
+        if let Some(is) = &node.is {
+            self.zones.insert(is.node.clone(), is.zone.clone());
+        }
+    }
+
+    /// Whether another pod has an address of `pod` by now.
+    pub(super) fn is_displaced(&self, pod: &Member, address: IpAddr) -> bool {
+        !pod.host_network && self.instances.is_replaced(address, Some(&pod.uid))
+    }
+}
+
+/// What a pod's change touches beside what has to do with that pod.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Former and new owners of addresses, by uid.
+    pub(super) pods: Vec<Arc<str>>,
+    /// Services with such endpoints.
+    pub(super) services: Vec<Key>,
+}
+
+/// How often which Services use a thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Users<T: Hash + Eq>(HashMap<T, BTreeMap<Key, usize>>);
+
+impl<T: Hash + Eq> Default for Users<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Hash + Eq> Users<T> {
+    fn of(&self, thing: &T) -> impl Iterator<Item = &Key> {
+        self.0.get(thing).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    fn add(&mut self, thing: T, service: &Key) {
+        let services = self.0.entry(thing).or_default();
+        *services.entry(service.clone()).or_default() += 1;
+    }
+
+    fn remove(&mut self, thing: &T, service: &Key) {
+        let Some(services) = self.0.get_mut(thing) else {
+            return;
+        };
+        if let Some(times) = services.get_mut(service) {
+            *times -= 1;
+            if *times == 0 {
+                services.remove(service);
+            }
+        }
+        if services.is_empty() {
+            self.0.remove(thing);
+        }
+    }
+}
+
+/// The addresses that are a pod's alone.
+fn claimed(pod: &Arc<Member>) -> &[IpAddr] {
+    if pod.host_network { &[] } else { &pod.addresses }
+}
