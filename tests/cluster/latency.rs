@@ -28,58 +28,53 @@ fn a_change_among_a_thousand_pods_reaches_every_worker() {
         let answer: Value = serde_json::from_str(&body).expect("it answers in JSON");
         answer["items"][0].clone()
     };
-    // The generation that all workers use.
-    let generation = || {
-        let status = status();
-        let workers = status["workers"].as_array().expect("a list of workers");
-        workers
-            .iter()
-            .map(|worker| worker["generation"].as_u64())
-            .min()
-            .flatten()
-    };
-    // From the request on, and from the server's answer on, which comes with the watch event.
-    let mut times: [Vec<Duration>; 2] = server.run(async |client| {
+    let mut server_times = Vec::new();
+    let mut own_times = Vec::new();
+    server.run(async |client| {
         let pods = Api::namespaced(client, NAMESPACE);
-        let mut times = [Vec::new(), Vec::new()];
         for change in 0..CHANGES {
-            let before = generation();
+            let before = status();
             let begin = Instant::now();
             set_ready(&pods, change / 2, change % 2 == 1)
                 .await
                 .expect("change a pod");
-            let answered = Instant::now();
-            wait::until("the change to reach the workers", wait::STEP, || {
-                (generation() > before)
-                    .then_some(())
-                    .ok_or_else(|| format!("{before:?}"))
+            server_times.push(begin.elapsed());
+            let after = wait::until("the change to reach the workers", wait::STEP, || {
+                let after = status();
+                (generation(&after) > generation(&before))
+                    .then_some(after)
+                    .ok_or_else(|| format!("{:?}", generation(&before)))
             });
-            times[0].push(begin.elapsed());
-            times[1].push(answered.elapsed());
+            let applied = |status: &Value, field: &str| status["snapshotApplySeconds"][field].as_f64();
+            let more = |field| Some(applied(&after, field)? - applied(&before, field)?);
+            let (count, sum) = more("count").zip(more("sum")).expect("a histogram");
+            own_times.push(Duration::from_secs_f64(sum / count));
         }
-        times
     });
-    for times in &mut times {
-        times.sort_unstable();
-    }
-    let figures = times.map(|times| {
-        let millis = |index: usize| times[index].as_secs_f64() * 1e3;
-        format!(
-            "median {:.1} ms, p99 {:.1} ms",
-            millis(CHANGES / 2),
-            millis(CHANGES * 99 / 100)
-        )
-    });
-    let apply = &status()["snapshotApplySeconds"];
-    let millis = |quantile: &str| apply[quantile].as_f64().unwrap_or(f64::NAN) * 1e3;
     println!(
-        "{BACKENDS} backends, {CHANGES} changes of one pod each, until the last worker uses it:\n\
-         from the request to the API server:    {}\n\
-         from its answer:                       {}\n\
-         from the balancer's set of backends:   median {:.1} ms, p99 {:.1} ms",
-        figures[0],
-        figures[1],
-        millis("p50"),
-        millis("p99"),
+        "{BACKENDS} backends, {CHANGES} changes of one pod each:\n\
+         answer of the API server:                           {}\n\
+         from its watch event to the last worker that has it: {}",
+        told(server_times),
+        told(own_times),
     );
+}
+
+/// The generation that all workers use.
+fn generation(status: &Value) -> Option<u64> {
+    let workers = status["workers"].as_array().expect("a list of workers");
+    let generations = workers.iter().map(|worker| worker["generation"].as_u64());
+    generations.min().flatten()
+}
+
+fn told(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let millis = |index: usize| times[index].as_secs_f64() * 1e3;
+    let last = times.len() - 1;
+    format!(
+        "median {:.2} ms, p99 {:.2} ms, most {:.2} ms",
+        millis(last / 2),
+        millis(last * 99 / 100),
+        millis(last)
+    )
 }

@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
@@ -37,6 +38,8 @@ pub struct Desired {
     pub instances: Arc<Instances>,
     /// What was asked for and is left out, in words, beginning with what it is about.
     pub problems: Vec<String>,
+    /// When the source heard of the first change that is new in it; `None`: just now.
+    pub heard: Option<Instant>,
 }
 
 /// A service as a source wants it.

@@ -122,15 +122,16 @@ impl Publisher {
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(self.see()));
+                    let heard = self.desired.borrow().as_ref().and_then(|desired| desired.heard);
+                    next = Some(earliest.max(self.see(heard)));
                 }
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(self.see()));
+                    next = Some(earliest.max(self.see(None)));
                 }
                 changed = verdicts.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(self.see()));
+                    next = Some(earliest.max(self.see(None)));
                 }
                 _ = events.tick() => self.take_events(),
                 () = sleep_until(next.unwrap_or(earliest)), if next.is_some() => {
@@ -142,10 +143,11 @@ impl Publisher {
         }
     }
 
-    /// Notes that there is a change. The time now.
-    fn see(&mut self) -> Instant {
+    /// Notes that there is a change, which was heard of before now if that is known. The time now.
+    fn see(&mut self, heard: Option<Instant>) -> Instant {
         let now = Instant::now();
-        self.seen.get_or_insert(now);
+        let seen = heard.unwrap_or(now).min(self.seen.unwrap_or(now));
+        self.seen = Some(seen);
         now
     }
 

@@ -175,6 +175,7 @@ impl Assembly {
                 services: parts.clone().map(|part| part.spec.clone()).collect(),
                 instances: Arc::clone(&self.known.instances),
                 problems: decided.refused.iter().map(ToString::to_string).collect(),
+                heard: None,
             },
             problems: parts.flat_map(|part| &part.problems).cloned().collect(),
             accepted: decided.admitted.iter().map(Admitted::accepted).collect(),

@@ -138,6 +138,7 @@ where
             accepted: self.accepted,
             refused: self.refused,
             earliest: Instant::now(),
+            heard: None,
             problems: BTreeSet::new(),
         };
         let file = self.file.follow(&self.file_status, |config| {
@@ -176,6 +177,8 @@ struct Cluster {
     refused: watch::Sender<Arc<Vec<Refused>>>,
     /// When the next set may be sent.
     earliest: Instant,
+    /// When the first change was heard that is not in the last set.
+    heard: Option<Instant>,
     /// What is wrong with pods of the last set.
     problems: BTreeSet<String>,
 }
@@ -231,11 +234,13 @@ impl Cluster {
                     }
                     assembly.follow_file(&self.services.borrow());
                     if watches.are_complete() {
+                        self.heard.get_or_insert_with(Instant::now);
                         due.get_or_insert(self.earliest);
                     }
                 }
                 changed = watches.next(&mut assembly) => {
                     if changed && watches.are_complete() {
+                        self.heard.get_or_insert_with(Instant::now);
                         due.get_or_insert(self.earliest);
                     }
                     let heard = self.tell(&mut watches);
@@ -284,7 +289,8 @@ impl Cluster {
 
     fn send(&mut self, assembly: &mut Assembly) {
         let begin = Instant::now();
-        let collected = assembly.collect();
+        let mut collected = assembly.collect();
+        collected.desired.heard = self.heard.take();
         for problem in collected.problems.difference(&self.problems).take(LOGGED) {
             warn!("{problem}");
         }
