@@ -5,7 +5,8 @@ use crate::snapshot::Backend;
 
 /// Slots of a table: a prime, at least a hundred times the backends for which the shares are to
 /// be within one percent. The same number as in the paper's large configuration.
-pub const TABLE_SIZE: usize = 65_537;
+pub const TABLE_SIZE: usize = SLOTS as usize;
+const SLOTS: u32 = 65_537;
 
 /// A lookup table from hash to a position in a list of backends.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,7 +18,7 @@ impl Maglev {
     /// Builds the table for `backends`, whose positions it will hand out; weight 0 gets no slot.
     /// `None` if no backend has a weight. Only identities and weights count, not the order.
     ///
-    /// Cost: O(TABLE_SIZE), a few milliseconds and 128 KiB; runs on the control side only.
+    /// Cost: O(TABLE_SIZE), about a millisecond and 128 KiB; runs on the control side only.
     /// Limit: 65,535 backends.
     pub fn build<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> Option<Self> {
         let mut candidates: Vec<Candidate> = backends
@@ -29,9 +30,10 @@ impl Maglev {
             .collect();
         let heaviest = candidates.iter().map(|candidate| candidate.weight).max()?;
         // Turns are taken in the order of identities, so that every balancer builds the same table.
-        candidates.sort_by_key(|candidate| (candidate.offset, candidate.skip, candidate.identity));
+        candidates.sort_by_key(|candidate| (candidate.next, candidate.skip, candidate.identity));
 
         let mut slots = vec![u16::MAX; TABLE_SIZE].into_boxed_slice();
+        let mut taken = Taken::default();
         let mut free = TABLE_SIZE;
         loop {
             for candidate in &mut candidates {
@@ -41,8 +43,7 @@ impl Maglev {
                     continue;
                 }
                 candidate.credit -= heaviest;
-                let slot = candidate.next_free(&slots);
-                slots[slot] = candidate.position;
+                slots[candidate.take_next(&mut taken)] = candidate.position;
                 free -= 1;
                 if free == 0 {
                     return Some(Self { slots });
@@ -69,14 +70,33 @@ impl std::fmt::Debug for Maglev {
     }
 }
 
+/// Which slots somebody has: a bit each, so that looking for a free one stays in the nearest cache.
+struct Taken([u64; TABLE_SIZE / 64 + 1]);
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self([0; TABLE_SIZE / 64 + 1])
+    }
+}
+
+impl Taken {
+    /// Takes `slot`. Whether it was free.
+    fn take(&mut self, slot: usize) -> bool {
+        let (word, bit) = (&mut self.0[slot / 64], 1 << (slot % 64));
+        let was_free = *word & bit == 0;
+        *word |= bit;
+        was_free
+    }
+}
+
 struct Candidate {
     position: u16,
+    weight: u32,
+    credit: u32,
+    /// The next slot of its permutation of all slots, and how far it is from each to the one after.
+    next: u32,
+    skip: u32,
     identity: u64,
-    weight: u64,
-    credit: u64,
-    offset: usize,
-    skip: usize,
-    turn: usize,
 }
 
 impl Candidate {
@@ -88,22 +108,25 @@ impl Candidate {
         let hash = |seed| hash::backend_hash(backend.address, backend.port, backend.protocol, seed);
         Self {
             position: position as u16,
-            identity: hash(3),
-            weight: u64::from(backend.weight),
+            weight: u32::from(backend.weight),
             credit: 0,
-            offset: (hash(1) % TABLE_SIZE as u64) as usize,
-            skip: (hash(2) % (TABLE_SIZE as u64 - 1)) as usize + 1,
-            turn: 0,
+            next: (hash(1) % TABLE_SIZE as u64) as u32,
+            skip: (hash(2) % (TABLE_SIZE as u64 - 1)) as u32 + 1,
+            identity: hash(3),
         }
     }
 
-    /// The next slot of this backend's permutation that nobody has. The table has a free one.
-    fn next_free(&mut self, slots: &[u16]) -> usize {
+    /// Takes the next slot of this backend's permutation that nobody has. The table has a free one.
+    fn take_next(&mut self, taken: &mut Taken) -> usize {
         loop {
-            let slot = (self.offset + self.turn * self.skip) % TABLE_SIZE;
-            self.turn += 1;
-            if slots[slot] == u16::MAX {
-                return slot;
+            let slot = self.next;
+            // Both are below the size of the table, which is prime: all slots come before one comes again.
+            self.next += self.skip;
+            if self.next >= SLOTS {
+                self.next -= SLOTS;
+            }
+            if taken.take(slot as usize) {
+                return slot as usize;
             }
         }
     }
