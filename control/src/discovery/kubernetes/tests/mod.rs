@@ -7,6 +7,7 @@ mod declared;
 mod following;
 mod locality;
 mod server;
+mod storm;
 
 use std::sync::Arc;
 

@@ -297,8 +297,9 @@ impl Inner {
         if version < self.oldest {
             return Some((u64::MAX, json!({"type": "ERROR", "object": status(410)})));
         }
-        let mut events = self.history.iter();
-        let (_, version, event) = events.find(|(scope, at, _)| *at > version && asked.covers(scope))?;
+        let told = self.history.partition_point(|(_, at, _)| *at <= version);
+        let mut events = self.history[told..].iter();
+        let (_, version, event) = events.find(|(scope, ..)| asked.covers(scope))?;
         Some((*version, event.clone()))
     }
 }
