@@ -84,12 +84,16 @@ pub enum AddressFrom {
     NetworkStatus(String),
     /// An annotation that lists addresses, with commas between.
     Annotation(String),
+    /// The pod's connection to the vL3 network.
+    Nsm,
 }
 
 impl AddressFrom {
     fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
-            None => (text == "pod-ip").then_some(Self::PodIp),
+            None if text == "pod-ip" => Some(Self::PodIp),
+            None if text == "nsm" => Some(Self::Nsm),
+            None => None,
             Some(("network-status", name)) => {
                 let plain = |c: char| c.is_ascii_graphic();
                 (!name.is_empty() && name.chars().all(plain)).then(|| Self::NetworkStatus(name.to_owned()))
@@ -106,6 +110,7 @@ impl std::fmt::Display for AddressFrom {
             Self::PodIp => write!(f, "pod-ip"),
             Self::NetworkStatus(name) => write!(f, "network-status:{name}"),
             Self::Annotation(key) => write!(f, "annotation:{key}"),
+            Self::Nsm => write!(f, "nsm"),
         }
     }
 }
@@ -155,19 +160,15 @@ impl Kubernetes {
         let mut section = Section::new(path, value, &keys, refusals);
         let services = section.optional("services", "true, false", Value::as_bool);
         let namespaces = section.optional("namespaces", NAMESPACES_FORM, namespaces);
-        let address_from = match section.value("addressFrom") {
-            Some(Value::String(text)) if text == "nsm" => {
-                section.refuse(
-                    "addressFrom",
-                    "nsm",
-                    format!("{ADDRESS_FROM_FORM}: it takes discovery: nsm, which this version does not have"),
-                );
-                None
-            }
-            _ => section.optional("addressFrom", ADDRESS_FROM_FORM, |value| {
-                AddressFrom::parse(value.as_str()?)
-            }),
-        };
+        let address_from = section.optional("addressFrom", ADDRESS_FROM_FORM, |value| {
+            AddressFrom::parse(value.as_str()?)
+        });
+        // Whoever has a source of connections for `Kubernetes::with_connections` takes this out.
+        if address_from == Some(AddressFrom::Nsm) {
+            let allowed =
+                format!("{ADDRESS_FROM_FORM}: it takes discovery: nsm, which this version does not have");
+            section.refuse("addressFrom", "nsm", allowed);
+        }
         let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
         let topology = read_topology(&mut section);
         let group = section.optional("group", GROUP_FORM, |value| group(&node::text(value)?));

@@ -24,6 +24,8 @@ pub(super) fn addresses(pod: &Pod, from: &AddressFrom, noted: &mut impl FnMut(St
             }),
             None => Vec::new(),
         },
+        // Its connection says it.
+        AddressFrom::Nsm => Vec::new(),
         AddressFrom::Annotation(key) => {
             let list = annotation(pod, key).unwrap_or_default();
             let parts = list.split(',').map(str::trim);

@@ -20,6 +20,8 @@ use crate::discovery::{BackendSpec, Origin, ServiceSpec, Takes};
 pub(super) struct Part {
     pub(super) spec: ServiceSpec,
     pub(super) problems: BTreeSet<String>,
+    /// Pods that are ready, and whose connection is not known.
+    pub(super) waiting: Vec<String>,
 }
 
 /// What is known, and from where it is seen.
@@ -27,6 +29,8 @@ pub(super) struct Part {
 pub(super) struct View<'a> {
     pub(super) known: &'a Known,
     pub(super) here: Here<'a>,
+    /// Whether pods are where their connections say.
+    pub(super) connected: bool,
 }
 
 impl View<'_> {
@@ -44,6 +48,7 @@ impl View<'_> {
         Part {
             spec: ServiceSpec::new(service, target_port, backends),
             problems,
+            waiting: self.waiting(selected),
         }
     }
 
@@ -87,7 +92,20 @@ impl View<'_> {
             health_check: None,
             backends,
         };
-        Part { spec, problems }
+        Part {
+            spec,
+            problems,
+            waiting: self.waiting(selected),
+        }
+    }
+
+    fn waiting(self, selected: Option<&Selection>) -> Vec<String> {
+        let pods = selected
+            .filter(|_| self.connected)
+            .into_iter()
+            .flat_map(Selection::pods);
+        let waiting = pods.filter(|pod| pod.takes == Takes::NewFlows && pod.addresses.is_empty());
+        waiting.map(|pod| pod.place.pod.clone()).collect()
     }
 
     fn pods_of(

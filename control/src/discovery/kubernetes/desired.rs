@@ -7,6 +7,7 @@ use vl3lb_common::Protocol;
 
 use super::admission::{Accepted, Admitted, Claims, Decided, Means, Refused};
 use super::backends::{Part, View};
+use super::connections::Connections;
 use super::known::{Key, Known};
 use super::locality::Here;
 use super::node;
@@ -49,6 +50,8 @@ pub(super) struct Assembly {
     kubernetes: config::Kubernetes,
     listening: Vec<Listening>,
     file: Vec<Service>,
+    /// Where pods are, if their connections say it.
+    connections: Arc<Connections>,
     known: Known,
     selections: BTreeMap<Owner, Selection>,
     /// Which Services are served; `None` if that is to be decided again.
@@ -65,6 +68,7 @@ impl Assembly {
             kubernetes: kubernetes.clone(),
             listening: listening.to_vec(),
             file: Vec::new(),
+            connections: Arc::default(),
             known: Known::default(),
             selections: BTreeMap::new(),
             decided: None,
@@ -90,16 +94,52 @@ impl Assembly {
 
     /// Takes note of pods. Cost: O(services) for each.
     pub(super) fn replace_pods(&mut self, pods: Vec<Replaced<Member>>) {
-        for pod in pods {
-            let touched = self.known.replace_pod(&pod);
-            for (owner, selection) in &mut self.selections {
-                if selection.replace(&pod) || touched.pods.iter().any(|uid| selection.has(uid)) {
-                    self.stale.insert(owner.clone());
-                }
+        for mut pod in pods {
+            if self.kubernetes.address_from == AddressFrom::Nsm {
+                self.locate(&mut pod);
             }
-            self.stale
-                .extend(touched.services.into_iter().map(Owner::Declared));
+            self.replace_pod(&pod);
         }
+    }
+
+    /// Takes note of where all pods are. Cost: O(pods).
+    pub(super) fn follow_connections(&mut self, connections: Arc<Connections>) {
+        self.connections = connections;
+        let pods: Vec<_> = self.known.pods.values().cloned().collect();
+        for pod in pods {
+            let mut moved = Replaced {
+                was: Some(Arc::clone(&pod)),
+                is: Some(pod),
+            };
+            self.locate(&mut moved);
+            if moved.was != moved.is {
+                self.replace_pod(&moved);
+            }
+        }
+    }
+
+    /// Puts the addresses of the pod's connection in, and what was put in before.
+    fn locate(&self, pod: &mut Replaced<Member>) {
+        if let Some(was) = &mut pod.was
+            && let Some(known) = self.known.pods.get(&was.uid)
+        {
+            *was = Arc::clone(known);
+        }
+        if let Some(is) = &mut pod.is {
+            let addresses = self.connections.addresses(&is.place);
+            Arc::make_mut(is).addresses = addresses;
+        }
+    }
+
+    fn replace_pod(&mut self, pod: &Replaced<Member>) {
+        let touched = self.known.replace_pod(pod);
+        for (owner, selection) in &mut self.selections {
+            if selection.replace(pod) || touched.pods.iter().any(|uid| selection.has(uid)) {
+                self.stale.insert(owner.clone());
+            }
+        }
+        self.stale
+            .extend(touched.services.into_iter().map(Owner::Declared));
     }
 
     /// Takes note of Services.
@@ -170,11 +210,13 @@ impl Assembly {
         }
         self.parts = parts;
         let parts = self.parts.values();
+        let refused = decided.refused.iter().map(ToString::to_string);
+        let waiting: BTreeSet<&String> = parts.clone().flat_map(|part| &part.waiting).collect();
         let collected = Collected {
             desired: Desired {
                 services: parts.clone().map(|part| part.spec.clone()).collect(),
                 instances: Arc::clone(&self.known.instances),
-                problems: decided.refused.iter().map(ToString::to_string).collect(),
+                problems: refused.chain(told_waiting(&waiting)).collect(),
                 heard: None,
             },
             problems: parts.flat_map(|part| &part.problems).cloned().collect(),
@@ -196,6 +238,7 @@ impl Assembly {
                 zone: topology.zone.as_ref().or(label).map(String::as_str),
                 prefer: topology.prefer,
             },
+            connected: self.kubernetes.address_from == AddressFrom::Nsm,
         }
     }
 
@@ -220,4 +263,17 @@ impl Assembly {
         self.decided = None;
         self.parts.clear();
     }
+}
+
+/// What is to be said of pods that are ready and whose connection is not known.
+fn told_waiting(pods: &BTreeSet<&String>) -> Option<String> {
+    let (first, others) = (pods.first()?, pods.len() - 1);
+    let rest = if others == 0 {
+        String::new()
+    } else {
+        format!(" and {others} more")
+    };
+    Some(format!(
+        "pod {first}{rest}: ready, but not connected to the vL3 network yet"
+    ))
 }

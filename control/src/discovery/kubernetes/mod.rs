@@ -7,6 +7,7 @@
 //! | what is kept of each object, and what it means | `pod`, `address`, `service`, `slice`, `node` |
 //! | what is known of all, and found where it is needed | `known`, `selection` |
 //! | which Services are served, under which names | `admission` |
+//! | where pods are in the vL3 network | `connections` |
 //! | services, pods and endpoints become the desired set | `desired`, `backends` |
 //! | backends that are near come first | `locality` |
 //!
@@ -20,6 +21,7 @@ mod address;
 mod admission;
 mod backends;
 pub(crate) mod connection;
+mod connections;
 mod desired;
 pub(crate) mod failure;
 mod known;
@@ -58,6 +60,7 @@ use pod::Reading;
 use watches::{Plan, Watches};
 
 pub use admission::{Accepted, Refused};
+pub use connections::{Connection, Connections, ConnectionsReceiver};
 
 /// Two sets are at least this far apart, so that a burst of changes becomes one.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -76,6 +79,7 @@ pub struct Kubernetes<E> {
     /// How the file is doing; how the API server is doing is the status of this source.
     file_status: watch::Sender<SourceStatus>,
     server: Server,
+    connections: Option<ConnectionsReceiver>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
 }
@@ -97,6 +101,7 @@ impl<E> Kubernetes<E> {
             file,
             file_status,
             server: Server::Inferred,
+            connections: None,
             accepted: watch::Sender::default(),
             refused: watch::Sender::default(),
         }
@@ -110,6 +115,13 @@ impl<E> Kubernetes<E> {
     /// What Services ask for and is not done.
     pub fn refused(&self) -> watch::Receiver<Arc<Vec<Refused>>> {
         self.refused.subscribe()
+    }
+
+    /// With what tells where pods are in the vL3 network, for `addressFrom: nsm`.
+    #[must_use]
+    pub fn with_connections(mut self, connections: ConnectionsReceiver) -> Self {
+        self.connections = Some(connections);
+        self
     }
 
     /// Another API server than that.
@@ -127,10 +139,13 @@ where
     async fn run(self, desired: DesiredSender, status: watch::Sender<SourceStatus>) {
         let config = Arc::clone(self.file.started_with());
         let (send_services, services) = watch::channel(Vec::new());
+        let kubernetes = config.kubernetes.clone().unwrap_or_default();
+        let is_connected = kubernetes.address_from == AddressFrom::Nsm;
         let cluster = Cluster {
-            config: config.kubernetes.clone().unwrap_or_default(),
+            config: kubernetes,
             listening: listening(&config),
             server: self.server,
+            connections: self.connections.filter(|_| is_connected),
             events: Arc::clone(self.file.events()),
             services,
             desired,
@@ -168,6 +183,8 @@ struct Cluster {
     config: config::Kubernetes,
     listening: Vec<Listening>,
     server: Server,
+    /// Where pods are, if the configuration asks for that.
+    connections: Option<ConnectionsReceiver>,
     events: Arc<Events>,
     /// The file's.
     services: watch::Receiver<Vec<Service>>,
@@ -220,6 +237,10 @@ impl Cluster {
         let opened = Instant::now();
         let services = self.services.borrow().clone();
         let mut assembly = Assembly::new(&self.config, &self.listening, &services);
+        let mut located = self.config.address_from != AddressFrom::Nsm;
+        if let Some(connections) = &mut self.connections {
+            connections.mark_changed();
+        }
         let mut due = None;
         loop {
             tokio::select! {
@@ -228,22 +249,31 @@ impl Cluster {
                     due = None;
                     self.send(&mut assembly);
                 }
-                () = self.services_changed() => {
+                () = changed(&mut self.services) => {
                     if self.plan() != *plan {
                         return;
                     }
                     assembly.follow_file(&self.services.borrow());
-                    if watches.are_complete() {
+                    if located && watches.are_complete() {
                         self.heard.get_or_insert_with(Instant::now);
                         due.get_or_insert(self.earliest);
                     }
                 }
-                changed = watches.next(&mut assembly) => {
-                    if changed && watches.are_complete() {
+                connections = connected(&mut self.connections) => {
+                    assembly.follow_connections(connections);
+                    located = true;
+                    if watches.are_complete() {
                         self.heard.get_or_insert_with(Instant::now);
                         due.get_or_insert(self.earliest);
                     }
-                    let heard = self.tell(&mut watches);
+                    self.tell(&mut watches, located);
+                }
+                changed = watches.next(&mut assembly) => {
+                    if changed && located && watches.are_complete() {
+                        self.heard.get_or_insert_with(Instant::now);
+                        due.get_or_insert(self.earliest);
+                    }
+                    let heard = self.tell(&mut watches, located);
                     if heard.is_refused_credentials() && opened.elapsed() >= REOPEN {
                         // There may be new ones by now: a token, or a certificate.
                         return;
@@ -275,15 +305,8 @@ impl Cluster {
             });
             tokio::select! {
                 () = sleep(REOPEN) => {}
-                () = self.services_changed() => return None,
+                () = changed(&mut self.services) => return None,
             }
-        }
-    }
-
-    /// Returns when the services changed; never when nobody can change them any more.
-    async fn services_changed(&mut self) {
-        if self.services.changed().await.is_err() {
-            future::pending().await
         }
     }
 
@@ -302,9 +325,9 @@ impl Cluster {
     }
 
     /// Puts the state of the watches into the status, and into the log if it changed. What was heard.
-    fn tell(&self, watches: &mut Watches) -> Heard {
+    fn tell(&self, watches: &mut Watches, located: bool) -> Heard {
         let error = watches.error();
-        let complete = watches.are_complete();
+        let complete = located && watches.are_complete();
         let heard = watches.take_heard();
         let now = SystemTime::now();
         self.status.send_modify(|status| {
@@ -324,6 +347,25 @@ impl Cluster {
         });
         heard
     }
+}
+
+/// Returns when the services changed; never when nobody can change them any more.
+async fn changed(services: &mut watch::Receiver<Vec<Service>>) {
+    if services.changed().await.is_err() {
+        future::pending().await
+    }
+}
+
+/// The next connections; never where nothing tells them.
+async fn connected(receiver: &mut Option<ConnectionsReceiver>) -> Arc<Connections> {
+    if let Some(receiver) = receiver {
+        while receiver.changed().await.is_ok() {
+            if let Some(connections) = receiver.borrow_and_update().clone() {
+                return connections;
+            }
+        }
+    }
+    future::pending().await
 }
 
 /// Keeps `error` in `status`, and tells it once.

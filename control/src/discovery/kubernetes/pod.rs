@@ -83,7 +83,7 @@ impl Member {
         let takes = takes(pod, serving && !terminating && !drained);
         let weight = weight(pod, &mut noted);
         let addresses = addresses(pod, &reading.address_from, &mut noted);
-        if addresses.is_empty() && takes == Takes::NewFlows {
+        if addresses.is_empty() && takes == Takes::NewFlows && reading.address_from != AddressFrom::Nsm {
             noted(format!(
                 "ready, but without address from {}",
                 reading.address_from

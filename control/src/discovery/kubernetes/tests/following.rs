@@ -32,16 +32,23 @@ pub(super) struct Following {
 impl Following {
     pub(super) fn start(server: ApiServer, config: Config, path: Option<PathBuf>) -> Self {
         let client = server.config();
-        Self::start_with(server, client, config, path)
+        Self::start_with(server, client, config, path, |source| source)
     }
 
-    /// With credentials of its own.
-    fn start_with(server: ApiServer, client: kube::Config, config: Config, path: Option<PathBuf>) -> Self {
+    /// With credentials of its own, and a source that is `made` ready.
+    pub(super) fn start_with(
+        server: ApiServer,
+        client: kube::Config,
+        config: Config,
+        path: Option<PathBuf>,
+        made: impl FnOnce(Kubernetes<fn(&str) -> Option<String>>) -> Kubernetes<fn(&str) -> Option<String>>,
+    ) -> Self {
         let (desired, desired_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
         let (file, file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-        let static_file = StaticFile::new(path, no_env, Arc::new(config), Arc::default());
-        let source = Kubernetes::new(static_file, file).with_server(client);
+        let env: fn(&str) -> Option<String> = no_env;
+        let static_file = StaticFile::new(path, env, Arc::new(config), Arc::default());
+        let source = made(Kubernetes::new(static_file, file).with_server(client));
         Self {
             accepted: source.accepted(),
             refused: source.refused(),
@@ -472,7 +479,7 @@ async fn a_new_token_is_read_once_the_old_one_has_expired() {
     server.demand("old");
     let mut client = server.config();
     client.auth_info.token_file = Some(path.display().to_string());
-    let mut following = Following::start_with(server, client, config("{}", FINANCE), None);
+    let mut following = Following::start_with(server, client, config("{}", FINANCE), None, |source| source);
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
 

@@ -1,6 +1,7 @@
 //! From what the API server knows to services and backends, and the watches against a scripted one.
 
 mod cluster;
+mod connected;
 mod convergence;
 mod conversion;
 mod declared;
