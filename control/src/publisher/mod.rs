@@ -33,6 +33,9 @@ pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PROGRAM_BOUNDS, Publis
 
 /// Two snapshots are at least this far apart, so that a burst of changes becomes one.
 const SETTLE: Duration = Duration::from_millis(5);
+/// And so many times as far as it takes to work one out: with thousands of backends that change all the
+/// time the balancer still has its CPU for packets.
+const REST: u32 = 4;
 /// How often workers are asked for events, and so how long an unresolved neighbour waits.
 const EVENTS: Duration = Duration::from_millis(50);
 /// How often draining backends are looked at for their last flows.
@@ -63,6 +66,8 @@ pub struct Publisher {
     stats: Arc<PublisherStats>,
     /// When the first change was seen that is not published yet.
     seen: Option<Instant>,
+    /// How long the last snapshot took to work out.
+    worked: Duration,
     /// When there was something to publish for the first time.
     started: Option<Instant>,
     /// When the first snapshot was live.
@@ -105,6 +110,7 @@ impl Publisher {
             current,
             stats: Arc::clone(&stats),
             seen: None,
+            worked: Duration::ZERO,
             started: None,
             began: None,
         };
@@ -136,7 +142,7 @@ impl Publisher {
                 _ = events.tick() => self.take_events(),
                 () = sleep_until(next.unwrap_or(earliest)), if next.is_some() => {
                     let wait = self.step().await;
-                    earliest = Instant::now() + SETTLE;
+                    earliest = Instant::now() + SETTLE.max(self.worked * REST);
                     next = wait.map(|wait| Instant::now() + wait.max(SETTLE));
                 }
             }
@@ -172,6 +178,7 @@ impl Publisher {
             return Some(wait);
         }
         let findings = self.health.findings();
+        let begin = Instant::now();
         let update = self.state.update(Inputs {
             desired: &desired,
             network: &network,
@@ -182,6 +189,7 @@ impl Publisher {
             },
             workers: self.dataplane.stats(),
         });
+        self.worked = begin.elapsed();
         if let Some(update) = &update {
             self.untold.extend_from_slice(&update.changes.events);
         }

@@ -102,9 +102,13 @@ async fn a_storm_of_changes_among_ten_thousand_pods_ends_in_few_sets_and_the_rig
     }
     let per_service = usize::from(PODS / SERVICES);
     let touched = usize::from(PODS / 5 / SERVICES);
-    let end = model(&|service| match service {
-        service if service < SERVICES / 2 || service >= SERVICES - 2 => per_service - touched,
-        _ => per_service,
+    let intact = SERVICES / 2..SERVICES - 2;
+    let end = model(&|service| {
+        if intact.contains(&service) {
+            per_service
+        } else {
+            per_service - touched
+        }
     });
     let ended = following
         .desired
