@@ -444,6 +444,7 @@ fn discover(
             let services = Services {
                 accepted: source.accepted(),
                 refused: source.refused(),
+                left: source.left(),
             };
             tasks.spawn(named("discovery", source.run(desired, status)));
             Found {

@@ -27,6 +27,10 @@ pub enum EventCode {
     /// A source of backends is not followed any more.
     DiscoveryLost,
     DiscoveryBack,
+    /// Another balancer of the group is ready.
+    BalancerJoined,
+    /// Another balancer of the group is not ready any more, has left, or is not heard.
+    BalancerLeft,
     /// The interface is gone or down.
     InterfaceLost,
     InterfaceBack,
@@ -41,7 +45,7 @@ pub enum EventCode {
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -52,6 +56,8 @@ impl EventCode {
         Self::ConfigRejected,
         Self::DiscoveryLost,
         Self::DiscoveryBack,
+        Self::BalancerJoined,
+        Self::BalancerLeft,
         Self::InterfaceLost,
         Self::InterfaceBack,
         Self::InterfaceChanged,
@@ -73,6 +79,8 @@ impl EventCode {
             Self::ConfigRejected => "config_rejected",
             Self::DiscoveryLost => "discovery_lost",
             Self::DiscoveryBack => "discovery_back",
+            Self::BalancerJoined => "balancer_joined",
+            Self::BalancerLeft => "balancer_left",
             Self::InterfaceLost => "interface_lost",
             Self::InterfaceBack => "interface_back",
             Self::InterfaceChanged => "interface_changed",

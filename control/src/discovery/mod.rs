@@ -26,7 +26,7 @@ use vl3lb_common::{Duration, Protocol};
 use crate::config::{self, HealthCheck};
 
 pub use instances::Instances;
-pub use kubernetes::{Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Refused};
+pub use kubernetes::{Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Left, Refused};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 

@@ -124,6 +124,7 @@ fn log(happening: &Happening) {
         EventCode::BackendState => line!(),
         EventCode::ConfigRead | EventCode::ConfigRejected => line!(),
         EventCode::DiscoveryLost | EventCode::DiscoveryBack => line!(),
+        EventCode::BalancerJoined | EventCode::BalancerLeft => line!(),
         EventCode::InterfaceLost | EventCode::InterfaceBack | EventCode::InterfaceChanged => line!(),
         EventCode::CapacityShort | EventCode::CapacityBack => line!(),
         EventCode::EventsLost => line!(),

@@ -6,14 +6,15 @@ use std::time::SystemTime;
 use futures_util::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use tokio::time::{Instant, sleep};
-use tracing::info;
 use vl3lb_common::Duration;
+use vl3lb_common::report::EventCode;
 
 use super::Shared;
 use super::balancers::{Balancers, Peer};
 use super::lease::{GROUP, Sighting};
 use super::members::{Members, Moment};
 use super::watching::{self, Change};
+use crate::events::Happening;
 
 /// What the Leases of the group say, beside who is alive.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,7 +77,7 @@ fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Mome
     }
 }
 
-/// Tells everyone who is alive, and the log if that changed.
+/// Tells everyone who is alive, and who came and went.
 fn tell(members: &Members, shared: &Shared, now: Instant) {
     let pace = members.pace();
     let settled = members.is_settled(now);
@@ -90,7 +91,7 @@ fn tell(members: &Members, shared: &Shared, now: Instant) {
         if balancers.peers == peers {
             return false;
         }
-        log(&balancers.peers, &peers);
+        shared.events.tell_all(news(&balancers.peers, &peers));
         *balancers = Arc::new(Balancers {
             peers,
             leaving: balancers.leaving,
@@ -99,15 +100,30 @@ fn tell(members: &Members, shared: &Shared, now: Instant) {
     });
 }
 
-fn log(before: &[Peer], now: &[Peer]) {
-    let missing = |peer: &&Peer, from: &[Peer]| from.iter().all(|other| other.name != peer.name);
-    for peer in now.iter().filter(|peer| missing(peer, before)) {
-        info!(
-            "balancer {} of the group is there, at {:?}",
-            peer.name, peer.addresses
-        );
-    }
-    for peer in before.iter().filter(|peer| missing(peer, now)) {
-        info!("balancer {} of the group is gone", peer.name);
-    }
+/// Who can be answered with from now on, and who not any more.
+fn news(before: &[Peer], now: &[Peer]) -> Vec<Happening> {
+    let find = |name: &str, among: &[Peer]| among.iter().find(|peer| peer.name == name).cloned();
+    let is_ready = |name: &str, among: &[Peer]| find(name, among).is_some_and(|peer| peer.ready);
+    let joined = now
+        .iter()
+        .filter(|peer| peer.ready && !is_ready(&peer.name, before));
+    let joined = joined.map(|peer| {
+        let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
+        let (name, addresses) = (&peer.name, addresses.join(", "));
+        let text = format!("balancer {name} of the group is ready, at {addresses}");
+        Happening::new(EventCode::BalancerJoined, text)
+    });
+    let left = before
+        .iter()
+        .filter(|peer| peer.ready && !is_ready(&peer.name, now));
+    let left = left.map(|peer| {
+        let is = if find(&peer.name, now).is_some() {
+            "not ready any more"
+        } else {
+            "gone"
+        };
+        let text = format!("balancer {} of the group is {is}", peer.name);
+        Happening::new(EventCode::BalancerLeft, text)
+    });
+    joined.chain(left).collect()
 }

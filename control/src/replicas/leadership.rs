@@ -23,7 +23,7 @@ use super::publication::Publication;
 use super::wanted::{Balanced, Known, Objects, PUBLISH, publishable};
 use super::watching::{self, Change};
 use super::writes::Resource;
-use crate::discovery::Accepted;
+use crate::discovery::{Accepted, Left};
 use crate::publisher::CurrentReceiver;
 
 /// How long to wait until the group is looked at again before it is known.
@@ -40,6 +40,7 @@ pub(super) struct Sources {
     pub(super) presence: watch::Receiver<Presence>,
     pub(super) current: CurrentReceiver,
     pub(super) accepted: watch::Receiver<Arc<Vec<Accepted>>>,
+    pub(super) left: watch::Receiver<Arc<Vec<Left>>>,
 }
 
 /// Takes part until the balancer leaves; a leader then takes itself out of everything, and gives up
@@ -118,6 +119,7 @@ async fn lead(
             let end = Instant::now() + wait;
             let may_write = || election.leads(Instant::now()) && (leaving || Instant::now() < end);
             shared.writes.note(PUBLISHING, refused(&published.borrow()));
+            publication.find_left(&sources.left.borrow_and_update());
             publication.write(client, shared, &objects, may_write).await;
             wait = publication
                 .next(Instant::now())
@@ -137,6 +139,7 @@ async fn lead(
             Ok(()) = sources.presence.changed() => {}
             Ok(()) = sources.current.changed() => {}
             Ok(()) = sources.accepted.changed() => {}
+            Ok(()) = sources.left.changed() => {}
         }
     }
 }

@@ -56,7 +56,7 @@ use lease::Presence;
 use writes::Writes;
 
 /// The field manager of everything that is applied.
-const MANAGER: &str = "vl3-lb";
+pub(crate) const MANAGER: &str = "vl3-lb";
 /// Who manages EndpointSlices, as their label says.
 const MANAGED_BY: &str = "vl3-lb.io";
 /// How often to look whether the balancer is ready.
@@ -71,7 +71,6 @@ pub struct Replicas {
     server: Server,
     current: CurrentReceiver,
     services: Services,
-    events: Arc<Events>,
     shared: Arc<Shared>,
 }
 
@@ -88,6 +87,7 @@ impl std::fmt::Debug for Replicas {
 struct Shared {
     identity: Identity,
     writes: Arc<Writes>,
+    events: Arc<Events>,
     balancers: watch::Sender<Arc<Balancers>>,
     group: watch::Sender<Group>,
     /// Whether this balancer writes for the group.
@@ -104,7 +104,7 @@ pub struct Membership(Arc<Shared>);
 
 impl Replicas {
     /// The balancer `identity`, which balances what `current` says; `services` are those of Kubernetes that
-    /// it serves, and `events` is what Kubernetes is told of. The API server and the credentials are those of a kubeconfig
+    /// it serves, `events` is what Kubernetes is told of, and who comes and goes is told there. The API server and the credentials are those of a kubeconfig
     /// (KUBECONFIG), else of the pod's service account.
     pub fn new(
         identity: Identity,
@@ -120,6 +120,7 @@ impl Replicas {
         let shared = Arc::new(Shared {
             identity,
             writes: Arc::default(),
+            events,
             balancers: watch::channel(Arc::default()).0,
             group: watch::channel(group).0,
             leads: AtomicBool::new(false),
@@ -130,7 +131,6 @@ impl Replicas {
             server: Server::Inferred,
             current,
             services,
-            events,
             shared: Arc::clone(&shared),
         };
         (replicas, Membership(shared))
@@ -160,6 +160,7 @@ impl Replicas {
             presence: presence.clone(),
             current: self.current.clone(),
             accepted: self.services.accepted.clone(),
+            left: self.services.left.clone(),
         };
         let part = async {
             let lead = leadership::take_part(&client, &config, &shared, sources);
@@ -176,7 +177,7 @@ impl Replicas {
                 }
             }
         };
-        let tell = notices::tell(&client, &shared, self.events.follow(), self.services.clone());
+        let tell = notices::tell(&client, &shared, shared.events.follow(), self.services.clone());
         tokio::join!(follow, part, look, tell);
     }
 

@@ -1,6 +1,7 @@
 //! Brings what stands in Kubernetes in line with what should, object by object.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -14,6 +15,7 @@ use super::lease::GROUP;
 use super::wanted::{Key, Kind, Objects};
 use super::writes::{Failure, Pauses, Resource};
 use super::{MANAGED_BY, MANAGER, Shared};
+use crate::discovery::Left;
 
 /// What was written is written again after this time, in case somebody changed it.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -24,8 +26,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Publication {
     written: BTreeMap<Key, Written>,
-    /// Whether it is known what leaders before have left.
+    /// Whether it is known what slices leaders before have left.
     listed: bool,
+    /// Services with a status that leaders before have left, as far as they were taken note of.
+    left: Arc<Vec<Left>>,
 }
 
 /// The state of an object.
@@ -121,6 +125,14 @@ impl Publication {
                 shared.writes.note(&attempt, Some(reason));
             }
         }
+    }
+
+    /// Takes note of Services that are not served, and whose status a leader before has written: of those
+    /// that are new among them, for what was removed may be told for a moment still.
+    pub(super) fn find_left(&mut self, left: &Arc<Vec<Left>>) {
+        let known = std::mem::replace(&mut self.left, Arc::clone(left));
+        let new = left.iter().filter(|service| !known.contains(service));
+        self.find(new.map(|Left { namespace, name }| (Kind::ServiceStatus, namespace.clone(), name.clone())));
     }
 
     /// Takes note of objects that somebody wrote before.

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::discovery::{Accepted, Refused};
+use crate::discovery::{Accepted, Left, Refused};
 
 /// All of them, as the discovery knows them now.
 #[derive(Debug, Clone)]
 pub struct Services {
     pub accepted: watch::Receiver<Arc<Vec<Accepted>>>,
     pub refused: watch::Receiver<Arc<Vec<Refused>>>,
+    /// Those that are not served, and have the balancers' addresses in their status still.
+    pub left: watch::Receiver<Arc<Vec<Left>>>,
 }
 
 impl Services {
@@ -19,6 +21,7 @@ impl Services {
         Self {
             accepted: watch::Sender::default().subscribe(),
             refused: watch::Sender::default().subscribe(),
+            left: watch::Sender::default().subscribe(),
         }
     }
 }

@@ -40,6 +40,13 @@ pub struct Refused {
     pub message: String,
 }
 
+/// A Service that no balancer serves, and that has addresses in its status which one wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    pub namespace: String,
+    pub name: String,
+}
+
 /// A Service with those of its ports that are served, each under its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Admitted {
@@ -71,6 +78,7 @@ pub(super) struct Means {
 pub(super) struct Decided {
     pub(super) admitted: Vec<Admitted>,
     pub(super) refused: Vec<Refused>,
+    pub(super) left: Vec<Left>,
 }
 
 impl Claims {
@@ -100,6 +108,15 @@ impl Claims {
         by_age.sort_by(|a, b| older(a, b));
         let mut decided = Decided::default();
         for declared in by_age {
+            if declared.is_left() {
+                decided.left.push(Left {
+                    namespace: declared.namespace.clone(),
+                    name: declared.name.clone(),
+                });
+            }
+            if !declared.wanted {
+                continue;
+            }
             let mut reasons = declared.noted.clone();
             match self.admit(declared, &mut reasons) {
                 Ok(admitted) => decided.admitted.push(admitted),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::admission::{Accepted, Admitted, Claims, Decided, Means, Refused};
+use super::admission::{Accepted, Admitted, Claims, Decided, Left, Means, Refused};
 use super::backends::{Part, View};
 use super::connections::Connections;
 use super::known::{Key, Known};
@@ -30,6 +30,7 @@ pub(super) struct Collected {
     pub(super) problems: BTreeSet<String>,
     pub(super) accepted: Vec<Accepted>,
     pub(super) refused: Vec<Refused>,
+    pub(super) left: Vec<Left>,
 }
 
 /// Who wants services.
@@ -154,7 +155,8 @@ impl Assembly {
                 .is
                 .as_ref()
                 .and_then(|is| Some((is, is.selector.as_ref()?)));
-            if let Some((declared, selector)) = selector.filter(|_| !self.has_endpoints()) {
+            if let Some((declared, selector)) = selector.filter(|(is, _)| is.wanted && !self.has_endpoints())
+            {
                 let namespace = Some(declared.namespace.as_str());
                 let selection = Selection::new(selector, namespace, self.known.pods.values());
                 self.selections.insert(Owner::Declared(declared.key()), selection);
@@ -222,6 +224,7 @@ impl Assembly {
             problems: parts.flat_map(|part| &part.problems).cloned().collect(),
             accepted: decided.admitted.iter().map(Admitted::accepted).collect(),
             refused: decided.refused.clone(),
+            left: decided.left.clone(),
         };
         self.decided = Some(decided);
         collected

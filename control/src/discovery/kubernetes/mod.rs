@@ -59,7 +59,7 @@ use objects::Heard;
 use pod::Reading;
 use watches::{Plan, Watches};
 
-pub use admission::{Accepted, Refused};
+pub use admission::{Accepted, Left, Refused};
 pub use connections::{Connection, Connections, ConnectionsReceiver};
 
 /// Two sets are at least this far apart, so that a burst of changes becomes one.
@@ -82,6 +82,7 @@ pub struct Kubernetes<E> {
     connections: Option<ConnectionsReceiver>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
+    left: watch::Sender<Arc<Vec<Left>>>,
 }
 
 impl<E> std::fmt::Debug for Kubernetes<E> {
@@ -104,6 +105,7 @@ impl<E> Kubernetes<E> {
             connections: None,
             accepted: watch::Sender::default(),
             refused: watch::Sender::default(),
+            left: watch::Sender::default(),
         }
     }
 
@@ -115,6 +117,11 @@ impl<E> Kubernetes<E> {
     /// What Services ask for and is not done.
     pub fn refused(&self) -> watch::Receiver<Arc<Vec<Refused>>> {
         self.refused.subscribe()
+    }
+
+    /// Services that are not served, and whose status says still that they are.
+    pub fn left(&self) -> watch::Receiver<Arc<Vec<Left>>> {
+        self.left.subscribe()
     }
 
     /// With what tells where pods are in the vL3 network, for `addressFrom: nsm`.
@@ -152,6 +159,7 @@ where
             status,
             accepted: self.accepted,
             refused: self.refused,
+            left: self.left,
             earliest: Instant::now(),
             heard: None,
             problems: BTreeSet::new(),
@@ -192,6 +200,7 @@ struct Cluster {
     status: watch::Sender<SourceStatus>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
+    left: watch::Sender<Arc<Vec<Left>>>,
     /// When the next set may be sent.
     earliest: Instant,
     /// When the first change was heard that is not in the last set.
@@ -320,6 +329,7 @@ impl Cluster {
         self.problems = collected.problems;
         replace(&self.accepted, collected.accepted);
         replace(&self.refused, collected.refused);
+        replace(&self.left, collected.left);
         self.desired.send_replace(Some(Arc::new(collected.desired)));
         self.earliest = Instant::now() + SETTLE.max(begin.elapsed() * REST);
     }

@@ -15,6 +15,7 @@ use super::locality::Nearness;
 use super::objects::Kept;
 use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
+use crate::replicas::MANAGER;
 
 /// The `spec.loadBalancerClass` of Services that the balancer serves.
 pub(super) const CLASS: &str = "vl3-lb.io/vl3-lb";
@@ -24,7 +25,7 @@ const SCHEDULER: &str = "vl3-lb.io/scheduler";
 /// What `sessionAffinity: ClientIP` means without a time, as the API server fills it in.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
-/// A Service that is to be served.
+/// A Service that is to be served, or that was once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Declared {
     pub(super) namespace: String,
@@ -32,6 +33,10 @@ pub(super) struct Declared {
     pub(super) uid: Arc<str>,
     /// Seconds since 1970.
     pub(super) created: i64,
+    /// Whether it asks to be served.
+    pub(super) wanted: bool,
+    /// Whether a balancer wrote its status, and there are addresses in it.
+    pub(super) marked: bool,
     /// Whether its status is to have the balancer's addresses.
     pub(super) load_balancer: bool,
     /// Ports that it lists, supported or not.
@@ -82,12 +87,18 @@ impl Reason {
 }
 
 impl Declared {
+    /// Whether no balancer is to serve it, whatever it is configured with, and its status says still that one
+    /// does. A Service that this balancer alone refuses may be another group's.
+    pub(super) fn is_left(&self) -> bool {
+        self.marked && !(self.wanted && self.load_balancer && self.refused.is_none())
+    }
+
     pub(super) fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
 
     /// Reads what is asked for by `service`. What cannot be done is noted.
-    fn new(service: &Service, load_balancer: bool) -> Self {
+    fn new(service: &Service, wanted: bool, load_balancer: bool) -> Self {
         let mut noted = Vec::new();
         let metadata = &service.metadata;
         let spec = service.spec.clone().unwrap_or_default();
@@ -106,6 +117,8 @@ impl Declared {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
+            wanted,
+            marked: is_marked(service),
             load_balancer,
             listed: listed.len(),
             selector: selector.and_then(Selector::equal),
@@ -133,7 +146,7 @@ impl Kept for Declared {
         }
     }
 
-    /// `None` if it is not to be served by this balancer.
+    /// `None` if it is not to be served by this balancer, and does not look as if it was.
     fn read(service: &Service, (): &()) -> Option<Self> {
         let class = service.spec.as_ref()?.load_balancer_class.as_deref();
         let load_balancer = class == Some(CLASS);
@@ -141,8 +154,23 @@ impl Kept for Declared {
             None => load_balancer,
             Some(text) => text != "false",
         };
-        wanted.then(|| Self::new(service, load_balancer))
+        (wanted || is_marked(service)).then(|| Self::new(service, wanted, load_balancer))
     }
+}
+
+/// Whether a balancer wrote what is in the status, as the server's notes about the owners of fields say
+/// (server-side apply).
+fn is_marked(service: &Service) -> bool {
+    let mut managers = service.metadata.managed_fields.iter().flatten();
+    let ours = managers.any(|entry| {
+        entry.manager.as_deref() == Some(MANAGER) && entry.subresource.as_deref() == Some("status")
+    });
+    let status = service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_ref());
+    ours && ingress.is_some_and(|ingress| !ingress.is_empty())
 }
 
 /// What makes all of it impossible.

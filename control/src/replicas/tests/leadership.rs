@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Balancer;
 use super::server::ApiServer;
-use crate::discovery::Accepted;
+use crate::discovery::{Accepted, Left};
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({
@@ -155,6 +155,25 @@ async fn the_status_of_a_service_has_every_balancer() {
     // Not ours any more.
     a.accepted.send_replace(Arc::default());
     ingress(&[]).await;
+}
+
+#[tokio::test]
+async fn a_status_that_a_leader_before_has_left_is_cleared_once_there_is_a_leader() {
+    let server = ApiServer::start().await;
+    let mut front = service("front", &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"}));
+    front["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
+    server.put("services", front);
+    let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
+    let left = Left {
+        namespace: "web".to_owned(),
+        name: "front".to_owned(),
+    };
+    a.left.send_replace(Arc::new(vec![left]));
+    let cleared = |server: &ApiServer| {
+        let service = server.object("services", "front")?;
+        (service["status"]["loadBalancer"]["ingress"] == json!([])).then_some(())
+    };
+    server.wait("the status to be cleared", cleared).await;
 }
 
 #[tokio::test]

@@ -65,6 +65,36 @@ async fn a_balancer_that_leaves_is_gone_from_every_answer_when_that_is_done() {
 }
 
 #[tokio::test]
+async fn who_joins_and_who_leaves_are_events() {
+    let server = ApiServer::start().await;
+    let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
+    let mut told = a.events.follow();
+    let b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
+    a.sees(&["lb-b"]).await;
+    b.ready.store(false, Ordering::Relaxed);
+    a.sees(&[]).await;
+    b.ready.store(true, Ordering::Relaxed);
+    a.sees(&["lb-b"]).await;
+    b.membership.leave().await;
+    a.sees(&[]).await;
+    let mut texts = Vec::new();
+    while texts.len() < 4 {
+        let batch = told.next().await;
+        let events = batch.events.iter();
+        texts.extend(events.map(|event| format!("{}: {}", event.code.name(), event.text)));
+    }
+    assert_eq!(
+        texts,
+        [
+            "balancer_joined: balancer lb-b of the group is ready, at 172.16.1.2",
+            "balancer_left: balancer lb-b of the group is not ready any more",
+            "balancer_joined: balancer lb-b of the group is ready, at 172.16.1.2",
+            "balancer_left: balancer lb-b of the group is gone",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_lease_that_may_not_be_written_is_told_and_others_are_still_found() {
     let server = ApiServer::start().await;
     let b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Identity, Membership, Replicas, Services};
-use crate::discovery::{Accepted, Refused};
+use crate::discovery::{Accepted, Left, Refused};
 use crate::events::Events;
 use crate::publisher::Current;
 use crate::report::sample;
@@ -26,6 +26,7 @@ struct Balancer {
     ready: Arc<AtomicBool>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
+    left: watch::Sender<Arc<Vec<Left>>>,
     events: Arc<Events>,
     running: JoinHandle<()>,
 }
@@ -41,9 +42,11 @@ impl Balancer {
         };
         let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
         let (accepted, refused) = (watch::Sender::default(), watch::Sender::default());
+        let left = watch::Sender::default();
         let services = Services {
             accepted: accepted.subscribe(),
             refused: refused.subscribe(),
+            left: left.subscribe(),
         };
         let events = Arc::new(Events::default());
         let (replicas, membership) = Replicas::new(identity, receiver, services, Arc::clone(&events));
@@ -56,6 +59,7 @@ impl Balancer {
             ready,
             accepted,
             refused,
+            left,
             events,
             running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
         }

@@ -77,6 +77,53 @@ fn a_service_is_served_if_its_class_or_an_annotation_says_so() {
 }
 
 #[test]
+fn a_service_that_is_served_no_more_and_has_our_status_is_left() {
+    let marked = |service: Value| {
+        let ingress = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
+        let owners = json!([{"manager": "vl3-lb", "operation": "Apply", "subresource": "status"}]);
+        with(
+            with(service, "/status", ingress),
+            "/metadata/managedFields",
+            owners,
+        )
+    };
+    let disabled = |name: &str| annotated(load_balancer(name, 80), "vl3-lb.io/enabled", "false");
+    let cleared = with(
+        marked(disabled("cleared")),
+        "/status/loadBalancer/ingress",
+        json!([]),
+    );
+    let owners = json!([{"manager": "kubectl", "operation": "Update", "subresource": "status"}]);
+    let others = with(marked(disabled("others")), "/metadata/managedFields", owners);
+    let collected = served(
+        "",
+        &[
+            marked(load_balancer("served", 80)),
+            // Another group may serve it.
+            marked(load_balancer("refused", 80)),
+            marked(disabled("disabled")),
+            marked(with(
+                load_balancer("unreadable", 81),
+                "/spec/loadBalancerSourceRanges",
+                json!(["everyone"]),
+            )),
+            cleared,
+            others,
+        ],
+        &[],
+        &[],
+    );
+    let left: Vec<_> = collected.left.iter().map(|left| left.name.as_str()).collect();
+    assert_eq!(left, ["disabled", "unreadable"]);
+    assert_eq!(collected.desired.services.len(), 1);
+    assert!(
+        refusals(&collected)
+            .iter()
+            .all(|refused| !refused.contains("disabled"))
+    );
+}
+
+#[test]
 fn what_a_service_asks_for_is_read() {
     let mut asked = load_balancer("a", 80);
     asked["spec"]["sessionAffinity"] = json!("ClientIP");
