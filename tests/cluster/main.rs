@@ -12,4 +12,5 @@ mod permission;
 mod pods;
 mod replicas;
 mod start;
+mod storm;
 mod watching;

@@ -13,7 +13,10 @@ const PARALLEL: usize = 16;
 /// The namespace of the pods.
 pub(crate) const NAMESPACE: &str = "web";
 
-/// The pods `finance-N` of a namespace, with the label `app=finance`.
+/// Pods are labelled with their number modulo this, as `shard`.
+pub(crate) const SHARDS: usize = 20;
+
+/// The pods `finance-N` of a namespace, with the labels `app=finance` and `shard`.
 pub(crate) struct Pods<'a> {
     server: &'a ApiServer<'a>,
     namespace: &'a str,
@@ -39,7 +42,10 @@ impl<'a> Pods<'a> {
     pub(crate) fn create(&self, numbers: impl IntoIterator<Item = usize> + Send) {
         self.each(numbers, async |api, number| {
             let pod = json!({
-                "metadata": {"name": name(number), "labels": {"app": "finance"}},
+                "metadata": {
+                    "name": name(number),
+                    "labels": {"app": "finance", "shard": (number % SHARDS).to_string()},
+                },
                 // Nobody makes the token of the namespace's service account.
                 "spec": {"automountServiceAccountToken": false, "containers": [{"name": "server", "image": "none"}]},
             });

@@ -85,6 +85,26 @@ fn balancers_answer_for_each_other_until_one_leaves() {
 }
 
 #[test]
+fn a_balancer_that_dies_is_in_no_answer_once_its_lease_is_over() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    server.kubeconfig_of(NAMESPACE, "vl3-lb");
+    Pods::new(&server).create(0..1);
+    let (first, second) = (&topology.balancer, &topology.servers[0]);
+    let a = start(&server, first, "lb-a");
+    let mut b = start(&server, second, "lb-b");
+    let addresses = [first, second].map(|host| host.address(Family::V4));
+    let client = &topology.clients[0];
+    expect_answers(client, first, Family::V4, &sorted(addresses.to_vec()));
+    b.kill();
+    expect_answers(client, first, Family::V4, &addresses[..1]);
+    let codes = a.cli_json(&["events"]);
+    let codes: Vec<_> = codes["items"].as_array().into_iter().flatten().collect();
+    let told = |code: &str| codes.iter().any(|event| event["code"] == code);
+    assert!(told("balancer_joined") && told("balancer_left"), "{codes:?}");
+}
+
+#[test]
 fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(topology.router(), Family::V4.gateway());
@@ -103,7 +123,7 @@ fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
 fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(topology.router(), Family::V4.gateway());
-    let _balancer = start(&server, &topology.balancer, "lb-a");
+    let mut balancer = start(&server, &topology.balancer, "lb-a");
     for (name, port) in [("front", 9000), ("taken", 8080)] {
         let service = json!({
             "apiVersion": "v1",
@@ -120,13 +140,24 @@ fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() 
         server.must_kubectl(&apply, &service.to_string());
     }
     expect_event(&server, "ServiceRefused", "Service/taken");
+    let expect_status = |expected: &str| {
+        wait::until("the status of the service", CONVERGENCE, || {
+            let get = ["get", "service", "front", "--namespace", NAMESPACE, "-o"];
+            let column = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+            let found = server.must_kubectl(&[&get[..], &[column]].concat(), "");
+            (found == expected).then_some(()).ok_or(found)
+        });
+    };
     let addresses = Family::BOTH.map(|family| topology.balancer.address(family).to_string());
-    wait::until("the status of the service", CONVERGENCE, || {
-        let get = ["get", "service", "front", "--namespace", NAMESPACE, "-o"];
-        let column = "jsonpath={.status.loadBalancer.ingress[*].ip}";
-        let found = server.must_kubectl(&[&get[..], &[column]].concat(), "");
-        (found.split(' ').eq(&addresses)).then_some(()).ok_or(found)
-    });
+    expect_status(&addresses.join(" "));
+
+    // It is not to be served any more while nobody is there to see it.
+    balancer.kill();
+    drop(balancer);
+    let annotate = ["annotate", "service", "front", "--namespace", NAMESPACE];
+    server.must_kubectl(&[&annotate[..], &["vl3-lb.io/enabled=false"]].concat(), "");
+    let _next = start(&server, &topology.balancer, "lb-b");
+    expect_status("");
 }
 
 /// Starts a balancer that runs in pod `name`, as far as it knows, with the permissions that we ship.

@@ -133,26 +133,38 @@ impl World {
 
     /// A balancer with the permissions that we ship.
     pub(crate) fn balancer(&self, server: &ApiServer<'_>) -> Balancer<'_> {
+        self.balancer_of(server, &finance())
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn balancer_of(&self, server: &ApiServer<'_>, config: &Config) -> Balancer<'_> {
         server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
-        let mut balancer = self.launch(server);
+        let mut balancer = self.launch_with(server, config);
         balancer.wait_answering();
         balancer
     }
 
     /// A balancer with the permissions that it has, without waiting for it.
     pub(crate) fn launch(&self, server: &ApiServer<'_>) -> Balancer<'_> {
-        let config = Config::new("auto")
-            .with("discovery", "kubernetes".into())
-            .service(json!({
-                "name": "finance",
-                "protocol": "TCP",
-                "port": 8080,
-                "targetPort": 8081,
-                "selector": {"app": "finance"},
-                "drain": "300s",
-            }));
+        self.launch_with(server, &finance())
+    }
+
+    fn launch_with(&self, server: &ApiServer<'_>, config: &Config) -> Balancer<'_> {
         let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
         let variable = format!("KUBECONFIG={}", kubeconfig.display());
-        Balancer::launch_through(&self.0.balancer, &config, &["env", &variable])
+        Balancer::launch_through(&self.0.balancer, config, &["env", &variable])
     }
+}
+
+fn finance() -> Config {
+    Config::new("auto")
+        .with("discovery", "kubernetes".into())
+        .service(json!({
+            "name": "finance",
+            "protocol": "TCP",
+            "port": 8080,
+            "targetPort": 8081,
+            "selector": {"app": "finance"},
+            "drain": "300s",
+        }))
 }

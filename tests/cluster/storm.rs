@@ -1,0 +1,84 @@
+//! Ten thousand pods in twenty services, and their changes as fast as the API server takes them. It prints
+//! figures and judges none: deploy/README.md has some, with what they were measured on.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::config::Config;
+
+use crate::pods::{Pods, SHARDS};
+use crate::watching::{World, expect_backends};
+
+const PODS: usize = 10_000;
+/// Changes of a round: that many pods become unready, or ready again.
+const CHANGES: usize = 3000;
+const ROUNDS: u32 = 6;
+
+#[test]
+fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
+    let world = World::build_with(&Attachment::VETH_AUTO.two_queues());
+    let server = world.server();
+    let pods = Pods::new(&server);
+    pods.create(0..PODS);
+    let mut config = Config::new("auto").with("discovery", "kubernetes".into());
+    for shard in 0..SHARDS {
+        config = config.service(json!({
+            "name": format!("finance-{shard}"),
+            "port": 8000 + shard,
+            "targetPort": 8081,
+            "selector": {"app": "finance", "shard": shard.to_string()},
+        }));
+    }
+    let balancer = world.balancer_of(&server, &config);
+    expect_backends(&balancer, 10_000, 0);
+
+    println!("{PODS} pods in {SHARDS} services, {} MiB", memory(&balancer));
+    for round in 0..ROUNDS {
+        let ready = round % 2 == 1;
+        let snapshots = || {
+            balancer
+                .metrics()
+                .sum("vl3lb_snapshot_apply_duration_seconds_count", &[])
+        };
+        let before = (snapshots(), busy(&balancer));
+        let begin = Instant::now();
+        pods.set_ready(0..CHANGES, ready);
+        let took = begin.elapsed();
+        let (up, draining) = if ready { (10_000, 0) } else { (7000, 3000) };
+        expect_backends(&balancer, up, draining);
+        println!(
+            "{CHANGES} changes in {:.1} s ({:.0} a second): {} snapshots, {:.0} % of a core, {} MiB",
+            took.as_secs_f64(),
+            CHANGES as f64 / took.as_secs_f64(),
+            snapshots() - before.0,
+            (busy(&balancer) - before.1).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0,
+            memory(&balancer),
+        );
+    }
+}
+
+/// What the balancer has in memory, in MiB.
+fn memory(balancer: &Balancer<'_>) -> u64 {
+    let status = proc(balancer, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kilobytes
+        .and_then(|text| text.parse().ok())
+        .map_or(0, |kilobytes: u64| kilobytes / 1024)
+}
+
+/// How long its threads have been on a processor, in user space and in the kernel (proc(5): fields 14 and 15 of
+/// stat, in hundredths of a second).
+fn busy(balancer: &Balancer<'_>) -> Duration {
+    let stat = proc(balancer, "stat");
+    let (_, fields) = stat.rsplit_once(')').expect("the name in parentheses");
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+fn proc(balancer: &Balancer<'_>, file: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{}/{file}", balancer.pid())).expect("read what the kernel says")
+}
