@@ -13,6 +13,8 @@ use crate::watching::{World, expect_backends};
 
 const BACKENDS: usize = 1000;
 const CHANGES: usize = 200;
+/// How far two changes are apart.
+const APART: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_change_among_a_thousand_pods_reaches_every_worker() {
@@ -33,6 +35,8 @@ fn a_change_among_a_thousand_pods_reaches_every_worker() {
     server.run(async |client| {
         let pods = Api::namespaced(client, NAMESPACE);
         for change in 0..CHANGES {
+            // Changes that follow at once are put together, with a pause.
+            tokio::time::sleep(APART).await;
             let before = status();
             let begin = Instant::now();
             set_ready(&pods, change / 2, change % 2 == 1)

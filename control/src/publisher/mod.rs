@@ -140,7 +140,7 @@ impl Publisher {
                     next = Some(earliest.max(self.see(None)));
                 }
                 _ = events.tick() => self.take_events(),
-                () = sleep_until(next.unwrap_or(earliest)), if next.is_some() => {
+                () = reached(next.unwrap_or(earliest)), if next.is_some() => {
                     let wait = self.step().await;
                     earliest = Instant::now() + SETTLE.max(self.worked * REST);
                     next = wait.map(|wait| Instant::now() + wait.max(SETTLE));
@@ -312,6 +312,13 @@ impl Publisher {
         } else {
             debug!(generation, "{line}");
         }
+    }
+}
+
+/// Waits until `time`. What is due already does not wait for the timer, which counts in milliseconds.
+async fn reached(time: Instant) {
+    if time > Instant::now() {
+        sleep_until(time).await;
     }
 }
 

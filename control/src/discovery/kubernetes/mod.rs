@@ -62,11 +62,12 @@ use watches::{Plan, Watches};
 pub use admission::{Accepted, Left, Refused};
 pub use connections::{Connection, Connections, ConnectionsReceiver};
 
-/// Two sets are at least this far apart, so that a burst of changes becomes one.
-const SETTLE: Duration = Duration::from_millis(5);
+/// Two sets are at least this far apart, so that a burst of changes becomes one. Short, because what is made
+/// of a set has its own pauses.
+const SETTLE: Duration = Duration::from_millis(1);
 /// And so many times as far as it takes to make one: with thousands of pods that change all the time
 /// the balancer still has its CPU for packets.
-const REST: u32 = 10;
+const REST: u32 = 4;
 /// How long until a kubeconfig or service account that is missing or refused is read again.
 const REOPEN: Duration = Duration::from_secs(5);
 /// Pods that are complained about in the log for each set.
