@@ -251,6 +251,7 @@ impl Cluster {
         if let Some(connections) = &mut self.connections {
             connections.mark_changed();
         }
+        self.heard = None;
         let mut due = None;
         loop {
             tokio::select! {
@@ -265,23 +266,20 @@ impl Cluster {
                     }
                     assembly.follow_file(&self.services.borrow());
                     if located && watches.are_complete() {
-                        self.heard.get_or_insert_with(Instant::now);
-                        due.get_or_insert(self.earliest);
+                        self.note_change(&mut due);
                     }
                 }
                 connections = connected(&mut self.connections) => {
                     assembly.follow_connections(connections);
                     located = true;
                     if watches.are_complete() {
-                        self.heard.get_or_insert_with(Instant::now);
-                        due.get_or_insert(self.earliest);
+                        self.note_change(&mut due);
                     }
                     self.tell(&mut watches, located);
                 }
                 changed = watches.next(&mut assembly) => {
                     if changed && located && watches.are_complete() {
-                        self.heard.get_or_insert_with(Instant::now);
-                        due.get_or_insert(self.earliest);
+                        self.note_change(&mut due);
                     }
                     let heard = self.tell(&mut watches, located);
                     if heard.is_refused_credentials() && opened.elapsed() >= REOPEN {
@@ -291,6 +289,12 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// There is a change to be sent when that is `due`.
+    fn note_change(&mut self, due: &mut Option<Instant>) {
+        self.heard.get_or_insert_with(Instant::now);
+        due.get_or_insert(self.earliest);
     }
 
     /// Opens the watches of `plan`, trying again until there is a server to ask. `None` if the services
