@@ -59,8 +59,8 @@ pub enum OpenError {
 
 impl FlowTable {
     /// Opens a flow, with a free NAT port of its backend that is `usable` (not a service's), chosen
-    /// by `random`. A flow that has the same request key is closed first; the caller knows that it
-    /// has expired or is over ([`super::tcp::reopens`]).
+    /// by `random`. A flow that has the same request key is closed first, and leaves its port if it
+    /// had the same backend; the caller knows that it has expired or is over ([`super::tcp::reopens`]).
     ///
     /// Where ports or entries have run out, the backend's oldest finished flow makes room, or an
     /// expired flow. O(NAT ports / 64).
@@ -104,7 +104,11 @@ impl FlowTable {
     }
 
     /// A NAT port for a flow, and the finished flow that has to go first if it owns that port.
-    /// `replaced` goes anyway.
+    ///
+    /// A flow in the place of its predecessor, which goes anyway, keeps the predecessor's port: the
+    /// backend, where the old connection may be in TIME-WAIT, then sees sequence numbers and
+    /// timestamps of the same client go on, and takes the SYN (RFC 9293 section 3.10.7.4, RFC 6191).
+    /// Another client's SYN to that port it would refuse half of the time.
     fn choose_port(
         &self,
         new: &NewFlow,
@@ -114,13 +118,7 @@ impl FlowTable {
     ) -> Result<(u16, Option<FlowId>), OpenError> {
         let backend = new.backend_slot;
         let owner = |port| self.find_reply(&HotEntry::new(new, port).reply_key());
-        let free = self
-            .ports
-            .find_free(backend, random, |port| usable(port) && owner(port).is_none());
-        if let Some(port) = free {
-            return Ok((port, None));
-        }
-        // The port of a flow that goes is as good, unless yet another flow has this reply key.
+        // Not if yet another flow has this reply key.
         let inherited = |id: FlowId| {
             let old = self.entry(id);
             let port = old.nat_port;
@@ -129,6 +127,12 @@ impl FlowTable {
             suits.then_some(port)
         };
         if let Some(port) = replaced.and_then(inherited) {
+            return Ok((port, None));
+        }
+        let free = self
+            .ports
+            .find_free(backend, random, |port| usable(port) && owner(port).is_none());
+        if let Some(port) = free {
             return Ok((port, None));
         }
         self.finished_flows(backend)

@@ -68,9 +68,8 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        if tcp::reopens(entry.state(), flags.0) {
-            self.close(id, entry.state().close_cause(), now);
-        } else {
+        let over = tcp::reopens(entry.state(), flags.0).then(|| entry.state().close_cause());
+        if over.is_none() {
             let (cause, reason) = match self.usable(entry) {
                 Ok(backend) => {
                     let mac = self.mac_of(backend);
@@ -88,7 +87,13 @@ impl Engine {
         };
         let by_ports = self.request_owner(&parsed.source, tuple);
         match self.elsewhere(service, &parsed.source, by_ports, origin) {
-            Some(worker) => Ok(Verdict::Handoff(worker)),
+            Some(worker) => {
+                if let Some(cause) = over {
+                    self.close(id, cause, now);
+                }
+                Ok(Verdict::Handoff(worker))
+            }
+            // A flow that is over leaves its place, and its NAT port, to the new one.
             None => self.new_request(packet, parsed, tuple, service, flags, now),
         }
     }

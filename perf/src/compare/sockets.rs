@@ -15,6 +15,11 @@ use super::services::{BULK, WEB};
 const WRK_CONNECTIONS: u32 = 64;
 /// How long a service may take to answer for the first time.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection, or a request over it, may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Connections that may fail before no more are opened: one that is lost is one that is lost, but a peer that is
+/// dead is not asked five thousand times.
+const MOST_FAILURES: u32 = 10;
 
 /// The clients' side.
 #[derive(Debug)]
@@ -81,7 +86,15 @@ impl Clients<'_> {
     pub(crate) fn connections(&self, wanted: u32) -> u32 {
         open_many_files();
         self.netns.run(|| {
-            let mut open: Vec<TcpStream> = (0..wanted).map_while(|_| connect().ok()).collect();
+            let mut failures = 0;
+            let mut open: Vec<TcpStream> = (0..wanted)
+                .map(|_| connect())
+                .take_while(|stream| {
+                    failures += u32::from(stream.is_err());
+                    failures <= MOST_FAILURES
+                })
+                .flatten()
+                .collect();
             let answered = open.iter_mut().map(ask).filter(Result::is_ok).count();
             u32::try_from(answered).unwrap_or(wanted)
         })
@@ -118,9 +131,8 @@ const fn address(port: u16) -> SocketAddrV4 {
 }
 
 fn connect() -> std::io::Result<TcpStream> {
-    let limit = Duration::from_secs(2);
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(address(WEB.port)), limit)?;
-    stream.set_read_timeout(Some(limit))?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(address(WEB.port)), LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
     Ok(stream)
 }
 

@@ -195,15 +195,13 @@ impl Model {
         let mut reclaimed = None;
         let mut allowed = free;
         let mut expected = Ok(());
-        if allowed.is_empty() {
-            let source = if previous && inherits(&key) {
-                Some(key)
-            } else {
-                reclaimed = queue.iter().copied().find(|request| inherits(request));
-                reclaimed
-            };
-            match source {
-                Some(source) => allowed = HashSet::from([self.flows[&source].reply.nat_port]),
+        let port_of = |request: &RequestKey| HashSet::from([self.flows[request].reply.nat_port]);
+        if previous && inherits(&key) {
+            allowed = port_of(&key);
+        } else if allowed.is_empty() {
+            reclaimed = queue.iter().copied().find(|request| inherits(request));
+            match &reclaimed {
+                Some(request) => allowed = port_of(request),
                 None => expected = Err(OpenError::PortsExhausted),
             }
         }

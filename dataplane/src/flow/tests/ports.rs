@@ -80,6 +80,32 @@ fn exhausted_ports_are_reclaimed_from_the_oldest_finished_flow() {
     assert_eq!(table.ports_used(BackendSlot(1)), 10);
 }
 
+/// The backend may be in TIME-WAIT: only there do sequence numbers and timestamps go on.
+#[test]
+fn a_connection_in_the_place_of_its_predecessor_keeps_the_port_at_the_same_backend() {
+    for start in 0..64 {
+        let mut table = FlowTable::new(100, 5000..=5063, SEED).unwrap();
+        let open_at = |table: &mut FlowTable, backend, start: u64, usable: fn(u16) -> bool| {
+            let opened = table
+                .open(&new_flow(1, backend), at(0), start << 58, usable)
+                .unwrap();
+            table.touch(opened.id, State::Reset, at(0), Duration::from_secs(240));
+            table.entry(opened.id).nat_port
+        };
+        assert_eq!(open_at(&mut table, 1, 17, |_| true), 5017);
+        assert_eq!(open_at(&mut table, 1, start, |_| true), 5017);
+        let elsewhere = u16::try_from(5000 + start).unwrap();
+        assert_eq!(
+            open_at(&mut table, 2, start, |_| true),
+            elsewhere,
+            "another backend"
+        );
+        open_at(&mut table, 1, 17, |_| true);
+        let became_service = open_at(&mut table, 1, start, |port| port != 5017);
+        assert_ne!(became_service, 5017);
+    }
+}
+
 #[test]
 fn an_expired_flow_leaves_its_port_to_the_flow_that_replaces_it() {
     let mut table = FlowTable::new(100, 5000..=5000, SEED).unwrap();

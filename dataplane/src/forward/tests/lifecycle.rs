@@ -212,6 +212,34 @@ fn a_service_without_backends_refuses_at_once() {
     assert_eq!(world.flows(), 0);
 }
 
+/// A backend in TIME-WAIT takes the SYN only if sequence numbers and timestamps go on, as one client's do.
+#[test]
+fn a_client_that_connects_again_from_the_same_port_is_at_the_same_port_of_the_backend() {
+    let mut world = World::new(Setup {
+        scheduler: Scheduler::Maglev,
+        ..Setup::default()
+    });
+    let client = "172.16.1.100:40000";
+    let mut before = world.connect(client);
+    for close in [flags::FIN | flags::ACK, flags::RST] {
+        for _ in 0..20 {
+            let from_client = world.client_tcp(client, close, b"");
+            world.forward(&from_client);
+            let from_backend = world.backend_tcp(&before, close, b"");
+            world.forward(&from_backend);
+            let again = world.connect(client);
+            assert_eq!(
+                (again.source, again.destination),
+                (before.source, before.destination)
+            );
+            before = again;
+        }
+    }
+    assert_eq!(world.flows(), 1);
+    assert_eq!(closed(&world, CloseCause::Fin), 20);
+    assert_eq!(closed(&world, CloseCause::Rst), 20);
+}
+
 #[test]
 fn only_a_syn_opens_a_tcp_flow() {
     let mut world = World::new(Setup::default());
