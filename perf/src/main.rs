@@ -6,6 +6,7 @@
 //! Every number is explained in `perf/README.md`.
 
 mod args;
+mod attachment;
 mod bench;
 mod churn;
 mod compare;

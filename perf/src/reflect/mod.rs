@@ -19,9 +19,9 @@ use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::error::SetupError;
 use vl3lb_dataplane::link::{Link, LinkInfo};
 use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::steer::{Rules, Steer};
-use vl3lb_dataplane::xsk::{Layout, XskPort};
+use vl3lb_dataplane::steer::Rules;
 
+use crate::attachment::{Wanted, attach};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::load::target::{self, Permit};
@@ -63,7 +63,13 @@ pub(crate) fn run(args: &ReflectArgs) -> Result<(), Failure> {
     }
     let stop = interrupt::flag()?;
     let link = setup(LinkInfo::inspect(&args.interface))?;
-    let (steer, ports) = setup(attach(args, &link))?;
+    let wanted = Wanted {
+        mode: args.mode.into(),
+        queues: None,
+        frames: FRAMES,
+        zero_copy: ZeroCopy::Auto,
+    };
+    let (steer, ports) = setup(attach(&link, wanted, |workers| rules(&args.listen, workers)))?;
     let framing = match link.link {
         Link::Ethernet(_) => Framing::Ethernet,
         Link::RawIp => Framing::RawIp,
@@ -103,21 +109,9 @@ pub(crate) fn run(args: &ReflectArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn attach(args: &ReflectArgs, link: &LinkInfo) -> Result<(Steer, Vec<XskPort>), SetupError> {
-    let mut steer = Steer::attach(link, args.mode.into(), None)?;
-    let workers = u16::try_from(steer.queues()).unwrap_or(u16::MAX);
-    let ports = XskPort::open(Layout {
-        receive: steer.receive_interface(),
-        transmit: steer.transmit_interface(),
-        workers,
-        frames: FRAMES,
-        zero_copy: ZeroCopy::Auto,
-    })?;
-    for (queue, port) in (0..).zip(&ports) {
-        steer.register_socket(queue, port.receiver())?;
-    }
-    let services: HashSet<_> = args
-        .listen
+/// Everything that comes to one of `listen`.
+fn rules(listen: &[SocketAddr], workers: u16) -> Rules {
+    let services: HashSet<_> = listen
         .iter()
         .flat_map(|listen| {
             [Protocol::Udp, Protocol::Tcp].map(|protocol| ServiceKey {
@@ -127,15 +121,13 @@ fn attach(args: &ReflectArgs, link: &LinkInfo) -> Result<(Steer, Vec<XskPort>), 
             })
         })
         .collect();
-    // Without addresses of its own there are no NAT ports, whatever their range: only services count.
-    let nat_ports = NatPorts::new(1, u16::MAX).expect("a range");
-    steer.allow(&Rules {
+    Rules {
         services,
         addresses: Vec::new(),
-        nat_ports,
+        // Without addresses of its own there are no NAT ports, whatever their range: only services count.
+        nat_ports: NatPorts::new(1, u16::MAX).expect("a range"),
         workers,
-    })?;
-    Ok((steer, ports))
+    }
 }
 
 fn wait(stop: &AtomicBool) {

@@ -17,9 +17,10 @@ use vl3lb_dataplane::packet::Framing;
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_dataplane::steer::{Rules, Steer};
 use vl3lb_dataplane::worker::Device;
-use vl3lb_dataplane::xsk::{Layout as Sockets, XskFrame, XskPort};
+use vl3lb_dataplane::xsk::{XskFrame, XskPort};
 
 use super::{BURST, Engine};
+use crate::attachment::{Wanted, attach};
 use crate::failure::Failure;
 use crate::frame::checksum::{self, Checksum};
 use crate::frame::template::{Segment, Template};
@@ -128,7 +129,19 @@ impl XdpEngine {
                 .collect()
         };
         let (templates, controls) = (templates(protocol, plan.payload_len()), templates(TCP, 0));
-        let (steer, ports) = attach(&link, plan, &tuples).map_err(|error| Failure::new(error.to_string()))?;
+        let wanted = Wanted {
+            mode: plan.mode,
+            queues: None,
+            frames: FRAMES,
+            zero_copy: ZeroCopy::Auto,
+        };
+        let rules = |workers| Rules {
+            services: HashSet::new(),
+            addresses: tuples.sources.clone(),
+            nat_ports: tuples.range(workers),
+            workers,
+        };
+        let (steer, ports) = attach(&link, wanted, rules).map_err(|error| Failure::new(error.to_string()))?;
         let used = Used {
             engine: "xdp",
             reason: steer.reason().to_owned(),
@@ -240,32 +253,6 @@ impl XdpEngine {
         self.receive(errors, &mut |_, _| {});
         Ok(())
     }
-}
-
-fn attach(
-    link: &LinkInfo,
-    plan: &Plan,
-    tuples: &Tuples,
-) -> Result<(Steer, Vec<XskPort>), vl3lb_dataplane::error::SetupError> {
-    let mut steer = Steer::attach(link, plan.mode, None)?;
-    let workers = u16::try_from(steer.queues()).unwrap_or(u16::MAX);
-    let ports = XskPort::open(Sockets {
-        receive: steer.receive_interface(),
-        transmit: steer.transmit_interface(),
-        workers,
-        frames: FRAMES,
-        zero_copy: ZeroCopy::Auto,
-    })?;
-    for (queue, port) in (0..).zip(&ports) {
-        steer.register_socket(queue, port.receiver())?;
-    }
-    steer.allow(&Rules {
-        services: HashSet::new(),
-        addresses: tuples.sources.clone(),
-        nat_ports: tuples.range(workers),
-        workers,
-    })?;
-    Ok((steer, ports))
 }
 
 impl Tuples {
