@@ -51,6 +51,22 @@ fn peers_are_measured_in_turn() {
 }
 
 #[test]
+fn over_tun_devices_peers_are_measured_or_say_why_not() {
+    let names = ["vl3-lb-native", "vl3-lb-generic", "vl3-lb-companion", "nftables"];
+    let peers = names.join(",");
+    let report = run(&[
+        "compare", "--link", "tun", "--peer", &peers, "--rounds", "1", "-d", "300ms",
+    ]);
+    let peers = report["peers"].as_array().expect("a list of peers");
+    assert_eq!(peers[0]["absent"], "a TUN device has no native XDP");
+    for peer in &peers[1..] {
+        assert_eq!(peer["failures"].as_array().map(Vec::len), Some(0), "{peer:#}");
+        let rate = &peer["summary"]["flatOutPacketsPerSecond"]["median"];
+        assert!(rate.as_f64() > Some(0.0), "{peer:#}");
+    }
+}
+
+#[test]
 fn backends_change_under_load_and_no_flow_moves() {
     let report = run(&[
         "churn",

@@ -21,7 +21,7 @@ use crate::compare::services::PACKETS;
 use crate::compare::tester::{Load, Outcome, Tester};
 use crate::compare::{Scratch, balancer};
 use crate::failure::Failure;
-use crate::net::{BACKENDS, Network, Process, backend_address};
+use crate::net::{BACKENDS, Network, Process, Wire, backend_address};
 use crate::report::environment::Environment;
 use crate::report::number;
 
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
     }
     let cores = Cores::here()?;
     let network = Network::build()?;
-    let site = network.site()?;
+    let site = network.site(Wire::Veth)?;
     let scratch = Scratch::new()?;
     let place = Place {
         site: &site,

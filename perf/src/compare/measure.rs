@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
+use vl3lb_dataplane::port::Port;
+
 use crate::net::{BACKENDS, Network};
 
 use super::CompareArgs;
 use super::accounting::{CoreTimes, process_time, resident_bytes};
 use super::cores::Cores;
 use super::metric::{Measured, Metric};
-use super::peer::{Path, Running};
+use super::peer::{Path, Place, Running};
 use super::search::Search;
 use super::sockets::Clients;
 use super::tester::{Load, Outcome, Tester};
@@ -56,23 +58,37 @@ fn resident(running: &Running) -> f64 {
 
 /// What the tester finds out.
 pub(super) fn packets(
+    place: &Place<'_>,
     network: &Network,
-    cores: &Cores,
     path: Path,
     args: &CompareArgs,
     running: &mut Running,
 ) -> Result<Measured, Failure> {
     let measured = network.router.run(|| {
-        cores.pin_tester()?;
-        let mut tester = Tester::open(path, args.flows, BACKENDS.into())?;
-        open_flows(&mut tester, args.flows)?;
-        flood(&mut tester, cores, args)
+        place.cores.pin_tester()?;
+        match place.site.device()? {
+            Some(device) => measured_by(Tester::on_tun(device, path, args.flows), place.cores, args),
+            None => measured_by(
+                Tester::open(path, args.flows, BACKENDS.into())?,
+                place.cores,
+                args,
+            ),
+        }
     });
     explained(measured, running)
 }
 
+fn measured_by<P: Port>(
+    mut tester: Tester<P>,
+    cores: &Cores,
+    args: &CompareArgs,
+) -> Result<Measured, Failure> {
+    open_flows(&mut tester, args.flows)?;
+    flood(&mut tester, cores, args)
+}
+
 /// Sends until the flows are open: nine of ten were answered.
-pub(crate) fn open_flows(tester: &mut Tester, flows: u16) -> Result<(), Failure> {
+pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
     let start = Instant::now();
     let duration =
         Duration::from_secs_f64(f64::from(flows) / OPENING_RATE * 2.5).max(Duration::from_millis(50));
@@ -95,7 +111,7 @@ pub(crate) fn open_flows(tester: &mut Tester, flows: u16) -> Result<(), Failure>
     }
 }
 
-fn flood(tester: &mut Tester, cores: &Cores, args: &CompareArgs) -> Result<Measured, Failure> {
+fn flood<P: Port>(tester: &mut Tester<P>, cores: &Cores, args: &CompareArgs) -> Result<Measured, Failure> {
     let flat_out = Load {
         rate: None,
         duration: args.duration,
@@ -138,7 +154,7 @@ fn flood(tester: &mut Tester, cores: &Cores, args: &CompareArgs) -> Result<Measu
 }
 
 /// A load, and the seconds of CPU time that the peer used for each packet that it passed.
-fn accounted(tester: &mut Tester, cores: &Cores, load: Load) -> Result<(Outcome, f64), Failure> {
+fn accounted<P: Port>(tester: &mut Tester<P>, cores: &Cores, load: Load) -> Result<(Outcome, f64), Failure> {
     let before = CoreTimes::now()?;
     let outcome = tester.run(load);
     let used = CoreTimes::now()?.peer_since(&before, &[cores.peer_core()]);

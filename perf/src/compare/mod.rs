@@ -12,12 +12,13 @@ pub(crate) mod servers;
 pub(crate) mod services;
 mod sockets;
 pub(crate) mod tester;
+mod tun_port;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
-use crate::net::{Network, Process};
+use crate::net::{Network, Process, Wire};
 use crate::report::environment::Environment;
 use crate::report::number;
 
@@ -34,6 +35,10 @@ pub(crate) struct CompareArgs {
     /// Peers to measure [default: all that are installed]
     #[arg(long = "peer", value_name = "NAME", value_delimiter = ',')]
     pub(crate) peers: Vec<String>,
+
+    /// What joins the balancer to the network
+    #[arg(long, value_enum, default_value_t = Wire::Veth)]
+    pub(crate) link: Wire,
 
     /// Rounds; in each one every peer is measured once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -73,13 +78,16 @@ pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Resul
         no_connections: servers.as_ref().err().map(ToString::to_string),
     };
     ground.no_connections = ground.no_connections.or_else(sockets::absent);
-    let mut reports: Vec<PeerReport> = peers.iter().map(|peer| PeerReport::new(peer.as_ref())).collect();
+    let mut reports: Vec<PeerReport> = peers
+        .iter()
+        .map(|peer| PeerReport::new(peer.as_ref(), args.link))
+        .collect();
     let start = Instant::now();
     for round in 1..=args.rounds {
         for (peer, report) in peers
             .iter()
             .zip(&mut reports)
-            .filter(|(peer, _)| peer.absent().is_none())
+            .filter(|(_, report)| report.absent.is_none())
         {
             let elapsed = start.elapsed().as_secs();
             progress(format!(
@@ -101,6 +109,7 @@ pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Resul
         environment: Environment::here(),
         cores: cores.clone(),
         duration: args.duration,
+        link: args.link,
         flows: args.flows,
         rounds: args.rounds,
         no_connections: ground.no_connections,
@@ -124,7 +133,7 @@ impl Ground<'_> {
         let directory = self.directory.join(peer.name());
         std::fs::create_dir_all(&directory)
             .map_err(|error| Failure::new(format!("make {}: {error}", directory.display())))?;
-        let site = self.network.site()?;
+        let site = self.network.site(self.args.link)?;
         let place = Place {
             site: &site,
             directory: &directory,
@@ -136,14 +145,15 @@ impl Ground<'_> {
         let mut measured = Measured::new();
         if let Some(path) = peer.packets() {
             measured.extend(measure::packets(
+                &place,
                 self.network,
-                self.cores,
                 path,
                 self.args,
                 &mut running,
             )?);
         }
         if peer.connections() && self.no_connections.is_none() {
+            let _forwarder = site.forwarder()?;
             let clients = Clients {
                 netns: &self.network.client,
                 cores: self.cores.all_list(),

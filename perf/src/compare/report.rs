@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::net::Wire;
 use crate::report::environment::Environment;
 use crate::report::number;
 use crate::summary::Summary;
@@ -19,6 +20,7 @@ pub(crate) struct Report {
     pub(crate) environment: Environment,
     pub(crate) cores: Cores,
     pub(crate) duration: Duration,
+    pub(crate) link: Wire,
     pub(crate) flows: u16,
     pub(crate) rounds: u32,
     /// Why nothing with sockets was measured.
@@ -40,11 +42,11 @@ pub(crate) struct PeerReport {
 }
 
 impl PeerReport {
-    pub(crate) fn new(peer: &dyn Peer) -> Self {
+    pub(crate) fn new(peer: &dyn Peer, wire: Wire) -> Self {
         Self {
             name: peer.name(),
             about: peer.about(),
-            absent: peer.absent(),
+            absent: peer.absent().or_else(|| peer.refuses(wire)),
             commands: Vec::new(),
             runs: Vec::new(),
             failures: Vec::new(),
@@ -94,6 +96,7 @@ impl Report {
             "command": self.command,
             "environment": self.environment,
             "parameters": {
+                "link": self.link.name(),
                 "rounds": self.rounds,
                 "durationSeconds": self.duration.as_secs_f64(),
                 "flows": self.flows,
@@ -110,7 +113,8 @@ impl Report {
     /// Tables, with a line in front that says where they come from.
     pub(crate) fn to_table(&self) -> String {
         let mut text = format!(
-            "compare  veth, one-armed  udp {}B, {} flows  median of {} rounds (min..max)\n{}; tester on core {}, peer on core {}\n",
+            "compare  {}, one-armed  udp {}B, {} flows  median of {} rounds (min..max)\n{}; tester on core {}, peer on core {}\n",
+            self.link.name(),
             super::frame::FRAME_LEN,
             self.flows,
             self.rounds,
@@ -203,6 +207,7 @@ mod tests {
             },
             cores: Cores::for_tests(),
             duration: Duration::from_secs(2),
+            link: Wire::Veth,
             flows: 1000,
             rounds: 3,
             no_connections: None,

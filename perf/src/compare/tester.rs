@@ -1,9 +1,11 @@
-//! The packet tester: RFC 2544's one, on the network's end of the balancer's wire.
+//! The packet tester: RFC 2544's one, on the network's end of the balancer's wire: AF_XDP on a veth pair, the descriptor
+//! of a TUN device.
 //!
 //! It plays the clients and the backends at once, in one busy thread: it sends requests, and each request that
 //! comes out of the peer is turned round and sent back as its reply. So whatever a peer passes on arrives here, and
 //! no other program and no other part of the network is involved.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -14,14 +16,16 @@ use vl3lb_dataplane::config::{Mode, ZeroCopy};
 use vl3lb_dataplane::link::LinkInfo;
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_dataplane::steer::{Rules, Steer};
-use vl3lb_dataplane::xsk::{Layout, XskFrame, XskPort};
+use vl3lb_dataplane::xsk::XskPort;
 
+use crate::attachment::{Wanted, attach};
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, CLIENT_ADDRESS, NETWORK_PORT, backend_address};
 
 use super::frame::{self, FRAME_LEN, Mark};
 use super::peer::Path;
 use super::services::PACKETS;
+use super::tun_port::TunPort;
 
 /// Packets handled in one go.
 const BURST: usize = 64;
@@ -89,15 +93,15 @@ impl Outcome {
 }
 
 /// The tester, ready to send. Lives in the thread and namespace that it was opened in.
-pub(crate) struct Tester {
+pub(crate) struct Tester<P: Port = XskPort> {
     // The program goes before the socket does.
-    _steer: Steer,
-    port: XskPort,
+    _steer: Option<Steer>,
+    port: P,
     path: Path,
     templates: Vec<[u8; FRAME_LEN]>,
     trial: u32,
-    outgoing: Vec<XskFrame>,
-    incoming: Vec<XskFrame>,
+    outgoing: Vec<P::Frame>,
+    incoming: Vec<P::Frame>,
     /// By flow: where its requests came out.
     backends: Vec<Option<Ipv4Addr>>,
     /// By flow: when it was last answered, since the trial's start; `None` in this trial never.
@@ -111,37 +115,42 @@ impl Tester {
             Failure::new(format!("attach the tester to {NETWORK_PORT}: {error}"))
         };
         let link = LinkInfo::inspect(NETWORK_PORT).map_err(|error| failed(&error))?;
-        let mut steer = Steer::attach(&link, Mode::Native, Some(1)).map_err(|error| failed(&error))?;
-        let layout = Layout {
-            receive: NETWORK_PORT,
-            transmit: NETWORK_PORT,
-            workers: 1,
+        let wanted = Wanted {
+            mode: Mode::Native,
+            queues: Some(1),
             frames: FRAMES,
             zero_copy: ZeroCopy::Off,
         };
-        let port = XskPort::open(layout)
-            .map_err(|error| failed(&error))?
-            .pop()
-            .ok_or_else(|| failed(&"no socket"))?;
-        steer
-            .register_socket(0, port.receiver())
-            .map_err(|error| failed(&error))?;
-        let last = FIRST_PORT + flows.clamp(1, MOST_FLOWS) - 1;
-        let rules = Rules {
+        let nat_ports = NatPorts::new(FIRST_PORT, last_port(flows)).ok_or_else(|| failed(&"no flows"))?;
+        let rules = |workers| Rules {
             services: (0..backends).map(backend).collect(),
             addresses: vec![CLIENT_ADDRESS.into()],
-            nat_ports: NatPorts::new(FIRST_PORT, last).ok_or_else(|| failed(&"no flows"))?,
-            workers: 1,
+            nat_ports,
+            workers,
         };
-        steer.allow(&rules).map_err(|error| failed(&error))?;
+        let (steer, mut ports) = attach(&link, wanted, rules).map_err(|error| failed(&error))?;
+        let port = ports.pop().ok_or_else(|| failed(&"no socket"))?;
+        Ok(Self::over(port, Some(steer), path, flows))
+    }
+}
+
+impl Tester<TunPort> {
+    /// Takes the other end of the balancer's interface.
+    pub(crate) fn on_tun(device: File, path: Path, flows: u16) -> Self {
+        Self::over(TunPort::new(device, FRAMES as usize), None, path, flows)
+    }
+}
+
+impl<P: Port> Tester<P> {
+    fn over(port: P, steer: Option<Steer>, path: Path, flows: u16) -> Self {
         let destination = match path {
             Path::Balanced | Path::Reflected => SocketAddrV4::new(BALANCER_ADDRESS, PACKETS.port),
             Path::Routed => SocketAddrV4::new(backend_address(0), PACKETS.target_port),
         };
-        let templates: Vec<_> = (FIRST_PORT..=last)
+        let templates: Vec<_> = (FIRST_PORT..=last_port(flows))
             .map(|port| frame::template(SocketAddrV4::new(CLIENT_ADDRESS, port), destination))
             .collect();
-        Ok(Self {
+        Self {
             _steer: steer,
             port,
             path,
@@ -151,7 +160,7 @@ impl Tester {
             backends: vec![None; templates.len()],
             answered: vec![None; templates.len()],
             templates,
-        })
+        }
     }
 
     /// Packets that the peer handles for each request.
@@ -295,6 +304,11 @@ impl Tester {
             }
         }
     }
+}
+
+/// The client's last source port.
+fn last_port(flows: u16) -> u16 {
+    FIRST_PORT + flows.clamp(1, MOST_FLOWS) - 1
 }
 
 /// What a backend listens on, as the steer program sees it.

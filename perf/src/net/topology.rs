@@ -12,8 +12,11 @@
 //! Each box is a network namespace, each line a veth pair, and every host has the router as its only neighbour, as in
 //! a vL3 network. The balancer is one-armed. The packet tester sits on the router's end of the wire and plays clients
 //! and backends; programs with sockets run in client and backends, and the router's kernel forwards their packets.
+//!
+//! The wire may be two TUN devices instead: raw IP, as a forwarder with NSM's kernel mechanism gives it to a pod.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::Ipv4Addr;
 
 use vl3lb_common::MacAddr;
@@ -21,6 +24,7 @@ use vl3lb_common::MacAddr;
 use crate::failure::Failure;
 
 use super::Netns;
+use super::tun::{self, Forwarder};
 
 /// The balancer's interface.
 pub(crate) const INTERFACE: &str = "nsm-1";
@@ -45,6 +49,25 @@ pub(crate) fn backend_address(index: u16) -> Ipv4Addr {
     }
 }
 
+/// What joins the balancer to the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Wire {
+    /// A veth pair: Ethernet
+    Veth,
+    /// TUN devices: raw IP
+    Tun,
+}
+
+impl Wire {
+    /// As on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Tun => "tun",
+        }
+    }
+}
+
 /// Client, backends and what joins them.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -58,6 +81,8 @@ pub(crate) struct Network {
 pub(crate) struct Site<'a> {
     pub(crate) netns: Netns,
     network: &'a Network,
+    /// The descriptors of the balancer's interface and of the router's end, if they are TUN devices.
+    devices: Option<[File; 2]>,
 }
 
 impl Network {
@@ -100,16 +125,27 @@ impl Network {
     }
 
     /// A fresh place for a peer, linked to the network.
-    pub(crate) fn site(&self) -> Result<Site<'_>, Failure> {
-        let site = Site {
+    pub(crate) fn site(&self, wire: Wire) -> Result<Site<'_>, Failure> {
+        let mut site = Site {
             netns: Netns::new()?,
             network: self,
+            devices: None,
         };
+        match wire {
+            Wire::Veth => self.router.ip(&format!(
+                "link add {NETWORK_PORT} address {WIRE_MAC} type veth peer name {INTERFACE} address {BALANCER_MAC} \
+                 netns {}",
+                site.netns.path().display()
+            ))?,
+            Wire::Tun => {
+                site.devices = Some([
+                    tun::create(&site.netns, INTERFACE)?,
+                    tun::create(&self.router, NETWORK_PORT)?,
+                ]);
+            }
+        }
         self.router.ip(&format!(
-            "link add {NETWORK_PORT} address {WIRE_MAC} type veth peer name {INTERFACE} address {BALANCER_MAC} netns {}
-             link set {NETWORK_PORT} up
-             route add {BALANCER_ADDRESS} dev {NETWORK_PORT}",
-            site.netns.path().display()
+            "link set {NETWORK_PORT} up\nroute add {BALANCER_ADDRESS} dev {NETWORK_PORT}"
         ))?;
         site.netns.ip(&format!(
             "link set {INTERFACE} up\naddr add {BALANCER_ADDRESS}/32 dev {INTERFACE}\n{}",
@@ -120,6 +156,20 @@ impl Network {
 }
 
 impl Site<'_> {
+    /// The other end of the balancer's interface, if that is a TUN device: for whoever plays the network. Not while a
+    /// forwarder has it.
+    pub(crate) fn device(&self) -> Result<Option<File>, Failure> {
+        let device = self.devices.as_ref().map(|[device, _]| device.try_clone());
+        device
+            .transpose()
+            .map_err(|error| Failure::new(format!("use the TUN device {INTERFACE}: {error}")))
+    }
+
+    /// Joins the balancer to the network as long as what is returned lives. Veth pairs need nobody for that.
+    pub(crate) fn forwarder(&self) -> Result<Option<Forwarder>, Failure> {
+        self.devices.as_ref().map(Forwarder::start).transpose()
+    }
+
     /// Gives the namespace's own connections many ports. Not for vl3-lb, whose NAT ports are among them.
     pub(crate) fn widen_ports(&self) -> Result<(), Failure> {
         widen_ports(&self.netns)

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path as FilePath, PathBuf};
 
 use crate::failure::Failure;
-use crate::net::{INTERFACE, Process, Site, on_path};
+use crate::net::{INTERFACE, Process, Site, Wire, on_path};
 
 use super::cores::Cores;
 
@@ -36,6 +36,11 @@ pub(crate) trait Peer {
 
     /// Why it cannot run here.
     fn absent(&self) -> Option<String>;
+
+    /// Why it cannot work on this wire.
+    fn refuses(&self, _wire: Wire) -> Option<String> {
+        None
+    }
 
     /// Configures and starts it in `place`.
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure>;
@@ -152,6 +157,16 @@ impl Place<'_> {
 fn missing(programs: &[&str], package: &str) -> Option<String> {
     let program = programs.iter().find(|program| on_path(program).is_none())?;
     Some(format!("{program} is not installed (Debian: {package})"))
+}
+
+/// The reason if `mode` of the steer program is none on this wire.
+fn no_native(mode: &str, wire: Wire) -> Option<String> {
+    (wire == Wire::Tun && mode == "native").then(|| "a TUN device has no native XDP".to_owned())
+}
+
+/// The reason of a program that knows no packets without an Ethernet header.
+fn ethernet_only(wire: Wire) -> Option<String> {
+    (wire == Wire::Tun).then(|| "it takes Ethernet frames only, and a TUN device has raw IP".to_owned())
 }
 
 /// The path of a program that is known to be there.

@@ -1,9 +1,9 @@
 //! A bare AF_XDP reflector: `vl3-perf reflect`. What a balancer on AF_XDP could reach if balancing took no time.
 
 use crate::failure::Failure;
-use crate::net::{BALANCER_ADDRESS, INTERFACE};
+use crate::net::{BALANCER_ADDRESS, INTERFACE, Wire};
 
-use super::{Path, Peer, Place, Running};
+use super::{Path, Peer, Place, Running, no_native};
 use crate::compare::services::PACKETS;
 
 /// The reflector in one mode.
@@ -39,6 +39,10 @@ impl Peer for Reflector {
 
     fn absent(&self) -> Option<String> {
         None
+    }
+
+    fn refuses(&self, wire: Wire) -> Option<String> {
+        no_native(self.mode, wire)
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {

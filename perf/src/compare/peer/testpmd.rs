@@ -1,9 +1,9 @@
 //! dpdk-testpmd on DPDK's AF_XDP driver, which swaps addresses and ports: another bare reflector.
 
 use crate::failure::Failure;
-use crate::net::INTERFACE;
+use crate::net::{INTERFACE, Wire};
 
-use super::{Path, Peer, Place, Running, missing, program};
+use super::{Path, Peer, Place, Running, ethernet_only, missing, program};
 
 #[derive(Debug)]
 pub(super) struct Testpmd;
@@ -27,6 +27,10 @@ impl Peer for Testpmd {
 
     fn absent(&self) -> Option<String> {
         missing(&["dpdk-testpmd"], "dpdk-dev and librte-net-af-xdp")
+    }
+
+    fn refuses(&self, wire: Wire) -> Option<String> {
+        ethernet_only(wire)
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {

@@ -6,9 +6,9 @@ use std::path::{Path as FilePath, PathBuf};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
-use crate::net::{INTERFACE, backend_address};
+use crate::net::{INTERFACE, Wire, backend_address};
 
-use super::{Path, Peer, Place, Running};
+use super::{Path, Peer, Place, Running, no_native};
 use crate::compare::services::{self, Service};
 
 /// Where it tells about itself.
@@ -92,6 +92,10 @@ impl Peer for Vl3Lb {
     fn absent(&self) -> Option<String> {
         let there = self.binary.is_file();
         (!there).then(|| format!("{} is not built (./run build)", self.binary.display()))
+    }
+
+    fn refuses(&self, wire: Wire) -> Option<String> {
+        no_native(self.mode, wire)
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {

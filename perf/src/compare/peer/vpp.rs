@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::failure::Failure;
-use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, INTERFACE, backend_address};
+use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, INTERFACE, Wire, backend_address};
 
-use super::{Path, Peer, Place, Running, missing, program};
+use super::{Path, Peer, Place, Running, ethernet_only, missing, program};
 use crate::compare::services::{self, Service};
 
 #[derive(Debug)]
@@ -30,6 +30,10 @@ impl Peer for Vpp {
 
     fn absent(&self) -> Option<String> {
         missing(&["vpp"], "none; packages are at packagecloud.io/fdio")
+    }
+
+    fn refuses(&self, wire: Wire) -> Option<String> {
+        ethernet_only(wire)
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
