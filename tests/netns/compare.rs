@@ -20,50 +20,58 @@ fn run(words: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{words:?}: {error}: {}", text(&output)))
 }
 
+/// Measures one round of these peers over `link`: each must have passed packets, and nothing may have failed.
+fn compare(link: &str, names: &[&str]) -> Value {
+    let peers = names.join(",");
+    let report = run(&[
+        "compare", "--link", link, "--peer", &peers, "--rounds", "1", "-d", "300ms",
+    ]);
+    assert_eq!(report["parameters"]["link"], link);
+    assert_eq!(report["failed"].as_array().map(Vec::len), Some(0), "{report:#}");
+    let listed = report["peers"].as_array().expect("a list of peers");
+    let listed: Vec<&str> = listed.iter().filter_map(|peer| peer["name"].as_str()).collect();
+    assert_eq!(listed, names);
+    for run in report["runs"].as_array().expect("a list of runs") {
+        assert_eq!(run["round"], 1);
+        assert!(
+            run["startTime"].as_str().is_some_and(|time| time.ends_with('Z')),
+            "{run:#}"
+        );
+        for value in [
+            &run["durationSeconds"],
+            &run["flatOutPacketsPerSecond"],
+            &run["fullLoadCpuSecondsPerPacket"],
+            &run["halfLoadLatencySeconds"]["p99"],
+        ] {
+            assert!(value.as_f64() > Some(0.0), "{run:#}");
+        }
+    }
+    report
+}
+
+/// The peers of the runs, in order.
+fn measured(report: &Value) -> Vec<&str> {
+    let runs = report["runs"].as_array().expect("a list of runs");
+    runs.iter().filter_map(|run| run["peer"].as_str()).collect()
+}
+
 #[test]
 fn peers_are_measured_in_turn() {
     let names = ["vl3-lb-native", "reflector-native", "nftables"];
-    let report = run(&[
-        "compare",
-        "--peer",
-        &names.join(","),
-        "--rounds",
-        "1",
-        "-d",
-        "300ms",
-    ]);
-    let peers = report["peers"].as_array().expect("a list of peers");
-    let measured: Vec<&str> = peers.iter().filter_map(|peer| peer["name"].as_str()).collect();
-    assert_eq!(measured, names);
-    for peer in peers {
-        assert_eq!(peer["failures"].as_array().map(Vec::len), Some(0), "{peer:#}");
-        for key in [
-            "flatOutPacketsPerSecond",
-            "fullLoadCpuSecondsPerPacket",
-            "halfLoadLatencySecondsP99",
-        ] {
-            assert!(
-                peer["summary"][key]["median"].as_f64() > Some(0.0),
-                "{key}: {peer:#}"
-            );
-        }
+    let report = compare("veth", &names);
+    assert_eq!(measured(&report), names);
+    for name in names {
+        let rate = &report["summary"][name]["flatOutPacketsPerSecond"];
+        assert!(rate["median"].as_f64() > Some(0.0), "{report:#}");
     }
 }
 
 #[test]
 fn over_tun_devices_peers_are_measured_or_say_why_not() {
     let names = ["vl3-lb-native", "vl3-lb-generic", "vl3-lb-companion", "nftables"];
-    let peers = names.join(",");
-    let report = run(&[
-        "compare", "--link", "tun", "--peer", &peers, "--rounds", "1", "-d", "300ms",
-    ]);
-    let peers = report["peers"].as_array().expect("a list of peers");
-    assert_eq!(peers[0]["absent"], "a TUN device has no native XDP");
-    for peer in &peers[1..] {
-        assert_eq!(peer["failures"].as_array().map(Vec::len), Some(0), "{peer:#}");
-        let rate = &peer["summary"]["flatOutPacketsPerSecond"]["median"];
-        assert!(rate.as_f64() > Some(0.0), "{peer:#}");
-    }
+    let report = compare("tun", &names);
+    assert_eq!(measured(&report), names[1..]);
+    assert_eq!(report["peers"][0]["absent"], "a TUN device has no native XDP");
 }
 
 #[test]
@@ -79,14 +87,19 @@ fn backends_change_under_load_and_no_flow_moves() {
         "-R",
         "1000",
     ]);
+    let run = &report["runs"][0];
     assert_eq!(
-        report["changeSeconds"]["all"].as_array().map(Vec::len),
+        run["changeSeconds"]["all"].as_array().map(Vec::len),
         Some(3),
         "{report:#}"
     );
-    assert!(report["sent"].as_u64() > Some(0), "{report:#}");
+    assert!(
+        report["summary"]["changeSeconds.p99"]["median"].as_f64() > Some(0.0),
+        "{report:#}"
+    );
+    assert!(run["sent"].as_u64() > Some(0), "{report:#}");
     assert_eq!(
-        (&report["flowsMoved"], &report["flowsBefore"]),
+        (&run["flowsMoved"], &run["flowsBefore"]),
         (&0.into(), &100.into()),
         "{report:#}"
     );

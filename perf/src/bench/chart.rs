@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::report::number;
 use crate::summary::Summary;
 
-use super::results::{Results, summary};
+use super::results::Results;
 
 const WIDTH: i32 = 760;
 const HEAD: i32 = 56;
@@ -52,10 +52,8 @@ fn of_peers(results: &Results, metric: Metric, better: &str) -> Option<Chart> {
         .peers()
         .iter()
         .filter_map(|peer| {
-            Some((
-                peer["name"].as_str()?.to_owned(),
-                summary(&peer["summary"][metric.key()])?,
-            ))
+            let name = peer["name"].as_str()?;
+            Some((name.to_owned(), results.summary(name, metric)?))
         })
         .collect();
     let environment = &results.compare["environment"];

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::compare::metric::Metric;
 use crate::report::number;
 
-use super::results::{Results, summary};
+use super::results::Results;
 use super::targets::Target;
 
 /// How the cores were shared; it decides what the figures of `compare` mean.
@@ -103,8 +103,9 @@ fn compare(text: &mut String, results: &Results) {
     line(
         text,
         &format!(
-            "\nOne-armed on a veth pair, {} flows of {} B, medians of {} rounds (smallest..largest), each measurement {} s; \
+            "\nOne-armed, the link is {}, {} flows of {} B, medians of {} rounds (smallest..largest), each measurement {} s; \
              tester on core {}, peer on core {}.\n\n{SHARING}",
+            plain(&parameters["link"]).unwrap_or_else(|| "veth".to_owned()),
             parameters["flows"],
             parameters["frameBytes"],
             parameters["rounds"],
@@ -128,7 +129,10 @@ fn compare(text: &mut String, results: &Results) {
         );
         line(text, &format!("|---|{}", "---|".repeat(metrics.len())));
         for peer in results.peers() {
-            let cells: Vec<Option<String>> = metrics.iter().map(|&metric| cell(metric, peer)).collect();
+            let cells: Vec<Option<String>> = metrics
+                .iter()
+                .map(|&metric| cell(results, metric, peer))
+                .collect();
             if cells.iter().any(Option::is_some) {
                 let cells: Vec<String> = cells.into_iter().map(Option::unwrap_or_default).collect();
                 let name = peer["name"].as_str().unwrap_or_default();
@@ -171,8 +175,8 @@ fn compare(text: &mut String, results: &Results) {
     }
 }
 
-fn cell(metric: Metric, peer: &Value) -> Option<String> {
-    let summary = summary(&peer["summary"][metric.key()])?;
+fn cell(results: &Results, metric: Metric, peer: &Value) -> Option<String> {
+    let summary = results.summary(peer["name"].as_str()?, metric)?;
     let [median, min, max] = [summary.median, summary.min, summary.max].map(|value| metric.show(value));
     Some(format!("{median} ({min}..{max})"))
 }
@@ -213,7 +217,8 @@ fn pipeline(text: &mut String, heading: &str, document: &Value) {
 fn churn(text: &mut String, document: &Value) {
     let parameters = &document["parameters"];
     let time = |value: &Value| value.as_f64().map_or_else(|| "-".to_owned(), number::time);
-    let times = &document["changeSeconds"];
+    let run = &document["runs"][0];
+    let times = &run["changeSeconds"];
     line(
         text,
         &format!(
@@ -231,12 +236,12 @@ fn churn(text: &mut String, document: &Value) {
             time(&times["p90"]),
             time(&times["p99"]),
             time(&times["max"]),
-            time(&document["appliedSecondsMean"]),
-            document["sent"],
-            document["lost"],
-            document["flowsBefore"],
-            document["flowsAfter"],
-            document["flowsMoved"],
+            time(&run["appliedSecondsMean"]),
+            run["sent"],
+            run["lost"],
+            run["flowsBefore"],
+            run["flowsAfter"],
+            run["flowsMoved"],
         ),
     );
 }

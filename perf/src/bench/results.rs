@@ -63,8 +63,7 @@ impl Results {
 
     /// A number of a peer over all rounds.
     pub(super) fn summary(&self, peer: &str, metric: Metric) -> Option<Summary> {
-        let peer = self.peers().iter().find(|document| document["name"] == peer)?;
-        summary(&peer["summary"][metric.key()])
+        summary(&self.compare["summary"][peer][metric.key()])
     }
 
     /// The median of a number of a peer.
@@ -74,7 +73,7 @@ impl Results {
 }
 
 /// `{"median": .., "min": .., "max": ..}`
-pub(super) fn summary(value: &Value) -> Option<Summary> {
+fn summary(value: &Value) -> Option<Summary> {
     Some(Summary {
         median: value["median"].as_f64()?,
         min: value["min"].as_f64()?,

@@ -190,8 +190,9 @@ fn added_latency(results: &Results) -> Target {
 }
 
 fn churn(churn: &Value) -> [Target; 2] {
-    let p99 = churn["changeSeconds"]["p99"].as_f64();
-    let lost = churn["flowsLost"].as_u64();
+    let run = &churn["runs"][0];
+    let p99 = run["changeSeconds"]["p99"].as_f64();
+    let lost = run["flowsLost"].as_u64();
     [
         at_most(
             "churn, p99 from the file's rename to every worker".to_owned(),

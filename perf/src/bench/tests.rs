@@ -7,17 +7,21 @@ use super::results::Results;
 use super::targets::Target;
 use super::*;
 
-fn peer(name: &str, numbers: &[(&str, f64)]) -> Value {
+fn peer(name: &str) -> Value {
+    json!({
+        "name": name, "about": format!("what {name} is"), "absent": null, "failures": [],
+        "commands": [format!("start {name}")],
+    })
+}
+
+fn summary(numbers: &[(&str, f64)]) -> Value {
     let summary = numbers.iter().map(|&(key, median)| {
         (
             key.to_owned(),
             json!({"median": median, "min": median * 0.9, "max": median * 1.1}),
         )
     });
-    json!({
-        "name": name, "about": format!("what {name} is"), "absent": null, "failures": [],
-        "commands": [format!("start {name}")], "summary": Value::Object(summary.collect()),
-    })
+    Value::Object(summary.collect())
 }
 
 fn pipeline(cycles: &[(u64, f64)]) -> Value {
@@ -34,7 +38,7 @@ fn pipeline(cycles: &[(u64, f64)]) -> Value {
 }
 
 fn results() -> Results {
-    let rate = "lossFreePacketsPerSecond";
+    let (rate, p99) = ("lossFreePacketsPerSecond", "halfLoadLatencySeconds.p99");
     let vpp = json!({"name": "vpp", "about": "VPP", "absent": "vpp is not installed", "failures": [], "commands": []});
     Results {
         pipeline: pipeline(&[
@@ -49,22 +53,26 @@ fn results() -> Results {
             "environment": {"cpu": "Some CPU", "kernel": "6.18", "cores": 2},
             "parameters": {"flows": 1000, "frameBytes": 64, "rounds": 3, "durationSeconds": 2.0, "testerCore": 0, "peerCore": 1},
             "peers": [
-                peer("vl3-lb-native", &[
-                    (rate, 760e3), ("fullLoadCpuSecondsPerPacket", 1.5e-6), ("halfLoadLatencySecondsP99", 140e-6),
+                peer("vl3-lb-native"), peer("reflector-native"), peer("nftables"), peer("haproxy"), peer("routing"), vpp,
+            ],
+            "summary": {
+                "vl3-lb-native": summary(&[
+                    (rate, 760e3), ("fullLoadCpuSecondsPerPacket", 1.5e-6), (p99, 140e-6),
                     ("newConnectionsPerSecond", 30e3), ("requestsPerSecond", 50e3), ("idleCpuRatio", 0.001),
                 ]),
-                peer("reflector-native", &[(rate, 780e3)]),
-                peer("nftables", &[("fullLoadCpuSecondsPerPacket", 1.2e-6), ("halfLoadLatencySecondsP99", 130e-6)]),
-                peer("haproxy", &[("newConnectionsPerSecond", 14e3), ("requestsPerSecond", 40e3)]),
-                peer("routing", &[("halfLoadLatencySecondsP99", 90e-6)]),
-                vpp,
-            ],
+                "reflector-native": summary(&[(rate, 780e3)]),
+                "nftables": summary(&[("fullLoadCpuSecondsPerPacket", 1.2e-6), (p99, 130e-6)]),
+                "haproxy": summary(&[("newConnectionsPerSecond", 14e3), ("requestsPerSecond", 40e3)]),
+                "routing": summary(&[(p99, 90e-6)]),
+            },
         }),
         churn: json!({
             "parameters": {"changes": 100, "replaced": 10, "backends": 1000, "requestsPerSecond": 10e3, "flows": 1000, "mode": "native"},
-            "changeSeconds": {"p50": 0.002, "p90": 0.003, "p99": 0.004, "max": 0.01},
-            "appliedSecondsMean": 0.001, "sent": 100, "lost": 0,
-            "flowsBefore": 1000, "flowsAfter": 1000, "flowsMoved": 0, "flowsLost": 0,
+            "runs": [{
+                "changeSeconds": {"p50": 0.002, "p90": 0.003, "p99": 0.004, "max": 0.01},
+                "appliedSecondsMean": 0.001, "sent": 100, "lost": 0,
+                "flowsBefore": 1000, "flowsAfter": 1000, "flowsMoved": 0, "flowsLost": 0,
+            }],
         }),
     }
 }

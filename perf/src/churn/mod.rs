@@ -104,7 +104,7 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
     let mut process = source.start()?;
     let mut admin = Admin::wait(&site.netns, PATIENCE).map_err(|failure| explained(failure, &mut process))?;
     let done = AtomicBool::new(false);
-    let (times, loads) = std::thread::scope(|scope| {
+    let (times, loads, started, duration) = std::thread::scope(|scope| {
         let (ready, opened) = std::sync::mpsc::channel();
         let (network, done) = (&network, &done);
         let load = scope.spawn(move || {
@@ -123,22 +123,26 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
                 })
             })
         });
-        let changes = opened
+        let opened = opened
             .recv()
-            .map_err(|_| Failure::new("open the flows: see above"))
-            .and_then(|()| changes(&source, &mut admin, progress));
+            .map_err(|_| Failure::new("open the flows: see above"));
+        let (started, begun) = (SystemTime::now(), Instant::now());
+        let changes = opened.and_then(|()| changes(&source, &mut admin, progress));
+        let duration = begun.elapsed();
         done.store(true, Ordering::Relaxed);
         let load = load
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok::<_, Failure>((changes?, load))
+        Ok::<_, Failure>((changes?, load, started, duration))
     })
     .map_err(|failure| explained(failure, &mut process))?;
     process.alive()?;
     Ok(Report {
         command: std::env::args().collect(),
-        environment: Environment::here(),
+        environment: Environment::of_namespaces(),
         args: args.clone(),
+        started,
+        duration,
         times,
         applied: admin.applied(),
         lost: loads.during.iter().map(Outcome::lost).sum(),

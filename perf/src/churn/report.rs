@@ -1,11 +1,12 @@
 //! What changes of backends cost, for people and for programs.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use crate::report::environment::Environment;
-use crate::report::number;
+use crate::report::{Verdict, envelope, number};
+use crate::summary::Summary;
 
 use super::ChurnArgs;
 
@@ -15,6 +16,9 @@ pub(crate) struct Report {
     pub(super) command: Vec<String>,
     pub(super) environment: Environment,
     pub(super) args: ChurnArgs,
+    /// When the first change was made, and how long all of them took.
+    pub(super) started: SystemTime,
+    pub(super) duration: Duration,
     /// From the rename of the file until every worker uses it, for each change.
     pub(super) times: Vec<Duration>,
     /// Mean of what vl3-lb counts itself: from the file being read until every worker uses it. Seconds.
@@ -46,28 +50,27 @@ impl Report {
 
     /// One JSON document.
     pub(crate) fn to_json(&self) -> String {
-        let document = json!({
-            "schema": 1,
-            "tool": {"name": "vl3-perf", "version": env!("CARGO_PKG_VERSION")},
-            "command": self.command,
-            "environment": self.environment,
-            "parameters": {
-                "backends": self.args.backends,
-                "replaced": self.args.replace,
-                "changes": self.args.changes,
-                "flows": self.args.flows,
-                "requestsPerSecond": self.args.rate,
-                "mode": self.args.mode,
-            },
-            "changeSeconds": {
-                "p50": self.percentile(50),
-                "p90": self.percentile(90),
-                "p99": self.percentile(99),
-                "max": self.percentile(100),
-                "all": self.times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
-            },
+        let parameters = json!({
+            "backends": self.args.backends,
+            "replaced": self.args.replace,
+            "changes": self.args.changes,
+            "flows": self.args.flows,
+            "requestsPerSecond": self.args.rate,
+            "mode": self.args.mode,
+        });
+        let percentiles = [("min", 0), ("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)]
+            .map(|(key, percent)| (key, self.percentile(percent)));
+        let mut change = json!({"all": self.times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()});
+        for (key, seconds) in percentiles {
+            change[key] = json!(seconds);
+        }
+        let run = json!({
+            "startTime": envelope::time(self.started),
+            "durationSeconds": self.duration.as_secs_f64(),
+            "changeSeconds": change,
             "appliedSecondsMean": self.applied,
             "sent": self.sent,
+            "received": self.sent - self.lost,
             "lost": self.lost,
             "flowsBefore": self.flows_before,
             "flowsAfter": self.flows_after,
@@ -75,7 +78,28 @@ impl Report {
             "flowsLost": self.flows_lost(),
             "generatorBound": self.generator_bound,
         });
-        format!("{document:#}\n")
+        // One run: what is summarized are its changes.
+        let once = |value: f64| json!(Summary::of(vec![value]));
+        let mut summary = json!({
+            "lost": once(as_f64(self.lost)),
+            "flowsLost": once(self.flows_lost().into()),
+        });
+        for (key, seconds) in percentiles {
+            summary[format!("changeSeconds.{key}")] = once(seconds);
+        }
+        let verdict = if self.generator_bound {
+            Verdict::GeneratorBound
+        } else {
+            Verdict::Pass
+        };
+        let mut document = envelope::envelope(&self.command, &self.environment, &parameters);
+        document.extend([
+            ("runs".to_owned(), json!([run])),
+            ("summary".to_owned(), summary),
+            ("verdict".to_owned(), verdict.name().into()),
+            ("failed".to_owned(), json!([])),
+        ]);
+        envelope::text(document)
     }
 
     /// Some lines for people.
@@ -118,6 +142,11 @@ impl Report {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "packets, far below 2^53")]
+const fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +154,7 @@ mod tests {
     fn report(millis: impl IntoIterator<Item = u64>) -> Report {
         Report {
             command: vec!["vl3-perf".to_owned()],
-            environment: Environment::here(),
+            environment: Environment::of_namespaces(),
             args: ChurnArgs {
                 backends: 1000,
                 replace: 10,
@@ -136,6 +165,8 @@ mod tests {
                 balancer: None,
                 json: true,
             },
+            started: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_secs(3),
             times: millis.into_iter().map(Duration::from_millis).collect(),
             applied: Some(0.002),
             sent: 1_000_000,
@@ -162,10 +193,13 @@ mod tests {
     fn flows_that_ended_or_moved_are_lost() {
         let report = report([2]);
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let run = &json["runs"][0];
         assert_eq!(
-            (&json["flowsLost"], &json["changeSeconds"]["p99"]),
-            (&3.into(), &0.002.into())
+            (&run["flowsLost"], &run["changeSeconds"]["p99"], &run["received"]),
+            (&3.into(), &0.002.into(), &999_997.into())
         );
+        assert_eq!(json["summary"]["changeSeconds.p99"]["median"], 0.002);
+        assert_eq!(json["verdict"], "pass");
         let text = report.to_text();
         assert!(
             text.contains("p99 2.00ms") && text.contains("moved 1  lost 3"),

@@ -52,7 +52,7 @@ impl Metric {
         Self::Memory,
     ];
 
-    /// Key in JSON.
+    /// Key in the summary in JSON; a dot is where a run has an object.
     pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::LossFree => "lossFreePacketsPerSecond",
@@ -60,9 +60,9 @@ impl Metric {
             Self::CpuFull => "fullLoadCpuSecondsPerPacket",
             Self::CpuHalf => "halfLoadCpuSecondsPerPacket",
             Self::TesterBound => "testerBoundRatio",
-            Self::LatencyP50 => "halfLoadLatencySecondsP50",
-            Self::LatencyP99 => "halfLoadLatencySecondsP99",
-            Self::LatencyP999 => "halfLoadLatencySecondsP999",
+            Self::LatencyP50 => "halfLoadLatencySeconds.p50",
+            Self::LatencyP99 => "halfLoadLatencySeconds.p99",
+            Self::LatencyP999 => "halfLoadLatencySeconds.p999",
             Self::NewConnections => "newConnectionsPerSecond",
             Self::Requests => "requestsPerSecond",
             Self::Bulk => "bulkBitsPerSecond",

@@ -15,7 +15,7 @@ pub(crate) mod tester;
 mod tun_port;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::failure::Failure;
 use crate::net::{Network, Process, Wire};
@@ -25,7 +25,7 @@ use crate::report::number;
 use cores::Cores;
 use metric::Measured;
 use peer::{Peer, Place};
-use report::{PeerReport, Report};
+use report::{PeerReport, Report, Run};
 use sockets::Clients;
 use tester::MOST_FLOWS;
 
@@ -95,8 +95,14 @@ pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Resul
                 args.rounds,
                 peer.name()
             ));
+            let (started, begun) = (SystemTime::now(), Instant::now());
             match ground.measure(peer.as_ref(), report) {
-                Ok(measured) => report.runs.push(measured),
+                Ok(measured) => report.runs.push(Run {
+                    round,
+                    started,
+                    duration: begun.elapsed(),
+                    measured,
+                }),
                 Err(failure) => {
                     progress(format!("       {}: {failure}", peer.name()));
                     report.failures.push(failure.to_string());
@@ -106,7 +112,7 @@ pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Resul
     }
     Ok(Report {
         command: std::env::args().collect(),
-        environment: Environment::here(),
+        environment: Environment::of_namespaces(),
         cores: cores.clone(),
         duration: args.duration,
         link: args.link,

@@ -1,12 +1,13 @@
 //! A comparison for people and for programs.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
 use crate::net::Wire;
+use crate::report::envelope;
 use crate::report::environment::Environment;
-use crate::report::number;
+use crate::report::{Verdict, number};
 use crate::summary::Summary;
 
 use super::cores::Cores;
@@ -37,8 +38,18 @@ pub(crate) struct PeerReport {
     pub(crate) absent: Option<String>,
     pub(crate) commands: Vec<String>,
     /// One for each round that it came through.
-    pub(crate) runs: Vec<Measured>,
+    pub(crate) runs: Vec<Run>,
     pub(crate) failures: Vec<String>,
+}
+
+/// One peer in one round.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) round: u32,
+    pub(crate) started: SystemTime,
+    /// With the peer's start and end.
+    pub(crate) duration: Duration,
+    pub(crate) measured: Measured,
 }
 
 impl PeerReport {
@@ -56,58 +67,117 @@ impl PeerReport {
     /// A number over all rounds.
     pub(crate) fn summary(&self, metric: Metric) -> Option<Summary> {
         let of_metric = |&&(measured, _): &&(Metric, f64)| measured == metric;
-        let values = self.runs.iter().flat_map(|run| run.iter().filter(of_metric));
+        let values = self
+            .runs
+            .iter()
+            .flat_map(|run| run.measured.iter().filter(of_metric));
         Summary::of(values.map(|&(_, value)| value).collect())
     }
 
-    fn json(&self) -> Value {
-        let runs: Vec<Value> = self
-            .runs
-            .iter()
-            .map(|run| {
-                let numbers = run
-                    .iter()
-                    .map(|&(metric, value)| (metric.key().to_owned(), json!(value)));
-                Value::Object(numbers.collect())
-            })
-            .collect();
-        let summary: Map<String, Value> = Metric::ALL
-            .into_iter()
-            .filter_map(|metric| Some((metric.key().to_owned(), json!(self.summary(metric)?))))
-            .collect();
+    fn about(&self) -> Value {
         json!({
             "name": self.name,
             "about": self.about,
             "absent": self.absent,
             "commands": self.commands,
-            "runs": runs,
             "failures": self.failures,
-            "summary": summary,
         })
+    }
+
+    fn summaries(&self) -> Value {
+        let summaries = Metric::ALL
+            .into_iter()
+            .filter_map(|metric| Some((metric.key().to_owned(), json!(self.summary(metric)?))));
+        Value::Object(summaries.collect())
+    }
+}
+
+impl Run {
+    fn json(&self, peer: &str) -> Value {
+        let mut run = json!({
+            "peer": peer,
+            "round": self.round,
+            "startTime": envelope::time(self.started),
+            "durationSeconds": self.duration.as_secs_f64(),
+        });
+        for metric in Metric::ALL {
+            let value = self.measured.iter().find(|(measured, _)| *measured == metric);
+            let value = json!(value.map(|(_, value)| value));
+            match metric.key().split_once('.') {
+                Some((outer, inner)) => run[outer][inner] = value,
+                None => run[metric.key()] = value,
+            }
+        }
+        run
     }
 }
 
 impl Report {
     /// One JSON document.
     pub(crate) fn to_json(&self) -> String {
-        let document = json!({
-            "schema": 1,
-            "tool": {"name": "vl3-perf", "version": env!("CARGO_PKG_VERSION")},
-            "command": self.command,
-            "environment": self.environment,
-            "parameters": {
-                "link": self.link.name(),
-                "rounds": self.rounds,
-                "durationSeconds": self.duration.as_secs_f64(),
-                "flows": self.flows,
-                "frameBytes": super::frame::FRAME_LEN,
-                "testerCore": self.cores.tester_core(),
-                "peerCore": self.cores.peer_core(),
-            },
-            "noConnections": self.no_connections,
-            "peers": self.peers.iter().map(PeerReport::json).collect::<Vec<_>>(),
+        let parameters = json!({
+            "link": self.link.name(),
+            "rounds": self.rounds,
+            "durationSeconds": self.duration.as_secs_f64(),
+            "flows": self.flows,
+            "frameBytes": super::frame::FRAME_LEN,
+            "testerCore": self.cores.tester_core(),
+            "peerCore": self.cores.peer_core(),
         });
-        format!("{document:#}\n")
+        let mut runs: Vec<_> = self
+            .peers
+            .iter()
+            .flat_map(|peer| peer.runs.iter().map(|run| (run.started, run.json(peer.name))))
+            .collect();
+        // As they were made: one peer after the other, round by round.
+        runs.sort_by_key(|(started, _)| *started);
+        let summary: Map<String, Value> = self
+            .peers
+            .iter()
+            .filter(|peer| !peer.runs.is_empty())
+            .map(|peer| (peer.name.to_owned(), peer.summaries()))
+            .collect();
+        let mut document = envelope::envelope(&self.command, &self.environment, &parameters);
+        document.extend([
+            ("noConnections".to_owned(), json!(self.no_connections)),
+            (
+                "peers".to_owned(),
+                self.peers.iter().map(PeerReport::about).collect(),
+            ),
+            ("runs".to_owned(), runs.into_iter().map(|(_, run)| run).collect()),
+            ("summary".to_owned(), Value::Object(summary)),
+            ("verdict".to_owned(), self.verdict().name().into()),
+            ("failed".to_owned(), json!(self.failed())),
+        ]);
+        envelope::text(document)
+    }
+
+    /// What went wrong in some round.
+    fn failed(&self) -> Vec<String> {
+        let failures = |peer: &PeerReport| {
+            let name = peer.name;
+            let lines: Vec<_> = peer
+                .failures
+                .iter()
+                .map(|failure| format!("{name}: {failure}"))
+                .collect();
+            lines
+        };
+        self.peers.iter().flat_map(failures).collect()
+    }
+
+    fn verdict(&self) -> Verdict {
+        let tester_bound = |peer: &PeerReport| {
+            peer.summary(Metric::TesterBound)
+                .is_some_and(|summary| summary.max > 0.0)
+        };
+        if self.peers.iter().any(|peer| !peer.failures.is_empty()) {
+            Verdict::Fail
+        } else if self.peers.iter().any(tester_bound) {
+            Verdict::GeneratorBound
+        } else {
+            Verdict::Pass
+        }
     }
 
     /// Tables, with a line in front that says where they come from.
@@ -129,9 +199,9 @@ impl Report {
             if let Some(reason) = &peer.absent {
                 text.push_str(&format!("{}: not measured: {reason}\n", peer.name));
             }
-            for failure in &peer.failures {
-                text.push_str(&format!("{}: {failure}\n", peer.name));
-            }
+        }
+        for failure in self.failed() {
+            text.push_str(&format!("{failure}\n"));
         }
         if let Some(reason) = &self.no_connections {
             text.push_str(&format!("nothing with connections was measured: {reason}\n"));
@@ -189,7 +259,17 @@ mod tests {
             commands: vec!["start it".to_owned()],
             runs: runs
                 .iter()
-                .map(|&rate| vec![(Metric::LossFree, rate), (Metric::CpuFull, 1e-6)])
+                .zip(1..)
+                .map(|(&rate, round)| Run {
+                    round,
+                    started: SystemTime::UNIX_EPOCH + Duration::from_secs(round.into()),
+                    duration: Duration::from_secs(10),
+                    measured: vec![
+                        (Metric::LossFree, rate),
+                        (Metric::CpuFull, 1e-6),
+                        (Metric::LatencyP99, 2e-3),
+                    ],
+                })
                 .collect(),
             failures: Vec::new(),
         };
@@ -204,6 +284,7 @@ mod tests {
                 engine_reason: None,
                 interface: None,
                 mode: None,
+                offloads: None,
             },
             cores: Cores::for_tests(),
             duration: Duration::from_secs(2),
@@ -232,13 +313,46 @@ mod tests {
     #[test]
     fn the_json_has_every_run_and_their_summary() {
         let json: Value = serde_json::from_str(&report().to_json()).unwrap();
-        let peer = &json["peers"][0];
-        assert_eq!(peer["runs"].as_array().unwrap().len(), 3);
+        let runs = json["runs"].as_array().unwrap();
+        assert_eq!(runs.len(), 3);
         assert_eq!(
-            peer["summary"]["lossFreePacketsPerSecond"],
+            runs[1],
+            json!({
+                "peer": "one",
+                "round": 2,
+                "startTime": "1970-01-01T00:00:02.000Z",
+                "durationSeconds": 10.0,
+                "lossFreePacketsPerSecond": 800e3,
+                "flatOutPacketsPerSecond": null,
+                "fullLoadCpuSecondsPerPacket": 1e-6,
+                "halfLoadCpuSecondsPerPacket": null,
+                "testerBoundRatio": null,
+                "halfLoadLatencySeconds": {"p50": null, "p99": 2e-3, "p999": null},
+                "newConnectionsPerSecond": null,
+                "requestsPerSecond": null,
+                "bulkBitsPerSecond": null,
+                "concurrentConnections": null,
+                "idleCpuRatio": null,
+                "residentBytes": null,
+            })
+        );
+        assert_eq!(
+            json["summary"]["one"]["lossFreePacketsPerSecond"],
             json!({"median": 750e3, "min": 700e3, "max": 800e3})
         );
+        assert_eq!(json["summary"]["one"]["halfLoadLatencySeconds.p99"]["max"], 2e-3);
+        assert_eq!(json["summary"]["two"], Value::Null);
         assert_eq!(json["peers"][1]["absent"], "not installed");
         assert_eq!(json["parameters"]["peerCore"], 1);
+        assert_eq!(json["verdict"], "pass");
+    }
+
+    #[test]
+    fn a_peer_that_fails_in_a_round_is_the_verdict() {
+        let mut report = report();
+        report.peers[0].failures.push("it ended".to_owned());
+        let json: Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["verdict"], "fail");
+        assert_eq!(json["failed"], json!(["one: it ended"]));
     }
 }

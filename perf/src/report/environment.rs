@@ -4,6 +4,8 @@ use std::fs;
 
 use serde::Serialize;
 
+use crate::net::INTERFACE;
+
 /// The machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +26,8 @@ pub(crate) struct Environment {
     pub(crate) interface: Option<String>,
     /// How it was attached to, and `copy` or `zero-copy`.
     pub(crate) mode: Option<String>,
+    /// Offloads of the links, if somebody knows.
+    pub(crate) offloads: Option<String>,
 }
 
 impl Environment {
@@ -46,6 +50,16 @@ impl Environment {
             engine_reason: None,
             interface: None,
             mode: None,
+            offloads: None,
+        }
+    }
+
+    /// This machine with a network of our own.
+    pub(crate) fn of_namespaces() -> Self {
+        Self {
+            interface: Some(INTERFACE.to_owned()),
+            offloads: Some("kernel defaults".to_owned()),
+            ..Self::here()
         }
     }
 

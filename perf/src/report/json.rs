@@ -4,14 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::histogram::base64;
 use super::metric::Metric;
-use super::{Report, Verdict};
+use super::{Report, Verdict, envelope};
 use crate::load::interval::Interval;
 use crate::load::latency::Percentiles;
 use crate::load::run::{Bound, Run};
 use crate::load::tally::Tally;
-
-/// Raised when a key changes its meaning or goes away.
-const SCHEMA: u32 = 1;
 
 pub(super) fn write(report: &Report) -> String {
     let summary: Map<String, Value> = Metric::all()
@@ -20,12 +17,7 @@ pub(super) fn write(report: &Report) -> String {
             Some((key, json!(summary)))
         })
         .collect();
-    let document = json!({
-        "schema": SCHEMA,
-        "tool": {"name": "vl3-perf", "version": env!("CARGO_PKG_VERSION")},
-        "command": report.command,
-        "environment": report.environment,
-        "parameters": report.parameters,
+    let result = json!({
         "runs": report.runs.iter().map(run).collect::<Vec<_>>(),
         "intervals": report.runs.iter().map(intervals).collect::<Vec<_>>(),
         "summary": summary,
@@ -33,14 +25,16 @@ pub(super) fn write(report: &Report) -> String {
         "interrupted": report.verdict() == Verdict::Interrupted,
         "failed": report.failed(),
     });
-    let mut text = serde_json::to_string_pretty(&document).expect("maps with text as keys");
-    text.push('\n');
-    text
+    let mut document = envelope::envelope(&report.command, &report.environment, &report.parameters);
+    if let Value::Object(result) = result {
+        document.extend(result);
+    }
+    envelope::text(document)
 }
 
 fn run(run: &Run) -> Value {
     let mut value = json!({
-        "startTime": humantime::format_rfc3339_millis(run.started).to_string(),
+        "startTime": envelope::time(run.started),
         "durationSeconds": run.duration.as_secs_f64(),
         "packetsPerSecond": run.packets_per_second(),
         "sentPerSecond": run.sent_per_second(),

@@ -1,5 +1,6 @@
 //! The result of several runs of one load: for people, as JSON, and as files that other tools read.
 
+pub(crate) mod envelope;
 pub(crate) mod environment;
 pub(crate) mod goal;
 mod histogram;

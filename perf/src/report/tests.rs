@@ -68,6 +68,7 @@ fn report(runs: Vec<Run>) -> Report {
             engine_reason: Some("asked for".to_owned()),
             interface: None,
             mode: None,
+            offloads: None,
         },
         parameters: json!({"target": "172.16.1.103:5000"}),
         title: "172.16.1.103:5000 udp 64B".to_owned(),
@@ -81,6 +82,7 @@ fn report(runs: Vec<Run>) -> Report {
 fn json_is_as_documented() {
     let mut document: Value = serde_json::from_str(&report(vec![run()]).to_json()).unwrap();
     document["tool"]["version"] = "VERSION".into();
+    document["tool"]["revision"] = "REVISION".into();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/golden.json");
         std::fs::write(path, format!("{document:#}\n")).unwrap();
