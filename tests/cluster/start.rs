@@ -85,7 +85,10 @@ fn a_machine_without_go_is_told_what_to_install() {
 /// Starts the cluster, does something to the script when it says that it comes to `step`, and waits for its end.
 /// What it said after that.
 fn start_until(step: &str, act: impl FnOnce(Pid)) -> String {
-    let mut child = Command::new(script_path())
+    // What runs in the background of a script ignores Ctrl-C, and so does all that it starts.
+    let mut child = Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(script_path())
         .arg("up")
         .arg(binary())
         .arg("--bare")
