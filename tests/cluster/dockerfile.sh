@@ -21,7 +21,7 @@ main() {
     cd "$here/../.."
     local target=()
     [[ $image == vl3-lb ]] || target=(--target "${image#vl3-}")
-    store bud --quiet --isolation chroot --build-arg BUILD_IMAGE=localhost/builder \
+    store bud --quiet --isolation chroot --build-arg BUILD_IMAGE=localhost/builder --build-arg VL3LB_REVISION=0123abc \
         -f deploy/Dockerfile "${target[@]}" -t vl3-lb:test . >&2
     local container mounted
     container=$(store from localhost/vl3-lb:test)
@@ -44,7 +44,7 @@ make_builder() {
     cat >"$root/usr/bin/cargo" <<'SCRIPT'
 #!/bin/sh
 set -e
-[ -e Cargo.lock ] && [ -e control/src/main.rs ] && [ -e perf/src/main.rs ]
+[ "$VL3LB_REVISION" = 0123abc ] && [ -e Cargo.lock ] && [ -e control/src/main.rs ] && [ -e perf/src/main.rs ]
 mkdir -p target/release
 cp /prebuilt/* target/release/
 SCRIPT
