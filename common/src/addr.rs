@@ -115,9 +115,18 @@ pub fn to_octets(address: IpAddr) -> [u8; 16] {
 }
 
 /// The inverse of [`to_octets`].
+#[inline]
 pub fn from_octets(octets: [u8; 16]) -> IpAddr {
-    let v6 = std::net::Ipv6Addr::from(octets);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4)
+    const MAPPED: u128 = 0xffff;
+    // As one number: `Ipv6Addr::to_ipv4_mapped` looks at the bytes one by one, and who opens a flow asks for
+    // five addresses.
+    let bits = u128::from_be_bytes(octets);
+    if bits >> 32 == MAPPED {
+        let [.., a, b, c, d] = octets;
+        IpAddr::from([a, b, c, d])
+    } else {
+        IpAddr::from(octets)
+    }
 }
 
 #[cfg(test)]
