@@ -319,54 +319,6 @@ async fn a_bookmark_spares_the_list() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_named_until_it_is() {
-    for (code, told) in [
-        (
-            403,
-            "list pods in namespace web: forbidden (it is Forbidden); allow this service account to list \
-             and watch pods there",
-        ),
-        (
-            401,
-            "list pods in namespace web: the API server does not accept the credentials (it is Unauthorized); is \
-             the token of this service account still valid?",
-        ),
-    ] {
-        let server = ApiServer::start().await;
-        server.apply(&ready("a", "10.0.0.1"));
-        server.lists("web", Reply::Refused(code));
-        let mut following = Following::start(server, config("{}", FINANCE), None);
-        assert_eq!(following.error().await, told);
-        following.status(|status| status.errors.total() >= 2).await;
-        assert_eq!(*following.desired.borrow(), None);
-        following.server.lists("web", Reply::Good);
-        following.backends(&["10.0.0.1"]).await;
-        following.synced().await;
-    }
-}
-
-#[tokio::test]
-async fn a_namespace_that_is_not_allowed_does_not_hide_what_happens_in_another() {
-    let server = ApiServer::start().await;
-    server.apply(&ready("a", "10.0.0.1"));
-    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
-    following.backends(&["10.0.0.1"]).await;
-    following.server.watching(2).await;
-    following.server.lists("/api/pods", Reply::Refused(403));
-    following.server.apply(&ready("b", "10.0.0.2"));
-    following.server.compact(true);
-    following.server.cut(Cut::Orderly);
-    let error = following.error().await;
-    assert!(
-        error.starts_with("list pods in namespace api: forbidden"),
-        "{error}"
-    );
-    following.server.apply(&ready("c", "10.0.0.3"));
-    following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
-    assert!(following.error().await.contains("namespace api"));
-}
-
-#[tokio::test]
 async fn a_change_of_services_is_live_once_its_pods_are_known() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lb.yaml");
@@ -410,34 +362,6 @@ async fn a_change_of_services_is_live_once_its_pods_are_known() {
 }
 
 #[tokio::test]
-async fn without_a_server_to_ask_it_says_so_and_goes_on() {
-    let mut server = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-    server.auth_info.token_file = Some("/nonexistent/token".to_owned());
-    let (desired, desired_receiver) = watch::channel(None);
-    let (status, mut status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
-    let (file, _file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-    let static_file = StaticFile::new(None, no_env, Arc::new(config("{}", FINANCE)), Arc::default());
-    let task = tokio::spawn(
-        Kubernetes::new(static_file, file)
-            .with_server(server)
-            .run(desired, status),
-    );
-    let error = status_receiver
-        .wait_for(|status| status.error.is_some())
-        .await
-        .unwrap()
-        .error
-        .clone();
-    assert!(
-        error.as_ref().unwrap().contains("/nonexistent/token"),
-        "{error:?}"
-    );
-    assert_eq!(*desired_receiver.borrow(), None);
-    assert!(!task.is_finished());
-    task.abort();
-}
-
-#[tokio::test]
 async fn a_large_namespace_and_a_burst_of_changes_end_well() {
     const COUNT: u16 = 2000;
     let server = ApiServer::start().await;
@@ -470,31 +394,6 @@ async fn a_large_namespace_and_a_burst_of_changes_end_well() {
 }
 
 #[tokio::test]
-async fn a_new_token_is_read_once_the_old_one_has_expired() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("token");
-    fs::write(&path, "old").unwrap();
-    let server = ApiServer::start().await;
-    server.apply(&ready("a", "10.0.0.1"));
-    server.demand("old");
-    let mut client = server.config();
-    client.auth_info.token_file = Some(path.display().to_string());
-    let mut following = Following::start_with(server, client, config("{}", FINANCE), None, |source| source);
-    following.backends(&["10.0.0.1"]).await;
-    following.server.watching(1).await;
-
-    following.server.demand("new");
-    following.server.cut(Cut::Orderly);
-    let error = following.error().await;
-    assert!(error.contains("does not accept the credentials"), "{error}");
-    following.backends(&["10.0.0.1"]).await;
-    fs::write(&path, "new").unwrap();
-    following.server.apply(&ready("b", "10.0.0.2"));
-    following.backends(&["10.0.0.1", "10.0.0.2"]).await;
-    following.synced().await;
-}
-
-#[tokio::test]
 async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
     let mut following = Following::finance(&pods(2)).await;
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
@@ -513,4 +412,32 @@ async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
     let replaced = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().instances.tenants.len() == 2;
     following.desired.wait_for(replaced).await.unwrap();
     assert!(is_replaced(&following), "though no service selects it");
+}
+
+#[tokio::test]
+async fn without_a_server_to_ask_it_says_so_and_goes_on() {
+    let mut server = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    server.auth_info.token_file = Some("/nonexistent/token".to_owned());
+    let (desired, desired_receiver) = watch::channel(None);
+    let (status, mut status_receiver) = watch::channel(SourceStatus::new(Origin::Kubernetes));
+    let (file, _file_receiver) = watch::channel(SourceStatus::new(Origin::Static));
+    let static_file = StaticFile::new(None, no_env, Arc::new(config("{}", FINANCE)), Arc::default());
+    let task = tokio::spawn(
+        Kubernetes::new(static_file, file)
+            .with_server(server)
+            .run(desired, status),
+    );
+    let error = status_receiver
+        .wait_for(|status| status.error.is_some())
+        .await
+        .unwrap()
+        .error
+        .clone();
+    assert!(
+        error.as_ref().unwrap().contains("/nonexistent/token"),
+        "{error:?}"
+    );
+    assert_eq!(*desired_receiver.borrow(), None);
+    assert!(!task.is_finished());
+    task.abort();
 }

@@ -5,8 +5,10 @@ mod connected;
 mod convergence;
 mod conversion;
 mod declared;
+mod endpoints;
 mod following;
 mod locality;
+mod refusal;
 mod server;
 mod storm;
 
