@@ -144,11 +144,6 @@ impl World {
         balancer
     }
 
-    /// A balancer with the permissions that it has, without waiting for it.
-    pub(crate) fn launch(&self, server: &ApiServer<'_>) -> Balancer<'_> {
-        self.launch_with(server, &finance())
-    }
-
     fn launch_with(&self, server: &ApiServer<'_>, config: &Config) -> Balancer<'_> {
         let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
         let variable = format!("KUBECONFIG={}", kubeconfig.display());

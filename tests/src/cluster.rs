@@ -250,10 +250,14 @@ impl<'a> Jobs<'a> {
     /// second, so for minutes.
     pub fn downloads(cluster: &'a Cluster, count: usize) -> Self {
         let go = "/tmp/download-fast";
+        // Once and before all of them: it may be there from a test before this one, and `rm -f` fails
+        // when another one removes the file between its look and its unlink.
+        let output = cluster.in_client(&format!("rm -f {go}"));
+        assert!(output.status.success(), "remove {go}: {}", text(&output));
         let slow = format!(
             "while [ ! -e {go} ]; do dd bs=32768 count=1 iflag=fullblock 2>/dev/null; sleep 0.1; done; cat"
         );
-        let command = format!("rm -f {go}; curl -sSN {URL}/cgi-bin/download | ({slow}) | sha256sum");
+        let command = format!("curl -sSN {URL}/cgi-bin/download | ({slow}) | sha256sum");
         let jobs = Self::start(cluster, "download", &vec![command; count]);
         jobs.wait_for("all downloads to begin", |_| {
             let flows = cluster.in_client("grep -c ' 01 ' /proc/net/tcp").stdout;
@@ -302,7 +306,8 @@ impl<'a> Jobs<'a> {
     /// sent.
     pub fn finish_downloads(self) {
         assert_eq!(self.running(), self.count, "a download ended too early");
-        self.cluster.in_client("touch /tmp/download-fast");
+        let output = self.cluster.in_client("touch /tmp/download-fast");
+        assert!(output.status.success(), "hurry the downloads: {}", text(&output));
         for (number, sum) in self.finish().iter().enumerate() {
             assert!(sum.starts_with(DOWNLOAD.1), "download {number}: {sum}");
         }
