@@ -205,6 +205,11 @@ impl Snapshot {
             .and_then(|slot| self.service_slots.get(slot.index())?.as_ref())
     }
 
+    /// Whether a service listens at a port that would else be a NAT port. O(services).
+    pub fn has_services_at_nat_ports(&self) -> bool {
+        self.services.keys().any(|key| self.nat_ports.contains(key.port))
+    }
+
     /// The backend in `slot`.
     #[inline]
     pub fn backend(&self, slot: BackendSlot) -> Option<&Backend> {

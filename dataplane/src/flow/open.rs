@@ -6,7 +6,7 @@ use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::entry::HotEntry;
 use super::index::Kind;
-use super::key::Key;
+use super::key::{Key, ReplyKey};
 use super::state::State;
 use super::table::{ClosedFlow, FlowId, FlowTable};
 
@@ -74,8 +74,10 @@ impl FlowTable {
         random: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Opened, OpenError> {
-        let mut replaced = self.find_request(&HotEntry::new(new, 0).request_key());
-        let (nat_port, mut reclaimed) = self.choose_port(new, replaced, random, usable)?;
+        let mut entry = HotEntry::new(new);
+        let request = entry.request_key().hash(&self.seed);
+        let mut replaced = self.find(request, entry.request_key());
+        let (nat_port, mut reclaimed) = self.choose_port(&entry, replaced, random, usable)?;
         if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
             reclaimed = self.finished_flows(new.backend_slot).next();
             if reclaimed.is_none() {
@@ -85,12 +87,12 @@ impl FlowTable {
 
         let replaced = replaced.map(|id| self.end(id, self.entry(id).state().close_cause(), now));
         let reclaimed = reclaimed.map(|id| self.end(id, CloseCause::Reclaimed, now));
-        let mut entry = HotEntry::new(new, nat_port);
+        entry.nat_port = nat_port;
         entry.expire_after(now, new.timeout.into());
+        let reply = entry.reply_key().hash(&self.seed);
         let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
-        let (request, reply) = (entry.request_key(), entry.reply_key());
-        self.index.insert(Kind::Request, request.hash(&self.seed), id);
-        self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
+        self.index.insert(Kind::Request, request, id);
+        self.index.insert(Kind::Reply, reply, id);
         self.ports.claim(new.backend_slot, nat_port);
         if new.state.is_over() {
             self.set_queued(FlowId(id), true);
@@ -111,13 +113,18 @@ impl FlowTable {
     /// Another client's SYN to that port it would refuse half of the time.
     fn choose_port(
         &self,
-        new: &NewFlow,
+        new: &HotEntry,
         replaced: Option<FlowId>,
         random: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<(u16, Option<FlowId>), OpenError> {
-        let backend = new.backend_slot;
-        let owner = |port| self.find_reply(&HotEntry::new(new, port).reply_key());
+        let backend = BackendSlot(new.backend_slot);
+        let owner = |nat_port| {
+            self.find_reply(&ReplyKey {
+                nat_port,
+                ..new.reply_key()
+            })
+        };
         // Not if yet another flow has this reply key.
         let inherited = |id: FlowId| {
             let old = self.entry(id);

@@ -367,22 +367,18 @@ impl FlowTable {
         self.ports.in_use(backend)
     }
 
-    /// The flow with this request key, expired or not.
-    #[inline]
-    pub(super) fn find_request(&self, key: &RequestKey) -> Option<FlowId> {
-        self.find(key.hash(&self.seed), *key)
-    }
-
     /// The flow with this reply key, expired or not.
     #[inline]
     pub(super) fn find_reply(&self, key: &ReplyKey) -> Option<FlowId> {
         self.find(key.hash(&self.seed), *key)
     }
 
+    /// The flow with this key, expired or not.
+    ///
     /// Kept out of the way of packets whose flow was guessed. The key comes by value, so that only
     /// those that get here write it to memory.
     #[inline(never)]
-    fn find<K: Key>(&self, hash: Hash, key: K) -> Option<FlowId> {
+    pub(super) fn find<K: Key>(&self, hash: Hash, key: K) -> Option<FlowId> {
         let hot = &self.pool.hot;
         self.index
             .find(K::KIND, hash, |id| key.names(&hot[id as usize]))

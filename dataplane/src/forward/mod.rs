@@ -100,6 +100,8 @@ pub struct Engine {
     lifetimes: Lifetimes,
     framing: Framing,
     snapshot: Arc<Snapshot>,
+    /// Whether a service of the snapshot listens at a NAT port, which then is no flow's.
+    services_at_nat_ports: bool,
     flows: FlowTable,
     affinity: AffinityTable,
     homes: Homes,
@@ -164,6 +166,7 @@ impl Engine {
             timeouts: config.timeouts,
             lifetimes: Lifetimes::new(&config.timeouts),
             framing: config.framing,
+            services_at_nat_ports: snapshot.has_services_at_nat_ports(),
             snapshot,
             flows,
             affinity,
@@ -188,6 +191,7 @@ impl Engine {
             }
         }
         self.homes.follow(&snapshot);
+        self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
         self.errors.refill(now);
         self.resets.refill(now);
         std::mem::replace(&mut self.snapshot, snapshot)

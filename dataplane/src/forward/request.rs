@@ -221,11 +221,12 @@ impl Engine {
         let services = &self.snapshot.services;
         let local = from_octets(parsed.destination);
         let usable = |port| {
-            !services.contains_key(&ServiceKey {
-                address: local,
-                port,
-                protocol: tuple.protocol,
-            })
+            !self.services_at_nat_ports
+                || !services.contains_key(&ServiceKey {
+                    address: local,
+                    port,
+                    protocol: tuple.protocol,
+                })
         };
         let opened = self
             .flows

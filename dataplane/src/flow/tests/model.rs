@@ -316,7 +316,7 @@ impl Model {
             *used.entry(flow.slot).or_insert(0) += 1;
         }
         for (request, reply) in &self.dead {
-            assert!(self.flows.contains_key(request) || self.table.find_request(request).is_none());
+            assert!(self.flows.contains_key(request) || self.table.find(request.hash(&self.table.seed), *request).is_none());
             assert!(replies.contains(reply) || self.table.find_reply(reply).is_none());
         }
         for slot in 0..4 {
