@@ -76,6 +76,16 @@ impl Pool {
         }
     }
 
+    /// The backend that [`pick`](Self::pick) picks whatever `turn` and `flows` are; `None` if it depends
+    /// on them.
+    #[inline]
+    pub fn pick_by_hash(&self, hash: u64) -> Option<BackendSlot> {
+        match self {
+            Self::Maglev { table, backends } => backends.get(table.lookup(hash)).copied(),
+            Self::Empty | Self::Cycle(_) | Self::LeastFlows(_) => None,
+        }
+    }
+
     /// Picks a backend: `hash` is [`crate::hash::selection_hash`], `turn` the worker's own count
     /// of flows of this service, `flows` tells how many flows a backend has now.
     ///
@@ -84,7 +94,7 @@ impl Pool {
     pub fn pick(&self, hash: u64, turn: u64, flows: impl Fn(BackendSlot) -> u64) -> Option<BackendSlot> {
         match self {
             Self::Empty => None,
-            Self::Maglev { table, backends } => backends.get(table.lookup(hash)).copied(),
+            Self::Maglev { .. } => self.pick_by_hash(hash),
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "the remainder is below the cycle's length"

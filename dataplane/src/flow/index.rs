@@ -133,6 +133,12 @@ impl Index {
             .map(|slot| bucket.slots[slot] & !REPLY)
     }
 
+    /// Whether no key whose search starts at `bucket` is anywhere else.
+    #[inline]
+    pub(super) fn ends_at(&self, bucket: u32) -> bool {
+        self.buckets[bucket as usize].passed == 0
+    }
+
     /// Adds a key. The caller sees to it that it is new. There is room for two keys of as many
     /// flows as the index was made for.
     pub(super) fn insert(&mut self, kind: Kind, hash: Hash, flow: u32) {

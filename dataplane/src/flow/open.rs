@@ -33,6 +33,8 @@ pub struct NewFlow {
     pub hop_generation: u16,
     pub timeout: Duration,
     pub state: State,
+    /// A NAT port to be taken if it is still free: from [`FlowTable::free_port`].
+    pub nat_port: Option<u16>,
 }
 
 /// A flow that was opened, and what had to go for it.
@@ -77,7 +79,7 @@ impl FlowTable {
         let mut entry = HotEntry::new(new);
         let request = entry.request_key().hash(&self.seed);
         let mut replaced = self.find(request, entry.request_key());
-        let (nat_port, mut reclaimed) = self.choose_port(&entry, replaced, random, usable)?;
+        let (nat_port, mut reclaimed) = self.choose_port(&entry, new.nat_port, replaced, random, usable)?;
         if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
             reclaimed = self.finished_flows(new.backend_slot).next();
             if reclaimed.is_none() {
@@ -114,6 +116,7 @@ impl FlowTable {
     fn choose_port(
         &self,
         new: &HotEntry,
+        wanted: Option<u16>,
         replaced: Option<FlowId>,
         random: u64,
         usable: impl Fn(u16) -> bool,
@@ -136,9 +139,10 @@ impl FlowTable {
         if let Some(port) = replaced.and_then(inherited) {
             return Ok((port, None));
         }
-        let free = self
-            .ports
-            .find_free(backend, random, |port| usable(port) && owner(port).is_none());
+        let acceptable = |port| usable(port) && owner(port).is_none();
+        let free = wanted
+            .filter(|&port| self.ports.is_free(backend, port) && acceptable(port))
+            .or_else(|| self.ports.find_free(backend, random, acceptable));
         if let Some(port) = free {
             return Ok((port, None));
         }

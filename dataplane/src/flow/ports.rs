@@ -89,6 +89,12 @@ impl PortMaps {
         None
     }
 
+    /// Whether a port that [`find_free`](Self::find_free) found is still free.
+    pub(super) fn is_free(&self, backend: BackendSlot, port: u16) -> bool {
+        let (word, bit) = self.place(backend, port);
+        self.maps[word] & bit == 0
+    }
+
     /// Marks a port as used that [`find_free`](Self::find_free) found or [`release`](Self::release) freed.
     pub(super) fn claim(&mut self, backend: BackendSlot, port: u16) {
         let (word, bit) = self.place(backend, port);

@@ -224,14 +224,35 @@ impl FlowTable {
         self.index.prefetch(probe.home);
     }
 
-    /// Second step, when the first one is done: has the flow fetched, if there is one.
+    /// Second step, when the first one is done: has the flow fetched, if one is found at once. True if
+    /// there is none.
     #[inline(always)]
-    pub fn prefetch_flow(&self, probe: &mut Probe) {
-        if let Some(id) = self.index.guess(probe.home, probe.hash) {
-            probe.guess = id;
-            self.pool.hot.prefetch(id as usize);
-            self.pool.cold.prefetch(id as usize);
-        }
+    pub fn prefetch_flow(&self, probe: &mut Probe) -> bool {
+        let Some(id) = self.index.guess(probe.home, probe.hash) else {
+            return self.index.ends_at(probe.home);
+        };
+        probe.guess = id;
+        self.pool.hot.prefetch(id as usize);
+        self.pool.cold.prefetch(id as usize);
+        false
+    }
+
+    /// Whether there is no flow where `probe` leads to, after the second step.
+    #[inline]
+    pub fn lacks(&self, probe: &Probe) -> bool {
+        probe.guess == NO_FLOW && self.index.ends_at(probe.home)
+    }
+
+    /// Has the place fetched where a flow with this reply key will be noted.
+    #[inline]
+    pub fn prefetch_reply(&self, key: &ReplyKey) {
+        self.index.prefetch(self.index.home(key.hash(&self.seed)));
+    }
+
+    /// A free NAT port of a backend, chosen by `random`, to ask [`open`](Self::open) for. O(NAT ports / 64).
+    #[inline]
+    pub fn free_port(&self, backend: BackendSlot, random: u64) -> Option<u16> {
+        self.ports.find_free(backend, random, |_| true)
     }
 
     /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.

@@ -3,11 +3,13 @@
 //! With many flows the table is larger than the processor's caches, and a packet that waits for its
 //! index bucket and then for its flow's entry spends most of its time waiting. So the packets of a
 //! group are looked at together in three steps: parse all and ask for their buckets; read all
-//! buckets and ask for their entries; decide about all, in order. What was found out early is a
-//! hint only: an earlier packet of the group may have opened or closed the flow meanwhile.
+//! buckets and ask for their entries, or for what their opening needs ([`super::foresight`]);
+//! decide about all, in order. What was found out early is a hint only: an earlier packet of the
+//! group may have opened or closed the flow meanwhile.
 
 use vl3lb_common::{DropReason, Timestamp};
 
+use super::foresight::Foresight;
 use super::tuple::Tuple;
 use super::{Engine, Origin, Verdict};
 use crate::flow::Probe;
@@ -26,6 +28,8 @@ pub(super) struct Prepared {
     /// How many frames it has.
     frames: usize,
     pub(super) subject: Subject,
+    /// For a packet that seemed to have no flow.
+    pub(super) foresight: Option<Foresight>,
 }
 
 /// What a packet is about.
@@ -57,13 +61,14 @@ impl Prepared {
         parsed: Parsed::EMPTY,
         frames: 0,
         subject: Subject::Refused(DropReason::Internal),
+        foresight: None,
     };
 }
 
 impl Engine {
     /// Decides about all packets of `burst`, in order, and translates them in place; `verdicts` gets
     /// one of each, with the number of its frames. The same as [`forward`](Self::forward) for each
-    /// packet, but several times as fast with many flows.
+    /// packet, but several times as fast with many flows; NAT ports are drawn in another order.
     #[inline(never)] // One call for many packets; profilers and `vl3-perf instructions` find it by its name.
     pub fn forward_burst<F: Frame>(
         &mut self,
@@ -75,7 +80,10 @@ impl Engine {
         let mut group = std::mem::take(&mut self.group);
         let mut rest = burst;
         while !rest.is_empty() {
-            let packets = self.prepare_group(rest, &mut group);
+            let (packets, unknown) = self.prepare_group(rest, &mut group);
+            if unknown {
+                self.foresee(&mut group[..packets]);
+            }
             for prepared in &group[..packets] {
                 let (packet, after) = rest.split_at_mut(prepared.frames);
                 let verdict = self.decide(packet, prepared, origin, now);
@@ -86,9 +94,10 @@ impl Engine {
         self.group = group;
     }
 
-    /// Looks at the first packets of `frames`, as many as `group` has room for, and says how many.
+    /// Looks at the first packets of `frames`, as many as `group` has room for. Says how many these are,
+    /// and whether any has no flow.
     #[inline]
-    fn prepare_group<F: Frame>(&self, frames: &[F], group: &mut [Prepared]) -> usize {
+    fn prepare_group<F: Frame>(&self, frames: &[F], group: &mut [Prepared]) -> (usize, bool) {
         let mut rest = frames;
         let mut packets = 0;
         for prepared in group.iter_mut() {
@@ -103,18 +112,20 @@ impl Engine {
             packets += 1;
             rest = after;
         }
+        let mut unknown = false;
         for prepared in &mut group[..packets] {
             if let Subject::Flow(lookup) = &mut prepared.subject {
-                self.flows.prefetch_flow(&mut lookup.probe);
+                unknown |= self.flows.prefetch_flow(&mut lookup.probe);
             }
         }
-        packets
+        (packets, unknown)
     }
 
     /// Says what a packet is about, before any flow is looked at.
     #[inline(always)]
     pub(super) fn prepare<F: Frame>(&self, packet: &[F], prepared: &mut Prepared) {
         prepared.frames = packet.len();
+        prepared.foresight = None;
         if let Err(reason) = self.find_subject(packet, prepared) {
             prepared.subject = Subject::Refused(reason);
         }

@@ -11,6 +11,7 @@ mod affinity;
 mod answer;
 mod burst;
 mod closing;
+mod foresight;
 mod fragment;
 mod icmp_error;
 mod next_hop;
@@ -41,6 +42,7 @@ use crate::port::{Frame, Port, packet_len};
 
 use affinity::Homes;
 use burst::{Lookup, Prepared, Subject};
+use foresight::Foresight;
 use fragment::FragmentTable;
 use rate::TokenBucket;
 use tuple::Tuple;
@@ -235,7 +237,7 @@ impl Engine {
                     origin,
                     now,
                 };
-                self.balance(packet, parsed, lookup, arrival)
+                self.balance(packet, parsed, lookup, &prepared.foresight, arrival)
             }
             &Subject::Unusual { local } => self.unusual(packet, parsed, local, origin, now),
             &Subject::Refused(reason) => Err(reason.into()),
@@ -309,6 +311,7 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         lookup: &Lookup,
+        foresight: &Option<Foresight>,
         arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
         let Arrival { flags, origin, now } = arrival;
@@ -338,10 +341,12 @@ impl Engine {
             return self.known_request(packet, parsed, tuple, id, arrival);
         }
         self.check_source(parsed)?;
-        match (self.service_slot(parsed, tuple), nat_owner) {
+        let foresight = *foresight;
+        let service = foresight.map_or_else(|| self.service_slot(parsed, tuple), |known| Some(known.service));
+        match (service, nat_owner) {
             (Some(service), _) => match self.elsewhere(service, &parsed.source, by_ports, origin) {
                 Some(worker) => Ok(Verdict::Handoff(worker)),
-                None => self.new_request(packet, parsed, tuple, service, flags, now),
+                None => self.new_request(packet, parsed, tuple, service, foresight, arrival),
             },
             (None, Some(nat_owner)) if nat_owner != self.worker => Ok(Verdict::Handoff(nat_owner)),
             (None, Some(_)) => self.unknown_reply(packet, parsed, now),

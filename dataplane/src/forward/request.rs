@@ -9,6 +9,7 @@ use vl3lb_common::{
 };
 
 use super::closing::micros_since;
+use super::foresight::Foresight;
 use super::{Arrival, Engine, Refusal, Tuple, Verdict, affinity};
 use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ServiceClient, State, tcp};
 use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
@@ -94,7 +95,7 @@ impl Engine {
                 Ok(Verdict::Handoff(worker))
             }
             // A flow that is over leaves its place, and its NAT port, to the new one.
-            None => self.new_request(packet, parsed, tuple, service, flags, now),
+            None => self.new_request(packet, parsed, tuple, service, None, arrival),
         }
     }
 
@@ -105,8 +106,8 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        flags: TcpFlags,
-        now: Timestamp,
+        foresight: Option<Foresight>,
+        arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
         // First of all, so that who is not allowed learns nothing.
         if !self.is_allowed(parsed, service) {
@@ -119,7 +120,8 @@ impl Engine {
             let reason = DropReason::TtlExpired;
             return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
         }
-        match self.open_flow(packet, parsed, tuple, service, flags, now) {
+        let Arrival { flags, now, .. } = arrival;
+        match self.open_flow(packet, parsed, tuple, service, foresight, arrival) {
             Ok((id, mac)) => self.send_to_backend(packet, parsed, id, Ok(mac), flags, now),
             Err(reason) => self.refuse_new_flow(packet, parsed, service, reason, now),
         }
@@ -184,15 +186,22 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        flags: TcpFlags,
-        now: Timestamp,
+        foresight: Option<Foresight>,
+        arrival: Arrival,
     ) -> Result<(FlowId, Option<MacAddr>), DropReason> {
+        let Arrival { flags, now, .. } = arrival;
         let is_tcp = tuple.protocol == Protocol::Tcp;
         if is_tcp && !tcp::opens(flags.0) {
             return Err(DropReason::NotSyn);
         }
         let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-        let Choice { slot, scheduled } = self.pick_backend(parsed, tuple, service, now)?;
+        let Choice { slot, scheduled } = match foresight {
+            Some(known) => Choice {
+                slot: known.backend,
+                scheduled: true,
+            },
+            None => self.pick_backend(parsed, tuple, service, now)?,
+        };
         let backend = self.snapshot.backend(slot).ok_or(DropReason::Internal)?;
         // Nothing is opened towards a backend that cannot be reached yet.
         let mac = self.mac_of(backend)?;
@@ -212,6 +221,7 @@ impl Engine {
             hop_generation: self.snapshot.next_hops.generation,
             timeout: state.timeout(&self.timeouts),
             state,
+            nat_port: foresight.map(|known| known.nat_port),
         };
         let mss = if is_tcp {
             packet::tcp_mss_option(head, parsed).unwrap_or(0)
@@ -296,7 +306,7 @@ impl Engine {
         service.is_none_or(|service| service.source_ranges.allow(from_octets(parsed.source)))
     }
 
-    fn service(&self, slot: ServiceSlot) -> Option<&Service> {
+    pub(super) fn service(&self, slot: ServiceSlot) -> Option<&Service> {
         self.snapshot.service_slots.get(slot.index())?.as_ref()
     }
 

@@ -48,6 +48,7 @@ fn new_flow(client: u32, slot: u32) -> NewFlow {
         hop_generation: 7,
         timeout: Duration::from_secs(240),
         state: State::Opening,
+        nat_port: None,
     }
 }
 

@@ -214,6 +214,12 @@ impl Model {
             }
         }
 
+        // As if it had been chosen before; it may be no usable one.
+        let wanted = self.table.free_port(new.backend_slot, random.rotate_left(32));
+        let new = NewFlow {
+            nat_port: wanted.filter(|_| random & 1 != 0),
+            ..new
+        };
         let result = self.table.open(&new, self.time(), random, Self::usable);
         assert_eq!(result.map(drop), expected);
         let Ok(opened) = result else { return };
@@ -316,7 +322,13 @@ impl Model {
             *used.entry(flow.slot).or_insert(0) += 1;
         }
         for (request, reply) in &self.dead {
-            assert!(self.flows.contains_key(request) || self.table.find(request.hash(&self.table.seed), *request).is_none());
+            assert!(
+                self.flows.contains_key(request)
+                    || self
+                        .table
+                        .find(request.hash(&self.table.seed), *request)
+                        .is_none()
+            );
             assert!(replies.contains(reply) || self.table.find_reply(reply).is_none());
         }
         for slot in 0..4 {

@@ -1,5 +1,7 @@
 //! Bursts: the same decisions as packet by packet.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// One after the other on one world, as bursts on another that is equal; returns the number of flows.
@@ -87,4 +89,67 @@ fn a_connection_that_begins_anew_within_a_burst_is_the_new_one_for_what_follows(
         tcp(flags::SYN),
     ];
     assert_eq!(check(&[first, second]), 1);
+}
+
+/// A world whose backends are chosen by hash, so before a packet's turn comes.
+fn by_hash(backends: &[&'static str]) -> World {
+    World::new(Setup {
+        backends: backends
+            .iter()
+            .map(|&backend| (backend, BackendState::Active))
+            .collect(),
+        scheduler: Scheduler::Maglev,
+        ..Setup::default()
+    })
+}
+
+/// First datagrams of so many clients in one burst, as they come out if they do.
+fn open_in_one_burst(world: &mut World, clients: u16) -> Vec<Option<Seen>> {
+    let mut frames: Vec<MemFrame> = (0..clients)
+        .map(|client| frame(&world.client_udp(&format!("172.16.1.10:{}", 40_000 + client), b"data")))
+        .collect();
+    let mut verdicts = Vec::new();
+    world.engines[0].forward_burst(&mut frames, Origin::Queue, world.now, &mut verdicts);
+    verdicts
+        .iter()
+        .zip(&frames)
+        .map(|((verdict, _), frame)| (*verdict == Verdict::Transmit).then(|| Seen::of(frame.bytes(), true)))
+        .collect()
+}
+
+/// Of 64 NAT ports, chosen at random for many packets before the first of them is claimed, many are
+/// chosen twice.
+#[test]
+fn flows_that_are_opened_in_one_burst_get_all_nat_ports_and_none_twice() {
+    let mut world = by_hash(&["172.16.1.2:8081"]);
+    let opened = open_in_one_burst(&mut world, 64);
+    let ports: BTreeSet<u16> = opened.iter().flatten().map(|seen| seen.source.port()).collect();
+    assert_eq!(ports, (NAT_PORTS.0..=NAT_PORTS.1).collect());
+}
+
+#[test]
+fn flows_that_are_opened_in_one_burst_leave_out_the_ports_of_services() {
+    let mut world = by_hash(&["172.16.1.2:8081"]);
+    let service = ServiceKey {
+        address: "172.16.1.103".parse().unwrap(),
+        port: NAT_PORTS.0 + 9,
+        protocol: Protocol::Udp,
+    };
+    world.publish(|snapshot| {
+        snapshot.services.insert(service, ServiceSlot(1));
+    });
+    let opened = open_in_one_burst(&mut world, 64);
+    let ports: BTreeSet<u16> = opened.iter().flatten().map(|seen| seen.source.port()).collect();
+    assert_eq!((ports.len(), ports.contains(&service.port)), (63, false));
+    assert_eq!(world.drops(), [DropReason::NatPortsExhausted]);
+}
+
+#[test]
+fn a_burst_goes_to_the_backends_that_its_packets_would_go_to_one_by_one() {
+    let backends = ["172.16.1.2:8081", "172.16.1.3:8081", "172.16.1.4:8081"];
+    let (mut single, mut burst) = (by_hash(&backends), by_hash(&backends));
+    for (client, seen) in (40_000..).zip(open_in_one_burst(&mut burst, 50)) {
+        let packet = single.client_udp(&format!("172.16.1.10:{client}"), b"data");
+        assert_eq!(seen.unwrap().destination, single.forward(&packet).destination);
+    }
 }
