@@ -8,6 +8,7 @@ mod icmp;
 mod lifecycle;
 mod nat;
 mod properties;
+mod source_ranges;
 mod workers;
 
 use std::collections::HashMap;
