@@ -116,6 +116,11 @@ async fn a_storm_of_changes_among_ten_thousand_pods_ends_in_few_sets_and_the_rig
     let ended = timeout(LIMIT, ended).await.map(|ended| ended.is_ok());
     let last = taking(following.desired.borrow().as_deref());
     assert_eq!(ended, Ok(true), "{last:?}");
+    let took = begin.elapsed().as_secs_f64();
+    println!(
+        "{CHANGES} changes are followed in {took:.2} s, {:.0} a second",
+        f64::from(CHANGES) / took
+    );
     counting.abort();
     let most = begin.elapsed().as_micros() / SETTLE.as_micros() + 2;
     let sets = sets.load(Ordering::Relaxed);
