@@ -16,6 +16,20 @@ const SHARING: &str = "The peer has one core to itself: its threads are pinned t
                        wrk, iperf3, nginx as the web server and the clients may run on both cores, the peer's included. \
                        CPU time per packet is all time of the peer's core and the interrupt time of the others; the \
                        tester's receiving end is in it, alike for all.";
+/// Whose latency it is.
+const WAITING: &str = "Typical p99 is the median of the p99 of windows of 100 ms: it leaves out what happens now and then. \
+                       Waiting is the time in which a thread was ready to run and another one had the core, as a share of \
+                       the measurement, all threads of a peer together. From about 1% on it is in the p99, whatever the peer \
+                       does. Peers in the kernel work in interrupts, which outrank threads.";
+/// Headings of [`Metric::tables`], and what to know about each.
+const TABLES: [(&str, &str); 3] = [
+    ("Packets", ""),
+    (
+        "Latency of a request and its reply at half of the loss-free rate",
+        WAITING,
+    ),
+    ("Connections, idle CPU, memory", ""),
+];
 
 /// The report. `pictures` are file names and titles.
 pub(super) fn write(
@@ -114,19 +128,13 @@ fn compare(text: &mut String, results: &Results) {
             parameters["peerCore"],
         ),
     );
-    for (heading, metrics) in [
-        ("Packets", &Metric::ALL[..5]),
-        (
-            "Latency of a request and its reply at half of the loss-free rate",
-            &Metric::ALL[5..8],
-        ),
-        ("Connections, idle CPU, memory", &Metric::ALL[8..]),
-    ] {
+    for ((heading, note), metrics) in TABLES.into_iter().zip(Metric::tables()) {
+        line(text, &format!("\n### {heading}\n"));
+        if !note.is_empty() {
+            line(text, &format!("{note}\n"));
+        }
         let titles: Vec<&str> = metrics.iter().map(|metric| metric.title()).collect();
-        line(
-            text,
-            &format!("\n### {heading}\n\n| peer | {} |", titles.join(" | ")),
-        );
+        line(text, &format!("| peer | {} |", titles.join(" | ")));
         line(text, &format!("|---|{}", "---|".repeat(metrics.len())));
         for peer in results.peers() {
             let cells: Vec<Option<String>> = metrics

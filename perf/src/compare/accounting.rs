@@ -85,7 +85,7 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
 }
 
 /// A process and its children, and theirs.
-fn family(pid: u32) -> Vec<u32> {
+pub(super) fn family(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use crate::failure::Failure;
 use vl3lb_dataplane::port::Port;
 
-use crate::net::{BACKENDS, Network};
+use crate::net::{BACKENDS, Network, Process};
 
 use super::CompareArgs;
 use super::accounting::{CoreTimes, process_time, resident_bytes};
-use super::cores::Cores;
 use super::metric::{Measured, Metric};
 use super::peer::{Path, Place, Running};
+use super::run_queue::RunQueueTimes;
 use super::search::Search;
 use super::sockets::Clients;
 use super::tester::{Load, Outcome, Tester};
@@ -64,15 +64,15 @@ pub(super) fn packets(
     args: &CompareArgs,
     running: &mut Running,
 ) -> Result<Measured, Failure> {
+    let observed = Observed {
+        core: place.cores.peer_core(),
+        processes: running.processes.iter().map(Process::pid).collect(),
+    };
     let measured = network.router.run(|| {
         place.cores.pin_tester()?;
         match place.site.device()? {
-            Some(device) => measured_by(Tester::on_tun(device, path, args.flows), place.cores, args),
-            None => measured_by(
-                Tester::open(path, args.flows, BACKENDS.into())?,
-                place.cores,
-                args,
-            ),
+            Some(device) => measured_by(Tester::on_tun(device, path, args.flows), &observed, args),
+            None => measured_by(Tester::open(path, args.flows, BACKENDS.into())?, &observed, args),
         }
     });
     explained(measured, running)
@@ -80,11 +80,11 @@ pub(super) fn packets(
 
 fn measured_by<P: Port>(
     mut tester: Tester<P>,
-    cores: &Cores,
+    observed: &Observed,
     args: &CompareArgs,
 ) -> Result<Measured, Failure> {
     open_flows(&mut tester, args.flows)?;
-    flood(&mut tester, cores, args)
+    flood(&mut tester, observed, args)
 }
 
 /// Sends until the flows are open: nine of ten were answered.
@@ -111,13 +111,17 @@ pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<
     }
 }
 
-fn flood<P: Port>(tester: &mut Tester<P>, cores: &Cores, args: &CompareArgs) -> Result<Measured, Failure> {
+fn flood<P: Port>(
+    tester: &mut Tester<P>,
+    observed: &Observed,
+    args: &CompareArgs,
+) -> Result<Measured, Failure> {
     let flat_out = Load {
         rate: None,
         duration: args.duration,
         gentle: false,
     };
-    let (full, cpu_full) = accounted(tester, cores, flat_out)?;
+    let full = observed.account(tester, flat_out)?;
     let per_request = tester.packets_per_request();
     let mut tester_bound = false;
     let lossless = |rate: f64| {
@@ -130,43 +134,89 @@ fn flood<P: Port>(tester: &mut Tester<P>, cores: &Cores, args: &CompareArgs) -> 
         Ok::<_, Failure>(trial.lost() == 0 && !trial.is_generator_bound())
     };
     // What passes when more is sent than can pass is near to what passes without loss.
-    let loss_free = SEARCH.highest(full.rate() * 1.1, lossless)?;
+    let loss_free = SEARCH.highest(full.outcome.rate() * 1.1, lossless)?;
     let half = Load {
         rate: Some((loss_free / 2.0).max(1000.0) / per_request),
         ..flat_out
     };
-    let (half, cpu_half) = accounted(tester, cores, half)?;
+    let half = observed.account(tester, half)?;
     #[expect(
         clippy::cast_precision_loss,
         reason = "nanoseconds of latency, far below 2^53"
     )]
-    let quantile = |quantile: f64| half.latency.value_at_quantile(quantile) as f64 / 1e9;
-    Ok(vec![
+    let quantile = |quantile: f64| half.outcome.latency.value_at_quantile(quantile) as f64 / 1e9;
+    let mut measured = vec![
         (Metric::LossFree, loss_free),
-        (Metric::FlatOut, full.rate()),
-        (Metric::CpuFull, cpu_full),
-        (Metric::CpuHalf, cpu_half),
+        (Metric::FlatOut, full.outcome.rate()),
+        (Metric::CpuFull, full.cpu_per_packet),
+        (Metric::CpuHalf, half.cpu_per_packet),
         (Metric::TesterBound, f64::from(u8::from(tester_bound))),
         (Metric::LatencyP50, quantile(0.5)),
         (Metric::LatencyP99, quantile(0.99)),
         (Metric::LatencyP999, quantile(0.999)),
-    ])
+    ];
+    let perhaps = [
+        (Metric::LatencyTypicalP99, half.outcome.windows.typical_p99()),
+        (Metric::TesterWait, half.tester_wait),
+        (Metric::PeerWait, half.peer_wait),
+    ];
+    measured.extend(
+        perhaps
+            .into_iter()
+            .filter_map(|(metric, value)| Some((metric, value?))),
+    );
+    Ok(measured)
 }
 
-/// A load, and the seconds of CPU time that the peer used for each packet that it passed.
-fn accounted<P: Port>(tester: &mut Tester<P>, cores: &Cores, load: Load) -> Result<(Outcome, f64), Failure> {
-    let before = CoreTimes::now()?;
-    let outcome = tester.run(load);
-    let used = CoreTimes::now()?.peer_since(&before, &[cores.peer_core()]);
-    if outcome.passed() == 0 {
-        return Err(Failure::new(format!(
-            "send {:?}: nothing came out of the peer",
-            load.rate
-        )));
+/// Where a peer works, to see what a load costs it.
+struct Observed {
+    core: usize,
+    processes: Vec<u32>,
+}
+
+/// A load with what it cost.
+struct Account {
+    outcome: Outcome,
+    /// Seconds of CPU time that the peer used for each packet that it passed.
+    cpu_per_packet: f64,
+    /// How long the tester's thread was ready to run and another one had the core, as a share of the load's time; `None`
+    /// if the kernel does not count it.
+    tester_wait: Option<f64>,
+    /// The same of all threads of the peer together; `None` if it has none.
+    peer_wait: Option<f64>,
+}
+
+impl Observed {
+    /// Sends a load from the calling thread, and looks at the kernel's counters before and after.
+    fn account<P: Port>(&self, tester: &mut Tester<P>, load: Load) -> Result<Account, Failure> {
+        let waits = || {
+            (
+                RunQueueTimes::of_this_thread(),
+                RunQueueTimes::of_processes(&self.processes),
+            )
+        };
+        let (own_before, peer_before) = waits();
+        let (times_before, start) = (CoreTimes::now()?, Instant::now());
+        let outcome = tester.run(load);
+        let (times, elapsed) = (CoreTimes::now()?, start.elapsed());
+        let (own, peer) = waits();
+        if outcome.passed() == 0 {
+            return Err(Failure::new(format!(
+                "send {:?}: nothing came out of the peer",
+                load.rate
+            )));
+        }
+        let used = times.peer_since(&times_before, &[self.core]);
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let cpu_per_packet = used.as_secs_f64() / outcome.passed() as f64;
+        let share = |waited: Duration| waited.as_secs_f64() / elapsed.as_secs_f64();
+        Ok(Account {
+            outcome,
+            cpu_per_packet,
+            tester_wait: own.since(&own_before).map(share),
+            peer_wait: peer.since(&peer_before).map(share),
+        })
     }
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-    let per_packet = used.as_secs_f64() / outcome.passed() as f64;
-    Ok((outcome, per_packet))
 }
 
 /// What clients with sockets find out.

@@ -13,6 +13,9 @@ pub(crate) enum Metric {
     LatencyP50,
     LatencyP99,
     LatencyP999,
+    LatencyTypicalP99,
+    TesterWait,
+    PeerWait,
     NewConnections,
     Requests,
     Bulk,
@@ -35,7 +38,7 @@ enum Unit {
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::LossFree,
         Self::FlatOut,
         Self::CpuFull,
@@ -44,6 +47,9 @@ impl Metric {
         Self::LatencyP50,
         Self::LatencyP99,
         Self::LatencyP999,
+        Self::LatencyTypicalP99,
+        Self::TesterWait,
+        Self::PeerWait,
         Self::NewConnections,
         Self::Requests,
         Self::Bulk,
@@ -51,6 +57,14 @@ impl Metric {
         Self::IdleCpu,
         Self::Memory,
     ];
+
+    /// All of them as the tables have them: of packets, of their latency, of everything else.
+    pub(crate) fn tables() -> [&'static [Self]; 3] {
+        let all: &'static [Self] = &Self::ALL;
+        let (packets, rest) = all.split_at(5);
+        let (latency, rest) = rest.split_at(6);
+        [packets, latency, rest]
+    }
 
     /// Key in the summary in JSON; a dot is where a run has an object.
     pub(crate) const fn key(self) -> &'static str {
@@ -63,6 +77,9 @@ impl Metric {
             Self::LatencyP50 => "halfLoadLatencySeconds.p50",
             Self::LatencyP99 => "halfLoadLatencySeconds.p99",
             Self::LatencyP999 => "halfLoadLatencySeconds.p999",
+            Self::LatencyTypicalP99 => "halfLoadLatencySeconds.typicalP99",
+            Self::TesterWait => "halfLoadTesterWaitRatio",
+            Self::PeerWait => "halfLoadPeerWaitRatio",
             Self::NewConnections => "newConnectionsPerSecond",
             Self::Requests => "requestsPerSecond",
             Self::Bulk => "bulkBitsPerSecond",
@@ -83,6 +100,9 @@ impl Metric {
             Self::LatencyP50 => "P50",
             Self::LatencyP99 => "P99",
             Self::LatencyP999 => "P99.9",
+            Self::LatencyTypicalP99 => "TYPICAL P99",
+            Self::TesterWait => "TESTER WAIT",
+            Self::PeerWait => "PEER WAIT",
             Self::NewConnections => "CONN/S",
             Self::Requests => "HTTP/S",
             Self::Bulk => "BULK BIT/S",
@@ -103,6 +123,9 @@ impl Metric {
             Self::LatencyP50 => "p50 at half load",
             Self::LatencyP99 => "p99 at half load",
             Self::LatencyP999 => "p99.9 at half load",
+            Self::LatencyTypicalP99 => "typical p99 at half load",
+            Self::TesterWait => "tester waited for a core",
+            Self::PeerWait => "peer waited for a core",
             Self::NewConnections => "new connections/s",
             Self::Requests => "HTTP requests/s",
             Self::Bulk => "bulk TCP, bit/s",
@@ -121,8 +144,10 @@ impl Metric {
             | Self::Bulk
             | Self::Connections => Unit::Count,
             Self::CpuFull | Self::CpuHalf => Unit::Nanoseconds,
-            Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 => Unit::Seconds,
-            Self::IdleCpu | Self::TesterBound => Unit::Ratio,
+            Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 | Self::LatencyTypicalP99 => {
+                Unit::Seconds
+            }
+            Self::IdleCpu | Self::TesterBound | Self::TesterWait | Self::PeerWait => Unit::Ratio,
             Self::Memory => Unit::Bytes,
         }
     }
@@ -152,6 +177,16 @@ mod tests {
             all.dedup();
             assert_eq!(all.len(), Metric::ALL.len());
         }
+    }
+
+    #[test]
+    fn each_table_begins_with_its_own_numbers() {
+        let [packets, latency, rest] = Metric::tables();
+        assert_eq!([packets, latency, rest].concat(), Metric::ALL);
+        assert_eq!(
+            (packets[0], latency[0], rest[0]),
+            (Metric::LossFree, Metric::LatencyP50, Metric::NewConnections)
+        );
     }
 
     #[test]

@@ -7,12 +7,14 @@ pub(crate) mod measure;
 pub(crate) mod metric;
 pub(crate) mod peer;
 pub(crate) mod report;
+mod run_queue;
 mod search;
 pub(crate) mod servers;
 pub(crate) mod services;
 mod sockets;
 pub(crate) mod tester;
 mod tun_port;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};

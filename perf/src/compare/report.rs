@@ -192,7 +192,7 @@ impl Report {
             self.cores.tester_core(),
             self.cores.peer_core(),
         );
-        for metrics in [&Metric::ALL[..5], &Metric::ALL[5..8], &Metric::ALL[8..]] {
+        for metrics in Metric::tables() {
             text.push_str(&self.table(metrics));
         }
         for peer in &self.peers {
@@ -327,7 +327,9 @@ mod tests {
                 "fullLoadCpuSecondsPerPacket": 1e-6,
                 "halfLoadCpuSecondsPerPacket": null,
                 "testerBoundRatio": null,
-                "halfLoadLatencySeconds": {"p50": null, "p99": 2e-3, "p999": null},
+                "halfLoadLatencySeconds": {"p50": null, "p99": 2e-3, "p999": null, "typicalP99": null},
+                "halfLoadTesterWaitRatio": null,
+                "halfLoadPeerWaitRatio": null,
                 "newConnectionsPerSecond": null,
                 "requestsPerSecond": null,
                 "bulkBitsPerSecond": null,

@@ -26,6 +26,7 @@ use super::frame::{self, FRAME_LEN, Mark};
 use super::peer::Path;
 use super::services::PACKETS;
 use super::tun_port::TunPort;
+use super::window::Windows;
 
 /// Packets handled in one go.
 const BURST: usize = 64;
@@ -63,6 +64,8 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// Nanoseconds from when a request was due to when it, or its reply, came back to the client.
     pub(crate) latency: Histogram<u64>,
+    /// The same by when the request was due.
+    pub(crate) windows: Windows,
     /// Flows that were answered in the second half of the load, or while it was waited for late packets.
     pub(crate) flows_alive: u32,
     /// Flows of which a request came out to another backend than those before.
@@ -183,6 +186,7 @@ impl<P: Port> Tester<P> {
             replies_passed: 0,
             elapsed: load.duration,
             latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("constant bounds"),
+            windows: Windows::new(load.duration),
             flows_alive: 0,
             flows_moved: 0,
         };
@@ -281,6 +285,7 @@ impl<P: Port> Tester<P> {
                 }
                 let latency = nanos(now).saturating_sub(arrival.mark.due);
                 outcome.latency.saturating_record(latency.max(1));
+                outcome.windows.record(arrival.mark.due, latency);
                 if let Some(answered) = self.answered.get_mut(flow) {
                     *answered = Some(now);
                 }
