@@ -39,6 +39,7 @@ fn pipeline(cycles: &[(u64, f64)]) -> Value {
 
 fn results() -> Results {
     let (rate, p99) = ("lossFreePacketsPerSecond", "halfLoadLatencySeconds.p99");
+    let typical = "halfLoadLatencySeconds.typicalP99";
     let vpp = json!({"name": "vpp", "about": "VPP", "absent": "vpp is not installed", "failures": [], "commands": []});
     Results {
         pipeline: pipeline(&[
@@ -57,13 +58,13 @@ fn results() -> Results {
             ],
             "summary": {
                 "vl3-lb-native": summary(&[
-                    (rate, 760e3), ("fullLoadCpuSecondsPerPacket", 1.5e-6), (p99, 140e-6),
+                    (rate, 760e3), ("fullLoadCpuSecondsPerPacket", 1.5e-6), (p99, 140e-6), (typical, 50e-6), ("halfLoadTesterWaitRatio", 0.004), ("halfLoadPeerWaitRatio", 0.005),
                     ("newConnectionsPerSecond", 30e3), ("requestsPerSecond", 50e3), ("idleCpuRatio", 0.001),
                 ]),
                 "reflector-native": summary(&[(rate, 780e3)]),
-                "nftables": summary(&[("fullLoadCpuSecondsPerPacket", 1.2e-6), (p99, 130e-6)]),
+                "nftables": summary(&[("fullLoadCpuSecondsPerPacket", 1.2e-6), (p99, 130e-6), (typical, 90e-6)]),
                 "haproxy": summary(&[("newConnectionsPerSecond", 14e3), ("requestsPerSecond", 40e3)]),
-                "routing": summary(&[(p99, 90e-6)]),
+                "routing": summary(&[(p99, 90e-6), (typical, 70e-6)]),
             },
         }),
         churn: json!({
@@ -112,6 +113,10 @@ fn each_target_is_judged_by_its_own_numbers() {
         (&*ratio.wanted, &*ratio.measured),
         (">= 2x haproxy", "2.14x (30.0k to 14.0k)")
     );
+    assert_eq!(
+        find(&targets, "added p99 latency").measured,
+        "50us to 40us; typical p99: none to 20us"
+    );
 }
 
 #[test]
@@ -139,6 +144,7 @@ fn the_report_has_machine_commands_targets_and_every_peer() {
         "- Processor: Some CPU, 2 cores\n",
         "- compare: `vl3-perf compare --json`\n",
         "| vl3-lb-native | 760k (684k..836k) |",
+        " | 50us (45us..55us) | 0.40% (0.36%..0.44%) | 0.50% (0.45%..0.55%) |\n",
         "| 64000 | 110 | 120 | 550 |",
         "  - not measured: vpp is not installed\n",
         "  start haproxy\n",
