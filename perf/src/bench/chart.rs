@@ -48,15 +48,16 @@ pub(super) fn all(results: &Results) -> Vec<Chart> {
 }
 
 fn of_peers(results: &Results, metric: Metric, better: &str) -> Option<Chart> {
-    let bars: Vec<(String, Summary)> = results
+    let compare = &results.compare;
+    let bars: Vec<(String, Summary)> = compare
         .peers()
         .iter()
         .filter_map(|peer| {
             let name = peer["name"].as_str()?;
-            Some((name.to_owned(), results.summary(name, metric)?))
+            Some((name.to_owned(), compare.summary(name, metric)?))
         })
         .collect();
-    let environment = &results.compare["environment"];
+    let environment = &compare.0["environment"];
     (!bars.is_empty()).then(|| Chart {
         name: format!("compare-{}", metric.key()),
         title: format!("{} ({better})", metric.title()),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::compare::metric::Metric;
 use crate::report::number;
 
-use super::results::Results;
+use super::results::{Comparison, Results};
 use super::targets::Target;
 
 /// How the cores were shared; it decides what the figures of `compare` mean.
@@ -55,8 +55,13 @@ pub(super) fn write(
             ),
         );
     }
-    if !results.compare.is_null() {
-        compare(&mut text, results);
+    for (heading, comparison) in [
+        ("Compare", &results.compare),
+        ("Compare, TUN link", &results.compare_tun),
+    ] {
+        if !comparison.0.is_null() {
+            compare(&mut text, heading, comparison);
+        }
     }
     for (heading, document) in [
         ("Pipeline, packets of any flow", &results.pipeline),
@@ -111,9 +116,9 @@ fn machine(text: &mut String, results: &Results) {
     }
 }
 
-fn compare(text: &mut String, results: &Results) {
-    let parameters = &results.compare["parameters"];
-    line(text, "\n## Compare");
+fn compare(text: &mut String, heading: &str, comparison: &Comparison) {
+    let parameters = &comparison.0["parameters"];
+    line(text, &format!("\n## {heading}"));
     line(
         text,
         &format!(
@@ -136,10 +141,10 @@ fn compare(text: &mut String, results: &Results) {
         let titles: Vec<&str> = metrics.iter().map(|metric| metric.title()).collect();
         line(text, &format!("| peer | {} |", titles.join(" | ")));
         line(text, &format!("|---|{}", "---|".repeat(metrics.len())));
-        for peer in results.peers() {
+        for peer in comparison.peers() {
             let cells: Vec<Option<String>> = metrics
                 .iter()
-                .map(|&metric| cell(results, metric, peer))
+                .map(|&metric| cell(comparison, metric, peer))
                 .collect();
             if cells.iter().any(Option::is_some) {
                 let cells: Vec<String> = cells.into_iter().map(Option::unwrap_or_default).collect();
@@ -149,7 +154,7 @@ fn compare(text: &mut String, results: &Results) {
         }
     }
     line(text, "\n### Peers\n");
-    for peer in results.peers() {
+    for peer in comparison.peers() {
         let of = |key: &str| peer[key].as_str().unwrap_or_default();
         line(text, &format!("- **{}**: {}", of("name"), of("about")));
         if let Some(reason) = peer["absent"].as_str() {
@@ -183,8 +188,8 @@ fn compare(text: &mut String, results: &Results) {
     }
 }
 
-fn cell(results: &Results, metric: Metric, peer: &Value) -> Option<String> {
-    let summary = results.summary(peer["name"].as_str()?, metric)?;
+fn cell(comparison: &Comparison, metric: Metric, peer: &Value) -> Option<String> {
+    let summary = comparison.summary(peer["name"].as_str()?, metric)?;
     let [median, min, max] = [summary.median, summary.min, summary.max].map(|value| metric.show(value));
     Some(format!("{median} ({min}..{max})"))
 }

@@ -20,7 +20,8 @@ use results::Results;
 /// Where the results are.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReportArgs {
-    /// Directory with pipeline.json, sequential.json, compare.json and churn.json; report.md and pictures go there
+    /// Directory with pipeline.json, sequential.json, compare.json, compare-tun.json and churn.json; report.md and
+    /// pictures go there
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
 

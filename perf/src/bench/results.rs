@@ -16,9 +16,15 @@ pub(super) struct Results {
     pub(super) pipeline: Value,
     /// `pipeline`, one flow after the other, as VPP's figures were taken.
     pub(super) sequential: Value,
-    pub(super) compare: Value,
+    pub(super) compare: Comparison,
+    /// The same over TUN devices.
+    pub(super) compare_tun: Comparison,
     pub(super) churn: Value,
 }
+
+/// A document of `compare`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Comparison(pub(super) Value);
 
 impl Results {
     /// Reads what is there. Fails if a document is none, or none is there.
@@ -34,7 +40,8 @@ impl Results {
         let results = Self {
             pipeline: read("pipeline.json")?,
             sequential: read("sequential.json")?,
-            compare: read("compare.json")?,
+            compare: Comparison(read("compare.json")?),
+            compare_tun: Comparison(read("compare-tun.json")?),
             churn: read("churn.json")?,
         };
         if results.documents().iter().all(|(_, document)| document.is_null()) {
@@ -47,23 +54,26 @@ impl Results {
     }
 
     /// All documents with what they are of.
-    pub(super) fn documents(&self) -> [(&'static str, &Value); 4] {
+    pub(super) fn documents(&self) -> [(&'static str, &Value); 5] {
         [
             ("pipeline", &self.pipeline),
             ("pipeline, sequential", &self.sequential),
-            ("compare", &self.compare),
+            ("compare", &self.compare.0),
+            ("compare, TUN link", &self.compare_tun.0),
             ("churn", &self.churn),
         ]
     }
+}
 
-    /// The peers of the comparison.
+impl Comparison {
+    /// The peers, those that were not measured too.
     pub(super) fn peers(&self) -> &[Value] {
-        self.compare["peers"].as_array().map_or(&[], Vec::as_slice)
+        self.0["peers"].as_array().map_or(&[], Vec::as_slice)
     }
 
     /// A number of a peer over all rounds.
     pub(super) fn summary(&self, peer: &str, metric: Metric) -> Option<Summary> {
-        summary(&self.compare["summary"][peer][metric.key()])
+        summary(&self.0["summary"][peer][metric.key()])
     }
 
     /// The median of a number of a peer.

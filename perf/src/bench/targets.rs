@@ -63,7 +63,7 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
         targets.push(ratio(results, metric, (OURS, "haproxy"), (2.0, Order::AtLeast)));
     }
     targets.push(added_latency(results));
-    let idle = results.median(OURS, Metric::IdleCpu);
+    let idle = results.compare.median(OURS, Metric::IdleCpu);
     targets.push(judged(
         "idle CPU of vl3-lb",
         "< 1% of a core",
@@ -113,8 +113,9 @@ fn ratio(
         Order::AtMost => format!("<= {limit}x {other}"),
     };
     let outcome = results
+        .compare
         .median(ours, metric)
-        .zip(results.median(other, metric))
+        .zip(results.compare.median(other, metric))
         .map(|(own, reference)| {
             let ratio = own / reference;
             let met = match order {
@@ -171,7 +172,8 @@ fn ten_million(pipeline: &Value) -> [Target; 2] {
 /// told with it.
 fn added_latency(results: &Results) -> Target {
     let added = |metric| {
-        let above_routing = |peer| Some(results.median(peer, metric)? - results.median("routing", metric)?);
+        let above_routing =
+            |peer| Some(results.compare.median(peer, metric)? - results.compare.median("routing", metric)?);
         above_routing(OURS).zip(above_routing("nftables"))
     };
     let show = |(own, kernel): (f64, f64)| {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::chart::Chart;
-use super::results::Results;
+use super::results::{Comparison, Results};
 use super::targets::Target;
 use super::*;
 
@@ -49,7 +49,7 @@ fn results() -> Results {
             (10_000_000, 400.0),
         ]),
         sequential: pipeline(&[(1_000, 90.0), (64_000, 110.0), (1_000_000, 250.0)]),
-        compare: json!({
+        compare: Comparison(json!({
             "command": ["/somewhere/vl3-perf", "compare", "--json"],
             "environment": {"cpu": "Some CPU", "kernel": "6.18", "cores": 2},
             "parameters": {"flows": 1000, "frameBytes": 64, "rounds": 3, "durationSeconds": 2.0, "testerCore": 0, "peerCore": 1},
@@ -66,7 +66,16 @@ fn results() -> Results {
                 "haproxy": summary(&[("newConnectionsPerSecond", 14e3), ("requestsPerSecond", 40e3)]),
                 "routing": summary(&[(p99, 90e-6), (typical, 70e-6)]),
             },
-        }),
+        })),
+        compare_tun: Comparison(json!({
+            "command": ["/somewhere/vl3-perf", "compare", "--link", "tun", "--json"],
+            "parameters": {"link": "tun", "flows": 1000, "frameBytes": 64, "rounds": 3, "durationSeconds": 2.0, "testerCore": 0, "peerCore": 1},
+            "peers": [peer("vl3-lb-generic"), peer("nftables")],
+            "summary": {
+                "vl3-lb-generic": summary(&[(rate, 284e3)]),
+                "nftables": summary(&[(rate, 221e3)]),
+            },
+        })),
         churn: json!({
             "parameters": {"changes": 100, "replaced": 10, "backends": 1000, "requestsPerSecond": 10e3, "flows": 1000, "mode": "native"},
             "runs": [{
@@ -145,6 +154,9 @@ fn the_report_has_machine_commands_targets_and_every_peer() {
         "- compare: `vl3-perf compare --json`\n",
         "| vl3-lb-native | 760k (684k..836k) |",
         " | 50us (45us..55us) | 0.40% (0.36%..0.44%) | 0.50% (0.45%..0.55%) |\n",
+        "\n## Compare, TUN link\n\nOne-armed, the link is tun, ",
+        "- compare, TUN link: `vl3-perf compare --link tun --json`\n",
+        "| vl3-lb-generic | 284k (256k..312k) |",
         "| 64000 | 110 | 120 | 550 |",
         "  - not measured: vpp is not installed\n",
         "  start haproxy\n",
