@@ -61,7 +61,10 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
     }
     // All states were there in the first two rounds; what the last ones add is a leak.
     let (first, last) = (sizes[1], sizes[sizes.len() - 1]);
-    assert!(first > 0 && last < first * 5 / 4, "MiB after each round: {sizes:?}");
+    assert!(
+        first > 0 && last < first * 5 / 4,
+        "MiB after each round: {sizes:?}"
+    );
 }
 
 /// What the balancer has in memory, in MiB.
