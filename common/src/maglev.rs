@@ -7,6 +7,9 @@ use crate::snapshot::Backend;
 /// be within one percent. The same number as in the paper's large configuration.
 pub const TABLE_SIZE: usize = SLOTS as usize;
 const SLOTS: u32 = 65_537;
+/// While more slots than these are free, a backend walks along its permutation until it meets one. Of fewer it
+/// looks at all, for the one that it would meet first: half of all steps would be for the last 256 slots.
+const FEW: usize = 256;
 
 /// A lookup table from hash to a position in a list of backends.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,6 +38,7 @@ impl Maglev {
         let mut slots = vec![u16::MAX; TABLE_SIZE].into_boxed_slice();
         let mut taken = Taken::default();
         let mut free = TABLE_SIZE;
+        let mut last = Vec::new();
         loop {
             for candidate in &mut candidates {
                 // A backend of half the weight takes a turn in every second round.
@@ -43,7 +47,15 @@ impl Maglev {
                     continue;
                 }
                 candidate.credit -= heaviest;
-                slots[candidate.take_next(&mut taken)] = candidate.position;
+                let slot = if free > FEW {
+                    candidate.take_next(&mut taken)
+                } else {
+                    if last.is_empty() {
+                        last = taken.free();
+                    }
+                    candidate.take_nearest(&mut last)
+                };
+                slots[slot as usize] = candidate.position;
                 free -= 1;
                 if free == 0 {
                     return Some(Self { slots });
@@ -80,12 +92,17 @@ impl Default for Taken {
 }
 
 impl Taken {
-    /// Takes `slot`. Whether it was free.
-    fn take(&mut self, slot: usize) -> bool {
-        let (word, bit) = (&mut self.0[slot / 64], 1 << (slot % 64));
-        let was_free = *word & bit == 0;
-        *word |= bit;
-        was_free
+    fn take(&mut self, slot: u32) {
+        self.0[slot as usize / 64] |= 1 << (slot % 64);
+    }
+
+    fn is_free(&self, slot: u32) -> bool {
+        self.0[slot as usize / 64] >> (slot % 64) & 1 == 0
+    }
+
+    /// The slots that nobody has.
+    fn free(&self) -> Vec<u32> {
+        (0..SLOTS).filter(|&slot| self.is_free(slot)).collect()
     }
 }
 
@@ -96,6 +113,8 @@ struct Candidate {
     /// The next slot of its permutation of all slots, and how far it is from each to the one after.
     next: u32,
     skip: u32,
+    /// What `skip` times is 1, modulo the size of the table; `None` until it is needed.
+    inverse: Option<u32>,
     identity: u64,
 }
 
@@ -106,30 +125,73 @@ impl Candidate {
     )]
     fn new(position: usize, backend: &Backend) -> Self {
         let hash = |seed| hash::backend_hash(backend.address, backend.port, backend.protocol, seed);
+        let skip = (hash(2) % (TABLE_SIZE as u64 - 1)) as u32 + 1;
         Self {
             position: position as u16,
             weight: u32::from(backend.weight),
             credit: 0,
             next: (hash(1) % TABLE_SIZE as u64) as u32,
-            skip: (hash(2) % (TABLE_SIZE as u64 - 1)) as u32 + 1,
+            skip,
+            inverse: None,
             identity: hash(3),
         }
     }
 
     /// Takes the next slot of this backend's permutation that nobody has. The table has a free one.
-    fn take_next(&mut self, taken: &mut Taken) -> usize {
-        loop {
-            let slot = self.next;
-            // Both are below the size of the table, which is prime: all slots come before one comes again.
-            self.next += self.skip;
-            if self.next >= SLOTS {
-                self.next -= SLOTS;
-            }
-            if taken.take(slot as usize) {
-                return slot as usize;
-            }
+    fn take_next(&mut self, taken: &mut Taken) -> u32 {
+        let mut slot = self.next;
+        while !taken.is_free(slot) {
+            slot = wrapped(slot + self.skip);
         }
+        taken.take(slot);
+        self.next = wrapped(slot + self.skip);
+        slot
     }
+
+    /// Takes that one of the `free` slots that [`Self::take_next`] would, and removes it from there. They are
+    /// in order.
+    fn take_nearest(&mut self, free: &mut Vec<u32>) -> u32 {
+        let skip = self.skip;
+        let inverse = *self.inverse.get_or_insert_with(|| inverse_of(skip));
+        // The permutation comes to `next + steps * skip` after so many steps.
+        let start = SLOTS - self.next;
+        let steps = free.iter().map(|&slot| product(wrapped(slot + start), inverse));
+        let steps = steps.min().expect("the table has a free slot");
+        let slot = wrapped(self.next + product(steps, skip));
+        let index = free.binary_search(&slot).expect("what is nearest is free");
+        free.remove(index);
+        self.next = wrapped(slot + skip);
+        slot
+    }
+}
+
+/// The sum of two numbers below the size of the table, modulo that.
+const fn wrapped(sum: u32) -> u32 {
+    // Of a sum below the size of the table this is far above it: a minimum, not a branch.
+    let less = sum.wrapping_sub(SLOTS);
+    if less < sum { less } else { sum }
+}
+
+/// The product of two numbers below the size of the table, modulo that.
+#[expect(clippy::cast_possible_truncation, reason = "both parts are below 2^17")]
+const fn product(a: u32, b: u32) -> u32 {
+    // The size is 2^16 + 1, so that 2^16 is -1: no division, and several at a time.
+    let product = a as u64 * b as u64;
+    let (low, high) = ((product & 0xffff) as u32, (product >> 16) as u32);
+    wrapped(low + SLOTS - high)
+}
+
+/// By Fermat's little theorem: `number` to the power of the size of the table less 2.
+const fn inverse_of(number: u32) -> u32 {
+    let (mut result, mut square, mut exponent) = (1, number, SLOTS - 2);
+    while exponent > 0 {
+        if exponent % 2 == 1 {
+            result = product(result, square);
+        }
+        square = product(square, square);
+        exponent /= 2;
+    }
+    result
 }
 
 #[cfg(test)]
@@ -175,8 +237,59 @@ mod tests {
         assert_eq!(owners(&backends)[..12], [1, 1, 1, 2, 3, 2, 3, 1, 2, 1, 2, 1]);
     }
 
+    #[test]
+    fn products_are_those_of_arithmetic() {
+        let numbers = [0, 1, 2, 255, 256, 257, 32_768, 65_534, 65_535, 65_536];
+        for (a, b) in numbers.into_iter().flat_map(|a| numbers.map(|b| (a, b))) {
+            assert_eq!(
+                u64::from(product(a, b)),
+                u64::from(a) * u64::from(b) % TABLE_SIZE as u64,
+                "{a} * {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_step_has_an_inverse() {
+        for number in [1, 2, 3, 255, 256, 257, 32_768, 65_535, 65_536] {
+            assert_eq!(product(number, inverse_of(number)), 1, "{number}");
+        }
+    }
+
+    /// The table as the paper builds it: each backend walks to its next free slot, to the end.
+    fn walked(backends: &[Backend]) -> Vec<u16> {
+        let mut candidates: Vec<_> = backends
+            .iter()
+            .enumerate()
+            .map(|(position, backend)| Candidate::new(position, backend))
+            .collect();
+        let heaviest = candidates.iter().map(|candidate| candidate.weight).max().unwrap();
+        candidates.sort_by_key(|candidate| (candidate.next, candidate.skip, candidate.identity));
+        let mut slots = vec![None; TABLE_SIZE];
+        while slots.contains(&None) {
+            for candidate in &mut candidates {
+                candidate.credit += candidate.weight;
+                if candidate.credit < heaviest || !slots.contains(&None) {
+                    continue;
+                }
+                candidate.credit -= heaviest;
+                while slots[candidate.next as usize].is_some() {
+                    candidate.next = (candidate.next + candidate.skip) % SLOTS;
+                }
+                slots[candidate.next as usize] = Some(candidate.position);
+            }
+        }
+        slots.into_iter().flatten().collect()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn the_table_is_that_of_the_paper(weights in prop::collection::vec(1_u16..=10, 1..400)) {
+            let backends: Vec<_> = (1..).zip(&weights).map(|(host, &weight)| backend(host, weight)).collect();
+            prop_assert_eq!(&*Maglev::build(&backends).unwrap().slots, walked(&backends));
+        }
 
         #[test]
         fn shares_follow_weights(weights in prop::collection::vec(1_u16..=10, 1..40)) {
