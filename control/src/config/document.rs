@@ -11,7 +11,7 @@ use super::node::{self, Section};
 use super::refusal::Refusal;
 use super::service::Draft;
 use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
-use super::{duration, names, nat_ports};
+use super::{duration, json, names, nat_ports};
 
 /// What the file says: everything but the services is finished.
 pub(super) struct Document {
@@ -134,9 +134,10 @@ pub(super) fn read(
 }
 
 fn parse(text: &str, file: &str, refusals: &mut Vec<Refusal>) -> Value {
-    // Plain words stay words: YAML 1.1 would read `off` as false.
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    let parsed = serde_saphyr::from_str_with_options(text, options);
+    if let Some(value) = json::read(text) {
+        return value;
+    }
+    let parsed = read_yaml(text);
     if let Ok(Value::Null) = parsed {
         // More likely half written than meant.
         refusals.push(Refusal::new(file, "empty", "a YAML mapping, {} for all defaults"));
@@ -148,6 +149,12 @@ fn parse(text: &str, file: &str, refusals: &mut Vec<Refusal>) -> Value {
         refusals.push(Refusal::new(file, reason, "a YAML mapping"));
         Value::Null
     })
+}
+
+pub(super) fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
+    // Plain words stay words: YAML 1.1 would read `off` as false.
+    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
 }
 
 fn replace<T>(target: &mut T, value: Option<T>) {

@@ -7,6 +7,7 @@ mod document;
 pub mod duration;
 mod environment;
 mod health_check;
+mod json;
 mod kubernetes;
 mod names;
 mod nat_ports;
