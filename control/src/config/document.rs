@@ -70,13 +70,18 @@ pub(super) fn read(
     for (path, value) in set.list("addresses", "a list of addresses, [] for the interface's own") {
         match value.as_str().and_then(names::unicast) {
             Some(address) if config.addresses.contains(&address) => {
-                set.refusals()
-                    .push(Refusal::new(path, address.to_string(), "each address once"));
+                set.refusals().push(Refusal::new(
+                    path.to_string(),
+                    address.to_string(),
+                    "each address once",
+                ));
             }
             Some(address) => config.addresses.push(address),
-            None => set
-                .refusals()
-                .push(Refusal::new(path, node::shown(value), names::ADDRESS_FORM)),
+            None => set.refusals().push(Refusal::new(
+                path.to_string(),
+                node::shown(value),
+                names::ADDRESS_FORM,
+            )),
         }
     }
     replace(
@@ -128,7 +133,7 @@ pub(super) fn read(
     let services = set
         .list("services", "a list of services, [] for none")
         .into_iter()
-        .map(|(path, value)| Draft::read(&path, value, set.refusals()))
+        .map(|(place, value)| Draft::read(&place, value, set.refusals()))
         .collect();
     Document { config, services }
 }
@@ -258,7 +263,7 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
     let path = parent.path("timeouts");
     let value = parent.value("timeouts");
     let keys = ["tcpEstablished", "tcpTransitory", "udp"];
-    let mut section = Section::new(&path, value, &keys, parent.refusals());
+    let mut section = Section::new(&*path, value, &keys, parent.refusals());
     for (key, target, minimum, rfc) in [
         (
             "tcpEstablished",
@@ -292,7 +297,7 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
 fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
     let path = parent.path("dns");
     let value = parent.value("dns");
-    let mut section = Section::new(&path, value, &["zone", "listen", "upstream"], parent.refusals());
+    let mut section = Section::new(&*path, value, &["zone", "listen", "upstream"], parent.refusals());
     replace(
         &mut dns.zone,
         section.optional("zone", names::ZONE_FORM, |value| names::zone(&node::text(value)?)),
@@ -305,7 +310,7 @@ fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
         match value.as_str().and_then(|text| names::socket_address(text, 53)) {
             Some(server) => dns.upstream.push(server),
             None => section.refusals().push(Refusal::new(
-                path,
+                path.to_string(),
                 node::shown(value),
                 "an address, or an address and port",
             )),
@@ -329,7 +334,7 @@ fn dns_listen(text: &str) -> Option<DnsListen> {
 fn read_admin(parent: &mut Section<'_>, admin: &mut Admin) {
     let path = parent.path("admin");
     let value = parent.value("admin");
-    let mut section = Section::new(&path, value, &["listen", "socket"], parent.refusals());
+    let mut section = Section::new(&*path, value, &["listen", "socket"], parent.refusals());
     replace(
         &mut admin.listen,
         section.optional("listen", ADMIN_LISTEN_FORM, |value| admin_listen(value.as_str()?)),

@@ -107,7 +107,7 @@ const KINDS: &str = "tcp: {} for the backends' own port, or tcp: {port: 1-65535}
 fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
     let value = section.required("tcp", KINDS, |value| value.is_object().then_some(value))?;
     let path = section.path("tcp");
-    let mut tcp = Section::new(&path, Some(value), &["port"], section.refusals());
+    let mut tcp = Section::new(&*path, Some(value), &["port"], section.refusals());
     let port = tcp.optional("port", PORTS, super::service::port);
     Some(TcpCheck { port })
 }

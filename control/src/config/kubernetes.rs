@@ -201,7 +201,7 @@ impl Kubernetes {
 fn read_topology(section: &mut Section<'_>) -> Topology {
     let path = section.path("topology");
     let value = section.value("topology");
-    let mut topology = Section::new(&path, value, &["prefer"], section.refusals());
+    let mut topology = Section::new(&*path, value, &["prefer"], section.refusals());
     let prefer = topology.optional("prefer", &names::listed(PREFERS), |value| {
         names::choice(PREFERS, value.as_str()?)
     });

@@ -4,13 +4,52 @@
 //! what is allowed. Here a refused value is replaced by its default and reading goes on; whoever
 //! reads looks at the refusals before using the result.
 
+use std::fmt;
+use std::rc::Rc;
+
 use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
 
+/// Where something stands: a path, or an item of the list there. It is written out only for a refusal, for
+/// there are thousands of items that nothing is wrong with.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    path: Rc<str>,
+    item: Option<usize>,
+}
+
+impl From<&str> for Place {
+    fn from(path: &str) -> Self {
+        Self {
+            path: path.into(),
+            item: None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.item {
+            Some(item) => write!(f, "{}[{item}]", self.path),
+            None => f.write_str(&self.path),
+        }
+    }
+}
+
+impl Place {
+    /// Where `key` of the mapping here stands.
+    fn key(&self, key: &str) -> String {
+        match (self.item, &*self.path) {
+            (None, "") => key.to_owned(),
+            _ => format!("{self}.{key}"),
+        }
+    }
+}
+
 /// The keys of one mapping, with the place where it stands.
 pub(super) struct Section<'a> {
-    path: String,
+    place: Place,
     entries: Option<&'a Map<String, Value>>,
     /// False if something other than a mapping stands here, which is refused already.
     readable: bool,
@@ -20,17 +59,19 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Reads `value` as a mapping with the keys `known` only. An absent one has no keys.
     pub(super) fn new(
-        path: &str,
+        place: impl Into<Place>,
         value: Option<&'a Value>,
         known: &[&str],
         refusals: &'a mut Vec<Refusal>,
     ) -> Self {
+        let place = place.into();
         let mut readable = true;
         let entries = match value {
             None | Some(Value::Null) => None,
             Some(Value::Object(entries)) => Some(entries),
             Some(other) => {
-                let field = if path.is_empty() { "configuration" } else { path };
+                let path = place.to_string();
+                let field = if path.is_empty() { "configuration" } else { &path };
                 refusals.push(Refusal::new(
                     field,
                     shown(other),
@@ -43,13 +84,13 @@ impl<'a> Section<'a> {
         let unknown = entries.into_iter().flat_map(Map::iter);
         for (key, value) in unknown.filter(|(key, _)| !known.contains(&key.as_str())) {
             refusals.push(Refusal::new(
-                joined(path, key),
+                place.key(key),
                 format!("unknown key (value {})", shown(value)),
                 known.join(", "),
             ));
         }
         Self {
-            path: path.to_owned(),
+            place,
             entries,
             readable,
             refusals,
@@ -58,7 +99,7 @@ impl<'a> Section<'a> {
 
     /// Where `key` stands.
     pub(super) fn path(&self, key: &str) -> String {
-        joined(&self.path, key)
+        self.place.key(key)
     }
 
     /// The raw value of `key`; an empty one (null) counts as absent.
@@ -96,14 +137,18 @@ impl<'a> Section<'a> {
     }
 
     /// The items of the list at `key`, each with its path; none if it is absent.
-    pub(super) fn list(&mut self, key: &str, allowed: &str) -> Vec<(String, &'a Value)> {
+    pub(super) fn list(&mut self, key: &str, allowed: &str) -> Vec<(Place, &'a Value)> {
         match self.value(key) {
             None => Vec::new(),
-            Some(Value::Array(items)) => items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| (format!("{}[{index}]", self.path(key)), item))
-                .collect(),
+            Some(Value::Array(items)) => {
+                let path: Rc<str> = self.path(key).into();
+                let place = |item| Place {
+                    path: Rc::clone(&path),
+                    item: Some(item),
+                };
+                let items = items.iter().enumerate();
+                items.map(|(index, item)| (place(index), item)).collect()
+            }
             Some(other) => {
                 self.refuse(key, shown(other), allowed);
                 Vec::new()
@@ -120,14 +165,6 @@ impl<'a> Section<'a> {
     /// Where refusals of nested sections go.
     pub(super) fn refusals(&mut self) -> &mut Vec<Refusal> {
         self.refusals
-    }
-}
-
-fn joined(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
     }
 }
 

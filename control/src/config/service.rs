@@ -13,7 +13,7 @@ use vl3lb_common::{Duration, Protocol};
 use super::duration;
 use super::health_check::HealthCheck;
 use super::names::{self, Discovery};
-use super::node::{self, Section};
+use super::node::{self, Place, Section};
 use super::refusal::Refusal;
 use super::selector::{SELECTOR_FORM, Selector};
 
@@ -118,9 +118,9 @@ impl Draft {
     }
 
     /// Reads one entry of `services`.
-    pub(super) fn read(path: &str, value: &Value, refusals: &mut Vec<Refusal>) -> Self {
+    pub(super) fn read(place: &Place, value: &Value, refusals: &mut Vec<Refusal>) -> Self {
         let mut section = Section::new(
-            path,
+            place.clone(),
             Some(value),
             &[
                 "name",
@@ -157,7 +157,7 @@ impl Draft {
         let source_ranges = read_source_ranges(&mut section);
         let backends = read_backends(&mut section);
         Self {
-            path: path.to_owned(),
+            path: place.to_string(),
             name,
             protocol,
             port,
@@ -305,7 +305,7 @@ fn target_port(value: &Value) -> Option<TargetPort> {
 fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
     let path = section.path("affinity");
     let value = section.value("affinity");
-    let mut affinity = Section::new(&path, value, &["clientIP"], section.refusals());
+    let mut affinity = Section::new(&*path, value, &["clientIP"], section.refusals());
     affinity.optional(
         "clientIP",
         &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_AFFINITY)),
@@ -316,12 +316,14 @@ fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
 fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
     let items = section.list("sourceRanges", "a list of networks, [] for everyone");
     let mut networks = Vec::with_capacity(items.len());
-    for (path, value) in items {
+    for (place, value) in items {
         match value.as_str().and_then(network) {
             Some(network) => networks.push(network),
-            None => section
-                .refusals()
-                .push(Refusal::new(path, node::shown(value), NETWORK_FORM)),
+            None => {
+                section
+                    .refusals()
+                    .push(Refusal::new(place.to_string(), node::shown(value), NETWORK_FORM))
+            }
         }
     }
     networks
@@ -335,10 +337,15 @@ fn network(text: &str) -> Option<IpNet> {
 
 fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
     let items = section.list("backends", "a list of backends, [] for none");
-    let mut seen: HashMap<IpAddr, String> = HashMap::new();
+    let mut seen: HashMap<IpAddr, Place> = HashMap::with_capacity(items.len());
     let mut backends = Vec::with_capacity(items.len());
-    for (path, value) in items {
-        let mut backend = Section::new(&path, Some(value), &["address", "weight"], section.refusals());
+    for (place, value) in items {
+        let mut backend = Section::new(
+            place.clone(),
+            Some(value),
+            &["address", "weight"],
+            section.refusals(),
+        );
         let address = backend.required("address", names::ADDRESS_FORM, |value| {
             names::unicast(value.as_str()?)
         });
@@ -346,7 +353,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
             node::number(value, 0..=1000).and_then(|weight| u16::try_from(weight).ok())
         });
         let Some(address) = address else { continue };
-        if let Some(first) = seen.insert(address, path.clone()) {
+        if let Some(first) = seen.insert(address, place) {
             backend.refuse(
                 "address",
                 address.to_string(),
