@@ -33,7 +33,8 @@ pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 /// Everything that should be balanced. Order does not matter and duplicates do no harm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    pub services: Vec<ServiceSpec>,
+    /// Shared with the set before where they are the same: then nobody has to compare them.
+    pub services: Vec<Arc<ServiceSpec>>,
     /// Flows of those that are dead, or whose address another one has, end at once.
     pub instances: Arc<Instances>,
     /// What was asked for and is left out, in words, beginning with what it is about.

@@ -238,7 +238,7 @@ impl From<&Config> for Desired {
                 origin: Origin::Static,
                 pod: None,
             });
-            ServiceSpec::new(service, port, backends.collect())
+            Arc::new(ServiceSpec::new(service, port, backends.collect()))
         });
         Self {
             services: services.collect(),

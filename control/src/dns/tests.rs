@@ -51,10 +51,10 @@ fn current(names: &[&str]) -> Arc<Current> {
     let update = State::new(NatPorts::new(1, 2).unwrap())
         .update(Inputs {
             desired: &Desired {
-                services: services.collect(),
+                services: services.map(Arc::new).collect(),
                 ..Desired::default()
             },
-            network: &view(&["172.16.1.103", "2001:db8::67"]),
+            network: &Arc::new(view(&["172.16.1.103", "2001:db8::67"])),
             health: &HashMap::new(),
             now: Moment {
                 monotonic: Timestamp(0),

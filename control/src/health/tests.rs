@@ -71,7 +71,7 @@ impl World {
     }
 
     fn want(&self, service: ServiceSpec) {
-        let services = vec![service];
+        let services = vec![Arc::new(service)];
         self.desired.send_replace(Some(Arc::new(Desired {
             services,
             ..Desired::default()

@@ -220,7 +220,7 @@ impl Publisher {
         if self.state.generation() != Generation(0) || network.next_hops.link == Link::RawIp {
             return None;
         }
-        let unreachable = |service: &ServiceSpec| {
+        let unreachable = |service: &Arc<ServiceSpec>| {
             let mut families = [None, None];
             for backend in &service.backends {
                 let found = matches!(network.next_hops.resolve(backend.address), NextHop::Mac(_));

@@ -168,7 +168,7 @@ fn finance(hosts: &[u8]) -> Desired {
         pod: None,
     });
     Desired {
-        services: vec![ServiceSpec {
+        services: vec![Arc::new(ServiceSpec {
             name: "finance".to_owned(),
             host: None,
             protocol: Protocol::Tcp,
@@ -181,7 +181,7 @@ fn finance(hosts: &[u8]) -> Desired {
             drain: Duration::from_secs(60),
             health_check: None,
             backends: backends.collect(),
-        }],
+        })],
         ..Desired::default()
     }
 }
@@ -364,7 +364,7 @@ async fn the_time_from_a_change_in_kubernetes_counts_from_the_first_snapshot_on(
     let desired = world.desired.clone();
     let want = |hosts: &[u8], changed: SystemTime, origin: Origin| {
         let mut finance = finance(hosts);
-        for backend in &mut finance.services[0].backends {
+        for backend in &mut Arc::make_mut(&mut finance.services[0]).backends {
             (backend.changed, backend.origin) = (Some(changed), origin);
         }
         desired.send_replace(Some(Arc::new(finance)));
@@ -448,7 +448,7 @@ async fn a_verdict_is_published_at_once() {
     let mut desired = finance(&[2, 3]);
     let mut check = HealthCheck::tcp();
     check.fall = 1;
-    desired.services[0].health_check = Some(check.clone());
+    Arc::make_mut(&mut desired.services[0]).health_check = Some(check.clone());
     let subjects: Vec<_> = desired.services[0]
         .backends
         .iter()

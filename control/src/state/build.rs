@@ -1,10 +1,7 @@
 //! The snapshot and the directory that show a state.
 
-use std::collections::HashMap;
-
-use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::report::{BackendCounts, ServiceState};
-use vl3lb_common::snapshot::{Backend, BackendState, Service, ServiceMap, ServiceSlot, Snapshot};
+use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, ServiceMap, Snapshot};
 use vl3lb_common::{ServiceKey, SourceRanges};
 
 use super::slots::{backend_slot, service_slot};
@@ -12,32 +9,19 @@ use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State};
 use crate::network::NetworkView;
 
 impl State {
-    /// All backends with their next hops, by slot.
-    pub(super) fn backend_slots(&self, network: &NetworkView) -> Vec<Option<Backend>> {
-        self.backends.map(|index, record| Backend {
-            mac: match (network.next_hops.link, network.next_hops.resolve(record.address)) {
-                (Link::Ethernet(_), NextHop::Mac(mac)) => Some(mac),
-                _ => None,
-            },
-            ..record.backend(backend_slot(index))
-        })
-    }
-
     /// Builds the pools whose members changed, and notes which services came up or went down.
-    pub(super) fn refresh_services(
-        &mut self,
-        backends: &[Option<Backend>],
-        now: Moment,
-        changes: &mut Changes,
-    ) {
-        let mut members: HashMap<ServiceSlot, (Vec<Backend>, Vec<Backend>)> = HashMap::new();
-        for backend in backends.iter().flatten() {
-            let (v4, v6) = members.entry(backend.service).or_default();
-            let family = if backend.address.is_ipv4() { v4 } else { v6 };
-            family.push(backend.clone());
-        }
-        for (index, service) in self.services.iter_mut() {
-            let (v4, v6) = members.remove(&service_slot(index)).unwrap_or_default();
+    pub(super) fn refresh_services(&mut self, now: Moment, changes: &mut Changes) {
+        for (_, service) in self.services.iter_mut() {
+            if !std::mem::take(&mut service.stale) {
+                continue;
+            }
+            // Pools have their backends by slot.
+            let mut slots: Vec<BackendSlot> = service.members.values().copied().collect();
+            slots.sort_unstable();
+            let members = slots
+                .into_iter()
+                .filter_map(|slot| Some(self.backends.get(slot.index())?.backend(slot)));
+            let (v4, v6): (Vec<_>, Vec<_>) = members.partition(|backend| backend.address.is_ipv4());
             let counts = v4.iter().chain(&v6).fold(BackendCounts::default(), count);
             service.v4.refresh(service.attributes.scheduler, &v4);
             service.v6.refresh(service.attributes.scheduler, &v6);
@@ -51,7 +35,7 @@ impl State {
     }
 
     /// The state for the workers.
-    pub(super) fn snapshot(&self, network: &NetworkView, backend_slots: Vec<Option<Backend>>) -> Snapshot {
+    pub(super) fn snapshot(&self, network: &NetworkView) -> Snapshot {
         let mut services = ServiceMap::default();
         // A removed service keeps its key while its flows drain, unless another one has it by now: its
         // packets must still come here. It takes no new flows, since all its backends are leaving.
@@ -92,7 +76,9 @@ impl State {
                 v4: record.v4.pool(),
                 v6: record.v6.pool(),
             }),
-            backend_slots,
+            backend_slots: self
+                .backends
+                .map(|index, record| record.backend(backend_slot(index))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What an update changed, for the log and the events.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::SystemTime;
@@ -111,8 +111,8 @@ pub(super) const fn why(desired: Takes, takes: Takes) -> &'static str {
 pub(super) struct TransitionCounts(BTreeMap<String, BackendTransitions>);
 
 impl TransitionCounts {
-    /// Counts what changed, and forgets services for which `known` says no.
-    pub(super) fn count(&mut self, changes: &Changes, known: impl Fn(&str) -> bool) {
+    /// Counts what changed, and forgets services that are not `known`.
+    pub(super) fn count(&mut self, changes: &Changes, known: &HashSet<&str>) {
         for event in &changes.events {
             let Event::Backend { service, to, .. } = event else {
                 continue;
@@ -126,7 +126,7 @@ impl TransitionCounts {
                 _ => {}
             }
         }
-        self.0.retain(|service, _| known(service));
+        self.0.retain(|service, _| known.contains(service.as_str()));
     }
 
     pub(super) fn of(&self, service: &str) -> BackendTransitions {

@@ -1,57 +1,72 @@
 //! How backends leave: drained, cut when their time is over, forgotten when no worker refers to them.
 
-use std::collections::HashSet;
-
-use vl3lb_common::snapshot::{BackendState, Generation, ServiceSlot};
+use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::{Duration, Timestamp};
 
 use super::change::{DEAD, REPLACED};
 use super::counts::{flows_left, generation_in_use};
 use super::record::BackendRecord;
-use super::slots::{backend_slot, service_slot};
+use super::slots::backend_slot;
 use super::standing::state_name;
-use super::wanted::{self, BackendIdentity, Holders};
 use super::{Changes, Event, Inputs, State};
 
 impl State {
     /// Whether slots wait for their last flows, so that [`Self::update`] has to look from time to
     /// time.
     pub fn is_leaving(&self) -> bool {
-        self.backends.iter().any(|(_, backend)| backend.is_leaving())
-            || self.services.iter().any(|(_, service)| service.removed.is_some())
+        !self.leaving.is_empty() || self.services.iter().any(|(_, service)| service.removed.is_some())
     }
 
     /// When the next drain time is over.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.backends
-            .iter()
+        let deadlines = self
+            .leaving_backends()
             .filter_map(|(_, backend)| match backend.state {
-                BackendState::Draining { .. } if backend.held => None,
                 BackendState::Draining { since } => Some(since + self.drain_of(backend)),
                 BackendState::Active | BackendState::Unknown | BackendState::Down | BackendState::Gone => {
                     None
                 }
-            })
-            .min()
+            });
+        deadlines.min()
     }
 
-    /// Backends of `service` that are not to be kept begin to drain.
+    /// Backends that leave, by slot.
+    fn leaving_backends(&self) -> impl Iterator<Item = (usize, &BackendRecord)> {
+        let leaving = self.leaving.iter();
+        leaving.filter_map(|&index| Some((index, self.backends.get(index)?)))
+    }
+
+    /// Keeps the list of those that leave, after a change of the backend in `slot`.
+    pub(super) fn note_leaving(&mut self, slot: BackendSlot) {
+        let backend = self.backends.get(slot.index());
+        if backend.is_some_and(BackendRecord::is_leaving) {
+            self.leaving.insert(slot.index());
+        } else {
+            self.leaving.remove(&slot.index());
+        }
+    }
+
+    /// Those of the backends `gone` of `service` that do not leave yet begin to drain.
     pub(super) fn drain_backends(
         &mut self,
         service: ServiceSlot,
-        keep: impl Fn(&BackendIdentity) -> bool,
+        gone: &[BackendSlot],
         reason: &'static str,
         next: Generation,
         inputs: Inputs<'_>,
         changes: &mut Changes,
     ) -> bool {
         let name = self.service_name(service);
-        let leaving = self.backends.iter_mut().filter(|(_, backend)| {
-            backend.service == service && !backend.is_leaving() && !keep(&backend.identity())
-        });
         let mut changed = false;
-        for (_, backend) in leaving {
+        for &slot in gone {
+            let Some(backend) = self.backends.get_mut(slot.index()) else {
+                continue;
+            };
+            if backend.is_leaving() {
+                continue;
+            }
             changed = true;
+            self.leaving.insert(slot.index());
             backend.left = inputs.now.wall;
             let from = backend.state;
             // Flows of a dead one are ended already.
@@ -76,30 +91,34 @@ impl State {
                 reason: reason.into(),
             });
         }
+        self.note_stale(service, changed);
         changed
+    }
+
+    /// Has the pools of a service looked at, if it `changed`.
+    fn note_stale(&mut self, service: ServiceSlot, changed: bool) {
+        if let Some(service) = self.services.get_mut(service.index()) {
+            service.stale |= changed;
+        }
     }
 
     /// Leaving backends lose their remaining flows when their drain time is over, or as soon as the
     /// instance is dead or another has its address.
-    pub(super) fn end_drains(
-        &mut self,
-        holders: &Holders,
-        inputs: Inputs<'_>,
-        changes: &mut Changes,
-    ) -> bool {
+    pub(super) fn end_drains(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let instances = &inputs.desired.instances;
         let over: Vec<(usize, &'static str)> = self
-            .backends
-            .iter()
+            .leaving_backends()
             .filter_map(|(index, backend)| match backend.state {
-                BackendState::Draining { since } if !backend.held => {
+                BackendState::Draining { since } => {
                     let instance = backend.instance.as_ref();
                     let reason = if inputs.now.monotonic.since(since) >= self.drain_of(backend) {
                         "its drain time is over"
                     } else if instances.is_dead(instance) {
                         DEAD
                     } else if instances.is_replaced(backend.address, instance)
-                        || wanted::is_replaced(holders, backend.protocol, &backend.identity())
+                        || self
+                            .claims
+                            .is_replaced((backend.protocol, backend.address, backend.port), instance)
                     {
                         REPLACED
                     } else {
@@ -107,11 +126,9 @@ impl State {
                     };
                     Some((index, reason))
                 }
-                BackendState::Active
-                | BackendState::Unknown
-                | BackendState::Draining { .. }
-                | BackendState::Down
-                | BackendState::Gone => None,
+                BackendState::Active | BackendState::Unknown | BackendState::Down | BackendState::Gone => {
+                    None
+                }
             })
             .collect();
         for &(index, reason) in &over {
@@ -128,6 +145,7 @@ impl State {
                 to: "gone",
                 reason: reason.into(),
             });
+            self.note_stale(slot, true);
         }
         !over.is_empty()
     }
@@ -137,12 +155,9 @@ impl State {
     pub(super) fn free_slots(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let in_use = generation_in_use(inputs.workers).unwrap_or(self.generation);
         let finished: Vec<usize> = self
-            .backends
-            .iter()
+            .leaving_backends()
             .filter(|(index, backend)| {
-                backend.is_leaving()
-                    && in_use >= backend.inactive_from
-                    && flows_left(inputs.workers, backend_slot(*index)) == 0
+                in_use >= backend.inactive_from && flows_left(inputs.workers, backend_slot(*index)) == 0
             })
             .map(|(index, _)| index)
             .collect();
@@ -150,7 +165,11 @@ impl State {
             let Some(backend) = self.backends.remove(index) else {
                 continue;
             };
-            self.by_backend.remove(&(backend.service, backend.identity()));
+            self.leaving.remove(&index);
+            if let Some(service) = self.services.get_mut(backend.service.index()) {
+                service.members.remove(&backend.identity());
+                service.stale = true;
+            }
             changes.events.push(Event::Backend {
                 service: self.service_name(backend.service),
                 backend: (backend.address, backend.port).into(),
@@ -159,13 +178,11 @@ impl State {
                 reason: "no flow is left".into(),
             });
         }
-        let left: HashSet<ServiceSlot> = self.backends.iter().map(|(_, backend)| backend.service).collect();
         let empty: Vec<usize> = self
             .services
             .iter()
-            .filter(|(index, service)| {
-                service.removed.is_some_and(|removed| in_use >= removed)
-                    && !left.contains(&service_slot(*index))
+            .filter(|(_, service)| {
+                service.removed.is_some_and(|removed| in_use >= removed) && service.members.is_empty()
             })
             .map(|(index, _)| index)
             .collect();

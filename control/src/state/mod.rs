@@ -6,9 +6,13 @@
 //! time is over, and its slot is given to another only when no worker can still refer to it. One
 //! that is desired for its old flows only drains too, without a limit of time. One that its health
 //! checks found dead keeps its slot and loses its flows, until it is up again.
+//!
+//! What did not change costs next to nothing: a service that is wanted as before is not looked at, and
+//! keeps its pools.
 
 mod build;
 mod change;
+mod claims;
 mod counts;
 mod directory;
 mod leaving;
@@ -17,18 +21,22 @@ mod slots;
 mod standing;
 #[cfg(test)]
 mod tests;
+mod unsettled;
 mod wanted;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use vl3lb_common::Timestamp;
+use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{
     BackendSlot, BackendState, Generation, MAX_BACKENDS, MAX_SERVICES, NatPorts, ServiceSlot, Snapshot,
 };
 use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{MacAddr, Timestamp};
 
 use crate::discovery::{BackendSpec, Desired, Takes};
 use crate::health::Findings;
@@ -38,11 +46,13 @@ pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
 
 use change::{TransitionCounts, why};
+use claims::Claims;
 use counts::{backend_counts, service_counts};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::{Slots, backend_slot, service_slot};
 use standing::{finding, found, state_name, wanted_state};
-use wanted::{BackendIdentity, ServiceIdentity, Wanted, WantedBackend};
+use unsettled::Unsettled;
+use wanted::{ServiceIdentity, Wanted, WantedBackend};
 
 /// One point in time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +67,7 @@ pub struct Moment {
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     pub desired: &'a Desired,
-    pub network: &'a NetworkView,
+    pub network: &'a Arc<NetworkView>,
     /// What health checks have found out.
     pub health: &'a Findings,
     pub now: Moment,
@@ -82,9 +92,11 @@ pub struct State {
     backends: Slots<BackendRecord>,
     /// Live services.
     by_service: HashMap<ServiceIdentity, ServiceSlot>,
-    /// All backends, leaving ones too.
-    by_backend: HashMap<(ServiceSlot, BackendIdentity), BackendSlot>,
-    network: Option<NetworkView>,
+    /// Who wants which address.
+    claims: Claims,
+    /// Backends that leave, by slot.
+    leaving: BTreeSet<usize>,
+    network: Option<Arc<NetworkView>>,
     problems: Vec<String>,
     transitions: TransitionCounts,
     stale: bool,
@@ -99,7 +111,8 @@ impl State {
             services: Slots::new(MAX_SERVICES),
             backends: Slots::new(MAX_BACKENDS),
             by_service: HashMap::new(),
-            by_backend: HashMap::new(),
+            claims: Claims::default(),
+            leaving: BTreeSet::new(),
             network: None,
             problems: Vec::new(),
             transitions: TransitionCounts::default(),
@@ -120,19 +133,21 @@ impl State {
 
     /// Brings slots in line with `inputs`. A snapshot if anything changed, `None` if not.
     ///
-    /// Cost: O(services + backends), and a table for each pool whose members changed.
+    /// Cost: O(services), and O(its backends) for each service that changed or has health checks, with a
+    /// table for each pool whose members changed. A snapshot costs a copy of all slots.
     pub fn update(&mut self, inputs: Inputs<'_>) -> Option<Update> {
         let next = Generation(self.generation.0 + 1);
         let mut changes = Changes::default();
         let mut changed = std::mem::take(&mut self.stale);
         let mut problems = inputs.desired.problems.clone();
-        let (wanted, holders) = wanted::collect(inputs.desired, &inputs.network.addresses, &mut problems);
+        let wanted = wanted::collect(inputs.desired, &mut problems);
+        let unsettled = self.unsettled(&wanted, &inputs.network.addresses, &mut problems);
 
         changed |= self.remove_services(&wanted, next, inputs, &mut changes);
-        for (identity, service) in &wanted {
+        for (identity, service) in &unsettled {
             changed |= self.follow_service(*identity, service, next, inputs, &mut problems, &mut changes);
         }
-        changed |= self.end_drains(&holders, inputs, &mut changes);
+        changed |= self.end_drains(inputs, &mut changes);
         changes.notable = changed;
         changed |= self.free_slots(inputs, &mut changes);
         changed |= self.follow_network(inputs.network, &mut changes);
@@ -144,17 +159,12 @@ impl State {
             return None;
         }
         self.generation = next;
-        let backends = self.backend_slots(inputs.network);
-        self.refresh_services(&backends, inputs.now, &mut changes);
-        let services = &self.services;
-        let known = |name: &str| {
-            services
-                .iter()
-                .any(|(_, service)| service.attributes.name == name)
-        };
-        self.transitions.count(&changes, known);
+        self.refresh_services(inputs.now, &mut changes);
+        let services = self.services.iter();
+        let known = services.map(|(_, service)| service.attributes.name.as_str());
+        self.transitions.count(&changes, &known.collect());
         Some(Update {
-            snapshot: Arc::new(self.snapshot(inputs.network, backends)),
+            snapshot: Arc::new(self.snapshot(inputs.network)),
             directory: Arc::new(self.directory()),
             changes,
         })
@@ -180,7 +190,8 @@ impl State {
                     name: service.attributes.name.clone(),
                 });
             }
-            self.drain_backends(slot, |_| false, "its service was removed", next, inputs, changes);
+            let Paired { gone, .. } = self.paired(slot, &[]);
+            self.drain_backends(slot, &gone, "its service was removed", next, inputs, changes);
         }
         !gone.is_empty()
     }
@@ -189,13 +200,15 @@ impl State {
     fn follow_service(
         &mut self,
         identity: ServiceIdentity,
-        wanted: &Wanted<'_>,
+        service: &Unsettled<'_>,
         next: Generation,
         inputs: Inputs<'_>,
         problems: &mut Vec<String>,
         changes: &mut Changes,
     ) -> bool {
-        let attributes = Attributes::from(wanted.spec);
+        let Unsettled { wanted, backends, .. } = service;
+        let mut is_whole = service.is_whole;
+        let attributes = Attributes::from(&**wanted.spec);
         let mut changed = false;
         let slot = match self.by_service.get(&identity) {
             Some(&slot) => {
@@ -222,19 +235,25 @@ impl State {
                 slot
             }
         };
-        let keep = |identity: &BackendIdentity| wanted.backends.contains_key(identity);
-        changed |= self.drain_backends(slot, keep, "not desired any more", next, inputs, changes);
-        for (backend, &WantedBackend { spec, takes }) in &wanted.backends {
+        let Paired { known, gone } = self.paired(slot, backends);
+        changed |= self.drain_backends(slot, &gone, "not desired any more", next, inputs, changes);
+        for (&WantedBackend { spec, takes }, known) in backends.iter().zip(known) {
             let finding = finding(wanted.spec, spec, inputs.health);
-            let known = self.by_backend.get(&(slot, backend.clone())).copied();
             let record = known.and_then(|slot| self.backends.get(slot.index()));
             let before = record.map(|record| record.state);
             let news = record.is_none_or(|record| record.changed != spec.changed);
             let to = wanted_state(takes, finding, before, inputs.now);
-            let from = if let Some(record) = known.and_then(|slot| self.backends.get_mut(slot.index())) {
-                changed |= record.follow(spec, to);
+            let from = if let Some((slot, record)) =
+                known.and_then(|slot| Some((slot, self.backends.get_mut(slot.index())?)))
+            {
+                let followed = record.follow(spec, to);
                 let from = record.state;
-                if !record.turn(to, next, inputs.now) {
+                let turned = record.turn(to, next, inputs.now);
+                changed |= followed;
+                if followed || turned {
+                    self.note_leaving(slot);
+                }
+                if !turned {
                     continue;
                 }
                 Some(from)
@@ -243,6 +262,7 @@ impl State {
             } else if self.add_backend(slot, identity, spec, to, next, inputs) {
                 None
             } else {
+                is_whole = false;
                 problems.push(format!(
                     "service {}: all {MAX_BACKENDS} places for backends are taken, by draining ones too; {} \
                      left out",
@@ -266,7 +286,34 @@ impl State {
                 reason: found(finding, from, to).map_or_else(|| why(spec.takes, takes).into(), Cow::Owned),
             });
         }
+        if let Some(service) = self.services.get_mut(slot.index()) {
+            service.stale |= changed;
+            service.settled = if is_whole {
+                wanted.specs().cloned().collect()
+            } else {
+                Vec::new()
+            };
+        }
         changed
+    }
+
+    /// The slots of those backends of a service that are `wanted`, both in order.
+    fn paired(&self, service: ServiceSlot, wanted: &[WantedBackend<'_>]) -> Paired {
+        let service = self.services.get(service.index());
+        let members = service.map(|service| &service.members);
+        let mut members = members.into_iter().flatten().peekable();
+        let mut gone = Vec::new();
+        let mut known = Vec::with_capacity(wanted.len());
+        for WantedBackend { spec, .. } in wanted {
+            while let Some((_, &slot)) = members.next_if(|(member, _)| member.order(spec) == Ordering::Less) {
+                gone.push(slot);
+            }
+            let member = members.next_if(|(member, _)| member.order(spec) == Ordering::Equal);
+            known.push(member.map(|(_, &slot)| slot));
+        }
+        gone.extend(members.map(|(_, &slot)| slot));
+        gone.sort_unstable();
+        Paired { known, gone }
     }
 
     fn add_service(
@@ -283,6 +330,9 @@ impl State {
             state: None,
             told: None,
             since: inputs.now.wall,
+            members: BTreeMap::new(),
+            settled: Vec::new(),
+            stale: true,
             v4: CachedPool::empty(),
             v6: CachedPool::empty(),
             baseline: assigned
@@ -308,6 +358,7 @@ impl State {
             protocol,
             address: spec.address,
             port: spec.port,
+            mac: mac_of(inputs.network, spec.address),
             instance: spec.instance.clone(),
             weight: spec.weight,
             origin: spec.origin,
@@ -324,24 +375,50 @@ impl State {
                 .then(|| backend_counts(inputs.workers, backend_slot(assigned.index))),
         });
         let Some(index) = index else { return false };
-        self.by_backend
-            .insert((service, spec.into()), backend_slot(index));
+        if let Some(service) = self.services.get_mut(service.index()) {
+            service.members.insert(spec.into(), backend_slot(index));
+        }
+        self.note_leaving(backend_slot(index));
         true
     }
 
-    fn follow_network(&mut self, network: &NetworkView, changes: &mut Changes) -> bool {
-        let last = self.network.as_ref();
-        if last == Some(network) {
+    fn follow_network(&mut self, network: &Arc<NetworkView>, changes: &mut Changes) -> bool {
+        let last = self.network.replace(Arc::clone(network));
+        // Told again without a change, most often.
+        if last.as_ref() == Some(network) {
             return false;
         }
         changes.notable |=
             last.is_none_or(|last| last.addresses != network.addresses || last.mtu != network.mtu);
-        self.network = Some(network.clone());
+        for (_, backend) in self.backends.iter_mut() {
+            let mac = mac_of(network, backend.address);
+            if std::mem::replace(&mut backend.mac, mac) != mac
+                && let Some(service) = self.services.get_mut(backend.service.index())
+            {
+                service.stale = true;
+            }
+        }
         true
     }
 
     fn service_name(&self, slot: ServiceSlot) -> String {
         let service = self.services.get(slot.index());
         service.map_or_else(String::new, |service| service.attributes.name.clone())
+    }
+}
+
+/// Slots of the backends of a service.
+struct Paired {
+    /// Of each that is wanted; `None` if it has none.
+    known: Vec<Option<BackendSlot>>,
+    /// Of all others, by slot.
+    gone: Vec<BackendSlot>,
+}
+
+/// Where frames to `address` go, as far as the kernel knows.
+fn mac_of(network: &NetworkView, address: IpAddr) -> Option<MacAddr> {
+    match (network.next_hops.link, network.next_hops.resolve(address)) {
+        (Link::Ethernet(_), NextHop::Mac(mac)) => Some(mac),
+        _ => None,
     }
 }

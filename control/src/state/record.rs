@@ -10,7 +10,7 @@ use vl3lb_common::report::{BackendCounts, ServiceState};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{Duration, MacAddr, Protocol};
 
 use super::wanted::BackendIdentity;
 use super::{Event, Moment};
@@ -30,6 +30,12 @@ pub(super) struct ServiceRecord {
     /// The state that was told last; `None` of a new one.
     pub(super) told: Option<ServiceState>,
     pub(super) since: SystemTime,
+    /// All its backends, leaving ones too, in order.
+    pub(super) members: BTreeMap<BackendIdentity, BackendSlot>,
+    /// What was wanted for it when all of that was done; empty if something was left out.
+    pub(super) settled: Vec<Arc<ServiceSpec>>,
+    /// Whether its pools may have to change.
+    pub(super) stale: bool,
     pub(super) v4: CachedPool,
     pub(super) v6: CachedPool,
     pub(super) baseline: Option<Arc<ServiceStats>>,
@@ -91,6 +97,8 @@ pub(super) struct BackendRecord {
     pub(super) protocol: Protocol,
     pub(super) address: IpAddr,
     pub(super) port: u16,
+    /// Of its next hop; `None` on a raw-IP link or while it is not known.
+    pub(super) mac: Option<MacAddr>,
     pub(super) instance: Option<Arc<str>>,
     pub(super) weight: u16,
     pub(super) origin: Origin,
@@ -156,7 +164,7 @@ impl BackendRecord {
         true
     }
 
-    /// As the workers see it, next hop still unknown.
+    /// As the workers see it.
     pub(super) const fn backend(&self, slot: BackendSlot) -> Backend {
         Backend {
             slot,
@@ -167,7 +175,7 @@ impl BackendRecord {
             protocol: self.protocol,
             weight: self.weight,
             state: self.state,
-            mac: None,
+            mac: self.mac,
         }
     }
 }

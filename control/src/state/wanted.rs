@@ -1,6 +1,7 @@
 //! The desired set in a form that has one entry for each thing: duplicates are merged, and what
 //! contradicts itself is left out and named.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,36 +31,35 @@ impl From<&BackendSpec> for BackendIdentity {
     }
 }
 
-/// Which instance is behind an address and port now.
-pub(super) type Holders = HashMap<(Protocol, IpAddr, u16), Option<Arc<str>>>;
-
-/// Whether another instance has the address and port of `backend` now.
-pub(super) fn is_replaced(holders: &Holders, protocol: Protocol, backend: &BackendIdentity) -> bool {
-    let holder = holders.get(&(protocol, backend.address, backend.port));
-    holder.is_some_and(|holder| *holder != backend.instance)
+impl BackendIdentity {
+    /// Its place relative to that of `spec`.
+    pub(super) fn order(&self, spec: &BackendSpec) -> Ordering {
+        (self.address, self.port, &self.instance).cmp(&(spec.address, spec.port, &spec.instance))
+    }
 }
 
-/// A service with its distinct backends.
+/// A service that is wanted, by one source or several.
+#[derive(Debug)]
 pub(super) struct Wanted<'a> {
-    pub(super) spec: &'a ServiceSpec,
-    pub(super) backends: BTreeMap<BackendIdentity, WantedBackend<'a>>,
+    /// Whose attributes count.
+    pub(super) spec: &'a Arc<ServiceSpec>,
+    /// More specifications of the same service, whose backends count too.
+    pub(super) others: Vec<&'a Arc<ServiceSpec>>,
 }
 
 /// A backend, and what it is to take: nothing if another instance has its address, whatever is desired.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct WantedBackend<'a> {
     pub(super) spec: &'a BackendSpec,
     pub(super) takes: Takes,
 }
 
-/// Each service once, by identity, and who has which address; what had to be left out is put into
-/// `problems`.
+/// Each service once, by identity; what had to be left out is put into `problems`. O(services).
 pub(super) fn collect<'a>(
     desired: &'a Desired,
-    own: &[IpAddr],
     problems: &mut Vec<String>,
-) -> (BTreeMap<ServiceIdentity, Wanted<'a>>, Holders) {
-    let mut services: Vec<&ServiceSpec> = desired.services.iter().collect();
+) -> BTreeMap<ServiceIdentity, Wanted<'a>> {
+    let mut services: Vec<&Arc<ServiceSpec>> = desired.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     let mut wanted: BTreeMap<ServiceIdentity, Wanted<'_>> = BTreeMap::new();
     let mut names: HashMap<&str, ServiceIdentity> = HashMap::new();
@@ -81,53 +81,56 @@ pub(super) fn collect<'a>(
             ));
             continue;
         }
-        let service = wanted.entry(identity).or_insert_with(|| Wanted {
-            spec,
-            backends: BTreeMap::new(),
-        });
-        for backend in &spec.backends {
-            let socket = SocketAddr::new(backend.address, backend.port);
+        wanted
+            .entry(identity)
+            .and_modify(|service| service.others.push(spec))
+            .or_insert_with(|| Wanted {
+                spec,
+                others: Vec::new(),
+            });
+    }
+    wanted
+}
+
+impl<'a> Wanted<'a> {
+    /// All that it is made from.
+    pub(super) fn specs(&self) -> impl Iterator<Item = &'a Arc<ServiceSpec>> {
+        std::iter::once(self.spec).chain(self.others.iter().copied())
+    }
+
+    /// Each backend once, by identity, without those that are the balancer itself, which `problems` gets.
+    ///
+    /// Cost: O(backends), if they come in order.
+    pub(super) fn backends(&self, own: &[IpAddr], problems: &mut Vec<String>) -> Vec<WantedBackend<'a>> {
+        let mut backends: Vec<WantedBackend<'a>> = Vec::with_capacity(self.spec.backends.len());
+        for backend in self.specs().flat_map(|spec| &spec.backends) {
             if own.contains(&backend.address) {
+                let socket = SocketAddr::new(backend.address, backend.port);
                 problems.push(format!(
                     "service {}: backend {socket} is the balancer itself; left out",
-                    spec.name
+                    self.spec.name
                 ));
                 continue;
             }
-            let wanted = WantedBackend {
+            backends.push(WantedBackend {
                 spec: backend,
                 takes: backend.takes,
-            };
-            let known = service.backends.entry(backend.into()).or_insert(wanted);
+            });
+        }
+        backends.sort_by(|a, b| place(a.spec).cmp(&place(b.spec)));
+        backends.dedup_by(|next, first| {
+            let same = place(next.spec) == place(first.spec);
             // Of two the one that gets more counts, in whatever order they come.
-            if (wanted.takes, backend.weight) > (known.takes, known.spec.weight) {
-                *known = wanted;
+            if same && (next.takes, next.spec.weight) > (first.takes, first.spec.weight) {
+                *first = *next;
             }
-        }
+            same
+        });
+        backends
     }
-    let holders = holders(&wanted);
-    for ((protocol, _), service) in &mut wanted {
-        for (identity, backend) in &mut service.backends {
-            if is_replaced(&holders, *protocol, identity) {
-                backend.takes = Takes::Nothing;
-            }
-        }
-    }
-    (wanted, holders)
 }
 
-/// The instance behind each address and port that is wanted: of several the one that takes most.
-fn holders(wanted: &BTreeMap<ServiceIdentity, Wanted<'_>>) -> Holders {
-    let mut best: HashMap<_, &BackendSpec> = HashMap::new();
-    for ((protocol, _), service) in wanted {
-        for WantedBackend { spec, .. } in service.backends.values() {
-            let holder = best.entry((*protocol, spec.address, spec.port)).or_insert(spec);
-            if (spec.takes, &spec.instance) > (holder.takes, &holder.instance) {
-                *holder = spec;
-            }
-        }
-    }
-    best.into_iter()
-        .map(|(key, spec)| (key, spec.instance.clone()))
-        .collect()
+/// As [`BackendIdentity`] compares.
+fn place(spec: &BackendSpec) -> (IpAddr, u16, Option<&Arc<str>>) {
+    (spec.address, spec.port, spec.instance.as_ref())
 }

@@ -18,7 +18,7 @@ use crate::discovery::{BackendSpec, Origin, ServiceSpec, Takes};
 /// A service that was put together, and what is wrong with its pods, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    pub(super) spec: ServiceSpec,
+    pub(super) spec: Arc<ServiceSpec>,
     pub(super) problems: BTreeSet<String>,
     /// Pods that are ready, and whose connection is not known.
     pub(super) waiting: Vec<String>,
@@ -46,7 +46,7 @@ impl View<'_> {
         let backends = self.here.choose(placed, Nearness::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
         Part {
-            spec: ServiceSpec::new(service, target_port, backends),
+            spec: Arc::new(ServiceSpec::new(service, target_port, backends)),
             problems,
             waiting: self.waiting(selected),
         }
@@ -93,7 +93,7 @@ impl View<'_> {
             backends,
         };
         Part {
-            spec,
+            spec: Arc::new(spec),
             problems,
             waiting: self.waiting(selected),
         }

@@ -186,7 +186,7 @@ impl Assembly {
 
     /// Each service with its backends: the pods that it selects, or the endpoints of the Service.
     ///
-    /// Cost: O(services + backends of those that are touched), and a copy of all backends.
+    /// Cost: O(services + backends of those that are touched).
     pub(super) fn collect(&mut self) -> Collected {
         let decided = self.decided.take().unwrap_or_else(|| self.decide());
         let mut former = std::mem::take(&mut self.parts);
@@ -216,7 +216,7 @@ impl Assembly {
         let waiting: BTreeSet<&String> = parts.clone().flat_map(|part| &part.waiting).collect();
         let collected = Collected {
             desired: Desired {
-                services: parts.clone().map(|part| part.spec.clone()).collect(),
+                services: parts.clone().map(|part| Arc::clone(&part.spec)).collect(),
                 instances: Arc::clone(&self.known.instances),
                 problems: refused.chain(told_waiting(&waiting)).collect(),
                 heard: None,

@@ -12,7 +12,7 @@ fn checked(backends: &[(u8, Takes)]) -> Desired {
             .map(|&(host, takes)| (host, "a", takes))
             .collect::<Vec<_>>(),
     );
-    desired.services[0].health_check = Some(HealthCheck::tcp());
+    changed(&mut desired, 0).health_check = Some(HealthCheck::tcp());
     desired
 }
 
@@ -183,7 +183,7 @@ fn a_removed_backend_drains_whatever_checks_say() {
 fn checks_that_begin_or_end_change_nothing_by_themselves() {
     let mut world = World::new();
     let mut unchecked = all(&[2]);
-    unchecked.services[0].health_check = None;
+    changed(&mut unchecked, 0).health_check = None;
     world.update(&unchecked);
     world.update(&all(&[2]));
     assert_eq!(world.state_of(2), Some(BackendState::Active));
@@ -203,7 +203,7 @@ fn what_was_found_of_one_instance_does_not_hold_for_the_next() {
     let mut world = World::new();
     world.find(2, Verdict::Down);
     let mut next = pods(&[(2, "b", Takes::NewFlows)]);
-    next.services[0].health_check = Some(HealthCheck::tcp());
+    changed(&mut next, 0).health_check = Some(HealthCheck::tcp());
     world.update(&next);
     assert_eq!(world.state_of(2), Some(BackendState::Unknown));
 }

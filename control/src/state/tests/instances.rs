@@ -196,7 +196,7 @@ fn the_pod_behind_a_backend_is_shown_and_moves_no_flow() {
         pod: "web/a".to_owned(),
         node: Some("worker-1".to_owned()),
     };
-    desired.services[0].backends[0].pod = Some(Arc::new(place));
+    changed(&mut desired, 0).backends[0].pod = Some(Arc::new(place));
     let before = Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
     assert!(world.update(&desired));
     let entry = world.directory().backends[0].clone().unwrap();

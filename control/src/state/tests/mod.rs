@@ -4,6 +4,7 @@ mod health;
 mod instances;
 mod news;
 mod properties;
+mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -55,8 +56,8 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
     }
 }
 
-fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> ServiceSpec {
-    ServiceSpec {
+fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> Arc<ServiceSpec> {
+    Arc::new(ServiceSpec {
         name: name.to_owned(),
         host: None,
         protocol: Protocol::Tcp,
@@ -69,7 +70,12 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> ServiceSpec {
         drain: Duration::from_secs(DRAIN),
         health_check: None,
         backends,
-    }
+    })
+}
+
+/// A service of `desired`, to be changed there alone.
+fn changed(desired: &mut Desired, index: usize) -> &mut ServiceSpec {
+    Arc::make_mut(&mut desired.services[index])
 }
 
 fn finance(hosts: &[u8]) -> Desired {
@@ -106,7 +112,7 @@ impl World {
     fn update_only(&mut self, desired: &Desired) -> Option<Update> {
         let update = self.state.update(Inputs {
             desired,
-            network: &self.network,
+            network: &Arc::new(self.network.clone()),
             health: &self.health,
             now: Moment {
                 monotonic: Timestamp(self.seconds * 1_000_000_000),
@@ -190,10 +196,10 @@ fn the_same_set_in_any_order_and_with_duplicates_changes_nothing() {
     desired.services.push(service("dns", 53, vec![]));
     assert!(world.update(&desired));
     desired.services.reverse();
-    desired.services[1].backends.reverse();
+    changed(&mut desired, 1).backends.reverse();
     assert!(!world.update(&desired));
     let again = desired.services[1].clone();
-    desired.services[1].backends.push(backend(3, 0));
+    changed(&mut desired, 1).backends.push(backend(3, 0));
     desired.services.push(again);
     assert!(!world.update(&desired));
 }
@@ -315,7 +321,7 @@ fn a_renamed_service_keeps_its_flows() {
     world.update(&finance(&[2]));
     let slot = world.slot(2);
     let mut renamed = finance(&[2]);
-    renamed.services[0].name = "money".to_owned();
+    changed(&mut renamed, 0).name = "money".to_owned();
     assert!(world.update(&renamed));
     assert_eq!(
         (world.slot(2), world.state_of(2)),
@@ -335,7 +341,7 @@ fn pools_are_kept_as_long_as_their_members_stay() {
     assert!(Arc::ptr_eq(&first, &pool(&world)));
 
     let mut heavier = finance(&[2, 3]);
-    heavier.services[0].backends[0].weight = 3;
+    changed(&mut heavier, 0).backends[0].weight = 3;
     assert!(world.update(&heavier));
     assert!(!Arc::ptr_eq(&first, &pool(&world)));
 }
@@ -344,7 +350,7 @@ fn pools_are_kept_as_long_as_their_members_stay() {
 fn each_family_has_its_own_pool() {
     let mut world = World::new();
     let mut desired = finance(&[2]);
-    desired.services[0].backends.push(BackendSpec {
+    changed(&mut desired, 0).backends.push(BackendSpec {
         address: "2001:db8::2".parse().unwrap(),
         ..backend(2, 1)
     });

@@ -137,7 +137,7 @@ proptest! {
             }
             let mut desired = finance(&last);
             if balancer == 1 {
-                desired.services[0].backends.reverse();
+                changed(&mut desired, 0).backends.reverse();
             }
             world.update(&desired);
             let snapshot = world.snapshot();
