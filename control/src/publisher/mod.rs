@@ -265,18 +265,19 @@ impl Publisher {
             .flatten();
         self.stats.note(&outcome);
         outcome?;
-        let applied_in = seen.elapsed();
+        let (applied_in, published) = (seen.elapsed(), SystemTime::now());
 
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
         self.stats.applied.observe(micros, &APPLY_BOUNDS);
         self.measure_programming(&update);
-        self.tell(&update, applied_in);
         self.current.send_replace(Some(Arc::new(Current {
-            snapshot: update.snapshot,
-            directory: update.directory,
-            published: SystemTime::now(),
+            snapshot: Arc::clone(&update.snapshot),
+            directory: Arc::clone(&update.directory),
+            published,
             applied_in,
         })));
+        // Whoever hears of a change can see it already.
+        self.tell(&update, applied_in);
         Ok(())
     }
 
