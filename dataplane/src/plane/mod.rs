@@ -32,7 +32,7 @@ const EVENTS: usize = 1024;
 /// How long all workers may take to switch to a new snapshot.
 const SWITCH_LIMIT: Duration = Duration::from_secs(2);
 /// How often to look whether they have.
-const SWITCH_POLL: Duration = Duration::from_micros(100);
+const SWITCH_POLL: Duration = Duration::from_micros(20);
 
 /// An attached data plane with running workers. Dropping it detaches and stops it.
 #[derive(Debug)]
