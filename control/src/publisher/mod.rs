@@ -6,10 +6,12 @@
 //! interface or a source is lost, the last good state stays.
 
 mod current;
+mod pace;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,13 +31,16 @@ use crate::health::Board;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::state::{self, Inputs, Moment, State, Update};
 
+use pace::Pace;
+
 pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PROGRAM_BOUNDS, PublisherStats};
 
-/// Two snapshots are at least this far apart, so that a burst of changes becomes one.
-const SETTLE: Duration = Duration::from_millis(5);
+/// Two snapshots are at least this far apart, so that a burst of changes becomes one. Those of what is wanted
+/// do not wait for those of the network: new backends bring new neighbours, one after the other.
+const SETTLE: Duration = Duration::from_millis(2);
 /// And so many times as far as it takes to work one out: with thousands of backends that change all the
-/// time the balancer still has its CPU for packets.
-const REST: u32 = 4;
+/// time this is a third of a core at most, and the balancer still has its CPU for packets.
+const REST: u32 = 2;
 /// How often workers are asked for events, and so how long an unresolved neighbour waits.
 const EVENTS: Duration = Duration::from_millis(50);
 /// How often draining backends are looked at for their last flows.
@@ -122,28 +127,26 @@ impl Publisher {
         let mut events = interval(EVENTS);
         events.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut verdicts = self.health.subscribe();
-        let mut earliest = Instant::now();
-        let mut next = Some(earliest);
+        let mut pace = Pace::from(Instant::now());
         loop {
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
                     let heard = self.desired.borrow().as_ref().and_then(|desired| desired.heard);
-                    next = Some(earliest.max(self.see(heard)));
+                    pace.wanted(self.see(heard));
                 }
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(self.see(None)));
+                    pace.network(self.see(None));
                 }
                 changed = verdicts.changed() => {
                     if changed.is_err() { return; }
-                    next = Some(earliest.max(self.see(None)));
+                    pace.wanted(self.see(None));
                 }
                 _ = events.tick() => self.take_events(),
-                () = reached(next.unwrap_or(earliest)), if next.is_some() => {
+                () = reached(pace.next()) => {
                     let wait = self.step().await;
-                    earliest = Instant::now() + SETTLE.max(self.worked * REST);
-                    next = wait.map(|wait| Instant::now() + wait.max(SETTLE));
+                    pace.stepped(Instant::now(), SETTLE.max(self.worked * REST), wait);
                 }
             }
         }
@@ -253,16 +256,14 @@ impl Publisher {
 
     /// Hands an update, the first of whose changes was seen at `seen`, to the workers.
     async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), String> {
-        let backends = update.snapshot.backend_slots.iter().flatten();
-        let addresses: HashSet<IpAddr> = backends.map(|backend| backend.address).collect();
-        self.resolver.keep(addresses);
-
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
-        let outcome = tokio::task::spawn_blocking(move || dataplane.publish(snapshot))
-            .await
-            .map_err(|error| error.to_string())
-            .flatten();
+        let publishing = tokio::task::spawn_blocking(move || dataplane.publish(snapshot));
+        // Meanwhile: new backends get their first flows when their next hop is known.
+        let backends = update.snapshot.backend_slots.iter().flatten();
+        self.resolver
+            .keep(backends.map(|backend| backend.address).collect());
+        let outcome = publishing.await.map_err(|error| error.to_string()).flatten();
         self.stats.note(&outcome);
         outcome?;
         let (applied_in, published) = (seen.elapsed(), SystemTime::now());
@@ -316,10 +317,13 @@ impl Publisher {
     }
 }
 
-/// Waits until `time`. What is due already does not wait for the timer, which counts in milliseconds.
-async fn reached(time: Instant) {
-    if time > Instant::now() {
-        sleep_until(time).await;
+/// Waits until `time`, if there is one. What is due already does not wait for the timer, which counts in
+/// milliseconds.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) if time > Instant::now() => sleep_until(time).await,
+        Some(_) => {}
+        None => pending().await,
     }
 }
 
