@@ -10,7 +10,8 @@
 //!
 //! An entry names its backend by slot and by the generation in which the backend got that slot, so
 //! it cannot stand for the slot's next owner; whether the backend still takes flows is the caller's
-//! to ask.
+//! to ask. A client may come back to a backend while it still has flows there of an earlier time, so
+//! flows remember with which [`Bond`] they began.
 
 use std::io;
 
@@ -31,7 +32,7 @@ const SECOND: u64 = 1_000_000_000;
 
 const MAGIC: [u8; 8] = *b"vl3affi\0";
 /// Raised whenever the meaning of any byte of the mapping changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What the rest of the mapping is.
 #[derive(FromBytes, IntoBytes)]
@@ -71,14 +72,35 @@ impl From<&Backend> for BackendId {
     }
 }
 
+/// Which of the backends that a client had one after the other a flow belongs to: the change by which
+/// it got that one, modulo 16. Only flows of the current one hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bond(pub(super) u8);
+
+impl Bond {
+    /// Bonds that can be told apart.
+    const NUMBERS: u8 = 16;
+}
+
+/// How a flow began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    pub bond: Bond,
+    /// Another client was forgotten before its time to make room.
+    pub evicted: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C, align(32))]
 struct Entry {
     client: [u8; 16],
     /// When the client is forgotten, in seconds on the workers' clock. That lasts for 136 years.
     deadline: u32,
-    /// Open flows of the client on this backend that began with affinity.
-    flows: u32,
+    /// Open flows of this bond. One client has no more on one backend than that has NAT ports.
+    flows: u16,
+    /// See [`Bond`].
+    bond: u8,
+    _unused: u8,
     backend_since: u32,
     backend_slot: u16,
     service_slot: u16,
@@ -165,52 +187,59 @@ impl AffinityTable {
             .map(Entry::backend)
     }
 
-    /// A flow of the client begins: it keeps `backend` for `affinity` from now on. Whether another
-    /// client was forgotten before its time to make room.
+    /// A flow of the client begins: it keeps `backend` for `affinity` from now on.
     pub fn begin(
         &mut self,
         key: &ServiceClient,
         backend: BackendId,
         now: Timestamp,
         affinity: Duration,
-    ) -> bool {
+    ) -> Begun {
         let set = self.set(key);
         let ways = &mut self.entries[set..set + WAYS];
-        let Some(place) = ways.iter().position(|entry| entry.is_of(key)).or_else(|| {
-            (0..WAYS).min_by_key(|&way| {
-                let entry = &ways[way];
-                (!entry.is_over(now), entry.flows > 0, entry.deadline)
-            })
-        }) else {
-            return false;
+        let known = ways.iter().position(|entry| entry.is_of(key));
+        let cheapest = |&way: &usize| {
+            let entry = &ways[way];
+            (!entry.is_over(now), entry.flows > 0, entry.deadline)
         };
+        let place = known.or_else(|| (0..WAYS).min_by_key(cheapest)).unwrap_or(0);
         let entry = &mut ways[place];
-        let same = entry.is_of(key);
-        let evicts = !same && !entry.is_over(now);
-        let flows = if same && entry.backend() == backend {
-            entry.flows
+        let evicted = known.is_none() && !entry.is_over(now);
+        let (bond, flows) = if known.is_some() && entry.backend() == backend {
+            (entry.bond, entry.flows)
         } else {
-            0
+            ((entry.bond + 1) % Bond::NUMBERS, 0)
         };
         *entry = Entry {
             client: key.client,
             deadline: deadline(now, affinity),
             flows: flows.saturating_add(1),
+            bond,
+            _unused: 0,
             backend_since: backend.since,
             backend_slot: index(backend.slot),
             service_slot: key.service.0,
         };
-        evicts
+        Begun {
+            bond: Bond(bond),
+            evicted,
+        }
     }
 
-    /// A flow of the client that began with affinity ends: the client keeps its backend for `affinity` from now on. Nothing
-    /// happens if it has another one by now, or was forgotten.
-    pub fn end(&mut self, key: &ServiceClient, backend: BackendSlot, now: Timestamp, affinity: Duration) {
+    /// A flow of the client that began with affinity ends: the client keeps its backend for `affinity` from
+    /// now on. Nothing happens if it has changed its backend since, or was forgotten.
+    pub fn end(
+        &mut self,
+        key: &ServiceClient,
+        (backend, bond): (BackendSlot, Bond),
+        now: Timestamp,
+        affinity: Duration,
+    ) {
         let set = self.set(key);
         let ways = &mut self.entries[set..set + WAYS];
         if let Some(entry) = ways
             .iter_mut()
-            .find(|entry| entry.is_of(key) && entry.backend_slot == index(backend))
+            .find(|entry| entry.is_of(key) && (entry.backend_slot, entry.bond) == (index(backend), bond.0))
         {
             entry.flows = entry.flows.saturating_sub(1);
             entry.deadline = deadline(now, affinity);

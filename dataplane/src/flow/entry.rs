@@ -3,6 +3,7 @@
 use vl3lb_common::{Duration, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::affinity::Bond;
 use super::key::{ReplyKey, RequestKey};
 use super::open::NewFlow;
 use super::state::State;
@@ -20,8 +21,10 @@ const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
 const LEARNED: u8 = 4;
 
-/// In [`HotEntry::flags`]: see [`HotEntry::is_sticky`].
-const STICKY: u8 = 8;
+/// In [`HotEntry::flags`]: see [`HotEntry::bond`].
+const BOUND: u8 = 8;
+/// Where in [`HotEntry::flags`] the bond's number is.
+const BOND_SHIFT: u32 = 4;
 
 /// What packets need of a flow: one cache line. Addresses are 16 bytes, IPv4 as IPv4-mapped.
 ///
@@ -146,16 +149,17 @@ impl HotEntry {
         self.set_flag(COUNTED, true);
     }
 
-    /// Whether the flow holds its client's entry in the affinity table; its end is said there.
+    /// The bond with which the flow holds its client's entry in the affinity table; its end is said
+    /// there.
     #[inline]
-    pub const fn is_sticky(&self) -> bool {
-        self.flags & STICKY != 0
+    pub fn bond(&self) -> Option<Bond> {
+        (self.flags & BOUND != 0).then_some(Bond(self.flags >> BOND_SHIFT))
     }
 
-    /// Says that the flow holds its client's entry in the affinity table.
+    /// Says that the flow holds its client's entry in the affinity table. Once.
     #[inline]
-    pub const fn set_sticky(&mut self) {
-        self.set_flag(STICKY, true);
+    pub const fn set_bond(&mut self, bond: Bond) {
+        self.flags |= BOUND | bond.0 << BOND_SHIFT;
     }
 
     /// Whether `client_mac` is the neighbour that the client's packets came from, because the kernel

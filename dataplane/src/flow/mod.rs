@@ -35,7 +35,7 @@ pub mod tcp;
 mod tests;
 mod view;
 
-pub use affinity::{AffinityTable, BackendId, ServiceClient};
+pub use affinity::{AffinityTable, BackendId, Bond, ServiceClient};
 pub use counters::ColdEntry;
 pub use entry::{HotEntry, Lifetime};
 pub use event::Announcer;

@@ -7,6 +7,7 @@ use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
 
+use super::affinity::Bond;
 use super::counters::ColdEntry;
 use super::entry::{HotEntry, Lifetime};
 use super::event::Announcer;
@@ -57,8 +58,8 @@ pub struct ClosedFlow {
     pub created: Timestamp,
     /// See [`HotEntry::is_counted`].
     pub counted: bool,
-    /// See [`HotEntry::is_sticky`].
-    pub sticky: bool,
+    /// See [`HotEntry::bond`].
+    pub bond: Option<Bond>,
 }
 
 impl ClosedFlow {
@@ -358,7 +359,7 @@ impl FlowTable {
             state: entry.state(),
             created,
             counted: entry.is_counted(),
-            sticky: entry.is_sticky(),
+            bond: entry.bond(),
         }
     }
 

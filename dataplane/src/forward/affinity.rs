@@ -11,7 +11,7 @@ use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::{Backend, BackendSlot, Duration, ServiceSlot, Snapshot, Timestamp};
 
 use super::{Engine, Origin};
-use crate::flow::{AffinityTable, BackendId, FlowId, ServiceClient};
+use crate::flow::{AffinityTable, BackendId, Bond, FlowId, ServiceClient};
 
 /// Where the flows of one service live.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,10 +130,9 @@ impl Engine {
             service,
             client: entry.client,
         };
-        if self.affinity.begin(&key, backend.into(), now, affinity) {
-            self.stats.affinity_evicted.add(1);
-        }
-        self.flows.entry_mut(id).set_sticky();
+        let begun = self.affinity.begin(&key, backend.into(), now, affinity);
+        self.stats.affinity_evicted.add(u64::from(begun.evicted));
+        self.flows.entry_mut(id).set_bond(begun.bond);
     }
 }
 
@@ -142,10 +141,10 @@ pub(super) fn flow_ended(
     table: &mut AffinityTable,
     snapshot: &Snapshot,
     key: &ServiceClient,
-    backend: BackendSlot,
+    held: (BackendSlot, Bond),
     now: Timestamp,
 ) {
-    table.end(key, backend, now, affinity_of(snapshot, key.service));
+    table.end(key, held, now, affinity_of(snapshot, key.service));
 }
 
 /// For how long clients of a service keep their backend; zero if there is no such service.

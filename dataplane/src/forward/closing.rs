@@ -74,12 +74,12 @@ fn count_closed(
     if closed.counted {
         return;
     }
-    if closed.sticky {
+    if let Some(bond) = closed.bond {
         let key = ServiceClient {
             service: closed.service_slot,
             client: closed.client,
         };
-        affinity::flow_ended(affinity, snapshot, &key, closed.backend_slot, now);
+        affinity::flow_ended(affinity, snapshot, &key, (closed.backend_slot, bond), now);
     }
     let backend = stats.backend(closed.backend_slot);
     backend.flows.set(backend.flows.get().saturating_sub(1));

@@ -398,12 +398,12 @@ impl Engine {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
         let before = entry.state();
-        let sticky = entry.is_sticky().then_some(ServiceClient {
-            service,
-            client: entry.client,
-        });
-        if let Some(key) = sticky {
-            affinity::flow_ended(&mut self.affinity, &self.snapshot, &key, slot, now);
+        if let Some(bond) = entry.bond() {
+            let key = ServiceClient {
+                service,
+                client: entry.client,
+            };
+            affinity::flow_ended(&mut self.affinity, &self.snapshot, &key, (slot, bond), now);
         }
         let created = self.flows.counters(id).created();
         let backend = self.stats.backend(slot);

@@ -1,6 +1,6 @@
 //! The affinity table: who keeps which backend for how long, and who makes room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use proptest::prelude::*;
 use vl3lb_common::{Backend, BackendState, Generation};
@@ -41,9 +41,10 @@ fn a_client_keeps_its_backend_while_a_flow_is_open_and_for_its_time_after_the_en
     let mut table = small();
     let (key, first) = (client(1), backend(16_383, 7));
     assert_eq!(table.find(&key, at(1)), None);
-    assert!(!table.begin(&key, first, at(1), TIME));
+    let begun = table.begin(&key, first, at(1), TIME);
+    assert!(!begun.evicted);
     assert_eq!(table.find(&key, at(10_000)), Some(first), "the flow is open");
-    table.end(&key, first.slot, at(10_000), TIME);
+    table.end(&key, (first.slot, begun.bond), at(10_000), TIME);
     assert_eq!(table.find(&key, at(10_060)), Some(first));
     assert_eq!(table.find(&key, at(10_061)), None);
 }
@@ -52,10 +53,9 @@ fn a_client_keeps_its_backend_while_a_flow_is_open_and_for_its_time_after_the_en
 fn each_begin_and_each_end_starts_the_time_anew() {
     let mut table = small();
     let (key, first) = (client(1), backend(4, 1));
-    table.begin(&key, first, at(0), TIME);
-    table.begin(&key, first, at(50), TIME);
-    table.end(&key, first.slot, at(55), TIME);
-    table.end(&key, first.slot, at(100), TIME);
+    let bonds = [0, 50].map(|second| table.begin(&key, first, at(second), TIME).bond);
+    table.end(&key, (first.slot, bonds[0]), at(55), TIME);
+    table.end(&key, (first.slot, bonds[1]), at(100), TIME);
     assert_eq!(table.find(&key, at(160)), Some(first));
     assert_eq!(table.find(&key, at(161)), None);
 }
@@ -66,8 +66,8 @@ fn a_time_is_never_cut_short_and_at_most_a_second_too_long() {
         let mut table = small();
         let (key, first, start) = (client(1), backend(4, 1), Timestamp(start));
         let time = Duration::from_millis(1_500);
-        table.begin(&key, first, start, time);
-        table.end(&key, first.slot, start, time);
+        let bond = table.begin(&key, first, start, time).bond;
+        table.end(&key, (first.slot, bond), start, time);
         assert_eq!(table.find(&key, start + time), Some(first));
         assert_eq!(table.find(&key, start + time + Duration::from_secs(1)), None);
     }
@@ -96,14 +96,27 @@ fn a_backend_is_not_taken_for_the_next_one_in_its_slot() {
 fn the_end_of_a_flow_on_another_backend_changes_nothing() {
     let mut table = small();
     let (key, first, second) = (client(1), backend(4, 1), backend(5, 1));
-    table.begin(&key, first, at(0), TIME);
-    table.begin(&key, second, at(10), TIME);
-    table.end(&key, second.slot, at(20), TIME);
-    table.end(&key, first.slot, at(70), TIME);
+    let on_first = table.begin(&key, first, at(0), TIME).bond;
+    let on_second = table.begin(&key, second, at(10), TIME).bond;
+    table.end(&key, (second.slot, on_second), at(20), TIME);
+    table.end(&key, (first.slot, on_first), at(70), TIME);
     assert_eq!(table.find(&key, at(80)), Some(second));
     assert_eq!(table.find(&key, at(81)), None);
-    table.end(&client(9), first.slot, at(70), TIME);
+    table.end(&client(9), (first.slot, on_first), at(70), TIME);
     assert_eq!(table.find(&client(9), at(70)), None);
+}
+
+#[test]
+fn a_flow_from_before_a_client_came_back_does_not_end_what_holds_it_now() {
+    let mut table = small();
+    let (key, first, second) = (client(1), backend(4, 1), backend(5, 1));
+    let before = table.begin(&key, first, at(0), TIME).bond;
+    table.begin(&key, second, at(10), TIME);
+    let after = table.begin(&key, first, at(20), TIME).bond;
+    table.end(&key, (first.slot, before), at(30), TIME);
+    assert_eq!(table.find(&key, at(1_000)), Some(first), "a flow is open");
+    table.end(&key, (first.slot, after), at(1_000), TIME);
+    assert_eq!(table.find(&key, at(1_061)), None);
 }
 
 #[test]
@@ -111,15 +124,17 @@ fn when_a_set_is_full_the_client_that_would_be_forgotten_first_makes_room() {
     let mut table = small();
     for number in 0..8 {
         let (key, when) = (client(number), at(100 - u64::from(number)));
-        assert!(!table.begin(&key, backend(4, 1), when, TIME));
+        let begun = table.begin(&key, backend(4, 1), when, TIME);
+        assert!(!begun.evicted);
         // Clients 0 to 3 have no open flow; of those client 3 began first.
         if number < 4 {
-            table.end(&key, BackendSlot(4), when, TIME);
+            table.end(&key, (BackendSlot(4), begun.bond), when, TIME);
         }
     }
     for (newcomer, forgotten) in [(20, 3), (21, 2), (22, 1), (23, 0), (24, 7), (25, 6)] {
         assert!(table.find(&client(forgotten), at(100)).is_some());
-        assert!(table.begin(&client(newcomer), backend(5, 1), at(200), TIME) || forgotten < 4);
+        let begun = table.begin(&client(newcomer), backend(5, 1), at(200), TIME);
+        assert!(begun.evicted || forgotten < 4);
         assert!(table.find(&client(forgotten), at(100)).is_none(), "{forgotten}");
         assert_eq!(table.find(&client(newcomer), at(200)), Some(backend(5, 1)));
     }
@@ -131,9 +146,9 @@ fn only_a_client_that_is_forgotten_before_its_time_counts_as_evicted() {
     let mut evicted = |range: std::ops::Range<u8>, now| {
         range
             .filter(|&number| {
-                let evicted = table.begin(&client(number), backend(4, 1), now, TIME);
-                table.end(&client(number), BackendSlot(4), now, TIME);
-                evicted
+                let begun = table.begin(&client(number), backend(4, 1), now, TIME);
+                table.end(&client(number), (BackendSlot(4), begun.bond), now, TIME);
+                begun.evicted
             })
             .count()
     };
@@ -157,7 +172,7 @@ fn a_table_has_an_entry_for_each_four_flows() {
         .collect();
     let evicted = keys
         .iter()
-        .filter(|key| table.begin(key, backend(1, 1), at(0), TIME))
+        .filter(|key| table.begin(key, backend(1, 1), at(0), TIME).evicted)
         .count();
     let known = keys.iter().filter(|key| table.find(key, at(0)).is_some()).count();
     assert_eq!(known + evicted, 1_000);
@@ -174,6 +189,8 @@ enum Step {
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     backend: BackendId,
+    /// How often the client has changed its backend.
+    changes: u32,
     flows: u32,
     until: Timestamp,
 }
@@ -193,19 +210,29 @@ proptest! {
     fn it_does_what_a_map_does(steps in prop::collection::vec(step(), 1..120)) {
         let mut table = small();
         let mut model: HashMap<u8, Kept> = HashMap::new();
+        let mut open: HashMap<(u8, u32), VecDeque<(Bond, u32)>> = HashMap::new();
         let mut now = at(5);
         for step in steps {
             match step {
                 Step::Begin { client: number, slot, since } => {
                     let backend = backend(slot, since);
-                    prop_assert!(!table.begin(&client(number), backend, now, TIME));
-                    let flows = model.get(&number).filter(|kept| kept.backend == backend).map_or(0, |kept| kept.flows);
-                    model.insert(number, Kept { backend, flows: flows + 1, until: now + TIME });
+                    let begun = table.begin(&client(number), backend, now, TIME);
+                    prop_assert!(!begun.evicted);
+                    let before = model.get(&number);
+                    let (changes, flows) = match before {
+                        Some(kept) if kept.backend == backend => (kept.changes, kept.flows),
+                        _ => (before.map_or(0, |kept| kept.changes + 1), 0),
+                    };
+                    model.insert(number, Kept { backend, changes, flows: flows + 1, until: now + TIME });
+                    open.entry((number, slot)).or_default().push_back((begun.bond, changes));
                 }
                 Step::End { client: number, slot } => {
-                    table.end(&client(number), BackendSlot(slot), now, TIME);
+                    let Some((bond, changes)) = open.entry((number, slot)).or_default().pop_front() else {
+                        continue;
+                    };
+                    table.end(&client(number), (BackendSlot(slot), bond), now, TIME);
                     if let Some(kept) = model.get_mut(&number)
-                        && kept.backend.slot.0 == slot
+                        && (kept.backend.slot.0, kept.changes % 16) == (slot, changes % 16)
                     {
                         kept.flows = kept.flows.saturating_sub(1);
                         kept.until = now + TIME;

@@ -109,7 +109,7 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
             state: State::Opening,
             created: at(1),
             counted: false,
-            sticky: false,
+            bond: None,
         }
     );
     assert_eq!(table.request(&request_key(&new), at(2)), None);
