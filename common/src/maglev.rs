@@ -139,6 +139,7 @@ impl Candidate {
 
     /// Takes the next slot of this backend's permutation that nobody has. The table has a free one.
     fn take_next(&mut self, taken: &mut Taken) -> u32 {
+        // The size of the table is prime: all slots come before one comes again.
         let mut slot = self.next;
         while !taken.is_free(slot) {
             slot = wrapped(slot + self.skip);

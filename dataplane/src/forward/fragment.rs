@@ -65,7 +65,7 @@ impl Engine {
         };
         let flags = TcpFlags(TcpFlags::ACK);
         let lookup = self.lookup(parsed, tuple, flags);
-        let verdict = self.balance(packet, parsed, &lookup, &None, Arrival { flags, origin, now })?;
+        let verdict = self.balance(packet, parsed, &lookup, None, Arrival { flags, origin, now })?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {

@@ -237,7 +237,7 @@ impl Engine {
                     origin,
                     now,
                 };
-                self.balance(packet, parsed, lookup, &prepared.foresight, arrival)
+                self.balance(packet, parsed, lookup, prepared.foresight.as_ref(), arrival)
             }
             &Subject::Unusual { local } => self.unusual(packet, parsed, local, origin, now),
             &Subject::Refused(reason) => Err(reason.into()),
@@ -311,7 +311,7 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         lookup: &Lookup,
-        foresight: &Option<Foresight>,
+        foresight: Option<&Foresight>,
         arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
         let Arrival { flags, origin, now } = arrival;
@@ -341,7 +341,6 @@ impl Engine {
             return self.known_request(packet, parsed, tuple, id, arrival);
         }
         self.check_source(parsed)?;
-        let foresight = *foresight;
         let service = foresight.map_or_else(|| self.service_slot(parsed, tuple), |known| Some(known.service));
         match (service, nat_owner) {
             (Some(service), _) => match self.elsewhere(service, &parsed.source, by_ports, origin) {

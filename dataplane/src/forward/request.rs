@@ -106,7 +106,7 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        foresight: Option<Foresight>,
+        foresight: Option<&Foresight>,
         arrival: Arrival,
     ) -> Result<Verdict, Refusal> {
         // First of all, so that who is not allowed learns nothing.
@@ -186,7 +186,7 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        foresight: Option<Foresight>,
+        foresight: Option<&Foresight>,
         arrival: Arrival,
     ) -> Result<(FlowId, Option<MacAddr>), DropReason> {
         let Arrival { flags, now, .. } = arrival;
