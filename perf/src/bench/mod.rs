@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<String, Failure> {
     let met = targets.iter().filter(|target| target.met == Some(true)).count();
     let judged = targets.iter().filter(|target| target.met.is_some()).count();
     Ok(format!(
-        "{}: {met} of {judged} targets met, {} not measured\n",
+        "{}: {met} of {judged} targets met, {} not judged\n",
         args.directory.join("report.md").display(),
         targets.len() - judged
     ))

@@ -129,6 +129,17 @@ fn each_target_is_judged_by_its_own_numbers() {
 }
 
 #[test]
+fn latency_that_nobody_adds_is_not_judged() {
+    let mut results = results();
+    let p99 = "halfLoadLatencySeconds.p99";
+    results.compare.0["summary"]["routing"][p99] = summary(&[(p99, 150e-6)])[p99].clone();
+    let targets = targets::all(&results);
+    let target = find(&targets, "added p99 latency");
+    assert_eq!(target.met, None);
+    assert!(target.measured.starts_with("none to none"), "{}", target.measured);
+}
+
+#[test]
 fn nothing_measured_is_nothing_judged() {
     let targets = targets::all(&Results::default());
     assert!(
