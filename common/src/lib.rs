@@ -11,9 +11,8 @@
 //! | drain | a backend gets no new flows and keeps its old ones until they end | graceful removal |
 //!
 //! Control builds a [`Snapshot`] and puts it into each worker's [`mailbox`]; workers count into
-//! [`stats`]; [`report`] is the one shape that every view (table, JSON, metrics) is made of.
-//! This crate knows neither sockets nor Kubernetes: std, crossbeam, foldhash,
-//! serde, ipnet and humantime only.
+//! [`stats`].
+//! This crate knows neither sockets nor Kubernetes: std, crossbeam, foldhash, serde and ipnet only.
 
 pub mod addr;
 pub mod dataplane;
@@ -24,7 +23,6 @@ pub mod hash;
 pub mod maglev;
 pub mod mailbox;
 pub mod next_hop;
-pub mod report;
 pub mod schedule;
 pub mod snapshot;
 pub mod source_ranges;

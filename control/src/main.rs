@@ -1,7 +1,6 @@
 //! `vl3-lb`: the balancer, and the command line that asks it.
 
 mod run;
-mod signals;
 
 use std::io::Write;
 use std::process::ExitCode;

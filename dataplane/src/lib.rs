@@ -4,14 +4,14 @@
 //!
 //! 1. `bpf/steer.bpf.c` (attached by [`steer`]) sends what is the balancer's to the queue's AF_XDP
 //!    socket; all else goes to the kernel.
-//! 2. [`xsk`] takes a burst of owned frames out of the receive ring: a [`port`].
+//! 2. [`port::xsk`] takes a burst of owned frames out of the receive ring: a [`port`].
 //! 3. [`worker`], one pinned thread per queue, reads the [`clock`] once a burst and looks for a new
 //!    snapshot.
-//! 4. [`forward`] decides about each packet: [`packet`] parses it, [`flow`] finds its flow or opens
+//! 4. [`pipeline`] decides about each packet: [`packet`] parses it, [`flow`] finds its flow or opens
 //!    one with a backend and a NAT port, [`packet`] rewrites it in place. The verdict is one of
 //!    transmit, cut, answer, hand over or drop.
-//! 5. [`handoff`] carries packets to the worker that owns their flow.
-//! 6. [`xsk`] puts what is to be sent into the transmit ring, wakes the kernel once a burst, and takes
+//! 5. [`worker::handoff`] carries packets to the worker that owns their flow.
+//! 6. [`port::xsk`] puts what is to be sent into the transmit ring, wakes the kernel once a burst, and takes
 //!    completed frames back.
 //!
 //! [`plane`] sets all of this up and is what the control side talks to.
@@ -21,14 +21,12 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod flow;
-pub mod forward;
-pub mod handoff;
 pub mod link;
 pub mod packet;
+pub mod pipeline;
 pub mod plane;
 pub mod port;
 pub mod steer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod worker;
-pub mod xsk;

@@ -4,8 +4,8 @@
 use vl3lb_dataplane::config::{Mode, ZeroCopy};
 use vl3lb_dataplane::error::SetupError;
 use vl3lb_dataplane::link::LinkInfo;
+use vl3lb_dataplane::port::xsk::{Layout, XskPort};
 use vl3lb_dataplane::steer::{Rules, Steer};
-use vl3lb_dataplane::xsk::{Layout, XskPort};
 
 /// What to open.
 #[derive(Debug, Clone, Copy)]

@@ -2,18 +2,18 @@
 
 use std::cmp::Reverse;
 
+use crate::api::{Backend, Consistency, Envelope, FlowList, Report, Service, Status};
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use vl3lb_common::Duration;
-use vl3lb_common::report::{Backend, Consistency, Envelope, FlowList, Report, Service, Status};
 
 use super::params::{BackendParams, FlowParams, ServiceParams};
 use super::{Admin, flow_events, stream};
-use crate::flow_events::MOST_FOLLOWERS;
-use crate::report::flows;
+use crate::observe::flow_events::MOST_FOLLOWERS;
+use crate::observe::report::flows;
 
 /// Flows in one answer unless told otherwise.
 const DEFAULT_FLOWS: usize = 100;

@@ -2,19 +2,19 @@
 
 use std::convert::Infallible;
 
+use crate::api::{Envelope, Event, EventList, Report, Time};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use vl3lb_common::report::{Envelope, Event, EventList, Report, Time};
 
 use super::Admin;
 use super::api::{Refused, no_service};
 use super::params::EventParams;
-use crate::events::{Batch, Follower};
-use crate::report::filter::EventFilter;
+use crate::observe::events::{Batch, Follower};
+use crate::observe::report::filter::EventFilter;
 
 pub(super) async fn events(
     State(admin): State<Admin>,

@@ -2,13 +2,13 @@
 
 use std::convert::Infallible;
 
+use crate::api::FlowEvent;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use vl3lb_common::report::FlowEvent;
 
-use crate::flow_events::Follower;
+use crate::observe::flow_events::Follower;
 
 /// Each event as it comes, `limit` opens and closes at most. Ends with the reader, else.
 pub(super) fn stream(follower: Follower, limit: Option<usize>) -> Response {

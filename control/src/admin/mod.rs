@@ -20,7 +20,7 @@ use axum::http::{StatusCode, Uri};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 
-use crate::report::Reporter;
+use crate::observe::report::Reporter;
 use api::Refused;
 
 pub use listener::{Listeners, SocketFile};

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::api::{Consistency, Envelope, Flow, Time, Warning};
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -13,11 +14,10 @@ use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use vl3lb_common::dataplane::Dataplane;
-use vl3lb_common::report::{Consistency, Envelope, Flow, Time, Warning};
 
 use super::api::WORKER_ANSWER;
-use crate::report::filter::FlowFilter;
-use crate::report::flows::{self, ServiceNames};
+use crate::observe::report::filter::FlowFilter;
+use crate::observe::report::flows::{self, ServiceNames};
 
 /// Parts that wait for the reader.
 const PARTS: usize = 4;

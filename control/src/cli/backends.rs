@@ -1,6 +1,6 @@
 //! The table of backends.
 
-use vl3lb_common::report::{Backend, BackendCheck, BackendState, Envelope, Time};
+use crate::api::{Backend, BackendCheck, BackendState, Envelope, Time};
 
 use super::number::{UNKNOWN, age, flows, latency, percent};
 use super::services::since;

@@ -8,11 +8,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api::{Backend, Envelope, Service};
 use clap::CommandFactory;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Zsh};
 use serde::de::DeserializeOwned;
-use vl3lb_common::report::{Backend, Envelope, Service};
 
 use super::args::{Cli, DEFAULT_SOCKET, Shell};
 use super::client::Client;

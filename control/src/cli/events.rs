@@ -1,6 +1,6 @@
 //! The table of events.
 
-use vl3lb_common::report::{Event, EventList, Severity};
+use crate::api::{Event, EventList, Severity};
 
 use super::number::{UNKNOWN, grouped};
 use super::table::{Cell, Column, Listing, Tone, text};

@@ -1,6 +1,6 @@
 //! The table of flows that open and close.
 
-use vl3lb_common::report::{Flow, FlowEvent, Time};
+use crate::api::{Flow, FlowEvent, Time};
 use vl3lb_common::stats::CloseCause;
 
 use super::flows::{endpoints, traffic};

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::api::{Flow, FlowList, FlowTraffic, Warning};
 use serde::Deserialize;
-use vl3lb_common::report::{Flow, FlowList, FlowTraffic, Warning};
 
 use super::number::{Digits, UNKNOWN, age_seconds, grouped};
 use super::table::{Cell, Column, Listing, number, text};

@@ -1,6 +1,6 @@
 //! Answers that have no end: what happens, as it happens.
 
-use vl3lb_common::report::{Event, FlowEvent};
+use crate::api::{Event, FlowEvent};
 
 use super::args::{EventsArgs, FlowsArgs, Global, Output};
 use super::client::Client;

@@ -24,12 +24,12 @@ mod tests;
 
 use std::path::Path;
 
+use crate::api::{Backend, Envelope, EventList, Flow, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 use serde::de::DeserializeOwned;
-use vl3lb_common::report::{Backend, Envelope, EventList, Flow, FlowList, Service, Status};
 
 use crate::config::{Config, Refusal};
-use crate::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
+use crate::observe::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
 use args::{
     BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,

@@ -1,9 +1,7 @@
 //! The tables of services, and of one service in full.
 
+use crate::api::{Backend, Envelope, EventList, ReasonCount, Service, ServiceCheck, ServiceState, Time};
 use vl3lb_common::DropReason;
-use vl3lb_common::report::{
-    Backend, Envelope, EventList, ReasonCount, Service, ServiceCheck, ServiceState, Time,
-};
 
 use super::number::{UNKNOWN, age, age_seconds, latency};
 use super::table::{Cell, Column, Table, Tone, number, text};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use vl3lb_common::report::{
+use crate::api::{
     BackendState, Discovery, Envelope, Peer, Replicas, ServiceState, Severity, Status, Time, Traffic,
     Warning, Worker,
 };

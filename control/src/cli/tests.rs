@@ -1,6 +1,6 @@
+use crate::api::{Consistency, Envelope, Flow, FlowEvent, FlowList, FlowTraffic, Report};
 use serde_json::{Value, json};
 use vl3lb_common::flow_query::FlowState;
-use vl3lb_common::report::{Consistency, Envelope, Flow, FlowEvent, FlowList, FlowTraffic, Report};
 use vl3lb_common::stats::CloseCause;
 
 use super::args::Output;
@@ -8,8 +8,8 @@ use super::number::Digits;
 use super::view::View;
 use super::{backends, events, flow_events, flows, services, status};
 use crate::golden;
-use crate::report::flows::{ServiceNames, shown};
-use crate::report::sample;
+use crate::observe::report::flows::{ServiceNames, shown};
+use crate::observe::report::sample;
 
 const TABLE: View = View {
     format: Output::Table,
@@ -145,7 +145,7 @@ fn json_is_as_it_was() {
 fn json_reads_back_as_what_was_written() {
     let report = sample::report();
     let written = json!(report.envelope(report.services.clone()));
-    let read: Envelope<vl3lb_common::report::Service> = serde_json::from_value(written).unwrap();
+    let read: Envelope<crate::api::Service> = serde_json::from_value(written).unwrap();
     assert_eq!(read.items, report.services);
     let list = flow_list(&report);
     let read: FlowList = serde_json::from_value(json!(list)).unwrap();

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::api::EventCode;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 use vl3lb_common::Duration;
-use vl3lb_common::report::EventCode;
 
 use super::file_events::FileEvents;
 use super::{
     BackendSpec, Desired, DesiredSender, ErrorReason, Origin, ServiceSpec, Source, SourceStatus, Takes,
 };
 use crate::config::{self, Config, TargetPort};
-use crate::events::{Events, Happening};
+use crate::observe::events::{Events, Happening};
 
 /// The file is looked at this often, and read when it is the same in two looks: edits, renames and
 /// ConfigMap symlink swaps are seen alike, on every file system. Where the kernel tells that the file

@@ -15,8 +15,8 @@ use tracing::debug;
 use super::stats::DnsStats;
 use super::upstream::Upstream;
 use super::zone::{Answer, Known, Zone};
+use crate::peers::BalancersReceiver;
 use crate::publisher::CurrentReceiver;
-use crate::replicas::BalancersReceiver;
 
 /// What all listeners share.
 #[derive(Debug)]

@@ -21,8 +21,8 @@ use vl3lb_common::Duration;
 
 use crate::config;
 use crate::network::NetworkReceiver;
+use crate::peers::BalancersReceiver;
 use crate::publisher::CurrentReceiver;
-use crate::replicas::BalancersReceiver;
 
 pub use stats::{DURATION_BOUNDS, DnsStats};
 

@@ -18,8 +18,8 @@ use super::*;
 use crate::config::Config;
 use crate::discovery::{Desired, ServiceSpec};
 use crate::network::NetworkView;
+use crate::peers::{Balancers, Peer};
 use crate::publisher::Current;
-use crate::replicas::{Balancers, Peer};
 use crate::state::{Inputs, Moment, State};
 
 fn view(addresses: &[&str]) -> NetworkView {

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 
+use crate::peers::Balancers;
 use crate::publisher::Current;
-use crate::replicas::Balancers;
 use crate::state::ServiceEntry;
 
 /// Names follow the snapshot within this time. Also for how long a missing name is remembered

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::api::{BackendCheck, CheckCount, CheckResult, Distribution};
 use tokio::sync::watch;
-use vl3lb_common::report::{BackendCheck, CheckCount, CheckResult, Distribution};
 use vl3lb_common::stats::Histogram;
 use vl3lb_common::{Duration, Protocol};
 

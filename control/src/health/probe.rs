@@ -4,10 +4,10 @@ use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
+use crate::api::CheckResult;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use vl3lb_common::Duration;
-use vl3lb_common::report::CheckResult;
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]

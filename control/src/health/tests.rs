@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
 
+use crate::api::CheckResult;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use vl3lb_common::Protocol;
 use vl3lb_common::next_hop::{Link, NextHops};
-use vl3lb_common::report::CheckResult;
 use vl3lb_common::schedule::Scheduler;
 
 use super::*;

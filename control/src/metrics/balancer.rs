@@ -1,6 +1,6 @@
 //! Families of the balancer as a whole: process, workers, sockets, control plane.
 
-use vl3lb_common::report::{Report, Status, Worker};
+use crate::api::{Report, Status, Worker};
 
 use super::family::Family;
 use crate::discovery::Origin;

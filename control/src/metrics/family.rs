@@ -1,8 +1,8 @@
 //! One metric family: a name, what it means, and its samples.
 
+use crate::api::Distribution;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use vl3lb_common::report::Distribution;
 
 /// What a family's samples are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,10 +12,10 @@ mod tests;
 
 use std::sync::Arc;
 
+use crate::api::Report;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::registry::Registry;
-use vl3lb_common::report::Report;
 
 pub use family::{Family, Kind};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::api::{Backend, BackendState, Report, Service, Traffic};
 use vl3lb_common::Protocol;
-use vl3lb_common::report::{Backend, BackendState, Report, Service, Traffic};
 
 use super::family::Family;
 

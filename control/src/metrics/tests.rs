@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::golden;
-use crate::report::sample;
+use crate::observe::report::sample;
 
 /// Every family with its type and labels. Names are for ever: boards and alerts use them.
 const REGISTRY: &[(&str, &str, &str)] = &[

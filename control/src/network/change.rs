@@ -1,9 +1,9 @@
 //! What people should know when the interface changes.
 
-use vl3lb_common::report::EventCode;
+use crate::api::EventCode;
 
 use super::view::NetworkView;
-use crate::events::Happening;
+use crate::observe::events::Happening;
 
 /// The difference between two views of `interface`, in words.
 pub(super) fn happenings(interface: &str, old: &NetworkView, new: &NetworkView) -> Vec<Happening> {

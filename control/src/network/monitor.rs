@@ -24,7 +24,7 @@ use super::change;
 use super::message;
 use super::tables::{Dump, Tables};
 use super::view::NetworkView;
-use crate::events::Events;
+use crate::observe::events::Events;
 
 /// Everything is read again this often, whatever the notifications said.
 const RESYNC: Duration = Duration::from_secs(30);

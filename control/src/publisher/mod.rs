@@ -26,9 +26,9 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
-use crate::events::{Events, Happening};
 use crate::health::Board;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
+use crate::observe::events::{Events, Happening};
 use crate::state::{self, Inputs, Moment, State, Update};
 
 use pace::Pace;

@@ -475,7 +475,7 @@ async fn a_verdict_is_published_at_once() {
     let second = world.published(2).await;
     assert_eq!(states(&second), [BackendState::Active, BackendState::Unknown]);
     let refused = Answer {
-        result: vl3lb_common::report::CheckResult::Refused,
+        result: crate::api::CheckResult::Refused,
         text: "refused".to_owned(),
     };
     world.health.record(&subjects[0], refused, took);

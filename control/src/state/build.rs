@@ -1,6 +1,6 @@
 //! The snapshot and the directory that show a state.
 
-use vl3lb_common::report::{BackendCounts, ServiceState};
+use crate::api::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, ServiceMap, Snapshot};
 use vl3lb_common::{ServiceKey, SourceRanges};
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use vl3lb_common::report::{BackendTransitions, ServiceState};
+use crate::api::{BackendTransitions, ServiceState};
 
 use crate::discovery::Takes;
 

@@ -17,13 +17,12 @@ use vl3lb_common::{Duration, Generation, Snapshot, Timestamp};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::SetupError;
-use crate::forward::{Engine, EngineConfig};
-use crate::handoff;
 use crate::link::{Link, LinkInfo};
 use crate::packet::Framing;
+use crate::pipeline::{Engine, EngineConfig};
+use crate::port::xsk::{Layout, XskPort};
 use crate::steer::{Rules, Steer};
-use crate::worker::{self, Inbox, Worker};
-use crate::xsk::{Layout, XskPort};
+use crate::worker::{self, Inbox, Worker, handoff};
 
 /// Frames that may be on their way from one worker to another.
 const HANDOFF_FRAMES: usize = 1024;

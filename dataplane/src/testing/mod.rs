@@ -5,9 +5,8 @@
 //! the packet path itself does not use: checks here are checks by a second implementation.
 
 pub mod builder;
-mod mem_port;
 #[cfg(test)]
 pub(crate) mod netns;
 pub mod world;
 
-pub use mem_port::{CHUNK, MemFrame, MemPort, frame, frames_of};
+pub use crate::port::memory::{CHUNK, MemFrame, MemPort, frame, frames_of};

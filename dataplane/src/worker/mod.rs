@@ -9,6 +9,7 @@
 
 mod device;
 mod doorbell;
+pub mod handoff;
 mod inbox;
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,9 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
-use crate::forward::{Engine, Origin, Verdict};
-use crate::handoff::Handoff;
+use crate::pipeline::{Engine, Origin, Verdict};
 use crate::port::{Frame, packet_frames};
+use crate::worker::handoff::Handoff;
 
 pub use device::Device;
 pub use doorbell::Doorbell;

@@ -14,9 +14,9 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 use vl3lb_dataplane::config::{Mode, ZeroCopy};
 use vl3lb_dataplane::link::LinkInfo;
+use vl3lb_dataplane::port::xsk::XskPort;
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_dataplane::steer::{Rules, Steer};
-use vl3lb_dataplane::xsk::XskPort;
 
 use crate::attachment::{Wanted, attach};
 use crate::failure::Failure;

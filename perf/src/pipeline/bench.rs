@@ -8,8 +8,8 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, ServiceSlot, Snapshot, Timestamp};
 use vl3lb_dataplane::config::Timeouts;
-use vl3lb_dataplane::forward::{Engine, EngineConfig, Origin, Verdict};
 use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::pipeline::{Engine, EngineConfig, Origin, Verdict};
 use vl3lb_dataplane::port::Frame;
 use vl3lb_dataplane::testing::{MemFrame, frame};
 

@@ -42,16 +42,16 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::api::EventCode;
 use futures_util::future;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
-use vl3lb_common::report::EventCode;
 use vl3lb_common::{Duration, Protocol};
 
 use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
 use crate::config::{self, AddressFrom, Config, Prefer, Service};
-use crate::events::{Events, Happening};
+use crate::observe::events::{Events, Happening};
 
 use connection::Server;
 use desired::{Assembly, Listening};

@@ -15,7 +15,7 @@ use super::locality::Nearness;
 use super::objects::Kept;
 use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
-use crate::replicas::MANAGER;
+use crate::peers::MANAGER;
 
 /// The `spec.loadBalancerClass` of Services that the balancer serves.
 pub(super) const CLASS: &str = "vl3-lb.io/vl3-lb";

@@ -9,10 +9,10 @@ mod unchanged;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::api::ServiceState;
 use proptest::prelude::*;
 use vl3lb_common::Duration;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
-use vl3lb_common::report::ServiceState;
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 

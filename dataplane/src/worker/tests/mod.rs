@@ -13,13 +13,13 @@ use vl3lb_common::{ServiceSlot, Snapshot};
 
 use super::*;
 use crate::config::Timeouts;
-use crate::forward::EngineConfig;
-use crate::handoff;
 use crate::packet::Framing;
+use crate::pipeline::EngineConfig;
 use crate::port::Port;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
 use crate::testing::world::{self, BACKEND, NO_BACKENDS, SERVICE};
 use crate::testing::{MemFrame, MemPort};
+use crate::worker::handoff;
 
 const FRAMES: usize = 2048;
 const HANDOFF_FRAMES: usize = 8;

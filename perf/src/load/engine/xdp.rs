@@ -14,10 +14,10 @@ use vl3lb_common::stats::XskStats;
 use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::link::{Link, LinkInfo, Path};
 use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::port::xsk::{XskFrame, XskPort};
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_dataplane::steer::{Rules, Steer};
 use vl3lb_dataplane::worker::Device;
-use vl3lb_dataplane::xsk::{XskFrame, XskPort};
 
 use super::{BURST, Engine};
 use crate::attachment::{Wanted, attach};

@@ -1,0 +1,136 @@
+//! One backend of one service, as shown.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendCheck, Distribution, Time, Traffic};
+use vl3lb_common::addr::Protocol;
+
+/// How a backend is. Ordered from worst to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    Down,
+    /// Removed: keeps its flows, gets no new ones.
+    Draining,
+    /// No health check has answered yet.
+    Unknown,
+    Up,
+}
+
+impl BackendState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Down, Self::Draining, Self::Unknown, Self::Up];
+
+    /// The value in tables, JSON, filters and labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// New flows that a backend failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failures {
+    pub reset: u64,
+    pub timeout: u64,
+    pub unreachable: u64,
+}
+
+impl Failures {
+    /// With the label value of each.
+    pub const fn by_reason(self) -> [(&'static str, u64); 3] {
+        [
+            ("reset", self.reset),
+            ("timeout", self.timeout),
+            ("unreachable", self.unreachable),
+        ]
+    }
+
+    /// All together.
+    pub const fn total(self) -> u64 {
+        self.reset + self.timeout + self.unreachable
+    }
+}
+
+/// NAT ports towards one backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NatPortUse {
+    pub used: u64,
+    pub capacity: u64,
+}
+
+/// Where frames to the backend go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NextHop {
+    /// The neighbour's MAC address.
+    pub mac: Option<String>,
+    /// `resolved` or `unresolved`.
+    pub state: String,
+}
+
+/// The end of a draining backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// When its remaining flows are cut.
+    pub deadline: Time,
+    pub flows_left: u64,
+}
+
+/// One backend of one service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    pub service: String,
+    pub protocol: Protocol,
+    pub address: IpAddr,
+    pub port: u16,
+    pub state: BackendState,
+    /// When it came into that state.
+    pub since: Option<Time>,
+    pub weight: u16,
+    /// Open flows.
+    pub flows: u64,
+    pub flows_opened_total: u64,
+    pub new_flows_per_second: Option<f64>,
+    pub failures: Failures,
+    pub failures_per_second: Option<f64>,
+    /// Client to backend.
+    #[serde(rename = "in")]
+    pub inbound: Traffic,
+    /// Backend to client.
+    #[serde(rename = "out")]
+    pub outbound: Traffic,
+    /// Time from SYN to SYN-ACK; `None` where it is kept per service only.
+    pub connect_seconds: Option<Distribution>,
+    pub nat_ports: NatPortUse,
+    /// `None` on a raw-IP link.
+    pub next_hop: Option<NextHop>,
+    /// Health checks; `None` without any.
+    pub check: Option<BackendCheck>,
+    /// How often it came into a state.
+    pub transitions: u64,
+    /// Set while it drains.
+    pub drain: Option<Drain>,
+    /// Name of the discovery source.
+    pub source: Option<String>,
+    /// Kubernetes pod and node, where discovery knows them.
+    pub pod: Option<String>,
+    pub node: Option<String>,
+}
+
+impl Backend {
+    /// Address and port, the label value of metrics.
+    pub const fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}

@@ -1,0 +1,158 @@
+//! One service, as shown.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, Time, Traffic};
+use vl3lb_common::addr::Protocol;
+use vl3lb_common::schedule::Scheduler;
+
+/// How a service is. Ordered from worst to best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// No backend takes new flows.
+    Down,
+    /// Some backends are down, or none is up yet. A draining one is no fault, nor one that has not
+    /// answered yet beside others that are up.
+    Degraded,
+    Ok,
+}
+
+impl ServiceState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Down, Self::Degraded, Self::Ok];
+
+    /// The value in tables, JSON and filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Degraded => "degraded",
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// Backends by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendCounts {
+    pub up: usize,
+    pub draining: usize,
+    pub down: usize,
+    pub unknown: usize,
+    pub total: usize,
+}
+
+impl BackendCounts {
+    /// The state of a service with these backends.
+    pub const fn state(self) -> ServiceState {
+        match (self.up, self.down) {
+            (0, _) if self.unknown == 0 => ServiceState::Down,
+            // While nobody is up, those that have not answered yet get the new flows.
+            (0, _) => ServiceState::Degraded,
+            // Else they are no fault: each new backend begins so.
+            (_, 0) => ServiceState::Ok,
+            _ => ServiceState::Degraded,
+        }
+    }
+}
+
+/// How often backends of a service came into each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTransitions {
+    pub up: u64,
+    pub draining: u64,
+    pub down: u64,
+    pub unknown: u64,
+}
+
+impl BackendTransitions {
+    /// With the label value of each.
+    pub const fn by_state(self) -> [(&'static str, u64); 4] {
+        [
+            (BackendState::Up.name(), self.up),
+            (BackendState::Draining.name(), self.draining),
+            (BackendState::Down.name(), self.down),
+            (BackendState::Unknown.name(), self.unknown),
+        ]
+    }
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub name: String,
+    pub protocol: Protocol,
+    /// The balancer's addresses, at each of which the service listens.
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+    pub target_port: u16,
+    pub scheduler: Scheduler,
+    /// For how long after a flow a client keeps its backend; `None` if it does not.
+    pub affinity_seconds: Option<f64>,
+    /// The networks of the clients that may open flows; none: everyone.
+    pub source_ranges: Vec<IpNet>,
+    /// How long flows of a removed backend may go on.
+    pub drain_seconds: f64,
+    pub selector: BTreeMap<String, String>,
+    /// `None`: backends are up as long as they are desired.
+    pub check: Option<ServiceCheck>,
+    pub state: ServiceState,
+    /// When it came into that state.
+    pub since: Option<Time>,
+    pub backends: BackendCounts,
+    pub transitions: BackendTransitions,
+    /// Open flows.
+    pub flows: u64,
+    pub flows_opened_total: u64,
+    pub new_flows_per_second: Option<f64>,
+    pub flows_closed: Vec<CauseCount>,
+    /// Client to backend.
+    #[serde(rename = "in")]
+    pub inbound: Traffic,
+    /// Backend to client.
+    #[serde(rename = "out")]
+    pub outbound: Traffic,
+    /// Every reason.
+    pub drops: Vec<ReasonCount>,
+    /// Drops of all reasons.
+    pub drops_per_second: Option<f64>,
+    /// Time from SYN to the backend's SYN-ACK.
+    pub connect_seconds: Distribution,
+    /// Life of closed flows.
+    pub flow_duration_seconds: Distribution,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_as_bad_as_its_backends() {
+        let state = |up, draining, down, unknown| {
+            BackendCounts {
+                up,
+                draining,
+                down,
+                unknown,
+                total: up + draining + down + unknown,
+            }
+            .state()
+        };
+        assert_eq!(state(0, 0, 0, 0), ServiceState::Down);
+        assert_eq!(state(0, 2, 0, 0), ServiceState::Down);
+        assert_eq!(state(8, 1, 0, 0), ServiceState::Ok);
+        assert_eq!(state(2, 0, 1, 0), ServiceState::Degraded);
+        assert_eq!(state(2, 0, 0, 1), ServiceState::Ok, "a new backend is no fault");
+        assert_eq!(state(0, 0, 0, 1), ServiceState::Degraded);
+        assert_eq!(state(2, 0, 1, 1), ServiceState::Degraded);
+        assert_eq!(state(0, 0, 1, 1), ServiceState::Degraded);
+        assert_eq!(state(0, 1, 2, 0), ServiceState::Down);
+    }
+}

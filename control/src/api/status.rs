@@ -1,0 +1,301 @@
+//! The balancer as a whole, as shown.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendCounts, Distribution, ReasonCount, Replicas, Time, Traffic};
+
+/// The vL3 interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interface {
+    pub name: String,
+    /// Driver or kind of the device.
+    pub kind: String,
+    /// `ethernet` or `raw-ip`.
+    pub link: String,
+    pub index: u32,
+    pub mtu: u16,
+    pub addresses: Vec<IpAddr>,
+    pub up: Option<bool>,
+    /// Neighbours that workers ask for and the kernel has not resolved.
+    pub neighbors_unresolved: Option<u64>,
+}
+
+/// How the data plane is attached, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mode {
+    /// Name of an [`vl3lb_common::dataplane::AttachMode`].
+    pub attach: String,
+    pub zero_copy: bool,
+    /// Why this mode and not a better one.
+    pub reason: String,
+    /// What this mode has to refuse; empty if nothing.
+    pub refuses: String,
+}
+
+/// The AF_XDP socket's own drops (XDP_STATISTICS).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XskDrops {
+    pub rx_dropped: u64,
+    pub rx_ring_full: u64,
+    pub fill_ring_empty: u64,
+    pub rx_invalid: u64,
+    pub tx_invalid: u64,
+}
+
+impl XskDrops {
+    /// With the label value of each.
+    pub const fn by_reason(self) -> [(&'static str, u64); 5] {
+        [
+            ("rx_dropped", self.rx_dropped),
+            ("rx_ring_full", self.rx_ring_full),
+            ("fill_ring_empty", self.fill_ring_empty),
+            ("rx_invalid", self.rx_invalid),
+            ("tx_invalid", self.tx_invalid),
+        ]
+    }
+}
+
+/// One worker and its queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    pub id: u16,
+    pub core: Option<usize>,
+    pub queue: u16,
+    /// Share of the time spent on bursts that had packets.
+    pub busy_ratio: Option<f64>,
+    pub packets_per_burst: Option<f64>,
+    /// Generation of the snapshot in use; `None` before the first.
+    pub generation: Option<u64>,
+    /// `None` before the first beat.
+    pub heartbeat_age_seconds: Option<f64>,
+    pub busy_seconds_total: f64,
+    pub received_packets_total: u64,
+    pub transmitted_packets_total: u64,
+    pub bursts_total: u64,
+    pub wakeups_total: u64,
+    pub handoff_packets_total: u64,
+    /// ICMP errors and TCP resets built by the balancer.
+    pub answers_total: u64,
+    /// Such answers that were not sent because of their rate limit.
+    pub answers_suppressed_total: u64,
+    /// Super-packets cut into segments.
+    pub segmented_packets_total: u64,
+    /// Clients that lost their backend before their time because the affinity table was full.
+    pub affinity_evicted_clients_total: u64,
+    pub flow_table_entries: u64,
+    pub flow_table_capacity: u64,
+    pub umem_frames_free: u64,
+    pub xsk_drops: XskDrops,
+}
+
+/// What the steer program decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Steering {
+    /// Packets to the workers.
+    pub redirect: u64,
+    /// Packets left to the kernel.
+    pub pass: u64,
+}
+
+/// Sums over all services and workers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Totals {
+    pub services_ok: usize,
+    pub services_degraded: usize,
+    pub services_down: usize,
+    pub backends: BackendCounts,
+    /// Entries in the flow tables: open flows, and finished ones that are kept for stragglers.
+    pub flows: u64,
+    pub flow_capacity: u64,
+    /// Opened less closed, so it may be negative.
+    pub flows_change_per_second: Option<f64>,
+    /// Client to backend.
+    #[serde(rename = "in")]
+    pub inbound: Traffic,
+    /// Backend to client.
+    #[serde(rename = "out")]
+    pub outbound: Traffic,
+    /// Every reason, of services and of none.
+    pub drops: Vec<ReasonCount>,
+    /// The part of `drops` that belongs to no service.
+    pub drops_without_service: Vec<ReasonCount>,
+    pub drops_per_second: Option<f64>,
+    /// Drops as a share of all packets of the window.
+    pub drop_ratio: Option<f64>,
+}
+
+/// One source of backends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Discovery {
+    /// `static`, `kubernetes` or `nsm`.
+    pub source: String,
+    /// Whether the last complete set is known and followed.
+    pub synced: bool,
+    pub last_event_time: Option<Time>,
+    pub last_error: Option<String>,
+    pub events_total: u64,
+    pub errors_total: u64,
+    /// When what is in use was last known to be right; `None` before the first complete set.
+    pub loaded_time: Option<Time>,
+    /// `errors_total` by reason.
+    pub errors: Vec<ErrorCount>,
+}
+
+/// Failures of a source for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorCount {
+    pub reason: String,
+    pub errors_total: u64,
+}
+
+/// The configuration in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFile {
+    /// `None` if everything comes from the environment.
+    pub path: Option<String>,
+    /// Whether the file as it is now is in use.
+    pub ok: bool,
+    /// When the configuration in use was read.
+    pub loaded_time: Option<Time>,
+    /// Why the file as it is now was refused.
+    pub error: Option<String>,
+}
+
+/// DNS answers by response code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RcodeCount {
+    pub rcode: String,
+    pub queries_total: u64,
+}
+
+/// The balancer's own name server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    pub zone: String,
+    /// Addresses that it listens on now.
+    pub listeners: u64,
+    pub queries: Vec<RcodeCount>,
+    /// Time that a question took.
+    pub query_duration_seconds: Distribution,
+}
+
+/// The process, as the kernel accounts it. What cannot be read is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    pub cpu_seconds_total: Option<f64>,
+    pub resident_memory_bytes: Option<u64>,
+    pub virtual_memory_bytes: Option<u64>,
+    pub open_fds: Option<u64>,
+    pub max_fds: Option<u64>,
+    /// Time that the CPU limit of the cgroup took away.
+    pub cpu_throttled_seconds_total: Option<f64>,
+}
+
+/// How much a [`Warning`] or an [`super::Event`] matters. Ordered from worst to least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Needs a person now.
+    Error,
+    /// Works, with less.
+    Warn,
+    /// A change that is as it should be; never of a [`Warning`].
+    Info,
+}
+
+impl Severity {
+    /// The value in tables and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// Something that an operator should know, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warning {
+    pub severity: Severity,
+    /// Stable name of this kind of warning.
+    pub code: String,
+    /// The service, reason or worker that it is about.
+    pub subject: Option<String>,
+    pub since: Option<Time>,
+    pub text: String,
+    /// The next command or change.
+    pub next: Option<String>,
+}
+
+/// The balancer as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub version: String,
+    pub revision: String,
+    /// The host or pod name.
+    pub instance: String,
+    pub ready: bool,
+    /// Why it is not ready.
+    pub not_ready_reason: Option<String>,
+    pub draining: bool,
+    pub start_time: Time,
+    /// When the snapshot in use was published.
+    pub snapshot_time: Option<Time>,
+    /// Time from changes that were seen to the last worker that had them.
+    pub snapshot_apply_seconds: Distribution,
+    /// Time from changes in Kubernetes, as it says, to the last worker that had them.
+    pub network_programming_seconds: Distribution,
+    /// Snapshots that did not reach the workers.
+    pub snapshot_failures_total: u64,
+    pub interface: Interface,
+    pub mode: Mode,
+    pub workers: Vec<Worker>,
+    pub steering: Steering,
+    pub totals: Totals,
+    pub discovery: Vec<Discovery>,
+    pub config: ConfigFile,
+    pub dns: Dns,
+    /// `None` where there is no group, as outside of Kubernetes.
+    pub replicas: Option<Replicas>,
+    pub process: Process,
+    /// Events that readers missed because they were slower than what happened.
+    pub events_lost_total: u64,
+    /// Who follows flows that open and close.
+    pub flow_followers: u64,
+    /// Opens and closes that they missed because they read slower than it happened.
+    pub flow_events_lost_total: u64,
+    /// Worst first.
+    pub warnings: Vec<Warning>,
+}
+
+impl Status {
+    /// Whether something is wrong: not ready, a service that is not ok, a configuration file that was
+    /// refused, or a warning that needs a person.
+    pub fn degraded(&self) -> bool {
+        !self.ready
+            || !self.config.ok
+            || self.totals.services_down > 0
+            || self.totals.services_degraded > 0
+            || self
+                .warnings
+                .iter()
+                .any(|warning| warning.severity == Severity::Error)
+    }
+}

@@ -1,0 +1,47 @@
+//! The newest events, in bounded memory.
+
+use std::collections::VecDeque;
+
+use crate::api::Event;
+
+/// Events that are kept: some 200 bytes each.
+pub(super) const CAPACITY: usize = 1024;
+
+/// A queue that forgets the oldest.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    events: VecDeque<Event>,
+    /// Events that there were so far, and so the number of the newest.
+    total: u64,
+}
+
+impl Ring {
+    /// Appends an event and gives it its number.
+    pub(super) fn push(&mut self, event: Event) {
+        self.total += 1;
+        if self.events.len() == CAPACITY {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event {
+            sequence: self.total,
+            ..event
+        });
+    }
+
+    /// Events that there were so far.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// What is kept of the events after number `sequence`, oldest first.
+    pub(super) fn after(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &Event> {
+        let from = self.events.partition_point(|event| event.sequence <= sequence);
+        self.events.range(from..)
+    }
+
+    /// How many events after number `sequence` are forgotten.
+    pub(super) fn forgotten_after(&self, sequence: u64) -> u64 {
+        let oldest_kept = self.events.front().map_or(1, |event| event.sequence);
+        (oldest_kept - 1).saturating_sub(sequence)
+    }
+}

@@ -1,0 +1,340 @@
+//! Counters and the control side's state, put together into a report.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::api::{
+    Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
+    NatPortUse, NextHop, Process, ReasonCount, Replicas, Report, Service, ServiceCheck, Time, Traffic,
+};
+use vl3lb_common::dataplane::{Attachment, Steered};
+use vl3lb_common::next_hop::{self, Link};
+use vl3lb_common::snapshot::{self, NatPorts};
+use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerStats};
+use vl3lb_common::{DropReason, Timestamp};
+
+use super::counters::{FlowCounts, Sample, ServiceCounts};
+use super::{balancer, warnings};
+use crate::discovery::SourceStatus;
+use crate::dns::DnsStats;
+use crate::health::{self, Board, Subject};
+use crate::network::NetworkView;
+use crate::publisher::{Current, PublisherStats};
+use crate::state::{BackendEntry, Directory, ServiceEntry};
+
+/// What does not change while the process runs.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The host or pod name.
+    pub instance: String,
+    pub start_time: Time,
+    pub nat_ports: NatPorts,
+    pub dns_zone: String,
+    /// `None` if everything comes from the environment.
+    pub config_path: Option<String>,
+}
+
+/// Everything that a report is made of.
+pub(super) struct Facts<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) time: Time,
+    /// The workers' clock.
+    pub(super) now: Timestamp,
+    pub(super) attachment: &'a Attachment,
+    pub(super) stats: &'a [Arc<WorkerStats>],
+    pub(super) steered: Steered,
+    pub(super) sample: &'a Sample,
+    /// What `sample` is compared with for rates.
+    pub(super) start: Option<&'a Sample>,
+    /// `None` before the first snapshot is live.
+    pub(super) current: Option<&'a Current>,
+    /// `None` before the interface was looked at.
+    pub(super) network: Option<&'a NetworkView>,
+    pub(super) health: &'a Board,
+    /// By the same board, all of one moment.
+    pub(super) checks: &'a HashMap<Subject, BackendCheck>,
+    pub(super) publisher: &'a PublisherStats,
+    pub(super) source: &'a SourceStatus,
+    pub(super) file: &'a SourceStatus,
+    pub(super) dns: &'a DnsStats,
+    pub(super) events_lost: u64,
+    pub(super) flow_followers: u64,
+    pub(super) flow_events_lost: u64,
+    /// `None` without a group.
+    pub(super) replicas: Option<Replicas>,
+    pub(super) process: Process,
+    pub(super) draining: bool,
+    /// Why it is not ready; `None` if it is.
+    pub(super) not_ready: Option<String>,
+}
+
+/// Puts the report together.
+///
+/// Cost: O(services + backends), for a reader's request and once a second.
+pub(super) fn report(facts: &Facts<'_>) -> Report {
+    let backends = backends(facts);
+    let services = services(facts, &backends);
+    let mut status = balancer::status(facts, &services, &backends);
+    status.warnings = warnings::all(facts, &status, &services, &backends);
+    Report {
+        time: facts.time,
+        generation: facts.current.map(|current| current.generation().0),
+        window_seconds: facts.window(),
+        status,
+        services,
+        backends,
+    }
+}
+
+impl Facts<'_> {
+    pub(super) fn directory(&self) -> Option<&Directory> {
+        self.current.map(|current| &*current.directory)
+    }
+
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.network
+            .map_or_else(Vec::new, |network| network.addresses.clone())
+    }
+
+    /// Seconds between the two samples.
+    pub(super) fn window(&self) -> Option<f64> {
+        self.start
+            .map(|start| rounded(self.sample.at.since(start.at).as_secs_f64()))
+    }
+
+    /// A number of the window as a rate.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a rounding error beyond 2^53 is no harm to a rate"
+    )]
+    pub(super) fn rate(&self, added: Option<u64>) -> Option<f64> {
+        Some(rounded(added? as f64 / self.window()?))
+    }
+}
+
+/// Three decimals: what is more would be noise to read.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn traffic(facts: &Facts<'_>, all: FlowCounts, added: Option<FlowCounts>) -> (Traffic, Traffic) {
+    let inbound = Traffic {
+        packets_total: all.packets_in(),
+        bytes_total: all.bytes_in(),
+        packets_per_second: facts.rate(added.map(FlowCounts::packets_in)),
+        bytes_per_second: facts.rate(added.map(FlowCounts::bytes_in)),
+    };
+    let outbound = Traffic {
+        packets_total: all.packets_out(),
+        bytes_total: all.bytes_out(),
+        packets_per_second: facts.rate(added.map(FlowCounts::packets_out)),
+        bytes_per_second: facts.rate(added.map(FlowCounts::bytes_out)),
+    };
+    (inbound, outbound)
+}
+
+/// Every reason with its count, in the order of [`DropReason::ALL`].
+pub(super) fn reasons(
+    facts: &Facts<'_>,
+    all: &[u64; DropReason::COUNT],
+    added: Option<&[u64; DropReason::COUNT]>,
+) -> Vec<ReasonCount> {
+    DropReason::ALL
+        .iter()
+        .map(|reason| ReasonCount {
+            reason: reason.name().to_owned(),
+            packets_total: all[reason.index()],
+            packets_per_second: facts.rate(added.map(|added| added[reason.index()])),
+        })
+        .collect()
+}
+
+/// Live services, by state, then name.
+fn services(facts: &Facts<'_>, backends: &[Backend]) -> Vec<Service> {
+    let mut services: Vec<_> = facts
+        .directory()
+        .into_iter()
+        .flat_map(Directory::live_services)
+        .map(|entry| service(facts, entry, backends))
+        .collect();
+    services.sort_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
+    services
+}
+
+fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Service {
+    let baseline = entry.baseline.as_deref();
+    let all = facts.sample.service(entry.slot, baseline);
+    let added: Option<ServiceCounts> = facts
+        .start
+        .map(|start| all.since(&start.service(entry.slot, baseline)));
+    let (inbound, outbound) = traffic(facts, all.flows, added.map(|added| added.flows));
+    Service {
+        name: entry.name.clone(),
+        protocol: entry.protocol,
+        addresses: facts.addresses(),
+        port: entry.port,
+        target_port: entry.target_port,
+        scheduler: entry.scheduler,
+        affinity_seconds: (!entry.affinity.is_zero()).then_some(entry.affinity.as_secs_f64()),
+        source_ranges: entry.source_ranges.clone(),
+        drain_seconds: entry.drain.as_secs_f64(),
+        selector: entry.selector.clone(),
+        check: entry.health_check.as_ref().map(|check| ServiceCheck {
+            kind: health::KIND.to_owned(),
+            port: check.tcp.port,
+            interval_seconds: check.interval.as_secs_f64(),
+            timeout_seconds: check.timeout.as_secs_f64(),
+            rise: check.rise,
+            fall: check.fall,
+            results: facts.health.results(&entry.name),
+        }),
+        state: entry.state,
+        since: Some(Time(entry.since)),
+        backends: count(backends.iter().filter(|backend| backend.service == entry.name)),
+        transitions: entry.transitions,
+        flows: all.open(),
+        flows_opened_total: all.flows.opened(),
+        new_flows_per_second: facts.rate(added.map(|added| added.flows.opened())),
+        flows_closed: CloseCause::ALL
+            .iter()
+            .zip(all.closed)
+            .map(|(cause, flows_total)| CauseCount {
+                cause: cause.name().to_owned(),
+                flows_total,
+            })
+            .collect(),
+        inbound,
+        outbound,
+        drops: reasons(facts, &all.drops, added.as_ref().map(|added| &added.drops)),
+        drops_per_second: facts.rate(added.map(|added| added.drops.iter().sum())),
+        connect_seconds: Distribution::from_buckets(&all.connect, &CONNECT_BOUNDS, all.sums[0]),
+        flow_duration_seconds: Distribution::from_buckets(&all.duration, &DURATION_BOUNDS, all.sums[1]),
+    }
+}
+
+pub(super) fn count<'a>(backends: impl Iterator<Item = &'a Backend>) -> BackendCounts {
+    backends.fold(BackendCounts::default(), |mut counts, backend| {
+        counts.total += 1;
+        match backend.state {
+            BackendState::Up => counts.up += 1,
+            BackendState::Draining => counts.draining += 1,
+            BackendState::Unknown => counts.unknown += 1,
+            BackendState::Down => counts.down += 1,
+        }
+        counts
+    })
+}
+
+/// Backends of live services, and those of removed ones that still drain, by state.
+fn backends(facts: &Facts<'_>) -> Vec<Backend> {
+    let Some(directory) = facts.directory() else {
+        return Vec::new();
+    };
+    let live: HashSet<&str> = directory
+        .live_services()
+        .map(|service| service.name.as_str())
+        .collect();
+    let mut backends: Vec<_> = directory
+        .backends
+        .iter()
+        .flatten()
+        .filter_map(|entry| Some((entry, directory.service(entry.service)?)))
+        // Another service may have the name of a removed one by now: one name, one series.
+        .filter(|(_, service)| service.live || !live.contains(service.name.as_str()))
+        .map(|(entry, service)| backend(facts, entry, service))
+        .collect();
+    backends.sort_by(|a, b| {
+        (a.state, &a.service, a.address, a.port).cmp(&(b.state, &b.service, b.address, b.port))
+    });
+    backends
+}
+
+fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> Backend {
+    let baseline = entry.baseline.as_deref();
+    let all = facts.sample.backend(entry.slot, baseline);
+    let added = facts
+        .start
+        .map(|start| all.since(&start.backend(entry.slot, baseline)));
+    let (inbound, outbound) = traffic(facts, all.flows, added.map(|added| added.flows));
+    let [reset, timeout, unreachable] = all.failed;
+    Backend {
+        service: service.name.clone(),
+        protocol: service.protocol,
+        address: entry.address,
+        port: entry.port,
+        state: match entry.state {
+            snapshot::BackendState::Active => BackendState::Up,
+            snapshot::BackendState::Unknown => BackendState::Unknown,
+            snapshot::BackendState::Down => BackendState::Down,
+            snapshot::BackendState::Draining { .. } | snapshot::BackendState::Gone => BackendState::Draining,
+        },
+        since: Some(Time(entry.since)),
+        weight: entry.weight,
+        flows: all.open,
+        flows_opened_total: all.flows.opened(),
+        new_flows_per_second: facts.rate(added.map(|added| added.flows.opened())),
+        failures: Failures {
+            reset,
+            timeout,
+            unreachable,
+        },
+        failures_per_second: facts.rate(added.map(|added| added.failed.iter().sum())),
+        inbound,
+        outbound,
+        connect_seconds: None,
+        nat_ports: NatPortUse {
+            used: all.nat_ports,
+            capacity: nat_port_capacity(facts),
+        },
+        next_hop: facts.network.and_then(|network| next_hop(network, entry.address)),
+        check: facts.checks.get(&subject(entry, service)).cloned(),
+        transitions: entry.transitions,
+        drain: entry.drain_deadline.map(|deadline| Drain {
+            deadline: Time(deadline),
+            flows_left: all.open,
+        }),
+        source: Some(entry.origin.name().to_owned()),
+        pod: entry.pod.as_ref().map(|place| place.pod.clone()),
+        node: entry.pod.as_ref().and_then(|place| place.node.clone()),
+    }
+}
+
+/// The backend as health checks know it.
+fn subject(entry: &BackendEntry, service: &ServiceEntry) -> Subject {
+    Subject {
+        protocol: service.protocol,
+        service_port: service.port,
+        address: entry.address,
+        port: entry.port,
+        instance: entry.instance.clone(),
+    }
+}
+
+/// NAT ports that all workers together have towards one backend.
+fn nat_port_capacity(facts: &Facts<'_>) -> u64 {
+    match u16::try_from(facts.stats.len()) {
+        Ok(0) | Err(_) => 0,
+        Ok(workers) => u64::from(facts.identity.nat_ports.per_worker(workers)) * u64::from(workers),
+    }
+}
+
+fn next_hop(network: &NetworkView, address: IpAddr) -> Option<NextHop> {
+    if network.next_hops.link == Link::RawIp {
+        return None;
+    }
+    Some(match network.next_hops.resolve(address) {
+        next_hop::NextHop::Mac(mac) => NextHop {
+            mac: Some(mac.to_string()),
+            state: "resolved".to_owned(),
+        },
+        next_hop::NextHop::Unresolved(_) => NextHop {
+            mac: None,
+            state: "unresolved".to_owned(),
+        },
+        next_hop::NextHop::NoRoute => NextHop {
+            mac: None,
+            state: "no_route".to_owned(),
+        },
+    })
+}

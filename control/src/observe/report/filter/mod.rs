@@ -1,0 +1,387 @@
+//! Which services, backends and flows someone asks for.
+//!
+//! The same filter twice means either, different filters mean both, and a value that starts with
+//! `!` is not wanted. Names are exact, `*` in them is a wildcard. Filters arrive as query
+//! parameters, so that a long list is cut down here and not at the reader.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::api::{Backend, BackendState, Event, Service, ServiceState, Time};
+use vl3lb_common::Protocol;
+use vl3lb_common::flow_query::{FlowRecord, FlowState};
+
+use crate::config::Refusal;
+
+/// The values of one filter.
+#[derive(Debug, Clone)]
+struct Values<T> {
+    wanted: Vec<T>,
+    unwanted: Vec<T>,
+}
+
+impl<T> Default for Values<T> {
+    fn default() -> Self {
+        Self {
+            wanted: Vec::new(),
+            unwanted: Vec::new(),
+        }
+    }
+}
+
+impl<T> Values<T> {
+    fn add(
+        &mut self,
+        name: &str,
+        text: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<(), Refusal> {
+        let (list, value) = match text.strip_prefix('!') {
+            Some(value) => (&mut self.unwanted, value),
+            None => (&mut self.wanted, text),
+        };
+        let parsed = parse(value).ok_or_else(|| Refusal::new(name, value, allowed))?;
+        list.push(parsed);
+        Ok(())
+    }
+
+    fn accept(&self, matches: impl Fn(&T) -> bool) -> bool {
+        (self.wanted.is_empty() || self.wanted.iter().any(&matches)) && !self.unwanted.iter().any(&matches)
+    }
+}
+
+/// An exact name, or one with `*` for any number of characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Name(String);
+
+impl Name {
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else {
+            return self.0 == name;
+        };
+        let Some(mut tail) = name.strip_prefix(first) else {
+            return false;
+        };
+        let mut parts: Vec<&str> = rest.split('*').collect();
+        let last = parts.pop().unwrap_or_default();
+        for part in parts {
+            match tail.find(part) {
+                Some(at) => tail = &tail[at + part.len()..],
+                None => return false,
+            }
+        }
+        tail.ends_with(last)
+    }
+}
+
+/// An address with a prefix length, or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    length: u32,
+}
+
+impl FromStr for Network {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(drop)?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Ok(width), |length| length.parse().map_err(drop))?;
+        if length <= width {
+            Ok(Self { address, length })
+        } else {
+            Err(())
+        }
+    }
+}
+
+impl Network {
+    fn contains(self, address: IpAddr) -> bool {
+        let ignored = |width: u32| width - self.length;
+        match (self.address, address) {
+            (IpAddr::V4(net), IpAddr::V4(host)) => (net.to_bits() ^ host.to_bits())
+                .checked_shr(ignored(32))
+                .is_none_or(|bits| bits == 0),
+            (IpAddr::V6(net), IpAddr::V6(host)) => (net.to_bits() ^ host.to_bits())
+                .checked_shr(ignored(128))
+                .is_none_or(|bits| bits == 0),
+            _ => false,
+        }
+    }
+}
+
+/// An address of a backend, with or without its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Endpoint {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl Endpoint {
+    fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse() {
+            return Some(Self { address, port: None });
+        }
+        let endpoint: SocketAddr = text.parse().ok()?;
+        Some(Self {
+            address: endpoint.ip(),
+            port: Some(endpoint.port()),
+        })
+    }
+
+    fn matches(self, address: IpAddr, port: u16) -> bool {
+        self.address == address && self.port.is_none_or(|wanted| wanted == port)
+    }
+}
+
+/// Names of services that must exist, and have the reader told if they do not.
+#[derive(Debug, Clone, Default)]
+struct ServiceNames(Values<Name>);
+
+impl ServiceNames {
+    fn add(&mut self, text: &str) -> Result<(), Refusal> {
+        self.0.add("service", text, "the name of a service", Name::parse)
+    }
+
+    /// The first wanted name without a wildcard that is none of `known`.
+    fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.0
+            .wanted
+            .iter()
+            .filter(|name| !name.0.contains('*'))
+            .find(|name| !known.clone().any(|known| name.matches(known)))
+            .map(|name| name.0.as_str())
+    }
+}
+
+/// Filters of services.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceFilter {
+    names: ServiceNames,
+    state: Values<ServiceState>,
+}
+
+impl ServiceFilter {
+    /// Adds a filter. `Ok(false)` if there is none of that name.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+        match name {
+            "service" => self.names.add(value)?,
+            "state" => self
+                .state
+                .add(name, value, &names(&ServiceState::ALL, |s| s.name()), |text| {
+                    by_name(&ServiceState::ALL, text, |s| s.name())
+                })?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A service that is asked for by name and is none of `known`.
+    pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.names.missing(known)
+    }
+
+    /// Whether `service` is asked for.
+    pub fn accepts(&self, service: &Service) -> bool {
+        self.names.0.accept(|name| name.matches(&service.name))
+            && self.state.accept(|&state| state == service.state)
+    }
+}
+
+/// Filters of backends.
+#[derive(Debug, Clone, Default)]
+pub struct BackendFilter {
+    names: ServiceNames,
+    state: Values<BackendState>,
+    node: Values<Name>,
+}
+
+impl BackendFilter {
+    /// Adds a filter. `Ok(false)` if there is none of that name.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+        match name {
+            "service" => self.names.add(value)?,
+            "state" => self
+                .state
+                .add(name, value, &names(&BackendState::ALL, |s| s.name()), |text| {
+                    by_name(&BackendState::ALL, text, |s| s.name())
+                })?,
+            "node" => self.node.add(name, value, "the name of a node", Name::parse)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A service that is asked for by name and is none of `known`.
+    pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.names.missing(known)
+    }
+
+    /// Whether `backend` is asked for.
+    pub fn accepts(&self, backend: &Backend) -> bool {
+        self.names.0.accept(|name| name.matches(&backend.service))
+            && self.state.accept(|&state| state == backend.state)
+            && self
+                .node
+                .accept(|name| backend.node.as_ref().is_some_and(|node| name.matches(node)))
+    }
+}
+
+/// Filters of events.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    names: ServiceNames,
+    since: Option<Duration>,
+}
+
+impl EventFilter {
+    /// Adds a filter. `Ok(false)` if there is none of that name.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+        match name {
+            "service" => self.names.add(value)?,
+            "since" => {
+                let age = duration(value)
+                    .ok_or_else(|| Refusal::new(name, value, "a duration such as 30s or 10m"))?;
+                self.since = Some(age);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A service that is asked for by name and is none of `known`.
+    pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.names.missing(known)
+    }
+
+    /// Whether `event` is asked for at `now`.
+    pub fn accepts(&self, event: &Event, now: Time) -> bool {
+        let service = event.service.as_deref();
+        self.names
+            .0
+            .accept(|name| service.is_some_and(|service| name.matches(service)))
+            && self.since.is_none_or(|since| now.since(event.time) <= since)
+    }
+
+    /// Whether events before `oldest` are asked for at `now`.
+    pub fn reaches_beyond(&self, oldest: Time, now: Time) -> bool {
+        self.since.is_none_or(|since| now.since(oldest) < since)
+    }
+}
+
+/// Filters of flows.
+#[derive(Debug, Clone, Default)]
+pub struct FlowFilter {
+    names: ServiceNames,
+    backend: Values<Endpoint>,
+    client: Values<Network>,
+    port: Values<u16>,
+    nat_port: Values<u16>,
+    protocol: Values<Protocol>,
+    state: Values<FlowState>,
+    older: Values<Duration>,
+    idle: Values<Duration>,
+    worker: Values<u16>,
+}
+
+impl FlowFilter {
+    /// Adds a filter. `Ok(false)` if there is none of that name.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+        const PORT: &str = "0-65535";
+        const DURATION: &str = "a duration such as 30s or 5m";
+        match name {
+            "service" => self.names.add(value)?,
+            "backend" => {
+                self.backend
+                    .add(name, value, "an address, with or without a port", Endpoint::parse)?
+            }
+            "client" => self
+                .client
+                .add(name, value, "an address or a network such as 10.0.0.0/8", parse)?,
+            "port" => self.port.add(name, value, PORT, parse)?,
+            "nat-port" => self.nat_port.add(name, value, PORT, parse)?,
+            "proto" => self.protocol.add(name, value, "TCP or UDP", protocol)?,
+            "state" => self
+                .state
+                .add(name, value, &names(&FlowState::ALL, |s| s.name()), |text| {
+                    by_name(&FlowState::ALL, text, |s| s.name())
+                })?,
+            "older" => self.older.add(name, value, DURATION, duration)?,
+            "idle" => self.idle.add(name, value, DURATION, duration)?,
+            "worker" => self.worker.add(name, value, "the number of a worker", parse)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A service that is asked for by name and is none of `known`.
+    pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
+        self.names.missing(known)
+    }
+
+    /// Whether `flow` of the service called `service` is asked for.
+    pub fn accepts(&self, flow: &FlowRecord, service: Option<&str>) -> bool {
+        self.names
+            .0
+            .accept(|name| service.is_some_and(|service| name.matches(service)))
+            && self.port.accept(|&port| port == flow.service_port)
+            && self.nat_port.accept(|&port| port == flow.nat_port)
+            && self.protocol.accept(|&protocol| protocol == flow.protocol)
+            && self.state.accept(|&state| state == flow.state)
+            && self.worker.accept(|&worker| worker == flow.worker)
+            && self.client.accept(|network| network.contains(flow.client))
+            && self
+                .backend
+                .accept(|backend| backend.matches(flow.backend, flow.backend_port))
+            && self
+                .older
+                .accept(|age| u128::from(flow.age_micros) >= age.as_micros())
+            && self
+                .idle
+                .accept(|idle| u128::from(flow.idle_micros) >= idle.as_micros())
+    }
+
+    /// Whether flows of `worker` can be asked for at all.
+    pub fn accepts_worker(&self, worker: u16) -> bool {
+        self.worker.accept(|&wanted| wanted == worker)
+    }
+}
+
+fn parse<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
+}
+
+fn protocol(text: &str) -> Option<Protocol> {
+    by_name(
+        &[Protocol::Tcp, Protocol::Udp],
+        &text.to_ascii_uppercase(),
+        |protocol| protocol.name(),
+    )
+}
+
+fn by_name<T: Copy>(all: &[T], text: &str, name: impl Fn(T) -> &'static str) -> Option<T> {
+    all.iter().copied().find(|&value| name(value) == text)
+}
+
+fn names<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str) -> String {
+    let names: Vec<_> = all.iter().map(|&value| name(value)).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests;

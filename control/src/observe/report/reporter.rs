@@ -1,0 +1,284 @@
+//! The one place that reports are asked for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::api::{Report, Time};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use vl3lb_common::dataplane::{Attachment, Dataplane};
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{Duration, Timestamp};
+
+use super::build::{self, Facts, Identity};
+use super::counters::{Sample, Window};
+use super::flows::{ServiceNames, service_names};
+use super::process;
+use super::since::Onsets;
+use crate::discovery::SourceStatus;
+use crate::dns::DnsStats;
+use crate::health::Board;
+use crate::network::NetworkReceiver;
+use crate::observe::events::{Capacity, Events};
+use crate::observe::flow_events::FlowEvents;
+use crate::peers::Membership;
+use crate::publisher::{Current, CurrentReceiver, PublisherStats};
+
+/// A worker that has not come round for so long is stuck: idle ones come round every second.
+pub const WORKER_STUCK: Duration = Duration::from_secs(30);
+/// Counters are sampled this often.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// Where the reporter looks.
+pub struct Sources {
+    pub dataplane: Arc<dyn Dataplane>,
+    /// What the workers use; `None` before the first snapshot is live.
+    pub current: CurrentReceiver,
+    pub network: NetworkReceiver,
+    pub health: Arc<Board>,
+    /// How the source of backends is doing.
+    pub source: watch::Receiver<SourceStatus>,
+    /// How the configuration file is doing; the same where it is the source.
+    pub file: watch::Receiver<SourceStatus>,
+    pub publisher: Arc<PublisherStats>,
+    pub dns: Arc<DnsStats>,
+    pub events: Arc<Events>,
+    /// `None` without a group.
+    pub membership: Option<Membership>,
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("current", &self.current)
+            .field("network", &self.network)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes reports, and says whether the balancer is ready and alive.
+#[derive(Debug)]
+pub struct Reporter {
+    identity: Identity,
+    sources: Sources,
+    flow_events: Arc<FlowEvents>,
+    /// Workers are first expected to come round from then on.
+    started: Timestamp,
+    window: Mutex<Window>,
+    onsets: Mutex<Onsets>,
+    draining: AtomicBool,
+}
+
+impl Reporter {
+    /// A reporter without samples: rates are unknown until [`Self::run`] has taken some.
+    pub fn new(identity: Identity, sources: Sources) -> Self {
+        let current = sources.current.clone();
+        Self {
+            identity,
+            flow_events: Arc::new(FlowEvents::new(Arc::clone(&sources.dataplane), current)),
+            started: sources.dataplane.now(),
+            sources,
+            window: Mutex::default(),
+            onsets: Mutex::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Samples the counters once a second, for ever, and looks what there is to warn of, so that it is
+    /// known since when, and what becomes full.
+    pub async fn run(&self) {
+        let mut ticks = interval(SAMPLE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut capacity = Capacity::default();
+        loop {
+            ticks.tick().await;
+            self.sample();
+            for happening in capacity.follow(&self.report()) {
+                self.sources.events.tell(happening);
+            }
+        }
+    }
+
+    /// Takes one sample.
+    pub fn sample(&self) {
+        let sample = self.read_counters(self.current().as_deref());
+        lock(&self.window).push(sample);
+    }
+
+    /// Everything there is to tell now.
+    ///
+    /// Cost: O(services + backends).
+    pub fn report(&self) -> Report {
+        let current = self.current();
+        let network = self.sources.network.borrow().clone();
+        let source = self.sources.source.borrow().clone();
+        let file = self.sources.file.borrow().clone();
+        let dataplane = &*self.sources.dataplane;
+        let sample = self.read_counters(current.as_deref());
+        let start = lock(&self.window).start(sample.at);
+        let time = Time::now();
+        let mut report = build::report(&Facts {
+            identity: &self.identity,
+            time,
+            now: dataplane.now(),
+            attachment: dataplane.attachment(),
+            stats: dataplane.stats(),
+            steered: dataplane.steered(),
+            sample: &sample,
+            start: start.as_deref(),
+            current: current.as_deref(),
+            network: network.as_deref(),
+            health: &self.sources.health,
+            checks: &self.sources.health.checks(),
+            publisher: &self.sources.publisher,
+            source: &source,
+            file: &file,
+            dns: &self.sources.dns,
+            events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
+            flow_followers: self.flow_events.followers(),
+            flow_events_lost: self.flow_events.lost(),
+            replicas: self.sources.membership.as_ref().map(Membership::report),
+            process: process::read(),
+            draining: self.is_draining(),
+            not_ready: self.readiness().err(),
+        });
+        lock(&self.onsets).follow(&mut report.status.warnings, time);
+        report
+    }
+
+    /// Whether workers are bound and a complete snapshot is live. Errors: why not.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("shutting down: existing flows are finishing".to_owned());
+        }
+        let Attachment { interface, index, .. } = self.sources.dataplane.attachment();
+        match self.sources.network.borrow().as_deref() {
+            None => return Err(format!("interface {interface} has not been looked at yet")),
+            Some(network) if network.index.is_none() => {
+                return Err(format!("interface {interface} is not there"));
+            }
+            // The workers' sockets went with the old one.
+            Some(network) if network.index != Some(*index) => {
+                return Err(format!(
+                    "interface {interface} was removed and made again: restart the balancer"
+                ));
+            }
+            Some(network) if network.addresses.is_empty() => {
+                return Err(format!("interface {interface} has no address to balance on"));
+            }
+            Some(_) => {}
+        }
+        if self.sources.current.borrow().is_none() {
+            let reason = "no complete set of services is live yet";
+            return Err(match &self.sources.source.borrow().error {
+                Some(error) => format!("{reason}: {error}"),
+                None => reason.to_owned(),
+            });
+        }
+        for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
+            if stats.heartbeat.get() == 0 {
+                return Err(format!("worker {id} has not started"));
+            }
+            if stats.generation.get() == 0 {
+                return Err(format!("worker {id} has no snapshot yet"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all workers come round, which is all that a restart could mend. Errors: which one
+    /// does not.
+    pub fn health(&self) -> Result<(), String> {
+        let now = self.sources.dataplane.now();
+        for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
+            let age = now.since(self.started.max(Timestamp(stats.heartbeat.get())));
+            if age > WORKER_STUCK {
+                return Err(format!("worker {id} has not come round for {}s", age.as_secs()));
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on the balancer is not ready: it is shutting down.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Flows that are open now. Finished ones that are only kept for stragglers do not count.
+    pub fn open_flows(&self) -> u64 {
+        let current = self.current();
+        let backends = current
+            .iter()
+            .flat_map(|current| current.directory.backends.iter().flatten());
+        backends
+            .flat_map(|backend| {
+                let stats = self.sources.dataplane.stats();
+                stats.iter().map(|stats| stats.backend(backend.slot).flows.get())
+            })
+            .sum()
+    }
+
+    /// The longest time that a service lets flows of a removed backend go on.
+    pub fn longest_drain(&self) -> Duration {
+        let current = self.current();
+        let services = current
+            .iter()
+            .flat_map(|current| current.directory.live_services());
+        services.map(|service| service.drain).max().unwrap_or_default()
+    }
+
+    /// What happened so far.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.sources.events
+    }
+
+    /// Flows that open and close, to be followed.
+    pub fn flow_events(&self) -> &Arc<FlowEvents> {
+        &self.flow_events
+    }
+
+    /// The workers, to ask for flows.
+    pub fn dataplane(&self) -> Arc<dyn Dataplane> {
+        Arc::clone(&self.sources.dataplane)
+    }
+
+    /// Names of services by slot, removed ones with flows too.
+    pub fn service_names(&self) -> ServiceNames {
+        let current = self.current();
+        current.map_or_else(ServiceNames::new, |current| service_names(&current.directory))
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn current(&self) -> Option<Arc<Current>> {
+        self.sources.current.borrow().clone()
+    }
+
+    fn read_counters(&self, current: Option<&Current>) -> Sample {
+        let (services, backends) = current.map_or((0, 0), |current| {
+            let directory = &current.directory;
+            (directory.services.len(), directory.backends.len())
+        });
+        let dataplane = &self.sources.dataplane;
+        Sample::read(
+            dataplane.now(),
+            dataplane.stats(),
+            services,
+            backends,
+            process::throttled_now(),
+        )
+    }
+}
+
+/// Neighbours that workers could not ask for because their ring was full.
+fn lost_by_workers(stats: &[Arc<WorkerStats>]) -> u64 {
+    stats.iter().map(|worker| worker.events_lost.get()).sum()
+}
+
+/// What is locked here is consistent after every step, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

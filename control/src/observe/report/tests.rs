@@ -1,0 +1,274 @@
+use std::sync::Arc;
+
+use crate::api::{BackendState, ServiceState, Severity};
+use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
+use vl3lb_common::stats::ServiceStats;
+use vl3lb_common::{DropReason, snapshot};
+
+use super::filter::FlowFilter;
+use super::flows::{FlowOrder, select};
+use super::sample::{self, at, flow, live};
+
+#[test]
+fn services_and_backends_come_worst_first() {
+    let report = sample::report();
+    let services: Vec<_> = report
+        .services
+        .iter()
+        .map(|s| (s.name.as_str(), s.state))
+        .collect();
+    assert_eq!(
+        services,
+        [
+            ("ledger", ServiceState::Down),
+            ("dns", ServiceState::Ok),
+            ("finance", ServiceState::Ok)
+        ]
+    );
+    let backends: Vec<_> = report
+        .backends
+        .iter()
+        .map(|b| (b.service.as_str(), b.state))
+        .collect();
+    assert_eq!(
+        backends,
+        [
+            ("ledger", BackendState::Down),
+            ("finance", BackendState::Draining),
+            ("dns", BackendState::Up),
+            ("finance", BackendState::Up)
+        ]
+    );
+}
+
+#[test]
+fn rates_are_measured_over_the_window() {
+    let report = sample::report();
+    assert_eq!(report.window_seconds, Some(10.0));
+    let finance = report.services.iter().find(|s| s.name == "finance").unwrap();
+    assert_eq!(finance.inbound.packets_per_second, Some(290_000.0));
+    assert_eq!(finance.new_flows_per_second, Some(2_900.0));
+    assert_eq!(finance.flows, 14_500);
+    assert_eq!(report.status.totals.drops_per_second, Some(340.1));
+    assert_eq!(report.status.workers[0].busy_ratio, Some(0.31));
+    assert_eq!(report.status.workers[0].packets_per_burst, Some(31.0));
+    assert_eq!(report.status.workers[1].packets_per_burst, None);
+}
+
+#[test]
+fn without_a_window_rates_are_unknown_and_not_zero() {
+    let live = live(1);
+    let report = live.reporter.report();
+    assert_eq!(report.window_seconds, None);
+    assert!(report.services.iter().all(|s| s.new_flows_per_second.is_none()));
+    assert_eq!(report.status.totals.drop_ratio, None);
+    live.reporter.sample();
+    *live.recorder.now.lock().unwrap() = at(3602);
+    let report = live.reporter.report();
+    assert_eq!(report.window_seconds, Some(2.0));
+    assert_eq!(report.services[0].new_flows_per_second, Some(0.0));
+}
+
+#[test]
+fn every_drop_is_in_the_totals_once() {
+    let report = sample::report();
+    let of = |reason: DropReason| {
+        let drops = &report.status.totals.drops;
+        drops
+            .iter()
+            .find(|drop| drop.reason == reason.name())
+            .unwrap()
+            .packets_total
+    };
+    assert_eq!((of(DropReason::NoBackend), of(DropReason::Malformed)), (3400, 1));
+    assert_eq!(report.status.totals.drops.len(), DropReason::COUNT);
+}
+
+#[test]
+fn the_worst_warning_is_first_and_names_the_next_step() {
+    let report = sample::report();
+    let warnings = &report.status.warnings;
+    assert_eq!(warnings[0].severity, Severity::Error);
+    assert_eq!(warnings[0].text, "service ledger: no backend up");
+    assert_eq!(
+        warnings[0].next.as_deref(),
+        Some("vl3-lb backends --service ledger")
+    );
+    let codes: Vec<_> = warnings.iter().map(|warning| warning.code.as_str()).collect();
+    assert!(
+        codes.contains(&"drops") && codes.contains(&"kernel_drops"),
+        "{codes:?}"
+    );
+    let malformed = warnings.iter().find(|warning| warning.text.contains("malformed"));
+    assert!(malformed.is_none(), "what clients send is no warning");
+}
+
+#[test]
+fn every_warning_has_a_subject_a_next_step_and_a_time() {
+    let live = live(1);
+    let mut directory = sample::directory();
+    directory.problems = vec!["service dns: UDP 53 belongs to service other; left out".to_owned()];
+    live.current
+        .send_replace(Some(Arc::new(sample::current(directory))));
+    live.reporter.sample();
+    live.publisher.note(&Err("workers are stuck".to_owned()));
+    sample::count_traffic(&live.recorder);
+    *live.recorder.now.lock().unwrap() = at(3700);
+    let warnings = live.reporter.report().status.warnings;
+    for code in [
+        "no_backend_up",
+        "drops",
+        "kernel_drops",
+        "worker_stuck",
+        "left_out",
+        "publish_failing",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.code == code), "{code}");
+    }
+    for warning in &warnings {
+        assert!(
+            warning.subject.is_some() && warning.since.is_some() && warning.next.is_some(),
+            "{warning:?}"
+        );
+    }
+    let left_out = warnings.iter().find(|warning| warning.code == "left_out");
+    assert_eq!(left_out.unwrap().subject.as_deref(), Some("service dns"));
+}
+
+#[test]
+fn a_new_owner_of_a_slot_does_not_inherit_counts() {
+    let live = live(2);
+    for stats in live.reporter.dataplane().stats() {
+        stats.service(ServiceSlot(0)).inbound.packets.add(500);
+        stats.service(ServiceSlot(0)).flows_opened.add(3);
+    }
+    let mut directory = sample::directory();
+    let baseline = ServiceStats::default();
+    for stats in live.reporter.dataplane().stats() {
+        baseline.absorb(stats.service(ServiceSlot(0)));
+    }
+    directory.services[0].as_mut().unwrap().baseline = Some(Arc::new(baseline));
+    live.current
+        .send_replace(Some(Arc::new(sample::current(directory))));
+    let finance = |report: crate::api::Report| {
+        let service = report.services.into_iter().find(|s| s.name == "finance").unwrap();
+        (service.inbound.packets_total, service.flows)
+    };
+    assert_eq!(finance(live.reporter.report()), (0, 0));
+    let stats = live.reporter.dataplane();
+    stats.stats()[1].service(ServiceSlot(0)).inbound.packets.add(4);
+    assert_eq!(finance(live.reporter.report()), (4, 0));
+}
+
+#[test]
+fn a_name_that_was_given_again_has_one_series() {
+    let live = live(1);
+    let mut directory = sample::directory();
+    // finance was removed and drains in slot 0; another finance is in slot 3.
+    let mut again = directory.services[0].clone().unwrap();
+    directory.services[0].as_mut().unwrap().live = false;
+    again.slot = ServiceSlot(3);
+    directory.services[3] = Some(again);
+    let mut backend = directory.backends[0].clone().unwrap();
+    backend.slot = BackendSlot(3);
+    backend.service = ServiceSlot(3);
+    directory.backends[0].as_mut().unwrap().state = snapshot::BackendState::Draining { since: at(0) };
+    directory.backends[3] = Some(backend);
+    live.current
+        .send_replace(Some(Arc::new(sample::current(directory))));
+    let report = live.reporter.report();
+    assert_eq!(report.services.iter().filter(|s| s.name == "finance").count(), 1);
+    let backends: Vec<_> = report
+        .backends
+        .iter()
+        .filter(|b| b.service == "finance")
+        .collect();
+    assert_eq!(backends.len(), 1);
+    assert_eq!(backends[0].state, BackendState::Up);
+}
+
+#[test]
+fn not_ready_says_why() {
+    let live = live(1);
+    assert_eq!(live.reporter.readiness(), Ok(()));
+    let mut network = sample::network();
+    network.addresses.clear();
+    live.network.send_replace(Some(Arc::new(network)));
+    assert!(live.reporter.readiness().unwrap_err().contains("no address"));
+    let mut network = sample::network();
+    network.index = Some(8);
+    live.network.send_replace(Some(Arc::new(network)));
+    let reason = live.reporter.readiness().unwrap_err();
+    assert!(reason.contains("made again: restart"), "{reason}");
+    let status = live.reporter.report().status;
+    let warning = &status.warnings[0];
+    assert_eq!(
+        (status.ready, warning.code.as_str()),
+        (false, "interface_replaced")
+    );
+    live.network.send_replace(Some(Arc::new(sample::network())));
+    let stats = live.reporter.dataplane();
+    stats.stats()[0].generation.set(0);
+    assert!(live.reporter.readiness().unwrap_err().contains("worker 0"));
+    stats.stats()[0].generation.set(42);
+    live.current.send_replace(None);
+    assert!(live.reporter.readiness().unwrap_err().contains("no complete set"));
+    live.reporter.drain();
+    assert!(live.reporter.readiness().unwrap_err().contains("shutting down"));
+    assert_eq!(live.reporter.health(), Ok(()));
+}
+
+#[test]
+fn a_worker_that_does_not_come_round_is_unhealthy() {
+    let live = live(2);
+    *live.recorder.now.lock().unwrap() = at(3600 + 30);
+    assert_eq!(live.reporter.health(), Ok(()));
+    *live.recorder.now.lock().unwrap() = at(3600 + 31);
+    assert!(live.reporter.health().unwrap_err().contains("worker 0"));
+    live.reporter.dataplane().stats()[0].heartbeat.set(0);
+    *live.recorder.now.lock().unwrap() = at(3600);
+    assert_eq!(live.reporter.health(), Ok(()), "it has only just started");
+    live.reporter.dataplane().stats()[0].heartbeat.set(at(3600).0);
+    *live.recorder.now.lock().unwrap() = at(3600 + 31);
+    let report = live.reporter.report();
+    assert_eq!(report.status.warnings[0].code, "worker_stuck");
+}
+
+#[test]
+fn flows_are_read_in_slices_and_cut_to_the_first() {
+    let live = live(2);
+    *live.recorder.flows.lock().unwrap() = vec![
+        (0..50).map(|number| flow(0, number)).collect(),
+        (50..80).map(|number| flow(1, number)).collect(),
+    ];
+    let names = live.reporter.service_names();
+    let first = |filters: &[(&str, &str)], order, limit| {
+        let mut filter = FlowFilter::default();
+        for (name, value) in filters {
+            filter.add(name, value).unwrap();
+        }
+        let selection = select(
+            &*live.recorder,
+            &names,
+            &filter,
+            order,
+            limit,
+            super::WORKER_STUCK,
+        );
+        assert!(selection.warnings.is_empty());
+        let ports: Vec<_> = selection
+            .flows
+            .iter()
+            .map(|flow| flow.client_port - 40_000)
+            .collect();
+        (ports, selection.matched)
+    };
+    assert_eq!(first(&[], FlowOrder::Activity, 3), (vec![0, 1, 2], 80));
+    assert_eq!(first(&[], FlowOrder::Age, 2), (vec![79, 78], 80));
+    assert_eq!(first(&[("worker", "1")], FlowOrder::Activity, 1), (vec![50], 30));
+    assert_eq!(first(&[("service", "dns")], FlowOrder::Activity, 9), (vec![], 0));
+    assert_eq!(
+        first(&[("nat-port", "31880")], FlowOrder::Activity, 0),
+        (vec![], 1)
+    );
+}

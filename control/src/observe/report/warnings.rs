@@ -1,0 +1,372 @@
+//! What an operator should know without looking for it.
+
+use crate::api::{
+    Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, WriteTrouble, XskDrops,
+};
+use vl3lb_common::{DropReason, Duration};
+
+use super::build::Facts;
+use super::reporter::WORKER_STUCK;
+use crate::discovery::Origin;
+
+/// A table that is fuller than this will soon be full.
+const NEARLY_FULL: f64 = 0.8;
+/// Warnings about the Kubernetes API at most.
+const MOST_TROUBLES: usize = 5;
+
+/// All warnings, worst first.
+pub(super) fn all(
+    facts: &Facts<'_>,
+    status: &Status,
+    services: &[Service],
+    backends: &[Backend],
+) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    warnings.extend(interface(facts, status));
+    warnings.extend(stuck_workers(status, facts.time));
+    warnings.extend(services.iter().filter_map(down));
+    warnings.extend(publishing(facts));
+    warnings.extend(config(facts, status));
+    warnings.extend(discovery(facts));
+    warnings.extend(
+        facts
+            .directory()
+            .into_iter()
+            .flat_map(|directory| directory.problems.iter().map(|problem| left_out(problem))),
+    );
+    for service in services {
+        warnings.extend(drops(&service.drops, Some(&service.name)));
+    }
+    warnings.extend(drops(&status.totals.drops_without_service, None));
+    warnings.extend(kernel_drops(facts));
+    warnings.extend(throttled(facts));
+    warnings.extend(full_tables(status));
+    warnings.extend(forgotten_clients(facts));
+    warnings.extend(full_ports(backends));
+    warnings.extend(refuses(status));
+    warnings.extend(kubernetes(status));
+    warnings.sort_by_key(|warning| warning.severity);
+    warnings
+}
+
+/// `problem` begins with what it is about, as in `service finance: ...`.
+fn left_out(problem: &str) -> Warning {
+    let subject = problem.split(':').next().unwrap_or(problem);
+    let next = "mend the configuration, or the labels that select the backends";
+    about(subject, next, warn("left_out", problem.to_owned()))
+}
+
+fn warn(code: &str, text: String) -> Warning {
+    Warning {
+        severity: Severity::Warn,
+        code: code.to_owned(),
+        subject: None,
+        since: None,
+        text,
+        next: None,
+    }
+}
+
+fn error(code: &str, text: String) -> Warning {
+    Warning {
+        severity: Severity::Error,
+        ..warn(code, text)
+    }
+}
+
+fn about(subject: &str, next: impl Into<String>, warning: Warning) -> Warning {
+    Warning {
+        subject: Some(subject.to_owned()),
+        next: Some(next.into()),
+        ..warning
+    }
+}
+
+fn since(time: Option<Time>, warning: Warning) -> Warning {
+    Warning {
+        since: time,
+        ..warning
+    }
+}
+
+fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
+    let interface = &status.interface;
+    let attached = facts.attachment;
+    if interface.index != attached.index {
+        let text = format!(
+            "interface {} was removed and made again (index {} -> {}); nothing is balanced",
+            interface.name, attached.index, interface.index
+        );
+        return Some(about(
+            &interface.name,
+            "restart the balancer",
+            error("interface_replaced", text),
+        ));
+    }
+    let text = if interface.up == Some(false) {
+        format!("interface {} is down", interface.name)
+    } else if interface.addresses.is_empty() {
+        format!("interface {} has no address to balance on", interface.name)
+    } else {
+        return None;
+    };
+    let next = format!("ip address show dev {}", interface.name);
+    Some(about(&interface.name, next, error("interface_down", text)))
+}
+
+fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {
+    status.workers.iter().filter_map(move |worker| {
+        let age = worker
+            .heartbeat_age_seconds
+            .filter(|&age| age > WORKER_STUCK.as_secs_f64())?;
+        let text = format!("worker {} has not come round for {age:.0}s", worker.id);
+        let warning = error("worker_stuck", text);
+        let next = "restart the balancer, and report it";
+        let heartbeat = now.before(Duration::from_secs_f64(age));
+        Some(since(
+            Some(heartbeat),
+            about(&worker.id.to_string(), next, warning),
+        ))
+    })
+}
+
+fn down(service: &Service) -> Option<Warning> {
+    (service.state == ServiceState::Down).then(|| {
+        let warning = error(
+            "no_backend_up",
+            format!("service {}: no backend up", service.name),
+        );
+        let next = format!("vl3-lb backends --service {}", service.name);
+        since(service.since, about(&service.name, next, warning))
+    })
+}
+
+/// Workers go on with what they have, but learn of no change.
+fn publishing(facts: &Facts<'_>) -> Option<Warning> {
+    let reason = facts.publisher.failure()?;
+    let warning = error(
+        "publish_failing",
+        format!("snapshots do not reach the workers: {reason}"),
+    );
+    Some(about(
+        "snapshot",
+        "look at the log; restart the balancer if it lasts",
+        warning,
+    ))
+}
+
+fn config(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
+    let reason = status.config.error.as_ref()?;
+    let path = status.config.path.as_deref().unwrap_or("the environment");
+    let event = facts.file.last_event.map(Time);
+    let warning = warn(
+        "config_rejected",
+        format!("config rejected, keeping the last good one: {reason}"),
+    );
+    Some(since(
+        event,
+        about(path, format!("vl3-lb check --config {path}"), warning),
+    ))
+}
+
+/// Only of a source beside the file, whose own error is told already. Since when: what is balanced by
+/// was known to be right until then.
+fn discovery(facts: &Facts<'_>) -> Option<Warning> {
+    let source = facts.source;
+    let reason = source
+        .error
+        .as_ref()
+        .filter(|_| source.origin != Origin::Static)?;
+    let name = source.origin.name();
+    let kept = if source.loaded.is_some() {
+        "keeping what is known"
+    } else {
+        "nothing is known yet"
+    };
+    let text = format!("{name} is not followed, {kept}: {reason}");
+    let next = "look at the API server, and at the Role of the balancer's service account";
+    let warning = about(name, next, warn("discovery_failing", text));
+    Some(since(source.loaded.map(Time), warning))
+}
+
+/// Whether drops of this reason are for the operator to look at, and not what clients do.
+const fn concerns_operator(reason: DropReason) -> bool {
+    match reason {
+        DropReason::Malformed
+        | DropReason::BadChecksum
+        | DropReason::UnsupportedProtocol
+        | DropReason::NoService
+        | DropReason::NotSyn
+        | DropReason::FragmentUnmatched
+        | DropReason::TtlExpired
+        | DropReason::Martian
+        | DropReason::UnknownReply
+        | DropReason::IcmpUnmatched
+        | DropReason::SourceNotAllowed => false,
+        DropReason::NoBackend
+        | DropReason::BackendDown
+        | DropReason::DrainDeadline
+        | DropReason::NeighborUnresolved
+        | DropReason::FlowTableFull
+        | DropReason::NatPortsExhausted
+        | DropReason::FragmentTableFull
+        | DropReason::TxRingFull
+        | DropReason::UmemExhausted
+        | DropReason::HandoffFull
+        | DropReason::MtuExceeded
+        | DropReason::UdpSuperPacket
+        | DropReason::Internal => true,
+    }
+}
+
+/// A rate in a sentence.
+fn shown(rate: f64) -> String {
+    if rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        format!("{rate:.0}")
+    }
+}
+
+fn drops(drops: &[ReasonCount], service: Option<&str>) -> impl Iterator<Item = Warning> {
+    drops.iter().filter_map(move |drop| {
+        let rate = drop.packets_per_second.filter(|&rate| rate > 0.0)?;
+        let reason = DropReason::ALL
+            .into_iter()
+            .find(|reason| reason.name() == drop.reason && concerns_operator(*reason))?;
+        let on = service.map_or_else(String::new, |service| format!(" on {service}"));
+        let text = format!("drops {reason} {}/s{on}", shown(rate));
+        let warning = match reason {
+            DropReason::Internal => error("drops", text),
+            _ => warn("drops", text),
+        };
+        Some(about(
+            service.unwrap_or_else(|| reason.name()),
+            reason.remedy(),
+            warning,
+        ))
+    })
+}
+
+fn kernel_drops(facts: &Facts<'_>) -> Vec<Warning> {
+    let names = XskDrops::default().by_reason().map(|(name, _)| name);
+    let mut warnings = Vec::new();
+    for (queue, worker) in facts.sample.workers.iter().enumerate() {
+        let Some(before) = facts.start.and_then(|start| start.workers.get(queue)) else {
+            continue;
+        };
+        for (index, reason) in names.into_iter().enumerate() {
+            let added = worker.xsk[index].saturating_sub(before.xsk[index]);
+            if let Some(rate) = facts.rate(Some(added)).filter(|&rate| rate > 0.0) {
+                warnings.push(about(
+                    &queue.to_string(),
+                    "give the workers more CPU, or raise `frames`",
+                    warn(
+                        "kernel_drops",
+                        format!("kernel drops {reason} {}/s on queue {queue}", shown(rate)),
+                    ),
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+fn throttled(facts: &Facts<'_>) -> Option<Warning> {
+    let added = facts.sample.throttled? - facts.start?.throttled?;
+    let window = facts.window()?;
+    (added > 0.0).then(|| {
+        let text = format!(
+            "CPU limit: throttled {:.0}% of the last {window:.0}s",
+            100.0 * added / window
+        );
+        about("cpu", "raise resources.limits.cpu", warn("cpu_throttled", text))
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "table sizes are far below 2^53")]
+fn filled(used: u64, capacity: u64) -> Option<f64> {
+    let ratio = used as f64 / capacity as f64;
+    (capacity > 0 && ratio > NEARLY_FULL).then_some(ratio * 100.0)
+}
+
+fn full_tables(status: &Status) -> impl Iterator<Item = Warning> {
+    status.workers.iter().filter_map(|worker| {
+        let percent = filled(worker.flow_table_entries, worker.flow_table_capacity)?;
+        let text = format!("flow table of worker {} is {percent:.0}% full", worker.id);
+        Some(about(
+            &worker.id.to_string(),
+            DropReason::FlowTableFull.remedy(),
+            warn("flow_table_filling", text),
+        ))
+    })
+}
+
+fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
+    facts
+        .sample
+        .workers
+        .iter()
+        .enumerate()
+        .filter_map(|(id, worker)| {
+            let before = facts.start?.workers.get(id)?;
+            let added = worker.affinity_evicted.saturating_sub(before.affinity_evicted);
+            let rate = facts.rate(Some(added)).filter(|&rate| rate > 0.0)?;
+            let text = format!(
+                "affinity table of worker {id} is full: {}/s clients lose their backend before their time",
+                shown(rate)
+            );
+            Some(about(
+                &id.to_string(),
+                DropReason::FlowTableFull.remedy(),
+                warn("affinity_table_full", text),
+            ))
+        })
+}
+
+fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
+    backends.iter().filter_map(|backend| {
+        let percent = filled(backend.nat_ports.used, backend.nat_ports.capacity)?;
+        let endpoint = backend.endpoint();
+        let text = format!("{percent:.0}% of the NAT ports towards {endpoint} are in use");
+        Some(about(
+            &endpoint.to_string(),
+            DropReason::NatPortsExhausted.remedy(),
+            warn("nat_ports_filling", text),
+        ))
+    })
+}
+
+/// What the balancer cannot write to the Kubernetes API, or learn from it about its peers.
+fn kubernetes(status: &Status) -> Vec<Warning> {
+    let Some(replicas) = &status.replicas else {
+        return Vec::new();
+    };
+    let next = "look at the API server, and at the Role of the balancer's service account";
+    let warning = |trouble: &WriteTrouble| {
+        let text = format!("{}: {}", trouble.attempt, trouble.reason);
+        let warning = about(&trouble.attempt, next, warn("kubernetes_failing", text));
+        since(Some(trouble.since), warning)
+    };
+    let troubles = &replicas.troubles;
+    let mut warnings: Vec<Warning> = troubles.iter().take(MOST_TROUBLES).map(warning).collect();
+    if troubles.len() > MOST_TROUBLES {
+        let text = format!("and {} more of the kind", troubles.len() - MOST_TROUBLES);
+        let warning = about(
+            "kubernetes",
+            "vl3-lb status --json",
+            warn("kubernetes_failing", text),
+        );
+        warnings.push(since(troubles.iter().map(|trouble| trouble.since).min(), warning));
+    }
+    warnings
+}
+
+fn refuses(status: &Status) -> Option<Warning> {
+    let mode = &status.mode;
+    (!mode.refuses.is_empty()).then(|| {
+        let text = format!("mode {}: {}", mode.attach, mode.refuses);
+        let warning = about(&mode.attach, "mode: auto", warn("mode_refuses", text));
+        since(Some(status.start_time), warning)
+    })
+}

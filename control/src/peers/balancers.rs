@@ -1,0 +1,145 @@
+//! The balancers of a group as the rest of the program sees them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::api;
+use tokio::sync::watch;
+
+/// Another balancer of the group that is alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The name of its pod.
+    pub name: String,
+    /// Whether new flows can be sent to it.
+    pub ready: bool,
+    /// Where it balances, both families.
+    pub addresses: Vec<IpAddr>,
+    /// The names of what it balances.
+    pub services: BTreeSet<String>,
+    /// Since when it is known to be alive.
+    pub since: SystemTime,
+}
+
+impl Peer {
+    /// As it is shown.
+    pub(super) fn report(&self) -> api::Peer {
+        api::Peer {
+            name: self.name.clone(),
+            ready: self.ready,
+            addresses: self.addresses.clone(),
+            since: api::Time(self.since),
+        }
+    }
+}
+
+/// The group, without this balancer itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Balancers {
+    /// Those that are alive, by name.
+    pub peers: Vec<Peer>,
+    /// This balancer is on its way out: others take its place wherever there are any.
+    pub leaving: bool,
+}
+
+/// The newest; borrow it shortly, or clone the `Arc`.
+pub type BalancersReceiver = watch::Receiver<Arc<Balancers>>;
+
+impl Balancers {
+    /// Where new flows of `service` can go: to `own`, the addresses of this balancer, and to those of
+    /// its peers that balance it. Each once.
+    pub fn addresses_of(&self, service: &str, own: &[IpAddr]) -> Vec<IpAddr> {
+        self.addresses_of_all([service], own)
+    }
+
+    /// As [`Self::addresses_of`], of those that balance all of `services`.
+    pub fn addresses_of_all<'a>(
+        &self,
+        services: impl IntoIterator<Item = &'a str> + Clone,
+        own: &[IpAddr],
+    ) -> Vec<IpAddr> {
+        let balances_all = |peer: &Peer| {
+            let mut services = services.clone().into_iter();
+            services.all(|service| peer.services.contains(service))
+        };
+        let peers: Vec<IpAddr> = self
+            .peers
+            .iter()
+            .filter(|peer| peer.ready && balances_all(peer))
+            .flat_map(|peer| peer.addresses.iter().copied())
+            .collect();
+        let mut addresses = Vec::with_capacity(own.len() + peers.len());
+        for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            // Who leaves is still better than nobody.
+            let replaced = self.leaving && peers.iter().any(family);
+            let own = own.iter().filter(|_| !replaced);
+            for address in own.chain(&peers).filter(|address| family(address)) {
+                if !addresses.contains(address) {
+                    addresses.push(*address);
+                }
+            }
+        }
+        addresses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn peer(name: &str, ready: bool, addresses: &[&str], services: &[&str]) -> Peer {
+        Peer {
+            name: name.to_owned(),
+            ready,
+            addresses: ips(addresses),
+            services: services.iter().map(|&service| service.to_owned()).collect(),
+            since: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_service_is_where_it_is_balanced() {
+        let balancers = |leaving| Balancers {
+            leaving,
+            peers: vec![
+                peer("a", true, &["10.0.0.2", "fd00::2"], &["finance", "dns"]),
+                peer("b", false, &["10.0.0.3"], &["finance"]),
+                peer("c", true, &["10.0.0.4", "10.0.0.1"], &["finance"]),
+                peer("d", true, &["10.0.0.5"], &["ledger"]),
+            ],
+        };
+        let own = ips(&["10.0.0.1", "fd00::1"]);
+        let of = |leaving, service: &str| balancers(leaving).addresses_of(service, &own);
+        for (what, leaving, service, expected) in [
+            (
+                "ready peers that balance it",
+                false,
+                "finance",
+                &["10.0.0.1", "10.0.0.2", "10.0.0.4", "fd00::1", "fd00::2"][..],
+            ),
+            (
+                "both families",
+                false,
+                "dns",
+                &["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"],
+            ),
+            ("nobody else", false, "other", &["10.0.0.1", "fd00::1"]),
+            ("leaving to others", true, "dns", &["10.0.0.2", "fd00::2"]),
+            (
+                "leaving, for IPv6 to nobody",
+                true,
+                "ledger",
+                &["10.0.0.5", "fd00::1"],
+            ),
+            ("leaving to nobody", true, "other", &["10.0.0.1", "fd00::1"]),
+        ] {
+            assert_eq!(of(leaving, service), ips(expected), "{what}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Balancers against a scripted API server.
+
+mod leadership;
+mod membership;
+mod notices;
+mod server;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Identity, Membership, Replicas, Services};
+use crate::discovery::{Accepted, Left, Refused};
+use crate::observe::events::Events;
+use crate::observe::report::sample;
+use crate::publisher::Current;
+use server::ApiServer;
+
+/// A balancer of group `finance` in namespace `web` that balances finance, dns and ledger.
+struct Balancer {
+    membership: Membership,
+    current: watch::Sender<Option<Arc<Current>>>,
+    ready: Arc<AtomicBool>,
+    accepted: watch::Sender<Arc<Vec<Accepted>>>,
+    refused: watch::Sender<Arc<Vec<Refused>>>,
+    left: watch::Sender<Arc<Vec<Left>>>,
+    events: Arc<Events>,
+    running: JoinHandle<()>,
+}
+
+impl Balancer {
+    fn start(server: &ApiServer, pod: &str, address: [u8; 4]) -> Self {
+        let identity = Identity {
+            group: "finance".to_owned(),
+            namespace: "web".to_owned(),
+            pod: pod.to_owned(),
+            uid: Some(format!("uid-{pod}")),
+            node: None,
+        };
+        let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
+        let (accepted, refused) = (watch::Sender::default(), watch::Sender::default());
+        let left = watch::Sender::default();
+        let services = Services {
+            accepted: accepted.subscribe(),
+            refused: refused.subscribe(),
+            left: left.subscribe(),
+        };
+        let events = Arc::new(Events::default());
+        let (replicas, membership) = Replicas::new(identity, receiver, services, Arc::clone(&events));
+        let replicas = replicas.with_server(server.config());
+        let ready = Arc::new(AtomicBool::new(true));
+        let is_ready = Arc::clone(&ready);
+        Self {
+            membership,
+            current,
+            ready,
+            accepted,
+            refused,
+            left,
+            events,
+            running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// Why `attempt` does not work now, if it does not.
+    fn trouble(&self, attempt: &str) -> Option<String> {
+        let troubles = self.membership.report().troubles;
+        let mut troubles = troubles.into_iter();
+        troubles
+            .find(|trouble| trouble.attempt == attempt)
+            .map(|trouble| trouble.reason)
+    }
+
+    /// Names of those that it takes for alive, ready ones, that balance finance.
+    fn peers(&self) -> Vec<String> {
+        let balancers = self.membership.balancers().borrow().clone();
+        let peers = balancers.peers.iter();
+        peers
+            .filter(|peer| peer.ready && peer.services.contains("finance"))
+            .map(|peer| peer.name.clone())
+            .collect()
+    }
+
+    /// Waits until those are `names`.
+    async fn sees(&self, names: &[&str]) {
+        let mut balancers = self.membership.balancers();
+        let waiting = async {
+            while self.peers() != names {
+                balancers.changed().await.unwrap();
+            }
+        };
+        let limit = std::time::Duration::from_secs(30);
+        let waited = tokio::time::timeout(limit, waiting).await;
+        assert!(waited.is_ok(), "{names:?} expected, {:?} seen", self.peers());
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// What a balancer at `address` balances.
+fn current(address: IpAddr) -> Current {
+    let mut current = sample::current(sample::directory());
+    let mut snapshot = (*current.snapshot).clone();
+    snapshot.addresses = vec![address];
+    current.snapshot = Arc::new(snapshot);
+    current
+}

@@ -1,0 +1,77 @@
+//! The boundary between rings and packet logic.
+//!
+//! A [`Port`] gives and takes bursts of owned [`Frame`]s; everything above it works on bytes, time
+//! and tables only. AF_XDP queues are one implementation ([`crate::port::xsk`]), the memory port of the
+//! tests another.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+pub mod xsk;
+
+/// An owned piece of packet memory. A frame is in exactly one place: free, in a ring of the
+/// kernel, in a worker's hands or on its way to another worker. It is neither `Copy` nor `Clone`.
+///
+/// A packet is one frame, or several in a row of which all but the last [`continues`](Self::continues).
+/// The first one holds all headers.
+pub trait Frame: Send {
+    /// The packet bytes in this frame.
+    fn bytes(&self) -> &[u8];
+
+    /// The packet bytes in this frame, to be changed in place.
+    fn bytes_mut(&mut self) -> &mut [u8];
+
+    /// How long the bytes may become.
+    fn capacity(&self) -> usize;
+
+    /// Cuts or grows the bytes to `len`, at most `capacity`. Grown bytes hold whatever was there.
+    fn set_len(&mut self, len: usize);
+
+    /// Whether the packet goes on in the next frame (XDP_PKT_CONTD).
+    fn continues(&self) -> bool;
+
+    /// Marks whether the packet goes on in the next frame.
+    fn set_continues(&mut self, continues: bool);
+}
+
+/// One receive queue and one transmit queue. Owned by one worker.
+pub trait Port {
+    type Frame: Frame;
+
+    /// Appends received packets to `packets`, whole packets only, about `budget` frames at most (a
+    /// packet of several frames may exceed it). Keeps the kernel supplied with free frames.
+    /// Returns the number of frames appended.
+    fn receive(&mut self, packets: &mut Vec<Self::Frame>, budget: usize) -> usize;
+
+    /// Takes packets from the front of `packets` and sends them, whole packets only; what does not
+    /// fit into the ring stays. Takes back frames whose transmission is complete.
+    fn transmit(&mut self, packets: &mut Vec<Self::Frame>);
+
+    /// An empty frame to build a packet in, if one is free.
+    fn allocate(&mut self) -> Option<Self::Frame>;
+
+    /// Gives a frame back. It may have come from another worker's port over the same memory.
+    fn release(&mut self, frame: Self::Frame);
+}
+
+/// Length of the packet that starts at `frames[0]`, in frames: up to and including the first one
+/// that does not continue. All of them if the end is missing.
+#[inline]
+pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
+    // Nearly all packets are one frame.
+    if frames.first().is_some_and(|first| !first.continues()) {
+        return 1;
+    }
+    frames
+        .iter()
+        .position(|frame| !frame.continues())
+        .map_or(frames.len(), |last| last + 1)
+}
+
+/// Length of a packet in bytes.
+#[inline]
+pub fn packet_len<F: Frame>(packet: &[F]) -> usize {
+    if let [only] = packet {
+        return only.bytes().len();
+    }
+    packet.iter().map(|frame| frame.bytes().len()).sum()
+}
