@@ -296,18 +296,43 @@ pub struct WorkerStats {
     pub flow_capacity: Counter,
     /// Frames in this worker's hands and free.
     pub frames_free: Counter,
-    /// The AF_XDP socket's own drops (XDP_STATISTICS), read once a second.
-    pub xsk: XskStats,
+    /// Packets lost in the port's queues, read once a second.
+    pub port: PortCounters,
 }
 
-/// Drops of an AF_XDP socket, as the kernel counts them (`struct xdp_statistics`).
+/// Packets that a port's queues lost since the port was opened. An AF_XDP port reads them from the
+/// kernel (`struct xdp_statistics`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortStatistics {
+    pub rx_dropped: u64,
+    /// Descriptors in the fill ring that the kernel refused.
+    pub rx_invalid: u64,
+    /// Packets or descriptors in the transmit ring that the kernel refused.
+    pub tx_invalid: u64,
+    pub rx_ring_full: u64,
+    pub fill_ring_empty: u64,
+}
+
+/// The sums of [`PortStatistics`] over all ports that a worker has had.
 #[derive(Debug, Default)]
-pub struct XskStats {
+pub struct PortCounters {
     pub rx_dropped: Counter,
     pub rx_invalid: Counter,
     pub tx_invalid: Counter,
     pub rx_ring_full: Counter,
     pub fill_ring_empty: Counter,
+}
+
+impl PortCounters {
+    /// Adds what `now` counts more than `before`, an earlier reading of the same port.
+    pub fn add_since(&self, before: &PortStatistics, now: &PortStatistics) {
+        let add = |counter: &Counter, before: u64, now: u64| counter.add(now.saturating_sub(before));
+        add(&self.rx_dropped, before.rx_dropped, now.rx_dropped);
+        add(&self.rx_invalid, before.rx_invalid, now.rx_invalid);
+        add(&self.tx_invalid, before.tx_invalid, now.tx_invalid);
+        add(&self.rx_ring_full, before.rx_ring_full, now.rx_ring_full);
+        add(&self.fill_ring_empty, before.fill_ring_empty, now.fill_ring_empty);
+    }
 }
 
 impl Default for WorkerStats {
@@ -336,7 +361,7 @@ impl Default for WorkerStats {
             flow_entries: Counter::default(),
             flow_capacity: Counter::default(),
             frames_free: Counter::default(),
-            xsk: XskStats::default(),
+            port: PortCounters::default(),
         }
     }
 }

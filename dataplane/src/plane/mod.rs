@@ -269,7 +269,7 @@ impl Dataplane for Plane {
     fn query_flows(&self, worker: u16, query: FlowQuery) -> bool {
         self.inboxes
             .get(usize::from(worker))
-            .is_some_and(|inbox| inbox.ask(query))
+            .is_some_and(|inbox| inbox.query(query))
     }
 
     fn flow_feeds(&self) -> &[Arc<FlowFeed>] {

@@ -12,7 +12,7 @@ use crate::testing::builder::{self, Addresses, MACS};
 use crate::testing::netns::{NEAR, Wire, in_namespace, with_veth};
 use crate::testing::world::{self, BACKEND, SERVICE};
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(2);
 
 fn config(mode: Mode) -> Config {
     Config {
@@ -155,7 +155,7 @@ fn flows_can_be_asked_for() {
             "there is no worker 1"
         );
         assert!(plane.query_flows(0, query(answer)));
-        let slice = answers.recv_timeout(PATIENCE).unwrap();
+        let slice = answers.recv_timeout(LIMIT).unwrap();
         assert_eq!(slice.flows.len(), 1);
         assert_eq!(slice.flows[0].nat_port, nat_port);
     });

@@ -1,15 +1,12 @@
 //! [`Port`] and [`Frame`] made of `Vec`s.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::SegQueue;
-use vl3lb_common::stats::XskStats;
 
 use crate::port::{Frame, Port, packet_frames};
-use crate::worker::Device;
 
 /// Capacity of a frame: a 4 KiB chunk without the 256 bytes that XDP reserves.
 pub const CHUNK: usize = 3840;
@@ -247,22 +244,10 @@ impl Port for MemPort {
             home.free.push(std::mem::take(&mut frame.buffer));
         }
     }
-}
 
-impl Device for MemPort {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn free(&self) -> usize {
+    fn free_frames(&self) -> usize {
         self.memory.free.len()
     }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn read_statistics(&self, _: &XskStats) {}
 }
 
 #[cfg(test)]
@@ -280,7 +265,7 @@ mod tests {
         assert_eq!(port.outstanding(), 3);
         port.transmit(&mut packets);
         assert_eq!(port.take_transmitted(), [bytes]);
-        assert_eq!((port.free(), port.outstanding(), port.lost()), (4, 0, 0));
+        assert_eq!((port.free_frames(), port.outstanding(), port.lost()), (4, 0, 0));
     }
 
     #[test]

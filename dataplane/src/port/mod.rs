@@ -1,12 +1,16 @@
 //! The boundary between rings and packet logic.
 //!
-//! A [`Port`] gives and takes bursts of owned [`Frame`]s; everything above it works on bytes, time
-//! and tables only. AF_XDP queues are one implementation ([`crate::port::xsk`]), the memory port of the
-//! tests another.
+//! A [`Port`] receives and transmits bursts of owned [`Frame`]s; everything above it works on bytes,
+//! time and tables only. AF_XDP queues are one implementation ([`xsk`]), the memory port of the tests
+//! another.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 pub mod xsk;
+
+use std::os::fd::BorrowedFd;
+
+use vl3lb_common::stats::PortStatistics;
 
 /// An owned piece of packet memory. A frame is in exactly one place: free, in a ring of the
 /// kernel, in a worker's hands or on its way to another worker. It is neither `Copy` nor `Clone`.
@@ -33,9 +37,14 @@ pub trait Frame: Send {
     fn set_continues(&mut self, continues: bool);
 }
 
-/// One receive queue and one transmit queue. Owned by one worker.
+/// The receive and transmit queues of one worker.
 pub trait Port {
     type Frame: Frame;
+
+    /// A descriptor that polls readable when packets arrive; `None` if there is nothing to wait for.
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Appends received packets to `packets`, whole packets only, about `budget` frames at most (a
     /// packet of several frames may exceed it). Keeps the kernel supplied with free frames.
@@ -51,6 +60,19 @@ pub trait Port {
 
     /// Gives a frame back. It may have come from another worker's port over the same memory.
     fn release(&mut self, frame: Self::Frame);
+
+    /// This worker's free frames.
+    fn free_frames(&self) -> usize;
+
+    /// Frames given to `transmit` whose transmission is not complete.
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    /// Packets lost in the port's queues since it was opened. May cost a few system calls.
+    fn statistics(&self) -> PortStatistics {
+        PortStatistics::default()
+    }
 }
 
 /// Length of the packet that starts at `frames[0]`, in frames: up to and including the first one

@@ -1,4 +1,4 @@
-//! How a sleeping worker is woken.
+//! The wake-up of a sleeping worker.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// An eventfd that is written only while its worker says that it sleeps, so ringing a busy worker's
-/// bell costs no system call.
+/// Wakes a sleeping worker: an eventfd that is written only while the worker sleeps, so that ringing
+/// for a busy worker costs no system call.
 ///
-/// No ring is lost: the worker announces its sleep and then looks at everything once more; whoever
-/// has something for it puts that in its place and then looks for the announcement. One of the two
-/// sees the other (sequentially consistent fences on both sides).
+/// No wake-up is lost: the worker arms the bell and then checks all its sources once more; a sender
+/// stores its item and then checks whether the bell is armed. Sequentially consistent fences on both
+/// sides make at least one of them see the other.
 #[derive(Debug)]
 pub struct Doorbell {
     event: OwnedFd,
@@ -29,27 +29,26 @@ impl Doorbell {
         })
     }
 
-    /// Wakes the worker if it sleeps. What it shall find must be in its place before.
+    /// Wakes the worker if it sleeps. Store the item that it is to find before the call.
     #[inline]
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            // Fails only if the counter is full, and then the bell rings already.
+            // Fails only if the counter is full, and then the descriptor is readable already.
             rustix::io::write(&self.event, &1_u64.to_ne_bytes()).ok();
         }
     }
 
-    /// Worker: from now on the bell rings aloud. Look at everything once more before sleeping.
-    pub(super) fn announce(&self) {
+    /// Worker: a ring wakes from now on. Check all sources once more before sleeping.
+    pub(super) fn arm(&self) {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Worker: awake again; quiet from now on.
-    pub(super) fn answer(&self) {
+    /// Worker: awake; rings cost nothing from now on.
+    pub(super) fn disarm(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
-        // Fails if it was not rung. A ringer may be between its two steps; then the next sleep is
-        // short.
+        // Fails if it was not rung. A ring that is under way now shortens the next sleep.
         rustix::io::read(&self.event, &mut [0; 8]).ok();
     }
 }
@@ -84,19 +83,19 @@ mod tests {
         let bell = Doorbell::new().unwrap();
         bell.ring();
         assert!(!rings(&bell));
-        bell.announce();
+        bell.arm();
         bell.ring();
         bell.ring();
         assert!(rings(&bell));
-        bell.answer();
+        bell.disarm();
         assert!(!rings(&bell));
     }
 
     #[test]
-    fn a_sleep_that_was_not_disturbed_leaves_the_bell_quiet() {
+    fn a_disarmed_bell_is_silent() {
         let bell = Doorbell::new().unwrap();
-        bell.announce();
-        bell.answer();
+        bell.arm();
+        bell.disarm();
         bell.ring();
         assert!(!rings(&bell));
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 
 use crate::port::Frame;
-use crate::worker::Doorbell;
+
+use super::doorbell::Doorbell;
 
 /// One worker's ends of the rings to and from all others.
 #[derive(Debug)]

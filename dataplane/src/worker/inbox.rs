@@ -9,16 +9,16 @@ use vl3lb_common::Snapshot;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::mailbox::Mailbox;
 
-use super::Doorbell;
+use super::doorbell::Doorbell;
 
-/// Questions that may wait for a worker.
-const QUESTIONS: usize = 16;
+/// Queries that may wait for a worker.
+const QUERIES: usize = 16;
 
-/// Everything that the control side tells or asks one worker.
+/// Snapshots, queries and the stop request from the control side to one worker.
 #[derive(Debug)]
 pub struct Inbox {
     pub(super) snapshots: Mailbox<Snapshot>,
-    pub(super) questions: ArrayQueue<FlowQuery>,
+    pub(super) queries: ArrayQueue<FlowQuery>,
     pub(super) bell: Arc<Doorbell>,
     stopped: AtomicBool,
 }
@@ -30,7 +30,7 @@ impl Inbox {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             snapshots: Mailbox::default(),
-            questions: ArrayQueue::new(QUESTIONS),
+            queries: ArrayQueue::new(QUERIES),
             bell: Arc::new(Doorbell::new()?),
             stopped: AtomicBool::new(false),
         })
@@ -42,9 +42,9 @@ impl Inbox {
         self.bell.ring();
     }
 
-    /// The worker answers between two bursts. False if too many questions wait already.
-    pub fn ask(&self, query: FlowQuery) -> bool {
-        let accepted = self.questions.push(query).is_ok();
+    /// The worker answers between two bursts. False if too many queries wait already.
+    pub fn query(&self, query: FlowQuery) -> bool {
+        let accepted = self.queries.push(query).is_ok();
         self.bell.ring();
         accepted
     }

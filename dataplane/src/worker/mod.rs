@@ -7,7 +7,6 @@
 //!
 //! The control side reaches it through its [`Inbox`] only.
 
-mod device;
 mod doorbell;
 pub mod handoff;
 mod inbox;
@@ -18,16 +17,15 @@ mod thread;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::stats::{PortStatistics, WorkerStats};
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
 use crate::pipeline::{Engine, Origin, Verdict};
-use crate::port::{Frame, packet_frames};
-use crate::worker::handoff::Handoff;
+use crate::port::{Frame, Port, packet_frames};
 
-pub use device::Device;
 pub use doorbell::Doorbell;
+use handoff::Handoff;
 pub use inbox::Inbox;
 pub use thread::spawn;
 
@@ -37,7 +35,7 @@ const BURST: usize = 64;
 const BACKLOG: usize = 512;
 /// How long to poll without a packet before sleeping. Waking costs some 10 us; this much CPU is
 /// spent for each pause in the traffic.
-const PATIENCE: Duration = Duration::from_micros(50);
+const BUSY_POLL_TIMEOUT: Duration = Duration::from_micros(50);
 /// The longest sleep: what happens by the clock is at most this late when there is no traffic.
 const LONGEST_SLEEP: Timespec = Timespec {
     tv_sec: 1,
@@ -59,7 +57,7 @@ const LAST_ROUNDS: usize = 64;
 
 /// A worker's whole state. It moves into its thread, and out again when it has stopped.
 #[derive(Debug)]
-pub struct Worker<P: Device> {
+pub struct Worker<P: Port> {
     port: P,
     engine: Engine,
     handoff: Handoff<P::Frame>,
@@ -74,13 +72,15 @@ pub struct Worker<P: Device> {
     outgoing: Vec<P::Frame>,
     sweep_due: Timestamp,
     statistics_due: Timestamp,
+    /// The port's statistics as last read.
+    statistics: PortStatistics,
     /// When the last round began, if it had packets.
     busy_since: Option<Timestamp>,
     /// The port's descriptor reports an error: sleep on the doorbell alone.
-    deaf: bool,
+    polling_disabled: bool,
 }
 
-impl<P: Device> Worker<P> {
+impl<P: Port> Worker<P> {
     /// A worker that has not started.
     pub fn new(
         port: P,
@@ -101,8 +101,9 @@ impl<P: Device> Worker<P> {
             outgoing: Vec::with_capacity(4 * BACKLOG),
             sweep_due: Timestamp::default(),
             statistics_due: Timestamp::default(),
+            statistics: PortStatistics::default(),
             busy_since: None,
-            deaf: false,
+            polling_disabled: false,
         }
     }
 
@@ -113,7 +114,7 @@ impl<P: Device> Worker<P> {
             let now = clock.now();
             if self.step(now) {
                 last_work = now;
-            } else if now.since(last_work) < PATIENCE {
+            } else if now.since(last_work) < BUSY_POLL_TIMEOUT {
                 // Others may need this core to produce the next packet.
                 std::thread::yield_now();
             } else {
@@ -149,9 +150,9 @@ impl<P: Device> Worker<P> {
             self.stats.bursts.add(1);
             self.busy_since = Some(now);
         }
-        let asked = self.answer_question(now);
-        self.keep_house(now);
-        packets > 0 || switched || asked
+        let queried = self.answer_query(now);
+        self.housekeeping(now);
+        packets > 0 || switched || queried
     }
 
     /// Gives every frame back that this worker still has. Call it when all workers have stopped:
@@ -251,43 +252,49 @@ impl<P: Device> Worker<P> {
         }
     }
 
-    /// Answers one question about flows.
-    fn answer_question(&mut self, now: Timestamp) -> bool {
-        let Some(query) = self.inbox.questions.pop() else {
+    /// Answers one query about flows.
+    fn answer_query(&mut self, now: Timestamp) -> bool {
+        let Some(query) = self.inbox.queries.pop() else {
             return false;
         };
         let slice = self.engine.flow_slice(query.cursor, query.scan, now);
-        // Whoever does not wait for the answer any more does not need it.
+        // Fails if the reader has gone.
         drop(query.answer.try_send(slice));
         true
     }
 
     /// What happens by the clock.
-    fn keep_house(&mut self, now: Timestamp) {
-        self.stats.frames_free.set(self.port.free() as u64);
+    fn housekeeping(&mut self, now: Timestamp) {
+        self.stats.frames_free.set(self.port.free_frames() as u64);
         if now >= self.sweep_due {
             self.engine.sweep(now);
             self.sweep_due = now + SWEEP_INTERVAL;
         }
         if now >= self.statistics_due {
-            self.port.read_statistics(&self.stats.xsk);
+            self.read_statistics();
             self.statistics_due = now + STATISTICS_INTERVAL;
         }
+    }
+
+    fn read_statistics(&mut self) {
+        let now = self.port.statistics();
+        self.stats.port.add_since(&self.statistics, &now);
+        self.statistics = now;
     }
 
     /// Sleeps until there is something to do, at most a second.
     fn sleep(&mut self, clock: Clock) {
         let inbox = Arc::clone(&self.inbox);
-        inbox.bell.announce();
+        inbox.bell.arm();
         // Whatever came before the announcement is found here; for all else the bell rings.
         if self.step(clock.now()) || inbox.is_stopped() {
-            inbox.bell.answer();
+            inbox.bell.disarm();
             return;
         }
         let unfinished = !self.outgoing.is_empty() || self.port.in_flight() > 0;
         let timeout = if unfinished { SHORT_SLEEP } else { LONGEST_SLEEP };
         let woken = self.wait(&inbox.bell, timeout);
-        inbox.bell.answer();
+        inbox.bell.disarm();
         if woken {
             self.stats.wakeups.add(1);
         } else if !unfinished {
@@ -303,14 +310,14 @@ impl<P: Device> Worker<P> {
             PollFd::new(bell, PollFlags::IN),
             PollFd::new(bell, PollFlags::empty()),
         ];
-        if let Some(port) = self.port.descriptor().filter(|_| !self.deaf) {
+        if let Some(port) = self.port.wait_descriptor().filter(|_| !self.polling_disabled) {
             descriptors[1] = PollFd::from_borrowed_fd(port, PollFlags::IN);
         }
         // Fails on a signal only: then the round comes early.
         let ready = poll(&mut descriptors, Some(&timeout)).unwrap_or(0);
         // A socket whose interface is gone would end every sleep at once.
         let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-        self.deaf |= descriptors[1].revents().intersects(broken);
+        self.polling_disabled |= descriptors[1].revents().intersects(broken);
         ready > 0
     }
 }

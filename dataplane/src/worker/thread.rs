@@ -6,8 +6,9 @@ use std::thread::{Builder, JoinHandle};
 use core_affinity::CoreId;
 
 use crate::clock::Clock;
+use crate::port::Port;
 
-use super::{Device, Worker};
+use super::Worker;
 
 /// Starts a worker in a thread of its own, pinned to a core if one is given; a core that cannot be
 /// had is reported once and does not matter further. The thread returns the worker when it has
@@ -22,7 +23,7 @@ pub fn spawn<P>(
     core: Option<usize>,
 ) -> io::Result<JoinHandle<Worker<P>>>
 where
-    P: Device + Send + 'static,
+    P: Port + Send + 'static,
 {
     Builder::new().name(format!("worker-{number}")).spawn(move || {
         if let Some(core) = core
@@ -34,19 +35,19 @@ where
                 "cannot pin the worker to its core; it runs where the kernel puts it"
             );
         }
-        let obituary = Obituary { number };
+        let panic_log = PanicLog { number };
         worker.run(Clock);
-        std::mem::forget(obituary);
+        std::mem::forget(panic_log);
         worker
     })
 }
 
-/// Says that a worker is dead, if it ends in any way but the intended one.
-struct Obituary {
+/// Logs the end of a worker that panics.
+struct PanicLog {
     number: usize,
 }
 
-impl Drop for Obituary {
+impl Drop for PanicLog {
     fn drop(&mut self) {
         tracing::error!(
             worker = self.number,

@@ -111,4 +111,8 @@ impl Port for TunPort {
     fn release(&mut self, frame: TunFrame) {
         self.free.push(frame);
     }
+
+    fn free_frames(&self) -> usize {
+        self.free.len()
+    }
 }

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::port::Frame;
-use vl3lb_dataplane::worker::Device;
+use vl3lb_dataplane::port::{Frame, Port};
 
 use super::LOOK;
 use crate::frame::reflect::reflect;
@@ -16,7 +15,7 @@ const PATIENCE: u32 = 200;
 
 /// Turns round what arrives at `port` until `stop`. `counts` are packets reflected and packets without an
 /// answer.
-pub(super) fn turn<P: Device>(mut port: P, framing: Framing, stop: &AtomicBool, counts: &[AtomicU64; 2]) {
+pub(super) fn turn<P: Port>(mut port: P, framing: Framing, stop: &AtomicBool, counts: &[AtomicU64; 2]) {
     let mut received = Vec::with_capacity(2 * BURST);
     let mut answers = Vec::with_capacity(2 * BURST);
     let mut empty = 0;
@@ -52,8 +51,10 @@ pub(super) fn turn<P: Device>(mut port: P, framing: Framing, stop: &AtomicBool, 
     }
 }
 
-fn sleep<P: Device>(port: &P) {
-    let Some(socket) = port.descriptor() else { return };
+fn sleep<P: Port>(port: &P) {
+    let Some(socket) = port.wait_descriptor() else {
+        return;
+    };
     let limit = Timespec::try_from(LOOK).expect("a short time");
     // A signal ends the wait early: the caller looks whether to end.
     poll(
@@ -64,7 +65,7 @@ fn sleep<P: Device>(port: &P) {
 }
 
 /// Sends what fits into the ring, and counts it.
-fn send<P: Device>(port: &mut P, answers: &mut Vec<P::Frame>, reflected: &AtomicU64) {
+fn send<P: Port>(port: &mut P, answers: &mut Vec<P::Frame>, reflected: &AtomicU64) {
     let before = answers.len();
     port.transmit(answers);
     reflected.fetch_add((before - answers.len()) as u64, Ordering::Relaxed);

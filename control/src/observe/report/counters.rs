@@ -198,18 +198,18 @@ pub(super) struct WorkerCounts {
 
 impl WorkerCounts {
     fn read(stats: &WorkerStats) -> Self {
-        let xsk = &stats.xsk;
+        let port = &stats.port;
         Self {
             busy_nanos: stats.busy_nanos.get(),
             bursts: stats.bursts.get(),
             received: stats.received.get(),
             affinity_evicted: stats.affinity_evicted.get(),
             xsk: [
-                &xsk.rx_dropped,
-                &xsk.rx_ring_full,
-                &xsk.fill_ring_empty,
-                &xsk.rx_invalid,
-                &xsk.tx_invalid,
+                &port.rx_dropped,
+                &port.rx_ring_full,
+                &port.fill_ring_empty,
+                &port.rx_invalid,
+                &port.tx_invalid,
             ]
             .map(Counter::get),
         }

@@ -82,6 +82,10 @@ impl Port for VecPort {
     fn release(&mut self, _: VecFrame) {
         self.free += 1;
     }
+
+    fn free_frames(&self) -> usize {
+        self.free
+    }
 }
 
 /// The packet in frames of the lengths in `cuts`, the rest in a last one.

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use vl3lb_common::stats::XskStats;
+use vl3lb_common::stats::PortStatistics;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue};
 
 use crate::config::ZeroCopy;
 use crate::error::SetupError;
 use crate::port::{Frame, Port, packet_frames};
-use crate::worker::Device;
 
 use super::XskFrame;
 use super::memory::Memory;
@@ -302,6 +301,10 @@ fn sendable(packets: &[XskFrame], room: usize) -> (usize, usize) {
 impl Port for XskPort {
     type Frame = XskFrame;
 
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.receiver())
+    }
+
     fn receive(&mut self, packets: &mut Vec<XskFrame>, budget: usize) -> usize {
         self.top_up();
         let before = packets.len();
@@ -345,14 +348,8 @@ impl Port for XskPort {
         let descriptor = self.memory.descriptor(frame);
         self.give_back(descriptor);
     }
-}
 
-impl Device for XskPort {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.receiver())
-    }
-
-    fn free(&self) -> usize {
+    fn free_frames(&self) -> usize {
         self.free.len() + self.memory.returned(self.worker).len()
     }
 
@@ -360,16 +357,21 @@ impl Device for XskPort {
         self.in_flight
     }
 
-    fn read_statistics(&self, stats: &XskStats) {
+    fn statistics(&self) -> PortStatistics {
+        let mut statistics = PortStatistics {
+            tx_invalid: self.refused,
+            ..PortStatistics::default()
+        };
         if let Ok(rx) = self.rx.fd().xdp_statistics() {
-            stats.rx_dropped.set(rx.rx_dropped());
-            stats.rx_invalid.set(rx.rx_invalid_descs());
-            stats.rx_ring_full.set(rx.rx_ring_full());
-            stats.fill_ring_empty.set(rx.rx_fill_ring_empty_descs());
+            statistics.rx_dropped = rx.rx_dropped();
+            statistics.rx_invalid = rx.rx_invalid_descs();
+            statistics.rx_ring_full = rx.rx_ring_full();
+            statistics.fill_ring_empty = rx.rx_fill_ring_empty_descs();
         }
         if let Ok(tx) = self.tx.fd().xdp_statistics() {
-            stats.tx_invalid.set(tx.tx_invalid_descs() + self.refused);
+            statistics.tx_invalid += tx.tx_invalid_descs();
         }
+        statistics
     }
 }
 

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::snapshot::NatPorts;
-use vl3lb_common::stats::XskStats;
 use vl3lb_common::{Protocol, ServiceKey};
 
 use super::*;
@@ -17,7 +16,6 @@ use crate::steer::{Rules, Steer};
 use crate::testing::builder::{self, Addresses, Tcp, flags};
 use crate::testing::netns::{NEAR, Wire, with_veth};
 use crate::testing::world::SERVICE;
-use crate::worker::Device;
 
 const FRAMES: u32 = 256;
 
@@ -94,12 +92,12 @@ impl Bench {
             .iter()
             .map(|port| PollFd::from_borrowed_fd(port.receiver(), PollFlags::IN))
             .collect();
-        let patience = Timespec {
+        let limit = Timespec {
             tv_sec: 2,
             tv_nsec: 0,
         };
         assert!(
-            poll(&mut fds, Some(&patience)).unwrap() > 0,
+            poll(&mut fds, Some(&limit)).unwrap() > 0,
             "no packet for two seconds; {:?}",
             self.steer.steered()
         );
@@ -307,9 +305,7 @@ fn what_the_kernel_would_never_give_back_is_not_sent() {
         bench.transmit(0, frames);
         assert_eq!(bench.wire.receive_matching(from_test), Some(packet));
         bench.assert_nothing_outstanding();
-        let stats = XskStats::default();
-        bench.ports[0].read_statistics(&stats);
-        assert_eq!(stats.tx_invalid.get(), 2);
+        assert_eq!(bench.ports[0].statistics().tx_invalid, 2);
     });
 }
 

@@ -2,13 +2,11 @@
 
 mod any_order;
 
-use std::os::fd::BorrowedFd;
-
 use crossbeam::queue::ArrayQueue;
 use etherparse::{SlicedPacket, TransportSlice};
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::next_hop::Link;
-use vl3lb_common::stats::{Counter, XskStats};
+use vl3lb_common::stats::Counter;
 use vl3lb_common::{ServiceSlot, Snapshot};
 
 use super::*;
@@ -118,7 +116,10 @@ impl Team {
         let mut ports: Vec<_> = self.workers.into_iter().map(Worker::close).collect();
         let sent = ports.iter_mut().flat_map(MemPort::take_transmitted).collect();
         for port in &ports {
-            assert_eq!((port.free(), port.outstanding(), port.lost()), (FRAMES, 0, 0));
+            assert_eq!(
+                (port.free_frames(), port.outstanding(), port.lost()),
+                (FRAMES, 0, 0)
+            );
         }
         sent
     }
@@ -308,12 +309,12 @@ fn a_new_snapshot_is_taken_between_bursts_and_the_old_one_given_back() {
 }
 
 #[test]
-fn questions_about_flows_are_answered_one_per_round() {
+fn flow_queries_are_answered_one_per_round() {
     let mut team = Team::new(1);
     team.send(0, &request(40_000, b"request"));
     let (answer, answers) = crossbeam::channel::bounded(2);
     for _ in 0..2 {
-        let accepted = team.inboxes[0].ask(FlowQuery {
+        let accepted = team.inboxes[0].query(FlowQuery {
             cursor: 0,
             scan: 10_000,
             answer: answer.clone(),
@@ -343,7 +344,7 @@ fn a_sleeping_worker_wakes_for_the_control_side_and_stops() {
         while team.stats[0].generation.get() < generation {
             std::thread::yield_now();
         }
-        std::thread::sleep(2 * PATIENCE);
+        std::thread::sleep(2 * BUSY_POLL_TIMEOUT);
     }
     team.inboxes[0].stop();
     team.workers.push(thread.join().unwrap());
@@ -367,22 +368,10 @@ impl Port for Broken {
     }
 
     fn release(&mut self, _: MemFrame) {}
-}
 
-impl Device for Broken {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn free(&self) -> usize {
+    fn free_frames(&self) -> usize {
         0
     }
-
-    fn in_flight(&self) -> usize {
-        0
-    }
-
-    fn read_statistics(&self, _: &XskStats) {}
 }
 
 #[test]

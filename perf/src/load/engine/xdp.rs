@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::snapshot::NatPorts;
-use vl3lb_common::stats::XskStats;
 use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::link::{Link, LinkInfo, Path};
 use vl3lb_dataplane::packet::Framing;
 use vl3lb_dataplane::port::xsk::{XskFrame, XskPort};
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_dataplane::steer::{Rules, Steer};
-use vl3lb_dataplane::worker::Device;
 
 use super::{BURST, Engine};
 use crate::attachment::{Wanted, attach};
@@ -306,7 +304,7 @@ impl Tuples {
 
 impl Engine for XdpEngine {
     fn room(&self) -> usize {
-        (BURST - self.pending.len().min(BURST)).min(self.ports[0].free())
+        (BURST - self.pending.len().min(BURST)).min(self.ports[0].free_frames())
     }
 
     fn push(&mut self, flow: u32, stamp: &Stamp) {
@@ -361,11 +359,10 @@ impl Engine for XdpEngine {
     }
 
     fn overrun(&self) -> u64 {
-        let stats = XskStats::default();
         let overruns = self.ports.iter().map(|port| {
-            port.read_statistics(&stats);
+            let statistics = port.statistics();
             // A packet that found no frame to fill is among `rx_dropped`.
-            stats.rx_dropped.get() + stats.rx_ring_full.get()
+            statistics.rx_dropped + statistics.rx_ring_full
         });
         overruns.sum()
     }

@@ -133,5 +133,5 @@ pub(crate) fn count_traffic(recorder: &Recorder) {
     worker.busy_nanos.add(3_100_000_000);
     worker.flow_entries.set(48_210);
     worker.frames_free.set(4000);
-    worker.xsk.rx_ring_full.set(7);
+    worker.port.rx_ring_full.set(7);
 }
