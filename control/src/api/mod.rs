@@ -11,7 +11,7 @@ mod event;
 mod flow;
 mod flow_event;
 mod measure;
-mod replicas;
+mod peers;
 mod service;
 mod status;
 mod time;
@@ -23,7 +23,7 @@ pub use event::{Event, EventCode, EventList};
 pub use flow::{Flow, FlowTraffic};
 pub use flow_event::FlowEvent;
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
-pub use replicas::{Peer, Replicas, WriteCount, WriteTrouble};
+pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
     ConfigFile, Discovery, Dns, ErrorCount, Interface, Mode, Process, RcodeCount, Severity, Status, Steering,

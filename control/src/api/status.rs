@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendCounts, Distribution, ReasonCount, Replicas, Time, Traffic};
+use super::{BackendCounts, Distribution, PeerGroup, ReasonCount, Time, Traffic};
 
 /// The vL3 interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,7 +273,8 @@ pub struct Status {
     pub config: ConfigFile,
     pub dns: Dns,
     /// `None` where there is no group, as outside of Kubernetes.
-    pub replicas: Option<Replicas>,
+    #[serde(rename = "replicas")]
+    pub peer_group: Option<PeerGroup>,
     pub process: Process,
     /// Events that readers missed because they were slower than what happened.
     pub events_lost_total: u64,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::api::{
-    BackendState, Discovery, Envelope, Peer, Replicas, ServiceState, Severity, Status, Time, Traffic,
+    BackendState, Discovery, Envelope, Peer, PeerGroup, ServiceState, Severity, Status, Time, Traffic,
     Warning, Worker,
 };
 
@@ -27,8 +27,8 @@ pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
             labelled("traffic", &traffic(status, view.digits)),
             labelled("control", &control(status, answer.time)),
         ];
-        let group = status.replicas.as_ref();
-        let group = group.map(|replicas| labelled("replicas", &self::replicas(replicas, answer.time)));
+        let group = status.peer_group.as_ref();
+        let group = group.map(|group| labelled("peers", &peer_group(group, answer.time)));
         for line in lines.into_iter().chain(group) {
             screen.push_str(line.trim_end());
             screen.push('\n');
@@ -252,25 +252,25 @@ fn control(status: &Status, now: Time) -> String {
 }
 
 /// Who else there is; each with its state, addresses and age.
-fn replicas(replicas: &Replicas, now: Time) -> String {
+fn peer_group(group: &PeerGroup, now: Time) -> String {
     let peer = |peer: &Peer| {
         let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
         let ready = if peer.ready { "ready" } else { "NOT READY" };
         let age = age(now.since(peer.since));
         format!("{} {} {ready} {age}", peer.name, addresses.join(" "))
     };
-    let mut texts = vec![format!("group {}", replicas.group)];
-    texts.push(match &replicas.leader {
-        Some(_) if replicas.leads => "leader".to_owned(),
+    let mut texts = vec![format!("group {}", group.group)];
+    texts.push(match &group.leader {
+        Some(_) if group.leads => "leader".to_owned(),
         Some(leader) => format!("leader {leader}"),
         None => "no leader".to_owned(),
     });
-    match replicas.peers.len() {
+    match group.peers.len() {
         0 => texts.push("no other balancer".to_owned()),
         count if count > SHOWN_PEERS => texts.push(format!("{count} others, by name the first")),
         _ => {}
     }
-    texts.extend(replicas.peers.iter().take(SHOWN_PEERS).map(peer));
+    texts.extend(group.peers.iter().take(SHOWN_PEERS).map(peer));
     parts(&texts)
 }
 

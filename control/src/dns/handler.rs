@@ -15,7 +15,7 @@ use tracing::debug;
 use super::stats::DnsStats;
 use super::upstream::Upstream;
 use super::zone::{Answer, Known, Zone};
-use crate::peers::BalancersReceiver;
+use crate::peers::PeersReceiver;
 use crate::publisher::CurrentReceiver;
 
 /// What all listeners share.
@@ -24,7 +24,7 @@ pub(super) struct Service {
     pub(super) zone: Zone,
     pub(super) upstream: Upstream,
     pub(super) current: CurrentReceiver,
-    pub(super) balancers: BalancersReceiver,
+    pub(super) peers: PeersReceiver,
     /// Questions so far.
     pub(super) turn: AtomicUsize,
     pub(super) stats: Arc<DnsStats>,
@@ -109,10 +109,10 @@ impl Service {
             return Response::of(ResponseCode::Refused);
         }
         let current = self.current.borrow().clone();
-        let balancers = self.balancers.borrow().clone();
+        let peers = self.peers.borrow().clone();
         let known = Known {
             current: current.as_deref(),
-            balancers: &balancers,
+            peers: &peers,
             turn: self.turn.fetch_add(1, Ordering::Relaxed),
         };
         let answer = self.zone.answer(query.name(), query.query_type(), known);

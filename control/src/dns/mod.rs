@@ -21,7 +21,7 @@ use vl3lb_common::Duration;
 
 use crate::config;
 use crate::network::NetworkReceiver;
-use crate::peers::BalancersReceiver;
+use crate::peers::PeersReceiver;
 use crate::publisher::CurrentReceiver;
 
 pub use stats::{DURATION_BOUNDS, DnsStats};
@@ -52,14 +52,14 @@ impl std::fmt::Debug for Dns {
 }
 
 impl Dns {
-    /// A server for `config.zone` with the services of `current`, which `balancers` balance too, on the
+    /// A server for `config.zone` with the services of `current`, which `peers` balance too, on the
     /// addresses of `network`.
     ///
     /// Errors: the zone's name is too long for the DNS.
     pub fn new(
         config: &config::Dns,
         current: CurrentReceiver,
-        balancers: BalancersReceiver,
+        peers: PeersReceiver,
         network: NetworkReceiver,
     ) -> Result<(Self, Arc<DnsStats>), String> {
         let stats = Arc::new(DnsStats::default());
@@ -67,7 +67,7 @@ impl Dns {
             zone: Zone::new(&config.zone).map_err(|error| format!("dns.zone {}: {error}", config.zone))?,
             upstream: Upstream::new(config.upstream.clone()),
             current,
-            balancers,
+            peers,
             turn: AtomicUsize::new(0),
             stats: Arc::clone(&stats),
         };

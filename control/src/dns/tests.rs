@@ -18,7 +18,7 @@ use super::*;
 use crate::config::Config;
 use crate::discovery::{Desired, ServiceSpec};
 use crate::network::NetworkView;
-use crate::peers::{Balancers, Peer};
+use crate::peers::{Peer, PeerSet};
 use crate::publisher::Current;
 use crate::state::{Inputs, Moment, State};
 
@@ -75,7 +75,7 @@ fn current(names: &[&str]) -> Arc<Current> {
 struct Server {
     address: SocketAddr,
     current: watch::Sender<Option<Arc<Current>>>,
-    balancers: watch::Sender<Arc<Balancers>>,
+    peers: watch::Sender<Arc<PeerSet>>,
     network: watch::Sender<Option<Arc<NetworkView>>>,
     stats: Arc<DnsStats>,
 }
@@ -100,19 +100,14 @@ impl Server {
             .config;
         let (current_sender, current_receiver) = watch::channel(services.map(current));
         let (network, network_receiver) = watch::channel(Some(Arc::new(view(own))));
-        let balancers = watch::Sender::default();
-        let (dns, stats) = Dns::new(
-            &config.dns,
-            current_receiver,
-            balancers.subscribe(),
-            network_receiver,
-        )
-        .unwrap();
+        let peers = watch::Sender::default();
+        let (dns, stats) =
+            Dns::new(&config.dns, current_receiver, peers.subscribe(), network_receiver).unwrap();
         tokio::spawn(dns.run());
         let server = Self {
             address: SocketAddr::new(own[0].parse().unwrap(), port),
             current: current_sender,
-            balancers,
+            peers,
             network,
             stats,
         };
@@ -270,9 +265,7 @@ async fn every_balancer_of_a_service_is_answered_with_and_each_comes_first_in_tu
         data(&answer)
     };
     let with = |peers: Vec<Peer>, leaving| {
-        server
-            .balancers
-            .send_replace(Arc::new(Balancers { peers, leaving }));
+        server.peers.send_replace(Arc::new(PeerSet { peers, leaving }));
     };
     with(vec![peer(1), peer(2)], false);
     let mut first = Vec::new();

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 
-use crate::peers::Balancers;
+use crate::peers::PeerSet;
 use crate::publisher::Current;
 use crate::state::ServiceEntry;
 
@@ -27,7 +27,7 @@ pub(super) struct Known<'a> {
     /// `None` if nothing was published yet.
     pub(super) current: Option<&'a Current>,
     /// Who else balances the services.
-    pub(super) balancers: &'a Balancers,
+    pub(super) peers: &'a PeerSet,
     /// Changes with each question, so that another balancer comes first each time (RFC 1794).
     pub(super) turn: usize,
 }
@@ -103,12 +103,9 @@ impl Zone {
         let records = match self.owner(&lower, current) {
             None => return Answer::NoName(self.soa(&self.apex, current)),
             Some(Owner::NameServer) => addresses(name, kind, own, 0),
-            Some(Owner::Service(service)) => addresses(
-                name,
-                kind,
-                &known.balancers.addresses_of(service, own),
-                known.turn,
-            ),
+            Some(Owner::Service(service)) => {
+                addresses(name, kind, &known.peers.addresses_of(service, own), known.turn)
+            }
         };
         if records.is_empty() {
             Answer::NoData(self.soa(&self.apex, current))

@@ -13,7 +13,7 @@ pub(super) fn families(report: &Report) -> Vec<Family> {
     families.extend(workers(report));
     families.extend(sockets(status));
     families.extend(control_plane(report));
-    families.extend(replicas(status));
+    families.extend(peers(status));
     families
 }
 
@@ -215,7 +215,7 @@ fn sockets(status: &Status) -> Vec<Family> {
     ]
 }
 
-fn replicas(status: &Status) -> Vec<Family> {
+fn peers(status: &Status) -> Vec<Family> {
     let mut peers = Family::gauge(
         "vl3lb_peers",
         "Other balancers of the group that are alive, by state",
@@ -229,16 +229,16 @@ fn replicas(status: &Status) -> Vec<Family> {
         "vl3lb_kubernetes_troubles",
         "What cannot be written to the Kubernetes API now, or not be learnt from it about peers",
     );
-    if let Some(replicas) = &status.replicas {
-        let ready = replicas.peers.iter().filter(|peer| peer.ready).count();
+    if let Some(group) = &status.peer_group {
+        let ready = group.peers.iter().filter(|peer| peer.ready).count();
         peers.add([("state", "ready")], ready as u64);
-        peers.add([("state", "not_ready")], (replicas.peers.len() - ready) as u64);
-        leader.add([], replicas.leads.into());
-        for count in &replicas.writes {
+        peers.add([("state", "not_ready")], (group.peers.len() - ready) as u64);
+        leader.add([], group.leads.into());
+        for count in &group.writes {
             let labels = [("resource", count.resource.as_str()), ("result", &count.result)];
             writes.add(labels, count.writes_total);
         }
-        troubles.add([], replicas.troubles.len() as u64);
+        troubles.add([], group.troubles.len() as u64);
     }
     vec![peers, leader, writes, troubles]
 }

@@ -3,7 +3,7 @@
 /// The pod that the balancer runs in, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Balancers of one group in one namespace have the same configuration.
+    /// PeerSet of one group in one namespace have the same configuration.
     pub group: String,
     pub namespace: String,
     /// The pod's name.

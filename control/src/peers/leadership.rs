@@ -16,13 +16,13 @@ use tokio::time::{Instant, sleep};
 use vl3lb_common::Duration;
 
 use super::Shared;
-use super::balancers::Balancers;
+use super::api_calls::Resource;
+use super::apply::Applier;
+use super::desired::{Balanced, GroupServices, Objects, PUBLISH, publishable};
 use super::election::{Election, Step};
 use super::lease::Presence;
-use super::publication::Publication;
-use super::wanted::{Balanced, Known, Objects, PUBLISH, publishable};
+use super::peer_set::PeerSet;
 use super::watching::{self, Change};
-use super::writes::Resource;
 use crate::discovery::{Accepted, Left};
 use crate::publisher::CurrentReceiver;
 
@@ -57,7 +57,7 @@ pub(super) async fn take_part(client: &Client, config: &kube::Config, shared: &S
 async fn follow_published(config: &kube::Config, shared: &Shared, published: &watch::Sender<Published>) {
     let namespace = &shared.identity.namespace;
     let label = format!("{PUBLISH}=true");
-    let writes = Arc::clone(&shared.writes);
+    let writes = Arc::clone(&shared.calls);
     let what = "services to publish";
     let changes = watching::follow::<Service>(config, namespace, &label, what, writes);
     // Where Leases can be watched these can too: it is the same server and the same credentials.
@@ -92,9 +92,9 @@ async fn lead(
 ) {
     let mut election = Election::new(shared.identity.clone(), Instant::now());
     let mut group = shared.group.subscribe();
-    let mut balancers = shared.balancers.subscribe();
+    let mut balancers = shared.peers.subscribe();
     let mut leave = shared.leave.subscribe();
-    let mut publication = Publication::default();
+    let mut applier = Applier::default();
     loop {
         let leaving = *leave.borrow_and_update();
         let settled = {
@@ -112,18 +112,16 @@ async fn lead(
         let known = balancers.borrow_and_update().clone();
         let objects = wanted(shared, &mut sources, &known, &published.borrow_and_update());
         if !election.leads(Instant::now()) {
-            publication = Publication::default();
-            shared.writes.note(PUBLISHING, None);
+            applier = Applier::default();
+            shared.calls.note(PUBLISHING, None);
         } else if let Some(objects) = objects {
             // In time for the next renewal.
             let end = Instant::now() + wait;
             let may_write = || election.leads(Instant::now()) && (leaving || Instant::now() < end);
-            shared.writes.note(PUBLISHING, refused(&published.borrow()));
-            publication.find_left(&sources.left.borrow_and_update());
-            publication.write(client, shared, &objects, may_write).await;
-            wait = publication
-                .next(Instant::now())
-                .map_or(wait, |next| wait.min(next));
+            shared.calls.note(PUBLISHING, refused(&published.borrow()));
+            applier.find_left(&sources.left.borrow_and_update());
+            applier.write(client, shared, &objects, may_write).await;
+            wait = applier.next(Instant::now()).map_or(wait, |next| wait.min(next));
         }
         if leaving {
             release(client, shared, &election).await;
@@ -156,13 +154,13 @@ async fn elect(client: &Client, shared: &Shared, election: &mut Election) -> Dur
         Step::Create(lease) => {
             let params = PostParams::default();
             let create = api.create(&params, &lease);
-            shared.writes.attempt(Resource::Leases, &attempt, create).await
+            shared.calls.attempt(Resource::Leases, &attempt, create).await
         }
         Step::Replace(lease) => {
             let params = PatchParams::default();
             let patch = Patch::Merge(&lease);
             let patch = api.patch(&name, &params, &patch);
-            shared.writes.attempt(Resource::Leases, &attempt, patch).await
+            shared.calls.attempt(Resource::Leases, &attempt, patch).await
         }
     };
     let now = Instant::now();
@@ -189,11 +187,7 @@ async fn release(client: &Client, shared: &Shared, election: &Election) {
     let patch = Patch::Merge(&lease);
     let patch = api.patch(&name, &params, &patch);
     // Others take over as well when it is not renewed any more.
-    shared
-        .writes
-        .attempt(Resource::Leases, &attempt, patch)
-        .await
-        .ok();
+    shared.calls.attempt(Resource::Leases, &attempt, patch).await.ok();
 }
 
 /// Why Services that are to be published are not.
@@ -213,7 +207,7 @@ fn refused(published: &Published) -> Option<String> {
 fn wanted(
     shared: &Shared,
     sources: &mut Sources,
-    balancers: &Balancers,
+    balancers: &PeerSet,
     published: &Published,
 ) -> Option<Objects> {
     let presence = sources.presence.borrow_and_update().clone();
@@ -231,7 +225,7 @@ fn wanted(
         .collect();
     let stays = presence.ready && !balancers.leaving;
     let own: &[IpAddr] = if stays { &presence.addresses } else { &[] };
-    let known = Known {
+    let known = GroupServices {
         identity: &shared.identity,
         own,
         balancers,

@@ -76,7 +76,7 @@ pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration
 
 /// What others know of a balancer from its Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sighting {
+pub(super) struct PeerLease {
     pub(super) name: String,
     pub(super) presence: Presence,
     pub(super) duration: Duration,
@@ -84,7 +84,7 @@ pub(super) struct Sighting {
     pub(super) renewed: Option<Timestamp>,
 }
 
-impl Sighting {
+impl PeerLease {
     /// What `lease` says. What is malformed counts as not said.
     pub(super) fn read(lease: &Lease) -> Self {
         let annotations = lease.metadata.annotations.as_ref();
@@ -173,7 +173,7 @@ mod tests {
                 },
             })
         );
-        let sighting = Sighting::read(&lease);
+        let sighting = PeerLease::read(&lease);
         assert_eq!(sighting.presence, presence);
         assert_eq!((sighting.name.as_str(), sighting.duration), ("lb-1", DURATION));
         assert!(sighting.renewed.is_some());
@@ -183,7 +183,7 @@ mod tests {
     fn what_is_malformed_counts_as_not_said() {
         let read = |annotations: serde_json::Value, spec: serde_json::Value| {
             let lease = json!({"metadata": {"name": "x", "annotations": annotations}, "spec": spec});
-            Sighting::read(&serde_json::from_value(lease).unwrap())
+            PeerLease::read(&serde_json::from_value(lease).unwrap())
         };
         let sighting = read(
             json!({

@@ -7,54 +7,59 @@
 //!
 //! | idea | file |
 //! |---|---|
-//! | who this balancer is | `identity` |
-//! | its Lease | `lease`, `presence` |
-//! | the others' Leases, and who is alive | `group`, `members`, `balancers` |
-//! | who of them writes for all | `election`, `leadership` |
-//! | what that is: status of Services, EndpointSlices | `wanted`, `publication` |
-//! | what Kubernetes is told of as Events | `notices`, `services` |
-//! | how writes and watches go | `writes`, `watching` |
+//! | this balancer's pod and group | `identity` |
+//! | format of a balancer's Lease | `lease` |
+//! | renews and deletes this balancer's Lease | `own_lease` |
+//! | watches the Leases of the group | `lease_watch` |
+//! | which peers are alive | `liveness`, `peer_set` |
+//! | handle for the rest of the process | `membership` |
+//! | leader election | `election`, `leadership` |
+//! | desired status of Services and EndpointSlices | `desired` |
+//! | writes those that differ | `apply` |
+//! | Kubernetes Events | `kube_events`, `kube_services` |
+//! | time limit, counts and failures of API calls | `api_calls` |
+//! | watch stream | `watching` |
 
-mod balancers;
+mod api_calls;
+mod apply;
+mod desired;
 mod election;
-mod group;
 mod identity;
+mod kube_events;
+mod kube_services;
 mod leadership;
 mod lease;
-mod members;
-mod notices;
-mod presence;
-mod publication;
-mod services;
+mod lease_watch;
+mod liveness;
+mod membership;
+mod own_lease;
+mod peer_set;
 #[cfg(test)]
 mod tests;
-mod wanted;
 mod watching;
-mod writes;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use kube::Client;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use vl3lb_common::Duration;
 
-use crate::api;
 use crate::discovery::kubernetes::connection::Server;
 use crate::discovery::kubernetes::failure::chain;
 use crate::observe::events::Events;
 use crate::publisher::CurrentReceiver;
 
-pub use balancers::{Balancers, BalancersReceiver, Peer};
 pub use identity::Identity;
-pub use services::Services;
+pub use kube_services::KubeServices;
+pub use membership::Membership;
+pub use peer_set::{Peer, PeerSet, PeersReceiver};
 
-use election::holder;
-use group::Group;
+use api_calls::ApiCalls;
 use leadership::Sources;
 use lease::Presence;
-use writes::Writes;
+use lease_watch::GroupState;
 
 /// The field manager of everything that is applied.
 pub(crate) const MANAGER: &str = "vl3-lb";
@@ -64,20 +69,18 @@ const MANAGED_BY: &str = "vl3-lb.io";
 const LOOK: Duration = Duration::from_secs(1);
 /// How long until a missing kubeconfig or service account is looked for again.
 const REOPEN: Duration = Duration::from_secs(5);
-/// A balancer that leaves does not wait longer than this for the API server.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// This balancer among its peers, for as long as it runs.
-pub struct Replicas {
+pub struct Peers {
     server: Server,
     current: CurrentReceiver,
-    services: Services,
+    services: KubeServices,
     shared: Arc<Shared>,
 }
 
-impl std::fmt::Debug for Replicas {
+impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replicas")
+        f.debug_struct("Peers")
             .field("identity", &self.shared.identity)
             .finish_non_exhaustive()
     }
@@ -87,10 +90,10 @@ impl std::fmt::Debug for Replicas {
 #[derive(Debug)]
 struct Shared {
     identity: Identity,
-    writes: Arc<Writes>,
+    calls: Arc<ApiCalls>,
     events: Arc<Events>,
-    balancers: watch::Sender<Arc<Balancers>>,
-    group: watch::Sender<Group>,
+    peers: watch::Sender<Arc<PeerSet>>,
+    group: watch::Sender<GroupState>,
     /// Whether this balancer writes for the group.
     leads: AtomicBool,
     /// Whether this balancer leaves.
@@ -99,42 +102,38 @@ struct Shared {
     left: watch::Sender<bool>,
 }
 
-/// Those who ask about the group, or leave it.
-#[derive(Debug, Clone)]
-pub struct Membership(Arc<Shared>);
-
-impl Replicas {
+impl Peers {
     /// The balancer `identity`, which balances what `current` says; `services` are those of Kubernetes that
     /// it serves, `events` is what Kubernetes is told of, and who comes and goes is told there. The API server and the credentials are those of a kubeconfig
     /// (KUBECONFIG), else of the pod's service account.
     pub fn new(
         identity: Identity,
         current: CurrentReceiver,
-        services: Services,
+        services: KubeServices,
         events: Arc<Events>,
     ) -> (Self, Membership) {
-        let group = Group {
+        let group = GroupState {
             leader: None,
             settled: false,
             pace: (lease::DURATION / 3, lease::DURATION),
         };
         let shared = Arc::new(Shared {
             identity,
-            writes: Arc::default(),
+            calls: Arc::default(),
             events,
-            balancers: watch::channel(Arc::default()).0,
+            peers: watch::channel(Arc::default()).0,
             group: watch::channel(group).0,
             leads: AtomicBool::new(false),
             leave: watch::channel(false).0,
             left: watch::channel(false).0,
         });
-        let replicas = Self {
+        let peers = Self {
             server: Server::Inferred,
             current,
             services,
             shared: Arc::clone(&shared),
         };
-        (replicas, Membership(shared))
+        (peers, Membership(shared))
     }
 
     /// Another API server than that.
@@ -152,8 +151,8 @@ impl Replicas {
         let (config, client) = self.open().await;
         let follow = async {
             loop {
-                let reason = group::follow(&config, &shared).await.err();
-                shared.writes.note("watch leases", reason);
+                let reason = lease_watch::follow(&config, &shared).await.err();
+                shared.calls.note("watch leases", reason);
                 sleep(REOPEN).await;
             }
         };
@@ -165,7 +164,7 @@ impl Replicas {
         };
         let part = async {
             let lead = leadership::take_part(&client, &config, &shared, sources);
-            tokio::join!(presence::keep(&client, &shared, presence), lead);
+            tokio::join!(own_lease::keep(&client, &shared, presence), lead);
             shared.left.send_replace(true);
         };
         let look = async {
@@ -178,7 +177,7 @@ impl Replicas {
                 }
             }
         };
-        let tell = notices::tell(&client, &shared, shared.events.follow(), self.services.clone());
+        let tell = kube_events::run(&client, &shared, shared.events.follow(), self.services.clone());
         tokio::join!(follow, part, look, tell);
     }
 
@@ -192,57 +191,13 @@ impl Replicas {
             });
             let reason = match opened {
                 Ok(opened) => {
-                    self.shared.writes.note(attempt, None);
+                    self.shared.calls.note(attempt, None);
                     return opened;
                 }
                 Err(reason) => reason,
             };
-            self.shared.writes.note(attempt, Some(reason));
+            self.shared.calls.note(attempt, Some(reason));
             sleep(REOPEN).await;
         }
-    }
-}
-
-impl Membership {
-    /// The balancers of the group, for who answers with their addresses.
-    pub fn balancers(&self) -> BalancersReceiver {
-        self.0.balancers.subscribe()
-    }
-
-    /// Everything there is to tell about the group.
-    pub fn report(&self) -> api::Replicas {
-        let shared = &self.0;
-        let leader = shared.group.borrow().leader.clone();
-        let balancers = shared.balancers.borrow().clone();
-        api::Replicas {
-            group: shared.identity.group.clone(),
-            name: shared.identity.pod.clone(),
-            leader: leader.as_ref().and_then(|lease| holder(lease).map(str::to_owned)),
-            leads: shared.leads.load(Ordering::Relaxed),
-            peers: balancers.peers.iter().map(Peer::report).collect(),
-            writes: shared.writes.counts(),
-            troubles: shared.writes.troubles(),
-        }
-    }
-
-    /// Leaves the group: from now on others are answered with instead, and they are told, if the API
-    /// server can be reached within a moment. Whether there are any that are ready.
-    pub async fn leave(&self) -> bool {
-        self.0.balancers.send_modify(|balancers| {
-            *balancers = Arc::new(Balancers {
-                peers: balancers.peers.clone(),
-                leaving: true,
-            });
-        });
-        self.0.leave.send_replace(true);
-        let mut left = self.0.left.subscribe();
-        let told = timeout(FAREWELL, left.wait_for(|left| *left)).await;
-        if told.is_err() {
-            tracing::warn!(
-                "leave group {}: the API server does not answer",
-                self.0.identity.group
-            );
-        }
-        self.0.balancers.borrow().peers.iter().any(|peer| peer.ready)
     }
 }

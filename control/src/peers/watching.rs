@@ -12,7 +12,7 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::writes::{Writes, forbidden};
+use super::api_calls::{ApiCalls, forbidden};
 use crate::discovery::kubernetes::connection::{WATCH, client};
 use crate::discovery::kubernetes::failure::{chain, needs_list, status};
 
@@ -27,7 +27,7 @@ pub(super) enum Change<K> {
 }
 
 /// Follows the objects of `namespace` that have `label`, for ever: after failures, which `writes` is told,
-/// with growing, random pauses. They are called `what` there.
+/// with growing, random backoff. They are called `what` there.
 ///
 /// Errors: certificates or a token that cannot be read.
 pub(super) fn follow<K>(
@@ -35,7 +35,7 @@ pub(super) fn follow<K>(
     namespace: &str,
     label: &str,
     what: &str,
-    writes: Arc<Writes>,
+    writes: Arc<ApiCalls>,
 ) -> Result<BoxStream<'static, Change<K>>, String>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -87,11 +87,11 @@ fn reason(error: &watcher::Error) -> Option<String> {
     }
 }
 
-/// What a watcher says, with pauses after failures: longer ones after several, and random, so that
+/// What a watcher says, with backoff after failures: longer ones after several, and random, so that
 /// balancers do not come back all at once. A watcher that cannot go on is replaced.
 ///
 /// The watcher says that it begins a list before it has asked for it. That is left out: it would count
-/// as a success between two failures, and the pauses would never grow.
+/// as a success between two failures, and the backoff would never grow.
 fn events<K>(api: Api<K>, params: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,

@@ -29,7 +29,7 @@ use vl3lb_control::log::Log;
 use vl3lb_control::network::Monitor;
 use vl3lb_control::observe::events::{Events, Happening};
 use vl3lb_control::observe::report::{Identity, Reporter, Sources};
-use vl3lb_control::peers::{self, Membership, Replicas, Services};
+use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
 use vl3lb_control::publisher::{CurrentReceiver, Publisher};
 use vl3lb_control::version;
 use vl3lb_dataplane::config as dataplane;
@@ -234,12 +234,12 @@ impl Control {
             file,
             services,
         } = discover(config, path.clone(), desired, &events, &mut tasks);
-        let (replicas, membership) = join(config, &current, services, &events).unzip();
-        let balancers = membership
+        let (peers, membership) = join(config, &current, services, &events).unzip();
+        let peer_set = membership
             .as_ref()
-            .map_or_else(|| watch::Sender::default().subscribe(), Membership::balancers);
+            .map_or_else(|| watch::Sender::default().subscribe(), Membership::peers);
         let (dns, dns_stats) =
-            Dns::new(&config.dns, current.clone(), balancers, network.clone()).map_err(refused)?;
+            Dns::new(&config.dns, current.clone(), peer_set, network.clone()).map_err(refused)?;
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -272,10 +272,10 @@ impl Control {
         tasks.spawn(named("the health checks", checker.run()));
         tasks.spawn(named("the publisher", publisher.run()));
         tasks.spawn(named("the name server", dns.run()));
-        if let Some(replicas) = replicas {
+        if let Some(peers) = peers {
             let reporter = Arc::clone(&reporter);
             let ready = move || reporter.readiness().is_ok();
-            tasks.spawn(named("the membership of the group", replicas.run(ready)));
+            tasks.spawn(named("the membership of the group", peers.run(ready)));
         }
         tasks.spawn(named("sampling", {
             let reporter = Arc::clone(&reporter);
@@ -388,9 +388,9 @@ impl Control {
 fn join(
     config: &Config,
     current: &CurrentReceiver,
-    services: Services,
+    services: KubeServices,
     events: &Arc<Events>,
-) -> Option<(Replicas, Membership)> {
+) -> Option<(Peers, Membership)> {
     let kubernetes = config.kubernetes.as_ref()?;
     let Some(identity) = peers::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
         info!(
@@ -402,7 +402,7 @@ fn join(
         "balancer {} of group {} in namespace {}",
         identity.pod, identity.group, identity.namespace
     );
-    Some(Replicas::new(
+    Some(Peers::new(
         identity,
         current.clone(),
         services,
@@ -417,7 +417,7 @@ struct Found {
     /// How the file is doing.
     file: watch::Receiver<SourceStatus>,
     /// Those of Kubernetes.
-    services: Services,
+    services: KubeServices,
 }
 
 /// Starts to find services and backends.
@@ -437,13 +437,13 @@ fn discover(
             Found {
                 source: file_state.clone(),
                 file: file_state,
-                services: Services::none(),
+                services: KubeServices::none(),
             }
         }
         Discovery::Kubernetes => {
             let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
             let source = Kubernetes::new(file, file_status);
-            let services = Services {
+            let services = KubeServices {
                 accepted: source.accepted(),
                 refused: source.refused(),
                 left: source.left(),

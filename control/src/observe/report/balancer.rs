@@ -96,7 +96,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             error: file.error.clone(),
         },
         dns: dns(facts),
-        replicas: facts.replicas.clone(),
+        peer_group: facts.peer_group.clone(),
         process: facts.process,
         events_lost_total: facts.events_lost,
         flow_followers: facts.flow_followers,

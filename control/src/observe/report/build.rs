@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::api::{
     Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
-    NatPortUse, NextHop, Process, ReasonCount, Replicas, Report, Service, ServiceCheck, Time, Traffic,
+    NatPortUse, NextHop, PeerGroup, Process, ReasonCount, Report, Service, ServiceCheck, Time, Traffic,
 };
 use vl3lb_common::dataplane::{Attachment, Steered};
 use vl3lb_common::next_hop::{self, Link};
@@ -62,7 +62,7 @@ pub(super) struct Facts<'a> {
     pub(super) flow_followers: u64,
     pub(super) flow_events_lost: u64,
     /// `None` without a group.
-    pub(super) replicas: Option<Replicas>,
+    pub(super) peer_group: Option<PeerGroup>,
     pub(super) process: Process,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.

@@ -138,7 +138,7 @@ impl Reporter {
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
             flow_followers: self.flow_events.followers(),
             flow_events_lost: self.flow_events.lost(),
-            replicas: self.sources.membership.as_ref().map(Membership::report),
+            peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),

@@ -339,7 +339,7 @@ fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
 
 /// What the balancer cannot write to the Kubernetes API, or learn from it about its peers.
 fn kubernetes(status: &Status) -> Vec<Warning> {
-    let Some(replicas) = &status.replicas else {
+    let Some(group) = &status.peer_group else {
         return Vec::new();
     };
     let next = "look at the API server, and at the Role of the balancer's service account";
@@ -348,7 +348,7 @@ fn kubernetes(status: &Status) -> Vec<Warning> {
         let warning = about(&trouble.attempt, next, warn("kubernetes_failing", text));
         since(Some(trouble.since), warning)
     };
-    let troubles = &replicas.troubles;
+    let troubles = &group.troubles;
     let mut warnings: Vec<Warning> = troubles.iter().take(MOST_TROUBLES).map(warning).collect();
     if troubles.len() > MOST_TROUBLES {
         let text = format!("and {} more of the kind", troubles.len() - MOST_TROUBLES);

@@ -14,7 +14,7 @@ async fn balancers_of_a_group_find_each_other() {
     a.sees(&["lb-b"]).await;
     b.sees(&["lb-a"]).await;
     let own = ["172.16.1.1".parse().unwrap()];
-    let balancers = a.membership.balancers().borrow().clone();
+    let balancers = a.membership.peers().borrow().clone();
     let addresses = balancers.addresses_of("finance", &own);
     assert_eq!(addresses, [own[0], "172.16.1.2".parse().unwrap()]);
     assert_eq!(balancers.addresses_of("unknown", &own), own);
@@ -58,7 +58,7 @@ async fn a_balancer_that_leaves_is_gone_from_every_answer_when_that_is_done() {
     assert_eq!(server.object("leases", "lb-b"), None);
     a.sees(&[]).await;
     let own = ["172.16.1.2".parse().unwrap()];
-    let balancers = b.membership.balancers().borrow().clone();
+    let balancers = b.membership.peers().borrow().clone();
     let addresses = balancers.addresses_of("finance", &own);
     assert_eq!(addresses, ["172.16.1.1".parse::<std::net::IpAddr>().unwrap()]);
     assert!(!a.membership.leave().await, "nobody is left");

@@ -1,8 +1,8 @@
-//! Balancers against a scripted API server.
+//! PeerSet against a scripted API server.
 
+mod kube_events;
 mod leadership;
 mod membership;
-mod notices;
 mod server;
 
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Identity, Membership, Replicas, Services};
+use super::{Identity, KubeServices, Membership, Peers};
 use crate::discovery::{Accepted, Left, Refused};
 use crate::observe::events::Events;
 use crate::observe::report::sample;
@@ -43,14 +43,14 @@ impl Balancer {
         let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
         let (accepted, refused) = (watch::Sender::default(), watch::Sender::default());
         let left = watch::Sender::default();
-        let services = Services {
+        let services = KubeServices {
             accepted: accepted.subscribe(),
             refused: refused.subscribe(),
             left: left.subscribe(),
         };
         let events = Arc::new(Events::default());
-        let (replicas, membership) = Replicas::new(identity, receiver, services, Arc::clone(&events));
-        let replicas = replicas.with_server(server.config());
+        let (peers, membership) = Peers::new(identity, receiver, services, Arc::clone(&events));
+        let peers = peers.with_server(server.config());
         let ready = Arc::new(AtomicBool::new(true));
         let is_ready = Arc::clone(&ready);
         Self {
@@ -61,7 +61,7 @@ impl Balancer {
             refused,
             left,
             events,
-            running: tokio::spawn(replicas.run(move || is_ready.load(Ordering::Relaxed))),
+            running: tokio::spawn(peers.run(move || is_ready.load(Ordering::Relaxed))),
         }
     }
 
@@ -76,7 +76,7 @@ impl Balancer {
 
     /// Names of those that it takes for alive, ready ones, that balance finance.
     fn peers(&self) -> Vec<String> {
-        let balancers = self.membership.balancers().borrow().clone();
+        let balancers = self.membership.peers().borrow().clone();
         let peers = balancers.peers.iter();
         peers
             .filter(|peer| peer.ready && peer.services.contains("finance"))
@@ -86,7 +86,7 @@ impl Balancer {
 
     /// Waits until those are `names`.
     async fn sees(&self, names: &[&str]) {
-        let mut balancers = self.membership.balancers();
+        let mut balancers = self.membership.peers();
         let waiting = async {
             while self.peers() != names {
                 balancers.changed().await.unwrap();

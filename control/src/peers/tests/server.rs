@@ -89,7 +89,7 @@ impl ApiServer {
         objects.map(|(_, object)| object.clone()).collect()
     }
 
-    /// Writes as somebody else.
+    /// ApiCalls as somebody else.
     pub(super) fn put(&self, resource: &str, object: Value) {
         let text = |key: &str| object["metadata"][key].as_str().unwrap().to_owned();
         let key = (resource.to_owned(), text("namespace"), text("name"));
@@ -139,7 +139,7 @@ impl Drop for ApiServer {
 }
 
 impl Inner {
-    /// Writes an object, or deletes it.
+    /// ApiCalls an object, or deletes it.
     fn set(&mut self, key: Key, object: Option<Value>) -> Value {
         self.version += 1;
         let before = self.objects.remove(&key);

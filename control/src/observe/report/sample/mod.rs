@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::api::{
-    BackendTransitions, CheckResult, EventCode, EventList, Peer, Replicas, Report, ServiceState, Time,
+    BackendTransitions, CheckResult, EventCode, EventList, Peer, PeerGroup, Report, ServiceState, Time,
     WriteCount, WriteTrouble,
 };
 use tokio::sync::watch;
@@ -258,7 +258,7 @@ pub(crate) fn report() -> Report {
         events_lost: 0,
         flow_followers: 1,
         flow_events_lost: 7,
-        replicas: Some(replicas()),
+        peer_group: Some(peer_group()),
         process: crate::api::Process {
             cpu_seconds_total: Some(12.5),
             resident_memory_bytes: Some(64 << 20),
@@ -276,7 +276,7 @@ pub(crate) fn report() -> Report {
 }
 
 /// A group of three, and a permission that is missing.
-fn replicas() -> Replicas {
+fn peer_group() -> PeerGroup {
     let peer = |name: &str, ready, address| Peer {
         name: name.to_owned(),
         ready,
@@ -288,7 +288,7 @@ fn replicas() -> Replicas {
         result: result.to_owned(),
         writes_total,
     };
-    Replicas {
+    PeerGroup {
         group: "finance".to_owned(),
         name: "finance-lb-7c9d".to_owned(),
         leader: Some("finance-lb-4f2k".to_owned()),

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 use vl3lb_common::Duration;
 
-use super::writes::{Failure, Pauses, Resource};
-use super::{Identity, MANAGED_BY, Services, Shared};
+use super::api_calls::{Backoff, Resource, WriteError};
+use super::{Identity, KubeServices, MANAGED_BY, Shared};
 use crate::discovery::{Accepted, Refused};
 use crate::observe::events::Follower;
 
@@ -31,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// One Event.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Notice {
+struct KubeEvent {
     kind: EventType,
     reason: &'static str,
     /// What the balancer did about it.
@@ -53,7 +53,12 @@ enum About {
 }
 
 /// Tells for ever what `follower` hears, and which Services are refused.
-pub(super) async fn tell(client: &Client, shared: &Shared, mut follower: Follower, mut services: Services) {
+pub(super) async fn run(
+    client: &Client,
+    shared: &Shared,
+    mut follower: Follower,
+    mut services: KubeServices,
+) {
     let reporter = Reporter {
         controller: MANAGED_BY.to_owned(),
         instance: Some(shared.identity.pod.clone()),
@@ -61,7 +66,7 @@ pub(super) async fn tell(client: &Client, shared: &Shared, mut follower: Followe
     let mut recorder = Recorder::new(client.clone(), reporter.clone());
     let mut waiting = VecDeque::new();
     let mut budget = Budget::new(Instant::now());
-    let mut pauses = Pauses::default();
+    let mut backoff = Backoff::default();
     let mut earliest = Instant::now();
     let mut known = HashSet::new();
     loop {
@@ -84,11 +89,11 @@ pub(super) async fn tell(client: &Client, shared: &Shared, mut follower: Followe
                 match publish(&recorder, shared, notice).await {
                     Ok(()) => {
                         waiting.pop_front();
-                        pauses.succeeded();
+                        backoff.succeeded();
                     }
                     // The Event that was to be counted up is gone by now.
-                    Err(Failure::Absent) => recorder = Recorder::new(client.clone(), reporter.clone()),
-                    Err(_) => earliest = Instant::now() + pauses.failed(LONGEST_PAUSE),
+                    Err(WriteError::Absent) => recorder = Recorder::new(client.clone(), reporter.clone()),
+                    Err(_) => earliest = Instant::now() + backoff.failed(LONGEST_PAUSE),
                 }
             }
         }
@@ -97,7 +102,7 @@ pub(super) async fn tell(client: &Client, shared: &Shared, mut follower: Followe
     }
 }
 
-async fn publish(recorder: &Recorder, shared: &Shared, notice: &Notice) -> Result<(), Failure> {
+async fn publish(recorder: &Recorder, shared: &Shared, notice: &KubeEvent) -> Result<(), WriteError> {
     let reference = notice.about.reference(&shared.identity);
     let namespace = reference.namespace.as_deref().unwrap_or_default();
     let attempt = format!("write events in namespace {namespace}");
@@ -109,11 +114,11 @@ async fn publish(recorder: &Recorder, shared: &Shared, notice: &Notice) -> Resul
         secondary: None,
     };
     let publish = recorder.publish(&event, &reference);
-    shared.writes.attempt(Resource::Events, &attempt, publish).await
+    shared.calls.attempt(Resource::Events, &attempt, publish).await
 }
 
 /// What Kubernetes is to know of `event`, if anything.
-fn read(event: &api::Event, accepted: &[Accepted]) -> Option<Notice> {
+fn read(event: &api::Event, accepted: &[Accepted]) -> Option<KubeEvent> {
     let (kind, reason, action) = match (event.code, event.from.as_deref(), event.to.as_deref()) {
         (EventCode::ServiceState, _, Some("down")) => {
             (EventType::Warning, "ServiceWithoutBackends", "Balancing")
@@ -134,7 +139,7 @@ fn read(event: &api::Event, accepted: &[Accepted]) -> Option<Notice> {
             name: accepted.name.clone(),
             uid: accepted.uid.clone(),
         });
-    Some(Notice {
+    Some(KubeEvent {
         kind,
         reason,
         action,
@@ -144,14 +149,14 @@ fn read(event: &api::Event, accepted: &[Accepted]) -> Option<Notice> {
 }
 
 /// Notices of those of `refused` that were not `known`, which are then.
-fn news(refused: &[Refused], known: &mut HashSet<Notice>) -> Vec<Notice> {
-    let now: HashSet<Notice> = refused.iter().map(Notice::from).collect();
+fn news(refused: &[Refused], known: &mut HashSet<KubeEvent>) -> Vec<KubeEvent> {
+    let now: HashSet<KubeEvent> = refused.iter().map(KubeEvent::from).collect();
     let news = now.difference(known).cloned().collect();
     *known = now;
     news
 }
 
-impl From<&Refused> for Notice {
+impl From<&Refused> for KubeEvent {
     fn from(refused: &Refused) -> Self {
         Self {
             kind: EventType::Warning,
@@ -275,7 +280,7 @@ mod tests {
     fn it_is_told_of_the_service_that_it_is_about() {
         let about = |service| {
             let event = event(EventCode::ServiceState, service, "ok", "down");
-            let reference = |notice: Notice| {
+            let reference = |notice: KubeEvent| {
                 let identity = Identity {
                     group: "finance".to_owned(),
                     namespace: "lb".to_owned(),

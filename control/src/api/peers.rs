@@ -43,7 +43,7 @@ pub struct WriteTrouble {
 /// The group that the balancer belongs to, and what it writes to Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Replicas {
+pub struct PeerGroup {
     pub group: String,
     /// The name of this balancer's pod.
     pub name: String,

@@ -37,7 +37,7 @@ impl Peer {
 
 /// The group, without this balancer itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Balancers {
+pub struct PeerSet {
     /// Those that are alive, by name.
     pub peers: Vec<Peer>,
     /// This balancer is on its way out: others take its place wherever there are any.
@@ -45,9 +45,9 @@ pub struct Balancers {
 }
 
 /// The newest; borrow it shortly, or clone the `Arc`.
-pub type BalancersReceiver = watch::Receiver<Arc<Balancers>>;
+pub type PeersReceiver = watch::Receiver<Arc<PeerSet>>;
 
-impl Balancers {
+impl PeerSet {
     /// Where new flows of `service` can go: to `own`, the addresses of this balancer, and to those of
     /// its peers that balance it. Each once.
     pub fn addresses_of(&self, service: &str, own: &[IpAddr]) -> Vec<IpAddr> {
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_service_is_where_it_is_balanced() {
-        let balancers = |leaving| Balancers {
+        let balancers = |leaving| PeerSet {
             leaving,
             peers: vec![
                 peer("a", true, &["10.0.0.2", "fd00::2"], &["finance", "dns"]),

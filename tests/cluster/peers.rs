@@ -53,9 +53,9 @@ fn balancers_answer_for_each_other_until_one_leaves() {
     }
     let status = |balancer: &Balancer<'_>| balancer.cli_json(&["status"])["items"][0]["replicas"].clone();
     for balancer in [&a, &b] {
-        let replicas = status(balancer);
-        assert_eq!(replicas["peers"].as_array().map(Vec::len), Some(1), "{replicas}");
-        assert_eq!(replicas["troubles"], json!([]), "the Role that we ship suffices");
+        let group = status(balancer);
+        assert_eq!(group["peers"].as_array().map(Vec::len), Some(1), "{group}");
+        assert_eq!(group["troubles"], json!([]), "the Role that we ship suffices");
     }
 
     let leads = status(&a)["leads"] == true;

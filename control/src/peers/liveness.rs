@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
-use super::balancers::Peer;
-use super::lease::{DURATION, Sighting};
+use super::lease::{DURATION, PeerLease};
+use super::peer_set::Peer;
 
 /// A silence of the whole group that is longer than this is an outage, and not counted. Longer than the
 /// time between two renewals, and with one of those still less than [`DURATION`].
@@ -24,7 +24,7 @@ const RENEWALS_PER_SECOND: u32 = 10;
 
 /// What is known of the Leases of a group.
 #[derive(Debug)]
-pub(super) struct Members {
+pub(super) struct Liveness {
     /// The name of this balancer's own Lease.
     own: String,
     leases: BTreeMap<String, Member>,
@@ -36,7 +36,7 @@ pub(super) struct Members {
 
 #[derive(Debug)]
 struct Member {
-    sighting: Sighting,
+    sighting: PeerLease,
     /// When it changed last, in time that was heard; `None` if it did not since it was seen first.
     changed: Option<Duration>,
     /// When it came alive, as far as is known here.
@@ -52,7 +52,7 @@ pub(super) struct Moment {
     pub(super) wall: SystemTime,
 }
 
-impl Members {
+impl Liveness {
     /// Nobody yet, seen by the balancer whose Lease is called `own`.
     pub(super) const fn new(own: String, now: Instant) -> Self {
         Self {
@@ -64,23 +64,23 @@ impl Members {
     }
 
     /// Takes note of all Leases of the group. Those that are not among them are gone.
-    pub(super) fn list(&mut self, sightings: Vec<Sighting>, now: Moment) {
-        let names: HashSet<String> = sightings.iter().map(|sighting| sighting.name.clone()).collect();
+    pub(super) fn list(&mut self, leases: Vec<PeerLease>, now: Moment) {
+        let names: HashSet<String> = leases.iter().map(|sighting| sighting.name.clone()).collect();
         self.leases.retain(|name, _| names.contains(name));
-        let renewed = |sighting: &Sighting| {
+        let renewed = |sighting: &PeerLease| {
             let known = self.leases.get(&sighting.name);
             known.is_some_and(|known| known.sighting.renewed != sighting.renewed)
         };
-        if sightings.iter().any(renewed) {
+        if leases.iter().any(renewed) {
             self.hear(now.monotonic);
         }
-        for sighting in sightings {
+        for sighting in leases {
             self.follow(sighting, None, now);
         }
     }
 
     /// Takes note of a Lease that was written.
-    pub(super) fn see(&mut self, sighting: Sighting, now: Moment) {
+    pub(super) fn see(&mut self, sighting: PeerLease, now: Moment) {
         self.hear(now.monotonic);
         self.follow(sighting, Some(self.heard), now);
     }
@@ -142,7 +142,7 @@ impl Members {
     }
 
     /// Keeps `sighting`, which counts as a change at `first` if its Lease was not known.
-    fn follow(&mut self, sighting: Sighting, first: Option<Duration>, now: Moment) {
+    fn follow(&mut self, sighting: PeerLease, first: Option<Duration>, now: Moment) {
         let known = self.leases.remove(&sighting.name);
         let alive = known
             .as_ref()
@@ -181,7 +181,7 @@ mod tests {
 
     /// Two balancers, `a` here and `b`, and a clock.
     struct World {
-        members: Members,
+        members: Liveness,
         start: Instant,
         seconds: u64,
         /// What Leases say, and no clock.
@@ -192,7 +192,7 @@ mod tests {
         fn new() -> Self {
             let start = Instant::now();
             Self {
-                members: Members::new("a".to_owned(), start),
+                members: Liveness::new("a".to_owned(), start),
                 start,
                 seconds: 0,
                 renewals: 0,
@@ -206,8 +206,8 @@ mod tests {
             }
         }
 
-        fn sighting(&self, name: &str) -> Sighting {
-            Sighting {
+        fn sighting(&self, name: &str) -> PeerLease {
+            PeerLease {
                 name: name.to_owned(),
                 presence: Presence {
                     ready: true,

@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep};
 use vl3lb_common::Duration;
 
 use super::Shared;
-use super::balancers::{Balancers, Peer};
-use super::lease::{GROUP, Sighting};
-use super::members::{Members, Moment};
+use super::lease::{GROUP, PeerLease};
+use super::liveness::{Liveness, Moment};
+use super::peer_set::{Peer, PeerSet};
 use super::watching::{self, Change};
 use crate::observe::events::Happening;
 
 /// What the Leases of the group say, beside who is alive.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Group {
+pub(super) struct GroupState {
     /// The leader's; `None` if there is none, or nothing was listed yet.
     pub(super) leader: Option<Arc<Lease>>,
     /// Whether it is known who is alive.
@@ -33,9 +33,9 @@ pub(super) struct Group {
 pub(super) async fn follow(config: &kube::Config, shared: &Shared) -> Result<(), String> {
     let identity = &shared.identity;
     let label = format!("{GROUP}={}", identity.group);
-    let writes = Arc::clone(&shared.writes);
+    let writes = Arc::clone(&shared.calls);
     let mut changes = watching::follow::<Lease>(config, &identity.namespace, &label, "leases", writes)?;
-    let mut members = Members::new(identity.pod.clone(), Instant::now());
+    let mut members = Liveness::new(identity.pod.clone(), Instant::now());
     loop {
         let death = members.next_death(Instant::now());
         let change = tokio::select! {
@@ -56,7 +56,7 @@ pub(super) async fn follow(config: &kube::Config, shared: &Shared) -> Result<(),
     }
 }
 
-fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Moment) {
+fn hear(change: Change<Lease>, shared: &Shared, members: &mut Liveness, now: Moment) {
     let leads = shared.identity.leader_lease();
     let is_leader = |lease: &Lease| lease.metadata.name.as_ref() == Some(&leads);
     let lead = |lease: Option<Lease>| {
@@ -68,17 +68,17 @@ fn hear(change: Change<Lease>, shared: &Shared, members: &mut Members, now: Mome
         Change::All(mut leases) => {
             let leader = leases.iter().position(is_leader);
             lead(leader.map(|position| leases.swap_remove(position)));
-            members.list(leases.iter().map(Sighting::read).collect(), now);
+            members.list(leases.iter().map(PeerLease::read).collect(), now);
         }
         Change::Set(lease) if is_leader(&lease) => lead(Some(lease)),
         Change::Gone(lease) if is_leader(&lease) => lead(None),
-        Change::Set(lease) => members.see(Sighting::read(&lease), now),
-        Change::Gone(lease) => members.forget(&Sighting::read(&lease).name, now.monotonic),
+        Change::Set(lease) => members.see(PeerLease::read(&lease), now),
+        Change::Gone(lease) => members.forget(&PeerLease::read(&lease).name, now.monotonic),
     }
 }
 
 /// Tells everyone who is alive, and who came and went.
-fn tell(members: &Members, shared: &Shared, now: Instant) {
+fn tell(members: &Liveness, shared: &Shared, now: Instant) {
     let pace = members.pace();
     let settled = members.is_settled(now);
     shared.group.send_if_modified(|group| {
@@ -87,12 +87,12 @@ fn tell(members: &Members, shared: &Shared, now: Instant) {
         before != (pace, settled)
     });
     let peers = members.peers(now);
-    shared.balancers.send_if_modified(|balancers| {
+    shared.peers.send_if_modified(|balancers| {
         if balancers.peers == peers {
             return false;
         }
         shared.events.tell_all(news(&balancers.peers, &peers));
-        *balancers = Arc::new(Balancers {
+        *balancers = Arc::new(PeerSet {
             peers,
             leaving: balancers.leaving,
         });

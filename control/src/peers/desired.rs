@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use serde_json::{Value, json};
 use vl3lb_common::Protocol;
 
-use super::balancers::Balancers;
 use super::lease::GROUP;
+use super::peer_set::PeerSet;
 use super::{Identity, MANAGED_BY};
 use crate::discovery::Accepted;
 
@@ -44,15 +44,15 @@ pub(super) type Objects = BTreeMap<Key, Value>;
 
 /// Who balances what, as far as this balancer knows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(super) struct GroupServices<'a> {
     pub(super) identity: &'a Identity,
     /// This balancer's own addresses; none if it is not ready.
     pub(super) own: &'a [IpAddr],
-    pub(super) balancers: &'a Balancers,
+    pub(super) balancers: &'a PeerSet,
     pub(super) services: &'a [Balanced],
 }
 
-impl Known<'_> {
+impl GroupServices<'_> {
     /// The status of each Service of `accepted` that is to have one.
     pub(super) fn statuses(&self, accepted: &[Accepted]) -> Objects {
         let status = |service: &Accepted| {

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 use vl3lb_common::Duration;
 
+use super::api_calls::{Backoff, Resource, WriteError};
 use super::lease::{self, Presence};
-use super::writes::{Failure, Pauses, Resource};
 use super::{MANAGER, Shared};
 use crate::publisher::Current;
 use crate::state::ServiceEntry;
@@ -38,14 +38,14 @@ impl Presence {
     }
 }
 
-/// Writes the Lease whenever it is due or `presence` changes, until the balancer leaves.
+/// ApiCalls the Lease whenever it is due or `presence` changes, until the balancer leaves.
 pub(super) async fn keep(client: &Client, shared: &Shared, mut presence: watch::Receiver<Presence>) {
     let identity = &shared.identity;
     let api = Api::<Lease>::namespaced(client.clone(), &identity.namespace);
     let attempt = format!("apply lease {} in namespace {}", identity.pod, identity.namespace);
     let params = PatchParams::apply(MANAGER).force();
     let mut leave = shared.leave.subscribe();
-    let mut pauses = Pauses::default();
+    let mut backoff = Backoff::default();
     while !*leave.borrow_and_update() {
         let (period, duration) = shared.group.borrow().pace;
         let said = presence.borrow_and_update().clone();
@@ -54,13 +54,13 @@ pub(super) async fn keep(client: &Client, shared: &Shared, mut presence: watch::
         let patch = Patch::Apply(&lease);
         let write = api.patch(&identity.pod, &params, &patch);
         // Waited for also when leaving: a Lease that arrives after its deletion would be believed.
-        let done = shared.writes.attempt(Resource::Leases, &attempt, write).await;
+        let done = shared.calls.attempt(Resource::Leases, &attempt, write).await;
         let pause = match done {
             Ok(_) => {
-                pauses.succeeded();
+                backoff.succeeded();
                 period
             }
-            Err(_) => pauses.failed(period),
+            Err(_) => backoff.failed(period),
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -74,8 +74,8 @@ pub(super) async fn keep(client: &Client, shared: &Shared, mut presence: watch::
     );
     let params = DeleteParams::default();
     let delete = api.delete(&identity.pod, &params);
-    match shared.writes.attempt(Resource::Leases, &attempt, delete).await {
-        Ok(_) | Err(Failure::Absent) => {}
+    match shared.calls.attempt(Resource::Leases, &attempt, delete).await {
+        Ok(_) | Err(WriteError::Absent) => {}
         Err(_) => warn!("{attempt}: not done; others believe in this balancer until its Lease is over"),
     }
 }

@@ -47,7 +47,7 @@ impl Resource {
 
 /// Why a write was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum WriteError {
     /// Somebody else wrote first. No fault.
     Conflict,
     /// There is nothing of that name. No fault where something is deleted.
@@ -57,7 +57,7 @@ pub(super) enum Failure {
     Failed(String),
 }
 
-impl From<kube::Error> for Failure {
+impl From<kube::Error> for WriteError {
     fn from(error: kube::Error) -> Self {
         match &error {
             kube::Error::Api(status) => match status.code {
@@ -84,7 +84,7 @@ struct Tally {
 
 /// How all writes went, and what does not work now.
 #[derive(Debug, Default)]
-pub(super) struct Writes(Mutex<Books>);
+pub(super) struct ApiCalls(Mutex<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
@@ -93,8 +93,8 @@ struct Books {
     troubles: BTreeMap<String, WriteTrouble>,
 }
 
-impl Writes {
-    /// Writes so far, of every resource.
+impl ApiCalls {
+    /// ApiCalls so far, of every resource.
     pub(super) fn counts(&self) -> Vec<WriteCount> {
         let books = self.lock();
         let mut counts = Vec::new();
@@ -129,10 +129,10 @@ impl Writes {
         resource: Resource,
         attempt: &str,
         write: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, WriteError> {
         let done = match timeout(LIMIT, write).await {
-            Ok(done) => done.map_err(Failure::from),
-            Err(_) => Err(Failure::Failed(format!("no answer within {LIMIT:?}"))),
+            Ok(done) => done.map_err(WriteError::from),
+            Err(_) => Err(WriteError::Failed(format!("no answer within {LIMIT:?}"))),
         };
         let mut books = self.lock();
         let tally = books.tallies.entry(resource).or_default();
@@ -142,12 +142,12 @@ impl Writes {
                 None
             }
             // Whoever attempted it knows whether that is a fault.
-            Err(Failure::Conflict | Failure::Absent) => None,
-            Err(Failure::Forbidden(message)) => {
+            Err(WriteError::Conflict | WriteError::Absent) => None,
+            Err(WriteError::Forbidden(message)) => {
                 tally.forbidden += 1;
                 Some(forbidden(message))
             }
-            Err(Failure::Failed(message)) => {
+            Err(WriteError::Failed(message)) => {
                 tally.failed += 1;
                 Some(message.clone())
             }
@@ -196,13 +196,13 @@ pub(super) fn forbidden(message: &str) -> String {
     format!("forbidden ({message}); allow it in the Role of the balancer's service account")
 }
 
-/// Growing pauses between attempts.
+/// Growing backoff between attempts.
 #[derive(Debug, Default)]
-pub(super) struct Pauses {
+pub(super) struct Backoff {
     failures: u32,
 }
 
-impl Pauses {
+impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(30);
 
@@ -237,13 +237,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_kind_of_failure_is_counted_and_kept_until_it_works() {
-        let writes = Writes::default();
+        let writes = ApiCalls::default();
         let leases = Resource::Leases;
         let attempt =
             |result: kube::Result<()>| writes.attempt(leases, "apply lease a", future::ready(result));
         attempt(Ok(())).await.unwrap();
-        assert_eq!(attempt(Err(refusal(409))).await, Err(Failure::Conflict));
-        assert_eq!(attempt(Err(refusal(404))).await, Err(Failure::Absent));
+        assert_eq!(attempt(Err(refusal(409))).await, Err(WriteError::Conflict));
+        assert_eq!(attempt(Err(refusal(404))).await, Err(WriteError::Absent));
         assert!(writes.troubles().is_empty(), "these are no faults");
         attempt(Err(refusal(403))).await.unwrap_err();
         let reason = &writes.troubles()[0].reason;
@@ -254,7 +254,7 @@ mod tests {
         attempt(Err(refusal(500))).await.unwrap_err();
         let silent = future::pending::<kube::Result<()>>();
         let silent = writes.attempt(leases, "apply lease a", silent).await;
-        assert_eq!(silent, Err(Failure::Failed("no answer within 5s".to_owned())));
+        assert_eq!(silent, Err(WriteError::Failed("no answer within 5s".to_owned())));
         let counts = writes.counts();
         let leases: Vec<_> = counts
             .iter()
@@ -273,12 +273,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_begin_again() {
-        let mut pauses = Pauses::default();
-        let mut seconds = |longest| pauses.failed(Duration::from_secs(longest)).as_secs();
+        let mut backoff = Backoff::default();
+        let mut seconds = |longest| backoff.failed(Duration::from_secs(longest)).as_secs();
         let grown: Vec<_> = (0..7).map(|_| seconds(60)).collect();
         assert_eq!(grown, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(seconds(5), 5);
-        pauses.succeeded();
-        assert_eq!(pauses.failed(Duration::from_secs(60)).as_secs(), 1);
+        backoff.succeeded();
+        assert_eq!(backoff.failed(Duration::from_secs(60)).as_secs(), 1);
     }
 }

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
+use super::api_calls::{Backoff, Resource, WriteError};
+use super::desired::{Key, Kind, Objects};
 use super::lease::GROUP;
-use super::wanted::{Key, Kind, Objects};
-use super::writes::{Failure, Pauses, Resource};
 use super::{MANAGED_BY, MANAGER, Shared};
 use crate::discovery::Left;
 
@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// What this balancer has written as the leader, since it is.
 #[derive(Debug, Default)]
-pub(super) struct Publication {
+pub(super) struct Applier {
     written: BTreeMap<Key, Written>,
     /// Whether it is known what slices leaders before have left.
     listed: bool,
@@ -39,7 +39,7 @@ struct Written {
     object: Option<Value>,
     /// When to write it next, if it does not change.
     next: Instant,
-    pauses: Pauses,
+    backoff: Backoff,
 }
 
 /// One write.
@@ -50,7 +50,7 @@ enum Write {
     Remove,
 }
 
-impl Publication {
+impl Applier {
     /// What there is to write at `now` for `wanted` to be. Pure.
     fn due(&self, wanted: &Objects, now: Instant) -> Vec<(Key, Write)> {
         let apply = wanted.iter().filter_map(|(key, object)| {
@@ -76,7 +76,7 @@ impl Publication {
         next.map(|next| next.saturating_duration_since(now))
     }
 
-    /// Writes what is due, as long as `may_write`.
+    /// ApiCalls what is due, as long as `may_write`.
     pub(super) async fn write(
         &mut self,
         client: &Client,
@@ -108,7 +108,7 @@ impl Publication {
         let attempt = format!("list endpointslices in namespace {}", identity.namespace);
         match api.list(&ListParams::default().labels(&labels)).await {
             Ok(slices) => {
-                shared.writes.note(&attempt, None);
+                shared.calls.note(&attempt, None);
                 self.listed = true;
                 self.find(
                     slices
@@ -117,12 +117,14 @@ impl Publication {
                 );
             }
             Err(error) => {
-                let reason = match Failure::from(error) {
-                    Failure::Forbidden(message) => super::writes::forbidden(&message),
-                    Failure::Failed(message) => message,
-                    Failure::Conflict | Failure::Absent => "the API server does not know them".to_owned(),
+                let reason = match WriteError::from(error) {
+                    WriteError::Forbidden(message) => super::api_calls::forbidden(&message),
+                    WriteError::Failed(message) => message,
+                    WriteError::Conflict | WriteError::Absent => {
+                        "the API server does not know them".to_owned()
+                    }
                 };
-                shared.writes.note(&attempt, Some(reason));
+                shared.calls.note(&attempt, Some(reason));
             }
         }
     }
@@ -142,14 +144,14 @@ impl Publication {
             self.written.entry(key).or_insert_with(|| Written {
                 object: None,
                 next: now,
-                pauses: Pauses::default(),
+                backoff: Backoff::default(),
             });
         }
     }
 
-    fn note(&mut self, key: Key, write: Write, done: Result<(), Failure>, now: Instant) {
+    fn note(&mut self, key: Key, write: Write, done: Result<(), WriteError>, now: Instant) {
         let object = match (write, &done) {
-            (Write::Remove, Ok(()) | Err(Failure::Absent)) => {
+            (Write::Remove, Ok(()) | Err(WriteError::Absent)) => {
                 self.written.remove(&key);
                 return;
             }
@@ -159,22 +161,22 @@ impl Publication {
         let written = self.written.entry(key).or_insert_with(|| Written {
             object: None,
             next: now,
-            pauses: Pauses::default(),
+            backoff: Backoff::default(),
         });
         written.next = now
             + match &object {
                 Some(_) => {
-                    written.pauses.succeeded();
+                    written.backoff.succeeded();
                     AGAIN
                 }
-                None => written.pauses.failed(LONGEST),
+                None => written.backoff.failed(LONGEST),
             };
         written.object = object;
     }
 }
 
 /// Does one write.
-async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> Result<(), Failure> {
+async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> Result<(), WriteError> {
     let (kind, namespace, name) = key;
     let params = PatchParams::apply(MANAGER).force();
     match kind {
@@ -193,7 +195,7 @@ async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> 
             let patch = Patch::Apply(&object);
             let patch = api.patch_status(name, &params, &patch);
             shared
-                .writes
+                .calls
                 .attempt(Resource::ServicesStatus, &attempt, patch)
                 .await
                 .map(drop)
@@ -206,12 +208,12 @@ async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> 
                 Write::Apply(object) => {
                     let patch = Patch::Apply(object);
                     let patch = api.patch(name, &params, &patch);
-                    shared.writes.attempt(resource, &attempt, patch).await.map(drop)
+                    shared.calls.attempt(resource, &attempt, patch).await.map(drop)
                 }
                 Write::Remove => {
                     let params = DeleteParams::default();
                     let delete = api.delete(name, &params);
-                    shared.writes.attempt(resource, &attempt, delete).await.map(drop)
+                    shared.calls.attempt(resource, &attempt, delete).await.map(drop)
                 }
             }
         }
@@ -233,30 +235,30 @@ mod tests {
 
     /// Does everything that is due with the result `done`, and says what that was.
     fn turn(
-        publication: &mut Publication,
+        applier: &mut Applier,
         wanted: &Objects,
         now: Instant,
-        done: &Result<(), Failure>,
+        done: &Result<(), WriteError>,
     ) -> Vec<String> {
-        let due = publication.due(wanted, now);
+        let due = applier.due(wanted, now);
         let told = due.iter().map(|(key, write)| match write {
             Write::Apply(object) => format!("{} = {object}", key.2),
             Write::Remove => format!("{} removed", key.2),
         });
         let told = told.collect();
         for (key, write) in due {
-            publication.note(key, write, done.clone(), now);
+            applier.note(key, write, done.clone(), now);
         }
         told
     }
 
     #[test]
     fn only_what_changed_is_written_and_from_time_to_time_everything() {
-        let mut publication = Publication::default();
+        let mut applier = Applier::default();
         let mut now = Instant::now();
         let mut turn = |objects: &[(&str, u32)], seconds| {
             now += Duration::from_secs(seconds);
-            turn(&mut publication, &wanted(objects), now, &Ok(()))
+            turn(&mut applier, &wanted(objects), now, &Ok(()))
         };
         assert_eq!(turn(&[("a", 1), ("b", 1)], 0), ["a = 1", "b = 1"]);
         assert!(turn(&[("a", 1), ("b", 1)], 1).is_empty());
@@ -268,37 +270,34 @@ mod tests {
 
     #[test]
     fn what_fails_is_tried_again_after_a_pause_that_grows() {
-        let mut publication = Publication::default();
+        let mut applier = Applier::default();
         let start = Instant::now();
-        let failed = Err(Failure::Failed("no".to_owned()));
+        let failed = Err(WriteError::Failed("no".to_owned()));
         let mut attempts = Vec::new();
         for second in 0..20 {
             let now = start + Duration::from_secs(second);
             // Also when what is wanted changes meanwhile.
             let wanted = wanted(&[("a", u32::try_from(second).unwrap())]);
-            if !turn(&mut publication, &wanted, now, &failed).is_empty() {
+            if !turn(&mut applier, &wanted, now, &failed).is_empty() {
                 attempts.push(second);
             }
         }
         assert_eq!(attempts, [0, 1, 3, 7, 15]);
         assert_eq!(
-            publication.next(start + Duration::from_secs(21)),
+            applier.next(start + Duration::from_secs(21)),
             Some(Duration::from_secs(10))
         );
     }
 
     #[test]
     fn what_leaders_before_have_left_is_removed_unless_it_is_wanted() {
-        let mut publication = Publication::default();
-        publication.find(["a", "b"].into_iter().map(key));
+        let mut applier = Applier::default();
+        applier.find(["a", "b"].into_iter().map(key));
         let wanted = wanted(&[("a", 1)]);
         let now = Instant::now();
-        let absent = Err(Failure::Absent);
-        assert_eq!(
-            turn(&mut publication, &wanted, now, &absent),
-            ["a = 1", "b removed"]
-        );
+        let absent = Err(WriteError::Absent);
+        assert_eq!(turn(&mut applier, &wanted, now, &absent), ["a = 1", "b removed"]);
         let later = now + Duration::from_secs(2);
-        assert_eq!(turn(&mut publication, &wanted, later, &Ok(())), ["a = 1"]);
+        assert_eq!(turn(&mut applier, &wanted, later, &Ok(())), ["a = 1"]);
     }
 }

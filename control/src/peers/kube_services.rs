@@ -8,14 +8,14 @@ use crate::discovery::{Accepted, Left, Refused};
 
 /// All of them, as the discovery knows them now.
 #[derive(Debug, Clone)]
-pub struct Services {
+pub struct KubeServices {
     pub accepted: watch::Receiver<Arc<Vec<Accepted>>>,
     pub refused: watch::Receiver<Arc<Vec<Refused>>>,
     /// Those that are not served, and have the balancers' addresses in their status still.
     pub left: watch::Receiver<Arc<Vec<Left>>>,
 }
 
-impl Services {
+impl KubeServices {
     /// Where no Services are looked at.
     pub fn none() -> Self {
         Self {
