@@ -8,6 +8,7 @@ pub mod config;
 pub mod discovery;
 pub mod dns;
 pub mod health;
+pub(crate) mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod network;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use vl3lb_common::Duration;
 
-use crate::discovery::kubernetes::failure::chain;
+use crate::kubernetes::error::chain;
 
 /// An API server that says nothing for so long is not waited for.
 const LIMIT: Duration = Duration::from_secs(5);

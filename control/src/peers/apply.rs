@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
+use super::Shared;
 use super::api_calls::{Backoff, Resource, WriteError};
 use super::desired::{Key, Kind, Objects};
 use super::lease::GROUP;
-use super::{MANAGED_BY, MANAGER, Shared};
 use crate::discovery::Left;
+use crate::kubernetes::names::{CONTROLLER, MANAGED_BY, MANAGER};
 
 /// What was written is written again after this time, in case somebody changed it.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -101,10 +102,7 @@ impl Applier {
         }
         let identity = &shared.identity;
         let api = Api::<EndpointSlice>::namespaced(client.clone(), &identity.namespace);
-        let labels = format!(
-            "endpointslice.kubernetes.io/managed-by={MANAGED_BY},{GROUP}={}",
-            identity.group
-        );
+        let labels = format!("{MANAGED_BY}={CONTROLLER},{GROUP}={}", identity.group);
         let attempt = format!("list endpointslices in namespace {}", identity.namespace);
         match api.list(&ListParams::default().labels(&labels)).await {
             Ok(slices) => {

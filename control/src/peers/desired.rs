@@ -11,10 +11,11 @@ use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use serde_json::{Value, json};
 use vl3lb_common::Protocol;
 
+use super::Identity;
 use super::lease::GROUP;
 use super::peer_set::PeerSet;
-use super::{Identity, MANAGED_BY};
 use crate::discovery::Accepted;
+use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
 
 /// The label of Services whose EndpointSlices the balancers write.
 pub(super) const PUBLISH: &str = "vl3-lb.io/publish";
@@ -108,7 +109,7 @@ impl GroupServices<'_> {
                         "namespace": self.identity.namespace,
                         "labels": {
                             "kubernetes.io/service-name": name,
-                            "endpointslice.kubernetes.io/managed-by": MANAGED_BY,
+                            MANAGED_BY: CONTROLLER,
                             "service.kubernetes.io/headless": "",
                             GROUP: self.identity.group,
                         },

@@ -15,8 +15,9 @@ use tracing::debug;
 use vl3lb_common::Duration;
 
 use super::api_calls::{Backoff, Resource, WriteError};
-use super::{Identity, KubeServices, MANAGED_BY, Shared};
+use super::{Identity, KubeServices, Shared};
 use crate::discovery::{Accepted, Refused};
+use crate::kubernetes::names::CONTROLLER;
 use crate::observe::events::Follower;
 
 /// Events at once, and one more after each [`REFILL`].
@@ -60,7 +61,7 @@ pub(super) async fn run(
     mut services: KubeServices,
 ) {
     let reporter = Reporter {
-        controller: MANAGED_BY.to_owned(),
+        controller: CONTROLLER.to_owned(),
         instance: Some(shared.identity.pod.clone()),
     };
     let mut recorder = Recorder::new(client.clone(), reporter.clone());

@@ -14,6 +14,7 @@ use super::lease::{GROUP, PeerLease};
 use super::liveness::{Liveness, Moment};
 use super::peer_set::{Peer, PeerSet};
 use super::watching::{self, Change};
+use crate::kubernetes::error::ConnectError;
 use crate::observe::events::Happening;
 
 /// What the Leases of the group say, beside who is alive.
@@ -30,7 +31,7 @@ pub(super) struct GroupState {
 /// Follows the group until the watch cannot go on.
 ///
 /// Errors: certificates or a token that cannot be read.
-pub(super) async fn follow(config: &kube::Config, shared: &Shared) -> Result<(), String> {
+pub(super) async fn follow(config: &kube::Config, shared: &Shared) -> Result<(), ConnectError> {
     let identity = &shared.identity;
     let label = format!("{GROUP}={}", identity.group);
     let writes = Arc::clone(&shared.calls);

@@ -46,8 +46,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use vl3lb_common::Duration;
 
-use crate::discovery::kubernetes::connection::Server;
-use crate::discovery::kubernetes::failure::chain;
+use crate::kubernetes::client::{Server, client};
 use crate::observe::events::Events;
 use crate::publisher::CurrentReceiver;
 
@@ -61,10 +60,6 @@ use leadership::Sources;
 use lease::Presence;
 use lease_watch::GroupState;
 
-/// The field manager of everything that is applied.
-pub(crate) const MANAGER: &str = "vl3-lb";
-/// Who manages EndpointSlices, as their label says.
-const MANAGED_BY: &str = "vl3-lb.io";
 /// How often to look whether the balancer is ready.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long until a missing kubeconfig or service account is looked for again.
@@ -151,7 +146,8 @@ impl Peers {
         let (config, client) = self.open().await;
         let follow = async {
             loop {
-                let reason = lease_watch::follow(&config, &shared).await.err();
+                let error = lease_watch::follow(&config, &shared).await.err();
+                let reason = error.map(|error| error.to_string());
                 shared.calls.note("watch leases", reason);
                 sleep(REOPEN).await;
             }
@@ -186,17 +182,17 @@ impl Peers {
         let attempt = "find the Kubernetes API server";
         loop {
             let opened = self.server.config().await.and_then(|config| {
-                let client = Client::try_from(config.clone()).map_err(|error| chain(&error))?;
+                let client = client(&config)?;
                 Ok((config, client))
             });
-            let reason = match opened {
+            let error = match opened {
                 Ok(opened) => {
                     self.shared.calls.note(attempt, None);
                     return opened;
                 }
-                Err(reason) => reason,
+                Err(error) => error,
             };
-            self.shared.calls.note(attempt, Some(reason));
+            self.shared.calls.note(attempt, Some(error.to_string()));
             sleep(REOPEN).await;
         }
     }

@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 use vl3lb_common::Duration;
 
+use super::Shared;
 use super::api_calls::{Backoff, Resource, WriteError};
 use super::lease::{self, Presence};
-use super::{MANAGER, Shared};
+use crate::kubernetes::names::MANAGER;
 use crate::publisher::Current;
 use crate::state::ServiceEntry;
 

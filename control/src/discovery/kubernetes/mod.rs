@@ -3,7 +3,7 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | the API server's lists, changes and outages | `watches`, `objects`, `connection`, `failure` |
+//! | the API server's lists, changes and outages | `watches`, `objects` |
 //! | what is kept of each object, and what it means | `pod`, `address`, `service`, `slice`, `node` |
 //! | what is known of all, and found where it is needed | `known`, `selection` |
 //! | which Services are served, under which names | `admission` |
@@ -20,10 +20,8 @@
 mod address;
 mod admission;
 mod backends;
-pub(crate) mod connection;
 mod connections;
 mod desired;
-pub(crate) mod failure;
 mod known;
 mod locality;
 mod node;
@@ -51,9 +49,9 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
 use crate::config::{self, AddressFrom, Config, Prefer, Service};
+use crate::kubernetes::client::Server;
 use crate::observe::events::{Events, Happening};
 
-use connection::Server;
 use desired::{Assembly, Listening};
 use objects::Heard;
 use pod::Reading;
@@ -311,7 +309,7 @@ impl Cluster {
             };
             let now = SystemTime::now();
             self.status.send_modify(|status| {
-                note_error(status, Some(error), &self.events);
+                note_error(status, Some(error.to_string()), &self.events);
                 status.synced = false;
                 status.last_event = Some(now);
                 // Neither kubeconfig, service account nor certificates could be read.

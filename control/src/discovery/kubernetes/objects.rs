@@ -6,17 +6,15 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream};
-use futures_util::{Stream, StreamExt};
-use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, Store};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::failure;
 use crate::discovery::{ErrorCounts, ErrorReason};
+use crate::kubernetes::error::{WatchError, is_expired, status};
+use crate::kubernetes::watch::Signal;
 
 /// What is kept of an object: the little that counts.
 pub(super) trait Kept: PartialEq + Send + Sync + 'static {
@@ -105,19 +103,23 @@ impl<T: Kept> Watch<T> {
     /// Takes note of `event`. What changed by it of what counts.
     ///
     /// A list replaces what was known only when it is complete.
-    pub(super) fn hear(
-        &mut self,
-        event: watcher::Result<Event<Entry<T>>>,
-        heard: &mut Heard,
-    ) -> Vec<Replaced<T>> {
+    pub(super) fn hear(&mut self, signal: Signal<Entry<T>>, heard: &mut Heard) -> Vec<Replaced<T>> {
+        let Signal::Event(event) = signal else {
+            self.progress.error = None;
+            return Vec::new();
+        };
         let event = match event {
             Ok(event) => event,
             Err(error) => {
                 self.progress.listing = false;
-                let kind = <T::Object as Resource>::plural(&());
-                if let Some(told) = failure::told(&error, &kind, &self.progress.scope) {
-                    heard.failures.count(failure::reason(&error));
-                    self.progress.error = Some(told);
+                if !is_expired(&error) {
+                    heard.failures.count(reason(&error));
+                    let error = WatchError {
+                        kind: <T::Object as Resource>::plural(&()).into_owned(),
+                        scope: self.progress.scope.clone(),
+                        source: error,
+                    };
+                    self.progress.error = Some(error.to_string());
                 }
                 return Vec::new();
             }
@@ -207,30 +209,22 @@ fn replaced<T: Kept>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<R
     gone.chain(all).collect()
 }
 
-/// The changes of objects, read, with pauses after failures: longer ones after several, and random, so
-/// that balancers do not come back all at once.
-///
-/// The watcher says that it begins a list before it has asked for it. That is left out: it would count
-/// as a success between two failures, and the pauses would never grow.
-pub(super) fn changes<T: Kept>(
-    api: Api<T::Object>,
-    params: watcher::Config,
-    reading: Arc<T::Reading>,
-) -> impl Stream<Item = watcher::Result<Event<Entry<T>>>> + Send {
-    let start = move || watcher(api.clone(), params.clone()).boxed();
-    stream::unfold((None, start, reading), async |(running, start, reading)| {
-        let mut running: BoxStream<'static, _> = running.unwrap_or_else(&start);
-        loop {
-            let event = running.next().await?;
-            if matches!(event, Ok(Event::Init)) {
-                continue;
-            }
-            let again = event.as_ref().err().is_some_and(failure::needs_list);
-            let event = event.map(|event| read::<T>(&event, &reading));
-            return Some((event, ((!again).then_some(running), start, reading)));
-        }
-    })
-    .default_backoff()
+/// What kind of failure `error` is.
+fn reason(error: &watcher::Error) -> ErrorReason {
+    match status(error).map(|status| status.code) {
+        Some(401) => ErrorReason::Expired,
+        Some(403) => ErrorReason::Forbidden,
+        Some(_) => ErrorReason::Refused,
+        None => ErrorReason::Unreachable,
+    }
+}
+
+/// Reduces the objects of a signal to what is kept of them.
+pub(super) fn reduce<T: Kept>(signal: Signal<T::Object>, reading: &T::Reading) -> Signal<Entry<T>> {
+    match signal {
+        Signal::Started => Signal::Started,
+        Signal::Event(event) => Signal::Event(event.map(|event| read::<T>(&event, reading))),
+    }
 }
 
 fn read<T: Kept>(event: &Event<T::Object>, reading: &T::Reading) -> Event<Entry<T>> {

@@ -15,10 +15,8 @@ use super::locality::Nearness;
 use super::objects::Kept;
 use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
-use crate::peers::MANAGER;
+use crate::kubernetes::names::{CLASS, MANAGER};
 
-/// The `spec.loadBalancerClass` of Services that the balancer serves.
-pub(super) const CLASS: &str = "vl3-lb.io/vl3-lb";
 /// The annotation for those that have another one or none, `"true"`; `"false"` holds for all.
 const ENABLED: &str = "vl3-lb.io/enabled";
 const SCHEDULER: &str = "vl3-lb.io/scheduler";

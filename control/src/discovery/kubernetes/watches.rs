@@ -4,20 +4,17 @@ use std::sync::Arc;
 
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, future};
-use kube::runtime::watcher::{self, Event};
-use tokio::sync::mpsc;
 
-use super::connection::{WATCH, client};
 use super::desired::Assembly;
 use super::node::Place;
-use super::objects::{Entry, Heard, Kept, Progress, Replaced, Watch, changes};
+use super::objects::{Entry, Heard, Kept, Progress, Replaced, Watch, reduce};
 use super::pod::{Member, Reading};
 use super::service::Declared;
 use super::slice::Slice;
 use crate::config::{Namespaces, Selector};
-
-/// EndpointSlices that the balancers write themselves, for names of their own.
-const NOT_OURS: &str = "endpointslice.kubernetes.io/managed-by!=vl3-lb.io";
+use crate::kubernetes::error::ConnectError;
+use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
+use crate::kubernetes::watch::{self, Signal};
 
 /// What to ask the API server for, and what to keep of the answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +31,6 @@ pub(super) struct Plan {
 /// Running watches. Stopped by dropping.
 pub(super) struct Watches {
     said: SelectAll<BoxStream<'static, Said>>,
-    /// Which watches the server has just begun, by their order in `progress`.
-    answered: mpsc::UnboundedReceiver<usize>,
     pods: Vec<Watch<Member>>,
     services: Vec<Watch<Declared>>,
     slices: Vec<Watch<Slice>>,
@@ -43,7 +38,7 @@ pub(super) struct Watches {
     heard: Heard,
 }
 
-type Change<T> = watcher::Result<Event<Entry<T>>>;
+type Change<T> = Signal<Entry<T>>;
 
 /// What a watch has to tell, by its place among those of its kind.
 enum Said {
@@ -57,30 +52,28 @@ impl Watches {
     /// Begins the watches of `plan`.
     ///
     /// Errors: certificates or a token that cannot be read.
-    pub(super) fn open(config: &kube::Config, plan: &Plan) -> Result<Self, String> {
+    pub(super) fn open(config: &kube::Config, plan: &Plan) -> Result<Self, ConnectError> {
         let scopes: Vec<Option<&str>> = match &plan.namespaces {
             Namespaces::Own => vec![Some(&config.default_namespace)],
             Namespaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
             Namespaces::All => vec![None],
         };
-        let (answered, receiver) = mpsc::unbounded_channel();
         let mut opening = Opening {
             config,
-            answered,
             said: SelectAll::new(),
-            opened: 0,
         };
         let when = |wanted: bool| if wanted { scopes.as_slice() } else { &[] };
         let cluster: &[Option<&str>] = if plan.nodes { &[None] } else { &[] };
         let pods = plan.selector.to_string();
+        // Not those that the balancers write themselves.
+        let not_ours = format!("{MANAGED_BY}!={CONTROLLER}");
         let reading = plan.reading.clone();
         Ok(Self {
             pods: opening.open(&scopes, &pods, reading, Said::Pod)?,
             services: opening.open(when(plan.services), "", (), Said::Service)?,
-            slices: opening.open(when(plan.slices), NOT_OURS, (), Said::Slice)?,
+            slices: opening.open(when(plan.slices), &not_ours, (), Said::Slice)?,
             nodes: opening.open(cluster, "", (), Said::Node)?,
             said: opening.said,
-            answered: receiver,
             heard: Heard::default(),
         })
     }
@@ -93,12 +86,6 @@ impl Watches {
                 let was_complete = self.are_complete();
                 let changed = self.hear(said, assembly);
                 changed || self.are_complete() != was_complete
-            }
-            Some(place) = self.answered.recv() => {
-                if let Some(progress) = self.progress_mut().nth(place) {
-                    progress.error = None;
-                }
-                false
             }
             else => future::pending().await,
         }
@@ -161,14 +148,6 @@ impl Watches {
         let nodes = self.nodes.iter().map(|watch| &watch.progress);
         pods.chain(services).chain(slices).chain(nodes)
     }
-
-    fn progress_mut(&mut self) -> impl Iterator<Item = &mut Progress> {
-        let pods = self.pods.iter_mut().map(|watch| &mut watch.progress);
-        let services = self.services.iter_mut().map(|watch| &mut watch.progress);
-        let slices = self.slices.iter_mut().map(|watch| &mut watch.progress);
-        let nodes = self.nodes.iter_mut().map(|watch| &mut watch.progress);
-        pods.chain(services).chain(slices).chain(nodes)
-    }
 }
 
 fn hear<T: Kept>(
@@ -184,9 +163,7 @@ fn hear<T: Kept>(
 /// Watches that are being opened.
 struct Opening<'a> {
     config: &'a kube::Config,
-    answered: mpsc::UnboundedSender<usize>,
     said: SelectAll<BoxStream<'static, Said>>,
-    opened: usize,
 }
 
 impl Opening<'_> {
@@ -197,17 +174,14 @@ impl Opening<'_> {
         selector: &str,
         reading: T::Reading,
         said: fn(usize, Change<T>) -> Said,
-    ) -> Result<Vec<Watch<T>>, String> {
-        let seconds = u32::try_from(WATCH.as_secs()).expect("a minute's seconds fit");
-        let params = watcher::Config::default().labels(selector).timeout(seconds);
+    ) -> Result<Vec<Watch<T>>, ConnectError> {
         let reading = Arc::new(reading);
         let mut watches = Vec::with_capacity(scopes.len());
         for (place, namespace) in scopes.iter().enumerate() {
-            let client = client(self.config, self.opened, self.answered.clone())?;
-            self.opened += 1;
-            let changes = changes(T::api(client, *namespace), params.clone(), Arc::clone(&reading));
-            self.said
-                .push(changes.map(move |change| said(place, change)).boxed());
+            let signals = watch::stream(self.config, selector, |client| T::api(client, *namespace))?;
+            let reading = Arc::clone(&reading);
+            let changes = signals.map(move |signal| said(place, reduce::<T>(signal, &reading)));
+            self.said.push(changes.boxed());
             watches.push(Watch::new(match namespace {
                 Some(name) => format!("namespace {name}"),
                 None => T::EVERYWHERE.to_owned(),

@@ -7,6 +7,7 @@ use proptest::sample::subsequence;
 
 use super::super::objects::{Entry, Heard, Watch};
 use super::*;
+use crate::kubernetes::watch::Signal;
 
 /// Objects of each kind.
 const COUNT: usize = 5;
@@ -217,7 +218,7 @@ fn hear<T: Kept>(
         Event::InitApply(object) => Event::InitApply(read(object)),
         Event::InitDone => Event::InitDone,
     });
-    watch.hear(event, &mut Heard::default())
+    watch.hear(Signal::Event(event), &mut Heard::default())
 }
 
 fn told<T>(changes: Vec<T>, tell: impl FnOnce(Vec<T>)) -> bool {

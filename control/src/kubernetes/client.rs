@@ -1,5 +1,4 @@
-//! The way to the API server: its address and credentials, and a client for each watch that says when
-//! the server answers.
+//! Connections to the API server: address, credentials and time limits, and a client for each watch.
 
 use std::task::{Context, Poll};
 
@@ -12,89 +11,98 @@ use tokio::time::{Instant, sleep_until};
 use tower::{Layer, Service};
 use vl3lb_common::Duration;
 
-use super::failure::chain;
+use super::error::ConnectError;
 
-/// The server ends a watch after this time and a new one begins, so a connection that died without a
-/// word is noticed soon, and the age of what is known is never much more.
-pub(crate) const WATCH: Duration = Duration::from_secs(60);
-/// Lists and answers that come to a halt for so long are given up. Longer than a quiet watch.
+/// A response that makes no progress for this long is given up. Longer than a quiet watch lasts.
 const READ: Duration = Duration::from_secs(70);
 const CONNECT: Duration = Duration::from_secs(10);
-/// Two watches begin at least this far apart: a server or proxy that ends each at once is no error to
-/// the watcher, and would be asked without a pause.
+/// Time between the starts of two watches, at least. A server or proxy that ends each watch at once is no error to
+/// the watcher, which would start the next one without a pause.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Which API server.
+/// Which API server to use.
 #[derive(Debug)]
 pub(crate) enum Server {
-    /// As the environment says: a kubeconfig, else the pod's service account.
+    /// That of a kubeconfig (KUBECONFIG), else of the pod's service account.
     Inferred,
     Given(Box<kube::Config>),
 }
 
 impl Server {
-    /// Address, credentials and time limits. A service account's token is read again every minute by
-    /// the client, so an expired one is replaced.
+    /// Address, credentials and time limits. The client re-reads a service account's token every minute, so an
+    /// expired token is replaced.
     ///
     /// Errors: neither a kubeconfig nor a service account can be read.
-    pub(crate) async fn config(&self) -> Result<kube::Config, String> {
+    pub(crate) async fn config(&self) -> Result<kube::Config, ConnectError> {
         let mut config = match self {
             Self::Inferred => kube::Config::infer()
                 .await
-                .map_err(|error| format!("find the Kubernetes API server: {}", chain(&error)))?,
+                .map_err(|source| ConnectError::Config {
+                    source: Box::new(source),
+                })?,
             Self::Given(config) => (**config).clone(),
         };
         config.connect_timeout = Some(CONNECT);
         config.read_timeout = Some(READ);
         config.reset_reader_on_write = true;
-        // Failures are told and paused for here.
+        // Callers report failures and pause.
         config.default_retry = false;
         Ok(config)
     }
 }
 
-/// A client for one watch, which sends `watch` to `answered` each time that one has begun.
+/// A client with the credentials of `config`.
 ///
 /// Errors: certificates or a token that cannot be read.
-pub(crate) fn client(
+pub(crate) fn client(config: &kube::Config) -> Result<Client, ConnectError> {
+    let builder = ClientBuilder::try_from(config.clone());
+    Ok(builder.map_err(|source| unusable(config, source))?.build())
+}
+
+/// A client for one watch, which sends to `started` each time that the server accepts a watch request.
+///
+/// Errors: certificates or a token that cannot be read.
+pub(super) fn watch_client(
     config: &kube::Config,
-    watch: usize,
-    answered: mpsc::UnboundedSender<usize>,
-) -> Result<Client, String> {
-    let builder = ClientBuilder::try_from(config.clone())
-        .map_err(|error| format!("prepare for {}: {}", config.cluster_url, chain(&error)))?;
-    Ok(builder.with_layer(&Attending { watch, answered }).build())
+    started: mpsc::UnboundedSender<()>,
+) -> Result<Client, ConnectError> {
+    let builder = ClientBuilder::try_from(config.clone()).map_err(|source| unusable(config, source))?;
+    Ok(builder.with_layer(&WatchPacing { started }).build())
 }
 
-/// Attends to a client's watches.
-struct Attending {
-    watch: usize,
-    answered: mpsc::UnboundedSender<usize>,
+fn unusable(config: &kube::Config, source: kube::Error) -> ConnectError {
+    ConnectError::Client {
+        url: config.cluster_url.to_string(),
+        source: Box::new(source),
+    }
 }
 
-impl<S> Layer<S> for Attending {
-    type Service = Attended<S>;
+/// Spaces out the starts of watches, and reports them.
+struct WatchPacing {
+    started: mpsc::UnboundedSender<()>,
+}
 
-    fn layer(&self, inner: S) -> Attended<S> {
-        Attended {
+impl<S> Layer<S> for WatchPacing {
+    type Service = Paced<S>;
+
+    fn layer(&self, inner: S) -> Paced<S> {
+        Paced {
             inner,
-            watch: self.watch,
-            answered: self.answered.clone(),
+            started: self.started.clone(),
             earliest: None,
         }
     }
 }
 
-/// A client whose watches are attended to.
-struct Attended<S> {
+/// An HTTP service whose watches are paced.
+struct Paced<S> {
     inner: S,
-    watch: usize,
-    answered: mpsc::UnboundedSender<usize>,
-    /// When the next watch may begin.
+    started: mpsc::UnboundedSender<()>,
+    /// When the next watch may start.
     earliest: Option<Instant>,
 }
 
-impl<S, B> Service<Request<Body>> for Attended<S>
+impl<S, B> Service<Request<Body>> for Paced<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
@@ -119,13 +127,13 @@ where
         let now = Instant::now();
         let begin = self.earliest.map_or(now, |earliest| earliest.max(now));
         self.earliest = Some(begin + PAUSE);
-        let (watch, answered) = (self.watch, self.answered.clone());
+        let started = self.started.clone();
         Box::pin(async move {
             let response = response.await?;
             if response.status().is_success() {
                 sleep_until(begin).await;
-                // Nobody listens any more while watches are being replaced.
-                answered.send(watch).ok();
+                // The receiver is gone while the stream is being dropped.
+                started.send(()).ok();
             }
             Ok(response)
         })
@@ -144,15 +152,14 @@ mod tests {
     async fn a_client_speaks_tls() {
         // Would fail without a cryptography provider, or with two of them.
         let config = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
-        let (answered, _answers) = mpsc::unbounded_channel();
-        assert!(client(&config, 0, answered).is_ok());
+        assert!(client(&config).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_ends_each_watch_at_once_is_not_hammered() {
-        let (answered, mut answers) = mpsc::unbounded_channel();
+        let (started, mut starts) = mpsc::unbounded_channel();
         let inner = service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(())) });
-        let mut client = Attending { watch: 7, answered }.layer(inner);
+        let mut client = WatchPacing { started }.layer(inner);
         let request = |uri| Request::get(uri).body(Body::empty()).unwrap();
         let start = Instant::now();
         for round in 0..3 {
@@ -160,11 +167,11 @@ mod tests {
                 .call(request("/api/v1/pods?&watch=true&timeoutSeconds=60"))
                 .await
                 .unwrap();
-            assert_eq!(answers.recv().await, Some(7));
+            assert_eq!(starts.recv().await, Some(()));
             assert_eq!(start.elapsed().as_secs(), round);
         }
         client.call(request("/api/v1/pods?&limit=500")).await.unwrap();
         assert_eq!(start.elapsed().as_secs(), 2, "lists do not wait");
-        assert!(answers.is_empty(), "and do not count");
+        assert!(starts.is_empty(), "and do not count");
     }
 }

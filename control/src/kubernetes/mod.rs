@@ -1,0 +1,6 @@
+//! Access to the Kubernetes API: the connection, the watch stream, errors, and the names that this product uses there.
+
+pub(crate) mod client;
+pub(crate) mod error;
+pub(crate) mod names;
+pub(crate) mod watch;

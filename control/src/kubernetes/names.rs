@@ -1,0 +1,13 @@
+//! Names of this product in Kubernetes objects that several rooms use.
+
+/// The field manager of everything that is applied.
+pub(crate) const MANAGER: &str = "vl3-lb";
+
+/// The `spec.loadBalancerClass` of Services that the balancer serves.
+pub(crate) const CLASS: &str = "vl3-lb.io/vl3-lb";
+
+/// The label of EndpointSlices that names the controller that manages them.
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// The balancers as a controller: of Events, and as the value of [`MANAGED_BY`] on EndpointSlices that they write.
+pub(crate) const CONTROLLER: &str = "vl3-lb.io";
