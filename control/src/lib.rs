@@ -16,6 +16,7 @@ pub mod observe;
 pub mod peers;
 pub mod publisher;
 pub mod state;
+pub mod supervise;
 pub mod version;
 
 #[cfg(test)]
