@@ -1,21 +1,31 @@
 //! The signals that a running balancer follows.
 
+use std::io;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
-    /// SIGTERM or SIGINT, by name: come to an end.
-    End(&'static str),
+pub(super) enum Request {
+    /// SIGTERM or SIGINT, by name.
+    Stop(&'static str),
     /// SIGUSR1, as in NSM's own commands.
     LogEverything,
     /// SIGUSR2, as in NSM's own commands.
     LogAsConfigured,
 }
 
-/// The signals, from [`Signals::listen`] on.
+/// A signal whose handler could not be set.
+#[derive(Debug, thiserror::Error)]
+#[error("handle {name}: {source}")]
+pub(super) struct SignalError {
+    name: &'static str,
+    source: io::Error,
+}
+
+/// The signals, from [`Signals::subscribe`] on.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     user1: Signal,
@@ -24,34 +34,32 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Takes over the signals: none that arrives from now on has its default effect or is lost.
-    ///
-    /// Errors: which signal, and why not.
-    pub(crate) fn listen() -> Result<Self, String> {
-        let listen = |name: &str, kind| signal(kind).map_err(|error| format!("listen to {name}: {error}"));
+    pub(super) fn subscribe() -> Result<Self, SignalError> {
+        let subscribe = |name, kind| signal(kind).map_err(|source| SignalError { name, source });
         Ok(Self {
-            terminate: listen("SIGTERM", SignalKind::terminate())?,
-            interrupt: listen("SIGINT", SignalKind::interrupt())?,
-            user1: listen("SIGUSR1", SignalKind::user_defined1())?,
-            user2: listen("SIGUSR2", SignalKind::user_defined2())?,
+            terminate: subscribe("SIGTERM", SignalKind::terminate())?,
+            interrupt: subscribe("SIGINT", SignalKind::interrupt())?,
+            user1: subscribe("SIGUSR1", SignalKind::user_defined1())?,
+            user2: subscribe("SIGUSR2", SignalKind::user_defined2())?,
         })
     }
 
-    /// Waits for the next signal. Cancelling loses none.
-    pub(crate) async fn next(&mut self) -> Wish {
+    /// Waits for the next signal. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
-            Some(()) = self.terminate.recv() => Wish::End("SIGTERM"),
-            Some(()) = self.interrupt.recv() => Wish::End("SIGINT"),
-            Some(()) = self.user1.recv() => Wish::LogEverything,
-            Some(()) = self.user2.recv() => Wish::LogAsConfigured,
+            Some(()) = self.terminate.recv() => Request::Stop("SIGTERM"),
+            Some(()) = self.interrupt.recv() => Request::Stop("SIGINT"),
+            Some(()) = self.user1.recv() => Request::LogEverything,
+            Some(()) = self.user2.recv() => Request::LogAsConfigured,
             // All four are closed only when the runtime ends.
             else => std::future::pending().await,
         }
     }
 
-    /// Waits for a signal that asks for the end; its name.
-    pub(crate) async fn end(&mut self) -> &'static str {
+    /// Waits for a signal that asks to stop; its name.
+    pub(super) async fn stop(&mut self) -> &'static str {
         loop {
-            if let Wish::End(name) = self.next().await {
+            if let Request::Stop(name) = self.next().await {
                 return name;
             }
         }

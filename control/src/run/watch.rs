@@ -1,0 +1,52 @@
+//! The wait while a balancer runs: for a signal, or for a part that failed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::interval;
+use tracing::info;
+use vl3lb_control::cli::Failure;
+use vl3lb_control::log::Log;
+use vl3lb_control::supervise::Supervisor;
+use vl3lb_dataplane::plane::Plane;
+
+use super::failed;
+use super::signals::{Request, Signals};
+
+/// Time between two checks of the workers and of the log's suppressed lines.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Follows signals until one asks to stop.
+///
+/// Errors: a task or a worker that ended.
+pub(super) async fn watch(
+    supervisor: &mut Supervisor,
+    signals: &mut Signals,
+    plane: &Arc<Plane>,
+    log: &Log,
+) -> Result<(), Failure> {
+    let mut checks = interval(CHECK_INTERVAL);
+    log.fold();
+    loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::Stop(name) => {
+                    info!("{name}: shutting down");
+                    return Ok(());
+                }
+                Request::LogEverything => log.trace(),
+                Request::LogAsConfigured => log.configured(),
+            },
+            failure = supervisor.failure() => return Err(failed(failure)),
+            _ = checks.tick() => {
+                log.tell_folded(Instant::now());
+                let plane = Arc::clone(plane);
+                // May wait for a snapshot that is being published.
+                tokio::task::spawn_blocking(move || plane.healthy())
+                    .await
+                    .map_err(failed)?
+                    .map_err(failed)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Connects the parts of the control side, and starts their tasks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{error, info};
+use vl3lb_common::dataplane::Dataplane;
+use vl3lb_control::admin::{self, Listeners};
+use vl3lb_control::api::{EventCode, Time};
+use vl3lb_control::cli::Failure;
+use vl3lb_control::config::{Config, Discovery};
+use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
+use vl3lb_control::dns::Dns;
+use vl3lb_control::health::{Checker, TcpConnect};
+use vl3lb_control::network::Monitor;
+use vl3lb_control::observe::events::{Events, Happening};
+use vl3lb_control::observe::report::{Identity, Reporter, Sources};
+use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
+use vl3lb_control::publisher::{CurrentReceiver, Publisher};
+use vl3lb_control::supervise::{Supervisor, Tasks};
+use vl3lb_control::version;
+use vl3lb_dataplane::plane::Plane;
+
+use super::refused;
+
+/// Everything that runs beside the data plane.
+pub(super) struct Control {
+    pub(super) supervisor: Supervisor,
+    pub(super) reporter: Arc<Reporter>,
+    /// `None` outside of a pod.
+    pub(super) membership: Option<Membership>,
+}
+
+impl Control {
+    /// Opens the listeners, connects the parts and starts their tasks.
+    pub(super) async fn start(
+        config: &Arc<Config>,
+        path: Option<PathBuf>,
+        start_time: Time,
+        plane: &Arc<Plane>,
+    ) -> Result<Self, Failure> {
+        let dataplane: Arc<dyn Dataplane> = Arc::<Plane>::clone(plane);
+        let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
+            .await
+            .map_err(refused)?;
+        let events: Arc<Events> = Arc::default();
+        let (monitor, network, resolver) = Monitor::new(
+            config.interface.clone(),
+            config.addresses.clone(),
+            Arc::clone(&events),
+        );
+        let (desired, wanted) = watch::channel(None);
+        let (checker, board) = Checker::new(TcpConnect, wanted.clone(), network.clone());
+        let (publisher, current, publisher_stats) = Publisher::new(
+            Arc::clone(&dataplane),
+            config.nat_ports,
+            wanted,
+            network.clone(),
+            Arc::clone(&board),
+            resolver,
+            Arc::clone(&events),
+        );
+        let supervisor = Supervisor::new();
+        let tasks = supervisor.tasks();
+        let Found {
+            source,
+            file,
+            services,
+        } = discover(config, path.clone(), desired, &events, &tasks);
+        let (peers, membership) = join(config, &current, services, &events).unzip();
+        let peer_set = membership
+            .as_ref()
+            .map_or_else(|| watch::Sender::default().subscribe(), Membership::peers);
+        let (dns, dns_stats) =
+            Dns::new(&config.dns, current.clone(), peer_set, network.clone()).map_err(refused)?;
+        let identity = Identity {
+            instance: instance(),
+            start_time,
+            nat_ports: config.nat_ports,
+            dns_zone: config.dns.zone.clone(),
+            config_path: path.map(|path| path.display().to_string()),
+        };
+        let sources = Sources {
+            dataplane,
+            current,
+            network,
+            health: board,
+            source,
+            file,
+            publisher: publisher_stats,
+            dns: dns_stats,
+            events: Arc::clone(&events),
+            membership: membership.clone(),
+        };
+        let reporter = Arc::new(Reporter::new(identity, sources));
+        info!(
+            "admin API listening on {} and {}",
+            config.admin.listen,
+            config.admin.socket.display()
+        );
+
+        let started = format!("vl3-lb {} started", version::LONG);
+        events.tell(Happening::new(EventCode::Started, started));
+        tasks.spawn("the network monitor", monitor.run());
+        tasks.spawn("the health checks", checker.run());
+        tasks.spawn("the publisher", publisher.run());
+        tasks.spawn("the DNS server", dns.run());
+        if let Some(peers) = peers {
+            let reporter = Arc::clone(&reporter);
+            let ready = move || reporter.readiness().is_ok();
+            tasks.spawn("the membership of the group", peers.run(ready));
+        }
+        tasks.spawn("the sampling of counters", {
+            let reporter = Arc::clone(&reporter);
+            async move { reporter.run().await }
+        });
+        tasks.spawn("the admin server", {
+            let reporter = Arc::clone(&reporter);
+            async move {
+                if let Err(error) = admin::serve(listeners, reporter).await {
+                    error!("serve metrics and the command line: {error}");
+                }
+            }
+        });
+        Ok(Self {
+            supervisor,
+            reporter,
+            membership,
+        })
+    }
+}
+
+/// This balancer among others, if it runs in a pod and may use the Kubernetes API.
+fn join(
+    config: &Config,
+    current: &CurrentReceiver,
+    services: KubeServices,
+    events: &Arc<Events>,
+) -> Option<(Peers, Membership)> {
+    let kubernetes = config.kubernetes.as_ref()?;
+    let Some(identity) = peers::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
+        info!(
+            "POD_NAME and POD_NAMESPACE are not set: nothing is written to Kubernetes, no other balancers are looked for"
+        );
+        return None;
+    };
+    info!(
+        "balancer {} of group {} in namespace {}",
+        identity.pod, identity.group, identity.namespace
+    );
+    Some(Peers::new(
+        identity,
+        current.clone(),
+        services,
+        Arc::clone(events),
+    ))
+}
+
+/// The state of discovery.
+struct Found {
+    /// Of the source of backends.
+    source: watch::Receiver<SourceStatus>,
+    /// Of the configuration file.
+    file: watch::Receiver<SourceStatus>,
+    /// Services of Kubernetes.
+    services: KubeServices,
+}
+
+/// Starts to discover services and backends.
+fn discover(
+    config: &Arc<Config>,
+    path: Option<PathBuf>,
+    desired: DesiredSender,
+    events: &Arc<Events>,
+    tasks: &Tasks,
+) -> Found {
+    let env = |name: &str| std::env::var(name).ok();
+    let file = StaticFile::new(path, env, Arc::clone(config), Arc::clone(events));
+    let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
+    match config.discovery {
+        Discovery::Static => {
+            tasks.spawn("discovery", file.run(desired, file_status));
+            Found {
+                source: file_state.clone(),
+                file: file_state,
+                services: KubeServices::none(),
+            }
+        }
+        Discovery::Kubernetes => {
+            let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
+            let source = Kubernetes::new(file, file_status);
+            let services = KubeServices {
+                accepted: source.accepted(),
+                refused: source.refused(),
+                left: source.left(),
+            };
+            tasks.spawn("discovery", source.run(desired, status));
+            Found {
+                source: state,
+                file: file_state,
+                services,
+            }
+        }
+    }
+}
+
+/// The name of the pod or host.
+fn instance() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
