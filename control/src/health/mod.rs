@@ -1,15 +1,15 @@
 //! Health checks: asks each backend of a service that wants it, over and over, whether it is well.
 //!
 //! [`Checker`] follows the desired set with one task per backend. What comes back is counted in the
-//! [`Board`], by rules that are pure (`tally.rs`); a verdict that changes wakes the publisher, and the
+//! [`HealthTable`], by rules that are pure (`tally.rs`); a verdict that changes wakes the publisher, and the
 //! state decides what it means. Checks know nothing about flows, weights or drains.
 //!
 //! New backends are asked at once, a thousand within a quarter of a second, and then spread evenly
 //! over the interval by their hash, so that checks never come in bursts. While the balancer has no
 //! network of its own, nobody is asked: that would say nothing about the backends.
 
-mod board;
 mod probe;
+mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -28,11 +28,11 @@ use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Desired, DesiredReceiver, ServiceSpec, Takes};
 use crate::network::NetworkReceiver;
 
-pub use board::{Board, CHECK_BOUNDS, Finding, Findings, KIND, Subject};
 pub use probe::{Answer, Probe, TcpConnect};
+pub use table::{CHECK_BOUNDS, Finding, Findings, HealthTable, KIND, Target};
 pub use tally::Verdict;
 
-pub(crate) use board::Order;
+pub(crate) use table::CheckSpec;
 
 /// Checks that wait for an answer at the same time, each with a socket: leaves most of the usual
 /// limit of 1024 open files to others.
@@ -46,9 +46,9 @@ const FIRST_APART: Duration = Duration::from_micros(250);
 #[derive(Debug)]
 pub struct Checker<P> {
     desired: DesiredReceiver,
-    board: Arc<Board>,
+    table: Arc<HealthTable>,
     asking: Asking<P>,
-    running: HashMap<Subject, Running>,
+    running: HashMap<Target, Running>,
     tasks: JoinSet<()>,
 }
 
@@ -68,11 +68,11 @@ struct Running {
 
 impl<P: Probe> Checker<P> {
     /// A checker of what is `desired`, which asks by `probe` as long as there is a `network`.
-    pub fn new(probe: P, desired: DesiredReceiver, network: NetworkReceiver) -> (Self, Arc<Board>) {
-        let board = Arc::new(Board::new());
+    pub fn new(probe: P, desired: DesiredReceiver, network: NetworkReceiver) -> (Self, Arc<HealthTable>) {
+        let table = Arc::new(HealthTable::new());
         let checker = Self {
             desired,
-            board: Arc::clone(&board),
+            table: Arc::clone(&table),
             asking: Asking {
                 probe,
                 network,
@@ -81,7 +81,7 @@ impl<P: Probe> Checker<P> {
             running: HashMap::new(),
             tasks: JoinSet::new(),
         };
-        (checker, board)
+        (checker, table)
     }
 
     /// Follows the desired set until its source ends. Dropping it ends all checks.
@@ -107,40 +107,38 @@ impl<P: Probe> Checker<P> {
         let Some(desired) = self.desired.borrow_and_update().clone() else {
             return;
         };
-        let orders = orders(&desired);
-        self.running.retain(|subject, running| {
-            let wanted = orders
-                .get(subject)
-                .is_some_and(|order| order.check == running.check);
+        let specs = specs(&desired);
+        self.running.retain(|target, running| {
+            let wanted = specs.get(target).is_some_and(|spec| spec.check == running.check);
             if !wanted {
                 running.task.abort();
             }
             wanted
         });
-        self.board.follow(&orders);
-        let new: Vec<_> = orders
+        self.table.follow(&specs);
+        let new: Vec<_> = specs
             .into_iter()
-            .filter(|(subject, _)| !self.running.contains_key(subject))
+            .filter(|(target, _)| !self.running.contains_key(target))
             .collect();
         let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
         let spread = FIRST_APART.saturating_mul(count);
-        for (subject, order) in new {
+        for (target, spec) in new {
             let task = self.tasks.spawn(follow_one(
                 self.asking.clone(),
-                Arc::clone(&self.board),
-                subject.clone(),
-                order.check.clone(),
+                Arc::clone(&self.table),
+                target.clone(),
+                spec.check.clone(),
                 spread,
             ));
-            let check = order.check;
-            self.running.insert(subject, Running { check, task });
+            let check = spec.check;
+            self.running.insert(target, Running { check, task });
         }
     }
 }
 
 /// Who is to be looked at. One that is known to be dead need not be.
-fn orders(desired: &Desired) -> HashMap<Subject, Order> {
-    let mut orders = HashMap::new();
+fn specs(desired: &Desired) -> HashMap<Target, CheckSpec> {
+    let mut specs = HashMap::new();
     for service in &desired.services {
         let Some(check) = &service.health_check else {
             continue;
@@ -151,17 +149,17 @@ fn orders(desired: &Desired) -> HashMap<Subject, Order> {
             .iter()
             .filter(|backend| backend.takes != Takes::Nothing)
         {
-            let order = Order {
+            let spec = CheckSpec {
                 service: Arc::clone(&name),
                 check: check.clone(),
             };
-            orders.insert(Subject::of(service, backend), order);
+            specs.insert(Target::of(service, backend), spec);
         }
     }
-    orders
+    specs
 }
 
-impl Subject {
+impl Target {
     /// A backend of a service.
     pub fn of(service: &ServiceSpec, backend: &BackendSpec) -> Self {
         Self {
@@ -186,21 +184,21 @@ impl Subject {
 /// Checks one backend for ever: once within `spread` from now, then in its place of each interval.
 async fn follow_one<P: Probe>(
     asking: Asking<P>,
-    board: Arc<Board>,
-    subject: Subject,
+    table: Arc<HealthTable>,
+    target: Target,
     check: HealthCheck,
     spread: Duration,
 ) {
-    let address = SocketAddr::new(subject.address, check.tcp.port.unwrap_or(subject.port));
+    let address = SocketAddr::new(target.address, check.tcp.port.unwrap_or(target.port));
     let start = Instant::now();
     let ask = async || {
         if let Some((answer, took)) = asking.ask(address, check.timeout).await {
-            board.record(&subject, answer, took);
+            table.record(&target, answer, took);
         }
     };
-    sleep_until(start + spread.min(check.interval).mul_f64(subject.place())).await;
+    sleep_until(start + spread.min(check.interval).mul_f64(target.place())).await;
     ask().await;
-    let mut turns = interval_at(start + check.interval.mul_f64(subject.place()), check.interval);
+    let mut turns = interval_at(start + check.interval.mul_f64(target.place()), check.interval);
     turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         turns.tick().await;

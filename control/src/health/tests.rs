@@ -52,7 +52,7 @@ struct World {
     script: Script,
     desired: DesiredSender,
     network: watch::Sender<Option<Arc<NetworkView>>>,
-    board: Arc<Board>,
+    table: Arc<HealthTable>,
 }
 
 impl World {
@@ -60,13 +60,13 @@ impl World {
         let script = Script::default();
         let (desired, desired_receiver) = watch::channel(None);
         let (network, network_receiver) = watch::channel(Some(Arc::new(connected())));
-        let (checker, board) = Checker::new(script.clone(), desired_receiver, network_receiver);
+        let (checker, table) = Checker::new(script.clone(), desired_receiver, network_receiver);
         tokio::spawn(checker.run());
         Self {
             script,
             desired,
             network,
-            board,
+            table,
         }
     }
 
@@ -93,10 +93,10 @@ impl World {
     }
 
     fn verdict(&self, host: u16) -> Option<Verdict> {
-        let findings = self.board.findings();
+        let findings = self.table.findings();
         let mut found = findings
             .iter()
-            .filter(|(subject, _)| subject.address == address(host));
+            .filter(|(target, _)| target.address == address(host));
         found.next().map(|(_, finding)| finding.verdict)
     }
 }
@@ -190,7 +190,7 @@ async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() 
     world.want(finance([2, 3]));
     sleep(Duration::from_secs(3)).await;
     world.kill(2);
-    let mut changed = world.board.subscribe();
+    let mut changed = world.table.subscribe();
     let killed = Instant::now();
     changed.changed().await.unwrap();
     // fall x interval + timeout
@@ -202,7 +202,7 @@ async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() 
     assert_eq!(world.verdict(2), Some(Verdict::Down));
     assert_eq!(world.verdict(3), Some(Verdict::Up));
     let whys: Vec<_> = world
-        .board
+        .table
         .findings()
         .into_values()
         .map(|finding| finding.why)
@@ -221,7 +221,7 @@ async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() 
     );
     assert_eq!(world.verdict(2), Some(Verdict::Up));
     let counts: Vec<_> = world
-        .board
+        .table
         .results("finance")
         .iter()
         .map(|count| count.checks_total)
@@ -237,10 +237,10 @@ async fn counts_stay_while_other_things_change() {
     world.want(finance([2]));
     // Two of three failures, each of which takes a second.
     sleep(Duration::from_secs(3)).await;
-    let failures = || world.board.results("finance")[CheckResult::Timeout as usize].checks_total;
+    let failures = || world.table.results("finance")[CheckResult::Timeout as usize].checks_total;
     let consecutive = || {
         world
-            .board
+            .table
             .checks()
             .into_values()
             .map(|check| check.consecutive)
@@ -288,7 +288,7 @@ async fn what_is_removed_is_asked_no_more_and_starts_anew() {
     unchecked.health_check = None;
     world.want(unchecked);
     sleep(MILLISECOND).await;
-    assert!(world.board.findings().is_empty());
+    assert!(world.table.findings().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

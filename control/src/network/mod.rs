@@ -3,10 +3,10 @@
 //! [`Monitor`] turns addresses, routes and neighbours into a [`NetworkView`], and has the kernel
 //! resolve the next hops that packets need. Nothing is ever configured here.
 
-mod asks;
 mod change;
 mod message;
 mod monitor;
+mod resolution;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -19,9 +19,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tracing::{debug, error, warn};
 use vl3lb_common::Duration;
 
-use super::asks::Asks;
 use super::change;
 use super::message;
+use super::resolution::Resolution;
 use super::tables::{Dump, Tables};
 use super::view::NetworkView;
 use crate::observe::events::Events;
@@ -34,7 +34,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// Notifications that fit: a few thousand.
 const RECEIVE_BUFFER: u32 = 1 << 20;
 /// Neighbours that packets asked for and nobody looked at yet.
-const QUESTIONS: usize = 1024;
+const REQUESTS: usize = 1024;
 
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
@@ -52,7 +52,7 @@ pub type NetworkReceiver = watch::Receiver<Option<Arc<NetworkView>>>;
 #[derive(Debug, Clone)]
 pub struct Resolver {
     backends: Arc<watch::Sender<HashSet<IpAddr>>>,
-    questions: mpsc::Sender<IpAddr>,
+    requests: mpsc::Sender<IpAddr>,
 }
 
 impl Resolver {
@@ -66,9 +66,9 @@ impl Resolver {
     }
 
     /// A packet needs this neighbour. Forgotten if there are too many at once; the next packet
-    /// asks again.
-    pub fn ask(&self, neighbor: IpAddr) {
-        if self.questions.try_send(neighbor).is_err() {
+    /// resolution again.
+    pub fn resolve(&self, neighbor: IpAddr) {
+        if self.requests.try_send(neighbor).is_err() {
             debug!("too many unresolved neighbours at once, {neighbor} has to wait");
         }
     }
@@ -79,11 +79,11 @@ impl Resolver {
 pub struct Monitor {
     interface: String,
     tables: Tables,
-    asks: Asks,
+    resolution: Resolution,
     view: watch::Sender<Option<Arc<NetworkView>>>,
     events: Arc<Events>,
     backends: watch::Receiver<HashSet<IpAddr>>,
-    questions: mpsc::Receiver<IpAddr>,
+    requests: mpsc::Receiver<IpAddr>,
 }
 
 impl Monitor {
@@ -97,19 +97,19 @@ impl Monitor {
     ) -> (Self, NetworkReceiver, Resolver) {
         let (view, view_receiver) = watch::channel(None);
         let (backends, backends_receiver) = watch::channel(HashSet::new());
-        let (questions, questions_receiver) = mpsc::channel(QUESTIONS);
+        let (requests, requests_receiver) = mpsc::channel(REQUESTS);
         let monitor = Self {
             interface,
             tables: Tables::new(addresses),
-            asks: Asks::default(),
+            resolution: Resolution::default(),
             view,
             events,
             backends: backends_receiver,
-            questions: questions_receiver,
+            requests: requests_receiver,
         };
         let resolver = Resolver {
             backends: Arc::new(backends),
-            questions,
+            requests,
         };
         (monitor, view_receiver, resolver)
     }
@@ -141,10 +141,10 @@ impl Monitor {
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let next_ask = self.asks.next();
+            let next_probe = self.resolution.next();
             tokio::select! {
                 notification = notifications.next() => {
-                    if self.hear(notification, &mut notifications)? {
+                    if self.receive(notification, &mut notifications)? {
                         self.dump(&handle).await?;
                     }
                     self.publish();
@@ -160,15 +160,15 @@ impl Monitor {
                     }
                     self.keep_backends();
                 }
-                Some(neighbor) = self.questions.recv() => self.asks.need(neighbor, Instant::now()),
-                () = sleep_until(next_ask.unwrap_or_else(Instant::now)), if next_ask.is_some() => {}
+                Some(neighbor) = self.requests.recv() => self.resolution.need(neighbor, Instant::now()),
+                () = sleep_until(next_probe.unwrap_or_else(Instant::now)), if next_probe.is_some() => {}
             }
-            self.ask(&handle).await;
+            self.probe(&handle).await;
         }
     }
 
     /// Takes in all notifications that are there. Whether only a dump can tell what is now.
-    fn hear(
+    fn receive(
         &mut self,
         first: Option<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
         more: &mut (impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin),
@@ -177,7 +177,7 @@ impl Monitor {
         let mut dump = false;
         let mut notification = first.ok_or_else(closed)?;
         loop {
-            dump |= self.hear_one(notification.0);
+            dump |= self.receive_one(notification.0);
             match more.next().now_or_never() {
                 Some(next) => notification = next.ok_or_else(closed)?,
                 None => return Ok(dump),
@@ -185,7 +185,7 @@ impl Monitor {
         }
     }
 
-    fn hear_one(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    fn receive_one(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
         let index = self.tables.index();
         let message = match message.payload {
             NetlinkPayload::InnerMessage(message) => message,
@@ -245,7 +245,7 @@ impl Monitor {
         let came_back = view.index != last.index || view.up && !last.up;
         self.view.send_replace(Some(Arc::new(view.clone())));
         if came_back {
-            self.asks.restart(Instant::now());
+            self.resolution.restart(Instant::now());
         }
         self.keep_backends();
     }
@@ -257,13 +257,15 @@ impl Monitor {
             .iter()
             .filter_map(|&backend| self.tables.neighbor_of(backend))
             .collect();
-        self.asks.keep(&neighbors, Instant::now());
+        self.resolution.keep(&neighbors, Instant::now());
     }
 
     /// Has the kernel resolve what is due: NTF_USE does what a packet of its own would.
-    async fn ask(&mut self, handle: &Handle) {
+    async fn probe(&mut self, handle: &Handle) {
         let tables = &self.tables;
-        let due = self.asks.due(Instant::now(), |neighbor| tables.reach(neighbor));
+        let due = self
+            .resolution
+            .due(Instant::now(), |neighbor| tables.reach(neighbor));
         let Some(index) = tables.index().filter(|_| tables.has_neighbors()) else {
             return;
         };

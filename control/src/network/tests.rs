@@ -135,7 +135,7 @@ async fn inside_a_namespace() {
 
     // What a packet needs is resolved too.
     peer.ip("addr add 172.16.1.9/24 dev eth0");
-    resolver.ask(ip("172.16.1.9"));
+    resolver.resolve(ip("172.16.1.9"));
     wait(
         &mut view,
         "the neighbour of a packet",

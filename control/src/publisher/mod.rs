@@ -26,7 +26,7 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
-use crate::health::Board;
+use crate::health::HealthTable;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::observe::events::{Events, Happening};
 use crate::state::{self, Inputs, Moment, State, Update};
@@ -58,7 +58,7 @@ pub struct Publisher {
     dataplane: Arc<dyn Dataplane>,
     desired: DesiredReceiver,
     network: NetworkReceiver,
-    health: Arc<Board>,
+    health: Arc<HealthTable>,
     resolver: Resolver,
     state: State,
     /// The last view that could be balanced on.
@@ -95,7 +95,7 @@ impl Publisher {
         nat_ports: NatPorts,
         desired: DesiredReceiver,
         network: NetworkReceiver,
-        health: Arc<Board>,
+        health: Arc<HealthTable>,
         resolver: Resolver,
         events: Arc<Events>,
     ) -> (Self, CurrentReceiver, Arc<PublisherStats>) {
@@ -164,7 +164,7 @@ impl Publisher {
     fn take_events(&self) {
         while let Some(event) = self.dataplane.next_event() {
             match event {
-                WorkerEvent::Unresolved(neighbor) => self.resolver.ask(neighbor),
+                WorkerEvent::Unresolved(neighbor) => self.resolver.resolve(neighbor),
             }
         }
     }

@@ -15,7 +15,7 @@ use vl3lb_common::{MacAddr, Protocol, Timestamp};
 use super::*;
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, DesiredSender, Origin, Takes};
-use crate::health::{Answer, Findings, Order, Subject};
+use crate::health::{Answer, CheckSpec, Findings, Target};
 use crate::network::Monitor;
 
 /// A data plane that only remembers.
@@ -103,7 +103,7 @@ struct World {
     recorder: Arc<Recorder>,
     desired: DesiredSender,
     network: watch::Sender<Option<Arc<NetworkView>>>,
-    health: Arc<Board>,
+    health: Arc<HealthTable>,
     current: CurrentReceiver,
     stats: Arc<PublisherStats>,
     events: Arc<Events>,
@@ -118,7 +118,7 @@ impl World {
         let (network, network_receiver) = watch::channel(None);
         let (monitor, _, resolver) = Monitor::new("nsm-1".to_owned(), Vec::new(), Arc::default());
         let events: Arc<Events> = Arc::default();
-        let health = Arc::new(Board::new());
+        let health = Arc::new(HealthTable::new());
         let (publisher, current, stats) = Publisher::new(
             Arc::clone(&recorder) as Arc<dyn Dataplane>,
             NatPorts::new(10_240, 32_767).unwrap(),
@@ -449,17 +449,17 @@ async fn a_verdict_is_published_at_once() {
     let mut check = HealthCheck::tcp();
     check.fall = 1;
     Arc::make_mut(&mut desired.services[0]).health_check = Some(check.clone());
-    let subjects: Vec<_> = desired.services[0]
+    let targets: Vec<_> = desired.services[0]
         .backends
         .iter()
-        .map(|backend| Subject::of(&desired.services[0], backend))
+        .map(|backend| Target::of(&desired.services[0], backend))
         .collect();
-    let order = Order {
+    let spec = CheckSpec {
         service: "finance".into(),
         check,
     };
-    let orders = subjects.iter().map(|subject| (subject.clone(), order.clone()));
-    world.health.follow(&orders.collect());
+    let specs = targets.iter().map(|target| (target.clone(), spec.clone()));
+    world.health.follow(&specs.collect());
     world.desired.send_replace(Some(Arc::new(desired)));
     let states = |current: &Current| -> Vec<_> {
         let backends = current.snapshot.backend_slots.iter().flatten();
@@ -471,21 +471,21 @@ async fn a_verdict_is_published_at_once() {
 
     let before = Instant::now();
     let took = Duration::from_millis(1);
-    world.health.record(&subjects[0], Answer::good(), took);
+    world.health.record(&targets[0], Answer::good(), took);
     let second = world.published(2).await;
     assert_eq!(states(&second), [BackendState::Active, BackendState::Unknown]);
     let refused = Answer {
         result: crate::api::CheckResult::Refused,
         text: "refused".to_owned(),
     };
-    world.health.record(&subjects[0], refused, took);
+    world.health.record(&targets[0], refused, took);
     let third = world.published(3).await;
     assert_eq!(states(&third), [BackendState::Down, BackendState::Unknown]);
     assert!(before.elapsed() <= 2 * SETTLE);
     // The same again is no news.
-    world.health.record(&subjects[1], Answer::good(), took);
+    world.health.record(&targets[1], Answer::good(), took);
     world.published(4).await;
-    world.health.record(&subjects[1], Answer::good(), took);
+    world.health.record(&targets[1], Answer::good(), took);
     pass(Duration::from_secs(10)).await;
     assert_eq!(world.recorder.generations(), [1, 2, 3, 4]);
 }

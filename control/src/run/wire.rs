@@ -51,13 +51,13 @@ impl Control {
             Arc::clone(&events),
         );
         let (desired, wanted) = watch::channel(None);
-        let (checker, board) = Checker::new(TcpConnect, wanted.clone(), network.clone());
+        let (checker, health) = Checker::new(TcpConnect, wanted.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
             Arc::clone(&dataplane),
             config.nat_ports,
             wanted,
             network.clone(),
-            Arc::clone(&board),
+            Arc::clone(&health),
             resolver,
             Arc::clone(&events),
         );
@@ -85,7 +85,7 @@ impl Control {
             dataplane,
             current,
             network,
-            health: board,
+            health,
             source,
             file,
             publisher: publisher_stats,

@@ -4,7 +4,7 @@ use vl3lb_common::snapshot::BackendState;
 
 use super::Moment;
 use crate::discovery::{BackendSpec, ServiceSpec, Takes};
-use crate::health::{Finding, Findings, Subject, Verdict};
+use crate::health::{Finding, Findings, Target, Verdict};
 
 /// What is known of a backend of a service with health checks; `None` of one without.
 pub(super) fn finding<'a>(
@@ -13,7 +13,7 @@ pub(super) fn finding<'a>(
     health: &'a Findings,
 ) -> Option<(Verdict, &'a str)> {
     service.health_check.as_ref()?;
-    let finding = health.get(&Subject::of(service, backend));
+    let finding = health.get(&Target::of(service, backend));
     Some(finding.map_or((Verdict::Unknown, ""), |Finding { verdict, why }| (*verdict, why)))
 }
 

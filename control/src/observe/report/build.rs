@@ -18,7 +18,7 @@ use super::counters::{FlowCounts, Sample, ServiceCounts};
 use super::{balancer, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
-use crate::health::{self, Board, Subject};
+use crate::health::{self, HealthTable, Target};
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
@@ -51,9 +51,9 @@ pub(super) struct Facts<'a> {
     pub(super) current: Option<&'a Current>,
     /// `None` before the interface was looked at.
     pub(super) network: Option<&'a NetworkView>,
-    pub(super) health: &'a Board,
-    /// By the same board, all of one moment.
-    pub(super) checks: &'a HashMap<Subject, BackendCheck>,
+    pub(super) health: &'a HealthTable,
+    /// By the same table, all of one moment.
+    pub(super) checks: &'a HashMap<Target, BackendCheck>,
     pub(super) publisher: &'a PublisherStats,
     pub(super) source: &'a SourceStatus,
     pub(super) file: &'a SourceStatus,
@@ -288,7 +288,7 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
             capacity: nat_port_capacity(facts),
         },
         next_hop: facts.network.and_then(|network| next_hop(network, entry.address)),
-        check: facts.checks.get(&subject(entry, service)).cloned(),
+        check: facts.checks.get(&target(entry, service)).cloned(),
         transitions: entry.transitions,
         drain: entry.drain_deadline.map(|deadline| Drain {
             deadline: Time(deadline),
@@ -301,8 +301,8 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
 }
 
 /// The backend as health checks know it.
-fn subject(entry: &BackendEntry, service: &ServiceEntry) -> Subject {
-    Subject {
+fn target(entry: &BackendEntry, service: &ServiceEntry) -> Target {
+    Target {
         protocol: service.protocol,
         service_port: service.port,
         address: entry.address,

@@ -17,7 +17,7 @@ use super::process;
 use super::since::Onsets;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
-use crate::health::Board;
+use crate::health::HealthTable;
 use crate::network::NetworkReceiver;
 use crate::observe::events::{Capacity, Events};
 use crate::observe::flow_events::FlowEvents;
@@ -35,7 +35,7 @@ pub struct Sources {
     /// What the workers use; `None` before the first snapshot is live.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
-    pub health: Arc<Board>,
+    pub health: Arc<HealthTable>,
     /// How the source of backends is doing.
     pub source: watch::Receiver<SourceStatus>,
     /// How the configuration file is doing; the same where it is the source.

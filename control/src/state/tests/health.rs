@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::HealthCheck;
-use crate::health::{Finding, Subject, Verdict};
+use crate::health::{Finding, Target, Verdict};
 
 /// Backends of `finance`, whose health is checked.
 fn checked(backends: &[(u8, Takes)]) -> Desired {
@@ -25,8 +25,8 @@ fn all(hosts: &[u8]) -> Desired {
     )
 }
 
-fn subject(host: u8) -> Subject {
-    Subject {
+fn target(host: u8) -> Target {
+    Target {
         protocol: Protocol::Tcp,
         service_port: 8080,
         address: address(host),
@@ -43,7 +43,7 @@ impl World {
             Verdict::Down => "tcp connect refused (3 of 3)",
         };
         let why = why.to_owned();
-        self.health.insert(subject(host), Finding { verdict, why });
+        self.health.insert(target(host), Finding { verdict, why });
     }
 
     fn events(&self) -> Vec<String> {

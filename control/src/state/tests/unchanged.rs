@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::HealthCheck;
-use crate::health::{Finding, Subject, Verdict};
+use crate::health::{Finding, Target, Verdict};
 
 impl State {
     /// Has the next update look at everything, as if nothing were known of what was wanted before.
@@ -143,7 +143,7 @@ impl Surroundings {
                 }
                 Step::Verdict(at, host, verdict) => {
                     for instance in [None, Some("i0"), Some("i1"), Some("i2")] {
-                        let subject = Subject {
+                        let target = Target {
                             protocol: Protocol::Tcp,
                             service_port: 8080 + u16::from(*at),
                             address: address(*host),
@@ -154,7 +154,7 @@ impl Surroundings {
                             verdict: *verdict,
                             why: format!("{verdict:?}"),
                         };
-                        world.health.insert(subject, finding);
+                        world.health.insert(target, finding);
                     }
                 }
                 _ => {}

@@ -25,7 +25,7 @@ use super::{Reporter, Sources};
 use crate::config::HealthCheck;
 use crate::discovery::{Origin, PodPlace, SourceStatus};
 use crate::dns::DnsStats;
-use crate::health::{Answer, Board, Order, Subject};
+use crate::health::{Answer, CheckSpec, HealthTable, Target};
 use crate::network::NetworkView;
 use crate::observe::events::{Events, Happening};
 use crate::publisher::{Current, PublisherStats};
@@ -88,34 +88,34 @@ fn checks(service: &str) -> Option<HealthCheck> {
 }
 
 /// What checks found out after four rounds.
-pub(crate) fn board() -> Board {
-    let subject = |protocol, service_port, address, port| Subject {
+pub(crate) fn health_table() -> HealthTable {
+    let target = |protocol, service_port, address, port| Target {
         protocol,
         service_port,
         address: ip(address),
         port,
         instance: None,
     };
-    let order = |service: &str| Order {
+    let spec = |service: &str| CheckSpec {
         service: service.into(),
         check: checks(service).unwrap(),
     };
-    let dns = subject(Protocol::Udp, 53, "2001:db8::9", 54);
-    let ledger = subject(Protocol::Tcp, 9000, "172.16.1.9", 9001);
-    let board = Board::new();
-    board.follow(&HashMap::from([
-        (dns.clone(), order("dns")),
-        (ledger.clone(), order("ledger")),
+    let dns = target(Protocol::Udp, 53, "2001:db8::9", 54);
+    let ledger = target(Protocol::Tcp, 9000, "172.16.1.9", 9001);
+    let health = HealthTable::new();
+    health.follow(&HashMap::from([
+        (dns.clone(), spec("dns")),
+        (ledger.clone(), spec("ledger")),
     ]));
     for _ in 0..4 {
-        board.record(&dns, Answer::good(), Duration::from_micros(400));
+        health.record(&dns, Answer::good(), Duration::from_micros(400));
         let refused = Answer {
             result: CheckResult::Refused,
             text: "refused".to_owned(),
         };
-        board.record(&ledger, refused, Duration::from_micros(300));
+        health.record(&ledger, refused, Duration::from_micros(300));
     }
-    board
+    health
 }
 
 fn backend(slot: u32, service: u16, address: &str, port: u16, state: BackendState) -> BackendEntry {
@@ -234,7 +234,7 @@ pub(crate) fn identity() -> Identity {
 pub(crate) fn report() -> Report {
     let recorder = Recorder::new(2);
     let read = |seconds| Sample::read(at(seconds), &recorder.stats, 4, 5, Some(0.0));
-    let board = board();
+    let health = health_table();
     let start = read(3590);
     count_traffic(&recorder);
     let sample = read(3600);
@@ -249,8 +249,8 @@ pub(crate) fn report() -> Report {
         start: Some(&start),
         current: Some(&current(directory())),
         network: Some(&network()),
-        health: &board,
-        checks: &board.checks(),
+        health: &health,
+        checks: &health.checks(),
         publisher: &PublisherStats::default(),
         source: &source(),
         file: &source(),
@@ -403,7 +403,7 @@ pub(crate) fn live(workers: u16) -> Live {
             dataplane: Arc::<Recorder>::clone(&recorder),
             current: current_out,
             network: network_out,
-            health: Arc::new(board()),
+            health: Arc::new(health_table()),
             source,
             file,
             publisher: Arc::clone(&publisher),

@@ -23,7 +23,7 @@ pub const KIND: &str = "tcp";
 
 /// A backend of a service, as one that is looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Subject {
+pub struct Target {
     /// Of the service.
     pub protocol: Protocol,
     /// Of the service.
@@ -35,9 +35,9 @@ pub struct Subject {
     pub instance: Option<Arc<str>>,
 }
 
-/// How a subject is to be looked at, and for which service.
+/// How a target is to be looked at, and for which service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct CheckSpec {
     pub(crate) service: Arc<str>,
     pub(crate) check: HealthCheck,
 }
@@ -50,33 +50,33 @@ pub struct Finding {
     pub why: String,
 }
 
-/// Findings by subject. One that is not there has not been looked at.
-pub type Findings = HashMap<Subject, Finding>;
+/// Findings by target. One that is not there has not been looked at.
+pub type Findings = HashMap<Target, Finding>;
 
 /// Everything that checks have found out.
 ///
 /// Counts of a backend stay for as long as it is looked at, whatever else about it or its service
 /// changes; those of a service for as long as one of its name is checked.
 #[derive(Debug)]
-pub struct Board {
+pub struct HealthTable {
     notes: Mutex<Notes>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
 struct Notes {
-    subjects: HashMap<Subject, Note>,
+    targets: HashMap<Target, Note>,
     services: HashMap<Arc<str>, [Histogram<{ CHECK_BOUNDS.len() + 1 }>; CheckResult::COUNT]>,
 }
 
 #[derive(Debug)]
 struct Note {
-    order: Order,
+    spec: CheckSpec,
     tally: Tally,
     last: Option<(Answer, Duration)>,
 }
 
-impl Board {
+impl HealthTable {
     /// Nothing looked at yet.
     pub fn new() -> Self {
         Self {
@@ -93,22 +93,22 @@ impl Board {
     /// All findings. Cost: O(backends that are checked).
     pub fn findings(&self) -> Findings {
         let notes = self.lock();
-        let findings = notes.subjects.iter().map(|(subject, note)| {
+        let findings = notes.targets.iter().map(|(target, note)| {
             let finding = Finding {
                 verdict: note.tally.verdict(),
                 why: note.why(),
             };
-            (subject.clone(), finding)
+            (target.clone(), finding)
         });
         findings.collect()
     }
 
-    /// The checks of each subject, as shown. Cost: O(backends that are checked).
-    pub fn checks(&self) -> HashMap<Subject, BackendCheck> {
+    /// The checks of each target, as shown. Cost: O(backends that are checked).
+    pub fn checks(&self) -> HashMap<Target, BackendCheck> {
         let notes = self.lock();
-        let checks = notes.subjects.iter();
+        let checks = notes.targets.iter();
         checks
-            .map(|(subject, note)| (subject.clone(), note.shown()))
+            .map(|(target, note)| (target.clone(), note.shown()))
             .collect()
     }
 
@@ -134,41 +134,41 @@ impl Board {
     }
 
     /// Forgets what is not ordered any more, and begins with what is new.
-    pub(crate) fn follow(&self, orders: &HashMap<Subject, Order>) {
+    pub(crate) fn follow(&self, specs: &HashMap<Target, CheckSpec>) {
         let mut notes = self.lock();
-        let Notes { subjects, services } = &mut *notes;
-        subjects.retain(|subject, _| orders.contains_key(subject));
-        for (subject, order) in orders {
-            match subjects.get_mut(subject) {
-                Some(note) => note.order.clone_from(order),
+        let Notes { targets, services } = &mut *notes;
+        targets.retain(|target, _| specs.contains_key(target));
+        for (target, spec) in specs {
+            match targets.get_mut(target) {
+                Some(note) => note.spec.clone_from(spec),
                 None => {
                     let note = Note {
-                        order: order.clone(),
+                        spec: spec.clone(),
                         tally: Tally::default(),
                         last: None,
                     };
-                    subjects.insert(subject.clone(), note);
+                    targets.insert(target.clone(), note);
                 }
             }
         }
-        services.retain(|name, _| orders.values().any(|order| order.service == *name));
+        services.retain(|name, _| specs.values().any(|spec| spec.service == *name));
     }
 
     /// Notes the end of a check; one that is not ordered any more says nothing.
-    pub(crate) fn record(&self, subject: &Subject, answer: Answer, took: Duration) {
+    pub(crate) fn record(&self, target: &Target, answer: Answer, took: Duration) {
         let mut notes = self.lock();
-        let Notes { subjects, services } = &mut *notes;
-        let Some(note) = subjects.get_mut(subject) else {
+        let Notes { targets, services } = &mut *notes;
+        let Some(note) = targets.get_mut(target) else {
             return;
         };
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let histograms = services.entry(Arc::clone(&note.order.service)).or_default();
+        let histograms = services.entry(Arc::clone(&note.spec.service)).or_default();
         histograms[answer.result as usize].observe(micros, &CHECK_BOUNDS);
         let turned = match answer.result {
             CheckResult::Error => false,
             result => note
                 .tally
-                .record(result == CheckResult::Ok, note.order.thresholds()),
+                .record(result == CheckResult::Ok, note.spec.thresholds()),
         };
         note.last = Some((answer, took));
         drop(notes);
@@ -183,13 +183,13 @@ impl Board {
     }
 }
 
-impl Default for Board {
+impl Default for HealthTable {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Order {
+impl CheckSpec {
     const fn thresholds(&self) -> Thresholds {
         Thresholds {
             rise: self.check.rise,
