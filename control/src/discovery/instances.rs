@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instances {
     /// Who has an address now, or had it last.
-    pub tenants: HashMap<IpAddr, Arc<str>>,
+    pub owners: HashMap<IpAddr, Arc<str>>,
     /// Those that are known and have ended.
     pub dead: HashSet<Arc<str>>,
 }
@@ -22,7 +22,7 @@ impl Instances {
 
     /// Whether another instance than `instance` has `address` by now.
     pub fn is_replaced(&self, address: IpAddr, instance: Option<&Arc<str>>) -> bool {
-        let tenant = self.tenants.get(&address).zip(instance);
-        tenant.is_some_and(|(tenant, instance)| tenant != instance)
+        let owner = self.owners.get(&address).zip(instance);
+        owner.is_some_and(|(owner, instance)| owner != instance)
     }
 }

@@ -26,7 +26,9 @@ use vl3lb_common::{Duration, Protocol};
 use crate::config::{self, HealthCheck};
 
 pub use instances::Instances;
-pub use kubernetes::{Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Left, Refused};
+pub use kubernetes::{
+    Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Refused, StaleStatus,
+};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, SourceStatus};
 
@@ -40,7 +42,7 @@ pub struct Desired {
     /// What was asked for and is left out, in words, beginning with what it is about.
     pub problems: Vec<String>,
     /// When the source heard of the first change that is new in it; `None`: just now.
-    pub heard: Option<Instant>,
+    pub observed: Option<Instant>,
 }
 
 /// A service as a source wants it.
@@ -100,7 +102,7 @@ pub struct BackendSpec {
     pub instance: Option<Arc<str>>,
     /// Share of new flows; 0 gets none.
     pub weight: u16,
-    pub takes: Takes,
+    pub eligibility: Eligibility,
     /// When it came to take that, by the source's own clock and to the second at best.
     pub changed: Option<SystemTime>,
     pub origin: Origin,
@@ -118,11 +120,11 @@ pub struct PodPlace {
 
 /// What a backend can be given, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Takes {
+pub enum Eligibility {
     /// Known to be dead: its flows are ended.
-    Nothing,
+    Dead,
     /// Its old flows stay for as long as it is desired, whatever the service's drain time.
-    OldFlows,
+    ExistingFlows,
     /// New and old flows.
     NewFlows,
 }

@@ -15,7 +15,7 @@ use vl3lb_common::Duration;
 
 use super::file_events::FileEvents;
 use super::{
-    BackendSpec, Desired, DesiredSender, ErrorReason, Origin, ServiceSpec, Source, SourceStatus, Takes,
+    BackendSpec, Desired, DesiredSender, Eligibility, ErrorReason, Origin, ServiceSpec, Source, SourceStatus,
 };
 use crate::config::{self, Config, TargetPort};
 use crate::observe::events::{Events, Happening};
@@ -233,7 +233,7 @@ impl From<&Config> for Desired {
                 port,
                 instance: None,
                 weight: backend.weight,
-                takes: Takes::NewFlows,
+                eligibility: Eligibility::NewFlows,
                 changed: None,
                 origin: Origin::Static,
                 pod: None,

@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use vl3lb_common::Duration;
 
 use crate::config::HealthCheck;
-use crate::discovery::{BackendSpec, Desired, DesiredReceiver, ServiceSpec, Takes};
+use crate::discovery::{BackendSpec, Desired, DesiredReceiver, Eligibility, ServiceSpec};
 use crate::network::NetworkReceiver;
 
 pub use probe::{Answer, Probe, TcpConnect};
@@ -147,7 +147,7 @@ fn specs(desired: &Desired) -> HashMap<Target, CheckSpec> {
         for backend in service
             .backends
             .iter()
-            .filter(|backend| backend.takes != Takes::Nothing)
+            .filter(|backend| backend.eligibility != Eligibility::Dead)
         {
             let spec = CheckSpec {
                 service: Arc::clone(&name),

@@ -123,7 +123,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         port: 8081,
         instance: None,
         weight: 1,
-        takes: Takes::NewFlows,
+        eligibility: Eligibility::NewFlows,
         changed: None,
         origin: Origin::Static,
         pod: None,
@@ -250,7 +250,7 @@ async fn counts_stay_while_other_things_change() {
     assert!(before > 0);
     let mut heavier = finance([2, 3]);
     heavier.backends[0].weight = 7;
-    heavier.backends[0].takes = Takes::OldFlows;
+    heavier.backends[0].eligibility = Eligibility::ExistingFlows;
     world.want(heavier);
     sleep(MILLISECOND).await;
     assert_eq!(failures(), before);
@@ -280,7 +280,7 @@ async fn what_is_removed_is_asked_no_more_and_starts_anew() {
     assert_eq!(world.verdict(2), Some(Verdict::Unknown));
     // The same for all when the service has no checks any more, and for one that is replaced.
     let mut replaced = finance([2, 3]);
-    replaced.backends[0].takes = Takes::Nothing;
+    replaced.backends[0].eligibility = Eligibility::Dead;
     world.want(replaced);
     sleep(MILLISECOND).await;
     assert_eq!(world.verdict(2), None);

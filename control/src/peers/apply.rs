@@ -15,7 +15,7 @@ use super::Shared;
 use super::api_calls::{Backoff, Resource, WriteError};
 use super::desired::{Key, Kind, Objects};
 use super::lease::GROUP;
-use crate::discovery::Left;
+use crate::discovery::StaleStatus;
 use crate::kubernetes::names::{CONTROLLER, MANAGED_BY, MANAGER};
 
 /// What was written is written again after this time, in case somebody changed it.
@@ -30,7 +30,7 @@ pub(super) struct Applier {
     /// Whether it is known what slices leaders before have left.
     listed: bool,
     /// Services with a status that leaders before have left, as far as they were taken note of.
-    left: Arc<Vec<Left>>,
+    left: Arc<Vec<StaleStatus>>,
 }
 
 /// The state of an object.
@@ -129,10 +129,12 @@ impl Applier {
 
     /// Takes note of Services that are not served, and whose status a leader before has written: of those
     /// that are new among them, for what was removed may be told for a moment still.
-    pub(super) fn find_left(&mut self, left: &Arc<Vec<Left>>) {
+    pub(super) fn find_left(&mut self, left: &Arc<Vec<StaleStatus>>) {
         let known = std::mem::replace(&mut self.left, Arc::clone(left));
         let new = left.iter().filter(|service| !known.contains(service));
-        self.find(new.map(|Left { namespace, name }| (Kind::ServiceStatus, namespace.clone(), name.clone())));
+        self.find(
+            new.map(|StaleStatus { namespace, name }| (Kind::ServiceStatus, namespace.clone(), name.clone())),
+        );
     }
 
     /// Takes note of objects that somebody wrote before.

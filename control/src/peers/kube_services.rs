@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::discovery::{Accepted, Left, Refused};
+use crate::discovery::{Accepted, Refused, StaleStatus};
 
 /// All of them, as the discovery knows them now.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub struct KubeServices {
     pub accepted: watch::Receiver<Arc<Vec<Accepted>>>,
     pub refused: watch::Receiver<Arc<Vec<Refused>>>,
     /// Those that are not served, and have the balancers' addresses in their status still.
-    pub left: watch::Receiver<Arc<Vec<Left>>>,
+    pub left: watch::Receiver<Arc<Vec<StaleStatus>>>,
 }
 
 impl KubeServices {

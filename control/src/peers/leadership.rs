@@ -23,7 +23,7 @@ use super::election::{Election, Step};
 use super::lease::Presence;
 use super::peer_set::PeerSet;
 use super::watching::{self, Change};
-use crate::discovery::{Accepted, Left};
+use crate::discovery::{Accepted, StaleStatus};
 use crate::publisher::CurrentReceiver;
 
 /// How long to wait until the group is looked at again before it is known.
@@ -40,7 +40,7 @@ pub(super) struct Sources {
     pub(super) presence: watch::Receiver<Presence>,
     pub(super) current: CurrentReceiver,
     pub(super) accepted: watch::Receiver<Arc<Vec<Accepted>>>,
-    pub(super) left: watch::Receiver<Arc<Vec<Left>>>,
+    pub(super) left: watch::Receiver<Arc<Vec<StaleStatus>>>,
 }
 
 /// Takes part until the balancer leaves; a leader then takes itself out of everything, and gives up

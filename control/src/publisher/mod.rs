@@ -132,7 +132,7 @@ impl Publisher {
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
-                    let heard = self.desired.borrow().as_ref().and_then(|desired| desired.heard);
+                    let heard = self.desired.borrow().as_ref().and_then(|desired| desired.observed);
                     pace.wanted(self.see(heard));
                 }
                 changed = self.network.changed() => {

@@ -14,7 +14,7 @@ use vl3lb_common::{MacAddr, Protocol, Timestamp};
 
 use super::*;
 use crate::config::HealthCheck;
-use crate::discovery::{BackendSpec, DesiredSender, Origin, Takes};
+use crate::discovery::{BackendSpec, DesiredSender, Eligibility, Origin};
 use crate::health::{Answer, CheckSpec, Findings, Target};
 use crate::network::Monitor;
 
@@ -162,7 +162,7 @@ fn finance(hosts: &[u8]) -> Desired {
         port: 8081,
         instance: None,
         weight: 1,
-        takes: Takes::NewFlows,
+        eligibility: Eligibility::NewFlows,
         changed: None,
         origin: Origin::Static,
         pod: None,

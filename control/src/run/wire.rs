@@ -193,7 +193,7 @@ fn discover(
             let services = KubeServices {
                 accepted: source.accepted(),
                 refused: source.refused(),
-                left: source.left(),
+                left: source.stale_statuses(),
             };
             tasks.spawn("discovery", source.run(desired, status));
             Found {

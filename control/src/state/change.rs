@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::api::{BackendTransitions, ServiceState};
 
-use crate::discovery::Takes;
+use crate::discovery::Eligibility;
 
 use crate::discovery::Origin;
 
@@ -96,13 +96,13 @@ pub(super) const REPLACED: &str = "another instance has its address";
 /// Why a draining backend is given up before its time.
 pub(super) const DEAD: &str = "its source says it is dead";
 
-/// Why a backend comes into the state of what it `takes`, of which its source wants it to take `desired`.
-pub(super) const fn why(desired: Takes, takes: Takes) -> &'static str {
-    match takes {
-        Takes::NewFlows => "",
-        Takes::OldFlows => "its source wants no new flows for it",
-        Takes::Nothing if matches!(desired, Takes::Nothing) => DEAD,
-        Takes::Nothing => REPLACED,
+/// Why a backend of this `eligibility`, for which its source asks `desired`, changes its state.
+pub(super) const fn why(desired: Eligibility, eligibility: Eligibility) -> &'static str {
+    match eligibility {
+        Eligibility::NewFlows => "",
+        Eligibility::ExistingFlows => "its source wants no new flows for it",
+        Eligibility::Dead if matches!(desired, Eligibility::Dead) => DEAD,
+        Eligibility::Dead => REPLACED,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vl3lb_common::Protocol;
 
 use super::wanted::{BackendIdentity, ServiceIdentity, WantedBackend};
-use crate::discovery::Takes;
+use crate::discovery::Eligibility;
 
 type Socket = (Protocol, IpAddr, u16);
 
@@ -17,7 +17,7 @@ type Socket = (Protocol, IpAddr, u16);
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// In order.
-    services: HashMap<ServiceIdentity, Vec<(BackendIdentity, Takes)>>,
+    services: HashMap<ServiceIdentity, Vec<(BackendIdentity, Eligibility)>>,
     sockets: HashMap<Socket, Vec<Claim>>,
     /// Sockets that more than one backend claims.
     contested: usize,
@@ -27,7 +27,7 @@ pub(super) struct Claims {
 struct Claim {
     service: ServiceIdentity,
     instance: Option<Arc<str>>,
-    takes: Takes,
+    eligibility: Eligibility,
 }
 
 impl Claims {
@@ -54,11 +54,11 @@ impl Claims {
             let identity = known
                 .as_ref()
                 .map_or_else(|| spec.into(), |(identity, _)| identity.clone());
-            if known.is_none_or(|(_, takes)| takes != spec.takes) {
+            if known.is_none_or(|(_, eligibility)| eligibility != spec.eligibility) {
                 self.withdraw(service, &identity, affected);
-                self.claim(service, &identity, spec.takes, affected);
+                self.claim(service, &identity, spec.eligibility, affected);
             }
-            after.push((identity, spec.takes));
+            after.push((identity, spec.eligibility));
         }
         for (gone, _) in before {
             self.withdraw(service, &gone, affected);
@@ -89,7 +89,7 @@ impl Claims {
     /// most.
     pub(super) fn is_replaced(&self, socket: Socket, instance: Option<&Arc<str>>) -> bool {
         let claims = self.sockets.get(&socket).into_iter().flatten();
-        let holder = claims.max_by(|a, b| (a.takes, &a.instance).cmp(&(b.takes, &b.instance)));
+        let holder = claims.max_by(|a, b| (a.eligibility, &a.instance).cmp(&(b.eligibility, &b.instance)));
         holder.is_some_and(|holder| holder.instance.as_ref() != instance)
     }
 
@@ -97,7 +97,7 @@ impl Claims {
         &mut self,
         service: ServiceIdentity,
         backend: &BackendIdentity,
-        takes: Takes,
+        eligibility: Eligibility,
         affected: &mut BTreeSet<ServiceIdentity>,
     ) {
         let claims = self.sockets.entry(socket(service, backend)).or_default();
@@ -105,7 +105,7 @@ impl Claims {
         claims.push(Claim {
             service,
             instance: backend.instance.clone(),
-            takes,
+            eligibility,
         });
         self.contested += usize::from(claims.len() == 2);
     }

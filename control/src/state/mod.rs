@@ -38,7 +38,7 @@ use vl3lb_common::snapshot::{
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{MacAddr, Timestamp};
 
-use crate::discovery::{BackendSpec, Desired, Takes};
+use crate::discovery::{BackendSpec, Desired, Eligibility};
 use crate::health::Findings;
 use crate::network::NetworkView;
 
@@ -237,12 +237,12 @@ impl State {
         };
         let Paired { known, gone } = self.paired(slot, backends);
         changed |= self.drain_backends(slot, &gone, "not desired any more", next, inputs, changes);
-        for (&WantedBackend { spec, takes }, known) in backends.iter().zip(known) {
+        for (&WantedBackend { spec, eligibility }, known) in backends.iter().zip(known) {
             let finding = finding(wanted.spec, spec, inputs.health);
             let record = known.and_then(|slot| self.backends.get(slot.index()));
             let before = record.map(|record| record.state);
             let news = record.is_none_or(|record| record.changed != spec.changed);
-            let to = wanted_state(takes, finding, before, inputs.now);
+            let to = wanted_state(eligibility, finding, before, inputs.now);
             let from = if let Some((slot, record)) =
                 known.and_then(|slot| Some((slot, self.backends.get_mut(slot.index())?)))
             {
@@ -257,7 +257,7 @@ impl State {
                     continue;
                 }
                 Some(from)
-            } else if takes == Takes::Nothing {
+            } else if eligibility == Eligibility::Dead {
                 continue;
             } else if self.add_backend(slot, identity, spec, to, next, inputs) {
                 None
@@ -283,7 +283,8 @@ impl State {
                 backend: (spec.address, spec.port).into(),
                 from: from.map_or("new", state_name),
                 to: state_name(to),
-                reason: found(finding, from, to).map_or_else(|| why(spec.takes, takes).into(), Cow::Owned),
+                reason: found(finding, from, to)
+                    .map_or_else(|| why(spec.eligibility, eligibility).into(), Cow::Owned),
             });
         }
         if let Some(service) = self.services.get_mut(slot.index()) {

@@ -3,7 +3,7 @@
 use vl3lb_common::snapshot::BackendState;
 
 use super::Moment;
-use crate::discovery::{BackendSpec, ServiceSpec, Takes};
+use crate::discovery::{BackendSpec, Eligibility, ServiceSpec};
 use crate::health::{Finding, Findings, Target, Verdict};
 
 /// What is known of a backend of a service with health checks; `None` of one without.
@@ -17,25 +17,27 @@ pub(super) fn finding<'a>(
     Some(finding.map_or((Verdict::Unknown, ""), |Finding { verdict, why }| (*verdict, why)))
 }
 
-/// The state of a desired backend that takes `takes`, and was in state `before`.
+/// The state of a desired backend of this `eligibility` that was in state `before`.
 pub(super) fn wanted_state(
-    takes: Takes,
+    eligibility: Eligibility,
     finding: Option<(Verdict, &str)>,
     before: Option<BackendState>,
     now: Moment,
 ) -> BackendState {
-    match (takes, finding.map(|(verdict, _)| verdict)) {
-        (Takes::Nothing, _) => BackendState::Gone,
+    match (eligibility, finding.map(|(verdict, _)| verdict)) {
+        (Eligibility::Dead, _) => BackendState::Gone,
         // What is shutting down may have closed its port and finish its flows all the same, so checks
         // say nothing about a backend that drains; one that was dead before stays dead.
-        (Takes::OldFlows, Some(Verdict::Down)) if before == Some(BackendState::Down) => BackendState::Down,
-        (Takes::OldFlows, _) => BackendState::Draining { since: now.monotonic },
+        (Eligibility::ExistingFlows, Some(Verdict::Down)) if before == Some(BackendState::Down) => {
+            BackendState::Down
+        }
+        (Eligibility::ExistingFlows, _) => BackendState::Draining { since: now.monotonic },
         // That checks begin is no news of a backend that is in use.
-        (Takes::NewFlows, Some(Verdict::Unknown)) if before != Some(BackendState::Active) => {
+        (Eligibility::NewFlows, Some(Verdict::Unknown)) if before != Some(BackendState::Active) => {
             BackendState::Unknown
         }
-        (Takes::NewFlows, Some(Verdict::Down)) => BackendState::Down,
-        (Takes::NewFlows, None | Some(Verdict::Unknown | Verdict::Up)) => BackendState::Active,
+        (Eligibility::NewFlows, Some(Verdict::Down)) => BackendState::Down,
+        (Eligibility::NewFlows, None | Some(Verdict::Unknown | Verdict::Up)) => BackendState::Active,
     }
 }
 

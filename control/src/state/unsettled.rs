@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::State;
 use super::wanted::{ServiceIdentity, Wanted, WantedBackend};
-use crate::discovery::Takes;
+use crate::discovery::Eligibility;
 
 /// A service that is to be looked at.
 #[derive(Debug)]
@@ -69,10 +69,10 @@ impl State {
 
     /// Nothing is left for backends whose address another instance has.
     fn give_up_replaced(&self, (protocol, _): ServiceIdentity, backends: &mut [WantedBackend<'_>]) {
-        for WantedBackend { spec, takes } in backends {
+        for WantedBackend { spec, eligibility } in backends {
             let socket = (protocol, spec.address, spec.port);
             if self.claims.is_replaced(socket, spec.instance.as_ref()) {
-                *takes = Takes::Nothing;
+                *eligibility = Eligibility::Dead;
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use crate::discovery::{BackendSpec, Desired, ServiceSpec, Takes};
+use crate::discovery::{BackendSpec, Desired, Eligibility, ServiceSpec};
 
 /// What a service is known by: flows of a port stay with it, whatever it is called.
 pub(super) type ServiceIdentity = (Protocol, u16);
@@ -51,7 +51,7 @@ pub(super) struct Wanted<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WantedBackend<'a> {
     pub(super) spec: &'a BackendSpec,
-    pub(super) takes: Takes,
+    pub(super) eligibility: Eligibility,
 }
 
 /// Each service once, by identity; what had to be left out is put into `problems`. O(services).
@@ -114,14 +114,14 @@ impl<'a> Wanted<'a> {
             }
             backends.push(WantedBackend {
                 spec: backend,
-                takes: backend.takes,
+                eligibility: backend.eligibility,
             });
         }
         backends.sort_by(|a, b| place(a.spec).cmp(&place(b.spec)));
         backends.dedup_by(|next, first| {
             let same = place(next.spec) == place(first.spec);
             // Of two the one that gets more counts, in whatever order they come.
-            if same && (next.takes, next.spec.weight) > (first.takes, first.spec.weight) {
+            if same && (next.eligibility, next.spec.weight) > (first.eligibility, first.spec.weight) {
                 *first = *next;
             }
             same

@@ -42,7 +42,7 @@ pub struct Refused {
 
 /// A Service that no balancer serves, and that has addresses in its status which one wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
+pub struct StaleStatus {
     pub namespace: String,
     pub name: String,
 }
@@ -78,7 +78,7 @@ pub(super) struct Means {
 pub(super) struct Decided {
     pub(super) admitted: Vec<Admitted>,
     pub(super) refused: Vec<Refused>,
-    pub(super) left: Vec<Left>,
+    pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
 impl Claims {
@@ -109,7 +109,7 @@ impl Claims {
         let mut decided = Decided::default();
         for declared in by_age {
             if declared.is_left() {
-                decided.left.push(Left {
+                decided.stale_statuses.push(StaleStatus {
                     namespace: declared.namespace.clone(),
                     name: declared.name.clone(),
                 });

@@ -13,7 +13,7 @@ use super::selection::Selection;
 use super::service::{Declared, Port};
 use super::slice::{Endpoint, Slice};
 use crate::config::{Selector, Service, TargetPort};
-use crate::discovery::{BackendSpec, Origin, ServiceSpec, Takes};
+use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// A service that was put together, and what is wrong with its pods, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl View<'_> {
             .filter(|_| self.connected)
             .into_iter()
             .flat_map(Selection::pods);
-        let waiting = pods.filter(|pod| pod.takes == Takes::NewFlows && pod.addresses.is_empty());
+        let waiting = pods.filter(|pod| pod.eligibility == Eligibility::NewFlows && pod.addresses.is_empty());
         waiting.map(|pod| pod.place.pod.clone()).collect()
     }
 
@@ -124,7 +124,7 @@ impl View<'_> {
                     last_resort: pod.is_last_resort() && !self.known.is_displaced(pod, address),
                     backend: self.pod_backend(pod, address, port),
                 })),
-                Err(problem) if pod.takes == Takes::NewFlows => {
+                Err(problem) if pod.eligibility == Eligibility::NewFlows => {
                     problems.insert(told(pod, &problem));
                 }
                 Err(_) => {}
@@ -140,7 +140,11 @@ impl View<'_> {
             port,
             instance: Some(Arc::clone(&pod.uid)),
             weight: pod.weight,
-            takes: if displaced { Takes::Nothing } else { pod.takes },
+            eligibility: if displaced {
+                Eligibility::Dead
+            } else {
+                pod.eligibility
+            },
             changed: pod.changed,
             origin: Origin::Kubernetes,
             pod: Some(Arc::clone(&pod.place)),
@@ -168,7 +172,7 @@ impl View<'_> {
                 placed.push(Placed {
                     node: endpoint.node.clone(),
                     zone: self.zone(endpoint.zone.as_ref(), endpoint.node.as_deref()),
-                    last_resort: most != Takes::Nothing && is_last_resort(endpoint, pod),
+                    last_resort: most != Eligibility::Dead && is_last_resort(endpoint, pod),
                     backend: endpoint_backend(slice, endpoint, pod, number, most),
                 });
             }
@@ -178,13 +182,15 @@ impl View<'_> {
 
     /// What an endpoint may take for all that is known of its pod: whether it is ready is for the cluster to
     /// say, but that it is dead, or on its way out, is known sooner.
-    fn most(self, endpoint: &Endpoint, pod: Option<&Member>) -> Takes {
+    fn most(self, endpoint: &Endpoint, pod: Option<&Member>) -> Eligibility {
         match pod {
-            Some(pod) if pod.takes == Takes::Nothing || self.known.is_displaced(pod, endpoint.address) => {
-                Takes::Nothing
+            Some(pod)
+                if pod.eligibility == Eligibility::Dead || self.known.is_displaced(pod, endpoint.address) =>
+            {
+                Eligibility::Dead
             }
-            Some(pod) if pod.leaves() => Takes::OldFlows,
-            Some(_) | None => Takes::NewFlows,
+            Some(pod) if pod.leaves() => Eligibility::ExistingFlows,
+            Some(_) | None => Eligibility::NewFlows,
         }
     }
 
@@ -205,15 +211,15 @@ fn endpoint_backend(
     endpoint: &Endpoint,
     pod: Option<&Member>,
     port: u16,
-    most: Takes,
+    most: Eligibility,
 ) -> BackendSpec {
-    let decided_by_pod = pod.filter(|_| most < endpoint.takes);
+    let decided_by_pod = pod.filter(|_| most < endpoint.eligibility);
     BackendSpec {
         address: endpoint.address,
         port,
         instance: endpoint.uid.clone(),
         weight: pod.map_or(1, |pod| pod.weight),
-        takes: most.min(endpoint.takes),
+        eligibility: most.min(endpoint.eligibility),
         changed: decided_by_pod.map_or(slice.changed, |pod| pod.changed),
         origin: Origin::Kubernetes,
         pod: endpoint.place.clone(),

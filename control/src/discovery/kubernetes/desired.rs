@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::admission::{Accepted, Admitted, Claims, Decided, Left, Means, Refused};
+use super::admission::{Accepted, Admitted, Claims, Decided, Means, Refused, StaleStatus};
 use super::backends::{Part, View};
 use super::connections::Connections;
 use super::known::{Key, Known};
@@ -30,7 +30,7 @@ pub(super) struct Collected {
     pub(super) problems: BTreeSet<String>,
     pub(super) accepted: Vec<Accepted>,
     pub(super) refused: Vec<Refused>,
-    pub(super) left: Vec<Left>,
+    pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
 /// Who wants services.
@@ -219,12 +219,12 @@ impl Assembly {
                 services: parts.clone().map(|part| Arc::clone(&part.spec)).collect(),
                 instances: Arc::clone(&self.known.instances),
                 problems: refused.chain(told_waiting(&waiting)).collect(),
-                heard: None,
+                observed: None,
             },
             problems: parts.flat_map(|part| &part.problems).cloned().collect(),
             accepted: decided.admitted.iter().map(Admitted::accepted).collect(),
             refused: decided.refused.clone(),
-            left: decided.left.clone(),
+            stale_statuses: decided.stale_statuses.clone(),
         };
         self.decided = Some(decided);
         collected

@@ -10,7 +10,7 @@ use super::objects::Replaced;
 use super::pod::Member;
 use super::service::Declared;
 use super::slice::Slice;
-use crate::discovery::{Instances, Takes};
+use crate::discovery::{Eligibility, Instances};
 
 /// Namespace and name.
 pub(super) type Key = (String, String);
@@ -65,7 +65,10 @@ impl Known {
     }
 
     fn note_death(&mut self, uid: &Arc<str>) {
-        let dies = self.pods.get(uid).is_some_and(|pod| pod.takes == Takes::Nothing);
+        let dies = self
+            .pods
+            .get(uid)
+            .is_some_and(|pod| pod.eligibility == Eligibility::Dead);
         if dies != self.instances.is_dead(Some(uid)) {
             let dead = &mut Arc::make_mut(&mut self.instances).dead;
             let _ = if dies {
@@ -95,16 +98,16 @@ impl Known {
         if claims.is_empty() {
             self.claims.remove(&address);
         }
-        let before = self.instances.tenants.get(&address);
+        let before = self.instances.owners.get(&address);
         if before == owner.as_ref() {
             return;
         }
         touched.pods.extend(before.into_iter().chain(&owner).cloned());
         touched.services.extend(self.by_address.of(&address).cloned());
-        let tenants = &mut Arc::make_mut(&mut self.instances).tenants;
+        let owners = &mut Arc::make_mut(&mut self.instances).owners;
         match owner {
-            Some(owner) => tenants.insert(address, owner),
-            None => tenants.remove(&address),
+            Some(owner) => owners.insert(address, owner),
+            None => owners.remove(&address),
         };
     }
 

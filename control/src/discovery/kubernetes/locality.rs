@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::config::Prefer;
-use crate::discovery::{BackendSpec, Takes};
+use crate::discovery::{BackendSpec, Eligibility};
 
 /// Which backends of a service get new flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,10 +102,10 @@ fn resort<'a>(candidates: impl Iterator<Item = &'a mut Placed>) {
         return;
     }
     for placed in candidates.into_iter().filter(|placed| placed.last_resort) {
-        placed.backend.takes = Takes::NewFlows;
+        placed.backend.eligibility = Eligibility::NewFlows;
     }
 }
 
 fn takes_flows(backend: &BackendSpec) -> bool {
-    backend.takes == Takes::NewFlows && backend.weight > 0
+    backend.eligibility == Eligibility::NewFlows && backend.weight > 0
 }

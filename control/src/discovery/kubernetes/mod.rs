@@ -57,7 +57,7 @@ use objects::Heard;
 use pod::Reading;
 use watches::{Plan, Watches};
 
-pub use admission::{Accepted, Left, Refused};
+pub use admission::{Accepted, Refused, StaleStatus};
 pub use connections::{Connection, Connections, ConnectionsReceiver};
 
 /// Two sets are at least this far apart, so that a burst of changes becomes one. Short, because what is made
@@ -81,7 +81,7 @@ pub struct Kubernetes<E> {
     connections: Option<ConnectionsReceiver>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
-    left: watch::Sender<Arc<Vec<Left>>>,
+    stale_statuses: watch::Sender<Arc<Vec<StaleStatus>>>,
 }
 
 impl<E> std::fmt::Debug for Kubernetes<E> {
@@ -104,7 +104,7 @@ impl<E> Kubernetes<E> {
             connections: None,
             accepted: watch::Sender::default(),
             refused: watch::Sender::default(),
-            left: watch::Sender::default(),
+            stale_statuses: watch::Sender::default(),
         }
     }
 
@@ -119,8 +119,8 @@ impl<E> Kubernetes<E> {
     }
 
     /// Services that are not served, and whose status says still that they are.
-    pub fn left(&self) -> watch::Receiver<Arc<Vec<Left>>> {
-        self.left.subscribe()
+    pub fn stale_statuses(&self) -> watch::Receiver<Arc<Vec<StaleStatus>>> {
+        self.stale_statuses.subscribe()
     }
 
     /// With what tells where pods are in the vL3 network, for `addressFrom: nsm`.
@@ -158,7 +158,7 @@ where
             status,
             accepted: self.accepted,
             refused: self.refused,
-            left: self.left,
+            stale_statuses: self.stale_statuses,
             earliest: Instant::now(),
             heard: None,
             problems: BTreeSet::new(),
@@ -199,7 +199,7 @@ struct Cluster {
     status: watch::Sender<SourceStatus>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
-    left: watch::Sender<Arc<Vec<Left>>>,
+    stale_statuses: watch::Sender<Arc<Vec<StaleStatus>>>,
     /// When the next set may be sent.
     earliest: Instant,
     /// When the first change was heard that is not in the last set.
@@ -325,14 +325,14 @@ impl Cluster {
     fn send(&mut self, assembly: &mut Assembly) {
         let begin = Instant::now();
         let mut collected = assembly.collect();
-        collected.desired.heard = self.heard.take();
+        collected.desired.observed = self.heard.take();
         for problem in collected.problems.difference(&self.problems).take(LOGGED) {
             warn!("{problem}");
         }
         self.problems = collected.problems;
         replace(&self.accepted, collected.accepted);
         replace(&self.refused, collected.refused);
-        replace(&self.left, collected.left);
+        replace(&self.stale_statuses, collected.stale_statuses);
         self.desired.send_replace(Some(Arc::new(collected.desired)));
         self.earliest = Instant::now() + SETTLE.max(begin.elapsed() * REST);
     }

@@ -14,7 +14,7 @@ use super::address::{addresses, annotation};
 use super::node::ZONE;
 use super::objects::Kept;
 use crate::config::AddressFrom;
-use crate::discovery::{PodPlace, Takes};
+use crate::discovery::{Eligibility, PodPlace};
 
 /// Share of new flows, 0 to 1000.
 const WEIGHT: &str = "vl3-lb.io/weight";
@@ -51,7 +51,7 @@ pub(super) struct Member {
     /// Where its node is, if the pod is labelled with that.
     pub(super) zone: Option<String>,
     pub(super) weight: u16,
-    pub(super) takes: Takes,
+    pub(super) eligibility: Eligibility,
     /// On its way out: no new flows as long as another one takes them, whoever says that it is ready.
     pub(super) terminating: bool,
     /// By annotation: no new flows at all.
@@ -80,10 +80,13 @@ impl Member {
         let terminating = pod.metadata.deletion_timestamp.is_some();
         let drained = is_drained(pod, &mut noted);
         let serving = readiness(pod).is_some_and(|ready| ready.status == "True");
-        let takes = takes(pod, serving && !terminating && !drained);
+        let eligibility = eligibility(pod, serving && !terminating && !drained);
         let weight = weight(pod, &mut noted);
         let addresses = addresses(pod, &reading.address_from, &mut noted);
-        if addresses.is_empty() && takes == Takes::NewFlows && reading.address_from != AddressFrom::Nsm {
+        if addresses.is_empty()
+            && eligibility == Eligibility::NewFlows
+            && reading.address_from != AddressFrom::Nsm
+        {
             noted(format!(
                 "ready, but without address from {}",
                 reading.address_from
@@ -118,7 +121,7 @@ impl Member {
             host_network: spec.and_then(|spec| spec.host_network) == Some(true),
             ports: spec.map(named_ports).unwrap_or_default(),
             weight,
-            takes,
+            eligibility,
             terminating,
             drained,
             serving,
@@ -146,7 +149,13 @@ impl Member {
 
     /// Whether it is the one of two to have an address that both claim: the newer of those alive.
     pub(super) fn displaces(&self, other: &Self) -> bool {
-        let rank = |pod: &Self| (pod.takes != Takes::Nothing, pod.created, Arc::clone(&pod.uid));
+        let rank = |pod: &Self| {
+            (
+                pod.eligibility != Eligibility::Dead,
+                pod.created,
+                Arc::clone(&pod.uid),
+            )
+        };
         rank(self) > rank(other)
     }
 }
@@ -154,16 +163,16 @@ impl Member {
 /// A dead pod takes nothing. One that is unready, or that leaves, takes no new flows: its old ones may
 /// well work, and end with it at the latest. A pod that is being deleted comes into a final phase as soon
 /// as its programs have ended: what they sent last may still be on its way.
-fn takes(pod: &Pod, ready: bool) -> Takes {
+fn eligibility(pod: &Pod, ready: bool) -> Eligibility {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
     let is_deleted = pod.metadata.deletion_timestamp.is_some();
     if matches!(phase, Some("Failed" | "Succeeded")) && !is_deleted {
-        Takes::Nothing
+        Eligibility::Dead
     } else if ready {
-        Takes::NewFlows
+        Eligibility::NewFlows
     } else {
-        Takes::OldFlows
+        Eligibility::ExistingFlows
     }
 }
 

@@ -13,7 +13,7 @@ use super::known::Key;
 use super::objects::Kept;
 use super::service::protocol;
 use crate::config::unicast;
-use crate::discovery::{PodPlace, Takes};
+use crate::discovery::{Eligibility, PodPlace};
 
 /// The label that names the Service.
 const SERVICE: &str = "kubernetes.io/service-name";
@@ -50,7 +50,7 @@ pub(super) struct Endpoint {
     pub(super) place: Option<Arc<PodPlace>>,
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
-    pub(super) takes: Takes,
+    pub(super) eligibility: Eligibility,
     /// Whether it serves, ready or not.
     pub(super) serving: bool,
     pub(super) terminating: bool,
@@ -128,7 +128,11 @@ fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
         node: endpoint.node_name.clone(),
         zone: endpoint.zone.clone(),
         // One that is not ready may well serve its old flows.
-        takes: if ready { Takes::NewFlows } else { Takes::OldFlows },
+        eligibility: if ready {
+            Eligibility::NewFlows
+        } else {
+            Eligibility::ExistingFlows
+        },
         serving: conditions(endpoint, |conditions| conditions.serving).unwrap_or(ready),
         terminating: conditions(endpoint, |conditions| conditions.terminating).unwrap_or(false),
     })

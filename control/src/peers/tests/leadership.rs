@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Balancer;
 use super::server::ApiServer;
-use crate::discovery::{Accepted, Left};
+use crate::discovery::{Accepted, StaleStatus};
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({
@@ -164,7 +164,7 @@ async fn a_status_that_a_leader_before_has_left_is_cleared_once_there_is_a_leade
     front["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
     server.put("services", front);
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
-    let left = Left {
+    let left = StaleStatus {
         namespace: "web".to_owned(),
         name: "front".to_owned(),
     };

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Identity, KubeServices, Membership, Peers};
-use crate::discovery::{Accepted, Left, Refused};
+use crate::discovery::{Accepted, Refused, StaleStatus};
 use crate::observe::events::Events;
 use crate::observe::report::sample;
 use crate::publisher::Current;
@@ -26,7 +26,7 @@ struct Balancer {
     ready: Arc<AtomicBool>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
-    left: watch::Sender<Arc<Vec<Left>>>,
+    left: watch::Sender<Arc<Vec<StaleStatus>>>,
     events: Arc<Events>,
     running: JoinHandle<()>,
 }

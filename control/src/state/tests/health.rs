@@ -5,11 +5,11 @@ use crate::config::HealthCheck;
 use crate::health::{Finding, Target, Verdict};
 
 /// Backends of `finance`, whose health is checked.
-fn checked(backends: &[(u8, Takes)]) -> Desired {
+fn checked(backends: &[(u8, Eligibility)]) -> Desired {
     let mut desired = pods(
         &backends
             .iter()
-            .map(|&(host, takes)| (host, "a", takes))
+            .map(|&(host, eligibility)| (host, "a", eligibility))
             .collect::<Vec<_>>(),
     );
     changed(&mut desired, 0).health_check = Some(HealthCheck::tcp());
@@ -20,7 +20,7 @@ fn all(hosts: &[u8]) -> Desired {
     checked(
         &hosts
             .iter()
-            .map(|&host| (host, Takes::NewFlows))
+            .map(|&host| (host, Eligibility::NewFlows))
             .collect::<Vec<_>>(),
     )
 }
@@ -144,7 +144,7 @@ fn a_new_backend_gets_nothing_before_it_has_answered() {
 #[test]
 fn checks_say_nothing_about_a_backend_that_drains() {
     let mut world = World::new();
-    let (ready, unready) = (all(&[2]), checked(&[(2, Takes::OldFlows)]));
+    let (ready, unready) = (all(&[2]), checked(&[(2, Eligibility::ExistingFlows)]));
     world.find(2, Verdict::Up);
     world.update(&ready);
     world.set_flows(2, 5);
@@ -202,7 +202,7 @@ fn checks_that_begin_or_end_change_nothing_by_themselves() {
 fn what_was_found_of_one_instance_does_not_hold_for_the_next() {
     let mut world = World::new();
     world.find(2, Verdict::Down);
-    let mut next = pods(&[(2, "b", Takes::NewFlows)]);
+    let mut next = pods(&[(2, "b", Eligibility::NewFlows)]);
     changed(&mut next, 0).health_check = Some(HealthCheck::tcp());
     world.update(&next);
     assert_eq!(world.state_of(2), Some(BackendState::Unknown));

@@ -5,8 +5,11 @@ use super::*;
 #[test]
 fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
     let mut world = World::new();
-    let ready = pods(&[(2, "a", Takes::NewFlows), (3, "b", Takes::NewFlows)]);
-    let unready = pods(&[(2, "a", Takes::OldFlows), (3, "b", Takes::NewFlows)]);
+    let ready = pods(&[(2, "a", Eligibility::NewFlows), (3, "b", Eligibility::NewFlows)]);
+    let unready = pods(&[
+        (2, "a", Eligibility::ExistingFlows),
+        (3, "b", Eligibility::NewFlows),
+    ]);
     world.update(&ready);
     world.set_flows(2, 5);
     let slot = world.slot(2).unwrap();
@@ -29,7 +32,7 @@ fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
 #[test]
 fn a_backend_for_old_flows_only_stays_without_any() {
     let mut world = World::new();
-    let unready = pods(&[(2, "a", Takes::OldFlows)]);
+    let unready = pods(&[(2, "a", Eligibility::ExistingFlows)]);
     assert!(world.update(&unready));
     assert!(!world.update(&unready));
     assert!(world.slot(2).is_some() && world.eligible().is_empty());
@@ -39,9 +42,9 @@ fn a_backend_for_old_flows_only_stays_without_any() {
 #[test]
 fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
     let mut world = World::new();
-    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
     world.set_flows(2, 1);
-    world.update(&pods(&[(2, "a", Takes::OldFlows)]));
+    world.update(&pods(&[(2, "a", Eligibility::ExistingFlows)]));
     world.seconds += 10 * DRAIN;
     let gone = pods(&[]);
     assert!(world.update(&gone));
@@ -54,9 +57,9 @@ fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
 
 #[test]
 fn an_instance_that_is_gone_has_its_drain_time_whatever_it_was_before() {
-    for before in [Takes::NewFlows, Takes::OldFlows] {
+    for before in [Eligibility::NewFlows, Eligibility::ExistingFlows] {
         let mut world = World::new();
-        world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+        world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
         world.set_flows(2, 1);
         world.update(&pods(&[(2, "a", before)]));
         world.seconds += 10 * DRAIN;
@@ -80,18 +83,18 @@ fn flows_of_an_instance_that_drains_end_once_it_is_dead_or_another_has_its_addre
         dead: ["a".into()].into(),
         ..Instances::default()
     };
-    let tenant = |host, instance: &str| Instances {
-        tenants: [(address(host), instance.into())].into(),
+    let owner = |host, instance: &str| Instances {
+        owners: [(address(host), instance.into())].into(),
         ..Instances::default()
     };
     for (known, reason) in [
-        (tenant(2, "a"), None),
-        (tenant(3, "b"), None),
+        (owner(2, "a"), None),
+        (owner(3, "b"), None),
         (dead, Some("its source says it is dead")),
-        (tenant(2, "b"), Some("another instance has its address")),
+        (owner(2, "b"), Some("another instance has its address")),
     ] {
         let mut world = World::new();
-        world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+        world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
         world.set_flows(2, 1);
         world.update(&pods(&[]));
         let left = Desired {
@@ -109,11 +112,11 @@ fn flows_of_an_instance_that_drains_end_once_it_is_dead_or_another_has_its_addre
 #[test]
 fn an_update_says_when_the_source_had_what_changed_backends() {
     let mut world = World::new();
-    let at = |seconds, takes| {
+    let at = |seconds, eligibility| {
         let changed = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let backend = BackendSpec {
             changed,
-            ..pod(2, "a", takes)
+            ..pod(2, "a", eligibility)
         };
         Desired {
             services: vec![service("finance", 8080, vec![backend])],
@@ -121,10 +124,10 @@ fn an_update_says_when_the_source_had_what_changed_backends() {
         }
     };
     for (desired, caused) in [
-        (at(1, Takes::NewFlows), &[1][..]),
-        (at(2, Takes::OldFlows), &[2]),
-        (at(3, Takes::OldFlows), &[]),
-        (at(4, Takes::NewFlows), &[4]),
+        (at(1, Eligibility::NewFlows), &[1][..]),
+        (at(2, Eligibility::ExistingFlows), &[2]),
+        (at(3, Eligibility::ExistingFlows), &[]),
+        (at(4, Eligibility::NewFlows), &[4]),
     ] {
         let updated = world.update(&desired);
         let last = world.last.iter().filter(|_| updated);
@@ -141,9 +144,9 @@ fn an_update_says_when_the_source_had_what_changed_backends() {
 #[test]
 fn a_dead_backend_loses_its_flows_at_once() {
     let mut world = World::new();
-    world.update(&pods(&[(2, "a", Takes::NewFlows)]));
+    world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
     world.set_flows(2, 1);
-    let dead = pods(&[(2, "a", Takes::Nothing)]);
+    let dead = pods(&[(2, "a", Eligibility::Dead)]);
     assert!(world.update(&dead));
     assert_eq!(world.state_of(2), Some(BackendState::Gone));
     world.set_flows(2, 0);
@@ -154,14 +157,17 @@ fn a_dead_backend_loses_its_flows_at_once() {
 
 #[test]
 fn another_instance_at_an_address_inherits_no_flows() {
-    let first = pods(&[(2, "a", Takes::NewFlows)]);
+    let first = pods(&[(2, "a", Eligibility::NewFlows)]);
     // At once; while the first is still there; after it has begun to drain; as another service's.
     let mut elsewhere = pods(&[]);
-    let other = service("ledger", 9090, vec![pod(2, "b", Takes::NewFlows)]);
+    let other = service("ledger", 9090, vec![pod(2, "b", Eligibility::NewFlows)]);
     elsewhere.services.push(other);
-    let unready = pods(&[(2, "b", Takes::OldFlows)]);
-    let both = pods(&[(2, "a", Takes::OldFlows), (2, "b", Takes::NewFlows)]);
-    let second = pods(&[(2, "b", Takes::NewFlows)]);
+    let unready = pods(&[(2, "b", Eligibility::ExistingFlows)]);
+    let both = pods(&[
+        (2, "a", Eligibility::ExistingFlows),
+        (2, "b", Eligibility::NewFlows),
+    ]);
+    let second = pods(&[(2, "b", Eligibility::NewFlows)]);
     for sets in [
         &[&second][..],
         &[&both, &second],

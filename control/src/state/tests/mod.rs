@@ -49,7 +49,7 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
         port: 8081,
         instance: None,
         weight,
-        takes: Takes::NewFlows,
+        eligibility: Eligibility::NewFlows,
         changed: None,
         origin: Origin::Static,
         pod: None,
@@ -459,16 +459,18 @@ fn a_snapshot_that_did_not_arrive_is_made_again() {
     assert!(world.update(&finance(&[2])));
 }
 
-fn pod(host: u8, uid: &str, takes: Takes) -> BackendSpec {
+fn pod(host: u8, uid: &str, eligibility: Eligibility) -> BackendSpec {
     BackendSpec {
         instance: Some(uid.into()),
-        takes,
+        eligibility,
         ..backend(host, 1)
     }
 }
 
-fn pods(pods: &[(u8, &str, Takes)]) -> Desired {
-    let pods = pods.iter().map(|&(host, uid, takes)| pod(host, uid, takes));
+fn pods(pods: &[(u8, &str, Eligibility)]) -> Desired {
+    let pods = pods
+        .iter()
+        .map(|&(host, uid, eligibility)| pod(host, uid, eligibility));
     Desired {
         services: vec![service("finance", 8080, pods.collect())],
         ..Desired::default()

@@ -15,8 +15,8 @@ impl State {
     }
 }
 
-/// A backend: host, instance, weight, what it takes, and something about it that is only shown.
-type Spec = (u8, Option<u8>, u16, Takes, u8);
+/// A backend: host, instance, weight, its eligibility, and something about it that is only shown.
+type Spec = (u8, Option<u8>, u16, Eligibility, u8);
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -43,13 +43,13 @@ enum Step {
 const SERVICES: std::ops::Range<u8> = 0..4;
 
 fn specs() -> impl Strategy<Value = Vec<Spec>> {
-    let takes = prop_oneof![
-        4 => Just(Takes::NewFlows),
-        1 => Just(Takes::OldFlows),
-        1 => Just(Takes::Nothing),
+    let eligibility = prop_oneof![
+        4 => Just(Eligibility::NewFlows),
+        1 => Just(Eligibility::ExistingFlows),
+        1 => Just(Eligibility::Dead),
     ];
     let instance = prop::option::of(0_u8..3);
-    prop::collection::vec((2_u8..8, instance, 0_u16..3, takes, 0_u8..2), 0..6)
+    prop::collection::vec((2_u8..8, instance, 0_u16..3, eligibility, 0_u8..2), 0..6)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -73,9 +73,9 @@ fn step() -> impl Strategy<Value = Step> {
 fn built(at: u8, specs: &[Spec]) -> ServiceSpec {
     let backends = specs
         .iter()
-        .map(|&(host, instance, weight, takes, shown)| BackendSpec {
+        .map(|&(host, instance, weight, eligibility, shown)| BackendSpec {
             instance: instance.map(|instance| format!("i{instance}").into()),
-            takes,
+            eligibility,
             changed: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(shown.into())),
             pod: Some(Arc::new(crate::discovery::PodPlace {
                 pod: format!("p{shown}"),

@@ -86,7 +86,7 @@ fn an_address_that_passes_to_another_connection_is_the_other_pods() {
     let collected = assembly.collect();
     assert_eq!(
         backends(&collected),
-        ["172.16.1.2:8081 1 Nothing", "172.16.1.2:8081 1 NewFlows"]
+        ["172.16.1.2:8081 1 Dead", "172.16.1.2:8081 1 NewFlows"]
     );
     assembly.follow_connections(connections(&["b 172.16.1.2"]));
     let collected = assembly.collect();

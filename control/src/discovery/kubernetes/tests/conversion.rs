@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::discovery::Takes;
+use crate::discovery::Eligibility;
 
 /// `address:port weight takes` of each backend of the first service, in order, and the problems.
 fn backends(services: &str, pods: &[Value]) -> (Vec<String>, Vec<String>) {
@@ -21,42 +21,46 @@ fn the_state_of_a_pod_decides_what_it_takes() {
     let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
     let phase = |phase: &str| with(pod(), "/status/phase", json!(phase));
     let drain = |value: &str| with(pod(), "/metadata/annotations/vl3-lb.io~1drain", json!(value));
-    for (what, pod, takes) in [
-        ("ready", pod(), Takes::NewFlows),
-        ("unready", unready(pod()), Takes::OldFlows),
+    for (what, pod, eligibility) in [
+        ("ready", pod(), Eligibility::NewFlows),
+        ("unready", unready(pod()), Eligibility::ExistingFlows),
         (
             "unknown",
             with(pod(), "/status/conditions/0/status", json!("Unknown")),
-            Takes::OldFlows,
+            Eligibility::ExistingFlows,
         ),
         (
             "without conditions",
             with(pod(), "/status/conditions", json!([])),
-            Takes::OldFlows,
+            Eligibility::ExistingFlows,
         ),
         (
             "ready in another way",
             with(pod(), "/status/conditions/0/type", json!("ContainersReady")),
-            Takes::OldFlows,
+            Eligibility::ExistingFlows,
         ),
-        ("terminating", deleted(pod()), Takes::OldFlows),
+        ("terminating", deleted(pod()), Eligibility::ExistingFlows),
         (
             "terminating and unready",
             deleted(unready(pod())),
-            Takes::OldFlows,
+            Eligibility::ExistingFlows,
         ),
-        ("failed", phase("Failed"), Takes::Nothing),
-        ("succeeded", phase("Succeeded"), Takes::Nothing),
+        ("failed", phase("Failed"), Eligibility::Dead),
+        ("succeeded", phase("Succeeded"), Eligibility::Dead),
         (
             "terminating and finished",
             deleted(phase("Succeeded")),
-            Takes::OldFlows,
+            Eligibility::ExistingFlows,
         ),
-        ("drained", drain("true"), Takes::OldFlows),
-        ("not drained", drain("false"), Takes::NewFlows),
-        ("drained in its own words", drain("yes"), Takes::OldFlows),
+        ("drained", drain("true"), Eligibility::ExistingFlows),
+        ("not drained", drain("false"), Eligibility::NewFlows),
+        (
+            "drained in its own words",
+            drain("yes"),
+            Eligibility::ExistingFlows,
+        ),
     ] {
-        assert_eq!(member(&pod).takes, takes, "{what}");
+        assert_eq!(member(&pod).eligibility, eligibility, "{what}");
     }
 }
 
@@ -68,7 +72,7 @@ fn annotations_that_are_not_understood_are_named() {
     assert_eq!(
         backends(FINANCE, &[pod]),
         (
-            vec!["10.0.0.1:8081 1 OldFlows".to_owned()],
+            vec!["10.0.0.1:8081 1 ExistingFlows".to_owned()],
             vec![
                 "pod web/a: annotation vl3-lb.io/drain: \"yes\", allowed true, false; taken for true"
                     .to_owned(),
@@ -288,21 +292,17 @@ fn an_address_belongs_to_the_newest_pod_that_is_alive() {
     let failed = |pod| with(pod, "/status/phase", json!("Failed"));
     let host = |pod| with(pod, "/spec/hostNetwork", json!(true));
     for (what, pods, expected) in [
-        ("the newer", [old(), new()], ["new NewFlows", "old Nothing"]),
+        ("the newer", [old(), new()], ["new NewFlows", "old Dead"]),
         (
             "the newer, still starting",
             [old(), unready(new())],
-            ["new OldFlows", "old Nothing"],
+            ["new ExistingFlows", "old Dead"],
         ),
-        (
-            "the living",
-            [old(), failed(new())],
-            ["new Nothing", "old NewFlows"],
-        ),
+        ("the living", [old(), failed(new())], ["new Dead", "old NewFlows"]),
         (
             "the living newer",
             [failed(old()), new()],
-            ["new NewFlows", "old Nothing"],
+            ["new NewFlows", "old Dead"],
         ),
         (
             "both, on the node's network",
@@ -318,7 +318,7 @@ fn an_address_belongs_to_the_newest_pod_that_is_alive() {
             let mut found: Vec<_> = backends
                 .map(|backend| {
                     let uid = backend.instance.as_deref().unwrap();
-                    format!("{} {:?}", uid.trim_start_matches("uid-"), backend.takes)
+                    format!("{} {:?}", uid.trim_start_matches("uid-"), backend.eligibility)
                 })
                 .collect();
             found.sort();
@@ -333,23 +333,28 @@ fn a_pod_that_serves_until_it_ends_gets_new_flows_if_no_other_one_is_ready() {
     let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
     let (a, b) = (ready("a", "10.0.0.1"), ready("b", "10.0.0.2"));
     for (pods, expected) in [
-        ([deleted(a.clone()), b.clone()], ["OldFlows", "NewFlows"]),
-        ([deleted(a.clone()), unready(b.clone())], ["NewFlows", "OldFlows"]),
+        ([deleted(a.clone()), b.clone()], ["ExistingFlows", "NewFlows"]),
+        (
+            [deleted(a.clone()), unready(b.clone())],
+            ["NewFlows", "ExistingFlows"],
+        ),
         ([deleted(a.clone()), deleted(b.clone())], ["NewFlows", "NewFlows"]),
         (
             [deleted(unready(a.clone())), unready(b.clone())],
-            ["OldFlows", "OldFlows"],
+            ["ExistingFlows", "ExistingFlows"],
         ),
         (
             [drained(deleted(a.clone())), drained(b.clone())],
-            ["OldFlows", "OldFlows"],
+            ["ExistingFlows", "ExistingFlows"],
         ),
     ] {
         let pods = pods.each_ref().map(member);
         let desired = selected(FINANCE, &pods).desired;
         let backends = desired.services[0].backends.iter();
-        let takes: Vec<_> = backends.map(|backend| format!("{:?}", backend.takes)).collect();
-        assert_eq!(takes, expected);
+        let eligibility: Vec<_> = backends
+            .map(|backend| format!("{:?}", backend.eligibility))
+            .collect();
+        assert_eq!(eligibility, expected);
     }
 }
 
@@ -411,14 +416,14 @@ fn who_has_an_address_and_who_is_dead_is_known_whatever_pods_are_labelled() {
     let members: Vec<_> = pods.iter().map(member).collect();
     let collected = selected(FINANCE, &members);
     let instances = &collected.desired.instances;
-    let mut tenants: Vec<_> = instances
-        .tenants
+    let mut owners: Vec<_> = instances
+        .owners
         .iter()
         .map(|(address, uid)| format!("{address} {uid}"))
         .collect();
-    tenants.sort_unstable();
+    owners.sort_unstable();
     assert_eq!(
-        tenants,
+        owners,
         [
             "10.0.0.1 uid-a",
             "10.0.0.2 uid-b",
@@ -435,7 +440,7 @@ fn who_has_an_address_and_who_is_dead_is_known_whatever_pods_are_labelled() {
         .collect();
     assert_eq!(
         displaced,
-        ["10.0.0.5:8081 1 Nothing"],
+        ["10.0.0.5:8081 1 Dead"],
         "by a pod that no service selects"
     );
 }

@@ -113,7 +113,11 @@ fn a_service_that_is_served_no_more_and_has_our_status_is_left() {
         &[],
         &[],
     );
-    let left: Vec<_> = collected.left.iter().map(|left| left.name.as_str()).collect();
+    let left: Vec<_> = collected
+        .stale_statuses
+        .iter()
+        .map(|left| left.name.as_str())
+        .collect();
     assert_eq!(left, ["disabled", "unreadable"]);
     assert_eq!(collected.desired.services.len(), 1);
     assert!(

@@ -49,8 +49,8 @@ fn endpoints_become_backends_as_they_say() {
         backends,
         [
             "10.0.0.1:8081 1 NewFlows",
-            "10.0.0.2:8081 1 OldFlows",
-            "10.0.0.3:8081 1 OldFlows",
+            "10.0.0.2:8081 1 ExistingFlows",
+            "10.0.0.3:8081 1 ExistingFlows",
             "10.0.0.4:8081 1 NewFlows",
             "10.0.0.5:8081 1 NewFlows",
             "[2001:db8::7]:9090 1 NewFlows",
@@ -94,17 +94,17 @@ fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
         (
             "drained",
             vec![annotated("drain", "true")],
-            "10.0.0.1:8081 1 OldFlows",
+            "10.0.0.1:8081 1 ExistingFlows",
         ),
         (
             "failed",
             vec![with(pod(), "/status/phase", json!("Failed"))],
-            "10.0.0.1:8081 1 Nothing",
+            "10.0.0.1:8081 1 Dead",
         ),
         (
             "its address is another's",
             vec![pod(), newer],
-            "10.0.0.1:8081 1 Nothing",
+            "10.0.0.1:8081 1 Dead",
         ),
     ] {
         let slices = [slice("a-1", "a", json!([endpoint("a", "10.0.0.1")]))];
@@ -138,20 +138,24 @@ fn endpoints_that_serve_until_they_end_get_new_flows_if_no_other_one_is_ready() 
             deleted(pod()),
             "NewFlows",
         ),
-        ("does not serve", ended(), deleted(pod()), "OldFlows"),
-        ("is unready", unready(), pod(), "OldFlows"),
-        ("is drained", serves(), drained(deleted(pod())), "OldFlows"),
-        ("is dead", serves(), failed(pod()), "Nothing"),
+        ("does not serve", ended(), deleted(pod()), "ExistingFlows"),
+        ("is unready", unready(), pod(), "ExistingFlows"),
+        ("is drained", serves(), drained(deleted(pod())), "ExistingFlows"),
+        ("is dead", serves(), failed(pod()), "Dead"),
     ] {
-        let takes = |endpoints: Vec<Value>| {
+        let eligibility = |endpoints: Vec<Value>| {
             let slices = [slice("a-1", "a", json!(endpoints))];
             let pods = [pod.clone(), ready("b", "10.0.0.2")];
             let collected = served("", &[load_balancer("a", 80)], &slices, &pods);
-            format!("{:?}", collected.desired.services[0].backends[0].takes)
+            format!("{:?}", collected.desired.services[0].backends[0].eligibility)
         };
-        assert_eq!(takes(vec![endpoint.clone()]), alone, "{what}");
-        let with_another = takes(vec![endpoint, super::endpoint("b", "10.0.0.2")]);
-        let less = if alone == "NewFlows" { "OldFlows" } else { alone };
+        assert_eq!(eligibility(vec![endpoint.clone()]), alone, "{what}");
+        let with_another = eligibility(vec![endpoint, super::endpoint("b", "10.0.0.2")]);
+        let less = if alone == "NewFlows" {
+            "ExistingFlows"
+        } else {
+            alone
+        };
         assert_eq!(with_another, less, "{what}, beside one that is ready");
     }
 }

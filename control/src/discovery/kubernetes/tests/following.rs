@@ -112,8 +112,8 @@ fn backends(desired: &Desired) -> Vec<String> {
     let mut shown: Vec<_> = backends
         .into_iter()
         .flatten()
-        .map(|backend| match backend.takes {
-            crate::discovery::Takes::NewFlows => backend.address.to_string(),
+        .map(|backend| match backend.eligibility {
+            crate::discovery::Eligibility::NewFlows => backend.address.to_string(),
             other => format!("{} {other:?}", backend.address),
         })
         .collect();
@@ -138,7 +138,7 @@ async fn changes_of_pods_are_followed() {
     following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
     following.server.apply(&unready(first.clone()));
     following
-        .backends(&["10.0.0.1 OldFlows", "10.0.0.2", "10.0.0.3"])
+        .backends(&["10.0.0.1 ExistingFlows", "10.0.0.2", "10.0.0.3"])
         .await;
     following.server.apply(first);
     following.server.delete("web", "pod-2");
@@ -191,7 +191,7 @@ async fn without_services_pods_are_known_still() {
     following.synced().await;
     let known = |desired: &Option<Arc<Desired>>| {
         let desired = desired.as_deref();
-        desired.is_some_and(|desired| desired.services.is_empty() && desired.instances.tenants.len() == 1)
+        desired.is_some_and(|desired| desired.services.is_empty() && desired.instances.owners.len() == 1)
     };
     following.desired.wait_for(known).await.unwrap();
 }
@@ -378,7 +378,7 @@ async fn a_large_namespace_and_a_burst_of_changes_end_well() {
         move |desired: &Option<Arc<Desired>>| {
             let backends = desired.iter().flat_map(|desired| &desired.services[0].backends);
             backends
-                .filter(|backend| backend.takes == crate::discovery::Takes::NewFlows)
+                .filter(|backend| backend.eligibility == crate::discovery::Eligibility::NewFlows)
                 .count()
                 == count
         }
@@ -409,7 +409,7 @@ async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
     assert!(!is_replaced(&following));
     let next = with(ready("next", "10.0.0.2"), "/metadata/labels", json!({}));
     following.server.apply(&next);
-    let replaced = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().instances.tenants.len() == 2;
+    let replaced = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().instances.owners.len() == 2;
     following.desired.wait_for(replaced).await.unwrap();
     assert!(is_replaced(&following), "though no service selects it");
 }

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 
 use super::super::locality::{Here, Nearness, Placed};
 use crate::config::Prefer;
-use crate::discovery::{BackendSpec, Origin, Takes};
+use crate::discovery::{BackendSpec, Eligibility, Origin};
 
 /// `address@node/zone`, or with `-` before one that takes no new flows, and `~` before one that takes them
 /// if nobody else does.
 fn placed(text: &str) -> Placed {
     let bare = text.trim_start_matches(['-', '~']);
-    let takes = if bare == text {
-        Takes::NewFlows
+    let eligibility = if bare == text {
+        Eligibility::NewFlows
     } else {
-        Takes::OldFlows
+        Eligibility::ExistingFlows
     };
     let last_resort = text.starts_with('~');
     let text = bare;
@@ -26,7 +26,7 @@ fn placed(text: &str) -> Placed {
             port: 80,
             instance: None,
             weight: 1,
-            takes,
+            eligibility,
             changed: None,
             origin: Origin::Kubernetes,
             pod: None,
@@ -46,7 +46,7 @@ fn chosen(backends: &str, nearness: Nearness, prefer: Prefer) -> String {
     };
     let placed = backends.split_whitespace().map(placed).collect();
     let chosen = here.choose(placed, nearness).into_iter();
-    let chosen = chosen.filter(|backend| backend.weight > 0 && backend.takes == Takes::NewFlows);
+    let chosen = chosen.filter(|backend| backend.weight > 0 && backend.eligibility == Eligibility::NewFlows);
     chosen
         .map(|backend| backend.address.to_string())
         .collect::<Vec<_>>()

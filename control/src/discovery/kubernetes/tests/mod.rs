@@ -145,7 +145,7 @@ fn selected(services: &str, pods: &[Arc<Member>]) -> Collected {
 /// `address:port weight takes`
 fn shown(backend: &BackendSpec) -> String {
     let socket = std::net::SocketAddr::new(backend.address, backend.port);
-    format!("{socket} {} {:?}", backend.weight, backend.takes)
+    format!("{socket} {} {:?}", backend.weight, backend.eligibility)
 }
 
 /// A Service in namespace `web` with `spec`, its uid that of its name.

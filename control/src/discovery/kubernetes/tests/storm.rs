@@ -10,7 +10,7 @@ use super::super::SETTLE;
 use super::following::Following;
 use super::server::ApiServer;
 use super::*;
-use crate::discovery::{Desired, Takes};
+use crate::discovery::{Desired, Eligibility};
 
 const SERVICES: u16 = 20;
 const PODS: u16 = 10_000;
@@ -35,7 +35,7 @@ fn taking(desired: Option<&Desired>) -> BTreeMap<String, usize> {
     let services = desired.into_iter().flat_map(|desired| &desired.services);
     let counted = services.map(|service| {
         let backends = service.backends.iter();
-        let taking = backends.filter(|backend| backend.takes == Takes::NewFlows);
+        let taking = backends.filter(|backend| backend.eligibility == Eligibility::NewFlows);
         (service.name.clone(), taking.count())
     });
     counted.collect()
