@@ -14,7 +14,7 @@ pub(super) enum Form {
     Json,
 }
 
-/// What is told, without the time.
+/// A line without its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) level: Level,
@@ -25,7 +25,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// What `event` tells, for a log in `form`.
+    /// The line of `event` in `form`.
     pub(super) fn of(event: &Event<'_>, form: Form) -> Self {
         let metadata = event.metadata();
         let mut fields = Fields {
@@ -42,7 +42,7 @@ impl Line {
         }
     }
 
-    /// The line as it is written now, with its end.
+    /// The line with the time now and a line feed.
     pub(super) fn written(&self, form: Form) -> String {
         let ts = humantime::format_rfc3339_micros(std::time::SystemTime::now());
         let level = self.level.as_str().to_lowercase();
@@ -64,7 +64,7 @@ impl Line {
     }
 }
 
-/// Takes the fields of an event: the message apart, the others ready to append.
+/// Visits the fields of an event: the message apart, the others ready to append.
 struct Fields {
     form: Form,
     message: String,

@@ -1,13 +1,13 @@
 //! Log lines on standard error: text for people, JSON lines for machines.
 //!
 //! Each line has `ts` (RFC 3339 UTC with microseconds), `level`, `target`, `msg`, then its fields.
-//! What repeats is folded into one line that says how many there were.
+//! Repeated lines are suppressed, and summarized in one line with their number.
 
 mod line;
 mod output;
-mod repeats;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::io::{IsTerminal, Stderr, Write};
 use std::time::Instant;
@@ -23,15 +23,13 @@ use crate::config::{LogFormat, LogLevel};
 use line::Form;
 use output::Output;
 
-/// Names of our own crates begin so. Others are heard at warnings and above only: at trace they
-/// would drown ours.
+/// Prefixes of our own crates. Other crates log at warn and above only: their trace would drown ours.
 const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
 
-/// These log each of their attempts; what fails there is logged here, once.
-const TOLD_HERE: [&str; 2] = ["kube_client", "kube_runtime"];
+/// Crates that log each attempt. Their failures are logged by their callers here, once.
+const SILENCED: [&str; 2] = ["kube_client", "kube_runtime"];
 
-/// The running log, whose level can be changed. When it is dropped, what was folded and not told
-/// yet is.
+/// The running log, whose level can be changed. Dropping it writes the pending summaries.
 #[derive(Debug)]
 pub struct Log {
     filter: Filter,
@@ -63,22 +61,22 @@ impl Log {
         })
     }
 
-    /// From now on folds what repeats: the start, of which every line counts, is over.
-    pub fn fold(&self) {
-        self.output.fold();
+    /// Suppresses repeated lines from now on. Call it once the start, of which every line matters, is over.
+    pub fn throttle(&self) {
+        self.output.throttle();
     }
 
-    /// Tells what was folded ten seconds before `now` or earlier. Call about once a second.
-    pub fn tell_folded(&self, now: Instant) {
-        self.output.tell_due(now);
+    /// Writes the summaries of lines that have been suppressed for ten seconds. Call about once a second.
+    pub fn write_summaries(&self, now: Instant) {
+        self.output.write_due(now);
     }
 
-    /// Writes everything from now on (SIGUSR1).
+    /// Logs at level trace from now on (SIGUSR1).
     pub fn trace(&self) {
         self.set(LogLevel::Trace);
     }
 
-    /// Goes back to the configured level (SIGUSR2).
+    /// Returns to the configured level (SIGUSR2).
     pub fn configured(&self) {
         self.set(self.configured);
     }
@@ -93,11 +91,11 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.output.tell_rest(Instant::now());
+        self.output.write_rest(Instant::now());
     }
 }
 
-/// What listens to events, and the handle that changes which.
+/// The subscriber, and the handle of its level filter.
 fn subscriber<W: Write + Send + 'static>(
     level: LogLevel,
     output: Output<W>,
@@ -117,5 +115,5 @@ fn targets(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(ours.min(Level::WARN))
         .with_targets(OURS.map(|name| (name, ours)))
-        .with_targets(TOLD_HERE.map(|name| (name, LevelFilter::OFF)))
+        .with_targets(SILENCED.map(|name| (name, LevelFilter::OFF)))
 }

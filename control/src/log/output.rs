@@ -1,4 +1,4 @@
-//! Where events become lines: formatted, folded and written one after the other.
+//! The last layer of the log: formats, throttles and writes events.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use super::line::{Form, Line};
-use super::repeats::Repeats;
+use super::throttle::LogThrottle;
 
-/// The last layer of the log: what its filters let through goes to `W`, unless it is folded.
+/// Writes the events that pass the filters to `W`, unless they are suppressed.
 #[derive(Debug)]
 pub(super) struct Output<W> {
     form: Form,
@@ -22,7 +22,7 @@ pub(super) struct Output<W> {
 #[derive(Debug)]
 struct Inner<W> {
     writer: W,
-    repeats: Repeats,
+    throttle: LogThrottle,
 }
 
 impl<W> Clone for Output<W> {
@@ -36,43 +36,43 @@ impl<W> Clone for Output<W> {
 }
 
 impl<W: Write> Output<W> {
-    /// Lines in `form` to `writer`; all of them until [`Self::fold`].
+    /// Lines in `form` to `writer`; all of them until [`Self::throttle`].
     pub(super) fn new(form: Form, writer: W) -> Self {
-        let repeats = Repeats::default();
+        let throttle = LogThrottle::default();
         Self {
             form,
-            inner: Arc::new(Mutex::new(Inner { writer, repeats })),
+            inner: Arc::new(Mutex::new(Inner { writer, throttle })),
         }
     }
 
-    /// From now on lines are folded, and told by [`Self::tell_due`].
-    pub(super) fn fold(&self) {
-        self.inner().repeats.fold();
+    /// Suppresses repeated lines from now on; [`Self::write_due`] summarizes them.
+    pub(super) fn throttle(&self) {
+        self.inner().throttle.enable();
     }
 
-    /// Writes what is known about lines folded ten seconds ago or longer.
-    pub(super) fn tell_due(&self, now: Instant) {
+    /// Writes the summaries of lines that have been suppressed for ten seconds.
+    pub(super) fn write_due(&self, now: Instant) {
         let mut inner = self.inner();
-        let due = inner.repeats.due(now);
+        let due = inner.throttle.due(now);
         inner.write_all(&due, self.form);
     }
 
-    /// Writes what is known about all folded lines.
-    pub(super) fn tell_rest(&self, now: Instant) {
+    /// Writes the summaries of all suppressed lines.
+    pub(super) fn write_rest(&self, now: Instant) {
         let mut inner = self.inner();
-        let rest = inner.repeats.rest(now);
+        let rest = inner.throttle.rest(now);
         inner.write_all(&rest, self.form);
     }
 
-    fn take(&self, code: Identifier, line: &Line, now: Instant) {
+    fn write(&self, call_site: Identifier, line: &Line, now: Instant) {
         let mut inner = self.inner();
-        if inner.repeats.admit(code, line, now) {
+        if inner.throttle.admit(call_site, line, now) {
             inner.write_all(std::slice::from_ref(line), self.form);
         }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<W>> {
-        // Nothing that is done under the lock leaves it half done.
+        // Consistent after every step, so a panic elsewhere does not spoil it.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,7 +80,7 @@ impl<W: Write> Output<W> {
 impl<W: Write> Inner<W> {
     fn write_all(&mut self, lines: &[Line], form: Form) {
         for line in lines {
-            // Where nobody reads the log there is nobody to tell.
+            // A log that cannot be written has nowhere to report it.
             self.writer.write_all(line.written(form).as_bytes()).ok();
         }
     }
@@ -89,6 +89,6 @@ impl<W: Write> Inner<W> {
 impl<S: Subscriber, W: Write + Send + 'static> Layer<S> for Output<W> {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let line = Line::of(event, self.form);
-        self.take(event.metadata().callsite(), &line, Instant::now());
+        self.write(event.metadata().callsite(), &line, Instant::now());
     }
 }

@@ -6,7 +6,7 @@ use tracing::Metadata;
 use tracing::callsite::Identifier;
 
 use super::line::Line;
-use super::repeats::Repeats;
+use super::throttle::LogThrottle;
 use super::*;
 
 #[derive(Clone, Default)]
@@ -54,7 +54,7 @@ fn json_lines_have_their_fields_in_order() {
 }
 
 #[test]
-fn text_lines_quote_what_has_spaces() {
+fn text_lines_quote_values_with_spaces() {
     let text = logged(Form::Text, LogLevel::Info, || {
         tracing::warn!(target: "vl3lb_control", reason = "two words", service = "a", "config refused");
     });
@@ -66,7 +66,7 @@ fn text_lines_quote_what_has_spaces() {
 }
 
 #[test]
-fn other_crates_are_heard_at_warnings_only() {
+fn other_crates_log_at_warn_and_above() {
     let text = logged(Form::Text, LogLevel::Trace, || {
         tracing::trace!(target: "vl3lb_dataplane::plane", "ours");
         tracing::info!(target: "hyper", "theirs");
@@ -83,7 +83,7 @@ fn other_crates_are_heard_at_warnings_only() {
 }
 
 #[test]
-fn repeats_are_folded_in_both_forms_and_at_a_level_set_later() {
+fn repeats_are_suppressed_in_both_forms_and_at_a_level_set_later() {
     for form in [Form::Text, Form::Json] {
         let sink = Sink::default();
         let output = Output::new(form, sink.clone());
@@ -94,15 +94,15 @@ fn repeats_are_folded_in_both_forms_and_at_a_level_set_later() {
             filter.reload(targets(LogLevel::Trace)).unwrap();
             again();
             again();
-            output.fold();
+            output.throttle();
             for _ in 0..300 {
                 again();
             }
         });
-        output.tell_rest(Instant::now());
+        output.write_rest(Instant::now());
         let text = sink.text();
         let lines: Vec<_> = text.lines().collect();
-        // Two before folding began, one that stands for all others, and how many those were.
+        // Two before throttling, the first one after, and the summary of the rest.
         assert_eq!(lines.len(), 4, "{text}");
         assert!(lines[3].contains("… 299 more in ") && lines[3].contains(", the last: again"));
         let end = match form {
@@ -110,36 +110,36 @@ fn repeats_are_folded_in_both_forms_and_at_a_level_set_later() {
             Form::Json => "again\",\"service\":\"ledger\"}",
         };
         assert!(lines.iter().all(|line| line.ends_with(end)), "{text}");
-        output.tell_rest(Instant::now());
-        assert_eq!(sink.text(), text, "told once");
+        output.write_rest(Instant::now());
+        assert_eq!(sink.text(), text, "summarized once");
     }
 }
 
-/// A place that logs, for tests that need none.
-struct Place(u8);
+/// A call site without code.
+struct FakeCallSite(u8);
 
-static PLACES: [Place; 2] = [Place(0), Place(1)];
+static CALL_SITES: [FakeCallSite; 2] = [FakeCallSite(0), FakeCallSite(1)];
 
-impl tracing::Callsite for Place {
+impl tracing::Callsite for FakeCallSite {
     fn set_interest(&self, _: tracing::subscriber::Interest) {}
 
     fn metadata(&self) -> &Metadata<'_> {
-        unreachable!("place {} is only told from others", self.0)
+        unreachable!("call site {} is only compared", self.0)
     }
 }
 
-/// Folding on a clock of its own.
-struct Folding {
-    repeats: Repeats,
+/// A throttle on a clock of its own.
+struct Clocked {
+    throttle: LogThrottle,
     start: Instant,
 }
 
-impl Folding {
+impl Clocked {
     fn new() -> Self {
-        let mut repeats = Repeats::default();
-        repeats.fold();
+        let mut throttle = LogThrottle::default();
+        throttle.enable();
         Self {
-            repeats,
+            throttle,
             start: Instant::now(),
         }
     }
@@ -148,21 +148,21 @@ impl Folding {
         self.start + Duration::from_millis(millis)
     }
 
-    /// Whether `message` of a place is written.
-    fn admit(&mut self, place: usize, message: &str, millis: u64) -> bool {
+    /// Whether `message` of a call site is written.
+    fn admit(&mut self, call_site: usize, message: &str, millis: u64) -> bool {
         let now = self.at(millis);
-        self.repeats
-            .admit(Identifier(&PLACES[place]), &line(message), now)
+        self.throttle
+            .admit(Identifier(&CALL_SITES[call_site]), &line(message), now)
     }
 
     fn due(&mut self, millis: u64) -> Vec<String> {
         let now = self.at(millis);
-        messages(self.repeats.due(now))
+        messages(self.throttle.due(now))
     }
 
     fn rest(&mut self, millis: u64) -> Vec<String> {
         let now = self.at(millis);
-        messages(self.repeats.rest(now))
+        messages(self.throttle.rest(now))
     }
 }
 
@@ -180,55 +180,55 @@ fn messages(lines: Vec<Line>) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_folded_before_the_start_is_over() {
+fn nothing_is_suppressed_during_the_start() {
     let start = Instant::now();
-    let mut repeats = Repeats::default();
+    let mut throttle = LogThrottle::default();
     for _ in 0..100 {
-        assert!(repeats.admit(Identifier(&PLACES[0]), &line("refused"), start));
+        assert!(throttle.admit(Identifier(&CALL_SITES[0]), &line("refused"), start));
     }
-    assert!(repeats.rest(start).is_empty());
+    assert!(throttle.rest(start).is_empty());
 }
 
 #[test]
-fn a_place_writes_ten_lines_a_second_and_others_are_not_held_up() {
-    let mut folding = Folding::new();
-    let written = |folding: &mut Folding, millis| {
+fn a_call_site_writes_ten_lines_a_second_and_does_not_limit_others() {
+    let mut clocked = Clocked::new();
+    let written = |clocked: &mut Clocked, millis| {
         (0..350)
-            .filter(|number| folding.admit(0, &format!("number {number}"), millis))
+            .filter(|number| clocked.admit(0, &format!("number {number}"), millis))
             .count()
     };
-    assert_eq!(written(&mut folding, 0), 10);
-    assert_eq!(written(&mut folding, 999), 0);
-    assert!(folding.admit(1, "something else", 999));
-    assert_eq!(written(&mut folding, 1000), 10);
-    assert!(folding.due(9_999).is_empty());
-    assert_eq!(folding.due(10_000), ["… 1030 more in 10s, the last: number 349"]);
-    assert!(folding.rest(10_000).is_empty(), "told once");
+    assert_eq!(written(&mut clocked, 0), 10);
+    assert_eq!(written(&mut clocked, 999), 0);
+    assert!(clocked.admit(1, "something else", 999));
+    assert_eq!(written(&mut clocked, 1000), 10);
+    assert!(clocked.due(9_999).is_empty());
+    assert_eq!(clocked.due(10_000), ["… 1030 more in 10s, the last: number 349"]);
+    assert!(clocked.rest(10_000).is_empty(), "summarized once");
 }
 
 #[test]
-fn a_line_that_says_the_same_is_written_once_and_then_counted() {
-    let mut folding = Folding::new();
-    assert!(folding.admit(0, "trying again", 0));
+fn an_equal_line_is_written_once_and_then_counted() {
+    let mut clocked = Clocked::new();
+    assert!(clocked.admit(0, "trying again", 0));
     for second in 1..=34 {
-        assert!(!folding.admit(0, "trying again", 1000 * second));
-        let told = folding.due(1000 * second);
-        // Each group begins with the first line after the last one was told.
+        assert!(!clocked.admit(0, "trying again", 1000 * second));
+        let summaries = clocked.due(1000 * second);
+        // Each group begins with the first line after the last summary.
         match second {
-            11 | 22 | 33 => assert_eq!(told, ["… 11 more in 10s, the last: trying again"]),
-            _ => assert!(told.is_empty(), "{second} {told:?}"),
+            11 | 22 | 33 => assert_eq!(summaries, ["… 11 more in 10s, the last: trying again"]),
+            _ => assert!(summaries.is_empty(), "{second} {summaries:?}"),
         }
     }
-    assert_eq!(folding.rest(34_500), ["… 1 more in 1s, the last: trying again"]);
-    assert!(folding.admit(0, "trying again", 44_501), "after a long silence");
+    assert_eq!(clocked.rest(34_500), ["… 1 more in 1s, the last: trying again"]);
+    assert!(clocked.admit(0, "trying again", 44_501), "after a long silence");
 }
 
 #[test]
-fn what_changes_is_not_a_repeat() {
-    let mut folding = Folding::new();
+fn alternating_lines_are_not_repeats() {
+    let mut clocked = Clocked::new();
     for second in 0..20 {
-        assert!(folding.admit(0, "up -> down", 1000 * second));
-        assert!(folding.admit(0, "down -> up", 1000 * second + 500));
+        assert!(clocked.admit(0, "up -> down", 1000 * second));
+        assert!(clocked.admit(0, "down -> up", 1000 * second + 500));
     }
-    assert!(folding.rest(20_000).is_empty());
+    assert!(clocked.rest(20_000).is_empty());
 }
