@@ -12,8 +12,8 @@ use vl3lb_common::Duration;
 
 use super::params::{BackendParams, FlowParams, ServiceParams};
 use super::{Admin, flow_events, stream};
-use crate::observe::flow_events::MOST_FOLLOWERS;
-use crate::observe::report::flows;
+use crate::observe::flow_events::MAX_SUBSCRIBERS;
+use crate::observe::flows;
 
 /// Flows in one answer unless told otherwise.
 const DEFAULT_FLOWS: usize = 100;
@@ -151,7 +151,11 @@ pub(super) async fn flows(
         return Err(no_service("flows", name, &report));
     }
     if follow {
-        let follower = admin.reporter.flow_events().follow(filter).ok_or_else(crowded)?;
+        let follower = admin
+            .reporter
+            .flow_events()
+            .subscribe(filter)
+            .ok_or_else(crowded)?;
         return Ok(flow_events::stream(follower, limit));
     }
     // Held by the reading thread, which may outlive a reader that goes away.
@@ -186,7 +190,7 @@ pub(super) async fn flows(
 fn crowded() -> Refused {
     Refused {
         status: StatusCode::SERVICE_UNAVAILABLE,
-        error: format!("flows: {MOST_FOLLOWERS} readers follow already, and no more can"),
+        error: format!("flows: {MAX_SUBSCRIBERS} readers follow already, and no more can"),
         hint: Some("end one of them; `vl3-lb status` says how many there are".to_owned()),
     }
 }

@@ -13,8 +13,8 @@ use futures_util::stream;
 use super::Admin;
 use super::api::{Refused, no_service};
 use super::params::EventParams;
-use crate::observe::events::{Batch, Follower};
-use crate::observe::report::filter::EventFilter;
+use crate::observe::events::{Batch, Subscription};
+use crate::observe::filter::EventFilter;
 
 pub(super) async fn events(
     State(admin): State<Admin>,
@@ -32,7 +32,7 @@ pub(super) async fn events(
         return Err(no_service("events", name, &report));
     }
     if follow {
-        return Ok(stream(events.follow(), filter, report.time));
+        return Ok(stream(events.subscribe(), filter, report.time));
     }
     // Older ones than are kept may have been asked for.
     let forgotten = kept
@@ -63,7 +63,7 @@ fn unknown_service<'a>(filter: &'a EventFilter, report: &Report, kept: &[Event])
 }
 
 /// The kept events, then each new one. Ends with the reader.
-fn stream(follower: Follower, filter: EventFilter, asked: Time) -> Response {
+fn stream(follower: Subscription, filter: EventFilter, asked: Time) -> Response {
     let body = stream::unfold((follower, filter), move |(mut follower, filter)| async move {
         loop {
             let lines = lines(&follower.next().await, &filter, asked);

@@ -8,10 +8,10 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
-use crate::observe::flow_events::Follower;
+use crate::observe::flow_events::Subscription;
 
 /// Each event as it comes, `limit` opens and closes at most. Ends with the reader, else.
-pub(super) fn stream(follower: Follower, limit: Option<usize>) -> Response {
+pub(super) fn stream(follower: Subscription, limit: Option<usize>) -> Response {
     let body = stream::unfold((follower, limit), |(mut follower, mut left)| async move {
         if left == Some(0) {
             return None;

@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 
 use super::api::Refused;
 use crate::config::Refusal;
-use crate::observe::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
-use crate::observe::report::flows::FlowOrder;
+use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
+use crate::observe::flows::FlowOrder;
 
 /// Flows in one answer at most; more can be streamed.
 const MOST: usize = 100_000;

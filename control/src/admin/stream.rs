@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use vl3lb_common::dataplane::Dataplane;
 
 use super::api::WORKER_ANSWER;
-use crate::observe::report::filter::FlowFilter;
-use crate::observe::report::flows::{self, ServiceNames};
+use crate::observe::filter::FlowFilter;
+use crate::observe::flows::{self, ServiceNames};
 
 /// Parts that wait for the reader.
 const PARTS: usize = 4;

@@ -9,13 +9,13 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::api::{Event, EventCode, FlowEvent};
+use crate::api::{self, EventCode, FlowEvent};
 use serde::de::DeserializeOwned;
 use vl3lb_common::flow_feed::FlowChange;
 
 use super::*;
-use crate::observe::events::Happening;
-use crate::observe::report::sample::{Live, flow, live};
+use crate::observe::events::Event;
+use crate::observe::report::fixture::{Live, flow, live};
 
 /// A served reporter.
 struct Served {
@@ -105,7 +105,7 @@ async fn probes_answer_for_what_they_are_asked() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(reason.contains("shutting down"), "{reason}");
     assert_eq!(served.get("/healthz").await.0, StatusCode::OK);
-    *served.live.recorder.now.lock().unwrap() = crate::observe::report::sample::at(4000);
+    *served.live.recorder.now.lock().unwrap() = crate::observe::report::fixture::at(4000);
     assert_eq!(served.get("/healthz").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
@@ -263,13 +263,13 @@ fn texts(items: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn events_are_filtered_and_the_newest_kept_if_there_is_a_limit() {
     let served = Served::start().await;
-    let hour_ago = crate::api::Time::now().before(std::time::Duration::from_secs(3600));
-    let old = Happening::new(EventCode::Started, "vl3-lb started".to_owned());
-    served.live.events.keep(hour_ago, [old]);
+    let hour_ago = api::Time::now().before(std::time::Duration::from_secs(3600));
+    let old = Event::new(EventCode::Started, "vl3-lb started".to_owned());
+    served.live.events.append(hour_ago, [old]);
     served
         .live
         .events
-        .tell_all(crate::observe::report::sample::happenings());
+        .emit_all(crate::observe::report::fixture::events());
     let all = served.json("/api/v1/events").await;
     assert_eq!(
         (&all["eventsTotal"], &all["truncated"]),
@@ -300,8 +300,8 @@ async fn events_are_filtered_and_the_newest_kept_if_there_is_a_limit() {
 #[tokio::test]
 async fn events_of_a_service_that_is_gone_can_be_asked_for() {
     let served = Served::start().await;
-    let removed = Happening::new(EventCode::ServiceRemoved, "service old removed".to_owned()).of("old");
-    served.live.events.tell(removed);
+    let removed = Event::new(EventCode::ServiceRemoved, "service old removed".to_owned()).of_service("old");
+    served.live.events.emit(removed);
     let old = served.json("/api/v1/events?service=old").await;
     assert_eq!(texts(&old["items"]), ["service old removed"]);
 }
@@ -334,10 +334,10 @@ async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
     served
         .live
         .events
-        .tell_all(crate::observe::report::sample::happenings());
+        .emit_all(crate::observe::report::fixture::events());
     let mut body = follow(&served, "/api/v1/events?follow=true&service=ledger").await;
     let mut numbers = async || {
-        let events = lines::<Event>(&mut body).await;
+        let events = lines::<api::Event>(&mut body).await;
         events.iter().map(|event| event.sequence).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -348,7 +348,7 @@ async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
     served
         .live
         .events
-        .tell(Happening::new(EventCode::ServiceRemoved, String::new()).of("ledger"));
+        .emit(Event::new(EventCode::ServiceRemoved, String::new()).of_service("ledger"));
     assert_eq!(numbers().await, [8]);
 }
 
@@ -358,7 +358,7 @@ async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
     let feed = &served.live.recorder.flow_feeds[1];
     let tell = |number| {
         feed.push(FlowChange {
-            at: crate::observe::report::sample::at(3600),
+            at: crate::observe::report::fixture::at(3600),
             closed: None,
             flow: flow(1, number),
         });
@@ -401,7 +401,7 @@ async fn what_makes_no_sense_while_following_is_refused_and_so_is_a_crowd() {
         );
     }
     let mut crowd = Vec::new();
-    for _ in 0..crate::observe::flow_events::MOST_FOLLOWERS {
+    for _ in 0..crate::observe::flow_events::MAX_SUBSCRIBERS {
         crowd.push(follow(&served, "/api/v1/flows?follow=true").await);
     }
     let (status, body) = served.get("/api/v1/flows?follow=true").await;

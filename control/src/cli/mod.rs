@@ -29,7 +29,7 @@ use clap::{ArgMatches, CommandFactory, ValueEnum};
 use serde::de::DeserializeOwned;
 
 use crate::config::{Config, Refusal};
-use crate::observe::report::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
+use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
 use args::{
     BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,

@@ -8,8 +8,8 @@ use super::number::Digits;
 use super::view::View;
 use super::{backends, events, flow_events, flows, services, status};
 use crate::golden;
-use crate::observe::report::flows::{ServiceNames, shown};
-use crate::observe::report::sample;
+use crate::observe::flows::{ServiceNames, shown};
+use crate::observe::report::fixture;
 
 const TABLE: View = View {
     format: Output::Table,
@@ -24,12 +24,12 @@ const WIDE: View = View {
 };
 
 fn flow_list(report: &Report) -> FlowList {
-    let names: ServiceNames = sample::directory()
+    let names: ServiceNames = fixture::directory()
         .live_services()
         .map(|service| (service.slot, service.name.clone()))
         .collect();
     let items = (0..3)
-        .map(|number| shown(&sample::flow(1, number), &names))
+        .map(|number| shown(&fixture::flow(1, number), &names))
         .collect();
     FlowList {
         envelope: Envelope {
@@ -43,7 +43,7 @@ fn flow_list(report: &Report) -> FlowList {
 
 /// Two flows: one that opens and finishes, one whose backend dies; and some that were missed.
 fn flow_event_list() -> Vec<FlowEvent> {
-    let report = sample::report();
+    let report = fixture::report();
     let flows = flow_list(&report).envelope.items;
     let opened = Flow {
         state: FlowState::Opening.name().to_owned(),
@@ -91,7 +91,7 @@ fn json_text(value: &impl serde::Serialize) -> String {
 
 #[test]
 fn tables_are_as_they_were() {
-    let report = sample::report();
+    let report = fixture::report();
     let services = report.envelope(report.services.clone());
     let backends = report.envelope(report.backends.clone());
     let status = report.envelope(vec![report.status.clone()]);
@@ -102,7 +102,7 @@ fn tables_are_as_they_were() {
     one.items.retain(|service| service.name == "ledger");
     let mut its = backends.clone();
     its.items.retain(|backend| backend.service == "finance");
-    let events = sample::events(&report);
+    let events = fixture::event_list(&report);
     golden::check("service.txt", &services::block(&one, &its, &events, TABLE));
     golden::check("events.txt", &events::table(&events, TABLE));
     golden::check("events-wide.txt", &events::table(&events, WIDE));
@@ -120,7 +120,7 @@ fn tables_are_as_they_were() {
 
 #[test]
 fn json_is_as_it_was() {
-    let report = sample::report();
+    let report = fixture::report();
     golden::check(
         "status.json",
         &json_text(&report.envelope(vec![report.status.clone()])),
@@ -138,12 +138,12 @@ fn json_is_as_it_was() {
         .into_iter()
         .map(|event| serde_json::to_string(&event).unwrap() + "\n");
     golden::check("flow-events.jsonl", &lines.collect::<String>());
-    golden::check("events.json", &json_text(&sample::events(&report)));
+    golden::check("events.json", &json_text(&fixture::event_list(&report)));
 }
 
 #[test]
 fn json_reads_back_as_what_was_written() {
-    let report = sample::report();
+    let report = fixture::report();
     let written = json!(report.envelope(report.services.clone()));
     let read: Envelope<crate::api::Service> = serde_json::from_value(written).unwrap();
     assert_eq!(read.items, report.services);
@@ -170,20 +170,20 @@ fn keys_are_camel_case_as_in_the_configuration() {
             _ => {}
         }
     }
-    let report = sample::report();
+    let report = fixture::report();
     let mut found = Vec::new();
     keys(&json!(report.status), &mut found);
     keys(&json!(report.services), &mut found);
     keys(&json!(report.backends), &mut found);
     keys(&json!(flow_list(&report)), &mut found);
-    keys(&json!(sample::events(&report)), &mut found);
+    keys(&json!(fixture::event_list(&report)), &mut found);
     keys(&json!(flow_event_list()), &mut found);
     assert!(found.iter().all(|key| !key.contains(['_', '-'])), "{found:?}");
 }
 
 #[test]
 fn headings_can_be_left_out_and_numbers_exact() {
-    let report = sample::report();
+    let report = fixture::report();
     let services = report.envelope(report.services.clone());
     let view = View {
         headings: false,
@@ -197,7 +197,7 @@ fn headings_can_be_left_out_and_numbers_exact() {
 
 #[test]
 fn the_verdict_is_one_line_with_its_worst_reason() {
-    let mut report = sample::report();
+    let mut report = fixture::report();
     assert_eq!(
         status::verdict(&report.status),
         "degraded: service ledger: no backend up"
@@ -220,7 +220,7 @@ fn the_verdict_is_one_line_with_its_worst_reason() {
 
 #[test]
 fn states_are_words_in_colour() {
-    let report = sample::report();
+    let report = fixture::report();
     let services = report.envelope(report.services.clone());
     let view = View { color: true, ..TABLE };
     let painted = services::table(&services, view);
@@ -229,7 +229,7 @@ fn states_are_words_in_colour() {
 
 #[test]
 fn a_list_that_was_cut_says_so() {
-    let list = flow_list(&sample::report());
+    let list = flow_list(&fixture::report());
     assert_eq!(
         flows::omission(&list).unwrap(),
         "showing 3 of 48,210; --all shows all, --limit more"

@@ -18,7 +18,7 @@ use super::{
     BackendSpec, Desired, DesiredSender, Eligibility, ErrorReason, Origin, ServiceSpec, Source, SourceStatus,
 };
 use crate::config::{self, Config, TargetPort};
-use crate::observe::events::{Events, Happening};
+use crate::observe::events::{Event, Events};
 
 /// The file is looked at this often, and read when it is the same in two looks: edits, renames and
 /// ConfigMap symlink swaps are seen alike, on every file system. Where the kernel tells that the file
@@ -110,7 +110,7 @@ where
                     self.warn_of_restart(path, &loaded.config);
                     let was_refused = accepted(status);
                     if was_refused || loaded.config.services != services {
-                        self.events.tell(read_again(path, was_refused));
+                        self.events.emit(read_again(path, was_refused));
                     }
                     if loaded.config.services != services {
                         services.clone_from(&loaded.config.services);
@@ -123,7 +123,7 @@ where
                         Ok(_) => ErrorReason::Invalid,
                         Err(_) => ErrorReason::Io,
                     };
-                    self.events.tell(refused(status, reason, config::join(&refusals)));
+                    self.events.emit(refused(status, reason, config::join(&refusals)));
                 }
             }
         }
@@ -167,13 +167,13 @@ fn accepted(status: &watch::Sender<SourceStatus>) -> bool {
     was_refused
 }
 
-fn read_again(path: &Path, was_refused: bool) -> Happening {
+fn read_again(path: &Path, was_refused: bool) -> Event {
     let before = if was_refused { "rejected" } else { "read" };
     let text = format!("{} was read again", path.display());
-    Happening::new(EventCode::ConfigRead, text).turn(before, "read")
+    Event::new(EventCode::ConfigRead, text).transition(before, "read")
 }
 
-fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) -> Happening {
+fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) -> Event {
     let told = format!("config rejected, keeping what runs: {text}");
     let mut before = "read";
     status.send_modify(|status| {
@@ -185,7 +185,7 @@ fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: Stri
         status.error = Some(text);
         status.errors.count(reason);
     });
-    Happening::warn(EventCode::ConfigRejected, told).turn(before, "rejected")
+    Event::warn(EventCode::ConfigRejected, told).transition(before, "rejected")
 }
 
 /// What identifies a state of the file behind a path, symlinks followed.

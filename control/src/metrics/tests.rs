@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::golden;
-use crate::observe::report::sample;
+use crate::observe::report::fixture;
 
 /// Every family with its type and labels. Names are for ever: boards and alerts use them.
 const REGISTRY: &[(&str, &str, &str)] = &[
@@ -140,7 +140,7 @@ fn sample_line(line: &str) -> (&str, Vec<(&str, &str)>, f64) {
 
 #[test]
 fn every_family_is_registered_with_its_type_and_labels() {
-    let families = families(&sample::report());
+    let families = families(&fixture::report());
     let found: Vec<_> = families
         .iter()
         .map(|family| {
@@ -165,7 +165,7 @@ fn every_family_is_registered_with_its_type_and_labels() {
 #[test]
 fn only_labels_that_cannot_explode_are_used() {
     let own: HashMap<_, _> = OWN_LABELS.iter().copied().collect();
-    for family in families(&sample::report()) {
+    for family in families(&fixture::report()) {
         let own = own.get(family.name).copied().unwrap_or_default();
         for label in family.label_names() {
             assert!(
@@ -179,7 +179,7 @@ fn only_labels_that_cannot_explode_are_used() {
 
 #[test]
 fn the_text_is_well_formed_openmetrics() {
-    let text = render(Arc::new(sample::report())).unwrap();
+    let text = render(Arc::new(fixture::report())).unwrap();
     assert!(text.ends_with("# EOF\n"));
     let mut types = HashMap::new();
     let mut current = "";
@@ -213,7 +213,7 @@ fn the_text_is_well_formed_openmetrics() {
 
 #[test]
 fn drops_of_a_service_carry_its_name_and_others_an_empty_one() {
-    let text = render(Arc::new(sample::report())).unwrap();
+    let text = render(Arc::new(fixture::report())).unwrap();
     for line in [
         "vl3lb_drop_packets_total{service=\"ledger\",reason=\"no_backend\"} 3400",
         "vl3lb_drop_packets_total{service=\"\",reason=\"malformed\"} 1",
@@ -227,7 +227,7 @@ fn drops_of_a_service_carry_its_name_and_others_an_empty_one() {
 
 #[test]
 fn what_is_unknown_has_no_series() {
-    let mut report = sample::report();
+    let mut report = fixture::report();
     report.status.process.cpu_throttled_seconds_total = None;
     report.status.snapshot_time = None;
     report.generation = None;

@@ -3,19 +3,19 @@
 use crate::api::EventCode;
 
 use super::view::NetworkView;
-use crate::observe::events::Happening;
+use crate::observe::events::Event;
 
 /// The difference between two views of `interface`, in words.
-pub(super) fn happenings(interface: &str, old: &NetworkView, new: &NetworkView) -> Vec<Happening> {
-    let turned = |happening: Happening| happening.turn(word(old), word(new));
+pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> Vec<Event> {
+    let turned = |event: Event| event.transition(word(old), word(new));
     match (old.index, new.index) {
         (None, None) => {
             let text = format!("interface {interface} does not exist yet");
-            vec![turned(Happening::warn(EventCode::InterfaceLost, text))]
+            vec![turned(Event::warn(EventCode::InterfaceLost, text))]
         }
         (Some(_), None) => {
             let text = format!("interface {interface} is gone");
-            vec![turned(Happening::warn(EventCode::InterfaceLost, text))]
+            vec![turned(Event::warn(EventCode::InterfaceLost, text))]
         }
         (last, Some(index)) if last != Some(index) => {
             let text = format!(
@@ -27,8 +27,8 @@ pub(super) fn happenings(interface: &str, old: &NetworkView, new: &NetworkView) 
             vec![turned(present(new, text))]
         }
         _ => {
-            let mut happenings = Vec::new();
-            let mut changed = |text| happenings.push(Happening::new(EventCode::InterfaceChanged, text));
+            let mut events = Vec::new();
+            let mut changed = |text| events.push(Event::new(EventCode::InterfaceChanged, text));
             if old.addresses != new.addresses {
                 let (old, new) = (&old.addresses, &new.addresses);
                 changed(format!("interface {interface}: addresses {old:?} -> {new:?}"));
@@ -38,19 +38,19 @@ pub(super) fn happenings(interface: &str, old: &NetworkView, new: &NetworkView) 
             }
             if old.up != new.up {
                 let text = format!("interface {interface}: {} -> {}", word(old), word(new));
-                happenings.push(turned(present(new, text)));
+                events.push(turned(present(new, text)));
             }
-            happenings
+            events
         }
     }
 }
 
 /// Of an interface that is there.
-fn present(view: &NetworkView, text: String) -> Happening {
+fn present(view: &NetworkView, text: String) -> Event {
     if view.up {
-        Happening::new(EventCode::InterfaceBack, text)
+        Event::new(EventCode::InterfaceBack, text)
     } else {
-        Happening::warn(EventCode::InterfaceLost, text)
+        Event::warn(EventCode::InterfaceLost, text)
     }
 }
 
@@ -98,9 +98,9 @@ mod tests {
             ),
             (up(), up(), vec![]),
         ] {
-            let told: Vec<_> = happenings("nsm-1", &old, &new)
+            let told: Vec<_> = events("nsm-1", &old, &new)
                 .into_iter()
-                .map(|happening| (happening.code, happening.to.unwrap_or_default()))
+                .map(|event| (event.code, event.to.unwrap_or_default()))
                 .collect();
             let want: Vec<_> = want.into_iter().map(|(code, to)| (code, to.to_owned())).collect();
             assert_eq!(told, want, "{old:?} {new:?}");

@@ -240,8 +240,7 @@ impl Monitor {
         }
         let absent = NetworkView::absent();
         let last = last.as_deref().unwrap_or(&absent);
-        self.events
-            .tell_all(change::happenings(&self.interface, last, view));
+        self.events.emit_all(change::events(&self.interface, last, view));
         let came_back = view.index != last.index || view.up && !last.up;
         self.view.send_replace(Some(Arc::new(view.clone())));
         if came_back {

@@ -1,6 +1,8 @@
-//! What the balancer says about itself: one report behind tables, JSON and metrics, the events of
-//! its life, and the flows that open and close.
+//! Observability: one report behind tables, JSON and metrics, the event log, and the flows: listed, and
+//! followed as they open and close.
 
 pub mod events;
+pub mod filter;
 pub mod flow_events;
+pub mod flows;
 pub mod report;

@@ -18,7 +18,7 @@ use super::api_calls::{Backoff, Resource, WriteError};
 use super::{Identity, KubeServices, Shared};
 use crate::discovery::{Accepted, Refused};
 use crate::kubernetes::names::CONTROLLER;
-use crate::observe::events::Follower;
+use crate::observe::events::Subscription;
 
 /// Events at once, and one more after each [`REFILL`].
 const BURST: u32 = 20;
@@ -57,7 +57,7 @@ enum About {
 pub(super) async fn run(
     client: &Client,
     shared: &Shared,
-    mut follower: Follower,
+    mut follower: Subscription,
     mut services: KubeServices,
 ) {
     let reporter = Reporter {

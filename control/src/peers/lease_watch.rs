@@ -15,7 +15,7 @@ use super::liveness::{Liveness, Moment};
 use super::peer_set::{Peer, PeerSet};
 use super::watching::{self, Change};
 use crate::kubernetes::error::ConnectError;
-use crate::observe::events::Happening;
+use crate::observe::events::Event;
 
 /// What the Leases of the group say, beside who is alive.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +92,7 @@ fn tell(members: &Liveness, shared: &Shared, now: Instant) {
         if balancers.peers == peers {
             return false;
         }
-        shared.events.tell_all(news(&balancers.peers, &peers));
+        shared.events.emit_all(news(&balancers.peers, &peers));
         *balancers = Arc::new(PeerSet {
             peers,
             leaving: balancers.leaving,
@@ -102,7 +102,7 @@ fn tell(members: &Liveness, shared: &Shared, now: Instant) {
 }
 
 /// Who can be answered with from now on, and who not any more.
-fn news(before: &[Peer], now: &[Peer]) -> Vec<Happening> {
+fn news(before: &[Peer], now: &[Peer]) -> Vec<Event> {
     let find = |name: &str, among: &[Peer]| among.iter().find(|peer| peer.name == name).cloned();
     let is_ready = |name: &str, among: &[Peer]| find(name, among).is_some_and(|peer| peer.ready);
     let joined = now
@@ -112,7 +112,7 @@ fn news(before: &[Peer], now: &[Peer]) -> Vec<Happening> {
         let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
         let (name, addresses) = (&peer.name, addresses.join(", "));
         let text = format!("balancer {name} of the group is ready, at {addresses}");
-        Happening::new(EventCode::BalancerJoined, text)
+        Event::new(EventCode::BalancerJoined, text)
     });
     let left = before
         .iter()
@@ -124,7 +124,7 @@ fn news(before: &[Peer], now: &[Peer]) -> Vec<Happening> {
             "gone"
         };
         let text = format!("balancer {} of the group is {is}", peer.name);
-        Happening::new(EventCode::BalancerLeft, text)
+        Event::new(EventCode::BalancerLeft, text)
     });
     joined.chain(left).collect()
 }

@@ -173,7 +173,7 @@ impl Peers {
                 }
             }
         };
-        let tell = kube_events::run(&client, &shared, shared.events.follow(), self.services.clone());
+        let tell = kube_events::run(&client, &shared, shared.events.subscribe(), self.services.clone());
         tokio::join!(follow, part, look, tell);
     }
 

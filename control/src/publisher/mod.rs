@@ -6,6 +6,7 @@
 //! interface or a source is lost, the last good state stays.
 
 mod current;
+mod events;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::health::HealthTable;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
-use crate::observe::events::{Events, Happening};
+use crate::observe::events::{Event, Events};
 use crate::state::{self, Inputs, Moment, State, Update};
 
 use pace::Pace;
@@ -299,8 +300,7 @@ impl Publisher {
 
     fn tell(&mut self, update: &Update, applied_in: Duration) {
         let changes = std::mem::take(&mut self.untold);
-        self.events
-            .tell_all(changes.iter().map(Happening::from).collect());
+        self.events.emit_all(changes.iter().map(Event::from).collect());
         if self.problems != update.directory.problems {
             self.problems.clone_from(&update.directory.problems);
             for problem in self.problems.iter().take(LOGGED) {

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 use vl3lb_control::api::EventCode;
 use vl3lb_control::dns;
-use vl3lb_control::observe::events::Happening;
+use vl3lb_control::observe::events::Event;
 use vl3lb_control::observe::report::Reporter;
 use vl3lb_control::peers::Membership;
 
@@ -55,8 +55,8 @@ pub(super) async fn drain(reporter: &Reporter, membership: Option<&Membership>, 
 }
 
 fn emit(reporter: &Reporter, text: String) {
-    let happening = Happening::new(EventCode::Draining, text).turn("running", "draining");
-    reporter.events().tell(happening);
+    let event = Event::new(EventCode::Draining, text).transition("running", "draining");
+    reporter.events().emit(event);
 }
 
 /// Leaves the DNS answers of all balancers, if other balancers can take new clients. Returns when the last answers

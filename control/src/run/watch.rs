@@ -26,7 +26,7 @@ pub(super) async fn watch(
     log: &Log,
 ) -> Result<(), Failure> {
     let mut checks = interval(CHECK_INTERVAL);
-    log.fold();
+    log.throttle();
     loop {
         tokio::select! {
             request = signals.next() => match request {
@@ -39,7 +39,7 @@ pub(super) async fn watch(
             },
             failure = supervisor.failure() => return Err(failed(failure)),
             _ = checks.tick() => {
-                log.tell_folded(Instant::now());
+                log.write_summaries(Instant::now());
                 let plane = Arc::clone(plane);
                 // May wait for a snapshot that is being published.
                 tokio::task::spawn_blocking(move || plane.healthy())

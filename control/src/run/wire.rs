@@ -14,7 +14,7 @@ use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, Source
 use vl3lb_control::dns::Dns;
 use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::network::Monitor;
-use vl3lb_control::observe::events::{Events, Happening};
+use vl3lb_control::observe::events::{Event, Events};
 use vl3lb_control::observe::report::{Identity, Reporter, Sources};
 use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
 use vl3lb_control::publisher::{CurrentReceiver, Publisher};
@@ -101,7 +101,7 @@ impl Control {
         );
 
         let started = format!("vl3-lb {} started", version::LONG);
-        events.tell(Happening::new(EventCode::Started, started));
+        events.emit(Event::new(EventCode::Started, started));
         tasks.spawn("the network monitor", monitor.run());
         tasks.spawn("the health checks", checker.run());
         tasks.spawn("the publisher", publisher.run());

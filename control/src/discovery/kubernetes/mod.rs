@@ -50,7 +50,7 @@ use vl3lb_common::{Duration, Protocol};
 use super::{DesiredSender, ErrorReason, Source, SourceStatus, StaticFile};
 use crate::config::{self, AddressFrom, Config, Prefer, Service};
 use crate::kubernetes::client::Server;
-use crate::observe::events::{Events, Happening};
+use crate::observe::events::{Event, Events};
 
 use desired::{Assembly, Listening};
 use objects::Heard;
@@ -396,11 +396,11 @@ fn note_error(status: &mut SourceStatus, error: Option<String>, events: &Events)
                 "nothing is known yet"
             };
             let text = format!("{error}; {kept}, trying again");
-            events.tell(Happening::warn(EventCode::DiscoveryLost, text).turn(before, "lost"));
+            events.emit(Event::warn(EventCode::DiscoveryLost, text).transition(before, "lost"));
         }
         (None, Some(_)) => {
             let text = "the Kubernetes API answers again".to_owned();
-            events.tell(Happening::new(EventCode::DiscoveryBack, text).turn(before, "followed"));
+            events.emit(Event::new(EventCode::DiscoveryBack, text).transition(before, "followed"));
         }
         _ => {}
     }

@@ -1,14 +1,13 @@
-//! Something that happened, before it has a number and a time.
+//! A change of state, before it has a number and a time.
 
 use std::net::SocketAddr;
 
-use crate::api::{Event, EventCode, ServiceState, Severity, Time};
+use crate::api::{self, EventCode, Severity, Time};
 
-use crate::state;
-
-/// What is to be told.
+/// A change of state for the log and for everyone who reads events. Numbered and dated, it is an
+/// [`api::Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
+pub struct Event {
     pub code: EventCode,
     pub severity: Severity,
     pub service: Option<String>,
@@ -19,8 +18,8 @@ pub struct Happening {
     pub text: String,
 }
 
-impl Happening {
-    /// Something of no service in particular, as it should be.
+impl Event {
+    /// An event of severity info, about no service in particular.
     pub const fn new(code: EventCode, text: String) -> Self {
         Self {
             code,
@@ -33,7 +32,7 @@ impl Happening {
         }
     }
 
-    /// Something that works with less from now on.
+    /// An event of severity warn, about no service in particular.
     pub fn warn(code: EventCode, text: String) -> Self {
         Self {
             severity: Severity::Warn,
@@ -41,9 +40,9 @@ impl Happening {
         }
     }
 
-    /// With the old state and the new one.
+    /// Sets the old state and the new one.
     #[must_use]
-    pub fn turn(self, from: &str, to: &str) -> Self {
+    pub fn transition(self, from: &str, to: &str) -> Self {
         Self {
             from: Some(from.to_owned()),
             to: Some(to.to_owned()),
@@ -51,18 +50,18 @@ impl Happening {
         }
     }
 
-    /// About a service.
+    /// Sets the service that it is about.
     #[must_use]
-    pub fn of(self, service: &str) -> Self {
+    pub fn of_service(self, service: &str) -> Self {
         Self {
             service: Some(service.to_owned()),
             ..self
         }
     }
 
-    /// The event, without its number.
-    pub(super) fn at(self, time: Time) -> Event {
-        Event {
+    /// The event as readers see it; its number is still 0.
+    pub(super) fn at(self, time: Time) -> api::Event {
+        api::Event {
             sequence: 0,
             time,
             severity: self.severity,
@@ -72,44 +71,6 @@ impl Happening {
             from: self.from,
             to: self.to,
             text: self.text,
-        }
-    }
-}
-
-impl From<&state::Event> for Happening {
-    fn from(event: &state::Event) -> Self {
-        let text = event.to_string();
-        match event {
-            state::Event::ServiceAdded { name } => Self::new(EventCode::ServiceAdded, text).of(name),
-            state::Event::ServiceRemoved { name } => Self::new(EventCode::ServiceRemoved, text).of(name),
-            state::Event::Service { name, from, to, .. } => Self {
-                severity: match to {
-                    ServiceState::Down => Severity::Error,
-                    ServiceState::Degraded => Severity::Warn,
-                    ServiceState::Ok => Severity::Info,
-                },
-                ..Self::new(EventCode::ServiceState, text)
-                    .of(name)
-                    .turn(from, to.name())
-            },
-            state::Event::Backend {
-                service,
-                backend,
-                from,
-                to,
-                ..
-            } => Self {
-                // A backend that fails is one of several; a service without any is an error of its own.
-                severity: if *to == "down" {
-                    Severity::Warn
-                } else {
-                    Severity::Info
-                },
-                backend: Some(*backend),
-                ..Self::new(EventCode::BackendState, text)
-                    .of(service)
-                    .turn(from, to)
-            },
         }
     }
 }

@@ -1,90 +1,88 @@
-//! Changes of state: each goes to the log and to everyone who asks for events, from one function.
+//! The event log: changes of state, for the process's log and for every subscriber.
 //!
-//! The newest are kept in a ring. A follower that is slower than what happens misses the oldest; how
-//! many is counted, and it is told so.
+//! The newest events are kept in a ring. A subscriber that reads more slowly than events are emitted
+//! misses the oldest; how many is counted, and it is informed.
 
-mod capacity;
-mod follower;
-mod happening;
+mod event;
 mod ring;
+mod subscription;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::api::{Event, EventCode, Severity, Time};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use capacity::Capacity;
-pub use follower::{Batch, Follower};
-pub use happening::Happening;
+use crate::api::{self, EventCode, Severity, Time};
+
+pub use event::Event;
+pub use subscription::{Batch, Subscription};
 
 use ring::Ring;
 
-/// Of many changes at once only so many are logged one by one. All are kept as events.
+/// Events of one batch that are logged one by one. All are kept as events.
 const LOGGED: usize = 10;
 
-/// What happened so far.
+/// The event log. Producers call [`Self::emit`]; it knows none of them.
 #[derive(Debug, Default)]
 pub struct Events {
     ring: Mutex<Ring>,
-    /// The number of the newest; wakes followers.
+    /// The number of the newest; wakes subscribers.
     newest: watch::Sender<u64>,
-    /// Events that followers missed.
+    /// Events that subscribers missed.
     lost: AtomicU64,
 }
 
 impl Events {
-    /// Tells everyone what happened now: the log, and all who ask for events.
-    pub fn tell(&self, happening: impl Into<Happening>) {
-        let happening = happening.into();
-        log(&happening);
-        self.keep(Time::now(), [happening]);
+    /// Logs an event and hands it to all subscribers, dated now.
+    pub fn emit(&self, event: Event) {
+        log(&event);
+        self.append(Time::now(), [event]);
     }
 
-    /// As [`Self::tell`], for many at once: the log has the first of them and how many more.
-    pub fn tell_all(&self, happenings: Vec<Happening>) {
-        happenings.iter().take(LOGGED).for_each(log);
-        let more = happenings.len().saturating_sub(LOGGED);
+    /// As [`Self::emit`], for a batch: the log has the first of them and the number of the others.
+    pub fn emit_all(&self, events: Vec<Event>) {
+        events.iter().take(LOGGED).for_each(log);
+        let more = events.len().saturating_sub(LOGGED);
         if more > 0 {
-            info!("... and {more} more changes of state; `vl3-lb events` has them");
+            info!("... and {more} more changes of state; `vl3-lb events` lists them");
         }
-        self.keep(Time::now(), happenings);
+        self.append(Time::now(), events);
     }
 
     /// The kept events, oldest first.
-    pub fn kept(&self) -> Vec<Event> {
+    pub fn kept(&self) -> Vec<api::Event> {
         self.ring().after(0).cloned().collect()
     }
 
-    /// Events that there were so far.
+    /// Number of events emitted so far.
     pub fn total(&self) -> u64 {
         self.ring().total()
     }
 
-    /// Events that followers missed so far.
+    /// Number of events that subscribers missed so far.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
 
-    /// A follower from the oldest kept event on.
-    pub fn follow(self: &Arc<Self>) -> Follower {
+    /// A subscription that begins with the oldest kept event.
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
         let forgotten = self.ring().forgotten_after(0);
-        Follower::new(Arc::clone(self), self.newest.subscribe(), forgotten)
+        Subscription::new(Arc::clone(self), self.newest.subscribe(), forgotten)
     }
 
-    pub(crate) fn keep(&self, time: Time, happenings: impl IntoIterator<Item = Happening>) {
+    pub(crate) fn append(&self, time: Time, events: impl IntoIterator<Item = Event>) {
         let mut ring = self.ring();
-        for happening in happenings {
-            ring.push(happening.at(time));
+        for event in events {
+            ring.push(event.at(time));
         }
         self.newest.send_replace(ring.total());
     }
 
-    /// What is kept of the events after number `sequence`, and how many of them are not, which counts
-    /// as missed.
+    /// The kept events after number `sequence`. Those that are not kept any more are counted as
+    /// missed.
     fn take_after(&self, sequence: u64) -> Batch {
         let ring = self.ring();
         let lost = ring.forgotten_after(sequence);
@@ -101,22 +99,22 @@ impl Events {
     }
 }
 
-/// Writes the line of the log. Each code has a place of its own here, because the log limits what one
-/// place may write: many backends must not hide that the interface is gone.
-fn log(happening: &Happening) {
+/// Writes the log line. Each code has its own call site here, because the log limits the lines of one
+/// call site: many backend changes must not hide that the interface is gone.
+fn log(event: &Event) {
     macro_rules! line {
         () => {{
-            let service = happening.service.as_deref();
-            let backend = happening.backend.map(tracing::field::display);
-            let text = &happening.text;
-            match happening.severity {
+            let service = event.service.as_deref();
+            let backend = event.backend.map(tracing::field::display);
+            let text = &event.text;
+            match event.severity {
                 Severity::Error => error!(service, backend, "{text}"),
                 Severity::Warn => warn!(service, backend, "{text}"),
                 Severity::Info => info!(service, backend, "{text}"),
             }
         }};
     }
-    match happening.code {
+    match event.code {
         EventCode::Started | EventCode::Draining => line!(),
         EventCode::ServiceAdded => line!(),
         EventCode::ServiceRemoved => line!(),

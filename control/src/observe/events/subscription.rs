@@ -1,40 +1,40 @@
-//! Following events as they happen.
+//! Reading events as they are emitted.
 
 use std::sync::Arc;
 
-use crate::api::{Event, EventCode, Time};
 use tokio::sync::watch;
 
-use super::{Events, Happening};
+use super::{Event, Events};
+use crate::api::{self, EventCode, Time};
 
-/// One who wants to hear of every event. Slow ones hold up nobody.
+/// A reader of every event. A slow one delays nobody: it misses the oldest events.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Subscription {
     events: Arc<Events>,
     newest: watch::Receiver<u64>,
-    /// The number of the last event that it knows.
+    /// The number of the last event that was read.
     seen: u64,
 }
 
-/// What a follower did not know yet.
+/// The events since the last read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Events before the others that it missed.
+    /// Number of missed events, all before `events`.
     pub lost: u64,
     /// Oldest first.
-    pub events: Vec<Event>,
+    pub events: Vec<api::Event>,
 }
 
-impl Follower {
+impl Subscription {
     pub(super) const fn new(events: Arc<Events>, newest: watch::Receiver<u64>, seen: u64) -> Self {
         Self { events, newest, seen }
     }
 
-    /// Waits until there is something new. May be cancelled.
+    /// Waits for the next events. Cancel-safe.
     pub async fn next(&mut self) -> Batch {
         let seen = self.seen;
-        let news = self.newest.wait_for(|newest| *newest > seen).await;
-        drop(news.expect("the sender is in the events that are held here"));
+        let changed = self.newest.wait_for(|newest| *newest > seen).await;
+        drop(changed.expect("the sender lives in `self.events`"));
         let batch = self.events.take_after(seen);
         self.seen = batch.events.last().map_or(seen, |event| event.sequence);
         batch
@@ -42,17 +42,14 @@ impl Follower {
 }
 
 impl Batch {
-    /// What is to be told of the missed events; an event like others.
-    pub fn loss(&self, now: Time) -> Option<Event> {
+    /// An `events_lost` event in place of the missed ones; `None` if none were missed.
+    pub fn loss(&self, now: Time) -> Option<api::Event> {
         (self.lost > 0).then(|| {
             let first = self.events.first().map_or(1, |event| event.sequence);
-            let text = format!(
-                "{} events were missed: they came faster than they were read",
-                self.lost
-            );
-            Event {
+            let text = format!("{} events were missed: the reader is too slow", self.lost);
+            api::Event {
                 sequence: first - 1,
-                ..Happening::warn(EventCode::EventsLost, text).at(now)
+                ..Event::warn(EventCode::EventsLost, text).at(now)
             }
         })
     }

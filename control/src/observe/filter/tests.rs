@@ -109,7 +109,7 @@ fn names_without_a_wildcard_must_exist() {
 
 #[test]
 fn backends_are_found_by_node() {
-    let report = crate::observe::report::sample::report();
+    let report = crate::observe::report::fixture::report();
     let on = |node: &str| {
         let mut filter = BackendFilter::default();
         assert_eq!(filter.add("node", node), Ok(true));

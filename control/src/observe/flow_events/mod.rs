@@ -1,11 +1,11 @@
-//! Flows that open and close, as it happens.
+//! Flow events: flows as they open and close.
 //!
-//! While there are followers, workers put each change into their rings ([`FlowFeed`]). The changes are
-//! taken out a hundred times a second, and each follower gets those that it asked for, through a
-//! bounded queue of its own: one that reads slowly misses some, and holds up neither a worker nor
-//! another follower. What is missed is counted, and told once a second.
+//! While there are subscribers, workers put each change into their rings ([`FlowFeed`]). The rings are
+//! emptied a hundred times a second, and each subscriber gets the changes that its filter accepts,
+//! through a bounded queue of its own: one that reads slowly misses events, and delays neither a worker
+//! nor another subscriber. Missed events are counted, and reported once a second.
 
-mod follower;
+mod subscription;
 #[cfg(test)]
 mod tests;
 
@@ -20,107 +20,111 @@ use vl3lb_common::Generation;
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::flow_feed::{FEED_CAPACITY, FlowChange, FlowFeed};
 
-use crate::observe::report::filter::FlowFilter;
-use crate::observe::report::flows::{ServiceNames, service_names, shown};
+use crate::observe::filter::FlowFilter;
+use crate::observe::flows::{ServiceNames, service_names, shown};
 use crate::publisher::CurrentReceiver;
 
-pub use follower::Follower;
+pub use subscription::Subscription;
 
-/// Followers at a time: each change is looked at for each of them.
-pub const MOST_FOLLOWERS: usize = 16;
+/// Subscribers at a time: every change is matched against the filter of each.
+pub const MAX_SUBSCRIBERS: usize = 16;
 /// How often the workers' rings are emptied.
 const ROUND: Duration = Duration::from_millis(10);
-/// Events that wait for one follower: some 400 bytes each.
+/// Events that wait for one subscriber, about 400 bytes each.
 const QUEUE: usize = 8192;
 
-/// Everyone who follows.
+/// All subscriptions to flow events.
 pub struct FlowEvents {
     dataplane: Arc<dyn Dataplane>,
     current: CurrentReceiver,
-    audience: Mutex<Audience>,
-    /// Events that did not fit into a follower's queue.
+    subscribers: Mutex<Subscribers>,
+    /// Events that did not fit into a subscriber's queue.
     unread: AtomicU64,
 }
 
 impl std::fmt::Debug for FlowEvents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FlowEvents")
-            .field("followers", &self.followers())
+            .field("subscribers", &self.subscriber_count())
             .field("lost", &self.lost())
             .finish_non_exhaustive()
     }
 }
 
 #[derive(Default)]
-struct Audience {
-    seats: Vec<Seat>,
+struct Subscribers {
+    list: Vec<Subscriber>,
     /// Whether a task empties the rings.
-    served: bool,
-    /// Changes that found a ring full, as far as the followers know.
+    task_runs: bool,
+    /// Changes that found a ring full, as counted for the subscribers so far.
     overflowed: u64,
-    /// The names of the services, and the generation that they are of.
+    /// The names of the services, and the generation that they belong to.
     names: ServiceNames,
     named: Option<Generation>,
 }
 
-/// One follower, seen from here.
-struct Seat {
+/// The sending end of one [`Subscription`].
+struct Subscriber {
     filter: FlowFilter,
     queue: mpsc::Sender<Arc<FlowEvent>>,
-    /// Events that it missed and was not told of yet.
+    /// Missed events that are not reported yet.
     missed: Arc<AtomicU64>,
 }
 
 impl FlowEvents {
-    /// Nobody follows yet.
+    /// Without subscribers.
     pub fn new(dataplane: Arc<dyn Dataplane>, current: CurrentReceiver) -> Self {
         Self {
             dataplane,
             current,
-            audience: Mutex::default(),
+            subscribers: Mutex::default(),
             unread: AtomicU64::new(0),
         }
     }
 
-    /// A follower of the flows that `filter` accepts, from now on. It ends when it is dropped. `None` if
-    /// there are [`MOST_FOLLOWERS`] already.
+    /// A subscription to the flows that `filter` accepts, from now on, until it is dropped. `None` if
+    /// there are [`MAX_SUBSCRIBERS`] already.
     ///
-    /// The first one has the rings of the workers allocated, a megabyte each, which stay. Call it in a
-    /// tokio runtime.
-    pub fn follow(self: &Arc<Self>, filter: FlowFilter) -> Option<Follower> {
-        let mut audience = self.audience();
-        audience.seats.retain(Seat::is_taken);
-        if audience.seats.len() >= MOST_FOLLOWERS {
+    /// The first subscription allocates the rings of the workers, a megabyte each, for the life of the
+    /// process. Call it in a tokio runtime.
+    pub fn subscribe(self: &Arc<Self>, filter: FlowFilter) -> Option<Subscription> {
+        let mut subscribers = self.subscribers();
+        subscribers.list.retain(Subscriber::is_connected);
+        if subscribers.list.len() >= MAX_SUBSCRIBERS {
             return None;
         }
         let (queue, waiting) = mpsc::channel(QUEUE);
         let missed: Arc<AtomicU64> = Arc::default();
-        audience.seats.push(Seat {
+        subscribers.list.push(Subscriber {
             filter,
             queue,
             missed: Arc::clone(&missed),
         });
-        if !audience.served {
-            audience.served = true;
-            audience.overflowed = self.overflowed();
+        if !subscribers.task_runs {
+            subscribers.task_runs = true;
+            subscribers.overflowed = self.overflowed();
             self.feeds().iter().for_each(|feed| feed.start());
             tokio::spawn(Arc::clone(self).serve());
         }
-        Some(Follower::new(waiting, missed))
+        Some(Subscription::new(waiting, missed))
     }
 
-    /// Followers that there are.
-    pub fn followers(&self) -> u64 {
-        let audience = self.audience();
-        audience.seats.iter().filter(|seat| seat.is_taken()).count() as u64
+    /// Number of subscribers.
+    pub fn subscriber_count(&self) -> u64 {
+        let subscribers = self.subscribers();
+        subscribers
+            .list
+            .iter()
+            .filter(|subscriber| subscriber.is_connected())
+            .count() as u64
     }
 
-    /// Events that followers missed so far.
+    /// Number of events that subscribers missed so far.
     pub fn lost(&self) -> u64 {
         self.overflowed() + self.unread.load(Relaxed)
     }
 
-    /// Empties the rings until the last follower is gone.
+    /// Empties the rings until the last subscriber is gone.
     async fn serve(self: Arc<Self>) {
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,34 +133,35 @@ impl FlowEvents {
         }
     }
 
-    /// Gives the followers what has happened. False, and the workers are left alone, if there are none.
+    /// Empties the rings once. Without subscribers it stops the feeds and returns false.
     fn round(&self) -> bool {
-        let mut audience = self.audience();
-        audience.seats.retain(Seat::is_taken);
-        if audience.seats.is_empty() {
+        let mut subscribers = self.subscribers();
+        subscribers.list.retain(Subscriber::is_connected);
+        if subscribers.list.is_empty() {
             self.feeds().iter().for_each(|feed| feed.stop());
-            audience.served = false;
+            subscribers.task_runs = false;
             return false;
         }
         let changes = self.take_changes();
-        audience.tell_overflow(self.overflowed());
+        subscribers.count_overflow(self.overflowed());
         if changes.is_empty() {
             return true;
         }
-        audience.learn_names(&self.current);
+        subscribers.update_names(&self.current);
         let (now, time) = (self.dataplane.now(), Time::now());
-        let Audience { seats, names, .. } = &*audience;
+        let Subscribers { list, names, .. } = &*subscribers;
         for change in changes {
             let service = names.get(&change.flow.service).map(String::as_str);
             let mut event = None;
-            for seat in seats
+            for subscriber in list
                 .iter()
-                .filter(|seat| seat.filter.accepts(&change.flow, service))
+                .filter(|subscriber| subscriber.filter.accepts(&change.flow, service))
             {
-                let event = event
-                    .get_or_insert_with(|| Arc::new(told(&change, time.before(now.since(change.at)), names)));
-                if let Err(TrySendError::Full(_)) = seat.queue.try_send(Arc::clone(event)) {
-                    seat.missed.fetch_add(1, Relaxed);
+                let event = event.get_or_insert_with(|| {
+                    Arc::new(flow_event(&change, time.before(now.since(change.at)), names))
+                });
+                if let Err(TrySendError::Full(_)) = subscriber.queue.try_send(Arc::clone(event)) {
+                    subscriber.missed.fetch_add(1, Relaxed);
                     self.unread.fetch_add(1, Relaxed);
                 }
             }
@@ -164,8 +169,8 @@ impl FlowEvents {
         true
     }
 
-    /// What waits in the rings, the oldest first. No more than fits into them, so that workers that tell
-    /// all the time do not keep it here.
+    /// The changes in the rings, oldest first. No more than fits into them, so that workers that refill
+    /// them all the time do not keep this loop busy.
     fn take_changes(&self) -> Vec<FlowChange> {
         let mut changes = Vec::new();
         for feed in self.feeds() {
@@ -184,21 +189,21 @@ impl FlowEvents {
     }
 
     /// Consistent after every step, so a panic elsewhere does not spoil it.
-    fn audience(&self) -> MutexGuard<'_, Audience> {
-        self.audience.lock().unwrap_or_else(PoisonError::into_inner)
+    fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Audience {
-    /// Nobody knows of whose flows the changes were that found a ring full: all missed them.
-    fn tell_overflow(&mut self, overflowed: u64) {
+impl Subscribers {
+    /// Counts a full ring as a loss of every subscriber: the filter cannot be applied to what was lost.
+    fn count_overflow(&mut self, overflowed: u64) {
         let new = overflowed - std::mem::replace(&mut self.overflowed, overflowed);
-        for seat in &self.seats {
-            seat.missed.fetch_add(new, Relaxed);
+        for subscriber in &self.list {
+            subscriber.missed.fetch_add(new, Relaxed);
         }
     }
 
-    fn learn_names(&mut self, current: &CurrentReceiver) {
+    fn update_names(&mut self, current: &CurrentReceiver) {
         let current = current.borrow();
         let generation = current.as_ref().map(|current| current.generation());
         if self.named != generation {
@@ -211,13 +216,13 @@ impl Audience {
     }
 }
 
-impl Seat {
-    fn is_taken(&self) -> bool {
+impl Subscriber {
+    fn is_connected(&self) -> bool {
         !self.queue.is_closed()
     }
 }
 
-fn told(change: &FlowChange, time: Time, names: &ServiceNames) -> FlowEvent {
+fn flow_event(change: &FlowChange, time: Time, names: &ServiceNames) -> FlowEvent {
     let flow = shown(&change.flow, names);
     match change.closed {
         None => FlowEvent::Open { time, flow },

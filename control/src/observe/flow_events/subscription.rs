@@ -1,4 +1,4 @@
-//! One who follows flows.
+//! Reading flows as they open and close.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,39 +8,39 @@ use crate::api::{FlowEvent, Time};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// Events that are handed over at a time, at most.
+/// Events of one [`Subscription::next`] at most.
 const BATCH: usize = 256;
-/// What was missed is told this often, in one event.
-const FOLD: Duration = Duration::from_secs(1);
+/// Missed events are reported this often, as one event.
+const REPORT_LOSS: Duration = Duration::from_secs(1);
 
-/// A reader of flows that open and close. Dropping it ends the following.
+/// A reader of flows that open and close. Dropping it ends the subscription.
 #[derive(Debug)]
-pub struct Follower {
-    waiting: mpsc::Receiver<Arc<FlowEvent>>,
-    /// Events that it missed and was not told of yet.
+pub struct Subscription {
+    queue: mpsc::Receiver<Arc<FlowEvent>>,
+    /// Missed events that are not reported yet.
     missed: Arc<AtomicU64>,
-    folds: Interval,
+    loss_reports: Interval,
 }
 
-impl Follower {
-    pub(super) fn new(waiting: mpsc::Receiver<Arc<FlowEvent>>, missed: Arc<AtomicU64>) -> Self {
-        let mut folds = interval_at(Instant::now() + FOLD, FOLD);
-        folds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+impl Subscription {
+    pub(super) fn new(queue: mpsc::Receiver<Arc<FlowEvent>>, missed: Arc<AtomicU64>) -> Self {
+        let mut loss_reports = interval_at(Instant::now() + REPORT_LOSS, REPORT_LOSS);
+        loss_reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            waiting,
+            queue,
             missed,
-            folds,
+            loss_reports,
         }
     }
 
-    /// Waits until there is something new. May be cancelled.
+    /// Waits for the next events. Cancel-safe.
     pub async fn next(&mut self) -> Vec<Arc<FlowEvent>> {
         let mut events = Vec::new();
         loop {
             tokio::select! {
-                // The sender lives as long as this follower.
-                _ = self.waiting.recv_many(&mut events, BATCH) => return events,
-                _ = self.folds.tick() => {
+                // The sender lives as long as this subscription.
+                _ = self.queue.recv_many(&mut events, BATCH) => return events,
+                _ = self.loss_reports.tick() => {
                     let missed = self.missed.swap(0, Relaxed);
                     if missed > 0 {
                         let time = Time::now();

@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use vl3lb_common::stats::CloseCause;
 
 use super::*;
-use crate::observe::report::sample::{self, Live, at, flow, live};
+use crate::observe::report::fixture::{self, Live, at, flow, live};
 
 fn change(worker: u16, number: u16, closed: Option<CloseCause>) -> FlowChange {
     FlowChange {
@@ -32,11 +32,11 @@ fn port(event: &FlowEvent) -> u64 {
 }
 
 /// Waits for `count` events.
-async fn take(follower: &mut Follower, count: usize) -> Vec<Arc<FlowEvent>> {
+async fn take(subscription: &mut Subscription, count: usize) -> Vec<Arc<FlowEvent>> {
     let mut events = Vec::new();
     while events.len() < count {
-        let more = timeout(Duration::from_secs(60), follower.next()).await;
-        events.extend(more.expect("events that were told"));
+        let more = timeout(Duration::from_secs(60), subscription.next()).await;
+        events.extend(more.expect("events in time"));
     }
     events
 }
@@ -46,20 +46,20 @@ fn events(live: &Live) -> &Arc<FlowEvents> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_gets_what_it_asked_for_from_all_workers() {
+async fn a_subscription_reads_the_flows_of_its_filter_from_all_workers() {
     let live = live(2);
     let feeds = &live.recorder.flow_feeds;
     assert!(!feeds[0].is_followed());
-    let mut all = events(&live).follow(filter(&[])).unwrap();
+    let mut all = events(&live).subscribe(filter(&[])).unwrap();
     let mut one = events(&live)
-        .follow(filter(&[
+        .subscribe(filter(&[
             ("service", "finance"),
             ("worker", "1"),
             ("port", "8080"),
         ]))
         .unwrap();
     assert!(feeds[0].is_followed() && feeds[1].is_followed());
-    assert_eq!(events(&live).followers(), 2);
+    assert_eq!(events(&live).subscriber_count(), 2);
     let later = FlowChange {
         at: at(3601),
         ..change(0, 7, Some(CloseCause::Idle))
@@ -67,49 +67,49 @@ async fn a_follower_gets_what_it_asked_for_from_all_workers() {
     feeds[0].push(later);
     feeds[1].push(change(1, 8, None));
 
-    let told = take(&mut all, 2).await;
+    let read = take(&mut all, 2).await;
     assert_eq!(
-        [port(&told[0]), port(&told[1])],
+        [port(&read[0]), port(&read[1])],
         [40_008, 40_007],
         "in their order"
     );
-    let FlowEvent::Close { cause, flow, .. } = &*told[1] else {
-        panic!("{told:?}")
+    let FlowEvent::Close { cause, flow, .. } = &*read[1] else {
+        panic!("{read:?}")
     };
     assert_eq!(
         (cause.as_str(), flow.service.as_deref()),
         ("idle", Some("finance"))
     );
-    let told = take(&mut one, 1).await;
-    assert_eq!((told[0].name(), port(&told[0])), ("open", 40_008));
+    let read = take(&mut one, 1).await;
+    assert_eq!((read[0].name(), port(&read[0])), ("open", 40_008));
     assert_eq!(events(&live).lost(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_are_left_alone_when_the_last_follower_is_gone() {
+async fn feeds_stop_with_the_last_subscription() {
     let live = live(1);
     let feed = &live.recorder.flow_feeds[0];
     for _ in 0..2 {
-        let follower = events(&live).follow(filter(&[])).unwrap();
+        let subscription = events(&live).subscribe(filter(&[])).unwrap();
         assert!(feed.is_followed());
-        drop(follower);
+        drop(subscription);
         timeout(Duration::from_secs(60), async {
             while feed.is_followed() {
                 tokio::time::sleep(ROUND).await;
             }
         })
         .await
-        .expect("nobody follows");
-        assert_eq!(events(&live).followers(), 0);
+        .expect("feeds stop");
+        assert_eq!(events(&live).subscriber_count(), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_does_not_read_misses_events_and_holds_up_nobody() {
+async fn a_stalled_subscription_loses_events_and_delays_nobody() {
     let live = live(1);
     let feed = &live.recorder.flow_feeds[0];
-    let mut slow = events(&live).follow(filter(&[])).unwrap();
-    let mut quick = events(&live).follow(filter(&[])).unwrap();
+    let mut slow = events(&live).subscribe(filter(&[])).unwrap();
+    let mut quick = events(&live).subscribe(filter(&[])).unwrap();
     let rounds = 3;
     let each = QUEUE / 2;
     for _ in 0..rounds {
@@ -118,61 +118,63 @@ async fn one_who_does_not_read_misses_events_and_holds_up_nobody() {
     }
     let missed = each * rounds - QUEUE;
     assert_eq!(events(&live).lost(), missed as u64);
-    // All that waits for it, and in one event what it missed.
-    let told = take(&mut slow, QUEUE + 1).await;
-    let lost: Vec<_> = told.iter().filter(|event| event.name() == "lost").collect();
+    // Its whole queue, and one event with the number of the lost ones.
+    let read = take(&mut slow, QUEUE + 1).await;
+    let lost: Vec<_> = read.iter().filter(|event| event.name() == "lost").collect();
     assert_eq!(lost.len(), 1);
     assert_eq!(port(lost[0]), missed as u64);
     assert!(
         timeout(Duration::from_secs(10), slow.next()).await.is_err(),
-        "told once"
+        "reported once"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_could_not_tell_is_told_to_all() {
+async fn a_full_ring_is_a_loss_of_every_subscription() {
     let live = live(1);
     let feed = &live.recorder.flow_feeds[0];
-    let mut follower = events(&live).follow(filter(&[("client", "10.0.0.0/8")])).unwrap();
+    let mut subscription = events(&live)
+        .subscribe(filter(&[("client", "10.0.0.0/8")]))
+        .unwrap();
     for _ in 0..FEED_CAPACITY + 5 {
         feed.push(change(0, 1, None));
     }
-    let told = take(&mut follower, 1).await;
-    assert_eq!((told[0].name(), port(&told[0])), ("lost", 5));
+    let read = take(&mut subscription, 1).await;
+    assert_eq!((read[0].name(), port(&read[0])), ("lost", 5));
     assert_eq!(events(&live).lost(), 5);
-    // One who comes later has not missed them.
-    let mut late = events(&live).follow(filter(&[])).unwrap();
+    // A later subscription has not missed them.
+    let mut late = events(&live).subscribe(filter(&[])).unwrap();
     assert!(timeout(Duration::from_secs(10), late.next()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_is_a_limit_to_followers() {
+async fn subscriptions_are_limited() {
     let live = live(1);
-    let mut followers: Vec<_> = (0..MOST_FOLLOWERS)
-        .map(|_| events(&live).follow(filter(&[])).unwrap())
+    let mut subscriptions: Vec<_> = (0..MAX_SUBSCRIBERS)
+        .map(|_| events(&live).subscribe(filter(&[])).unwrap())
         .collect();
-    assert!(events(&live).follow(filter(&[])).is_none());
-    followers.pop();
-    assert!(events(&live).follow(filter(&[])).is_some());
+    assert!(events(&live).subscribe(filter(&[])).is_none());
+    subscriptions.pop();
+    assert!(events(&live).subscribe(filter(&[])).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_came_while_following_is_known_by_name() {
-    let recorder = Arc::new(sample::Recorder::new(1));
+async fn a_service_added_later_has_its_name_in_events() {
+    let recorder = Arc::new(fixture::Recorder::new(1));
     let (current, receiver) = watch::channel(None);
     let events = Arc::new(FlowEvents::new(
-        Arc::<sample::Recorder>::clone(&recorder),
+        Arc::<fixture::Recorder>::clone(&recorder),
         receiver,
     ));
-    let mut follower = events.follow(filter(&[])).unwrap();
+    let mut subscription = events.subscribe(filter(&[])).unwrap();
     let mut named = async |number| {
         recorder.flow_feeds[0].push(change(0, number, None));
-        match &*take(&mut follower, 1).await[0] {
+        match &*take(&mut subscription, 1).await[0] {
             FlowEvent::Open { flow, .. } => flow.service.clone(),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(named(1).await, None);
-    current.send_replace(Some(Arc::new(sample::current(sample::directory()))));
+    current.send_replace(Some(Arc::new(fixture::current(fixture::directory()))));
     assert_eq!(named(2).await.as_deref(), Some("finance"));
 }

@@ -1,20 +1,20 @@
-//! Since when there is something to warn of.
+//! Since when each warning is active.
 
 use std::collections::HashMap;
 
 use crate::api::{Time, Warning};
 
-/// What makes two warnings the same one: numbers in the text may change.
+/// Identity of a warning: code, subject, next step. Numbers in the text may change.
 type Key = (String, String, Option<String>);
 
-/// When each of the present warnings was there for the first time.
+/// When each of the present warnings became active.
 #[derive(Debug, Default)]
-pub(super) struct Onsets(HashMap<Key, Time>);
+pub(super) struct ActiveSince(HashMap<Key, Time>);
 
-impl Onsets {
-    /// Completes `warnings`, which are all there are at `now`: one that does not know since when it is
-    /// true has been seen since then, without a gap.
-    pub(super) fn follow(&mut self, warnings: &mut [Warning], now: Time) {
+impl ActiveSince {
+    /// Sets `since` in `warnings`, which are all warnings of `now`, where a warning does not state it
+    /// itself: the first report of an unbroken series that had the warning.
+    pub(super) fn update(&mut self, warnings: &mut [Warning], now: Time) {
         let mut present = HashMap::with_capacity(warnings.len());
         for warning in warnings {
             let key = key(warning);
@@ -54,17 +54,17 @@ mod tests {
         }
     }
 
-    fn follow(onsets: &mut Onsets, mut warnings: Vec<Warning>, now: u64) -> Vec<Option<Time>> {
-        onsets.follow(&mut warnings, at(now));
+    fn update(active_since: &mut ActiveSince, mut warnings: Vec<Warning>, now: u64) -> Vec<Option<Time>> {
+        active_since.update(&mut warnings, at(now));
         warnings.into_iter().map(|warning| warning.since).collect()
     }
 
     #[test]
-    fn a_warning_dates_from_when_it_came_and_not_from_when_its_numbers_changed() {
-        let mut onsets = Onsets::default();
-        follow(&mut onsets, vec![warning("ledger", "3/s")], 10);
-        let since = follow(
-            &mut onsets,
+    fn changed_numbers_keep_the_time_of_a_warning() {
+        let mut active_since = ActiveSince::default();
+        update(&mut active_since, vec![warning("ledger", "3/s")], 10);
+        let since = update(
+            &mut active_since,
             vec![warning("dns", "1/s"), warning("ledger", "5/s")],
             20,
         );
@@ -72,20 +72,23 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_again_is_new() {
-        let mut onsets = Onsets::default();
-        follow(&mut onsets, vec![warning("ledger", "3/s")], 10);
-        follow(&mut onsets, Vec::new(), 20);
-        let since = follow(&mut onsets, vec![warning("ledger", "3/s")], 30);
+    fn a_warning_that_returns_is_new() {
+        let mut active_since = ActiveSince::default();
+        update(&mut active_since, vec![warning("ledger", "3/s")], 10);
+        update(&mut active_since, Vec::new(), 20);
+        let since = update(&mut active_since, vec![warning("ledger", "3/s")], 30);
         assert_eq!(since, [Some(at(30))]);
     }
 
     #[test]
-    fn one_that_knows_better_keeps_its_time() {
+    fn a_warning_with_a_time_of_its_own_keeps_it() {
         let known = Warning {
             since: Some(at(1)),
             ..warning("ledger", "down")
         };
-        assert_eq!(follow(&mut Onsets::default(), vec![known], 10), [Some(at(1))]);
+        assert_eq!(
+            update(&mut ActiveSince::default(), vec![known], 10),
+            [Some(at(1))]
+        );
     }
 }

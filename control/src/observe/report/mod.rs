@@ -1,17 +1,17 @@
 //! Building reports: what the workers counted and what the control side knows, put together.
 
+mod active_since;
 mod balancer;
 mod build;
+mod capacity;
 mod counters;
-pub mod filter;
-pub mod flows;
 mod process;
+mod readiness;
 mod reporter;
-mod since;
 mod warnings;
 
 #[cfg(test)]
-pub(crate) mod sample;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
 

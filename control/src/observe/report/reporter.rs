@@ -6,21 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::api::{Report, Time};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use vl3lb_common::dataplane::{Attachment, Dataplane};
+use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Duration, Timestamp};
 
+use super::active_since::ActiveSince;
 use super::build::{self, Facts, Identity};
+use super::capacity::Capacity;
 use super::counters::{Sample, Window};
-use super::flows::{ServiceNames, service_names};
-use super::process;
-use super::since::Onsets;
+use super::{process, readiness};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::HealthTable;
 use crate::network::NetworkReceiver;
-use crate::observe::events::{Capacity, Events};
+use crate::observe::events::Events;
 use crate::observe::flow_events::FlowEvents;
+use crate::observe::flows::{ServiceNames, service_names};
 use crate::peers::Membership;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
 
@@ -66,7 +67,7 @@ pub struct Reporter {
     /// Workers are first expected to come round from then on.
     started: Timestamp,
     window: Mutex<Window>,
-    onsets: Mutex<Onsets>,
+    active_since: Mutex<ActiveSince>,
     draining: AtomicBool,
 }
 
@@ -80,7 +81,7 @@ impl Reporter {
             started: sources.dataplane.now(),
             sources,
             window: Mutex::default(),
-            onsets: Mutex::default(),
+            active_since: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -94,8 +95,8 @@ impl Reporter {
         loop {
             ticks.tick().await;
             self.sample();
-            for happening in capacity.follow(&self.report()) {
-                self.sources.events.tell(happening);
+            for event in capacity.update(&self.report()) {
+                self.sources.events.emit(event);
             }
         }
     }
@@ -136,55 +137,31 @@ impl Reporter {
             file: &file,
             dns: &self.sources.dns,
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
-            flow_followers: self.flow_events.followers(),
+            flow_followers: self.flow_events.subscriber_count(),
             flow_events_lost: self.flow_events.lost(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
             not_ready: self.readiness().err(),
         });
-        lock(&self.onsets).follow(&mut report.status.warnings, time);
+        lock(&self.active_since).update(&mut report.status.warnings, time);
         report
     }
 
     /// Whether workers are bound and a complete snapshot is live. Errors: why not.
+    ///
+    /// Cost: O(workers).
     pub fn readiness(&self) -> Result<(), String> {
-        if self.is_draining() {
-            return Err("shutting down: existing flows are finishing".to_owned());
-        }
-        let Attachment { interface, index, .. } = self.sources.dataplane.attachment();
-        match self.sources.network.borrow().as_deref() {
-            None => return Err(format!("interface {interface} has not been looked at yet")),
-            Some(network) if network.index.is_none() => {
-                return Err(format!("interface {interface} is not there"));
-            }
-            // The workers' sockets went with the old one.
-            Some(network) if network.index != Some(*index) => {
-                return Err(format!(
-                    "interface {interface} was removed and made again: restart the balancer"
-                ));
-            }
-            Some(network) if network.addresses.is_empty() => {
-                return Err(format!("interface {interface} has no address to balance on"));
-            }
-            Some(_) => {}
-        }
-        if self.sources.current.borrow().is_none() {
-            let reason = "no complete set of services is live yet";
-            return Err(match &self.sources.source.borrow().error {
-                Some(error) => format!("{reason}: {error}"),
-                None => reason.to_owned(),
-            });
-        }
-        for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
-            if stats.heartbeat.get() == 0 {
-                return Err(format!("worker {id} has not started"));
-            }
-            if stats.generation.get() == 0 {
-                return Err(format!("worker {id} has no snapshot yet"));
-            }
-        }
-        Ok(())
+        let network = self.sources.network.borrow();
+        let source = self.sources.source.borrow();
+        readiness::readiness(&readiness::Inputs {
+            draining: self.is_draining(),
+            attachment: self.sources.dataplane.attachment(),
+            network: network.as_deref(),
+            published: self.sources.current.borrow().is_some(),
+            source: &source,
+            workers: self.sources.dataplane.stats(),
+        })
     }
 
     /// Whether all workers come round, which is all that a restart could mend. Errors: which one

@@ -5,13 +5,14 @@ use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
 use vl3lb_common::stats::ServiceStats;
 use vl3lb_common::{DropReason, snapshot};
 
-use super::filter::FlowFilter;
-use super::flows::{FlowOrder, select};
-use super::sample::{self, at, flow, live};
+use crate::observe::filter::FlowFilter;
+use crate::observe::flows::{FlowOrder, select};
+
+use super::fixture::{self, at, flow, live};
 
 #[test]
 fn services_and_backends_come_worst_first() {
-    let report = sample::report();
+    let report = fixture::report();
     let services: Vec<_> = report
         .services
         .iter()
@@ -43,7 +44,7 @@ fn services_and_backends_come_worst_first() {
 
 #[test]
 fn rates_are_measured_over_the_window() {
-    let report = sample::report();
+    let report = fixture::report();
     assert_eq!(report.window_seconds, Some(10.0));
     let finance = report.services.iter().find(|s| s.name == "finance").unwrap();
     assert_eq!(finance.inbound.packets_per_second, Some(290_000.0));
@@ -71,7 +72,7 @@ fn without_a_window_rates_are_unknown_and_not_zero() {
 
 #[test]
 fn every_drop_is_in_the_totals_once() {
-    let report = sample::report();
+    let report = fixture::report();
     let of = |reason: DropReason| {
         let drops = &report.status.totals.drops;
         drops
@@ -86,7 +87,7 @@ fn every_drop_is_in_the_totals_once() {
 
 #[test]
 fn the_worst_warning_is_first_and_names_the_next_step() {
-    let report = sample::report();
+    let report = fixture::report();
     let warnings = &report.status.warnings;
     assert_eq!(warnings[0].severity, Severity::Error);
     assert_eq!(warnings[0].text, "service ledger: no backend up");
@@ -106,13 +107,13 @@ fn the_worst_warning_is_first_and_names_the_next_step() {
 #[test]
 fn every_warning_has_a_subject_a_next_step_and_a_time() {
     let live = live(1);
-    let mut directory = sample::directory();
+    let mut directory = fixture::directory();
     directory.problems = vec!["service dns: UDP 53 belongs to service other; left out".to_owned()];
     live.current
-        .send_replace(Some(Arc::new(sample::current(directory))));
+        .send_replace(Some(Arc::new(fixture::current(directory))));
     live.reporter.sample();
     live.publisher.note(&Err("workers are stuck".to_owned()));
-    sample::count_traffic(&live.recorder);
+    fixture::count_traffic(&live.recorder);
     *live.recorder.now.lock().unwrap() = at(3700);
     let warnings = live.reporter.report().status.warnings;
     for code in [
@@ -142,14 +143,14 @@ fn a_new_owner_of_a_slot_does_not_inherit_counts() {
         stats.service(ServiceSlot(0)).inbound.packets.add(500);
         stats.service(ServiceSlot(0)).flows_opened.add(3);
     }
-    let mut directory = sample::directory();
+    let mut directory = fixture::directory();
     let baseline = ServiceStats::default();
     for stats in live.reporter.dataplane().stats() {
         baseline.absorb(stats.service(ServiceSlot(0)));
     }
     directory.services[0].as_mut().unwrap().baseline = Some(Arc::new(baseline));
     live.current
-        .send_replace(Some(Arc::new(sample::current(directory))));
+        .send_replace(Some(Arc::new(fixture::current(directory))));
     let finance = |report: crate::api::Report| {
         let service = report.services.into_iter().find(|s| s.name == "finance").unwrap();
         (service.inbound.packets_total, service.flows)
@@ -163,7 +164,7 @@ fn a_new_owner_of_a_slot_does_not_inherit_counts() {
 #[test]
 fn a_name_that_was_given_again_has_one_series() {
     let live = live(1);
-    let mut directory = sample::directory();
+    let mut directory = fixture::directory();
     // finance was removed and drains in slot 0; another finance is in slot 3.
     let mut again = directory.services[0].clone().unwrap();
     directory.services[0].as_mut().unwrap().live = false;
@@ -175,7 +176,7 @@ fn a_name_that_was_given_again_has_one_series() {
     directory.backends[0].as_mut().unwrap().state = snapshot::BackendState::Draining { since: at(0) };
     directory.backends[3] = Some(backend);
     live.current
-        .send_replace(Some(Arc::new(sample::current(directory))));
+        .send_replace(Some(Arc::new(fixture::current(directory))));
     let report = live.reporter.report();
     assert_eq!(report.services.iter().filter(|s| s.name == "finance").count(), 1);
     let backends: Vec<_> = report
@@ -191,11 +192,11 @@ fn a_name_that_was_given_again_has_one_series() {
 fn not_ready_says_why() {
     let live = live(1);
     assert_eq!(live.reporter.readiness(), Ok(()));
-    let mut network = sample::network();
+    let mut network = fixture::network();
     network.addresses.clear();
     live.network.send_replace(Some(Arc::new(network)));
     assert!(live.reporter.readiness().unwrap_err().contains("no address"));
-    let mut network = sample::network();
+    let mut network = fixture::network();
     network.index = Some(8);
     live.network.send_replace(Some(Arc::new(network)));
     let reason = live.reporter.readiness().unwrap_err();
@@ -206,7 +207,7 @@ fn not_ready_says_why() {
         (status.ready, warning.code.as_str()),
         (false, "interface_replaced")
     );
-    live.network.send_replace(Some(Arc::new(sample::network())));
+    live.network.send_replace(Some(Arc::new(fixture::network())));
     let stats = live.reporter.dataplane();
     stats.stats()[0].generation.set(0);
     assert!(live.reporter.readiness().unwrap_err().contains("worker 0"));

@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::Balancer;
 use super::server::ApiServer;
 use crate::discovery::{Accepted, Refused};
-use crate::observe::events::Happening;
+use crate::observe::events::Event;
 
 /// A service that has no backends any more.
-fn down(service: &str) -> Happening {
+fn down(service: &str) -> Event {
     let text = format!("service {service}: no backend up");
-    Happening::warn(EventCode::ServiceState, text)
-        .of(service)
-        .turn("ok", "down")
+    Event::warn(EventCode::ServiceState, text)
+        .of_service(service)
+        .transition("ok", "down")
 }
 
 /// Waits until there are so many Events.
@@ -38,8 +38,8 @@ async fn an_event_is_about_the_service_or_the_balancer() {
         load_balancer: false,
         services: vec!["front".to_owned()],
     }]));
-    a.events.tell(down("front"));
-    a.events.tell(down("finance"));
+    a.events.emit(down("front"));
+    a.events.emit(down("finance"));
     a.refused.send_replace(Arc::new(vec![Refused {
         namespace: "shop".to_owned(),
         name: "back".to_owned(),
@@ -80,7 +80,7 @@ async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
     let server = ApiServer::start().await;
     server.refuse("create", "events", 403);
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
-    a.events.tell(down("finance"));
+    a.events.emit(down("finance"));
     server
         .wait("two attempts", |server| {
             (server.requests("create", "events").len() >= 2).then_some(())
@@ -90,7 +90,7 @@ async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
     assert!(reason.contains("Role"), "{reason}");
     server.refuse("create", "events", 0);
     events(&server, 1).await;
-    a.events.tell(down("finance"));
+    a.events.emit(down("finance"));
     server
         .wait("a count", |server| {
             let events = server.objects("events");
@@ -103,6 +103,6 @@ async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
         .unwrap()
         .to_owned();
     server.remove("events", "web", &name);
-    a.events.tell(down("finance"));
+    a.events.emit(down("finance"));
     assert_eq!(events(&server, 1).await[0]["series"], Value::Null);
 }

@@ -68,7 +68,7 @@ async fn a_balancer_that_leaves_is_gone_from_every_answer_when_that_is_done() {
 async fn who_joins_and_who_leaves_are_events() {
     let server = ApiServer::start().await;
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
-    let mut told = a.events.follow();
+    let mut told = a.events.subscribe();
     let b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
     b.ready.store(false, Ordering::Relaxed);

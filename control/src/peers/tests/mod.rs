@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::{Identity, KubeServices, Membership, Peers};
 use crate::discovery::{Accepted, Refused, StaleStatus};
 use crate::observe::events::Events;
-use crate::observe::report::sample;
+use crate::observe::report::fixture;
 use crate::publisher::Current;
 use server::ApiServer;
 
@@ -106,7 +106,7 @@ impl Drop for Balancer {
 
 /// What a balancer at `address` balances.
 fn current(address: IpAddr) -> Current {
-    let mut current = sample::current(sample::directory());
+    let mut current = fixture::current(fixture::directory());
     let mut snapshot = (*current.snapshot).clone();
     snapshot.addresses = vec![address];
     current.snapshot = Arc::new(snapshot);
