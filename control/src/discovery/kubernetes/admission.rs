@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::desired::Listening;
-use super::locality::Nearness;
-use super::service::{Declared, Port, Reason};
+use super::assembly::Listening;
+use super::locality::Distribution;
+use super::service::{Port, Reason, ServiceRecord};
 use crate::config;
 
 /// The longest DNS label (RFC 1035 section 2.3.4).
@@ -50,21 +50,21 @@ pub struct StaleStatus {
 /// A Service with those of its ports that are served, each under its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Admitted {
-    pub(super) declared: Arc<Declared>,
+    pub(super) declared: Arc<ServiceRecord>,
     pub(super) ports: Vec<(Port, String)>,
 }
 
 /// What is taken, and by whom.
 #[derive(Default)]
-pub(super) struct Claims {
+pub(super) struct Admission {
     names: HashMap<String, String>,
     ports: HashMap<(Protocol, u16), String>,
-    means: Means,
+    means: Capabilities,
 }
 
 /// What the balancer can find out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Means {
+pub(super) struct Capabilities {
     /// Which node it is on.
     pub(super) node: bool,
     /// Which zone it is in.
@@ -75,15 +75,15 @@ pub(super) struct Means {
 
 /// What Services ask for, decided.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Decided {
+pub(super) struct Decision {
     pub(super) admitted: Vec<Admitted>,
     pub(super) refused: Vec<Refused>,
     pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
-impl Claims {
+impl Admission {
     /// Services of the file, and the ports where the balancer itself listens.
-    pub(super) fn new(file: &[config::Service], listening: &[Listening], means: Means) -> Self {
+    pub(super) fn new(file: &[config::Service], listening: &[Listening], means: Capabilities) -> Self {
         let mut claims = Self {
             means,
             ..Self::default()
@@ -103,18 +103,18 @@ impl Claims {
     }
 
     /// Decides about all of `declared`, in any order.
-    pub(super) fn decide<'a>(mut self, declared: impl Iterator<Item = &'a Arc<Declared>>) -> Decided {
-        let mut by_age: Vec<&Arc<Declared>> = declared.collect();
+    pub(super) fn decide<'a>(mut self, declared: impl Iterator<Item = &'a Arc<ServiceRecord>>) -> Decision {
+        let mut by_age: Vec<&Arc<ServiceRecord>> = declared.collect();
         by_age.sort_by(|a, b| older(a, b));
-        let mut decided = Decided::default();
+        let mut decided = Decision::default();
         for declared in by_age {
-            if declared.is_left() {
+            if declared.has_stale_status() {
                 decided.stale_statuses.push(StaleStatus {
                     namespace: declared.namespace.clone(),
                     name: declared.name.clone(),
                 });
             }
-            if !declared.wanted {
+            if !declared.enabled {
                 continue;
             }
             let mut reasons = declared.noted.clone();
@@ -129,18 +129,18 @@ impl Claims {
         decided
     }
 
-    fn admit(&mut self, declared: &Arc<Declared>, noted: &mut Vec<Reason>) -> Result<Admitted, Reason> {
+    fn admit(&mut self, declared: &Arc<ServiceRecord>, noted: &mut Vec<Reason>) -> Result<Admitted, Reason> {
         if let Some(reason) = declared.refused.clone().or_else(|| self.means.lack(declared)) {
             return Err(reason);
         }
-        if declared.nearness.needs_zone() && !self.means.zone {
+        if declared.distribution.needs_zone() && !self.means.zone {
             noted.push(Reason::new(
                 "ZoneUnknown",
                 "trafficDistribution: the balancer does not know its zone: set NODE_ZONE, or NODE_NAME and \
                  kubernetes.topology",
             ));
         }
-        if declared.unready_too && !self.means.endpoints {
+        if declared.publish_not_ready && !self.means.endpoints {
             noted.push(Reason::new(
                 "NotReadyAddresses",
                 "publishNotReadyAddresses is followed with kubernetes.addressFrom: pod-ip only; ignored",
@@ -189,10 +189,10 @@ impl Claims {
     }
 }
 
-impl Means {
+impl Capabilities {
     /// What it takes to serve `declared` and is not there.
-    fn lack(self, declared: &Declared) -> Option<Reason> {
-        if declared.nearness == Nearness::OnlyNode && !self.node {
+    fn lack(self, declared: &ServiceRecord) -> Option<Reason> {
+        if declared.distribution == Distribution::LocalOnly && !self.node {
             return Some(Reason::new(
                 "NodeUnknown",
                 "traffic policy Local: the balancer does not know its node: set NODE_NAME",
@@ -208,7 +208,7 @@ impl Means {
 }
 
 /// The names do not depend on which ports are served.
-fn name(declared: &Declared, port: &Port) -> String {
+fn name(declared: &ServiceRecord, port: &Port) -> String {
     if declared.listed == 1 || port.name.is_empty() {
         declared.name.clone()
     } else {
@@ -216,8 +216,8 @@ fn name(declared: &Declared, port: &Port) -> String {
     }
 }
 
-fn older(a: &Declared, b: &Declared) -> Ordering {
-    let key = |service: &Declared| (service.created, service.namespace.clone(), service.name.clone());
+fn older(a: &ServiceRecord, b: &ServiceRecord) -> Ordering {
+    let key = |service: &ServiceRecord| (service.created, service.namespace.clone(), service.name.clone());
     key(a).cmp(&key(b))
 }
 
@@ -234,7 +234,7 @@ impl Admitted {
 }
 
 impl Refused {
-    pub(super) fn new(declared: &Declared, reason: Reason) -> Self {
+    pub(super) fn new(declared: &ServiceRecord, reason: Reason) -> Self {
         Self {
             namespace: declared.namespace.clone(),
             name: declared.name.clone(),

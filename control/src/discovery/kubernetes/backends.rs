@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::known::{Key, Known};
-use super::locality::{Here, Nearness, Placed};
-use super::pod::Member;
+use super::inventory::{Inventory, Key};
+use super::locality::{Candidate, Distribution, Location};
+use super::pod::PodRecord;
 use super::selection::Selection;
-use super::service::{Declared, Port};
-use super::slice::{Endpoint, Slice};
+use super::service::{Port, ServiceRecord};
+use super::slice::{Endpoint, SliceRecord};
 use crate::config::{Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// A service that was put together, and what is wrong with its pods, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct AssembledService {
     pub(super) spec: Arc<ServiceSpec>,
     pub(super) problems: BTreeSet<String>,
     /// Pods that are ready, and whose connection is not known.
@@ -27,15 +27,15 @@ pub(super) struct Part {
 /// What is known, and from where it is seen.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) known: &'a Known,
-    pub(super) here: Here<'a>,
+    pub(super) known: &'a Inventory,
+    pub(super) here: Location<'a>,
     /// Whether pods are where their connections say.
     pub(super) connected: bool,
 }
 
 impl View<'_> {
     /// A service of the file with the pods that it selects.
-    pub(super) fn file_service(self, service: &Service, selected: Option<&Selection>) -> Part {
+    pub(super) fn file_service(self, service: &Service, selected: Option<&Selection>) -> AssembledService {
         let mut problems = BTreeSet::new();
         let wanted = Wanted {
             name: &service.name,
@@ -43,9 +43,9 @@ impl View<'_> {
             target: &service.target_port,
         };
         let placed = self.pods_of(selected, wanted, &mut problems);
-        let backends = self.here.choose(placed, Nearness::AsConfigured);
+        let backends = self.here.choose(placed, Distribution::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
-        Part {
+        AssembledService {
             spec: Arc::new(ServiceSpec::new(service, target_port, backends)),
             problems,
             waiting: self.waiting(selected),
@@ -56,11 +56,11 @@ impl View<'_> {
     /// endpoints.
     pub(super) fn port(
         self,
-        declared: &Declared,
+        declared: &ServiceRecord,
         port: &Port,
         name: &str,
         selected: Option<&Selection>,
-    ) -> Part {
+    ) -> AssembledService {
         let mut problems = BTreeSet::new();
         let placed = if selected.is_some() {
             let wanted = Wanted {
@@ -72,7 +72,7 @@ impl View<'_> {
         } else {
             self.endpoints_of(&declared.key(), port, &mut problems)
         };
-        let backends = self.here.choose(placed, declared.nearness);
+        let backends = self.here.choose(placed, declared.distribution);
         let spec = ServiceSpec {
             name: name.to_owned(),
             host: (name != declared.name).then(|| declared.name.clone()),
@@ -92,7 +92,7 @@ impl View<'_> {
             health_check: None,
             backends,
         };
-        Part {
+        AssembledService {
             spec: Arc::new(spec),
             problems,
             waiting: self.waiting(selected),
@@ -113,12 +113,12 @@ impl View<'_> {
         selected: Option<&Selection>,
         wanted: Wanted<'_>,
         problems: &mut BTreeSet<String>,
-    ) -> Vec<Placed> {
+    ) -> Vec<Candidate> {
         let mut placed = Vec::new();
         for pod in selected.into_iter().flat_map(Selection::pods) {
             problems.extend(pod.problems.iter().map(|problem| told(pod, problem)));
             match wanted.port(pod) {
-                Ok(port) => placed.extend(pod.addresses.iter().map(|&address| Placed {
+                Ok(port) => placed.extend(pod.addresses.iter().map(|&address| Candidate {
                     node: pod.place.node.clone(),
                     zone: self.zone(pod.zone.as_ref(), pod.place.node.as_deref()),
                     last_resort: pod.is_last_resort() && !self.known.is_displaced(pod, address),
@@ -133,7 +133,7 @@ impl View<'_> {
         placed
     }
 
-    fn pod_backend(self, pod: &Member, address: IpAddr, port: u16) -> BackendSpec {
+    fn pod_backend(self, pod: &PodRecord, address: IpAddr, port: u16) -> BackendSpec {
         let displaced = self.known.is_displaced(pod, address);
         BackendSpec {
             address,
@@ -152,7 +152,7 @@ impl View<'_> {
     }
 
     /// All endpoints of a Service's port, some perhaps twice while they move from slice to slice.
-    fn endpoints_of(self, service: &Key, port: &Port, problems: &mut BTreeSet<String>) -> Vec<Placed> {
+    fn endpoints_of(self, service: &Key, port: &Port, problems: &mut BTreeSet<String>) -> Vec<Candidate> {
         let slices = self.known.slices.get(service).into_iter().flatten();
         let mut placed = Vec::new();
         for (_, slice) in slices {
@@ -169,7 +169,7 @@ impl View<'_> {
                 let notes = pod.map_or(&[][..], |pod| &pod.problems);
                 problems.extend(notes.iter().zip(pod).map(|(problem, pod)| told(pod, problem)));
                 let most = self.most(endpoint, pod);
-                placed.push(Placed {
+                placed.push(Candidate {
                     node: endpoint.node.clone(),
                     zone: self.zone(endpoint.zone.as_ref(), endpoint.node.as_deref()),
                     last_resort: most != Eligibility::Dead && is_last_resort(endpoint, pod),
@@ -182,7 +182,7 @@ impl View<'_> {
 
     /// What an endpoint may take for all that is known of its pod: whether it is ready is for the cluster to
     /// say, but that it is dead, or on its way out, is known sooner.
-    fn most(self, endpoint: &Endpoint, pod: Option<&Member>) -> Eligibility {
+    fn most(self, endpoint: &Endpoint, pod: Option<&PodRecord>) -> Eligibility {
         match pod {
             Some(pod)
                 if pod.eligibility == Eligibility::Dead || self.known.is_displaced(pod, endpoint.address) =>
@@ -201,15 +201,15 @@ impl View<'_> {
 }
 
 /// Whether an endpoint serves though it, or its pod, is on its way out (KEP-1669).
-fn is_last_resort(endpoint: &Endpoint, pod: Option<&Member>) -> bool {
+fn is_last_resort(endpoint: &Endpoint, pod: Option<&PodRecord>) -> bool {
     let terminates = endpoint.terminating || pod.is_some_and(|pod| pod.terminating);
     endpoint.serving && terminates && !pod.is_some_and(|pod| pod.drained)
 }
 
 fn endpoint_backend(
-    slice: &Slice,
+    slice: &SliceRecord,
     endpoint: &Endpoint,
-    pod: Option<&Member>,
+    pod: Option<&PodRecord>,
     port: u16,
     most: Eligibility,
 ) -> BackendSpec {
@@ -226,7 +226,7 @@ fn endpoint_backend(
     }
 }
 
-fn told(pod: &Member, problem: &str) -> String {
+fn told(pod: &PodRecord, problem: &str) -> String {
     format!("pod {}/{}: {problem}", pod.namespace, pod.name)
 }
 
@@ -240,7 +240,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn port(self, pod: &Member) -> Result<u16, String> {
+    fn port(self, pod: &PodRecord) -> Result<u16, String> {
         let Self {
             name: service,
             protocol,

@@ -8,7 +8,7 @@ use crate::discovery::{BackendSpec, Eligibility};
 
 /// Which backends of a service get new flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Nearness {
+pub(super) enum Distribution {
     /// As the configuration says for all services.
     #[default]
     AsConfigured,
@@ -17,10 +17,10 @@ pub(super) enum Nearness {
     /// Those on the balancer's node, else in its zone, if there are any.
     Node,
     /// Those on the balancer's node and no others.
-    OnlyNode,
+    LocalOnly,
 }
 
-impl Nearness {
+impl Distribution {
     /// Whether a Service asks for what only a balancer that knows its zone can do.
     pub(super) const fn needs_zone(self) -> bool {
         matches!(self, Self::Zone | Self::Node)
@@ -29,7 +29,7 @@ impl Nearness {
 
 /// A backend and where it is.
 #[derive(Debug)]
-pub(super) struct Placed {
+pub(super) struct Candidate {
     pub(super) backend: BackendSpec,
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
@@ -39,36 +39,36 @@ pub(super) struct Placed {
 
 /// Where the balancer is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Here<'a> {
+pub(super) struct Location<'a> {
     pub(super) node: Option<&'a str>,
     pub(super) zone: Option<&'a str>,
     /// For services that say nothing.
     pub(super) prefer: Prefer,
 }
 
-impl Here<'_> {
+impl Location<'_> {
     /// The backends, those weighted 0 that are too far away: they keep their flows and get no new ones.
     /// Each family by itself.
-    pub(super) fn choose(&self, mut placed: Vec<Placed>, nearness: Nearness) -> Vec<BackendSpec> {
+    pub(super) fn choose(&self, mut placed: Vec<Candidate>, distribution: Distribution) -> Vec<BackendSpec> {
         for is_in in [IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::is_ipv6] {
             let family = placed.iter_mut().filter(|placed| is_in(&placed.backend.address));
-            self.choose_family(family.collect(), nearness);
+            self.choose_family(family.collect(), distribution);
         }
         placed.into_iter().map(|placed| placed.backend).collect()
     }
 
-    fn choose_family(&self, mut family: Vec<&mut Placed>, nearness: Nearness) {
-        type Test<'a> = &'a dyn Fn(&Placed) -> bool;
+    fn choose_family(&self, mut family: Vec<&mut Candidate>, distribution: Distribution) {
+        type Test<'a> = &'a dyn Fn(&Candidate) -> bool;
         let on_node: Test<'_> = &|placed| self.node.is_some() && placed.node.as_deref() == self.node;
         let in_zone: Test<'_> = &|placed| self.zone.is_some() && placed.zone.as_deref() == self.zone;
-        let nearness = match (nearness, self.prefer) {
-            (Nearness::AsConfigured, Prefer::Zone) => Nearness::Zone,
-            (Nearness::AsConfigured, Prefer::Node) => Nearness::Node,
-            (nearness, _) => nearness,
+        let distribution = match (distribution, self.prefer) {
+            (Distribution::AsConfigured, Prefer::Zone) => Distribution::Zone,
+            (Distribution::AsConfigured, Prefer::Node) => Distribution::Node,
+            (distribution, _) => distribution,
         };
-        let counts: Test<'_> = match nearness {
-            Nearness::OnlyNode => on_node,
-            Nearness::Node | Nearness::Zone | Nearness::AsConfigured => &|_| true,
+        let counts: Test<'_> = match distribution {
+            Distribution::LocalOnly => on_node,
+            Distribution::Node | Distribution::Zone | Distribution::AsConfigured => &|_| true,
         };
         resort(
             family
@@ -80,11 +80,11 @@ impl Here<'_> {
             let mut family = family.iter();
             family.any(|placed| takes_flows(&placed.backend) && test(placed))
         };
-        let chosen = match nearness {
-            Nearness::OnlyNode => Some(on_node),
-            Nearness::Node => [on_node, in_zone].into_iter().find(|test| has(test)),
-            Nearness::Zone => Some(in_zone).filter(|test| has(test)),
-            Nearness::AsConfigured => None,
+        let chosen = match distribution {
+            Distribution::LocalOnly => Some(on_node),
+            Distribution::Node => [on_node, in_zone].into_iter().find(|test| has(test)),
+            Distribution::Zone => Some(in_zone).filter(|test| has(test)),
+            Distribution::AsConfigured => None,
         };
         let Some(near) = chosen else { return };
         for placed in family {
@@ -96,7 +96,7 @@ impl Here<'_> {
 }
 
 /// Gives new flows to those that still serve, if none is ready.
-fn resort<'a>(candidates: impl Iterator<Item = &'a mut Placed>) {
+fn resort<'a>(candidates: impl Iterator<Item = &'a mut Candidate>) {
     let candidates: Vec<_> = candidates.collect();
     if candidates.iter().any(|placed| takes_flows(&placed.backend)) {
         return;

@@ -3,12 +3,12 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | the API server's lists, changes and outages | `watches`, `objects` |
+//! | the API server's lists, changes and outages | `watches`, `cache` |
 //! | what is kept of each object, and what it means | `pod`, `address`, `service`, `slice`, `node` |
-//! | what is known of all, and found where it is needed | `known`, `selection` |
+//! | what is known of all, and found where it is needed | `inventory`, `selection` |
 //! | which Services are served, under which names | `admission` |
 //! | where pods are in the vL3 network | `connections` |
-//! | services, pods and endpoints become the desired set | `desired`, `backends` |
+//! | services, pods and endpoints become the desired set | `assembly`, `backends` |
 //! | backends that are near come first | `locality` |
 //!
 //! Nothing is sent before the first complete list of everything that is needed. Through any outage what
@@ -19,13 +19,13 @@
 
 mod address;
 mod admission;
+mod assembly;
 mod backends;
+mod cache;
 mod connections;
-mod desired;
-mod known;
+mod inventory;
 mod locality;
 mod node;
-mod objects;
 mod pod;
 mod selection;
 mod service;
@@ -52,9 +52,9 @@ use crate::config::{self, AddressFrom, Config, Prefer, Service};
 use crate::kubernetes::client::Server;
 use crate::observe::events::{Event, Events};
 
-use desired::{Assembly, Listening};
-use objects::Heard;
-use pod::Reading;
+use assembly::{Assembly, Listening};
+use cache::Activity;
+use pod::Options;
 use watches::{Plan, Watches};
 
 pub use admission::{Accepted, Refused, StaleStatus};
@@ -225,7 +225,7 @@ impl Cluster {
         Plan {
             namespaces: config.namespaces.clone(),
             selector: config.label_selector.clone(),
-            reading: Reading {
+            reading: Options {
                 address_from: config.address_from.clone(),
                 // Services that select pods themselves may ask for any label.
                 labels: (!config.services || has_endpoints).then(|| labels.map(str::to_owned).collect()),
@@ -324,7 +324,7 @@ impl Cluster {
 
     fn send(&mut self, assembly: &mut Assembly) {
         let begin = Instant::now();
-        let mut collected = assembly.collect();
+        let mut collected = assembly.assemble();
         collected.desired.observed = self.heard.take();
         for problem in collected.problems.difference(&self.problems).take(LOGGED) {
             warn!("{problem}");
@@ -338,7 +338,7 @@ impl Cluster {
     }
 
     /// Puts the state of the watches into the status, and into the log if it changed. What was heard.
-    fn tell(&self, watches: &mut Watches, located: bool) -> Heard {
+    fn tell(&self, watches: &mut Watches, located: bool) -> Activity {
         let error = watches.error();
         let complete = located && watches.are_complete();
         let heard = watches.take_heard();
@@ -348,7 +348,7 @@ impl Cluster {
             if status.synced {
                 status.loaded = Some(now);
             }
-            if heard != Heard::default() {
+            if heard != Activity::default() {
                 status.last_event = Some(now);
             }
             status.events += heard.changes;

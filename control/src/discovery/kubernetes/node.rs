@@ -3,21 +3,21 @@
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
-use super::objects::Kept;
+use super::cache::Record;
 
 /// The zone of a node, and of a pod where the cluster copies the labels of nodes to pods.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A node and its zone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct NodeRecord {
     pub(super) node: String,
     pub(super) zone: String,
 }
 
-impl Kept for Place {
+impl Record for NodeRecord {
     type Object = Node;
-    type Reading = ();
+    type Options = ();
     const EVERYWHERE: &'static str = "the cluster";
 
     fn api(client: Client, _namespace: Option<&str>) -> Api<Node> {

@@ -11,8 +11,8 @@ use kube::{Api, Client};
 use vl3lb_common::{Duration, Protocol};
 
 use super::address::{addresses, annotation};
+use super::cache::Record;
 use super::node::ZONE;
-use super::objects::Kept;
 use crate::config::AddressFrom;
 use crate::discovery::{Eligibility, PodPlace};
 
@@ -24,7 +24,7 @@ const HEAVIEST: u16 = 1000;
 
 /// What is to be read of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct Options {
     pub(super) address_from: AddressFrom,
     /// Labels that selectors look at; `None`: all, because selectors may come that look at others.
     pub(super) labels: Option<BTreeSet<String>>,
@@ -32,7 +32,7 @@ pub(super) struct Reading {
 
 /// A pod as a possible backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
+pub(super) struct PodRecord {
     pub(super) namespace: String,
     pub(super) name: String,
     /// Both names and the node's, as they are shown.
@@ -72,9 +72,9 @@ pub(super) struct NamedPort {
     number: u16,
 }
 
-impl Member {
+impl PodRecord {
     /// Reads `pod`. What cannot be used is left out and named in `problems`.
-    pub(super) fn read(pod: &Pod, reading: &Reading) -> Self {
+    pub(super) fn read(pod: &Pod, reading: &Options) -> Self {
         let mut problems = Vec::new();
         let mut noted = |problem: String| problems.push(problem);
         let terminating = pod.metadata.deletion_timestamp.is_some();
@@ -250,9 +250,9 @@ pub(super) fn instant(time: &Time) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-impl Kept for Member {
+impl Record for PodRecord {
     type Object = Pod;
-    type Reading = Reading;
+    type Options = Options;
 
     fn api(client: Client, namespace: Option<&str>) -> Api<Pod> {
         match namespace {
@@ -261,7 +261,7 @@ impl Kept for Member {
         }
     }
 
-    fn read(pod: &Pod, reading: &Reading) -> Option<Self> {
+    fn read(pod: &Pod, reading: &Options) -> Option<Self> {
         Some(Self::read(pod, reading))
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::objects::Replaced;
-use super::pod::Member;
+use super::cache::Change;
+use super::pod::PodRecord;
 use crate::config::Selector;
 
 /// The pods that one selector selects.
@@ -14,7 +14,7 @@ pub(super) struct Selection {
     /// `None`: in all namespaces that are watched.
     namespace: Option<String>,
     /// By uid.
-    pods: BTreeMap<Arc<str>, Arc<Member>>,
+    pods: BTreeMap<Arc<str>, Arc<PodRecord>>,
 }
 
 impl Selection {
@@ -22,7 +22,7 @@ impl Selection {
     pub(super) fn new<'a>(
         selector: &Selector,
         namespace: Option<&str>,
-        pods: impl Iterator<Item = &'a Arc<Member>>,
+        pods: impl Iterator<Item = &'a Arc<PodRecord>>,
     ) -> Self {
         let mut selection = Self {
             selector: selector.clone(),
@@ -37,9 +37,9 @@ impl Selection {
     }
 
     /// Takes note of a pod. Whether it was or is among those selected. Cost: O(log(pods)).
-    pub(super) fn replace(&mut self, pod: &Replaced<Member>) -> bool {
-        let was = pod.was.as_ref().and_then(|was| self.pods.remove(&was.uid));
-        let is = pod.is.as_ref().filter(|is| self.selects(is));
+    pub(super) fn replace(&mut self, pod: &Change<PodRecord>) -> bool {
+        let was = pod.old.as_ref().and_then(|was| self.pods.remove(&was.uid));
+        let is = pod.new.as_ref().filter(|is| self.selects(is));
         if let Some(is) = is {
             self.pods.insert(Arc::clone(&is.uid), Arc::clone(is));
         }
@@ -50,11 +50,11 @@ impl Selection {
         self.pods.contains_key(uid)
     }
 
-    pub(super) fn pods(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = &PodRecord> {
         self.pods.values().map(Arc::as_ref)
     }
 
-    fn selects(&self, pod: &Member) -> bool {
+    fn selects(&self, pod: &PodRecord) -> bool {
         let namespace = self.namespace.as_ref();
         namespace.is_none_or(|namespace| *namespace == pod.namespace) && self.selector.matches(&pod.labels)
     }

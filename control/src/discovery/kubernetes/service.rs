@@ -10,9 +10,9 @@ use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
 use super::address::annotation;
-use super::known::Key;
-use super::locality::Nearness;
-use super::objects::Kept;
+use super::cache::Record;
+use super::inventory::Key;
+use super::locality::Distribution;
 use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
 use crate::kubernetes::names::{CLASS, MANAGER};
@@ -25,16 +25,16 @@ const AFFINITY: Duration = Duration::from_secs(10_800);
 
 /// A Service that is to be served, or that was once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Declared {
+pub(super) struct ServiceRecord {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: Arc<str>,
     /// Seconds since 1970.
     pub(super) created: i64,
     /// Whether it asks to be served.
-    pub(super) wanted: bool,
+    pub(super) enabled: bool,
     /// Whether a balancer wrote its status, and there are addresses in it.
-    pub(super) marked: bool,
+    pub(super) has_our_status: bool,
     /// Whether its status is to have the balancer's addresses.
     pub(super) load_balancer: bool,
     /// Ports that it lists, supported or not.
@@ -44,14 +44,14 @@ pub(super) struct Declared {
     /// `None`: its endpoints are written by somebody.
     pub(super) selector: Option<Selector>,
     /// Whether pods that are not ready are to get new flows.
-    pub(super) unready_too: bool,
+    pub(super) publish_not_ready: bool,
     pub(super) scheduler: Scheduler,
     pub(super) drain: Duration,
     /// Zero: none.
     pub(super) affinity: Duration,
     /// None: from everywhere.
     pub(super) source_ranges: Vec<IpNet>,
-    pub(super) nearness: Nearness,
+    pub(super) distribution: Distribution,
     /// Why it cannot be served at all.
     pub(super) refused: Option<Reason>,
     /// What about it cannot be done.
@@ -84,11 +84,11 @@ impl Reason {
     }
 }
 
-impl Declared {
+impl ServiceRecord {
     /// Whether no balancer is to serve it, whatever it is configured with, and its status says still that one
     /// does. A Service that this balancer alone refuses may be another group's.
-    pub(super) fn is_left(&self) -> bool {
-        self.marked && !(self.wanted && self.load_balancer && self.refused.is_none())
+    pub(super) fn has_stale_status(&self) -> bool {
+        self.has_our_status && !(self.enabled && self.load_balancer && self.refused.is_none())
     }
 
     pub(super) fn key(&self) -> Key {
@@ -96,7 +96,7 @@ impl Declared {
     }
 
     /// Reads what is asked for by `service`. What cannot be done is noted.
-    fn new(service: &Service, wanted: bool, load_balancer: bool) -> Self {
+    fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
         let mut noted = Vec::new();
         let metadata = &service.metadata;
         let spec = service.spec.clone().unwrap_or_default();
@@ -115,17 +115,17 @@ impl Declared {
                 .creation_timestamp
                 .as_ref()
                 .map_or(0, |time| time.0.as_second()),
-            wanted,
-            marked: is_marked(service),
+            enabled,
+            has_our_status: has_our_status(service),
             load_balancer,
             listed: listed.len(),
             selector: selector.and_then(Selector::equal),
-            unready_too: spec.publish_not_ready_addresses == Some(true),
+            publish_not_ready: spec.publish_not_ready_addresses == Some(true),
             scheduler: scheduler(service, &mut noted),
             drain: drain(service, &mut noted),
             affinity: affinity(&spec),
             source_ranges: source_ranges.unwrap_or_default(),
-            nearness: nearness(&spec, &mut noted),
+            distribution: distribution(&spec, &mut noted),
             refused: refused(service, &spec, &ports).or(unreadable),
             ports,
             noted,
@@ -133,9 +133,9 @@ impl Declared {
     }
 }
 
-impl Kept for Declared {
+impl Record for ServiceRecord {
     type Object = Service;
-    type Reading = ();
+    type Options = ();
 
     fn api(client: Client, namespace: Option<&str>) -> Api<Service> {
         match namespace {
@@ -148,17 +148,17 @@ impl Kept for Declared {
     fn read(service: &Service, (): &()) -> Option<Self> {
         let class = service.spec.as_ref()?.load_balancer_class.as_deref();
         let load_balancer = class == Some(CLASS);
-        let wanted = match annotation(service, ENABLED) {
+        let enabled = match annotation(service, ENABLED) {
             None => load_balancer,
             Some(text) => text != "false",
         };
-        (wanted || is_marked(service)).then(|| Self::new(service, wanted, load_balancer))
+        (enabled || has_our_status(service)).then(|| Self::new(service, enabled, load_balancer))
     }
 }
 
 /// Whether a balancer wrote what is in the status, as the server's notes about the owners of fields say
 /// (server-side apply).
-fn is_marked(service: &Service) -> bool {
+fn has_our_status(service: &Service) -> bool {
     let mut managers = service.metadata.managed_fields.iter().flatten();
     let ours = managers.any(|entry| {
         entry.manager.as_deref() == Some(MANAGER) && entry.subresource.as_deref() == Some("status")
@@ -293,19 +293,19 @@ fn source_ranges(spec: &ServiceSpec) -> Result<Vec<IpNet>, Reason> {
 
 /// Packets come from outside for a load balancer, from within the cluster for the others, and the policy
 /// for those counts.
-fn nearness(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Nearness {
+fn distribution(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Distribution {
     let policy = if spec.type_.as_deref() == Some("LoadBalancer") {
         &spec.external_traffic_policy
     } else {
         &spec.internal_traffic_policy
     };
     if policy.as_deref() == Some("Local") {
-        return Nearness::OnlyNode;
+        return Distribution::LocalOnly;
     }
     match spec.traffic_distribution.as_deref() {
-        None => Nearness::AsConfigured,
-        Some("PreferClose" | "PreferSameZone") => Nearness::Zone,
-        Some("PreferSameNode") => Nearness::Node,
+        None => Distribution::AsConfigured,
+        Some("PreferClose" | "PreferSameZone") => Distribution::Zone,
+        Some("PreferSameNode") => Distribution::Node,
         Some(other) => {
             noted.push(Reason::new(
                 "UnsupportedTrafficDistribution",
@@ -313,7 +313,7 @@ fn nearness(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Nearness {
                     "trafficDistribution: {other}, allowed PreferSameZone, PreferSameNode, PreferClose; ignored"
                 ),
             ));
-            Nearness::AsConfigured
+            Distribution::AsConfigured
         }
     }
 }

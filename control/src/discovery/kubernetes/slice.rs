@@ -9,8 +9,8 @@ use k8s_openapi::api::discovery::v1::{self, EndpointConditions, EndpointPort, En
 use kube::{Api, Client};
 use vl3lb_common::Protocol;
 
-use super::known::Key;
-use super::objects::Kept;
+use super::cache::Record;
+use super::inventory::Key;
 use super::service::protocol;
 use crate::config::unicast;
 use crate::discovery::{Eligibility, PodPlace};
@@ -22,7 +22,7 @@ const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// A part of the endpoints of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Slice {
+pub(super) struct SliceRecord {
     pub(super) namespace: String,
     pub(super) name: String,
     /// The Service's name.
@@ -56,7 +56,7 @@ pub(super) struct Endpoint {
     pub(super) terminating: bool,
 }
 
-impl Slice {
+impl SliceRecord {
     /// The Service.
     pub(super) fn of(&self) -> Key {
         (self.namespace.clone(), self.service.clone())
@@ -70,9 +70,9 @@ impl Slice {
     }
 }
 
-impl Kept for Slice {
+impl Record for SliceRecord {
     type Object = EndpointSlice;
-    type Reading = ();
+    type Options = ();
 
     fn api(client: Client, namespace: Option<&str>) -> Api<EndpointSlice> {
         match namespace {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, future};
 
-use super::desired::Assembly;
-use super::node::Place;
-use super::objects::{Entry, Heard, Kept, Progress, Replaced, Watch, reduce};
-use super::pod::{Member, Reading};
-use super::service::Declared;
-use super::slice::Slice;
+use super::assembly::Assembly;
+use super::cache::{Activity, Cache, Change, Entry, Progress, Record, reduce};
+use super::node::NodeRecord;
+use super::pod::{Options, PodRecord};
+use super::service::ServiceRecord;
+use super::slice::SliceRecord;
 use crate::config::{Namespaces, Selector};
 use crate::kubernetes::error::ConnectError;
 use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
@@ -22,7 +22,7 @@ pub(super) struct Plan {
     pub(super) namespaces: Namespaces,
     /// What all pods are labelled with.
     pub(super) selector: Selector,
-    pub(super) reading: Reading,
+    pub(super) reading: Options,
     pub(super) services: bool,
     pub(super) slices: bool,
     pub(super) nodes: bool,
@@ -30,22 +30,22 @@ pub(super) struct Plan {
 
 /// Running watches. Stopped by dropping.
 pub(super) struct Watches {
-    said: SelectAll<BoxStream<'static, Said>>,
-    pods: Vec<Watch<Member>>,
-    services: Vec<Watch<Declared>>,
-    slices: Vec<Watch<Slice>>,
-    nodes: Vec<Watch<Place>>,
-    heard: Heard,
+    said: SelectAll<BoxStream<'static, Tagged>>,
+    pods: Vec<Cache<PodRecord>>,
+    services: Vec<Cache<ServiceRecord>>,
+    slices: Vec<Cache<SliceRecord>>,
+    nodes: Vec<Cache<NodeRecord>>,
+    heard: Activity,
 }
 
-type Change<T> = Signal<Entry<T>>;
+type Update<T> = Signal<Entry<T>>;
 
 /// What a watch has to tell, by its place among those of its kind.
-enum Said {
-    Pod(usize, Change<Member>),
-    Service(usize, Change<Declared>),
-    Slice(usize, Change<Slice>),
-    Node(usize, Change<Place>),
+enum Tagged {
+    Pod(usize, Update<PodRecord>),
+    Service(usize, Update<ServiceRecord>),
+    Slice(usize, Update<SliceRecord>),
+    Node(usize, Update<NodeRecord>),
 }
 
 impl Watches {
@@ -69,12 +69,12 @@ impl Watches {
         let not_ours = format!("{MANAGED_BY}!={CONTROLLER}");
         let reading = plan.reading.clone();
         Ok(Self {
-            pods: opening.open(&scopes, &pods, reading, Said::Pod)?,
-            services: opening.open(when(plan.services), "", (), Said::Service)?,
-            slices: opening.open(when(plan.slices), &not_ours, (), Said::Slice)?,
-            nodes: opening.open(cluster, "", (), Said::Node)?,
+            pods: opening.open(&scopes, &pods, reading, Tagged::Pod)?,
+            services: opening.open(when(plan.services), "", (), Tagged::Service)?,
+            slices: opening.open(when(plan.slices), &not_ours, (), Tagged::Slice)?,
+            nodes: opening.open(cluster, "", (), Tagged::Node)?,
             said: opening.said,
-            heard: Heard::default(),
+            heard: Activity::default(),
         })
     }
 
@@ -91,28 +91,28 @@ impl Watches {
         }
     }
 
-    fn hear(&mut self, said: Said, assembly: &mut Assembly) -> bool {
+    fn hear(&mut self, said: Tagged, assembly: &mut Assembly) -> bool {
         let heard = &mut self.heard;
         match said {
-            Said::Pod(place, change) => {
+            Tagged::Pod(place, change) => {
                 let pods = hear(&mut self.pods, place, change, heard);
                 let changed = !pods.is_empty();
                 assembly.replace_pods(pods);
                 changed
             }
-            Said::Service(place, change) => {
+            Tagged::Service(place, change) => {
                 let services = hear(&mut self.services, place, change, heard);
                 let changed = !services.is_empty();
                 assembly.replace_services(services);
                 changed
             }
-            Said::Slice(place, change) => {
+            Tagged::Slice(place, change) => {
                 let slices = hear(&mut self.slices, place, change, heard);
                 let changed = !slices.is_empty();
                 assembly.replace_slices(slices);
                 changed
             }
-            Said::Node(place, change) => {
+            Tagged::Node(place, change) => {
                 let nodes = hear(&mut self.nodes, place, change, heard);
                 let changed = !nodes.is_empty();
                 assembly.replace_nodes(nodes);
@@ -136,7 +136,7 @@ impl Watches {
     }
 
     /// What was heard since the last call.
-    pub(super) fn take_heard(&mut self) -> Heard {
+    pub(super) fn take_heard(&mut self) -> Activity {
         std::mem::take(&mut self.heard)
     }
 
@@ -150,12 +150,12 @@ impl Watches {
     }
 }
 
-fn hear<T: Kept>(
-    watches: &mut [Watch<T>],
+fn hear<T: Record>(
+    watches: &mut [Cache<T>],
     place: usize,
-    change: Change<T>,
-    heard: &mut Heard,
-) -> Vec<Replaced<T>> {
+    change: Update<T>,
+    heard: &mut Activity,
+) -> Vec<Change<T>> {
     let watch = watches.get_mut(place);
     watch.map(|watch| watch.hear(change, heard)).unwrap_or_default()
 }
@@ -163,18 +163,18 @@ fn hear<T: Kept>(
 /// Watches that are being opened.
 struct Opening<'a> {
     config: &'a kube::Config,
-    said: SelectAll<BoxStream<'static, Said>>,
+    said: SelectAll<BoxStream<'static, Tagged>>,
 }
 
 impl Opening<'_> {
     /// One watch for each of `scopes` (`None`: everywhere) of the objects that `selector` selects.
-    fn open<T: Kept>(
+    fn open<T: Record>(
         &mut self,
         scopes: &[Option<&str>],
         selector: &str,
-        reading: T::Reading,
-        said: fn(usize, Change<T>) -> Said,
-    ) -> Result<Vec<Watch<T>>, ConnectError> {
+        reading: T::Options,
+        said: fn(usize, Update<T>) -> Tagged,
+    ) -> Result<Vec<Cache<T>>, ConnectError> {
         let reading = Arc::new(reading);
         let mut watches = Vec::with_capacity(scopes.len());
         for (place, namespace) in scopes.iter().enumerate() {
@@ -182,7 +182,7 @@ impl Opening<'_> {
             let reading = Arc::clone(&reading);
             let changes = signals.map(move |signal| said(place, reduce::<T>(signal, &reading)));
             self.said.push(changes.boxed());
-            watches.push(Watch::new(match namespace {
+            watches.push(Cache::new(match namespace {
                 Some(name) => format!("namespace {name}"),
                 None => T::EVERYWHERE.to_owned(),
             }));

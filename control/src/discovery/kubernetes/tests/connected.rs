@@ -33,12 +33,12 @@ fn connections(all: &[&str]) -> Arc<Connections> {
     Arc::new(all.iter().map(connection).collect())
 }
 
-fn on(node: &str, pod: Value) -> Arc<Member> {
+fn on(node: &str, pod: Value) -> Arc<PodRecord> {
     let pod = with(pod, "/spec/nodeName", json!(node));
     Arc::new(read_from(&pod, AddressFrom::Nsm))
 }
 
-fn backends(collected: &Collected) -> Vec<String> {
+fn backends(collected: &Assembled) -> Vec<String> {
     collected.desired.services[0].backends.iter().map(shown).collect()
 }
 
@@ -56,7 +56,7 @@ fn a_pod_is_where_its_connection_says_and_waits_without_one() {
         "c@node-2 172.16.1.4",
         "other@node-1 172.16.1.5",
     ]));
-    let collected = assembly.collect();
+    let collected = assembly.assemble();
     assert_eq!(
         backends(&collected),
         [
@@ -81,15 +81,15 @@ fn an_address_that_passes_to_another_connection_is_the_other_pods() {
     );
     assembly.replace_pods(new(&[on("node-1", ready("a", "10.0.0.1")), on("node-1", newer)]));
     assembly.follow_connections(connections(&["a 172.16.1.2"]));
-    assert_eq!(backends(&assembly.collect()), ["172.16.1.2:8081 1 NewFlows"]);
+    assert_eq!(backends(&assembly.assemble()), ["172.16.1.2:8081 1 NewFlows"]);
     assembly.follow_connections(connections(&["a 172.16.1.2", "b 172.16.1.2"]));
-    let collected = assembly.collect();
+    let collected = assembly.assemble();
     assert_eq!(
         backends(&collected),
         ["172.16.1.2:8081 1 Dead", "172.16.1.2:8081 1 NewFlows"]
     );
     assembly.follow_connections(connections(&["b 172.16.1.2"]));
-    let collected = assembly.collect();
+    let collected = assembly.assemble();
     let address = [172, 16, 1, 2].into();
     let instances = &collected.desired.instances;
     assert!(instances.is_replaced(address, Some(&Arc::from("uid-a"))));

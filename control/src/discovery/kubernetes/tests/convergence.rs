@@ -5,7 +5,7 @@ use kube::runtime::watcher::{self, Event};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::super::objects::{Entry, Heard, Watch};
+use super::super::cache::{Activity, Cache, Entry};
 use super::*;
 use crate::kubernetes::watch::Signal;
 
@@ -18,11 +18,11 @@ const VERSIONS: usize = 6;
 enum Kind {
     Pod,
     Service,
-    Slice,
+    SliceRecord,
     Node,
 }
 
-const KINDS: [Kind; 4] = [Kind::Pod, Kind::Service, Kind::Slice, Kind::Node];
+const KINDS: [Kind; 4] = [Kind::Pod, Kind::Service, Kind::SliceRecord, Kind::Node];
 
 /// The object of that number as it looks in one version.
 type Version = (usize, usize);
@@ -100,7 +100,7 @@ fn object(kind: Kind, (number, version): Version) -> Value {
             let selector = if version == 3 { "ledger" } else { "finance" };
             with(service, "/spec/selector/app", json!(selector))
         }
-        Kind::Slice => {
+        Kind::SliceRecord => {
             let of = |number: usize| {
                 let endpoint = endpoint(&pod_name(number), &address(number));
                 let endpoint = with(endpoint, "/nodeName", json!(format!("node-{number}")));
@@ -130,10 +130,10 @@ fn uid(number: usize, version: usize) -> String {
 
 /// Watches of all kinds, and what becomes of what they hear.
 struct Cluster {
-    pods: Watch<Member>,
-    services: Watch<Declared>,
-    slices: Watch<Slice>,
-    nodes: Watch<Place>,
+    pods: Cache<PodRecord>,
+    services: Cache<ServiceRecord>,
+    slices: Cache<SliceRecord>,
+    nodes: Cache<NodeRecord>,
     assembly: Assembly,
 }
 
@@ -147,10 +147,10 @@ impl Cluster {
             "{services: true, addressFrom: 'annotation:none', topology: {prefer: zone}}"
         };
         Self {
-            pods: Watch::new(String::new()),
-            services: Watch::new(String::new()),
-            slices: Watch::new(String::new()),
-            nodes: Watch::new(String::new()),
+            pods: Cache::new(String::new()),
+            services: Cache::new(String::new()),
+            slices: Cache::new(String::new()),
+            nodes: Cache::new(String::new()),
             assembly: assembly(&config_at(config, FINANCE, &env)),
         }
     }
@@ -167,7 +167,7 @@ impl Cluster {
                 (kind, Err(watcher::Error::WatchError(gone.boxed())))
             }
             Step::Collect => {
-                self.assembly.collect();
+                self.assembly.assemble();
                 return false;
             }
         };
@@ -181,7 +181,7 @@ impl Cluster {
                 let services = hear(&mut self.services, event, &());
                 told(services, |services| assembly.replace_services(services))
             }
-            Kind::Slice => {
+            Kind::SliceRecord => {
                 let slices = hear(&mut self.slices, event, &());
                 told(slices, |slices| assembly.replace_slices(slices))
             }
@@ -202,11 +202,11 @@ impl Cluster {
     }
 }
 
-fn hear<T: Kept>(
-    watch: &mut Watch<T>,
+fn hear<T: Record>(
+    watch: &mut Cache<T>,
     event: watcher::Result<Event<Value>>,
-    reading: &T::Reading,
-) -> Vec<Replaced<T>> {
+    reading: &T::Options,
+) -> Vec<Change<T>> {
     let read = |object: Value| {
         let object: T::Object = serde_json::from_value(object).expect("an object of that kind");
         Entry::read(&object, reading)
@@ -218,7 +218,7 @@ fn hear<T: Kept>(
         Event::InitApply(object) => Event::InitApply(read(object)),
         Event::InitDone => Event::InitDone,
     });
-    watch.hear(Signal::Event(event), &mut Heard::default())
+    watch.hear(Signal::Event(event), &mut Activity::default())
 }
 
 fn told<T>(changes: Vec<T>, tell: impl FnOnce(Vec<T>)) -> bool {
@@ -246,8 +246,8 @@ proptest! {
         cluster.list(&lists);
         let mut fresh = Cluster::new(by_endpoints);
         fresh.list(&lists);
-        let set = cluster.assembly.collect();
-        prop_assert_eq!(&set, &fresh.assembly.collect());
+        let set = cluster.assembly.assemble();
+        prop_assert_eq!(&set, &fresh.assembly.assemble());
         // Nothing is left of what was: memory depends on what there is, not on what there was.
         prop_assert_eq!(&cluster.assembly, &fresh.assembly);
 
@@ -260,7 +260,7 @@ proptest! {
                 }
             }
         }
-        prop_assert_eq!(set, cluster.assembly.collect());
+        prop_assert_eq!(set, cluster.assembly.assemble());
     }
 
     /// What is put together change by change is what is put together at once.
@@ -269,10 +269,10 @@ proptest! {
         let mut cluster = Cluster::new(by_endpoints);
         for step in &past {
             cluster.take(step);
-            let set = cluster.assembly.collect();
+            let set = cluster.assembly.assemble();
             let mut again = cluster.assembly.clone();
             again.forget_all();
-            prop_assert_eq!(set, again.collect(), "after {:?}", step);
+            prop_assert_eq!(set, again.assemble(), "after {:?}", step);
         }
     }
 
@@ -286,13 +286,13 @@ proptest! {
             let changed = cluster.take(&Step::ListDone(*kind));
             prop_assert!(changed || *kind != Kind::Pod || list.is_empty(), "each pod counts");
         }
-        let before = cluster.assembly.collect();
+        let before = cluster.assembly.assemble();
         for (kind, list) in &broken {
             for version in list {
                 prop_assert!(!cluster.take(&Step::Listed(*kind, *version)));
             }
             prop_assert!(!cluster.take(&Step::Forgotten(*kind)));
         }
-        prop_assert_eq!(before, cluster.assembly.collect());
+        prop_assert_eq!(before, cluster.assembly.assemble());
     }
 }

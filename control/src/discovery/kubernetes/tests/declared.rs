@@ -3,22 +3,22 @@
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
-use super::super::locality::Nearness;
+use super::super::locality::Distribution;
 use super::*;
 use crate::config::TargetPort;
 use crate::discovery::Desired;
 
-fn read(service: &Value) -> Option<Declared> {
-    let declared = kept::<Declared>(std::slice::from_ref(service));
+fn read(service: &Value) -> Option<ServiceRecord> {
+    let declared = kept::<ServiceRecord>(std::slice::from_ref(service));
     declared.first().map(|declared| (**declared).clone())
 }
 
 /// What becomes of Services and slices, with these services in the file.
-pub(super) fn served(file: &str, services: &[Value], slices: &[Value], pods: &[Value]) -> Collected {
-    let known = Known {
+pub(super) fn served(file: &str, services: &[Value], slices: &[Value], pods: &[Value]) -> Assembled {
+    let known = Inventory {
         pods: pods.iter().map(member).collect(),
-        services: kept::<Declared>(services),
-        slices: kept::<Slice>(slices),
+        services: kept::<ServiceRecord>(services),
+        slices: kept::<SliceRecord>(slices),
         nodes: Vec::new(),
     };
     collected(&config("{services: true}", file), &known)
@@ -38,7 +38,7 @@ fn names(desired: &Desired) -> Vec<String> {
 }
 
 /// `namespace/name reason`
-pub(super) fn refusals(collected: &Collected) -> Vec<String> {
+pub(super) fn refusals(collected: &Assembled) -> Vec<String> {
     let refused = collected.refused.iter();
     let told = refused.map(|refused| format!("{}/{} {}", refused.namespace, refused.name, refused.reason));
     told.collect()
@@ -77,7 +77,7 @@ fn a_service_is_served_if_its_class_or_an_annotation_says_so() {
 }
 
 #[test]
-fn a_service_that_is_served_no_more_and_has_our_status_is_left() {
+fn a_service_that_is_served_no_more_and_has_our_status_has_stale_status() {
     let marked = |service: Value| {
         let ingress = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
         let owners = json!([{"manager": "vl3-lb", "operation": "Apply", "subresource": "status"}]);
@@ -156,27 +156,36 @@ fn what_a_service_asks_for_is_read() {
 
 #[test]
 fn policies_and_distribution_say_how_near_backends_are() {
-    for (spec, nearness) in [
-        (json!({}), Nearness::AsConfigured),
-        (json!({"trafficDistribution": "PreferClose"}), Nearness::Zone),
-        (json!({"trafficDistribution": "PreferSameZone"}), Nearness::Zone),
-        (json!({"trafficDistribution": "PreferSameNode"}), Nearness::Node),
-        (json!({"externalTrafficPolicy": "Local"}), Nearness::OnlyNode),
+    for (spec, distribution) in [
+        (json!({}), Distribution::AsConfigured),
+        (json!({"trafficDistribution": "PreferClose"}), Distribution::Zone),
+        (
+            json!({"trafficDistribution": "PreferSameZone"}),
+            Distribution::Zone,
+        ),
+        (
+            json!({"trafficDistribution": "PreferSameNode"}),
+            Distribution::Node,
+        ),
+        (json!({"externalTrafficPolicy": "Local"}), Distribution::LocalOnly),
         (
             json!({"externalTrafficPolicy": "Cluster"}),
-            Nearness::AsConfigured,
+            Distribution::AsConfigured,
         ),
-        (json!({"internalTrafficPolicy": "Local"}), Nearness::AsConfigured),
+        (
+            json!({"internalTrafficPolicy": "Local"}),
+            Distribution::AsConfigured,
+        ),
         (
             json!({"type": "ClusterIP", "internalTrafficPolicy": "Local"}),
-            Nearness::OnlyNode,
+            Distribution::LocalOnly,
         ),
     ] {
         let mut service = load_balancer("a", 80);
         for (key, value) in spec.as_object().unwrap() {
             service["spec"][key] = value.clone();
         }
-        assert_eq!(read(&service).unwrap().nearness, nearness, "{spec}");
+        assert_eq!(read(&service).unwrap().distribution, distribution, "{spec}");
     }
 }
 

@@ -174,12 +174,12 @@ fn with_other_addresses_than_pod_ips_a_service_has_the_pods_that_it_selects() {
     let pods = [at("a", "web", "172.16.1.2"), at("b", "api", "172.16.1.3")];
     let mut without = load_balancer("without", 81);
     without["spec"]["selector"] = json!(null);
-    let known = Known {
+    let known = Inventory {
         pods: pods
             .iter()
             .map(|pod| Arc::new(read_from(pod, address_from())))
             .collect(),
-        services: kept::<Declared>(&[
+        services: kept::<ServiceRecord>(&[
             with(
                 load_balancer("a", 80),
                 "/spec/publishNotReadyAddresses",
@@ -229,9 +229,9 @@ fn zones_are_those_of_endpoints_or_else_of_nodes() {
         ("d", "10.0.0.4"),
     ]
     .map(|(name, address)| member(&ready(name, address)));
-    let known = Known {
-        services: kept::<Declared>(&[load_balancer("a", 80)]),
-        slices: kept::<Slice>(&[slice("a-1", "a", endpoints)]),
+    let known = Inventory {
+        services: kept::<ServiceRecord>(&[load_balancer("a", 80)]),
+        slices: kept::<SliceRecord>(&[slice("a-1", "a", endpoints)]),
         nodes: kept(&[
             node("worker-1", "east"),
             node("worker-2", "east"),

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::super::locality::{Here, Nearness, Placed};
+use super::super::locality::{Candidate, Distribution, Location};
 use crate::config::Prefer;
 use crate::discovery::{BackendSpec, Eligibility, Origin};
 
 /// `address@node/zone`, or with `-` before one that takes no new flows, and `~` before one that takes them
 /// if nobody else does.
-fn placed(text: &str) -> Placed {
+fn placed(text: &str) -> Candidate {
     let bare = text.trim_start_matches(['-', '~']);
     let eligibility = if bare == text {
         Eligibility::NewFlows
@@ -20,7 +20,7 @@ fn placed(text: &str) -> Placed {
     let (address, place) = text.split_once('@').unwrap();
     let (node, zone) = place.split_once('/').unwrap();
     let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Placed {
+    Candidate {
         backend: BackendSpec {
             address: address.parse::<IpAddr>().unwrap(),
             port: 80,
@@ -38,14 +38,14 @@ fn placed(text: &str) -> Placed {
 }
 
 /// Those that get new flows, seen from node `n` in zone `z`.
-fn chosen(backends: &str, nearness: Nearness, prefer: Prefer) -> String {
-    let here = Here {
+fn chosen(backends: &str, distribution: Distribution, prefer: Prefer) -> String {
+    let here = Location {
         node: Some("n"),
         zone: Some("z"),
         prefer,
     };
     let placed = backends.split_whitespace().map(placed).collect();
-    let chosen = here.choose(placed, nearness).into_iter();
+    let chosen = here.choose(placed, distribution).into_iter();
     let chosen = chosen.filter(|backend| backend.weight > 0 && backend.eligibility == Eligibility::NewFlows);
     chosen
         .map(|backend| backend.address.to_string())
@@ -59,21 +59,21 @@ fn near_backends_get_the_new_flows_while_there_are_any() {
     let without_node = "-10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     let far = "-10.0.0.1@n/z -10.0.0.2@m/z 10.0.0.3@k/y 10.0.0.4@/";
     let all = "10.0.0.3 10.0.0.4";
-    for (backends, nearness, expected) in [
-        (spread, Nearness::Node, "10.0.0.1"),
-        (without_node, Nearness::Node, "10.0.0.2"),
-        (far, Nearness::Node, all),
-        (spread, Nearness::Zone, "10.0.0.1 10.0.0.2"),
-        (without_node, Nearness::Zone, "10.0.0.2"),
-        (far, Nearness::Zone, all),
-        (spread, Nearness::OnlyNode, "10.0.0.1"),
-        (far, Nearness::OnlyNode, ""),
-        (far, Nearness::AsConfigured, all),
+    for (backends, distribution, expected) in [
+        (spread, Distribution::Node, "10.0.0.1"),
+        (without_node, Distribution::Node, "10.0.0.2"),
+        (far, Distribution::Node, all),
+        (spread, Distribution::Zone, "10.0.0.1 10.0.0.2"),
+        (without_node, Distribution::Zone, "10.0.0.2"),
+        (far, Distribution::Zone, all),
+        (spread, Distribution::LocalOnly, "10.0.0.1"),
+        (far, Distribution::LocalOnly, ""),
+        (far, Distribution::AsConfigured, all),
     ] {
         assert_eq!(
-            chosen(backends, nearness, Prefer::None),
+            chosen(backends, distribution, Prefer::None),
             expected,
-            "{backends} {nearness:?}"
+            "{backends} {distribution:?}"
         );
     }
 }
@@ -81,47 +81,59 @@ fn near_backends_get_the_new_flows_while_there_are_any() {
 #[test]
 fn the_configuration_decides_where_a_service_says_nothing() {
     let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
-    for (prefer, nearness, expected) in [
-        (Prefer::None, Nearness::AsConfigured, "10.0.0.1 10.0.0.2 10.0.0.3"),
-        (Prefer::Zone, Nearness::AsConfigured, "10.0.0.1 10.0.0.2"),
-        (Prefer::Node, Nearness::AsConfigured, "10.0.0.1"),
-        (Prefer::Node, Nearness::Zone, "10.0.0.1 10.0.0.2"),
-        (Prefer::Zone, Nearness::OnlyNode, "10.0.0.1"),
+    for (prefer, distribution, expected) in [
+        (
+            Prefer::None,
+            Distribution::AsConfigured,
+            "10.0.0.1 10.0.0.2 10.0.0.3",
+        ),
+        (Prefer::Zone, Distribution::AsConfigured, "10.0.0.1 10.0.0.2"),
+        (Prefer::Node, Distribution::AsConfigured, "10.0.0.1"),
+        (Prefer::Node, Distribution::Zone, "10.0.0.1 10.0.0.2"),
+        (Prefer::Zone, Distribution::LocalOnly, "10.0.0.1"),
     ] {
         assert_eq!(
-            chosen(spread, nearness, prefer),
+            chosen(spread, distribution, prefer),
             expected,
-            "{prefer:?} {nearness:?}"
+            "{prefer:?} {distribution:?}"
         );
     }
 }
 
 #[test]
 fn those_that_serve_until_they_end_are_the_last_resort() {
-    for (backends, nearness, expected) in [
+    for (backends, distribution, expected) in [
         // As long as one is ready, wherever it is.
-        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::AsConfigured, "10.0.0.2"),
-        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::Node, "10.0.0.2"),
-        ("~10.0.0.1@n/z -10.0.0.2@k/y", Nearness::AsConfigured, "10.0.0.1"),
+        (
+            "~10.0.0.1@n/z 10.0.0.2@k/y",
+            Distribution::AsConfigured,
+            "10.0.0.2",
+        ),
+        ("~10.0.0.1@n/z 10.0.0.2@k/y", Distribution::Node, "10.0.0.2"),
+        (
+            "~10.0.0.1@n/z -10.0.0.2@k/y",
+            Distribution::AsConfigured,
+            "10.0.0.1",
+        ),
         (
             "~10.0.0.1@n/z ~10.0.0.2@k/y",
-            Nearness::AsConfigured,
+            Distribution::AsConfigured,
             "10.0.0.1 10.0.0.2",
         ),
         // The near ones of them.
-        ("~10.0.0.1@n/z ~10.0.0.2@k/y", Nearness::Zone, "10.0.0.1"),
+        ("~10.0.0.1@n/z ~10.0.0.2@k/y", Distribution::Zone, "10.0.0.1"),
         // Others do not count where only the node does.
-        ("~10.0.0.1@n/z 10.0.0.2@k/y", Nearness::OnlyNode, "10.0.0.1"),
-        ("-10.0.0.1@n/z ~10.0.0.2@k/y", Nearness::OnlyNode, ""),
+        ("~10.0.0.1@n/z 10.0.0.2@k/y", Distribution::LocalOnly, "10.0.0.1"),
+        ("-10.0.0.1@n/z ~10.0.0.2@k/y", Distribution::LocalOnly, ""),
         // Families are apart.
         (
             "~10.0.0.1@n/z 2001:db8::2@n/z",
-            Nearness::AsConfigured,
+            Distribution::AsConfigured,
             "10.0.0.1 2001:db8::2",
         ),
     ] {
-        let found = chosen(backends, nearness, Prefer::None);
-        assert_eq!(found, expected, "{backends} {nearness:?}");
+        let found = chosen(backends, distribution, Prefer::None);
+        assert_eq!(found, expected, "{backends} {distribution:?}");
     }
 }
 
@@ -129,21 +141,21 @@ fn those_that_serve_until_they_end_are_the_last_resort() {
 fn each_family_falls_back_by_itself() {
     let backends = "10.0.0.1@n/z 10.0.0.2@m/y 2001:db8::2@m/y";
     assert_eq!(
-        chosen(backends, Nearness::Node, Prefer::None),
+        chosen(backends, Distribution::Node, Prefer::None),
         "10.0.0.1 2001:db8::2"
     );
 }
 
 #[test]
 fn what_is_unknown_is_never_near() {
-    let here = Here {
+    let here = Location {
         node: None,
         zone: None,
         prefer: Prefer::Node,
     };
     let placed = ["10.0.0.1@/", "10.0.0.2@n/z"].map(placed).into();
     let weights = here
-        .choose(placed, Nearness::AsConfigured)
+        .choose(placed, Distribution::AsConfigured)
         .into_iter()
         .map(|backend| backend.weight);
     assert_eq!(weights.collect::<Vec<_>>(), [1, 1]);

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::desired::{Assembly, Collected};
-use super::node::Place;
-use super::objects::{Kept, Replaced};
-use super::pod::{Member, Reading};
-use super::service::Declared;
-use super::slice::Slice;
+use super::assembly::{Assembled, Assembly};
+use super::cache::{Change, Record};
+use super::node::NodeRecord;
+use super::pod::{Options, PodRecord};
+use super::service::ServiceRecord;
+use super::slice::SliceRecord;
 use crate::config::{AddressFrom, Config};
 use crate::discovery::BackendSpec;
 
@@ -61,20 +61,20 @@ fn unready(pod: Value) -> Value {
     with(pod, "/status/conditions/0/status", json!("False"))
 }
 
-fn reading(address_from: AddressFrom) -> Reading {
-    Reading {
+fn reading(address_from: AddressFrom) -> Options {
+    Options {
         address_from,
         labels: Some(["app".to_owned(), "tier".to_owned()].into()),
     }
 }
 
-fn read_from(pod: &Value, address_from: AddressFrom) -> Member {
+fn read_from(pod: &Value, address_from: AddressFrom) -> PodRecord {
     let pod: Pod = serde_json::from_value(pod.clone()).expect("a pod");
-    Member::read(&pod, &reading(address_from))
+    PodRecord::read(&pod, &reading(address_from))
 }
 
 /// Reads objects of which nothing is to be configured; those that do not count are left out.
-fn kept<T: Kept<Reading = ()>>(objects: &[Value]) -> Vec<Arc<T>> {
+fn kept<T: Record<Options = ()>>(objects: &[Value]) -> Vec<Arc<T>> {
     let read = |object: &Value| {
         let object: T::Object = serde_json::from_value(object.clone()).expect("an object of that kind");
         T::read(&object, &()).map(Arc::new)
@@ -82,7 +82,7 @@ fn kept<T: Kept<Reading = ()>>(objects: &[Value]) -> Vec<Arc<T>> {
     objects.iter().filter_map(read).collect()
 }
 
-fn member(pod: &Value) -> Arc<Member> {
+fn member(pod: &Value) -> Arc<PodRecord> {
     Arc::new(read_from(pod, AddressFrom::PodIp))
 }
 
@@ -101,11 +101,11 @@ fn config_at(kubernetes: &str, services: &str, env: &impl Fn(&str) -> Option<Str
 
 /// Everything that is known, in any order.
 #[derive(Debug, Default)]
-struct Known {
-    pods: Vec<Arc<Member>>,
-    services: Vec<Arc<Declared>>,
-    slices: Vec<Arc<Slice>>,
-    nodes: Vec<Arc<Place>>,
+struct Inventory {
+    pods: Vec<Arc<PodRecord>>,
+    services: Vec<Arc<ServiceRecord>>,
+    slices: Vec<Arc<SliceRecord>>,
+    nodes: Vec<Arc<NodeRecord>>,
 }
 
 /// For this configuration, with nothing known.
@@ -115,29 +115,29 @@ fn assembly(config: &Config) -> Assembly {
 }
 
 /// The desired set for this configuration.
-fn collected(config: &Config, known: &Known) -> Collected {
+fn collected(config: &Config, known: &Inventory) -> Assembled {
     let mut assembly = assembly(config);
     assembly.replace_nodes(new(&known.nodes));
     assembly.replace_slices(new(&known.slices));
     assembly.replace_services(new(&known.services));
     assembly.replace_pods(new(&known.pods));
-    assembly.collect()
+    assembly.assemble()
 }
 
 /// Objects that were not known before.
-fn new<T>(objects: &[Arc<T>]) -> Vec<Replaced<T>> {
-    let new = |object: &Arc<T>| Replaced {
-        was: None,
-        is: Some(Arc::clone(object)),
+fn new<T>(objects: &[Arc<T>]) -> Vec<Change<T>> {
+    let new = |object: &Arc<T>| Change {
+        old: None,
+        new: Some(Arc::clone(object)),
     };
     objects.iter().map(new).collect()
 }
 
 /// The desired set for services of the file and pods.
-fn selected(services: &str, pods: &[Arc<Member>]) -> Collected {
-    let known = Known {
+fn selected(services: &str, pods: &[Arc<PodRecord>]) -> Assembled {
+    let known = Inventory {
         pods: pods.to_vec(),
-        ..Known::default()
+        ..Inventory::default()
     };
     collected(&config("{}", services), &known)
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::admission::{Accepted, Admitted, Claims, Decided, Means, Refused, StaleStatus};
-use super::backends::{Part, View};
+use super::admission::{Accepted, Admission, Admitted, Capabilities, Decision, Refused, StaleStatus};
+use super::backends::{AssembledService, View};
+use super::cache::Change;
 use super::connections::Connections;
-use super::known::{Key, Known};
-use super::locality::Here;
+use super::inventory::{Inventory, Key};
+use super::locality::Location;
 use super::node;
-use super::objects::Replaced;
-use super::pod::Member;
+use super::pod::PodRecord;
 use super::selection::Selection;
-use super::service::Declared;
-use super::slice::Slice;
+use super::service::ServiceRecord;
+use super::slice::SliceRecord;
 use crate::config::{self, AddressFrom, Service};
 use crate::discovery::Desired;
 
@@ -24,7 +24,7 @@ pub(super) type Listening = (Protocol, u16, &'static str);
 
 /// The desired set, and what is to be said about it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Collected {
+pub(super) struct Assembled {
     pub(super) desired: Desired,
     /// What is wrong with pods, in words.
     pub(super) problems: BTreeSet<String>,
@@ -39,11 +39,11 @@ enum Owner {
     /// The configuration file, by the order in it.
     File(usize),
     /// A Service.
-    Declared(Key),
+    ServiceRecord(Key),
 }
 
 /// Where a service is among all: owner, protocol and port.
-type Place = (Owner, Protocol, u16);
+type PartKey = (Owner, Protocol, u16);
 
 /// What is known, what is wanted, and the services that were put together from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,11 +53,11 @@ pub(super) struct Assembly {
     file: Vec<Service>,
     /// Where pods are, if their connections say it.
     connections: Arc<Connections>,
-    known: Known,
+    known: Inventory,
     selections: BTreeMap<Owner, Selection>,
     /// Which Services are served; `None` if that is to be decided again.
-    decided: Option<Decided>,
-    parts: BTreeMap<Place, Part>,
+    decided: Option<Decision>,
+    parts: BTreeMap<PartKey, AssembledService>,
     /// Whose parts have to be put together again.
     stale: HashSet<Owner>,
 }
@@ -70,7 +70,7 @@ impl Assembly {
             listening: listening.to_vec(),
             file: Vec::new(),
             connections: Arc::default(),
-            known: Known::default(),
+            known: Inventory::default(),
             selections: BTreeMap::new(),
             decided: None,
             parts: BTreeMap::new(),
@@ -84,7 +84,7 @@ impl Assembly {
     pub(super) fn follow_file(&mut self, services: &[Service]) {
         self.file = services.to_vec();
         self.selections
-            .retain(|owner, _| matches!(owner, Owner::Declared(_)));
+            .retain(|owner, _| matches!(owner, Owner::ServiceRecord(_)));
         for (place, service) in services.iter().enumerate() {
             let selection = Selection::new(&service.selector, None, self.known.pods.values());
             self.selections.insert(Owner::File(place), selection);
@@ -94,7 +94,7 @@ impl Assembly {
     }
 
     /// Takes note of pods. Cost: O(services) for each.
-    pub(super) fn replace_pods(&mut self, pods: Vec<Replaced<Member>>) {
+    pub(super) fn replace_pods(&mut self, pods: Vec<Change<PodRecord>>) {
         for mut pod in pods {
             if self.kubernetes.address_from == AddressFrom::Nsm {
                 self.locate(&mut pod);
@@ -108,31 +108,31 @@ impl Assembly {
         self.connections = connections;
         let pods: Vec<_> = self.known.pods.values().cloned().collect();
         for pod in pods {
-            let mut moved = Replaced {
-                was: Some(Arc::clone(&pod)),
-                is: Some(pod),
+            let mut moved = Change {
+                old: Some(Arc::clone(&pod)),
+                new: Some(pod),
             };
             self.locate(&mut moved);
-            if moved.was != moved.is {
+            if moved.old != moved.new {
                 self.replace_pod(&moved);
             }
         }
     }
 
     /// Puts the addresses of the pod's connection in, and what was put in before.
-    fn locate(&self, pod: &mut Replaced<Member>) {
-        if let Some(was) = &mut pod.was
+    fn locate(&self, pod: &mut Change<PodRecord>) {
+        if let Some(was) = &mut pod.old
             && let Some(known) = self.known.pods.get(&was.uid)
         {
             *was = Arc::clone(known);
         }
-        if let Some(is) = &mut pod.is {
+        if let Some(is) = &mut pod.new {
             let addresses = self.connections.addresses(&is.place);
             Arc::make_mut(is).addresses = addresses;
         }
     }
 
-    fn replace_pod(&mut self, pod: &Replaced<Member>) {
+    fn replace_pod(&mut self, pod: &Change<PodRecord>) {
         let touched = self.known.replace_pod(pod);
         for (owner, selection) in &mut self.selections {
             if selection.replace(pod) || touched.pods.iter().any(|uid| selection.has(uid)) {
@@ -140,26 +140,27 @@ impl Assembly {
             }
         }
         self.stale
-            .extend(touched.services.into_iter().map(Owner::Declared));
+            .extend(touched.services.into_iter().map(Owner::ServiceRecord));
     }
 
     /// Takes note of Services.
-    pub(super) fn replace_services(&mut self, services: Vec<Replaced<Declared>>) {
+    pub(super) fn replace_services(&mut self, services: Vec<Change<ServiceRecord>>) {
         for service in services {
-            for declared in service.was.iter().chain(&service.is) {
-                let owner = Owner::Declared(declared.key());
+            for declared in service.old.iter().chain(&service.new) {
+                let owner = Owner::ServiceRecord(declared.key());
                 self.selections.remove(&owner);
                 self.stale.insert(owner);
             }
             let selector = service
-                .is
+                .new
                 .as_ref()
                 .and_then(|is| Some((is, is.selector.as_ref()?)));
-            if let Some((declared, selector)) = selector.filter(|(is, _)| is.wanted && !self.has_endpoints())
+            if let Some((declared, selector)) = selector.filter(|(is, _)| is.enabled && !self.has_endpoints())
             {
                 let namespace = Some(declared.namespace.as_str());
                 let selection = Selection::new(selector, namespace, self.known.pods.values());
-                self.selections.insert(Owner::Declared(declared.key()), selection);
+                self.selections
+                    .insert(Owner::ServiceRecord(declared.key()), selection);
             }
             self.known.replace_service(service);
             self.decided = None;
@@ -167,17 +168,17 @@ impl Assembly {
     }
 
     /// Takes note of EndpointSlices.
-    pub(super) fn replace_slices(&mut self, slices: Vec<Replaced<Slice>>) {
+    pub(super) fn replace_slices(&mut self, slices: Vec<Change<SliceRecord>>) {
         for slice in slices {
-            let services = slice.was.iter().chain(&slice.is);
+            let services = slice.old.iter().chain(&slice.new);
             self.stale
-                .extend(services.map(|slice| Owner::Declared(slice.of())));
+                .extend(services.map(|slice| Owner::ServiceRecord(slice.of())));
             self.known.replace_slice(slice);
         }
     }
 
     /// Takes note of nodes. They seldom move: everything is put together again.
-    pub(super) fn replace_nodes(&mut self, nodes: Vec<Replaced<node::Place>>) {
+    pub(super) fn replace_nodes(&mut self, nodes: Vec<Change<node::NodeRecord>>) {
         for node in nodes {
             self.known.replace_node(node);
             self.forget_all();
@@ -187,11 +188,11 @@ impl Assembly {
     /// Each service with its backends: the pods that it selects, or the endpoints of the Service.
     ///
     /// Cost: O(services + backends of those that are touched).
-    pub(super) fn collect(&mut self) -> Collected {
+    pub(super) fn assemble(&mut self) -> Assembled {
         let decided = self.decided.take().unwrap_or_else(|| self.decide());
         let mut former = std::mem::take(&mut self.parts);
         let stale = std::mem::take(&mut self.stale);
-        let mut kept = |key: &Place| former.remove(key).filter(|_| !stale.contains(&key.0));
+        let mut kept = |key: &PartKey| former.remove(key).filter(|_| !stale.contains(&key.0));
         let view = self.view();
         let mut parts = BTreeMap::new();
         for (number, service) in self.file.iter().enumerate() {
@@ -202,7 +203,7 @@ impl Assembly {
         }
         for admitted in &decided.admitted {
             let declared = &admitted.declared;
-            let owner = Owner::Declared(declared.key());
+            let owner = Owner::ServiceRecord(declared.key());
             for (port, name) in &admitted.ports {
                 let key = (owner.clone(), port.protocol, port.port);
                 let selection = self.selections.get(&owner);
@@ -214,7 +215,7 @@ impl Assembly {
         let parts = self.parts.values();
         let refused = decided.refused.iter().map(ToString::to_string);
         let waiting: BTreeSet<&String> = parts.clone().flat_map(|part| &part.waiting).collect();
-        let collected = Collected {
+        let collected = Assembled {
             desired: Desired {
                 services: parts.clone().map(|part| Arc::clone(&part.spec)).collect(),
                 instances: Arc::clone(&self.known.instances),
@@ -236,7 +237,7 @@ impl Assembly {
         let label = node.and_then(|node| self.known.zones.get(node));
         View {
             known: &self.known,
-            here: Here {
+            here: Location {
                 node,
                 zone: topology.zone.as_ref().or(label).map(String::as_str),
                 prefer: topology.prefer,
@@ -245,14 +246,14 @@ impl Assembly {
         }
     }
 
-    fn decide(&self) -> Decided {
+    fn decide(&self) -> Decision {
         let here = self.view().here;
-        let means = Means {
+        let means = Capabilities {
             node: here.node.is_some(),
             zone: here.zone.is_some(),
             endpoints: self.has_endpoints(),
         };
-        Claims::new(&self.file, &self.listening, means).decide(self.known.services.values())
+        Admission::new(&self.file, &self.listening, means).decide(self.known.services.values())
     }
 
     /// Whether the backends of a Service are its endpoints: those have the addresses of pods, or whatever

@@ -5,11 +5,11 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::node::Place;
-use super::objects::Replaced;
-use super::pod::Member;
-use super::service::Declared;
-use super::slice::Slice;
+use super::cache::Change;
+use super::node::NodeRecord;
+use super::pod::PodRecord;
+use super::service::ServiceRecord;
+use super::slice::SliceRecord;
 use crate::discovery::{Eligibility, Instances};
 
 /// Namespace and name.
@@ -17,44 +17,44 @@ pub(super) type Key = (String, String);
 
 /// Everything that is known. The order in which it came to be known does not matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct Inventory {
     /// By uid.
-    pub(super) pods: HashMap<Arc<str>, Arc<Member>>,
+    pub(super) pods: HashMap<Arc<str>, Arc<PodRecord>>,
     /// Pods that say that they have an address, by uid. Those of the node's network share theirs and are
     /// left out.
-    claims: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<Member>>>,
+    claims: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<PodRecord>>>,
     /// Who has which address, and who is dead.
     pub(super) instances: Arc<Instances>,
-    pub(super) services: BTreeMap<Key, Arc<Declared>>,
+    pub(super) services: BTreeMap<Key, Arc<ServiceRecord>>,
     /// By Service, then by name.
-    pub(super) slices: BTreeMap<Key, BTreeMap<String, Arc<Slice>>>,
+    pub(super) slices: BTreeMap<Key, BTreeMap<String, Arc<SliceRecord>>>,
     /// Services by the pods that are their endpoints.
-    by_pod: Users<Arc<str>>,
+    by_pod: Dependents<Arc<str>>,
     /// Services by the addresses of their endpoints.
-    by_address: Users<IpAddr>,
+    by_address: Dependents<IpAddr>,
     /// By node.
     pub(super) zones: HashMap<String, String>,
 }
 
-impl Known {
+impl Inventory {
     /// Takes note of a pod. What else is touched by it, because an address changed hands.
     ///
     /// Cost: O(addresses of the pod), and a copy of who has which address after each set that was sent.
-    pub(super) fn replace_pod(&mut self, pod: &Replaced<Member>) -> Touched {
-        if let Some(was) = &pod.was {
+    pub(super) fn replace_pod(&mut self, pod: &Change<PodRecord>) -> Affected {
+        if let Some(was) = &pod.old {
             self.pods.remove(&was.uid);
         }
-        if let Some(is) = &pod.is {
+        if let Some(is) = &pod.new {
             self.pods.insert(Arc::clone(&is.uid), Arc::clone(is));
         }
-        let either = || pod.was.iter().chain(&pod.is);
+        let either = || pod.old.iter().chain(&pod.new);
         for member in either() {
             self.note_death(&member.uid);
         }
         let mut addresses: Vec<IpAddr> = either().flat_map(claimed).copied().collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let mut touched = Touched::default();
+        let mut touched = Affected::default();
         for address in addresses {
             self.claim(address, pod, &mut touched);
         }
@@ -83,12 +83,12 @@ impl Known {
     ///
     /// The network gives an address to the next pod as soon as the last one is dead, which may be before that
     /// is seen here, so several may claim it.
-    fn claim(&mut self, address: IpAddr, pod: &Replaced<Member>, touched: &mut Touched) {
+    fn claim(&mut self, address: IpAddr, pod: &Change<PodRecord>, touched: &mut Affected) {
         let claims = self.claims.entry(address).or_default();
-        if let Some(was) = &pod.was {
+        if let Some(was) = &pod.old {
             claims.remove(&was.uid);
         }
-        if let Some(is) = pod.is.as_ref().filter(|is| claimed(is).contains(&address)) {
+        if let Some(is) = pod.new.as_ref().filter(|is| claimed(is).contains(&address)) {
             claims.insert(Arc::clone(&is.uid), Arc::clone(is));
         }
         let owner = claims
@@ -112,18 +112,18 @@ impl Known {
     }
 
     /// Takes note of a Service.
-    pub(super) fn replace_service(&mut self, service: Replaced<Declared>) {
-        if let Some(was) = &service.was {
+    pub(super) fn replace_service(&mut self, service: Change<ServiceRecord>) {
+        if let Some(was) = &service.old {
             self.services.remove(&was.key());
         }
-        if let Some(is) = service.is {
+        if let Some(is) = service.new {
             self.services.insert(is.key(), is);
         }
     }
 
     /// Takes note of a slice.
-    pub(super) fn replace_slice(&mut self, slice: Replaced<Slice>) {
-        if let Some(was) = &slice.was {
+    pub(super) fn replace_slice(&mut self, slice: Change<SliceRecord>) {
+        if let Some(was) = &slice.old {
             let key = was.of();
             if let Some(slices) = self.slices.get_mut(&key) {
                 slices.remove(&was.name);
@@ -138,7 +138,7 @@ impl Known {
                 }
             }
         }
-        if let Some(is) = slice.is {
+        if let Some(is) = slice.new {
             let key = is.of();
             for endpoint in &is.endpoints {
                 self.by_address.add(endpoint.address, &key);
@@ -151,24 +151,24 @@ impl Known {
     }
 
     /// Takes note of a node.
-    pub(super) fn replace_node(&mut self, node: Replaced<Place>) {
-        if let Some(was) = &node.was {
+    pub(super) fn replace_node(&mut self, node: Change<NodeRecord>) {
+        if let Some(was) = &node.old {
             self.zones.remove(&was.node);
         }
-        if let Some(is) = &node.is {
+        if let Some(is) = &node.new {
             self.zones.insert(is.node.clone(), is.zone.clone());
         }
     }
 
     /// Whether another pod has an address of `pod` by now.
-    pub(super) fn is_displaced(&self, pod: &Member, address: IpAddr) -> bool {
+    pub(super) fn is_displaced(&self, pod: &PodRecord, address: IpAddr) -> bool {
         !pod.host_network && self.instances.is_replaced(address, Some(&pod.uid))
     }
 }
 
 /// What a pod's change touches beside what has to do with that pod.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(super) struct Affected {
     /// Former and new owners of addresses, by uid.
     pub(super) pods: Vec<Arc<str>>,
     /// Services with such endpoints.
@@ -177,15 +177,15 @@ pub(super) struct Touched {
 
 /// How often which Services use a thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Users<T: Hash + Eq>(HashMap<T, BTreeMap<Key, usize>>);
+struct Dependents<T: Hash + Eq>(HashMap<T, BTreeMap<Key, usize>>);
 
-impl<T: Hash + Eq> Default for Users<T> {
+impl<T: Hash + Eq> Default for Dependents<T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T: Hash + Eq> Users<T> {
+impl<T: Hash + Eq> Dependents<T> {
     fn of(&self, thing: &T) -> impl Iterator<Item = &Key> {
         self.0.get(thing).into_iter().flat_map(BTreeMap::keys)
     }
@@ -212,6 +212,6 @@ impl<T: Hash + Eq> Users<T> {
 }
 
 /// The addresses that are a pod's alone.
-fn claimed(pod: &Arc<Member>) -> &[IpAddr] {
+fn claimed(pod: &Arc<PodRecord>) -> &[IpAddr] {
     if pod.host_network { &[] } else { &pod.addresses }
 }

@@ -17,10 +17,10 @@ use crate::kubernetes::error::{WatchError, is_expired, status};
 use crate::kubernetes::watch::Signal;
 
 /// What is kept of an object: the little that counts.
-pub(super) trait Kept: PartialEq + Send + Sync + 'static {
+pub(super) trait Record: PartialEq + Send + Sync + 'static {
     type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
     /// What is to be read of objects.
-    type Reading: Send + Sync + 'static;
+    type Options: Send + Sync + 'static;
     /// The scope of a watch that is not of one namespace, in words.
     const EVERYWHERE: &'static str = "all namespaces";
 
@@ -28,7 +28,7 @@ pub(super) trait Kept: PartialEq + Send + Sync + 'static {
     fn api(client: Client, namespace: Option<&str>) -> Api<Self::Object>;
 
     /// `None` if nothing about `object` counts.
-    fn read(object: &Self::Object, reading: &Self::Reading) -> Option<Self>
+    fn read(object: &Self::Object, reading: &Self::Options) -> Option<Self>
     where
         Self: Sized;
 }
@@ -44,20 +44,20 @@ pub(super) struct Entry<T> {
 
 /// A change of what is kept of an object.
 #[derive(Debug)]
-pub(super) struct Replaced<T> {
-    pub(super) was: Option<Arc<T>>,
-    pub(super) is: Option<Arc<T>>,
+pub(super) struct Change<T> {
+    pub(super) old: Option<Arc<T>>,
+    pub(super) new: Option<Arc<T>>,
 }
 
 /// What was heard since the last look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct Activity {
     /// Changes of objects, and complete lists.
     pub(super) changes: u64,
     pub(super) failures: ErrorCounts,
 }
 
-impl Heard {
+impl Activity {
     /// Whether the server does not accept who asks.
     pub(super) fn is_refused_credentials(self) -> bool {
         let mut failures = self.failures.by_reason();
@@ -78,13 +78,13 @@ pub(super) struct Progress {
 }
 
 /// One watch and what it knows.
-pub(super) struct Watch<T: Kept> {
+pub(super) struct Cache<T: Record> {
     pub(super) progress: Progress,
     writer: Writer<Entry<T>>,
     known: Store<Entry<T>>,
 }
 
-impl<T: Kept> Watch<T> {
+impl<T: Record> Cache<T> {
     /// Knows nothing yet. `scope` says where the objects are, in words.
     pub(super) fn new(scope: String) -> Self {
         let writer = Writer::new(());
@@ -103,7 +103,7 @@ impl<T: Kept> Watch<T> {
     /// Takes note of `event`. What changed by it of what counts.
     ///
     /// A list replaces what was known only when it is complete.
-    pub(super) fn hear(&mut self, signal: Signal<Entry<T>>, heard: &mut Heard) -> Vec<Replaced<T>> {
+    pub(super) fn hear(&mut self, signal: Signal<Entry<T>>, heard: &mut Activity) -> Vec<Change<T>> {
         let Signal::Event(event) = signal else {
             self.progress.error = None;
             return Vec::new();
@@ -132,7 +132,7 @@ impl<T: Kept> Watch<T> {
         changed
     }
 
-    fn follow(&mut self, event: Event<Entry<T>>) -> Vec<Replaced<T>> {
+    fn follow(&mut self, event: Event<Entry<T>>) -> Vec<Change<T>> {
         let known = |entry: &Entry<T>| self.known.get(&entry.to_object_ref(()));
         match event {
             Event::Init => {
@@ -163,13 +163,13 @@ impl<T: Kept> Watch<T> {
                 // What does not count any more is not kept.
                 let event = if is.is_some() { Event::Apply } else { Event::Delete };
                 self.writer.apply_watcher_event(&event(entry));
-                vec![Replaced { was, is }]
+                vec![Change { old: was, new: is }]
             }
             Event::Delete(entry) => match known(&entry) {
                 Some(known) if known.uid == entry.uid => {
                     self.writer.apply_watcher_event(&Event::Delete(entry));
                     let was = known.kept.clone();
-                    vec![Replaced { was, is: None }]
+                    vec![Change { old: was, new: None }]
                 }
                 // Not the next one of its name.
                 _ => Vec::new(),
@@ -186,7 +186,7 @@ impl<T: Kept> Watch<T> {
 }
 
 /// The difference between two complete lists.
-fn replaced<T: Kept>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<Replaced<T>> {
+fn replaced<T: Record>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<Change<T>> {
     type Place<'a> = (Option<&'a str>, &'a str);
     fn place<T>(entry: &Entry<T>) -> Place<'_> {
         (entry.namespace.as_deref(), &entry.name)
@@ -198,12 +198,12 @@ fn replaced<T: Kept>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<R
         let was = former.remove(&place(entry)).and_then(|entry| entry.kept.clone());
         if was != entry.kept {
             let is = entry.kept.clone();
-            all.push(Replaced { was, is });
+            all.push(Change { old: was, new: is });
         }
     }
-    let gone = former.into_values().map(|entry| Replaced {
-        was: entry.kept.clone(),
-        is: None,
+    let gone = former.into_values().map(|entry| Change {
+        old: entry.kept.clone(),
+        new: None,
     });
     // First, so that what comes may take the place of what goes.
     gone.chain(all).collect()
@@ -220,14 +220,14 @@ fn reason(error: &watcher::Error) -> ErrorReason {
 }
 
 /// Reduces the objects of a signal to what is kept of them.
-pub(super) fn reduce<T: Kept>(signal: Signal<T::Object>, reading: &T::Reading) -> Signal<Entry<T>> {
+pub(super) fn reduce<T: Record>(signal: Signal<T::Object>, reading: &T::Options) -> Signal<Entry<T>> {
     match signal {
         Signal::Started => Signal::Started,
         Signal::Event(event) => Signal::Event(event.map(|event| read::<T>(&event, reading))),
     }
 }
 
-fn read<T: Kept>(event: &Event<T::Object>, reading: &T::Reading) -> Event<Entry<T>> {
+fn read<T: Record>(event: &Event<T::Object>, reading: &T::Options) -> Event<Entry<T>> {
     let read = |object| Entry::read(object, reading);
     match event {
         Event::Init => Event::Init,
@@ -238,8 +238,8 @@ fn read<T: Kept>(event: &Event<T::Object>, reading: &T::Reading) -> Event<Entry<
     }
 }
 
-impl<T: Kept> Entry<T> {
-    pub(super) fn read(object: &T::Object, reading: &T::Reading) -> Self {
+impl<T: Record> Entry<T> {
+    pub(super) fn read(object: &T::Object, reading: &T::Options) -> Self {
         let metadata = object.meta();
         Self {
             namespace: metadata.namespace.clone(),
@@ -263,7 +263,7 @@ impl<T> Clone for Entry<T> {
 }
 
 /// So that a reflector's store can hold it.
-impl<T: Kept> Lookup for Entry<T> {
+impl<T: Record> Lookup for Entry<T> {
     type DynamicType = ();
 
     fn kind((): &()) -> Cow<'_, str> {
