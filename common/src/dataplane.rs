@@ -1,46 +1,172 @@
-//! What the control side asks of the data plane, and what it is told about it.
+//! The contract between the control side and the data plane.
 //!
 //! The control side knows the workers only through [`Dataplane`], so its tests run with a recorder
 //! instead of AF_XDP; `control/src/main.rs` is the one place that links both.
+//!
+//! A data plane outlives its interface. It starts detached; [`Dataplane::attach`] opens ports on the
+//! interface and [`Dataplane::detach`] closes them, as often as the interface comes and goes. Flows,
+//! counters and the latest snapshot stay in the workers meanwhile.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::flow_feed::FlowFeed;
 use crate::flow_query::{FlowQuery, WorkerEvent};
+use crate::next_hop::Link;
 use crate::snapshot::Snapshot;
 use crate::stats::WorkerStats;
-use crate::time::Timestamp;
+use crate::time::{Duration, Timestamp};
 
 /// A running data plane.
+///
+/// `attach`, `detach` and `publish` exclude each other and may block for as long as they say. All
+/// other calls return at once, whatever those three are doing.
 pub trait Dataplane: Send + Sync {
+    /// Inspects the interface, opens its ports and lets the workers serve them; an existing attachment
+    /// is detached first. The latest snapshot is in force when this returns, if it was made for a link
+    /// of the same type and MAC address; else nothing is steered to the workers before the next
+    /// [`Self::publish`].
+    ///
+    /// The first attachment fixes the number of workers for the life of the process. Blocks for some
+    /// milliseconds, at most for seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::kind`] says whether a change of the interface could help. The data plane is
+    /// detached then.
+    fn attach(&self) -> Result<Arc<Attachment>, AttachError>;
+
+    /// Takes the ports away from the workers and closes them. The interface may be gone already;
+    /// harmless if detached. Blocks for some milliseconds.
+    fn detach(&self);
+
+    /// How and where the data plane is attached now; `None` while it is detached.
+    fn attachment(&self) -> Option<Arc<Attachment>>;
+
+    /// Compares the attachment with the interface as it is now. `Some` if the interface has changed in
+    /// a way that only [`Self::attach`] or [`Self::detach`] can follow; MTU, MAC address and IP
+    /// addresses are followed by [`Self::publish`]. A few system calls.
+    fn link_change(&self) -> Option<LinkChange>;
+
     /// Makes `snapshot` the truth for all workers, in the order that loses no packet: a new service
     /// reaches all workers before the steer program sends its packets here, a removed one leaves
-    /// the steer program first. Blocks until every worker has switched, a few milliseconds.
-    fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), String>;
+    /// the steer program first. While detached only the workers switch. Blocks until every worker has
+    /// switched, a few milliseconds, at most two seconds.
+    ///
+    /// # Errors
+    ///
+    /// The snapshot is partly in force and may be published again.
+    fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), PublishError>;
 
-    /// How and where the data plane is attached. Fixed for its life.
-    fn attachment(&self) -> &Attachment;
+    /// Whether all workers run.
+    ///
+    /// # Errors
+    ///
+    /// A worker has panicked, or the data plane was stopped: it never recovers.
+    fn healthy(&self) -> Result<(), WorkerFailure>;
 
-    /// Each worker's counters.
+    /// Each worker's counters. Empty before the first attachment, then the same for ever.
     fn stats(&self) -> &[Arc<WorkerStats>];
 
-    /// Packets that the steer program sent to the workers, and passed to the kernel.
+    /// Packets that the steer program sent to the workers, and passed to the kernel: the sums of all
+    /// attachments.
     fn steered(&self) -> Steered;
 
-    /// Asks a worker for a slice of its flows. False if `worker` does not exist or its queue of
-    /// questions is full.
+    /// Asks a worker for a slice of its flows. False if `worker` does not exist or too many queries
+    /// wait for it.
     fn query_flows(&self, worker: u16, query: FlowQuery) -> bool;
 
-    /// Each worker's feed of flows that open and close.
+    /// Each worker's feed of flows that open and close. Empty before the first attachment, then the
+    /// same for ever.
     fn flow_feeds(&self) -> &[Arc<FlowFeed>];
 
-    /// The next thing that a worker has to tell; `None` if there is nothing now.
+    /// The next event of any worker; `None` if none waits.
     fn next_event(&self) -> Option<WorkerEvent>;
 
     /// The workers' clock.
     fn now(&self) -> Timestamp;
+}
+
+/// Attaching failed.
+#[derive(Debug)]
+pub struct AttachError {
+    pub kind: AttachErrorKind,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// Which change could let an attachment succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachErrorKind {
+    /// The interface is missing, down, or vanished meanwhile: wait until it appears.
+    InterfaceAbsent,
+    /// The interface cannot be served as configured: link type, MTU, queues, or a forced mode that is
+    /// impossible there. Only another interface or another configuration helps.
+    InterfaceUnsuitable,
+    /// The process or the system: privileges, memory, another balancer, a worker that has ended.
+    System,
+}
+
+impl AttachError {
+    /// An error with the message and the causes of `source`.
+    pub fn new(kind: AttachErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self {
+            kind,
+            source: source.into(),
+        }
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for AttachError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+/// What only a new attachment can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkChange {
+    /// There is no interface of this name, or it cannot be served.
+    Gone,
+    /// It was replaced by another one of the same name.
+    Replaced,
+    /// It has another number of queues.
+    Queues,
+}
+
+/// A worker does not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerFailure {
+    #[error("worker {worker} has ended; its log says why; restart vl3-lb")]
+    Ended { worker: usize },
+    #[error("the data plane is stopped")]
+    Stopped,
+}
+
+/// A snapshot did not become live.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    #[error(
+        "worker {worker} did not switch to snapshot {generation} within {limit:?}: it hangs, or gets no CPU"
+    )]
+    Timeout {
+        worker: usize,
+        generation: u64,
+        limit: Duration,
+    },
+    /// The steer program does not take the snapshot's services or addresses.
+    #[error(transparent)]
+    Steer(Box<dyn Error + Send + Sync>),
 }
 
 /// Counters of the steer program.
@@ -74,13 +200,11 @@ impl AttachMode {
 }
 
 /// How the data plane is attached to the vL3 interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     pub interface: String,
     pub index: u32,
-    /// `ethernet` or `raw-ip`.
-    pub link: &'static str,
+    pub link: Link,
     /// Driver or kind of the device: `veth`, `tun`, ...
     pub driver: String,
     pub mtu: u16,
@@ -90,6 +214,10 @@ pub struct Attachment {
     pub reason: String,
     /// What this mode has to refuse, in words; empty if nothing.
     pub refuses: String,
-    /// The CPU core of each worker, one worker per queue.
+    /// Receive queues of the interface.
+    pub receive_queues: u32,
+    /// Transmit queues of the interface.
+    pub transmit_queues: u32,
+    /// The CPU core of each worker.
     pub cores: Vec<usize>,
 }

@@ -14,6 +14,16 @@ pub enum Link {
     RawIp,
 }
 
+impl Link {
+    /// `ethernet` or `raw-ip`, as in every view.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ethernet(_) => "ethernet",
+            Self::RawIp => "raw-ip",
+        }
+    }
+}
+
 /// One route out of the vL3 interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {

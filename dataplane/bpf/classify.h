@@ -278,14 +278,12 @@ vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *con
 }
 
 static __always_inline int
-vl3lb_classify_ip(void *ctx, const bool is_skb, __u32 offset, __u8 version)
+vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *settings, __u32 offset,
+		  __u8 version)
 {
 	struct vl3lb_packet packet = {};
-	const struct vl3lb_config *settings;
-	__u32 zero = 0;
 
-	settings = bpf_map_lookup_elem(&config, &zero);
-	if (!settings || vl3lb_read_ip(ctx, is_skb, offset, version, &packet))
+	if (vl3lb_read_ip(ctx, is_skb, offset, version, &packet))
 		return VL3LB_NOT_OURS;
 	if (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP)
 		return packet.part == VL3LB_WHOLE
@@ -307,14 +305,15 @@ static __always_inline __u8 vl3lb_raw_version(void *ctx, const bool is_skb)
 }
 
 /* The IP version of an Ethernet frame to the interface's own address, 0 for all others. */
-static __always_inline __u8 vl3lb_ethernet_version(void *ctx, const bool is_skb)
+static __always_inline __u8
+vl3lb_ethernet_version(void *ctx, const bool is_skb, const struct vl3lb_config *settings)
 {
 	struct ethhdr ethernet;
 
 	if (vl3lb_load(ctx, is_skb, 0, &ethernet, sizeof(ethernet)))
 		return 0;
 	for (int i = 0; i < ETH_ALEN; i++)
-		if (ethernet.h_dest[i] != own_mac[i])
+		if (ethernet.h_dest[i] != settings->own_mac[i])
 			return 0;
 	switch (ethernet.h_proto) {
 	case bpf_htons(ETH_P_IP):
@@ -330,13 +329,19 @@ static __always_inline __u8 vl3lb_ethernet_version(void *ctx, const bool is_skb)
 static __always_inline int vl3lb_classify(void *ctx, const bool is_skb)
 {
 	const __u32 offset = raw_ip ? 0 : ETH_HLEN;
+	const struct vl3lb_config *settings;
+	__u32 zero = 0;
 	__u8 version;
 
-	version = raw_ip ? vl3lb_raw_version(ctx, is_skb) : vl3lb_ethernet_version(ctx, is_skb);
+	settings = bpf_map_lookup_elem(&config, &zero);
+	if (!settings)
+		return VL3LB_NOT_OURS;
+	version = raw_ip ? vl3lb_raw_version(ctx, is_skb)
+			 : vl3lb_ethernet_version(ctx, is_skb, settings);
 	if (version == 4)
-		return vl3lb_classify_ip(ctx, is_skb, offset, 4);
+		return vl3lb_classify_ip(ctx, is_skb, settings, offset, 4);
 	if (version == 6)
-		return vl3lb_classify_ip(ctx, is_skb, offset, 6);
+		return vl3lb_classify_ip(ctx, is_skb, settings, offset, 6);
 	return VL3LB_NOT_OURS;
 }
 

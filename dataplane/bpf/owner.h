@@ -17,14 +17,17 @@
 #define vl3lb_be32(word) (word)
 #endif
 
-/* The NAT ports and how they are split among the workers. Layout of the map `config`. */
+/* What may change while the programs run. Layout of the map `config`. */
 struct vl3lb_config {
+	/* The NAT ports and how they are split among the workers. */
 	__u16 nat_first;
 	__u16 nat_last;
 	__u16 nat_per_worker;
 	__u16 workers;
+	__u8 own_mac[6];	/* Ethernet: the interface's own address */
+	__u8 zero[2];
 };
-_Static_assert(sizeof(struct vl3lb_config) == 8, "written by Rust as four u16");
+_Static_assert(sizeof(struct vl3lb_config) == 16, "written by Rust as eight u16");
 
 static inline __attribute__((always_inline)) __u32 vl3lb_mix(__u32 hash, __u32 word)
 {

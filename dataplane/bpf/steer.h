@@ -36,7 +36,6 @@ struct vl3lb_fragment_key {
 
 /* Set before loading, fixed for the life of the programs. */
 const volatile __u8 raw_ip = 0;		/* frames begin at the IP header, not at an Ethernet header */
-const volatile __u8 own_mac[6] = {};	/* Ethernet: the interface's own address */
 const volatile __u32 near_index = 0;	/* companion mode: the near end of the pair */
 
 /* (address, port, protocol) of every service. Filled by user space off the packet path only. */

@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::io;
 
+use vl3lb_common::dataplane::{AttachError, AttachErrorKind};
+
 /// Setting up failed. Each message is complete: what was attempted, on what, why it failed, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -146,6 +148,47 @@ pub enum SetupError {
 
     #[error("attach to {interface}: another XDP program is attached; see: ip -details link show {interface}")]
     XdpBusy { interface: String },
+}
+
+impl SetupError {
+    /// Whether there is no interface of the configured name.
+    pub const fn is_interface_missing(&self) -> bool {
+        matches!(self, Self::InterfaceMissing { .. })
+    }
+
+    /// Which change could let an attachment succeed.
+    pub fn kind(&self) -> AttachErrorKind {
+        match self {
+            Self::InterfaceMissing { .. } | Self::InterfaceDown { .. } => AttachErrorKind::InterfaceAbsent,
+            Self::LinkUnsupported { .. }
+            | Self::MtuUnusable { .. }
+            | Self::NativeUnsupported { .. }
+            | Self::NoAttachment { .. }
+            | Self::PeerQueues { .. }
+            | Self::TransmitQueues { .. }
+            | Self::Workers { .. } => AttachErrorKind::InterfaceUnsuitable,
+            Self::AlreadyServed { .. }
+            | Self::Attach { .. }
+            | Self::BindSocket { .. }
+            | Self::Companion { .. }
+            | Self::CompanionNameTaken { .. }
+            | Self::Inspect { .. }
+            | Self::Load { .. }
+            | Self::PacketMemory { .. }
+            | Self::Privilege { .. }
+            | Self::QueueUnknown { .. }
+            | Self::RegisterSocket { .. }
+            | Self::Rules { .. }
+            | Self::Start { .. }
+            | Self::XdpBusy { .. } => AttachErrorKind::System,
+        }
+    }
+}
+
+impl From<SetupError> for AttachError {
+    fn from(error: SetupError) -> Self {
+        Self::new(error.kind(), error)
+    }
 }
 
 /// An error with all its causes in one line: some crates leave the cause out of their own message.

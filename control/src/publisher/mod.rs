@@ -264,7 +264,10 @@ impl Publisher {
         let backends = update.snapshot.backend_slots.iter().flatten();
         self.resolver
             .keep(backends.map(|backend| backend.address).collect());
-        let outcome = publishing.await.map_err(|error| error.to_string()).flatten();
+        let outcome = publishing
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|published| published.map_err(|error| error.to_string()));
         self.stats.note(&outcome);
         outcome?;
         let (applied_in, published) = (seen.elapsed(), SystemTime::now());

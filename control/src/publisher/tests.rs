@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use vl3lb_common::dataplane::{AttachMode, Attachment, Steered};
+use vl3lb_common::dataplane::{
+    AttachError, AttachMode, Attachment, LinkChange, PublishError, Steered, WorkerFailure,
+};
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
@@ -20,7 +22,7 @@ use crate::network::Monitor;
 
 /// A data plane that only remembers.
 struct Recorder {
-    attachment: Attachment,
+    attachment: Arc<Attachment>,
     stats: Vec<Arc<WorkerStats>>,
     started: Instant,
     published: Mutex<Vec<Arc<Snapshot>>>,
@@ -32,18 +34,20 @@ struct Recorder {
 impl Recorder {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            attachment: Attachment {
+            attachment: Arc::new(Attachment {
                 interface: "nsm-1".to_owned(),
                 index: 7,
-                link: "ethernet",
+                link: Link::Ethernet(MacAddr([2, 0, 0, 0, 0, 1])),
                 driver: "veth".to_owned(),
                 mtu: 1500,
                 mode: AttachMode::Generic,
                 zero_copy: false,
                 reason: String::new(),
                 refuses: String::new(),
+                receive_queues: 1,
+                transmit_queues: 1,
                 cores: vec![0],
-            },
+            }),
             stats: vec![Arc::new(WorkerStats::default())],
             started: Instant::now(),
             published: Mutex::default(),
@@ -59,19 +63,33 @@ impl Recorder {
 }
 
 impl Dataplane for Recorder {
-    fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), String> {
+    fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), PublishError> {
         let mut refuse = self.refuse.lock().unwrap();
         if *refuse > 0 {
             *refuse -= 1;
-            return Err("workers are stuck".to_owned());
+            return Err(PublishError::Steer("workers are stuck".into()));
         }
         self.stats[0].generation.set(snapshot.generation.0);
         self.published.lock().unwrap().push(snapshot);
         Ok(())
     }
 
-    fn attachment(&self) -> &Attachment {
-        &self.attachment
+    fn attach(&self) -> Result<Arc<Attachment>, AttachError> {
+        Ok(Arc::clone(&self.attachment))
+    }
+
+    fn detach(&self) {}
+
+    fn attachment(&self) -> Option<Arc<Attachment>> {
+        Some(Arc::clone(&self.attachment))
+    }
+
+    fn link_change(&self) -> Option<LinkChange> {
+        None
+    }
+
+    fn healthy(&self) -> Result<(), WorkerFailure> {
+        Ok(())
     }
 
     fn stats(&self) -> &[Arc<WorkerStats>] {

@@ -13,7 +13,9 @@ use super::{failed, refused};
 
 pub(super) async fn start(config: &Config) -> Result<Arc<Plane>, Failure> {
     let dataplane = dataplane_config(config);
-    let plane = tokio::task::spawn_blocking(move || Plane::start(&dataplane))
+    let plane = Arc::new(Plane::new(dataplane));
+    let attaching = Arc::clone(&plane);
+    let attachment = tokio::task::spawn_blocking(move || attaching.attach())
         .await
         .map_err(failed)?
         .map_err(refused)?;
@@ -26,7 +28,7 @@ pub(super) async fn start(config: &Config) -> Result<Arc<Plane>, Failure> {
         refuses,
         cores,
         ..
-    } = plane.attachment();
+    } = &*attachment;
     let copy = if *zero_copy { "zero-copy" } else { "copy" };
     let why = if reason.is_empty() { "" } else { ": " };
     info!(
@@ -36,7 +38,7 @@ pub(super) async fn start(config: &Config) -> Result<Arc<Plane>, Failure> {
     if !refuses.is_empty() {
         warn!("mode {}: {refuses}", mode.name());
     }
-    Ok(Arc::new(plane))
+    Ok(plane)
 }
 
 pub(super) async fn stop(plane: Arc<Plane>) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::interval;
 use tracing::info;
+use vl3lb_common::dataplane::Dataplane;
 use vl3lb_control::cli::Failure;
 use vl3lb_control::log::Log;
 use vl3lb_control::supervise::Supervisor;
@@ -40,12 +41,7 @@ pub(super) async fn watch(
             failure = supervisor.failure() => return Err(failed(failure)),
             _ = checks.tick() => {
                 log.write_summaries(Instant::now());
-                let plane = Arc::clone(plane);
-                // May wait for a snapshot that is being published.
-                tokio::task::spawn_blocking(move || plane.healthy())
-                    .await
-                    .map_err(failed)?
-                    .map_err(failed)?;
+                plane.healthy().map_err(failed)?;
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::error::SetupError;
 use ethtool::Channels;
 use netlink::Netlink;
 pub use path::Path;
+pub use vl3lb_common::next_hop::Link;
 
 /// The smallest MTU that can work: every IPv4 host must take datagrams of 576 bytes (RFC 791 section 3.2).
 /// Below 1,280 Linux itself takes IPv6 off the interface (RFC 8200 section 5), so that only IPv4 is balanced.
@@ -28,25 +29,6 @@ pub const MIN_MTU: u32 = 576;
 pub const MAX_MTU: u32 = 16 * 3840 - ETHERNET_HEADER;
 
 const ETHERNET_HEADER: u32 = 14;
-
-/// What frames begin with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// An Ethernet header; the interface's own address.
-    Ethernet(MacAddr),
-    /// The IP header (a TUN device).
-    RawIp,
-}
-
-impl Link {
-    /// `ethernet` or `raw-ip`, as in every view.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ethernet(_) => "ethernet",
-            Self::RawIp => "raw-ip",
-        }
-    }
-}
 
 /// An interface that can be served.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -199,6 +199,11 @@ impl Engine {
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
+    /// Switches to a link with another framing, between two attachments. Established flows go on.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.framing = framing;
+    }
+
     /// Decides about one packet and translates it in place. No allocation, no lock, no system call.
     pub fn forward<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
         let mut prepared = Prepared::EMPTY;

@@ -183,7 +183,7 @@ impl MemPort {
 
     /// Frames that the caller has in hand: of all frames those that are neither free, nor waiting
     /// to be received, nor sent. Frames of other ports in this one's queues do not count.
-    pub fn outstanding(&self) -> usize {
+    pub fn frames_in_hand(&self) -> usize {
         let own = |frame: &&MemFrame| {
             frame
                 .home
@@ -248,6 +248,10 @@ impl Port for MemPort {
     fn free_frames(&self) -> usize {
         self.memory.free.len()
     }
+
+    fn outstanding(ports: &[Self]) -> usize {
+        ports.iter().map(Self::frames_in_hand).sum()
+    }
 }
 
 #[cfg(test)]
@@ -262,10 +266,13 @@ mod tests {
         assert!(!port.push_packet(&bytes), "one frame left, three needed");
         let mut packets = Vec::new();
         assert_eq!(port.receive(&mut packets, 1), 3);
-        assert_eq!(port.outstanding(), 3);
+        assert_eq!(port.frames_in_hand(), 3);
         port.transmit(&mut packets);
         assert_eq!(port.take_transmitted(), [bytes]);
-        assert_eq!((port.free_frames(), port.outstanding(), port.lost()), (4, 0, 0));
+        assert_eq!(
+            (port.free_frames(), port.frames_in_hand(), port.lost()),
+            (4, 0, 0)
+        );
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
+pub mod none;
+pub mod provider;
 pub mod xsk;
 
 use std::os::fd::BorrowedFd;
@@ -68,6 +70,12 @@ pub trait Port {
     fn in_flight(&self) -> usize {
         0
     }
+
+    /// Frames that are in nobody's place, given all `ports` over one memory when their workers have
+    /// stopped: 0, unless a frame was lost.
+    fn outstanding(ports: &[Self]) -> usize
+    where
+        Self: Sized;
 
     /// Packets lost in the port's queues since it was opened. May cost a few system calls.
     fn statistics(&self) -> PortStatistics {

@@ -29,6 +29,7 @@ pub(super) struct Companion {
     near_index: u32,
     far: String,
     far_index: u32,
+    mtu: u16,
 }
 
 impl Companion {
@@ -60,6 +61,7 @@ impl Companion {
             near_index,
             far: far.clone(),
             far_index: 0,
+            mtu: link.mtu,
         };
         pair.far_index = index_of(&mut pair.netlink, &far).map_err(failed("find", &far))?;
         for (index, name) in [(pair.near_index, &near), (pair.far_index, &far)] {
@@ -67,6 +69,28 @@ impl Companion {
             bring_up(&mut pair.netlink, index).map_err(failed("bring up", name))?;
         }
         Ok(pair)
+    }
+
+    /// Makes both ends take packets of `mtu` bytes, the MTU of `interface`.
+    pub(super) fn set_mtu(&mut self, interface: &str, mtu: u16) -> Result<(), SetupError> {
+        if self.mtu == mtu {
+            return Ok(());
+        }
+        for index in [self.near_index, self.far_index] {
+            let mut message = LinkMessage::default();
+            message.header.index = index;
+            message.attributes = vec![LinkAttribute::Mtu(u32::from(mtu))];
+            self.netlink
+                .change(RouteNetlinkMessage::SetLink(message), 0)
+                .map_err(|cause| SetupError::Companion {
+                    action: "set the MTU of",
+                    interface: interface.to_owned(),
+                    companion: self.far.clone(),
+                    cause,
+                })?;
+        }
+        self.mtu = mtu;
+        Ok(())
     }
 
     /// Index of the end that the tc program sends to.

@@ -30,6 +30,8 @@ use crate::link::{Link, LinkInfo};
 use companion::Companion;
 use program::Programs;
 
+pub use program::Counters;
+
 /// What is the balancer's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -179,8 +181,22 @@ impl Steer {
     /// Frames sent to the workers, and passed to the kernel, since attaching. Every frame that the interface
     /// received counts as one of them, ARP and broadcasts too. One system call per counter.
     pub fn steered(&self) -> Steered {
-        // The map exists as long as its descriptor, and reading it needs no privilege.
-        self.programs.counters().unwrap_or_default()
+        self.programs.counters().read()
+    }
+
+    /// The counters behind [`Self::steered`], for other threads. They outlive the programs.
+    pub fn counters(&self) -> Counters {
+        self.programs.counters().clone()
+    }
+
+    /// Takes over the interface's MAC address and MTU after a change, without an interruption. What frames
+    /// begin with cannot change: that is another interface.
+    pub fn set_link(&mut self, link: Link, mtu: u16) -> Result<(), SetupError> {
+        self.programs.set_link(link)?;
+        match &mut self.companion {
+            Some(pair) => pair.set_mtu(&self.interface, mtu),
+            None => Ok(()),
+        }
     }
 
     fn attach_as(link: &LinkInfo, mode: AttachMode, queues: u32) -> Result<Self, SetupError> {

@@ -3,9 +3,10 @@
 //! Keys and values are byte and integer arrays in the layout of bpf/steer.h; the loader checks their sizes
 //! against the maps'.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::tc::{self, TcAttachOptions, TcError};
@@ -33,8 +34,9 @@ pub(super) const STEER_FAR: &str = "steer_far";
 type AddressKey = [u8; 16];
 /// `struct vl3lb_service_key`: address, port in network order, protocol, zero.
 type ServiceBytes = [u8; 20];
-/// `struct vl3lb_config`: first and last NAT port, NAT ports per worker, workers.
-type Config = [u16; 4];
+/// `struct vl3lb_config`: first and last NAT port, NAT ports per worker, workers; the interface's MAC address
+/// in three words as it is in memory; zero.
+type Config = [u16; 8];
 
 /// `enum vl3lb_counter`.
 const REDIRECTED: u32 = 0;
@@ -45,29 +47,39 @@ const PASSED: u32 = 1;
 pub(super) struct Programs {
     bpf: Ebpf,
     interface: String,
+    counters: Counters,
+    /// What the map `config` holds.
+    config: Config,
 }
 
 impl Programs {
     /// Loads the object for `link`, with room for `queues` sockets. `near_index` is the near end of the
     /// companion pair, 0 without one.
     pub(super) fn load(link: &LinkInfo, queues: u32, near_index: u32) -> Result<Self, SetupError> {
-        let (raw_ip, MacAddr(own_mac)) = match link.link {
-            Link::Ethernet(mac) => (0_u8, mac),
-            Link::RawIp => (1_u8, MacAddr::default()),
-        };
-        let bpf = EbpfLoader::new()
+        let raw_ip = u8::from(link.link == Link::RawIp);
+        let mut bpf = EbpfLoader::new()
             // Nothing here depends on the layout of kernel structures.
             .btf(None)
             .override_global("raw_ip", &raw_ip, true)
-            .override_global("own_mac", &own_mac, true)
             .override_global("near_index", &near_index, true)
             .map_max_entries("sockets", queues)
             .load(OBJECT)
             .map_err(|error| load_error(&link.name, &error))?;
-        Ok(Self {
+        let counters = bpf
+            .take_map("counters")
+            .ok_or_else(|| MapError::InvalidName {
+                name: "counters".to_owned(),
+            })
+            .and_then(PerCpuArray::try_from)
+            .map_err(|error| load_error(&link.name, &error))?;
+        let mut programs = Self {
             bpf,
             interface: link.name.clone(),
-        })
+            counters: Counters(Arc::new(counters)),
+            config: Config::default(),
+        };
+        programs.set_link(link.link)?;
+        Ok(programs)
     }
 
     /// Attaches [`STEER_XDP`] to the interface with this index.
@@ -132,16 +144,38 @@ impl Programs {
     }
 
     pub(super) fn set_config(&mut self, nat_ports: NatPorts, workers: u16) -> Result<(), SetupError> {
-        let config = [
+        let mut config = self.config;
+        config[..4].copy_from_slice(&[
             nat_ports.first(),
             nat_ports.last(),
             nat_ports.per_worker(workers),
             workers,
-        ];
+        ]);
+        self.write_config(config, "NAT ports")
+    }
+
+    /// Sets the MAC address that frames to the balancer are sent to; nothing to do on a raw-IP link.
+    pub(super) fn set_link(&mut self, link: Link) -> Result<(), SetupError> {
+        let Link::Ethernet(MacAddr(mac)) = link else {
+            return Ok(());
+        };
+        let mut config = self.config;
+        for (word, bytes) in config[4..7].iter_mut().zip(mac.chunks_exact(2)) {
+            *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        }
+        self.write_config(config, "the MAC address")
+    }
+
+    fn write_config(&mut self, config: Config, what: &'static str) -> Result<(), SetupError> {
+        if config == self.config {
+            return Ok(());
+        }
         self.map("config")
             .and_then(Array::<_, Config>::try_from)
             .and_then(|mut map| map.set(0, config, 0))
-            .map_err(|error| rules_error("set", &"NAT ports", "config", &error))
+            .map_err(|error| rules_error("set", &what, "config", &error))?;
+        self.config = config;
+        Ok(())
     }
 
     pub(super) fn insert_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {
@@ -168,17 +202,8 @@ impl Programs {
             .map_err(|error| rules_error("remove", &address, "addresses", &error))
     }
 
-    /// Sums over all CPUs.
-    pub(super) fn counters(&self) -> Result<Steered, MapError> {
-        let map = self.bpf.map("counters").ok_or_else(|| MapError::InvalidName {
-            name: "counters".to_owned(),
-        })?;
-        let map = PerCpuArray::<_, u64>::try_from(map)?;
-        let sum = |counter| Ok::<u64, MapError>(map.get(&counter, 0)?.iter().sum());
-        Ok(Steered {
-            redirected: sum(REDIRECTED)?,
-            passed: sum(PASSED)?,
-        })
+    pub(super) const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The XDP program `name`, loaded.
@@ -219,6 +244,28 @@ impl Programs {
         self.bpf.map_mut(name).ok_or_else(|| MapError::InvalidName {
             name: name.to_owned(),
         })
+    }
+}
+
+/// The counters of a steer program. They can be read as long as this exists, without a privilege.
+#[derive(Clone)]
+pub struct Counters(Arc<PerCpuArray<MapData, u64>>);
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}
+
+impl Counters {
+    /// Sums over all CPUs. One system call per counter.
+    pub fn read(&self) -> Steered {
+        // A map exists as long as its descriptor.
+        let sum = |counter| self.0.get(&counter, 0).map_or(0, |values| values.iter().sum());
+        Steered {
+            redirected: sum(REDIRECTED),
+            passed: sum(PASSED),
+        }
     }
 }
 

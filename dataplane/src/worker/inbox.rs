@@ -21,6 +21,7 @@ pub struct Inbox {
     pub(super) queries: ArrayQueue<FlowQuery>,
     pub(super) bell: Arc<Doorbell>,
     stopped: AtomicBool,
+    failed: AtomicBool,
 }
 
 impl Inbox {
@@ -33,6 +34,7 @@ impl Inbox {
             queries: ArrayQueue::new(QUERIES),
             bell: Arc::new(Doorbell::new()?),
             stopped: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         })
     }
 
@@ -55,7 +57,22 @@ impl Inbox {
         self.bell.ring();
     }
 
-    /// Whether the worker was told to stop.
+    /// Takes a stop request back, before a stopped worker starts again.
+    pub fn resume(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+    }
+
+    /// Worker: it has ended without a request and does not start again.
+    pub fn set_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the worker has ended without a request.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the worker was asked to stop.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }

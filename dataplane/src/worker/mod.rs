@@ -157,13 +157,14 @@ impl<P: Port> Worker<P> {
 
     /// Gives every frame back that this worker still has. Call it when all workers have stopped:
     /// others may have passed packets on to this one until then.
-    pub fn close(mut self) -> P {
+    pub fn close(mut self) -> (P, Engine) {
         for _ in 0..LAST_ROUNDS {
             self.port.transmit(&mut self.outgoing);
             if self.outgoing.is_empty() && self.port.in_flight() == 0 {
                 break;
             }
         }
+        self.read_statistics();
         let waiting = self.handoff.drain();
         for frame in waiting
             .into_iter()
@@ -173,7 +174,7 @@ impl<P: Port> Worker<P> {
         {
             self.port.release(frame);
         }
-        self.port
+        (self.port, self.engine)
     }
 
     fn switch_snapshot(&mut self, now: Timestamp) -> bool {

@@ -1,6 +1,7 @@
 //! The thread that a worker runs in.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use core_affinity::CoreId;
@@ -9,6 +10,7 @@ use crate::clock::Clock;
 use crate::port::Port;
 
 use super::Worker;
+use super::inbox::Inbox;
 
 /// Starts a worker in a thread of its own, pinned to a core if one is given; a core that cannot be
 /// had is reported once and does not matter further. The thread returns the worker when it has
@@ -35,7 +37,10 @@ where
                 "cannot pin the worker to its core; it runs where the kernel puts it"
             );
         }
-        let panic_log = PanicLog { number };
+        let panic_log = PanicLog {
+            number,
+            inbox: Arc::clone(&worker.inbox),
+        };
         worker.run(Clock);
         std::mem::forget(panic_log);
         worker
@@ -45,10 +50,12 @@ where
 /// Logs the end of a worker that panics.
 struct PanicLog {
     number: usize,
+    inbox: Arc<Inbox>,
 }
 
 impl Drop for PanicLog {
     fn drop(&mut self) {
+        self.inbox.set_failed();
         tracing::error!(
             worker = self.number,
             "a worker panicked: its packets are lost until the process restarts"

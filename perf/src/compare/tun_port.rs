@@ -115,4 +115,8 @@ impl Port for TunPort {
     fn free_frames(&self) -> usize {
         self.free.len()
     }
+
+    fn outstanding(_: &[Self]) -> usize {
+        0
+    }
 }

@@ -49,22 +49,23 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         ),
         snapshot_failures_total: facts.publisher.failed.get(),
         interface: Interface {
-            name: attachment.interface.clone(),
-            kind: attachment.driver.clone(),
-            link: attachment.link.to_owned(),
+            name: attachment.map_or_else(String::new, |attachment| attachment.interface.clone()),
+            kind: attachment.map_or_else(String::new, |attachment| attachment.driver.clone()),
+            link: attachment.map_or_else(String::new, |attachment| attachment.link.name().to_owned()),
             index: network
                 .and_then(|network| network.index)
-                .unwrap_or(attachment.index),
-            mtu: attachment.mtu,
+                .or_else(|| attachment.map(|attachment| attachment.index))
+                .unwrap_or_default(),
+            mtu: attachment.map_or(0, |attachment| attachment.mtu),
             addresses: facts.addresses(),
             up: network.map(|network| network.up),
             neighbors_unresolved: network.map(|network| unresolved(facts, network)),
         },
         mode: Mode {
-            attach: attachment.mode.name().to_owned(),
-            zero_copy: attachment.zero_copy,
-            reason: attachment.reason.clone(),
-            refuses: attachment.refuses.clone(),
+            attach: attachment.map_or_else(String::new, |attachment| attachment.mode.name().to_owned()),
+            zero_copy: attachment.is_some_and(|attachment| attachment.zero_copy),
+            reason: attachment.map_or_else(String::new, |attachment| attachment.reason.clone()),
+            refuses: attachment.map_or_else(String::new, |attachment| attachment.refuses.clone()),
         },
         workers: workers(facts),
         steering: Steering {
@@ -211,7 +212,9 @@ fn worker(facts: &Facts<'_>, id: u16, stats: &WorkerStats) -> Worker {
     let heartbeat = Timestamp(stats.heartbeat.get());
     Worker {
         id,
-        core: facts.attachment.cores.get(index).copied(),
+        core: facts
+            .attachment
+            .and_then(|attachment| attachment.cores.get(index).copied()),
         queue: id,
         busy_ratio: facts.rate(busy).map(|nanos| rounded(nanos / 1e9).min(1.0)),
         packets_per_burst: match (received, bursts) {

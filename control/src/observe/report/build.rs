@@ -41,7 +41,8 @@ pub(super) struct Facts<'a> {
     pub(super) time: Time,
     /// The workers' clock.
     pub(super) now: Timestamp,
-    pub(super) attachment: &'a Attachment,
+    /// `None` while there is no attachment.
+    pub(super) attachment: Option<&'a Attachment>,
     pub(super) stats: &'a [Arc<WorkerStats>],
     pub(super) steered: Steered,
     pub(super) sample: &'a Sample,

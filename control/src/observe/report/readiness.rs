@@ -11,7 +11,8 @@ use crate::network::NetworkView;
 /// What readiness depends on.
 pub(super) struct Inputs<'a> {
     pub(super) draining: bool,
-    pub(super) attachment: &'a Attachment,
+    /// `None` while there is no attachment.
+    pub(super) attachment: Option<&'a Attachment>,
     /// `None` before the interface was looked at.
     pub(super) network: Option<&'a NetworkView>,
     /// Whether a complete snapshot is live.
@@ -27,7 +28,9 @@ pub(super) fn readiness(inputs: &Inputs<'_>) -> Result<(), String> {
     if inputs.draining {
         return Err("shutting down: existing flows are finishing".to_owned());
     }
-    let Attachment { interface, index, .. } = inputs.attachment;
+    let Some(Attachment { interface, index, .. }) = inputs.attachment else {
+        return Err("the interface is not attached".to_owned());
+    };
     match inputs.network {
         None => return Err(format!("interface {interface} has not been looked at yet")),
         Some(network) if network.index.is_none() => {

@@ -116,6 +116,7 @@ impl Reporter {
         let source = self.sources.source.borrow().clone();
         let file = self.sources.file.borrow().clone();
         let dataplane = &*self.sources.dataplane;
+        let attachment = dataplane.attachment();
         let sample = self.read_counters(current.as_deref());
         let start = lock(&self.window).start(sample.at);
         let time = Time::now();
@@ -123,7 +124,7 @@ impl Reporter {
             identity: &self.identity,
             time,
             now: dataplane.now(),
-            attachment: dataplane.attachment(),
+            attachment: attachment.as_deref(),
             stats: dataplane.stats(),
             steered: dataplane.steered(),
             sample: &sample,
@@ -156,7 +157,7 @@ impl Reporter {
         let source = self.sources.source.borrow();
         readiness::readiness(&readiness::Inputs {
             draining: self.is_draining(),
-            attachment: self.sources.dataplane.attachment(),
+            attachment: self.sources.dataplane.attachment().as_deref(),
             network: network.as_deref(),
             published: self.sources.current.borrow().is_some(),
             source: &source,

@@ -91,7 +91,7 @@ fn since(time: Option<Time>, warning: Warning) -> Warning {
 
 fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
     let interface = &status.interface;
-    let attached = facts.attachment;
+    let attached = facts.attachment?;
     if interface.index != attached.index {
         let text = format!(
             "interface {} was removed and made again (index {} -> {}); nothing is balanced",

@@ -86,6 +86,10 @@ impl Port for VecPort {
     fn free_frames(&self) -> usize {
         self.free
     }
+
+    fn outstanding(_: &[Self]) -> usize {
+        0
+    }
 }
 
 /// The packet in frames of the lengths in `cuts`, the rest in a last one.

@@ -29,9 +29,11 @@
 mod frame;
 mod memory;
 mod port;
+mod provider;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use frame::XskFrame;
 pub use port::{Layout, XskPort};
+pub use provider::AfXdp;

@@ -167,13 +167,6 @@ impl XskPort {
         self.free.len() + self.filled + self.partial.len() + self.in_flight
     }
 
-    /// Frames of the memory that are in someone's hands, given all `ports` over it: 0 when all
-    /// workers have stopped.
-    pub fn outstanding(ports: &[Self]) -> usize {
-        let accounted = ports.iter().map(Self::accounted).sum();
-        ports.first().map_or(0, |port| port.memory.outstanding(accounted))
-    }
-
     /// Gives the kernel as many free frames as it should have.
     fn top_up(&mut self) {
         self.welcome_returned();
@@ -355,6 +348,11 @@ impl Port for XskPort {
 
     fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    fn outstanding(ports: &[Self]) -> usize {
+        let accounted = ports.iter().map(Self::accounted).sum();
+        ports.first().map_or(0, |port| port.memory.outstanding(accounted))
     }
 
     fn statistics(&self) -> PortStatistics {

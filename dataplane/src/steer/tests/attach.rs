@@ -386,8 +386,8 @@ fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
         let mut next = Programs::load(&link, 1, 1).unwrap();
         next.attach_clsact().unwrap();
         send("peer", &framed("nsm-1", &not_ours()));
-        assert_eq!(next.counters().unwrap().passed, 1);
-        assert_eq!(killed.counters().unwrap().passed, 0);
+        assert_eq!(next.counters().read().passed, 1);
+        assert_eq!(killed.counters().read().passed, 0);
     });
 }
 

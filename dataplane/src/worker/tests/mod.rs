@@ -113,11 +113,11 @@ impl Team {
 
     /// Stops all workers; what was sent meanwhile. Panics if a frame is missing.
     fn close(self) -> Vec<Vec<u8>> {
-        let mut ports: Vec<_> = self.workers.into_iter().map(Worker::close).collect();
+        let mut ports: Vec<_> = self.workers.into_iter().map(|worker| worker.close().0).collect();
         let sent = ports.iter_mut().flat_map(MemPort::take_transmitted).collect();
         for port in &ports {
             assert_eq!(
-                (port.free_frames(), port.outstanding(), port.lost()),
+                (port.free_frames(), port.frames_in_hand(), port.lost()),
                 (FRAMES, 0, 0)
             );
         }
@@ -370,6 +370,10 @@ impl Port for Broken {
     fn release(&mut self, _: MemFrame) {}
 
     fn free_frames(&self) -> usize {
+        0
+    }
+
+    fn outstanding(_: &[Self]) -> usize {
         0
     }
 }

@@ -1,0 +1,115 @@
+//! AF_XDP sockets on the vL3 interface, fed by the steer programs.
+
+use std::sync::Arc;
+
+use vl3lb_common::dataplane::{Attachment, LinkChange, Steered};
+use vl3lb_common::next_hop::Link;
+
+use super::{Layout, XskPort};
+use crate::config::{Config, Mode, ZeroCopy};
+use crate::error::SetupError;
+use crate::link::LinkInfo;
+use crate::port::provider::{Attached, PortProvider, SteerCounters, Steering};
+use crate::steer::{Counters, Rules, Steer};
+
+/// Opens AF_XDP ports on one interface, found by its name at each attachment.
+#[derive(Debug, Clone)]
+pub struct AfXdp {
+    interface: String,
+    mode: Mode,
+    zero_copy: ZeroCopy,
+    frames: u32,
+}
+
+impl AfXdp {
+    /// For the interface and the attachment that `config` asks for.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            interface: config.interface.clone(),
+            mode: config.mode,
+            zero_copy: config.zero_copy,
+            frames: config.frames,
+        }
+    }
+}
+
+impl PortProvider for AfXdp {
+    type Port = XskPort;
+    type Steering = Steer;
+
+    fn attach(&self, workers: Option<u16>) -> Result<Attached<XskPort, Steer>, SetupError> {
+        let link = LinkInfo::inspect(&self.interface)?;
+        let mut steer = Steer::attach(&link, self.mode, workers)?;
+        let ports = XskPort::open(Layout {
+            receive: steer.receive_interface(),
+            transmit: steer.transmit_interface(),
+            workers: u16::try_from(steer.queues()).unwrap_or(u16::MAX),
+            frames: self.frames,
+            zero_copy: self.zero_copy,
+        })?;
+        for (queue, port) in (0..).zip(&ports) {
+            steer.register_socket(queue, port.receiver())?;
+        }
+        let attachment = Attachment {
+            interface: link.name,
+            index: link.index,
+            link: link.link,
+            driver: link.driver,
+            mtu: link.mtu,
+            mode: steer.mode(),
+            zero_copy: ports.iter().all(XskPort::is_zero_copy),
+            reason: steer.reason().to_owned(),
+            refuses: steer.refuses().to_owned(),
+            receive_queues: link.receive_queues,
+            transmit_queues: link.transmit_queues,
+            cores: Vec::new(),
+        };
+        Ok(Attached {
+            ports,
+            steering: steer,
+            attachment,
+        })
+    }
+
+    fn link_change(&self, attachment: &Attachment) -> Option<LinkChange> {
+        match LinkInfo::inspect(&self.interface) {
+            Err(error) if error.is_interface_missing() => Some(LinkChange::Gone),
+            // Down, or with an MTU that cannot work: the attachment stays good for when it is not.
+            Err(_) => None,
+            Ok(now) if now.index != attachment.index || now.link.name() != attachment.link.name() => {
+                Some(LinkChange::Replaced)
+            }
+            Ok(now)
+                if now.receive_queues != attachment.receive_queues
+                    || now.transmit_queues != attachment.transmit_queues =>
+            {
+                Some(LinkChange::Queues)
+            }
+            Ok(_) => None,
+        }
+    }
+}
+
+impl Steering for Steer {
+    fn restrict(&mut self, rules: &Rules) -> Result<(), SetupError> {
+        Self::restrict(self, rules)
+    }
+
+    fn allow(&mut self, rules: &Rules) -> Result<(), SetupError> {
+        Self::allow(self, rules)
+    }
+
+    fn set_link(&mut self, link: Link, mtu: u16) -> Result<(), SetupError> {
+        Self::set_link(self, link, mtu)
+    }
+
+    fn counters(&self) -> Arc<dyn SteerCounters> {
+        Arc::new(Self::counters(self))
+    }
+}
+
+impl SteerCounters for Counters {
+    fn read(&self) -> Steered {
+        Self::read(self)
+    }
+}
