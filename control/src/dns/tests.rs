@@ -17,7 +17,7 @@ use vl3lb_common::{Protocol, Timestamp};
 use super::*;
 use crate::config::Config;
 use crate::discovery::{Desired, ServiceSpec};
-use crate::network::NetworkView;
+use crate::network::{LinkState, NetworkView};
 use crate::peers::{Peer, PeerSet};
 use crate::publisher::Current;
 use crate::state::{Inputs, Moment, State};
@@ -25,7 +25,7 @@ use crate::state::{Inputs, Moment, State};
 fn view(addresses: &[&str]) -> NetworkView {
     NetworkView {
         index: Some(7),
-        up: true,
+        state: LinkState::Up,
         mtu: 1500,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),

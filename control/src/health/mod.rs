@@ -224,6 +224,6 @@ impl<P: Probe> Asking<P> {
         let network = self.network.borrow();
         network
             .as_ref()
-            .is_some_and(|network| network.usable() && network.up)
+            .is_some_and(|network| network.usable() && network.is_up())
     }
 }

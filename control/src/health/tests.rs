@@ -13,7 +13,7 @@ use vl3lb_common::schedule::Scheduler;
 
 use super::*;
 use crate::discovery::{DesiredSender, Origin};
-use crate::network::NetworkView;
+use crate::network::{LinkState, NetworkView};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -109,7 +109,7 @@ fn address(host: u16) -> IpAddr {
 fn connected() -> NetworkView {
     NetworkView {
         index: Some(7),
-        up: true,
+        state: LinkState::Up,
         mtu: 1500,
         addresses: vec![[172, 16, 255, 103].into()],
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),

@@ -1,5 +1,7 @@
 //! What people should know when the interface changes.
 
+use vl3lb_common::next_hop::Link;
+
 use crate::api::EventCode;
 
 use super::view::NetworkView;
@@ -7,7 +9,7 @@ use crate::observe::events::Event;
 
 /// The difference between two views of `interface`, in words.
 pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> Vec<Event> {
-    let turned = |event: Event| event.transition(word(old), word(new));
+    let turned = |event: Event| event.transition(old.state.name(), new.state.name());
     match (old.index, new.index) {
         (None, None) => {
             let text = format!("interface {interface} does not exist yet");
@@ -20,7 +22,7 @@ pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> V
         (last, Some(index)) if last != Some(index) => {
             let text = format!(
                 "interface {interface} (index {index}): {}, mtu {}, addresses {:?}",
-                word(new),
+                new.state.name(),
                 new.mtu,
                 new.addresses
             );
@@ -36,8 +38,16 @@ pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> V
             if old.mtu != new.mtu {
                 changed(format!("interface {interface}: mtu {} -> {}", old.mtu, new.mtu));
             }
-            if old.up != new.up {
-                let text = format!("interface {interface}: {} -> {}", word(old), word(new));
+            if old.next_hops.link != new.next_hops.link {
+                let (old, new) = (mac(old), mac(new));
+                changed(format!("interface {interface}: MAC address {old} -> {new}"));
+            }
+            if old.state != new.state {
+                let text = format!(
+                    "interface {interface}: {} -> {}",
+                    old.state.name(),
+                    new.state.name()
+                );
                 events.push(turned(present(new, text)));
             }
             events
@@ -47,29 +57,34 @@ pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> V
 
 /// Of an interface that is there.
 fn present(view: &NetworkView, text: String) -> Event {
-    if view.up {
+    if view.is_up() {
         Event::new(EventCode::InterfaceBack, text)
     } else {
         Event::warn(EventCode::InterfaceLost, text)
     }
 }
 
-const fn word(view: &NetworkView) -> &'static str {
-    match (view.index, view.up) {
-        (None, _) => "absent",
-        (Some(_), false) => "down",
-        (Some(_), true) => "up",
+fn mac(view: &NetworkView) -> String {
+    match view.next_hops.link {
+        Link::Ethernet(mac) => mac.to_string(),
+        Link::RawIp => "none".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
 
-    fn view(index: Option<u32>, up: bool, mtu: u16) -> NetworkView {
+    use vl3lb_common::MacAddr;
+    use vl3lb_common::next_hop::NextHops;
+
+    use super::*;
+    use crate::network::LinkState;
+
+    fn view(index: u32, state: LinkState, mtu: u16) -> NetworkView {
         NetworkView {
-            index,
-            up,
+            index: Some(index),
+            state,
             mtu,
             ..NetworkView::absent()
         }
@@ -78,22 +93,30 @@ mod tests {
     #[test]
     fn what_counts_of_an_interface_is_told() {
         use EventCode::{InterfaceBack, InterfaceChanged, InterfaceLost};
-        let up = || view(Some(7), true, 1500);
+        use LinkState::{Down, NoCarrier, Up};
+        let absent = NetworkView::absent;
+        let up = || view(7, Up, 1500);
+        let other_mac = || NetworkView {
+            next_hops: NextHops::new(Link::Ethernet(MacAddr([2; 6])), 0, Vec::new(), HashMap::new()),
+            ..up()
+        };
         for (old, new, want) in [
-            (
-                view(None, false, 0),
-                view(None, false, 0),
-                vec![(InterfaceLost, "absent")],
-            ),
-            (view(None, false, 0), up(), vec![(InterfaceBack, "up")]),
-            (up(), view(None, false, 0), vec![(InterfaceLost, "absent")]),
-            (up(), view(Some(9), true, 1500), vec![(InterfaceBack, "up")]),
-            (up(), view(Some(7), false, 1500), vec![(InterfaceLost, "down")]),
-            (view(Some(7), false, 1500), up(), vec![(InterfaceBack, "up")]),
-            (up(), view(Some(7), true, 9000), vec![(InterfaceChanged, "")]),
+            (absent(), absent(), vec![(InterfaceLost, "absent")]),
+            (absent(), up(), vec![(InterfaceBack, "up")]),
+            (up(), absent(), vec![(InterfaceLost, "absent")]),
+            (up(), view(9, Up, 1500), vec![(InterfaceBack, "up")]),
+            (up(), view(7, Down, 1500), vec![(InterfaceLost, "down")]),
             (
                 up(),
-                view(Some(7), false, 9000),
+                view(7, NoCarrier, 1500),
+                vec![(InterfaceLost, "no carrier")],
+            ),
+            (view(7, NoCarrier, 1500), up(), vec![(InterfaceBack, "up")]),
+            (up(), view(7, Up, 9000), vec![(InterfaceChanged, "")]),
+            (up(), other_mac(), vec![(InterfaceChanged, "")]),
+            (
+                up(),
+                view(7, Down, 9000),
                 vec![(InterfaceChanged, ""), (InterfaceLost, "down")],
             ),
             (up(), up(), vec![]),

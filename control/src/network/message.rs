@@ -15,13 +15,21 @@ use rtnetlink::packet_route::route::{
 use vl3lb_common::MacAddr;
 use vl3lb_common::next_hop::{Link, Route};
 
+use super::view::LinkState;
+
 /// The interface itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LinkState {
+pub(super) struct LinkAttributes {
     pub(super) index: u32,
     pub(super) link: Link,
     pub(super) mtu: u16,
-    pub(super) up: bool,
+    pub(super) state: LinkState,
+}
+
+impl LinkAttributes {
+    pub(super) fn is_up(self) -> bool {
+        self.state == LinkState::Up
+    }
 }
 
 /// How much the kernel knows about a neighbour.
@@ -45,8 +53,8 @@ pub(super) fn link_name(message: &LinkMessage) -> Option<&str> {
     })
 }
 
-/// The interface's state.
-pub(super) fn link_state(message: &LinkMessage) -> LinkState {
+/// The interface's attributes.
+pub(super) fn link_attributes(message: &LinkMessage) -> LinkAttributes {
     let header = &message.header;
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => mac(bytes),
@@ -61,12 +69,17 @@ pub(super) fn link_state(message: &LinkMessage) -> LinkState {
         (LinkLayerType::Ether | LinkLayerType::Loopback, Some(mac)) => Link::Ethernet(mac),
         _ => Link::RawIp,
     };
-    LinkState {
+    let has = |flag| header.flags.contains(flag);
+    LinkAttributes {
         index: header.index,
         link,
         // An IPv4 packet cannot be longer, whatever the interface takes (65,536 on loopback).
         mtu: u16::try_from(mtu.unwrap_or(0)).unwrap_or(u16::MAX),
-        up: header.flags.contains(LinkFlags::Up) && header.flags.contains(LinkFlags::LowerUp),
+        state: match (has(LinkFlags::Up), has(LinkFlags::LowerUp)) {
+            (false, _) => LinkState::Down,
+            (true, false) => LinkState::NoCarrier,
+            (true, true) => LinkState::Up,
+        },
     }
 }
 

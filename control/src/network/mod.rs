@@ -13,4 +13,4 @@ mod tests;
 mod view;
 
 pub use monitor::{Monitor, NetworkReceiver, Resolver};
-pub use view::NetworkView;
+pub use view::{LinkState, NetworkView};

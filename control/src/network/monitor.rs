@@ -241,7 +241,9 @@ impl Monitor {
         let absent = NetworkView::absent();
         let last = last.as_deref().unwrap_or(&absent);
         self.events.emit_all(change::events(&self.interface, last, view));
-        let came_back = view.index != last.index || view.up && !last.up;
+        // With a new MAC address of its own the interface has forgotten its neighbours, and they do not know it.
+        let is_new = view.index != last.index || view.next_hops.link != last.next_hops.link;
+        let came_back = is_new || view.is_up() && !last.is_up();
         self.view.send_replace(Some(Arc::new(view.clone())));
         if came_back {
             self.resolution.restart(Instant::now());
@@ -289,7 +291,7 @@ async fn dump(handle: &Handle, interface: &str) -> Result<Dump, rtnetlink::Error
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await? {
         if message::link_name(&link) == Some(interface) {
-            dump.link = Some(message::link_state(&link));
+            dump.link = Some(message::link_attributes(&link));
         }
     }
     let Some(link) = dump.link else {

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use vl3lb_common::MacAddr;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 
-use super::message::{LinkState, Reach};
-use super::view::NetworkView;
+use super::message::{LinkAttributes, Reach};
+use super::view::{LinkState, NetworkView};
 
 /// Neighbours that the kernel has forgotten and that are remembered here, at most.
 const COLLECTED: usize = 16_384;
@@ -22,7 +22,7 @@ pub(super) struct Neighbor {
 /// A complete list of everything, as one dump returned it.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
-    pub(super) link: Option<LinkState>,
+    pub(super) link: Option<LinkAttributes>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) routes: Vec<Route>,
     pub(super) neighbors: Vec<(IpAddr, Reach, Option<MacAddr>)>,
@@ -33,7 +33,7 @@ pub(super) struct Dump {
 pub(super) struct Tables {
     /// Addresses to balance on, instead of the interface's own.
     configured: Vec<IpAddr>,
-    link: Option<LinkState>,
+    link: Option<LinkAttributes>,
     addresses: Vec<IpAddr>,
     routes: Vec<Route>,
     neighbors: HashMap<IpAddr, Neighbor>,
@@ -64,13 +64,14 @@ impl Tables {
 
     /// Whether frames need a neighbour's MAC address.
     pub(super) fn has_neighbors(&self) -> bool {
-        self.link.is_some_and(|link| link.up && link.link != Link::RawIp)
+        self.link
+            .is_some_and(|link| link.is_up() && link.link != Link::RawIp)
     }
 
     /// Replaces everything by a new dump.
     pub(super) fn replace(&mut self, dump: Dump) {
         let same_link = dump.link.is_some_and(|new| {
-            new.up
+            new.is_up()
                 && self
                     .link
                     .is_some_and(|old| old.index == new.index && old.link == new.link)
@@ -149,7 +150,7 @@ impl Tables {
         }
         self.view = NetworkView {
             index: self.index(),
-            up: self.link.is_some_and(|link| link.up),
+            state: self.link.map_or(LinkState::Absent, |link| link.state),
             mtu: self.link.map_or(0, |link| link.mtu),
             addresses: if self.configured.is_empty() {
                 self.addresses.clone()
@@ -176,11 +177,11 @@ mod tests {
 
     fn dump() -> Dump {
         Dump {
-            link: Some(LinkState {
+            link: Some(LinkAttributes {
                 index: 7,
                 link: Link::Ethernet(MacAddr([2; 6])),
                 mtu: 1500,
-                up: true,
+                state: LinkState::Up,
             }),
             addresses: vec![ip("2001:db8::67"), ip("172.16.1.103")],
             routes: vec![Route {
@@ -229,7 +230,7 @@ mod tests {
         assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
 
         let mut down = without();
-        down.link.as_mut().unwrap().up = false;
+        down.link.as_mut().unwrap().state = LinkState::Down;
         tables.replace(down);
         tables.replace(without());
         assert_eq!(resolve(&mut tables), NextHop::Unresolved(ip("172.16.1.2")));

@@ -114,7 +114,7 @@ async fn inside_a_namespace() {
     run("ip addr add 2001:db8::67/64 dev nsm-1");
     let both = [ip("172.16.1.103"), ip("2001:db8::67")];
     let ready = wait(&mut view, "both addresses, past duplicate detection", |view| {
-        view.up && view.addresses == both
+        view.is_up() && view.addresses == both
     })
     .await;
     assert_eq!(ready.mtu, 1446);
@@ -155,6 +155,32 @@ async fn inside_a_namespace() {
     run("ip addr del 172.16.1.103/24 dev nsm-1");
     wait(&mut view, "one address less", |view| view.addresses == both[1..]).await;
 
+    // Its other end goes down, and the interface itself.
+    peer.ip("link set eth0 down");
+    wait(&mut view, "no carrier", |view| view.state == LinkState::NoCarrier).await;
+    run("ip link set nsm-1 down");
+    wait(&mut view, "down", |view| view.state == LinkState::Down).await;
+    peer.ip("link set eth0 up");
+    run("ip link set nsm-1 up");
+    wait(&mut view, "up", NetworkView::is_up).await;
+    // The kernel removes IPv6 addresses of an interface that goes down.
+    peer.ip("addr add 2001:db8::2/64 dev eth0 nodad");
+    run("ip addr add 2001:db8::67/64 dev nsm-1 nodad");
+
+    // A new MAC address of its own, after which the backends' addresses are resolved again.
+    run("ip link set nsm-1 address 02:00:00:00:00:07");
+    let own = Link::Ethernet(MacAddr([2, 0, 0, 0, 0, 7]));
+    wait(&mut view, "the new MAC address", |view| {
+        view.next_hops.link == own && view.next_hops.resolve(ip("2001:db8::2")) == peer_mac
+    })
+    .await;
+
+    // A rename away and back.
+    run("ip link set nsm-1 name away");
+    wait(&mut view, "no interface", |view| view.state == LinkState::Absent).await;
+    run("ip link set away name nsm-1");
+    wait(&mut view, "the interface", |view| view.state == LinkState::Up).await;
+
     // It vanishes and comes back as another.
     let old = view.borrow().as_ref().unwrap().index;
     run("ip link del nsm-1");
@@ -163,7 +189,10 @@ async fn inside_a_namespace() {
     run("ip link set other up");
     run("ip addr add 172.16.1.104/24 dev nsm-1");
     run("ip link set nsm-1 up");
-    let back = wait(&mut view, "the new interface", |view| view.usable() && view.up).await;
+    let back = wait(&mut view, "the new interface", |view| {
+        view.usable() && view.is_up()
+    })
+    .await;
     assert_ne!(back.index, old);
 
     // A TUN device has no Ethernet.

@@ -1,18 +1,41 @@
-//! What the kernel says about the vL3 interface.
+//! The vL3 interface as the kernel has it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use vl3lb_common::next_hop::{Link, NextHops};
 
-/// The vL3 interface as the kernel has it: addresses, MTU, routes and neighbours.
+/// Whether the interface can carry packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// There is no interface of the configured name.
+    Absent,
+    /// It is administratively down.
+    Down,
+    /// It is up, and its other end is not.
+    NoCarrier,
+    Up,
+}
+
+impl LinkState {
+    /// The state in words, as in events and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Down => "down",
+            Self::NoCarrier => "no carrier",
+            Self::Up => "up",
+        }
+    }
+}
+
+/// The vL3 interface: state, addresses, MTU, routes and neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkView {
     /// Index of the interface; `None` while there is none of that name.
     pub index: Option<u32>,
-    /// Whether it is up and has a carrier.
-    pub up: bool,
-    /// The longest IP packet that may be sent.
+    pub state: LinkState,
+    /// The longest IP packet that may be sent, in bytes.
     pub mtu: u16,
     /// The balancer's addresses: those configured, or the interface's own global ones that are
     /// ready for use, IPv4 first.
@@ -25,15 +48,20 @@ impl NetworkView {
     pub fn absent() -> Self {
         Self {
             index: None,
-            up: false,
+            state: LinkState::Absent,
             mtu: 0,
             addresses: Vec::new(),
             next_hops: NextHops::new(Link::RawIp, 0, Vec::new(), HashMap::new()),
         }
     }
 
-    /// Whether there is anything to balance on.
+    /// Whether there is an interface with an address to balance on, up or down.
     pub fn usable(&self) -> bool {
         self.index.is_some() && !self.addresses.is_empty()
+    }
+
+    /// Whether packets can be sent and received now.
+    pub fn is_up(&self) -> bool {
+        self.state == LinkState::Up
     }
 }

@@ -18,7 +18,7 @@ use super::*;
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, DesiredSender, Eligibility, Origin};
 use crate::health::{Answer, CheckSpec, Findings, Target};
-use crate::network::Monitor;
+use crate::network::{LinkState, Monitor};
 
 /// A data plane that only remembers.
 struct Recorder {
@@ -207,7 +207,7 @@ fn finance(hosts: &[u8]) -> Desired {
 fn view(addresses: &[IpAddr]) -> Arc<NetworkView> {
     Arc::new(NetworkView {
         index: Some(7),
-        up: true,
+        state: LinkState::Up,
         mtu: 1500,
         addresses: addresses.to_vec(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), std::collections::HashMap::new()),

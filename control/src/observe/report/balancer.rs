@@ -58,7 +58,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
                 .unwrap_or_default(),
             mtu: attachment.map_or(0, |attachment| attachment.mtu),
             addresses: facts.addresses(),
-            up: network.map(|network| network.up),
+            up: network.map(NetworkView::is_up),
             neighbors_unresolved: network.map(|network| unresolved(facts, network)),
         },
         mode: Mode {

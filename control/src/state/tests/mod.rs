@@ -18,6 +18,7 @@ use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 
 use super::*;
 use crate::discovery::{Instances, Origin, ServiceSpec};
+use crate::network::LinkState;
 
 const DRAIN: u64 = 60;
 
@@ -36,7 +37,7 @@ fn network() -> NetworkView {
     let neighbors = [(address(2), MacAddr([2; 6])), (address(3), MacAddr([3; 6]))].into();
     NetworkView {
         index: Some(7),
-        up: true,
+        state: LinkState::Up,
         mtu: 1500,
         addresses: vec![own, "2001:db8::67".parse().unwrap()],
         next_hops: NextHops::new(Link::Ethernet(MacAddr([1; 6])), 1, vec![route], neighbors),
