@@ -5,6 +5,7 @@ pub mod api;
 pub mod capabilities;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod discovery;
 pub mod dns;
 pub mod health;
