@@ -263,7 +263,7 @@ fn a_follower_ends_with_the_balancer() {
     let output = balancer.ask(&["events", "--follow", "--no-headers"]);
     assert_eq!(code(&output), Some(3), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("has ended, and its answer with it"),
+        stderr(&output).contains("has ended the stream"),
         "{}",
         stderr(&output)
     );

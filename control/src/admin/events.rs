@@ -1,4 +1,4 @@
-//! `/api/v1/events`: the kept events as one document, or all as they happen, one JSON object a line.
+//! `/api/v1/events`: the kept events as one document, or a stream of events, one JSON object a line.
 
 use std::convert::Infallible;
 
@@ -10,31 +10,31 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
-use super::Admin;
-use super::api::{Refused, no_service};
+use super::error::ApiError;
 use super::params::EventParams;
+use super::{Admin, NDJSON};
 use crate::observe::events::{Batch, Subscription};
 use crate::observe::filter::EventFilter;
 
 pub(super) async fn events(
     State(admin): State<Admin>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let EventParams {
         filter,
         limit,
         follow,
     } = EventParams::parse(query.as_deref())?;
     let events = admin.reporter.events();
-    let report = admin.reporter.report();
+    let report = admin.report().await?;
     let kept = events.kept();
     if let Some(name) = unknown_service(&filter, &report, &kept) {
-        return Err(no_service("events", name, &report));
+        return Err(ApiError::no_service("events", name, &report));
     }
     if follow {
         return Ok(stream(events.subscribe(), filter, report.time));
     }
-    // Older ones than are kept may have been asked for.
+    // The filter may accept events that are not kept any more.
     let forgotten = kept
         .first()
         .is_some_and(|oldest| oldest.sequence > 1 && filter.reaches_beyond(oldest.time, report.time));
@@ -55,38 +55,37 @@ pub(super) async fn events(
     .into_response())
 }
 
-/// A service that is asked for by name, is not there and never was.
+/// A service in the filter that neither exists nor has a kept event.
 fn unknown_service<'a>(filter: &'a EventFilter, report: &Report, kept: &[Event]) -> Option<&'a str> {
     let present = report.services.iter().map(|service| service.name.as_str());
     let past = kept.iter().filter_map(|event| event.service.as_deref());
     filter.missing(present.chain(past))
 }
 
-/// The kept events, then each new one. Ends with the reader.
-fn stream(follower: Subscription, filter: EventFilter, asked: Time) -> Response {
-    let body = stream::unfold((follower, filter), move |(mut follower, filter)| async move {
-        loop {
-            let lines = lines(&follower.next().await, &filter, asked);
-            if !lines.is_empty() {
-                return Some((Ok::<_, Infallible>(Bytes::from(lines)), (follower, filter)));
+/// Streams the kept events, then each new one, until the reader ends.
+fn stream(subscription: Subscription, filter: EventFilter, asked: Time) -> Response {
+    let body = stream::unfold(
+        (subscription, filter),
+        move |(mut subscription, filter)| async move {
+            loop {
+                let lines = lines(&subscription.next().await, &filter, asked);
+                if !lines.is_empty() {
+                    return Some((Ok::<_, Infallible>(Bytes::from(lines)), (subscription, filter)));
+                }
             }
-        }
-    });
-    (
-        [(header::CONTENT_TYPE, "application/jsonl")],
-        Body::from_stream(body),
-    )
-        .into_response()
+        },
+    );
+    ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
 }
 
-/// The events that are asked for, a line each. That some were missed is told to all.
+/// The events that `filter` accepts, a line each. A loss is reported whatever the filter.
 fn lines(batch: &Batch, filter: &EventFilter, asked: Time) -> String {
     let loss = batch.loss(Time::now());
     let wanted = batch.events.iter().filter(|event| filter.accepts(event, asked));
     loss.iter()
         .chain(wanted)
         .map(|event| {
-            let json = serde_json::to_string(event).expect("events have nothing that JSON has not");
+            let json = serde_json::to_string(event).expect("events have nothing that JSON lacks");
             json + "\n"
         })
         .collect()

@@ -2,22 +2,23 @@
 
 use std::convert::Infallible;
 
-use crate::api::FlowEvent;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
+use super::NDJSON;
+use crate::api::FlowEvent;
 use crate::observe::flow_events::Subscription;
 
-/// Each event as it comes, `limit` opens and closes at most. Ends with the reader, else.
-pub(super) fn stream(follower: Subscription, limit: Option<usize>) -> Response {
-    let body = stream::unfold((follower, limit), |(mut follower, mut left)| async move {
+/// Streams the events of `subscription`: `limit` opens and closes, or until the reader ends.
+pub(super) fn stream(subscription: Subscription, limit: Option<usize>) -> Response {
+    let body = stream::unfold((subscription, limit), |(mut subscription, mut left)| async move {
         if left == Some(0) {
             return None;
         }
         let mut lines = String::new();
-        for event in follower.next().await {
+        for event in subscription.next().await {
             if !matches!(*event, FlowEvent::Lost { .. })
                 && let Some(left) = &mut left
             {
@@ -26,14 +27,10 @@ pub(super) fn stream(follower: Subscription, limit: Option<usize>) -> Response {
                 }
                 *left -= 1;
             }
-            lines += &serde_json::to_string(&*event).expect("events have nothing that JSON has not");
+            lines += &serde_json::to_string(&*event).expect("events have nothing that JSON lacks");
             lines.push('\n');
         }
-        Some((Ok::<_, Infallible>(Bytes::from(lines)), (follower, left)))
+        Some((Ok::<_, Infallible>(Bytes::from(lines)), (subscription, left)))
     });
-    (
-        [(header::CONTENT_TYPE, "application/jsonl")],
-        Body::from_stream(body),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
 }

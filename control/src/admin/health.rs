@@ -7,15 +7,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
+use super::error::ApiError;
 use crate::metrics;
 
-/// 200 while all workers come round. Does not depend on backends, discovery or the network: a
-/// restart would mend none of them and cost all flows.
+/// Liveness: 200 while every worker loop makes progress. It does not depend on backends, discovery or the
+/// network: a restart would mend none of them and cost all flows.
+///
+/// Builds no report: O(workers).
 pub(super) async fn healthz(State(admin): State<Admin>) -> Response {
     probe(admin.reporter.health())
 }
 
-/// 200 while workers are bound and a complete snapshot is live, until shutdown begins.
+/// Readiness: 200 while workers are bound and a complete snapshot is live, until shutdown begins.
+///
+/// Builds no report: O(workers).
 pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
     probe(admin.reporter.readiness())
 }
@@ -28,13 +33,12 @@ fn probe(state: Result<(), String>) -> Response {
 }
 
 /// The report for Prometheus.
-pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
-    match metrics::render(Arc::new(admin.reporter.report())) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("encode metrics: {error}\n"),
-        )
-            .into_response(),
-    }
+pub(super) async fn metrics(State(admin): State<Admin>) -> Result<Response, ApiError> {
+    let attempt = "metrics: encode them";
+    let report = admin.report().await?;
+    let text = admin
+        .blocking(attempt, move || metrics::render(Arc::clone(&report)))
+        .await?
+        .map_err(|error| ApiError::internal(attempt, &error))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

@@ -5,7 +5,17 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+/// A listener that cannot be opened.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    #[error("listen on {address} (admin.listen): {source}")]
+    Address { address: SocketAddr, source: io::Error },
+    #[error("listen on {} (admin.socket): {source}", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+}
 
 /// The open listeners.
 #[derive(Debug)]
@@ -17,17 +27,21 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens both. The socket's folder is made, a socket that nobody listens on is replaced, and
-    /// only the owner may use the new one.
+    /// Opens both. Creates the socket's folder, replaces a stale socket, and lets only the owner use the
+    /// new one.
     ///
-    /// Errors: what was opened and why it failed, in words; a socket that is in use among them.
-    pub async fn open(listen: SocketAddr, socket: &Path) -> Result<Self, String> {
+    /// Errors: an address or a socket in use, or one that may not be opened.
+    pub async fn open(listen: SocketAddr, socket: &Path) -> Result<Self, ListenError> {
         let tcp = TcpListener::bind(listen)
             .await
-            .map_err(|error| format!("listen on {listen} (admin.listen): {error}"))?;
-        let unix = open_socket(socket)
-            .await
-            .map_err(|error| format!("listen on {} (admin.socket): {error}", socket.display()))?;
+            .map_err(|source| ListenError::Address {
+                address: listen,
+                source,
+            })?;
+        let unix = open_socket(socket).await.map_err(|source| ListenError::Socket {
+            path: socket.to_owned(),
+            source,
+        })?;
         Ok(Self {
             tcp,
             unix,
@@ -35,13 +49,13 @@ impl Listeners {
         })
     }
 
-    /// The address that is really in use, of interest if port 0 was asked for.
+    /// The bound address, for listeners on port 0.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 }
 
-/// The file of a socket; it goes with the value.
+/// The file of a socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 

@@ -1,41 +1,105 @@
-//! What the balancer tells about itself: HTTP on an address for probes and Prometheus, and on a
-//! Unix socket for the command line. Both answer the same; nothing can be changed here.
+//! The admin API: HTTP on an address for probes and Prometheus, and on a Unix socket for the command line.
+//! Both serve the same routes, and all routes are read-only.
 
 mod api;
+mod error;
 mod events;
 mod flow_events;
+mod flows;
 mod health;
 mod listener;
 mod params;
+mod reports;
+mod server;
 mod stream;
 
 #[cfg(test)]
+mod overload_tests;
+#[cfg(test)]
 mod tests;
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, Uri};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
+use crate::api::Report;
 use crate::observe::report::Reporter;
-use api::Refused;
+use error::ApiError;
+use reports::Reports;
 
-pub use listener::{Listeners, SocketFile};
+pub use listener::{ListenError, Listeners, SocketFile};
+pub use server::serve;
 
-/// Readers of flow tables at a time: each of them asks the workers for work.
-const FLOW_READERS: usize = 2;
+/// Blocking work at a time: slices of flow tables, which also cost the workers time, and the encoding of
+/// answers. The publisher shares the runtime's blocking threads.
+const BLOCKING: usize = 2;
+/// Streams of all flows at a time.
+const MAX_STREAMS: usize = 16;
+/// The content type of streams: one JSON object a line.
+const NDJSON: &str = "application/jsonl";
 
 /// What handlers share.
 #[derive(Debug, Clone)]
 struct Admin {
     reporter: Arc<Reporter>,
-    flow_readers: Arc<Semaphore>,
+    reports: Reports,
+    blocking: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
-/// All routes. GET and HEAD only: everything else is answered with 405.
+impl Admin {
+    fn new(reporter: Arc<Reporter>) -> Self {
+        Self {
+            reports: Reports::new(Arc::clone(&reporter)),
+            reporter,
+            blocking: Arc::new(Semaphore::new(BLOCKING)),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        }
+    }
+
+    /// A report that was begun after this call. Errors: 500.
+    async fn report(&self) -> Result<Arc<Report>, ApiError> {
+        let report = self.reports.get().await;
+        report.map_err(|error| ApiError::internal("build the report", &error))
+    }
+
+    /// Runs `work` off the runtime's threads, when its turn comes. Errors: 500, `attempt` failed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        attempt: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let failed = |error: &dyn std::error::Error| ApiError::internal(attempt, error);
+        let turn = Arc::clone(&self.blocking).acquire_owned().await;
+        let turn = turn.map_err(|error| failed(&error))?;
+        // The turn goes with the work, which does not end with a request that is given up.
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| failed(&error))
+    }
+
+    /// An answer as JSON, made and encoded off the runtime's threads.
+    async fn json<T: Serialize>(
+        &self,
+        answer: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let encode = move || serde_json::to_vec(&answer());
+        let attempt = "encode the answer";
+        let json = self.blocking(attempt, encode).await?;
+        let json = json.map_err(|error| ApiError::internal(attempt, &error))?;
+        Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
+    }
+}
+
+/// All routes. GET and HEAD only; other methods get 405.
 fn routes(reporter: Arc<Reporter>) -> Router {
     Router::new()
         .route("/metrics", get(health::metrics))
@@ -44,17 +108,14 @@ fn routes(reporter: Arc<Reporter>) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/backends", get(api::backends))
-        .route("/api/v1/flows", get(api::flows))
+        .route("/api/v1/flows", get(flows::flows))
         .route("/api/v1/events", get(events::events))
         .fallback(unknown_path)
-        .with_state(Admin {
-            reporter,
-            flow_readers: Arc::new(Semaphore::new(FLOW_READERS)),
-        })
+        .with_state(Admin::new(reporter))
 }
 
-async fn unknown_path(uri: Uri) -> Refused {
-    Refused {
+async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError {
         status: StatusCode::NOT_FOUND,
         error: format!("nothing at {}", uri.path()),
         hint: Some(
@@ -62,23 +123,5 @@ async fn unknown_path(uri: Uri) -> Refused {
              /api/v1/events"
                 .to_owned(),
         ),
-    }
-}
-
-/// Serves on both listeners; ended by dropping, which removes the socket's file.
-///
-/// Errors: a listener that fails for good.
-pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>) -> std::io::Result<()> {
-    let routes = routes(reporter);
-    let Listeners {
-        tcp,
-        unix,
-        file: _file,
-    } = listeners;
-    let over_tcp = axum::serve(tcp, routes.clone()).into_future();
-    let over_unix = axum::serve(unix, routes).into_future();
-    tokio::select! {
-        done = over_tcp => done,
-        done = over_unix => done,
     }
 }

@@ -1,31 +1,19 @@
 //! Query parameters: filters, order and limit.
 
-use axum::http::StatusCode;
-
-use super::api::Refused;
+use super::error::ApiError;
 use crate::config::Refusal;
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::observe::flows::FlowOrder;
 
-/// Flows in one answer at most; more can be streamed.
-const MOST: usize = 100_000;
+/// Flows of one list at most; a stream has no limit.
+const MAX_LIMIT: usize = 100_000;
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            error: refusal.to_string(),
-            hint: None,
-        }
-    }
-}
-
-/// Gives each parameter of a query to `take`, which says whether it knows it.
+/// Passes each parameter of a query to `take`, which returns whether it is one of the `known`.
 fn each(
     query: Option<&str>,
     known: &str,
     mut take: impl FnMut(&str, &str) -> Result<bool, Refusal>,
-) -> Result<(), Refused> {
+) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         if !take(&name, &value)? {
             return Err(
@@ -45,11 +33,11 @@ fn one_of(name: &str, value: &str, allowed: &[&'static str]) -> Result<&'static 
 }
 
 fn limit(name: &str, value: &str) -> Result<usize, Refusal> {
-    let number = value.parse().ok().filter(|&number| number <= MOST);
-    number.ok_or_else(|| Refusal::new(name, value, format!("0-{MOST}")))
+    let number = value.parse().ok().filter(|&number| number <= MAX_LIMIT);
+    number.ok_or_else(|| Refusal::new(name, value, format!("0-{MAX_LIMIT}")))
 }
 
-/// What is asked about services.
+/// Parameters of a list of services.
 #[derive(Debug, Default)]
 pub(super) struct ServiceParams {
     pub(super) filter: ServiceFilter,
@@ -59,7 +47,7 @@ pub(super) struct ServiceParams {
 impl ServiceParams {
     pub(super) const SORTS: [&'static str; 6] = ["flows", "new", "pps", "bps", "drops", "name"];
 
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
         let mut params = Self::default();
         each(query, "service, state, sort", |name, value| match name {
             "sort" => {
@@ -72,7 +60,7 @@ impl ServiceParams {
     }
 }
 
-/// What is asked about backends.
+/// Parameters of a list of backends.
 #[derive(Debug, Default)]
 pub(super) struct BackendParams {
     pub(super) filter: BackendFilter,
@@ -82,7 +70,7 @@ pub(super) struct BackendParams {
 impl BackendParams {
     pub(super) const SORTS: [&'static str; 6] = ["flows", "new", "pps", "bps", "failures", "service"];
 
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
         let mut params = Self::default();
         each(query, "service, state, node, sort", |name, value| match name {
             "sort" => {
@@ -95,21 +83,21 @@ impl BackendParams {
     }
 }
 
-/// What is asked about flows.
+/// Parameters of a list or stream of flows.
 #[derive(Debug, Default)]
 pub(super) struct FlowParams {
     pub(super) filter: FlowFilter,
     pub(super) order: FlowOrder,
-    /// Only the first ones of the order, or of those that come.
+    /// The number of flows, or, with `follow`, of flow events.
     pub(super) limit: Option<usize>,
-    /// All of them, as a stream in no order.
+    /// Stream all flows, in no order.
     pub(super) all: bool,
-    /// Those that open and close from now on.
+    /// Stream flows as they open and close.
     pub(super) follow: bool,
 }
 
 impl FlowParams {
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
         let mut params = Self::default();
         let mut sorted = false;
         let known = "service, backend, client, port, nat-port, proto, state, older, idle, worker, sort, limit, all, \
@@ -129,25 +117,25 @@ impl FlowParams {
             Ok(true)
         })?;
         if params.follow && (sorted || params.all) {
-            let allowed = "false with sort or all: what happens has no order but its own, and no end";
+            let allowed = "false with sort or all: a stream of new flows is in order of time, and endless";
             return Err(Refusal::new("follow", "true", allowed).into());
         }
         Ok(params)
     }
 }
 
-/// What is asked about events.
+/// Parameters of a list or stream of events.
 #[derive(Debug, Default)]
 pub(super) struct EventParams {
     pub(super) filter: EventFilter,
-    /// Only so many of the newest.
+    /// The number of newest events.
     pub(super) limit: Option<usize>,
-    /// All new ones too, as they come.
+    /// Stream new events, too.
     pub(super) follow: bool,
 }
 
 impl EventParams {
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Refused> {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
         let mut params = Self::default();
         each(query, "service, since, limit, follow", |name, value| {
             match name {

@@ -1,110 +1,98 @@
-//! All flows as one JSON document that is written while they are read.
+//! All flows, one JSON object a line, then a trailer with what is known only at the end.
 //!
-//! One flow a line, so that a reader can take it in parts. The reading thread waits for a reader
-//! that is slow and ends with one that goes away; no worker waits for either.
+//! The tables are read slice by slice, each when the reader has taken the one before: a slow reader holds
+//! up neither a worker nor another reader, and a stalled one is ended by the connection's write deadline.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::api::{Consistency, Envelope, Flow, Time, Warning};
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use vl3lb_common::dataplane::Dataplane;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::api::WORKER_ANSWER;
-use crate::observe::filter::FlowFilter;
-use crate::observe::flows::{self, ServiceNames};
+use super::error::ApiError;
+use super::{Admin, MAX_STREAMS, NDJSON};
+use crate::api::{Consistency, Envelope, Flow, FlowStreamEnd, FlowStreamLine};
+use crate::observe::flows::{Scan, shown};
 
-/// Parts that wait for the reader.
-const PARTS: usize = 4;
-/// A part is sent when it is about this long.
-const PART: usize = 64 << 10;
-
-/// The answer: the fields of `envelope`, then the flows, then what is known only at the end.
-pub(super) fn flows(
-    dataplane: Arc<dyn Dataplane>,
-    names: ServiceNames,
-    filter: FlowFilter,
-    envelope: Envelope<Flow>,
-    permit: OwnedSemaphorePermit,
-) -> Response {
-    let (parts, waiting) = mpsc::channel::<Bytes>(PARTS);
-    tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        write(&*dataplane, &names, &filter, &envelope, &parts);
-    });
-    let body = stream::unfold(waiting, async |mut waiting| {
-        let part = waiting.recv().await?;
-        Some((Ok::<_, std::convert::Infallible>(part), waiting))
-    });
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(body),
-    )
-        .into_response()
+/// The state of a stream between two parts.
+struct Reading {
+    admin: Admin,
+    /// `None` after the trailer.
+    scan: Option<Scan>,
+    end: FlowStreamEnd,
+    _permit: OwnedSemaphorePermit,
 }
 
-fn write(
-    dataplane: &dyn Dataplane,
-    names: &ServiceNames,
-    filter: &FlowFilter,
-    envelope: &Envelope<Flow>,
-    parts: &mpsc::Sender<Bytes>,
-) {
-    let mut part = head(envelope);
-    let mut matched = 0_u64;
-    let warnings = flows::scan(dataplane, names, filter, WORKER_ANSWER, |flow| {
-        part.push_str(if matched == 0 { "\n" } else { ",\n" });
-        matched += 1;
-        part.push_str(&json(&flows::shown(&flow, names)));
-        if part.len() >= PART && parts.blocking_send(std::mem::take(&mut part).into()).is_err() {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    });
-    part.push_str(&tail(matched, &warnings));
-    // An error is a reader that went away, and nobody is left to be told.
-    parts.blocking_send(part.into()).ok();
-}
-
-/// The fields of an [`Envelope`] that are known before the first flow.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Head<'a> {
-    api_version: &'a str,
-    time: Time,
-    generation: Option<u64>,
-    window_seconds: Option<f64>,
-    consistency: Consistency,
-}
-
-/// Everything before the first flow: `{...,"items":[`.
-fn head(envelope: &Envelope<Flow>) -> String {
-    let mut head = json(&Head {
-        api_version: &envelope.api_version,
+/// Streams the flows of `scan`. Errors: too many streams.
+pub(super) fn flows(admin: Admin, scan: Scan, envelope: &Envelope<Flow>) -> Result<Response, ApiError> {
+    let permit = Arc::clone(&admin.streams).try_acquire_owned().map_err(|_| {
+        ApiError::unavailable(
+            format!("flows: {MAX_STREAMS} streams of all flows are read already, which is the limit"),
+            "try again when one of them has ended, or leave out `--all`",
+        )
+    })?;
+    let end = FlowStreamEnd {
+        api_version: envelope.api_version.clone(),
         time: envelope.time,
         generation: envelope.generation,
         window_seconds: envelope.window_seconds,
         consistency: Consistency::PerFlow,
+        matched_total: 0,
+        truncated: false,
+        warnings: Vec::new(),
+    };
+    let reading = Reading {
+        admin,
+        scan: Some(scan),
+        end,
+        _permit: permit,
+    };
+    let body = stream::unfold(reading, async |mut reading| {
+        let part = reading.next().await?;
+        Some((part, reading))
     });
-    head.pop();
-    head.push_str(",\"items\":[");
-    head
+    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
 }
 
-/// Everything after the last flow: `],...}`.
-fn tail(matched: u64, warnings: &[Warning]) -> String {
-    format!(
-        "\n],\"truncated\":{},\"matchedTotal\":{matched},\"warnings\":{}}}\n",
-        !warnings.is_empty(),
-        json(&warnings)
-    )
+impl Reading {
+    /// The next lines; `None` after the trailer. An error cuts the stream short, without a trailer.
+    async fn next(&mut self) -> Option<Result<Bytes, std::io::Error>> {
+        loop {
+            let mut scan = self.scan.take()?;
+            let read = self
+                .admin
+                .blocking("flows: read the tables", move || {
+                    let slice = scan.next_slice();
+                    let lines = slice.as_ref().map(|flows| {
+                        let lines = flows.iter().map(|flow| line(&shown(flow, scan.names())));
+                        (flows.len() as u64, lines.collect::<String>())
+                    });
+                    (scan, lines)
+                })
+                .await;
+            let (scan, lines) = match read {
+                Ok(read) => read,
+                Err(error) => return Some(Err(std::io::Error::other(error.error))),
+            };
+            let Some((matched, lines)) = lines else {
+                self.end.warnings = scan.into_warnings();
+                self.end.truncated = !self.end.warnings.is_empty();
+                let end = self.end.clone();
+                return Some(Ok(line(&FlowStreamLine::End { end }).into()));
+            };
+            self.scan = Some(scan);
+            self.end.matched_total += matched;
+            if !lines.is_empty() {
+                return Some(Ok(lines.into()));
+            }
+        }
+    }
 }
 
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("reports have nothing that JSON has not")
+fn line(record: &impl Serialize) -> String {
+    let json = serde_json::to_string(record).expect("reports have nothing that JSON lacks");
+    json + "\n"
 }

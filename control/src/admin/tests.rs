@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
-use crate::api::{self, EventCode, FlowEvent};
+use crate::api::{self, EventCode, FlowEvent, FlowStreamLine};
 use serde::de::DeserializeOwned;
 use vl3lb_common::flow_feed::FlowChange;
 
@@ -17,7 +17,7 @@ use super::*;
 use crate::observe::events::Event;
 use crate::observe::report::fixture::{Live, flow, live};
 
-/// A served reporter.
+/// A running server.
 struct Served {
     live: Live,
     folder: tempfile::TempDir,
@@ -96,7 +96,7 @@ async fn metrics_are_openmetrics() {
 }
 
 #[tokio::test]
-async fn probes_answer_for_what_they_are_asked() {
+async fn liveness_and_readiness_have_their_own_conditions() {
     let served = Served::start().await;
     assert_eq!(served.get("/healthz").await.0, StatusCode::OK);
     assert_eq!(served.get("/readyz").await.0, StatusCode::OK);
@@ -110,7 +110,7 @@ async fn probes_answer_for_what_they_are_asked() {
 }
 
 #[tokio::test]
-async fn lists_are_filtered_and_ordered_here() {
+async fn lists_are_filtered_and_sorted() {
     let served = Served::start().await;
     let names = |answer: Value| -> Vec<String> {
         let items = answer["items"].as_array().unwrap();
@@ -135,7 +135,7 @@ async fn lists_are_filtered_and_ordered_here() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_or_is_not_understood_is_refused() {
+async fn unknown_names_parameters_and_paths_are_errors() {
     let served = Served::start().await;
     for (path, want, error) in [
         (
@@ -172,7 +172,7 @@ async fn what_does_not_exist_or_is_not_understood_is_refused() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_changed() {
+async fn all_routes_are_read_only() {
     let served = Served::start().await;
     for path in ["/metrics", "/api/v1/status", "/api/v1/flows"] {
         for method in [Method::POST, Method::PUT, Method::DELETE] {
@@ -201,22 +201,33 @@ async fn flows_are_limited_and_counted() {
 }
 
 #[tokio::test]
-async fn all_flows_are_one_document_with_a_line_for_each() {
+async fn all_flows_are_a_line_each_and_a_trailer() {
     let served = Served::start().await;
     *served.live.recorder.flows.lock().unwrap() =
         vec![(0..1000).map(|number| flow(0, number)).collect(), Vec::new()];
-    let (status, body) = served.get("/api/v1/flows?all=true").await;
-    assert_eq!(status, StatusCode::OK);
-    let answer: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(answer["items"].as_array().unwrap().len(), 1000);
-    assert_eq!(answer["matchedTotal"], 1000);
-    assert_eq!(body.lines().count(), 1002);
-    let none = served.json("/api/v1/flows?all=true&worker=1").await;
-    assert_eq!(none["items"].as_array().unwrap().len(), 0);
+    let read = async |path| {
+        let (status, body) = served.get(path).await;
+        assert_eq!(status, StatusCode::OK);
+        let lines = body.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.collect::<Vec<FlowStreamLine>>()
+    };
+    let lines = read("/api/v1/flows?all=true").await;
+    assert_eq!(lines.len(), 1001);
+    let FlowStreamLine::End { end } = &lines[1000] else {
+        panic!("{:?}", lines[1000])
+    };
+    assert_eq!((end.matched_total, end.truncated), (1000, false));
+    assert!(
+        lines[..1000]
+            .iter()
+            .all(|line| matches!(line, FlowStreamLine::Flow(_)))
+    );
+    let none = read("/api/v1/flows?all=true&worker=1").await;
+    assert!(matches!(&none[..], [FlowStreamLine::End { .. }]), "{none:?}");
 }
 
 #[tokio::test]
-async fn the_socket_belongs_to_its_owner_and_goes_at_the_end() {
+async fn the_socket_is_private_and_removed_at_the_end() {
     let served = Served::start().await;
     let socket = served.socket();
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
@@ -236,7 +247,10 @@ async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
     let socket = served.socket();
     let listen = ([127, 0, 0, 1], 0).into();
     let error = Listeners::open(listen, &socket).await.unwrap_err();
-    assert!(error.contains("another balancer answers there"), "{error}");
+    assert!(
+        error.to_string().contains("another balancer answers there"),
+        "{error}"
+    );
     assert!(socket.exists());
     let stale = served.folder.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
@@ -245,10 +259,13 @@ async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
 }
 
 #[tokio::test]
-async fn an_address_in_use_is_named() {
+async fn an_address_in_use_is_an_error_with_the_address() {
     let served = Served::start().await;
     let other = served.folder.path().join("other.sock");
-    let error = Listeners::open(served.address, &other).await.unwrap_err();
+    let error = Listeners::open(served.address, &other)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains(&served.address.to_string()) && error.contains("admin.listen"),
         "{error}"
@@ -261,7 +278,7 @@ fn texts(items: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn events_are_filtered_and_the_newest_kept_if_there_is_a_limit() {
+async fn events_are_filtered_and_limited_to_the_newest() {
     let served = Served::start().await;
     let hour_ago = api::Time::now().before(std::time::Duration::from_secs(3600));
     let old = Event::new(EventCode::Started, "vl3-lb started".to_owned());
@@ -298,7 +315,7 @@ async fn events_are_filtered_and_the_newest_kept_if_there_is_a_limit() {
 }
 
 #[tokio::test]
-async fn events_of_a_service_that_is_gone_can_be_asked_for() {
+async fn events_of_a_removed_service_are_listed() {
     let served = Served::start().await;
     let removed = Event::new(EventCode::ServiceRemoved, "service old removed".to_owned()).of_service("old");
     served.live.events.emit(removed);
@@ -306,7 +323,7 @@ async fn events_of_a_service_that_is_gone_can_be_asked_for() {
     assert_eq!(texts(&old["items"]), ["service old removed"]);
 }
 
-/// Begins to read an answer that has no end.
+/// Opens a stream.
 async fn follow(served: &Served, path: &str) -> Incoming {
     let stream = UnixStream::connect(served.socket()).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -320,7 +337,7 @@ async fn follow(served: &Served, path: &str) -> Incoming {
     sender.send_request(request).await.unwrap().into_body()
 }
 
-/// The next lines of it.
+/// The next lines of a stream.
 async fn lines<T: DeserializeOwned>(body: &mut Incoming) -> Vec<T> {
     let frame = body.frame().await.unwrap().unwrap();
     let lines = frame.into_data().unwrap();
@@ -329,7 +346,7 @@ async fn lines<T: DeserializeOwned>(body: &mut Incoming) -> Vec<T> {
 }
 
 #[tokio::test]
-async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
+async fn followed_events_are_a_line_each() {
     let served = Served::start().await;
     served
         .live
@@ -353,10 +370,10 @@ async fn a_follower_reads_a_line_for_each_event_as_it_happens() {
 }
 
 #[tokio::test]
-async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
+async fn followed_flows_are_a_line_each_until_the_limit_or_the_reader_ends() {
     let served = Served::start().await;
     let feed = &served.live.recorder.flow_feeds[1];
-    let tell = |number| {
+    let push = |number| {
         feed.push(FlowChange {
             at: crate::observe::report::fixture::at(3600),
             closed: None,
@@ -367,7 +384,7 @@ async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
     let mut others = follow(&served, "/api/v1/flows?follow=true&client=!172.16.1.0/24").await;
     let status = served.json("/api/v1/status").await;
     assert_eq!(status["items"][0]["flowFollowers"], 2);
-    (0..3).for_each(tell);
+    (0..3).for_each(push);
     let mut ports = Vec::new();
     while ports.len() < 2 {
         for event in lines::<FlowEvent>(&mut few).await {
@@ -379,8 +396,8 @@ async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
     }
     assert_eq!(ports, [40_000, 40_001]);
     assert!(few.frame().await.is_none(), "the answer ends at its limit");
-    let silence = std::pin::pin!(others.frame());
-    assert!(futures_util::poll!(silence).is_pending());
+    let next = std::pin::pin!(others.frame());
+    assert!(futures_util::poll!(next).is_pending());
     drop(others);
     while feed.is_followed() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
@@ -390,7 +407,7 @@ async fn flows_are_followed_a_line_each_until_the_limit_or_the_reader_ends() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_while_following_is_refused_and_so_is_a_crowd() {
+async fn following_excludes_sort_and_all_and_has_a_limit_of_readers() {
     let served = Served::start().await;
     for with in ["sort=age", "all=true"] {
         let (status, body) = served.get(&format!("/api/v1/flows?follow=true&{with}")).await;
@@ -400,9 +417,9 @@ async fn what_makes_no_sense_while_following_is_refused_and_so_is_a_crowd() {
             "{body}"
         );
     }
-    let mut crowd = Vec::new();
+    let mut readers = Vec::new();
     for _ in 0..crate::observe::flow_events::MAX_SUBSCRIBERS {
-        crowd.push(follow(&served, "/api/v1/flows?follow=true").await);
+        readers.push(follow(&served, "/api/v1/flows?follow=true").await);
     }
     let (status, body) = served.get("/api/v1/flows?follow=true").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Consistency, Time, Warning};
 use vl3lb_common::addr::Protocol;
 
 /// Packets and bytes of a flow in one direction.
@@ -42,4 +43,33 @@ pub struct Flow {
     #[serde(rename = "out")]
     pub outbound: FlowTraffic,
     pub worker: u16,
+}
+
+/// A line of a stream of all flows. A stream without an end was cut short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FlowStreamLine {
+    /// The last line.
+    End {
+        end: FlowStreamEnd,
+    },
+    Flow(Flow),
+}
+
+/// The trailer of a stream of all flows: the fields of a [`super::FlowList`] without its items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowStreamEnd {
+    /// [`super::API_VERSION`].
+    pub api_version: String,
+    /// When the stream began.
+    pub time: Time,
+    pub generation: Option<u64>,
+    pub window_seconds: Option<f64>,
+    pub consistency: Consistency,
+    /// Flows that matched, which all were lines.
+    pub matched_total: u64,
+    /// Whether flows are missing; `warnings` says which.
+    pub truncated: bool,
+    pub warnings: Vec<Warning>,
 }

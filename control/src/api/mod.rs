@@ -20,7 +20,7 @@ pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
 pub use check::{BackendCheck, CheckCount, CheckResult, ServiceCheck};
 pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
 pub use event::{Event, EventCode, EventList};
-pub use flow::{Flow, FlowTraffic};
+pub use flow::{Flow, FlowStreamEnd, FlowStreamLine, FlowTraffic};
 pub use flow_event::FlowEvent;
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
@@ -31,7 +31,7 @@ pub use status::{
 };
 pub use time::Time;
 
-/// Everything there is to tell, at one moment.
+/// The state of the balancer at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub time: Time,

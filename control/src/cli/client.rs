@@ -1,4 +1,4 @@
-//! Asking a running balancer through its admin socket: HTTP over a Unix socket.
+//! The client of the admin socket: HTTP over a Unix socket.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -17,19 +17,19 @@ use super::exit::{Failure, FailureKind};
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     pub socket: PathBuf,
-    /// Longest wait for an answer to begin, and between two parts of it.
+    /// Limit of the wait for an answer, and for each next part of it.
     pub timeout: Duration,
 }
 
-/// What the balancer says when it refuses.
+/// The body of an error.
 #[derive(Debug, Deserialize)]
-struct Refusal {
+struct ErrorBody {
     error: String,
     hint: Option<String>,
 }
 
 impl Client {
-    /// The whole answer to a question.
+    /// The whole answer to a request.
     pub(super) async fn get(&self, path: &str, query: &[(String, String)]) -> Result<Bytes, Failure> {
         let body = self.open(path, query).await?;
         match tokio::time::timeout(self.timeout, body.collect()).await {
@@ -39,12 +39,12 @@ impl Client {
         }
     }
 
-    /// The answer to a question line by line.
+    /// The answer to a request, line by line.
     pub(super) async fn lines(&self, path: &str, query: &[(String, String)]) -> Result<Lines, Failure> {
         Ok(Lines {
             body: self.open(path, query).await?,
             rest: Vec::new(),
-            patience: Some(self.timeout),
+            idle_limit: Some(self.timeout),
             client: self.clone(),
         })
     }
@@ -58,11 +58,11 @@ impl Client {
         }
         let status = response.status();
         let body = response.into_body().collect().await.map(|body| body.to_bytes());
-        let refusal = body
+        let body = body
             .ok()
-            .and_then(|body| serde_json::from_slice::<Refusal>(&body).ok());
-        Err(match refusal {
-            Some(Refusal { error, hint }) => Failure {
+            .and_then(|body| serde_json::from_slice::<ErrorBody>(&body).ok());
+        Err(match body {
+            Some(ErrorBody { error, hint }) => Failure {
                 kind: FailureKind::Answered,
                 error,
                 hint,
@@ -92,7 +92,7 @@ impl Client {
         let request = Request::get(format!("{path}?{encoded}"))
             .header(hyper::header::HOST, "localhost")
             .body(Empty::<Bytes>::new())
-            .map_err(|error| Failure::new(FailureKind::Refused, format!("ask for {path}: {error}")))?;
+            .map_err(|error| Failure::new(FailureKind::Refused, format!("query {path}: {error}")))?;
         sender
             .send_request(request)
             .await
@@ -113,27 +113,36 @@ impl Client {
     fn unreachable(&self, cause: &str) -> Failure {
         Failure::new(
             FailureKind::Unreachable,
-            format!("ask the balancer at {}: {cause}", self.socket.display()),
+            format!("query the balancer at {}: {cause}", self.socket.display()),
         )
     }
 
-    /// An answer without end has ended.
+    /// An endless answer has ended.
     fn gone(&self) -> Failure {
         Failure::new(
             FailureKind::Unreachable,
+            format!("the balancer at {} has ended the stream", self.socket.display()),
+        )
+        .hint("`vl3-lb status` shows whether it runs")
+    }
+
+    /// A stream has ended before its trailer.
+    pub(super) fn cut_short(&self) -> Failure {
+        Failure::new(
+            FailureKind::Unreachable,
             format!(
-                "the balancer at {} has ended, and its answer with it",
+                "the answer of the balancer at {} was cut short",
                 self.socket.display()
             ),
         )
-        .hint("`vl3-lb status` says whether there is one again")
+        .hint("the balancer ends a stream that is not read for 30s; read it faster, or filter the flows")
     }
 
     fn late(&self) -> Failure {
         Failure::new(
             FailureKind::Unreachable,
             format!(
-                "ask the balancer at {}: no answer within {:?}",
+                "query the balancer at {}: no answer within {:?}",
                 self.socket.display(),
                 self.timeout
             ),
@@ -142,21 +151,26 @@ impl Client {
     }
 }
 
+/// The lines of a part, without their line feeds.
+pub(super) fn lines_of(part: &[u8]) -> impl Iterator<Item = &[u8]> {
+    part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
+
 /// An answer that is read line by line.
 #[derive(Debug)]
 pub(super) struct Lines {
     body: Incoming,
     rest: Vec<u8>,
-    /// Longest wait between two parts; `None`: the answer has no end.
-    patience: Option<Duration>,
+    /// Limit of the wait for the next part; `None` for an endless answer.
+    idle_limit: Option<Duration>,
     client: Client,
 }
 
 impl Lines {
-    /// The answer has no end: each part takes as long as it takes, and if it does end, the balancer has.
-    pub(super) fn without_end(self) -> Self {
+    /// Makes it an endless answer: parts have no time limit, and its end is the end of the balancer.
+    pub(super) fn endless(self) -> Self {
         Self {
-            patience: None,
+            idle_limit: None,
             ..self
         }
     }
@@ -164,16 +178,16 @@ impl Lines {
     /// The complete lines that arrived, each with its line feed; `None` at the end of the answer.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
-            let frame = match self.patience {
-                Some(patience) => tokio::time::timeout(patience, self.body.frame())
+            let frame = match self.idle_limit {
+                Some(idle_limit) => tokio::time::timeout(idle_limit, self.body.frame())
                     .await
                     .map_err(|_| self.client.late())?,
                 None => self.body.frame().await,
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
-                None if self.patience.is_some() => return Ok(None),
-                Some(Err(error)) if self.patience.is_some() => {
+                None if self.idle_limit.is_some() => return Ok(None),
+                Some(Err(error)) if self.idle_limit.is_some() => {
                     return Err(self.client.unreachable(&error.to_string()));
                 }
                 None | Some(Err(_)) => return Err(self.client.gone()),

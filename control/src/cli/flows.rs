@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::api::{Flow, FlowList, FlowTraffic, Warning};
-use serde::Deserialize;
+use crate::api::{Flow, FlowList, FlowTraffic};
 
 use super::number::{Digits, UNKNOWN, age_seconds, grouped};
 use super::table::{Cell, Column, Listing, number, text};
@@ -44,32 +43,6 @@ pub(super) fn push(listing: &mut Listing, flow: &Flow) {
     row.push(flow.worker.to_string().into());
     let name = flow.service.as_deref().unwrap_or(UNKNOWN);
     listing.push(row, vec![name.into()]);
-}
-
-/// A line of the streamed document: `{...,"items":[`, then one flow a line, then `],...}`.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line<'a> {
-    Flow(&'a [u8]),
-    /// The end as a document of its own.
-    End(Vec<u8>),
-    Other,
-}
-
-impl<'a> Line<'a> {
-    /// Tells the lines apart by how they begin and end.
-    pub(super) fn new(line: &'a [u8]) -> Self {
-        match line {
-            [b'{', .., b'['] | [] => Self::Other,
-            [b']', b',', end @ ..] => Self::End([b"{", end].concat()),
-            [flow @ .., b','] | flow => Self::Flow(flow),
-        }
-    }
-}
-
-/// What is known only after the last flow.
-#[derive(Debug, Deserialize)]
-pub(super) struct End {
-    pub warnings: Vec<Warning>,
 }
 
 /// One row per flow.
@@ -114,29 +87,4 @@ pub(super) fn traffic(flow: &Flow, digits: Digits) -> [Cell; 2] {
         let (inbound, outbound) = (total(&flow.inbound), total(&flow.outbound));
         format!("{}/{}", digits.count(inbound), digits.count(outbound)).into()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_streamed_document_is_taken_apart_by_lines() {
-        let document = "{\"items\":[\n{\"a\":[1]},\n{\"a\":2}\n],\"warnings\":[]}\n";
-        let lines: Vec<_> = document
-            .as_bytes()
-            .split(|&b| b == b'\n')
-            .map(Line::new)
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                Line::Other,
-                Line::Flow(b"{\"a\":[1]}"),
-                Line::Flow(b"{\"a\":2}"),
-                Line::End(b"{\"warnings\":[]}".to_vec()),
-                Line::Other,
-            ]
-        );
-    }
 }

@@ -3,7 +3,7 @@
 use crate::api::{Event, FlowEvent};
 
 use super::args::{EventsArgs, FlowsArgs, Global, Output};
-use super::client::Client;
+use super::client::{Client, lines_of};
 use super::exit::{Failure, FailureKind};
 use super::number::grouped;
 use super::terms::Query;
@@ -35,14 +35,14 @@ pub(super) async fn follow_events(
         .chain(since(args))
         .chain([follow()])
         .collect();
-    let mut lines = client.lines("/api/v1/events", &query).await?.without_end();
+    let mut lines = client.lines("/api/v1/events", &query).await?.endless();
     let mut listing = events::listing(view);
     while let Some(part) = lines.next().await? {
         if view.format == Output::Jsonl {
             print(&part)?;
             continue;
         }
-        for line in whole_lines(&part) {
+        for line in lines_of(&part) {
             events::push(&mut listing, &read::<Event>(line)?);
         }
         print(listing.take_lines().as_bytes())?;
@@ -60,7 +60,7 @@ pub(super) async fn follow_flows(
     let limit = args.limit.map(|limit| ("limit".to_owned(), limit.to_string()));
     let query: Query = filters.iter().cloned().chain(limit).chain([follow()]).collect();
     let mut left = args.limit;
-    let mut lines = client.lines("/api/v1/flows", &query).await?.without_end();
+    let mut lines = client.lines("/api/v1/flows", &query).await?.endless();
     let mut listing = flow_events::listing(view);
     if view.terminal {
         note("flows that open and close from now on, until Ctrl-C");
@@ -68,7 +68,7 @@ pub(super) async fn follow_flows(
     while left != Some(0)
         && let Some(part) = lines.next().await?
     {
-        for line in whole_lines(&part) {
+        for line in lines_of(&part) {
             match read::<FlowEvent>(line)? {
                 FlowEvent::Lost { events, .. } if view.format != Output::Jsonl => {
                     note(&format!(
@@ -95,8 +95,4 @@ pub(super) async fn follow_flows(
 
 fn follow() -> (String, String) {
     ("follow".to_owned(), "true".to_owned())
-}
-
-fn whole_lines(part: &[u8]) -> impl Iterator<Item = &[u8]> {
-    part.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
 }

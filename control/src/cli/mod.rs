@@ -15,6 +15,7 @@ mod follow;
 mod number;
 mod services;
 mod status;
+mod stream;
 mod table;
 mod terms;
 mod view;
@@ -24,7 +25,7 @@ mod tests;
 
 use std::path::Path;
 
-use crate::api::{Backend, Envelope, EventList, Flow, FlowList, Service, Status};
+use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 use serde::de::DeserializeOwned;
 
@@ -38,6 +39,7 @@ use client::Client;
 pub use complete::complete;
 pub use exit::{Failure, FailureKind};
 use follow::{follow_events, follow_flows};
+use stream::stream_flows;
 use terms::Query;
 use view::{View, note, print, print_json};
 
@@ -279,40 +281,6 @@ async fn show_flows(client: &Client, args: &FlowsArgs, filters: &Query, view: Vi
     }
     if let Some(line) = flows::omission(&answer).filter(|_| !args.count) {
         note(&line);
-    }
-    Ok(())
-}
-
-/// All flows as they come from the workers, without keeping them.
-///
-/// The answer is one JSON document with one flow a line, so it can be read in parts.
-async fn stream_flows(client: &Client, filters: &Query, view: View) -> Result<(), Failure> {
-    let all = ("all".to_owned(), "true".to_owned());
-    let query: Query = filters.iter().cloned().chain([all]).collect();
-    let mut lines = client.lines("/api/v1/flows", &query).await?;
-    let mut listing = flows::listing(view);
-    while let Some(part) = lines.next().await? {
-        if view.format == Output::Json {
-            print(&part)?;
-            continue;
-        }
-        for line in part.split(|&byte| byte == b'\n').map(flows::Line::new) {
-            match line {
-                flows::Line::Flow(flow) if view.format == Output::Jsonl => {
-                    print(&[flow, b"\n"].concat())?;
-                }
-                flows::Line::Flow(flow) => flows::push(&mut listing, &read::<Flow>(flow)?),
-                flows::Line::End(end) => {
-                    for warning in read::<flows::End>(&end)?.warnings {
-                        note(&format!("warning: {}", warning.text));
-                    }
-                }
-                flows::Line::Other => {}
-            }
-        }
-        if view.format != Output::Jsonl {
-            print(listing.take_lines().as_bytes())?;
-        }
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::golden;
 use crate::observe::flows::{ServiceNames, shown};
 use crate::observe::report::fixture;
 
-const TABLE: View = View {
+pub(super) const TABLE: View = View {
     format: Output::Table,
     headings: true,
     color: false,
@@ -23,7 +23,7 @@ const WIDE: View = View {
     ..TABLE
 };
 
-fn flow_list(report: &Report) -> FlowList {
+pub(super) fn flow_list(report: &Report) -> FlowList {
     let names: ServiceNames = fixture::directory()
         .live_services()
         .map(|service| (service.slot, service.name.clone()))

@@ -1,10 +1,10 @@
-//! Reading the flow tables: slice by slice, filtered and cut down here.
+//! Reading the flow tables, slice by slice, and filtering them.
 //!
-//! A worker answers between two bursts and is asked for the next slice only when the last one has
-//! been dealt with, so neither a large table nor a slow reader holds it up.
+//! A worker answers between two bursts, and gets the next query only when its last slice has been
+//! processed, so neither a large table nor a slow reader holds it up.
 
 use std::collections::{BinaryHeap, HashMap};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::{Flow, FlowTraffic, Severity, Warning};
@@ -16,15 +16,15 @@ use vl3lb_common::flow_query::{FlowQuery, FlowRecord, FlowSlice};
 use super::filter::FlowFilter;
 use crate::state::Directory;
 
-/// Entries that a worker looks at for one answer: tens of microseconds of its time.
+/// Entries that a worker scans for one slice: tens of microseconds of its time.
 const SLICE: u32 = 4096;
-/// Pause before a worker with a full queue of questions is asked again.
+/// Pause before the next try at a worker whose queue of queries is full.
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Names of services by slot.
 pub type ServiceNames = HashMap<ServiceSlot, String>;
 
-/// The names of all services, removed ones with flows too.
+/// The names of all services, including removed ones with flows.
 pub fn service_names(directory: &Directory) -> ServiceNames {
     let services = directory.services.iter().flatten();
     services
@@ -32,7 +32,7 @@ pub fn service_names(directory: &Directory) -> ServiceNames {
         .collect()
 }
 
-/// The order of the flows that are shown.
+/// The order of a list of flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlowOrder {
     /// The newest activity first.
@@ -73,7 +73,7 @@ impl FlowOrder {
     }
 }
 
-/// The first flows of an order, and how many matched.
+/// The first flows of an order, and the number that matched.
 #[derive(Debug)]
 pub struct Selection {
     pub flows: Vec<Flow>,
@@ -81,74 +81,117 @@ pub struct Selection {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads all tables and keeps the first `limit` flows in `order` that `filter` accepts.
+/// Reads all tables of `scan` and keeps the first `limit` flows in `order`.
 ///
-/// Blocks for as long as it takes; a worker that does not answer within `timeout` is left out with
-/// a warning. Memory: `limit` flows and one slice.
-pub fn select(
-    dataplane: &dyn Dataplane,
-    names: &ServiceNames,
-    filter: &FlowFilter,
-    order: FlowOrder,
-    limit: usize,
-    timeout: Duration,
-) -> Selection {
+/// Blocks for as long as it takes; see [`Scan::next_slice`]. Memory: `limit` flows and one slice.
+pub fn select(mut scan: Scan, order: FlowOrder, limit: usize) -> Selection {
     let mut matched = 0;
     let mut first = BinaryHeap::new();
-    let warnings = scan(dataplane, names, filter, timeout, |flow| {
-        matched += 1;
-        first.push(Ranked(order.rank(&flow), flow));
-        if first.len() > limit {
-            first.pop();
+    while let Some(flows) = scan.next_slice() {
+        matched += flows.len() as u64;
+        for flow in flows {
+            first.push(Ranked(order.rank(&flow), flow));
+            if first.len() > limit {
+                first.pop();
+            }
         }
-        ControlFlow::Continue(())
-    });
+    }
     Selection {
         flows: first
             .into_sorted_vec()
             .into_iter()
-            .map(|Ranked(_, flow)| shown(&flow, names))
+            .map(|Ranked(_, flow)| shown(&flow, scan.names()))
             .collect(),
         matched,
-        warnings,
+        warnings: scan.into_warnings(),
     }
 }
 
-/// Reads all tables and gives `sink` each flow that `filter` accepts until it breaks.
-///
-/// Blocks; see [`select`]. Returns what is missing.
-pub fn scan(
-    dataplane: &dyn Dataplane,
-    names: &ServiceNames,
-    filter: &FlowFilter,
+/// A pass over the flow tables of all workers, slice by slice.
+pub struct Scan {
+    dataplane: Arc<dyn Dataplane>,
+    names: ServiceNames,
+    filter: FlowFilter,
     timeout: Duration,
-    mut sink: impl FnMut(FlowRecord) -> ControlFlow<()>,
-) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    for worker in (0..u16::MAX)
-        .zip(dataplane.stats())
-        .map(|(worker, _)| worker)
-        .filter(|&worker| filter.accepts_worker(worker))
-    {
-        let mut next = Some(0);
-        while let Some(cursor) = next {
-            let Some(slice) = ask(dataplane, worker, cursor, timeout) else {
-                warnings.push(unanswered(worker, timeout));
-                break;
-            };
-            for flow in slice.flows {
-                let service = names.get(&flow.service).map(String::as_str);
-                if filter.accepts(&flow, service) && sink(flow).is_break() {
-                    return warnings;
-                }
-            }
-            next = slice.next;
+    /// The worker and the position in its table of the next slice.
+    worker: u16,
+    cursor: u32,
+    warnings: Vec<Warning>,
+}
+
+impl std::fmt::Debug for Scan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scan")
+            .field("worker", &self.worker)
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scan {
+    /// A pass for the flows that `filter` accepts. A worker that does not answer within `timeout` is
+    /// left out with a warning.
+    pub const fn new(
+        dataplane: Arc<dyn Dataplane>,
+        names: ServiceNames,
+        filter: FlowFilter,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            dataplane,
+            names,
+            filter,
+            timeout,
+            worker: 0,
+            cursor: 0,
+            warnings: Vec::new(),
         }
     }
-    warnings
+
+    /// The accepted flows of the next slice, which may be none; `None` at the end.
+    ///
+    /// Blocks until the worker answers: for `timeout` at most, for each worker that does not.
+    pub fn next_slice(&mut self) -> Option<Vec<FlowRecord>> {
+        while usize::from(self.worker) < self.dataplane.stats().len() {
+            if !self.filter.accepts_worker(self.worker) {
+                self.next_worker();
+                continue;
+            }
+            let Some(slice) = query(&*self.dataplane, self.worker, self.cursor, self.timeout) else {
+                self.warnings.push(unanswered(self.worker, self.timeout));
+                self.next_worker();
+                continue;
+            };
+            match slice.next {
+                Some(next) => self.cursor = next,
+                None => self.next_worker(),
+            }
+            let accepted = slice.flows.into_iter().filter(|flow| {
+                let service = self.names.get(&flow.service).map(String::as_str);
+                self.filter.accepts(flow, service)
+            });
+            return Some(accepted.collect());
+        }
+        None
+    }
+
+    /// The names of the services.
+    pub const fn names(&self) -> &ServiceNames {
+        &self.names
+    }
+
+    /// What is missing from the slices so far.
+    pub fn into_warnings(self) -> Vec<Warning> {
+        self.warnings
+    }
+
+    const fn next_worker(&mut self) {
+        self.worker += 1;
+        self.cursor = 0;
+    }
 }
 
-fn ask(dataplane: &dyn Dataplane, worker: u16, cursor: u32, timeout: Duration) -> Option<FlowSlice> {
+fn query(dataplane: &dyn Dataplane, worker: u16, cursor: u32, timeout: Duration) -> Option<FlowSlice> {
     let deadline = Instant::now() + timeout;
     let (answer, answers) = channel::bounded(1);
     loop {
@@ -175,12 +218,12 @@ fn unanswered(worker: u16, timeout: Duration) -> Warning {
         code: "worker_unanswered".to_owned(),
         subject: Some(worker.to_string()),
         since: None,
-        text: format!("worker {worker} did not answer within {timeout:?}; flows of it are missing"),
+        text: format!("worker {worker} did not answer within {timeout:?}; its flows are missing"),
         next: Some("vl3-lb status".to_owned()),
     }
 }
 
-/// A record as it is shown.
+/// A record as the API shows it.
 pub fn shown(flow: &FlowRecord, names: &ServiceNames) -> Flow {
     let seconds = |micros| Duration::from_micros(micros).as_secs_f64();
     Flow {
@@ -209,7 +252,7 @@ pub fn shown(flow: &FlowRecord, names: &ServiceNames) -> Flow {
     }
 }
 
-/// A flow with its rank: the heap's greatest is the one to drop.
+/// A flow with its rank. The heap drops its greatest.
 struct Ranked(u64, FlowRecord);
 
 impl PartialEq for Ranked {

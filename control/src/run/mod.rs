@@ -5,6 +5,7 @@
 //! SIGTERM or SIGINT: not ready at once, then out of the DNS answers of every balancer if there are other
 //! balancers, flows may finish within a limit, then the data plane detaches; a second signal ends the wait.
 
+mod descriptors;
 mod drain;
 mod plane;
 mod privileges;
@@ -74,6 +75,7 @@ fn introduce(config: &Config, args: &ConfigArgs) {
 /// Checks the privileges, then runs the balancer in a runtime of its own.
 fn start(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Result<(), Failure> {
     privileges::check(&config)?;
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

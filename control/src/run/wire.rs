@@ -111,10 +111,7 @@ impl Control {
             let ready = move || reporter.readiness().is_ok();
             tasks.spawn("the membership of the group", peers.run(ready));
         }
-        tasks.spawn("the sampling of counters", {
-            let reporter = Arc::clone(&reporter);
-            async move { reporter.run().await }
-        });
+        tasks.spawn("the sampling of counters", Arc::clone(&reporter).run());
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
             async move {

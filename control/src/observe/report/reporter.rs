@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::{Report, Time};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::stats::WorkerStats;
@@ -86,16 +87,24 @@ impl Reporter {
         }
     }
 
-    /// Samples the counters once a second, for ever, and looks what there is to warn of, so that it is
-    /// known since when, and what becomes full.
-    pub async fn run(&self) {
+    /// Samples the counters once a second, for ever. Also builds a report each time, for the start of each
+    /// warning and for the events of [`Capacity`].
+    pub async fn run(self: Arc<Self>) {
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut capacity = Capacity::default();
         loop {
             ticks.tick().await;
-            self.sample();
-            for event in capacity.update(&self.report()) {
+            let reporter = Arc::clone(&self);
+            let sampled = spawn_blocking(move || {
+                reporter.sample();
+                reporter.report()
+            });
+            let Ok(report) = sampled.await else {
+                // A panic, which is logged: end, which stops the process.
+                return;
+            };
+            for event in capacity.update(&report) {
                 self.sources.events.emit(event);
             }
         }

@@ -6,7 +6,7 @@ use vl3lb_common::stats::ServiceStats;
 use vl3lb_common::{DropReason, snapshot};
 
 use crate::observe::filter::FlowFilter;
-use crate::observe::flows::{FlowOrder, select};
+use crate::observe::flows::{FlowOrder, Scan, select};
 
 use super::fixture::{self, at, flow, live};
 
@@ -248,14 +248,9 @@ fn flows_are_read_in_slices_and_cut_to_the_first() {
         for (name, value) in filters {
             filter.add(name, value).unwrap();
         }
-        let selection = select(
-            &*live.recorder,
-            &names,
-            &filter,
-            order,
-            limit,
-            super::WORKER_STUCK,
-        );
+        let dataplane = live.reporter.dataplane();
+        let scan = Scan::new(dataplane, names.clone(), filter, super::WORKER_STUCK);
+        let selection = select(scan, order, limit);
         assert!(selection.warnings.is_empty());
         let ports: Vec<_> = selection
             .flows
