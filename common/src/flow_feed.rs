@@ -31,7 +31,7 @@ pub struct FlowChange {
 /// One worker's changes on their way to the control side.
 #[derive(Debug, Default)]
 pub struct FlowFeed {
-    followed: AtomicBool,
+    subscribed: AtomicBool,
     /// Allocated for the first follower and kept for the next one.
     ring: OnceLock<ArrayQueue<FlowChange>>,
     lost: Counter,
@@ -40,8 +40,8 @@ pub struct FlowFeed {
 impl FlowFeed {
     /// Worker: whether changes are of interest.
     #[inline]
-    pub fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Relaxed)
+    pub fn is_subscribed(&self) -> bool {
+        self.subscribed.load(Ordering::Relaxed)
     }
 
     /// Worker: tells a change, or counts it as lost. Neither allocates nor waits.
@@ -53,16 +53,16 @@ impl FlowFeed {
 
     /// Control: changes are of interest from now on. Allocates the ring if there is none yet; what is
     /// left in it from before is forgotten.
-    pub fn start(&self) {
+    pub fn subscribe(&self) {
         let ring = self.ring.get_or_init(|| ArrayQueue::new(FEED_CAPACITY));
         while ring.pop().is_some() {}
-        self.followed.store(true, Ordering::Relaxed);
+        self.subscribed.store(true, Ordering::Relaxed);
     }
 
     /// Control: changes are of no interest any more. One that the worker is about to tell may still
     /// come.
-    pub fn stop(&self) {
-        self.followed.store(false, Ordering::Relaxed);
+    pub fn unsubscribe(&self) {
+        self.subscribed.store(false, Ordering::Relaxed);
     }
 
     /// Control: the oldest change that waits.
@@ -82,8 +82,8 @@ mod tests {
 
     use super::*;
     use crate::addr::Protocol;
+    use crate::backend::{BackendSlot, ServiceSlot};
     use crate::flow_query::FlowState;
-    use crate::snapshot::{BackendSlot, ServiceSlot};
 
     fn change(number: u64) -> FlowChange {
         let address = IpAddr::from([10, 0, 0, 1]);
@@ -117,9 +117,9 @@ mod tests {
     #[test]
     fn what_finds_the_ring_full_is_lost_and_counted() {
         let feed = FlowFeed::default();
-        assert!(!feed.is_followed());
-        feed.start();
-        assert!(feed.is_followed());
+        assert!(!feed.is_subscribed());
+        feed.subscribe();
+        assert!(feed.is_subscribed());
         let all = FEED_CAPACITY as u64 + 3;
         (0..all).map(change).for_each(|change| feed.push(change));
         assert_eq!(feed.lost(), 3);
@@ -136,12 +136,12 @@ mod tests {
     #[test]
     fn a_new_follower_hears_nothing_of_what_was_before() {
         let feed = FlowFeed::default();
-        feed.start();
-        feed.stop();
-        assert!(!feed.is_followed());
+        feed.subscribe();
+        feed.unsubscribe();
+        assert!(!feed.is_subscribed());
         // The worker looked at the flag just before.
         feed.push(change(1));
-        feed.start();
+        feed.subscribe();
         feed.push(change(2));
         assert_eq!(feed.pop(), Some(change(2)));
         assert_eq!((feed.pop(), feed.lost()), (None, 0));

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::addr::Protocol;
-use crate::snapshot::{BackendSlot, ServiceSlot};
+use crate::backend::{BackendSlot, ServiceSlot};
 
 /// The state of a flow, as shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -15,6 +15,7 @@
 //! This crate knows neither sockets nor Kubernetes: std, crossbeam, foldhash, serde and ipnet only.
 
 pub mod addr;
+pub mod backend;
 pub mod dataplane;
 pub mod drop_reason;
 pub mod flow_feed;
@@ -30,7 +31,8 @@ pub mod stats;
 pub mod time;
 
 pub use addr::{MacAddr, Protocol, ServiceKey};
+pub use backend::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 pub use drop_reason::DropReason;
-pub use snapshot::{Backend, BackendSlot, BackendState, Generation, Service, ServiceSlot, Snapshot};
+pub use snapshot::{Service, Snapshot};
 pub use source_ranges::SourceRanges;
 pub use time::{Duration, Timestamp};

@@ -1,7 +1,7 @@
 //! Weighted Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4).
 
+use crate::backend::Backend;
 use crate::hash;
-use crate::snapshot::Backend;
 
 /// Slots of a table: a prime, at least a hundred times the backends for which the shares are to
 /// be within one percent. The same number as in the paper's large configuration.
@@ -201,13 +201,13 @@ mod tests {
 
     use super::*;
     use crate::addr::Protocol;
-    use crate::snapshot::{BackendSlot, BackendState, ServiceSlot};
+    use crate::backend::{BackendSlot, BackendState, ServiceSlot};
 
     fn backend(host: u16, weight: u16) -> Backend {
         let [a, b] = host.to_be_bytes();
         Backend {
             slot: BackendSlot(u32::from(host)),
-            since: crate::snapshot::Generation(1),
+            since: crate::backend::Generation(1),
             service: ServiceSlot(0),
             address: [10, 0, a, b].into(),
             port: 8081,

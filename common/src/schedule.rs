@@ -3,8 +3,8 @@
 //! Everything that depends only on the set of backends is built here, on the control side; a
 //! worker adds what changes per flow (a turn, the current number of flows).
 
+use crate::backend::{Backend, BackendSlot};
 use crate::maglev::Maglev;
-use crate::snapshot::{Backend, BackendSlot};
 
 /// The rule that picks a backend for a new flow. All honour weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -146,7 +146,7 @@ fn gcd(a: i64, b: i64) -> i64 {
 mod tests {
     use super::*;
     use crate::addr::Protocol;
-    use crate::snapshot::{BackendState, Generation, ServiceSlot};
+    use crate::backend::{BackendState, Generation, ServiceSlot};
 
     fn backends(weights: &[u16]) -> Vec<Backend> {
         (1_u8..)

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::backend::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
 use crate::drop_reason::DropReason;
-use crate::snapshot::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
 
 /// A counter or gauge with one writer.
 #[derive(Debug, Default)]

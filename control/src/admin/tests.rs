@@ -399,7 +399,7 @@ async fn followed_flows_are_a_line_each_until_the_limit_or_the_reader_ends() {
     let next = std::pin::pin!(others.frame());
     assert!(futures_util::poll!(next).is_pending());
     drop(others);
-    while feed.is_followed() {
+    while feed.is_subscribed() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let (_, metrics) = served.get("/metrics").await;

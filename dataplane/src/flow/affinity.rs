@@ -11,7 +11,7 @@
 //! An entry names its backend by slot and by the generation in which the backend got that slot, so
 //! it cannot stand for the slot's next owner; whether the backend still takes flows is the caller's
 //! to ask. A client may come back to a backend while it still has flows there of an earlier time, so
-//! flows remember with which [`Bond`] they began.
+//! flows remember with which [`AffinityEpoch`] they began.
 
 use std::io;
 
@@ -75,9 +75,9 @@ impl From<&Backend> for BackendId {
 /// Which of the backends that a client had one after the other a flow belongs to: the change by which
 /// it got that one, modulo 16. Only flows of the current one hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bond(pub(super) u8);
+pub struct AffinityEpoch(pub(super) u8);
 
-impl Bond {
+impl AffinityEpoch {
     /// Bonds that can be told apart.
     const NUMBERS: u8 = 16;
 }
@@ -85,7 +85,7 @@ impl Bond {
 /// How a flow began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
-    pub bond: Bond,
+    pub epoch: AffinityEpoch,
     /// Another client was forgotten before its time to make room.
     pub evicted: bool,
 }
@@ -96,10 +96,10 @@ struct Entry {
     client: [u8; 16],
     /// When the client is forgotten, in seconds on the workers' clock. That lasts for 136 years.
     deadline: u32,
-    /// Open flows of this bond. One client has no more on one backend than that has NAT ports.
+    /// Open flows of this epoch. One client has no more on one backend than that has NAT ports.
     flows: u16,
-    /// See [`Bond`].
-    bond: u8,
+    /// See [`AffinityEpoch`].
+    epoch: u8,
     _unused: u8,
     backend_since: u32,
     backend_slot: u16,
@@ -205,23 +205,23 @@ impl AffinityTable {
         let place = known.or_else(|| (0..WAYS).min_by_key(cheapest)).unwrap_or(0);
         let entry = &mut ways[place];
         let evicted = known.is_none() && !entry.is_over(now);
-        let (bond, flows) = if known.is_some() && entry.backend() == backend {
-            (entry.bond, entry.flows)
+        let (epoch, flows) = if known.is_some() && entry.backend() == backend {
+            (entry.epoch, entry.flows)
         } else {
-            ((entry.bond + 1) % Bond::NUMBERS, 0)
+            ((entry.epoch + 1) % AffinityEpoch::NUMBERS, 0)
         };
         *entry = Entry {
             client: key.client,
             deadline: deadline(now, affinity),
             flows: flows.saturating_add(1),
-            bond,
+            epoch,
             _unused: 0,
             backend_since: backend.since,
             backend_slot: index(backend.slot),
             service_slot: key.service.0,
         };
         Begun {
-            bond: Bond(bond),
+            epoch: AffinityEpoch(epoch),
             evicted,
         }
     }
@@ -231,7 +231,7 @@ impl AffinityTable {
     pub fn end(
         &mut self,
         key: &ServiceClient,
-        (backend, bond): (BackendSlot, Bond),
+        (backend, epoch): (BackendSlot, AffinityEpoch),
         now: Timestamp,
         affinity: Duration,
     ) {
@@ -239,7 +239,7 @@ impl AffinityTable {
         let ways = &mut self.entries[set..set + WAYS];
         if let Some(entry) = ways
             .iter_mut()
-            .find(|entry| entry.is_of(key) && (entry.backend_slot, entry.bond) == (index(backend), bond.0))
+            .find(|entry| entry.is_of(key) && (entry.backend_slot, entry.epoch) == (index(backend), epoch.0))
         {
             entry.flows = entry.flows.saturating_sub(1);
             entry.deadline = deadline(now, affinity);

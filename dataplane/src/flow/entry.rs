@@ -3,7 +3,7 @@
 use vl3lb_common::{Duration, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::affinity::Bond;
+use super::affinity::AffinityEpoch;
 use super::key::{ReplyKey, RequestKey};
 use super::open::NewFlow;
 use super::state::State;
@@ -21,10 +21,10 @@ const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
 const LEARNED: u8 = 4;
 
-/// In [`HotEntry::flags`]: see [`HotEntry::bond`].
-const BOUND: u8 = 8;
-/// Where in [`HotEntry::flags`] the bond's number is.
-const BOND_SHIFT: u32 = 4;
+/// In [`HotEntry::flags`]: see [`HotEntry::epoch`].
+const HAS_EPOCH: u8 = 8;
+/// Where in [`HotEntry::flags`] the epoch's number is.
+const EPOCH_SHIFT: u32 = 4;
 
 /// What packets need of a flow: one cache line. Addresses are 16 bytes, IPv4 as IPv4-mapped.
 ///
@@ -149,17 +149,17 @@ impl HotEntry {
         self.set_flag(COUNTED, true);
     }
 
-    /// The bond with which the flow holds its client's entry in the affinity table; its end is said
+    /// The epoch with which the flow holds its client's entry in the affinity table; its end is said
     /// there.
     #[inline]
-    pub fn bond(&self) -> Option<Bond> {
-        (self.flags & BOUND != 0).then_some(Bond(self.flags >> BOND_SHIFT))
+    pub fn epoch(&self) -> Option<AffinityEpoch> {
+        (self.flags & HAS_EPOCH != 0).then_some(AffinityEpoch(self.flags >> EPOCH_SHIFT))
     }
 
     /// Says that the flow holds its client's entry in the affinity table. Once.
     #[inline]
-    pub const fn set_bond(&mut self, bond: Bond) {
-        self.flags |= BOUND | bond.0 << BOND_SHIFT;
+    pub const fn set_epoch(&mut self, epoch: AffinityEpoch) {
+        self.flags |= HAS_EPOCH | epoch.0 << EPOCH_SHIFT;
     }
 
     /// Whether `client_mac` is the neighbour that the client's packets came from, because the kernel

@@ -17,7 +17,7 @@
 mod affinity;
 mod counters;
 mod entry;
-mod event;
+mod feed;
 mod finished;
 mod header;
 mod index;
@@ -35,10 +35,10 @@ pub mod tcp;
 mod tests;
 mod view;
 
-pub use affinity::{AffinityTable, BackendId, Bond, ServiceClient};
+pub use affinity::{AffinityEpoch, AffinityTable, BackendId, ServiceClient};
 pub use counters::ColdEntry;
 pub use entry::{HotEntry, Lifetime};
-pub use event::Announcer;
+pub use feed::FeedWriter;
 pub use key::{ReplyKey, RequestKey};
 pub use open::{NewFlow, OpenError, Opened};
 pub use state::{Direction, Lifetimes, State};

@@ -99,7 +99,7 @@ impl FlowTable {
         if new.state.is_over() {
             self.set_queued(FlowId(id), true);
         }
-        self.announce_opened(FlowId(id), now);
+        self.emit_opened(FlowId(id), now);
         Ok(Opened {
             id: FlowId(id),
             replaced,

@@ -7,10 +7,10 @@ use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
 
-use super::affinity::Bond;
+use super::affinity::AffinityEpoch;
 use super::counters::ColdEntry;
 use super::entry::{HotEntry, Lifetime};
-use super::event::Announcer;
+use super::feed::FeedWriter;
 use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, MAX_LOCALS, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
@@ -58,8 +58,8 @@ pub struct ClosedFlow {
     pub created: Timestamp,
     /// See [`HotEntry::is_counted`].
     pub counted: bool,
-    /// See [`HotEntry::bond`].
-    pub bond: Option<Bond>,
+    /// See [`HotEntry::epoch`].
+    pub epoch: Option<AffinityEpoch>,
 }
 
 impl ClosedFlow {
@@ -76,7 +76,7 @@ pub struct FlowTable {
     pub(super) ports: PortMaps,
     pub(super) finished: FinishedQueues,
     pub(super) seed: HashSeed,
-    pub(super) announcer: Option<Announcer>,
+    pub(super) writer: Option<FeedWriter>,
     memory_bytes: usize,
 }
 
@@ -162,7 +162,7 @@ impl FlowTable {
             ports: ports_in_use,
             finished,
             seed: HashSeed::new(seed),
-            announcer: None,
+            writer: None,
             memory_bytes,
         })
     }
@@ -359,7 +359,7 @@ impl FlowTable {
             state: entry.state(),
             created,
             counted: entry.is_counted(),
-            bond: entry.bond(),
+            epoch: entry.epoch(),
         }
     }
 

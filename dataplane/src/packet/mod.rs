@@ -1,6 +1,6 @@
 //! Packets as pure functions over bytes: what a packet is ([`parse`]), its translation
-//! ([`translate`], [`translate_error`]), answers made out of it ([`answer_with_error`],
-//! [`answer_with_reset`]) and the cutting of TCP super-packets ([`segment`]).
+//! ([`translate`], [`translate_error`]), answers made out of it ([`reject_with_icmp_error`],
+//! [`reject_with_tcp_reset`]) and the cutting of TCP super-packets ([`segment`]).
 //!
 //! Nothing here knows flows, rings or time. Any bytes are accepted; what is wrong with them comes
 //! back as a [`DropReason`](vl3lb_common::DropReason). Only the first frame of a packet is parsed,
@@ -9,7 +9,6 @@
 //! [`parse`] and [`translate`] run for every packet and neither allocate nor look at the payload,
 //! except to complete a checksum that the sender's kernel left to its hardware.
 
-mod answer;
 mod checksum;
 mod extension;
 mod field;
@@ -17,18 +16,16 @@ mod icmp;
 mod mac;
 mod mss;
 mod parse;
-mod reply;
-mod reset;
+mod reject;
 mod rewrite;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{AnswerKind, answer_with_error};
 pub use icmp::{ErrorClass, Quoted, parse_quote, translate_error};
 pub use mac::{set_macs, source_mac};
 pub use mss::tcp_mss_option;
 pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
-pub use reset::answer_with_reset;
+pub use reject::{IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
 pub use rewrite::{ChecksumPolicy, Translation, set_ipv4_identification, translate};
 pub use segment::segment;

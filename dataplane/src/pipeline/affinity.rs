@@ -11,11 +11,11 @@ use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::{Backend, BackendSlot, Duration, ServiceSlot, Snapshot, Timestamp};
 
 use super::{Engine, Origin};
-use crate::flow::{AffinityTable, BackendId, Bond, FlowId, ServiceClient};
+use crate::flow::{AffinityEpoch, AffinityTable, BackendId, FlowId, ServiceClient};
 
 /// Where the flows of one service live.
 #[derive(Debug, Clone, Copy, Default)]
-struct Home {
+struct ServicePlacement {
     /// At the owner of the client's address, instead of that of address and ports.
     by_client: bool,
     /// It was the other rule once; flows may live there.
@@ -24,14 +24,14 @@ struct Home {
 
 /// Where flows of all services live.
 #[derive(Debug)]
-pub(super) struct Homes {
+pub(super) struct FlowPlacement {
     /// By service slot; `None` without a service.
-    services: Box<[Option<Home>]>,
+    services: Box<[Option<ServicePlacement>]>,
     /// Whether any flow may live at the owner of its client's address.
     any_by_client: bool,
 }
 
-impl Default for Homes {
+impl Default for FlowPlacement {
     fn default() -> Self {
         Self {
             services: vec![None; MAX_SERVICES].into_boxed_slice(),
@@ -40,25 +40,25 @@ impl Default for Homes {
     }
 }
 
-impl Homes {
+impl FlowPlacement {
     /// Notes what `snapshot` changes. O(services).
     pub(super) fn follow(&mut self, snapshot: &Snapshot) {
         let services = snapshot.service_slots.iter().map(Option::as_ref);
-        for (home, service) in self
+        for (placed, service) in self
             .services
             .iter_mut()
             .zip(services.chain(std::iter::repeat(None)))
         {
-            *home = service.map(|service| {
+            *placed = service.map(|service| {
                 let by_client = !service.affinity.is_zero();
-                Home {
+                ServicePlacement {
                     by_client,
-                    moved: home.is_some_and(|before| before.moved || before.by_client != by_client),
+                    moved: placed.is_some_and(|before| before.moved || before.by_client != by_client),
                 }
             });
         }
-        let mut homes = self.services.iter().flatten();
-        self.any_by_client = homes.any(|home| home.by_client || home.moved);
+        let mut placement = self.services.iter().flatten();
+        self.any_by_client = placement.any(|placed| placed.by_client || placed.moved);
     }
 
     /// Whether any flow may live at the owner of its client's address.
@@ -67,7 +67,7 @@ impl Homes {
         self.any_by_client
     }
 
-    fn of(&self, service: ServiceSlot) -> Home {
+    fn of(&self, service: ServiceSlot) -> ServicePlacement {
         self.services
             .get(service.index())
             .copied()
@@ -83,25 +83,25 @@ impl Engine {
     /// A packet passes the owner under the former rule once at most, on its way to the owner, which
     /// sends on nothing that was handed to it. So no packet goes round in circles.
     #[inline]
-    pub(super) fn elsewhere(
+    pub(super) fn remote_owner(
         &self,
         service: ServiceSlot,
         client: &[u8; 16],
         by_ports: u16,
         origin: Origin,
     ) -> Option<u16> {
-        if !self.homes.any_by_client || self.workers == 1 {
+        if !self.placement.any_by_client || self.workers == 1 {
             return (by_ports != self.worker).then_some(by_ports);
         }
-        let home = self.homes.of(service);
+        let placed = self.placement.of(service);
         let by_client = u16::try_from(reduce(client_hash(client), u32::from(self.workers))).unwrap_or(0);
-        let (owner, former) = if home.by_client {
+        let (owner, former) = if placed.by_client {
             (by_client, by_ports)
         } else {
             (by_ports, by_client)
         };
         let unasked = owner != self.worker || origin == Origin::Queue;
-        if home.moved && former != self.worker && unasked {
+        if placed.moved && former != self.worker && unasked {
             return Some(former);
         }
         (owner != self.worker).then_some(owner)
@@ -132,7 +132,7 @@ impl Engine {
         };
         let begun = self.affinity.begin(&key, backend.into(), now, affinity);
         self.stats.affinity_evicted.add(u64::from(begun.evicted));
-        self.flows.entry_mut(id).set_bond(begun.bond);
+        self.flows.entry_mut(id).set_epoch(begun.epoch);
     }
 }
 
@@ -141,7 +141,7 @@ pub(super) fn flow_ended(
     table: &mut AffinityTable,
     snapshot: &Snapshot,
     key: &ServiceClient,
-    held: (BackendSlot, Bond),
+    held: (BackendSlot, AffinityEpoch),
     now: Timestamp,
 ) {
     table.end(key, held, now, affinity_of(snapshot, key.service));

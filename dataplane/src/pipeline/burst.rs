@@ -3,13 +3,13 @@
 //! With many flows the table is larger than the processor's caches, and a packet that waits for its
 //! index bucket and then for its flow's entry spends most of its time waiting. So the packets of a
 //! group are looked at together in three steps: parse all and ask for their buckets; read all
-//! buckets and ask for their entries, or for what their opening needs ([`super::foresight`]);
+//! buckets and ask for their entries, or for what their opening needs ([`super::early_selection`]);
 //! decide about all, in order. What was found out early is a hint only: an earlier packet of the
 //! group may have opened or closed the flow meanwhile.
 
 use vl3lb_common::{DropReason, Timestamp};
 
-use super::foresight::Foresight;
+use super::early_selection::EarlySelection;
 use super::tuple::Tuple;
 use super::{Engine, Origin, Verdict};
 use crate::flow::Probe;
@@ -29,7 +29,7 @@ pub(super) struct Prepared {
     frames: usize,
     pub(super) subject: Subject,
     /// For a packet that seemed to have no flow.
-    pub(super) foresight: Option<Foresight>,
+    pub(super) early: Option<EarlySelection>,
 }
 
 /// What a packet is about.
@@ -38,9 +38,9 @@ pub(super) enum Subject {
     /// A flow, or one to be opened: a TCP or UDP packet with its ports.
     Flow(Lookup),
     /// An ICMP message or a fragment, sent to the own address with this index.
-    Unusual { local: u8 },
+    SlowPath { local: u8 },
     /// Nothing that is forwarded.
-    Refused(DropReason),
+    Drop(DropReason),
 }
 
 /// Which flow a packet belongs to.
@@ -60,8 +60,8 @@ impl Prepared {
     pub(super) const EMPTY: Self = Self {
         parsed: Parsed::EMPTY,
         frames: 0,
-        subject: Subject::Refused(DropReason::Internal),
-        foresight: None,
+        subject: Subject::Drop(DropReason::Internal),
+        early: None,
     };
 }
 
@@ -82,7 +82,7 @@ impl Engine {
         while !rest.is_empty() {
             let (packets, unknown) = self.prepare_group(rest, &mut group);
             if unknown {
-                self.foresee(&mut group[..packets]);
+                self.select_early(&mut group[..packets]);
             }
             for prepared in &group[..packets] {
                 let (packet, after) = rest.split_at_mut(prepared.frames);
@@ -125,9 +125,9 @@ impl Engine {
     #[inline(always)]
     pub(super) fn prepare<F: Frame>(&self, packet: &[F], prepared: &mut Prepared) {
         prepared.frames = packet.len();
-        prepared.foresight = None;
+        prepared.early = None;
         if let Err(reason) = self.find_subject(packet, prepared) {
-            prepared.subject = Subject::Refused(reason);
+            prepared.subject = Subject::Drop(reason);
         }
     }
 
@@ -139,7 +139,7 @@ impl Engine {
         let local = self.local(parsed)?;
         prepared.subject = match Tuple::of(parsed, local) {
             Some((tuple, flags)) => Subject::Flow(self.lookup(parsed, tuple, flags)),
-            None => Subject::Unusual { local },
+            None => Subject::SlowPath { local },
         };
         Ok(())
     }

@@ -74,12 +74,12 @@ fn count_closed(
     if closed.counted {
         return;
     }
-    if let Some(bond) = closed.bond {
+    if let Some(epoch) = closed.epoch {
         let key = ServiceClient {
             service: closed.service_slot,
             client: closed.client,
         };
-        affinity::flow_ended(affinity, snapshot, &key, (closed.backend_slot, bond), now);
+        affinity::flow_ended(affinity, snapshot, &key, (closed.backend_slot, epoch), now);
     }
     let backend = stats.backend(closed.backend_slot);
     backend.flows.set(backend.flows.get().saturating_sub(1));

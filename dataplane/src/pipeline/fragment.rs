@@ -9,7 +9,7 @@
 use vl3lb_common::hash::{owner_hash, reduce};
 use vl3lb_common::{DropReason, Duration, Protocol, Timestamp};
 
-use super::{Arrival, Engine, Origin, Refusal, Tuple, Verdict};
+use super::{Arrival, DropContext, Engine, Origin, Tuple, Verdict};
 use crate::packet::{self, Parsed, TcpFlags};
 use crate::port::Frame;
 
@@ -31,7 +31,7 @@ impl Engine {
         part: Part,
         origin: Origin,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let protocol = Protocol::from_number(part.protocol).ok_or(DropReason::UnsupportedProtocol)?;
         let key = Key {
             source: parsed.source,
@@ -212,10 +212,10 @@ mod tests {
         let mut table = FragmentTable::default();
         let start = Timestamp(1);
         assert!(table.learn(key(0), (1, 2), start).is_some());
-        let refused = (1..100_000)
+        let dropped = (1..100_000)
             .filter(|&id| table.learn(key(id), (3, 4), start).is_none())
             .count();
-        assert_eq!(refused, 99_999 - (SETS * WAYS - 1));
+        assert_eq!(dropped, 99_999 - (SETS * WAYS - 1));
         assert_eq!(table.find(&key(0), start).map(|d| d.ports), Some((1, 2)));
         assert!(table.learn(key(200_000), (3, 4), start + LIFETIME).is_some());
     }

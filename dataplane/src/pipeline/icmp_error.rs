@@ -5,7 +5,7 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::stats::FlowFailure;
 use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
 
-use super::{Engine, Origin, Refusal, Tuple, Verdict};
+use super::{DropContext, Engine, Origin, Tuple, Verdict};
 use crate::flow::{FlowId, State};
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::port::Frame;
@@ -18,7 +18,7 @@ impl Engine {
         quoted: &Quoted,
         origin: Origin,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         // The quoted packet was sent by us.
         let local = self
             .flows
@@ -39,7 +39,7 @@ impl Engine {
             }
         }
         let by_ports = self.request_owner(&quoted.destination, tuple);
-        if by_ports == self.worker || self.homes.any_by_client() {
+        if by_ports == self.worker || self.placement.any_by_client() {
             let key = tuple.request_key(quoted.destination);
             if let Some(id) = self.flows.request(&key, now) {
                 return self.error_to_backend(packet, parsed, quoted, id);
@@ -51,7 +51,7 @@ impl Engine {
             protocol: quoted.protocol,
         };
         let next = match (self.snapshot.services.get(&own), reply_owner) {
-            (Some(&service), _) => self.elsewhere(service, &quoted.destination, by_ports, origin),
+            (Some(&service), _) => self.remote_owner(service, &quoted.destination, by_ports, origin),
             (None, owner) => Some(owner.unwrap_or(by_ports)).filter(|&owner| owner != self.worker),
         };
         next.map(Verdict::Handoff)
@@ -65,7 +65,7 @@ impl Engine {
         parsed: &Parsed,
         quoted: &Quoted,
         id: FlowId,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let entry = self.flows.entry(id);
         let own = self.flows.local_address(entry.local);
         let inner = Translation {
@@ -91,7 +91,7 @@ impl Engine {
         parsed: &Parsed,
         quoted: &Quoted,
         id: FlowId,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let entry = self.flows.entry(id);
         let own = self.flows.local_address(entry.local);
         let inner = Translation {
@@ -106,7 +106,7 @@ impl Engine {
             .backend(BackendSlot(entry.backend_slot))
             .ok_or(DropReason::Internal)
             .and_then(|backend| self.mac_of(backend))
-            .map_err(|reason| Refusal { service, reason })?;
+            .map_err(|reason| DropContext { service, reason })?;
         self.pass_error(packet, parsed, quoted, id, own, inner, mac)
     }
 
@@ -124,18 +124,18 @@ impl Engine {
         own: [u8; 16],
         inner: Translation,
         mac: Option<MacAddr>,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let service = Some(ServiceSlot(self.flows.entry(id).service_slot));
-        let refused = |reason| Refusal { service, reason };
+        let dropped = |reason| DropContext { service, reason };
         if parsed.hop_limit <= 1 {
-            return Err(refused(DropReason::TtlExpired));
+            return Err(dropped(DropReason::TtlExpired));
         }
         if let ErrorClass::TooBig { mtu } = quoted.kind {
             self.lower_mss(id, parsed.family, mtu);
         }
         let head = packet.first_mut().ok_or(DropReason::Malformed)?;
         packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)
-            .map_err(refused)?;
+            .map_err(dropped)?;
         self.address_frame(packet, mac);
         Ok(Verdict::Transmit)
     }

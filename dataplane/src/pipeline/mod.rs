@@ -8,14 +8,14 @@
 //! it and passes packet, key and flow through memory, 5 to 10% of the whole.
 
 mod affinity;
-mod answer;
 mod burst;
 mod closing;
-mod foresight;
+mod early_selection;
 mod fragment;
 mod icmp_error;
+mod limit;
 mod next_hop;
-mod rate;
+mod reject;
 mod reply;
 mod request;
 #[cfg(test)]
@@ -36,15 +36,15 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{AffinityTable, Announcer, FlowTable, Lifetimes};
+use crate::flow::{AffinityTable, FeedWriter, FlowTable, Lifetimes};
 use crate::packet::{self, Framing, Parsed, Translation, Transport};
 use crate::port::{Frame, Port, packet_len};
 
-use affinity::Homes;
+use affinity::FlowPlacement;
 use burst::{Lookup, Prepared, Subject};
-use foresight::Foresight;
+use early_selection::EarlySelection;
 use fragment::FragmentTable;
-use rate::TokenBucket;
+use limit::TokenBucket;
 use tuple::Tuple;
 
 /// What to do with a packet.
@@ -56,7 +56,7 @@ pub enum Verdict {
     /// Translated in place, but longer than the MTU: cut it with [`Engine::segment`].
     Segment { mss: u16 },
     /// The first frame was rewritten into an answer to the sender: send it, release the others.
-    Answer,
+    Reject,
     /// The packet's flow belongs to that worker.
     Handoff(u16),
     /// Counted; release its frames.
@@ -106,10 +106,10 @@ pub struct Engine {
     services_at_nat_ports: bool,
     flows: FlowTable,
     affinity: AffinityTable,
-    homes: Homes,
+    placement: FlowPlacement,
     fragments: FragmentTable,
     /// New flows so far, per service: the turn of round-robin.
-    turns: Box<[u64]>,
+    round_robin: Box<[u64]>,
     random: StdRng,
     errors: TokenBucket,
     resets: TokenBucket,
@@ -130,12 +130,12 @@ impl std::fmt::Debug for Engine {
 
 /// Why a packet is not forwarded, with the service to count it for.
 #[derive(Debug, Clone, Copy)]
-struct Refusal {
+struct DropContext {
     service: Option<ServiceSlot>,
     reason: DropReason,
 }
 
-impl From<DropReason> for Refusal {
+impl From<DropReason> for DropContext {
     fn from(reason: DropReason) -> Self {
         Self {
             service: None,
@@ -159,8 +159,8 @@ impl Engine {
         let ports = snapshot.nat_ports.slice(config.worker, config.workers);
         let flows = FlowTable::new(config.flows, ports, config.seed)?;
         let affinity = AffinityTable::new(config.flows, config.seed)?;
-        let mut homes = Homes::default();
-        homes.follow(&snapshot);
+        let mut placement = FlowPlacement::default();
+        placement.follow(&snapshot);
         stats.flow_capacity.set(u64::from(config.flows));
         Ok(Self {
             worker: config.worker,
@@ -172,9 +172,9 @@ impl Engine {
             snapshot,
             flows,
             affinity,
-            homes,
+            placement,
             fragments: FragmentTable::default(),
-            turns: vec![0; MAX_SERVICES].into_boxed_slice(),
+            round_robin: vec![0; MAX_SERVICES].into_boxed_slice(),
             random: StdRng::seed_from_u64(config.seed),
             errors: TokenBucket::icmp_errors(),
             resets: TokenBucket::tcp_resets(),
@@ -187,12 +187,12 @@ impl Engine {
     /// Switches to `snapshot` and returns the one used before. Established flows go on.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, now: Timestamp) -> Arc<Snapshot> {
         for &address in &snapshot.addresses {
-            // More than 255 addresses in the life of the process: packets to the rest are refused.
+            // More than 255 addresses in the life of the process: packets to the rest are dropped.
             if self.flows.local_index(to_octets(address)).is_none() {
                 self.stats.drop_packet(None, DropReason::Internal);
             }
         }
-        self.homes.follow(&snapshot);
+        self.placement.follow(&snapshot);
         self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
         self.errors.refill(now);
         self.resets.refill(now);
@@ -242,31 +242,31 @@ impl Engine {
                     origin,
                     now,
                 };
-                self.balance(packet, parsed, lookup, prepared.foresight.as_ref(), arrival)
+                self.balance(packet, parsed, lookup, prepared.early.as_ref(), arrival)
             }
-            &Subject::Unusual { local } => self.unusual(packet, parsed, local, origin, now),
-            &Subject::Refused(reason) => Err(reason.into()),
+            &Subject::SlowPath { local } => self.slow_path(packet, parsed, local, origin, now),
+            &Subject::Drop(reason) => Err(reason.into()),
         };
-        decided.unwrap_or_else(|refusal| self.refused(refusal))
+        decided.unwrap_or_else(|context| self.dropped(context))
     }
 
     /// Counts a packet that is not forwarded.
     #[cold]
-    fn refused(&self, refusal: Refusal) -> Verdict {
-        self.stats.drop_packet(refusal.service, refusal.reason);
+    fn dropped(&self, context: DropContext) -> Verdict {
+        self.stats.drop_packet(context.service, context.reason);
         Verdict::Drop
     }
 
     /// An ICMP message or a fragment.
     #[cold]
-    fn unusual<F: Frame>(
+    fn slow_path<F: Frame>(
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
         local: u8,
         origin: Origin,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         self.check_source(parsed)?;
         match &parsed.transport {
             Transport::Icmp => {
@@ -316,9 +316,9 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         lookup: &Lookup,
-        foresight: Option<&Foresight>,
+        early: Option<&EarlySelection>,
         arrival: Arrival,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let Arrival { flags, origin, now } = arrival;
         let &Lookup {
             tuple,
@@ -338,7 +338,7 @@ impl Engine {
         };
         // Flows before services: a known flow needs no look at the services, and goes on without one.
         let by_ports = self.request_owner(&parsed.source, tuple);
-        if (by_ports == self.worker || self.homes.any_by_client())
+        if (by_ports == self.worker || self.placement.any_by_client())
             && let Some(id) = self
                 .flows
                 .request_at(probe, tuple.request_key(parsed.source), now)
@@ -346,11 +346,11 @@ impl Engine {
             return self.known_request(packet, parsed, tuple, id, arrival);
         }
         self.check_source(parsed)?;
-        let service = foresight.map_or_else(|| self.service_slot(parsed, tuple), |known| Some(known.service));
+        let service = early.map_or_else(|| self.service_slot(parsed, tuple), |known| Some(known.service));
         match (service, nat_owner) {
-            (Some(service), _) => match self.elsewhere(service, &parsed.source, by_ports, origin) {
+            (Some(service), _) => match self.remote_owner(service, &parsed.source, by_ports, origin) {
                 Some(worker) => Ok(Verdict::Handoff(worker)),
-                None => self.new_request(packet, parsed, tuple, service, foresight, arrival),
+                None => self.new_request(packet, parsed, tuple, service, early, arrival),
             },
             (None, Some(nat_owner)) if nat_owner != self.worker => Ok(Verdict::Handoff(nat_owner)),
             (None, Some(_)) => self.unknown_reply(packet, parsed, now),
@@ -358,7 +358,7 @@ impl Engine {
         }
     }
 
-    /// Counts a refusal of the worker itself.
+    /// Counts a context of the worker itself.
     pub fn count_drop(&self, reason: DropReason) {
         self.stats.drop_packet(None, reason);
     }
@@ -383,8 +383,8 @@ impl Engine {
     }
 
     /// From now on tells `feed` of each flow that opens or closes, while somebody follows it.
-    pub fn announce_flows(&mut self, feed: Arc<FlowFeed>) {
-        self.flows.announce_to(Announcer {
+    pub fn set_flow_feed(&mut self, feed: Arc<FlowFeed>) {
+        self.flows.set_feed(FeedWriter {
             feed,
             worker: self.worker,
             timeouts: self.timeouts,

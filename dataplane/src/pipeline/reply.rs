@@ -4,9 +4,9 @@ use vl3lb_common::stats::CONNECT_BOUNDS;
 use vl3lb_common::{BackendSlot, DropReason, ServiceSlot, Timestamp};
 
 use super::closing::micros_since;
-use super::{Engine, Refusal, Verdict};
+use super::{DropContext, Engine, Verdict};
 use crate::flow::{Direction, FlowId, State};
-use crate::packet::{self, AnswerKind, Parsed, TcpFlags, Translation};
+use crate::packet::{self, IcmpError, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 impl Engine {
@@ -18,20 +18,20 @@ impl Engine {
         id: FlowId,
         flags: TcpFlags,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
-        let refused = |reason| Refusal {
+        let dropped = |reason| DropContext {
             service: Some(service),
             reason,
         };
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
-            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+            return self.reject_with_error(packet, parsed, IcmpError::TimeExceeded, Some(service), reason);
         }
         if let Err((cause, reason)) = self.usable(entry) {
             self.close(id, cause, now);
-            return self.refuse(packet, parsed, Some(service), reason, now);
+            return self.reject(packet, parsed, Some(service), reason, now);
         }
         let before = self.advance(id, Direction::Out, flags, parsed, now);
         if before == Some(State::Opening) && self.flows.entry(id).state() == State::Answered {
@@ -47,7 +47,7 @@ impl Engine {
         };
         let mss = entry.mss;
         let mac = self.flow_client_mac(id);
-        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
+        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(dropped)?;
         let bytes = parsed.ip_len();
         self.flows.count(id, Direction::Out, bytes);
         self.stats.service(service).outbound.count(bytes.into());
@@ -62,8 +62,8 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
-        self.refuse(packet, parsed, None, DropReason::UnknownReply, now)
+    ) -> Result<Verdict, DropContext> {
+        self.reject(packet, parsed, None, DropReason::UnknownReply, now)
     }
 
     /// The backend accepted: the time it took, and the segment size that both ends can take.

@@ -9,10 +9,10 @@ use vl3lb_common::{
 };
 
 use super::closing::micros_since;
-use super::foresight::Foresight;
-use super::{Arrival, Engine, Refusal, Tuple, Verdict, affinity};
+use super::early_selection::EarlySelection;
+use super::{Arrival, DropContext, Engine, Tuple, Verdict, affinity};
 use crate::flow::{Direction, FlowId, HotEntry, NewFlow, OpenError, ServiceClient, State, tcp};
-use crate::packet::{self, AnswerKind, Framing, Parsed, TcpFlags, Translation};
+use crate::packet::{self, Framing, IcmpError, Parsed, TcpFlags, Translation};
 use crate::port::Frame;
 
 use rand::Rng;
@@ -61,13 +61,13 @@ impl Engine {
         tuple: Tuple,
         id: FlowId,
         arrival: Arrival,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let Arrival { flags, origin, now } = arrival;
         let entry = self.flows.entry(id);
         let service = ServiceSlot(entry.service_slot);
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
-            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+            return self.reject_with_error(packet, parsed, IcmpError::TimeExceeded, Some(service), reason);
         }
         let over = tcp::reopens(entry.state(), flags.0).then(|| entry.state().close_cause());
         if over.is_none() {
@@ -80,14 +80,14 @@ impl Engine {
             };
             self.close(id, cause, now);
             if tuple.protocol == Protocol::Tcp && !tcp::opens(flags.0) {
-                return self.refuse(packet, parsed, Some(service), reason, now);
+                return self.reject(packet, parsed, Some(service), reason, now);
             }
         }
         let Some(service) = self.service_slot(parsed, tuple) else {
             return Err(DropReason::NoService.into());
         };
         let by_ports = self.request_owner(&parsed.source, tuple);
-        match self.elsewhere(service, &parsed.source, by_ports, origin) {
+        match self.remote_owner(service, &parsed.source, by_ports, origin) {
             Some(worker) => {
                 if let Some(cause) = over {
                     self.close(id, cause, now);
@@ -106,24 +106,24 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        foresight: Option<&Foresight>,
+        early: Option<&EarlySelection>,
         arrival: Arrival,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         // First of all, so that who is not allowed learns nothing.
         if !self.is_allowed(parsed, service) {
-            return Err(Refusal {
+            return Err(DropContext {
                 service: Some(service),
                 reason: DropReason::SourceNotAllowed,
             });
         }
         if parsed.hop_limit <= 1 {
             let reason = DropReason::TtlExpired;
-            return self.refuse_with_error(packet, parsed, AnswerKind::TimeExceeded, Some(service), reason);
+            return self.reject_with_error(packet, parsed, IcmpError::TimeExceeded, Some(service), reason);
         }
         let Arrival { flags, now, .. } = arrival;
-        match self.open_flow(packet, parsed, tuple, service, foresight, arrival) {
+        match self.open_flow(packet, parsed, tuple, service, early, arrival) {
             Ok((id, mac)) => self.send_to_backend(packet, parsed, id, Ok(mac), flags, now),
-            Err(reason) => self.refuse_new_flow(packet, parsed, service, reason, now),
+            Err(reason) => self.reject_new_flow(packet, parsed, service, reason, now),
         }
     }
 
@@ -137,7 +137,7 @@ impl Engine {
         mac: Result<Option<MacAddr>, DropReason>,
         flags: TcpFlags,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         self.advance(id, Direction::In, flags, parsed, now);
         let mut entry = self.flows.entry(id);
         if !self.knows_client_mac(entry) {
@@ -145,7 +145,7 @@ impl Engine {
             entry = self.flows.entry(id);
         }
         let service = ServiceSlot(entry.service_slot);
-        let refused = |reason| Refusal {
+        let dropped = |reason| DropContext {
             service: Some(service),
             reason,
         };
@@ -156,8 +156,8 @@ impl Engine {
             destination_port: entry.backend_port,
         };
         let (slot, mss) = (BackendSlot(entry.backend_slot), entry.mss);
-        let mac = mac.map_err(refused)?;
-        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(refused)?;
+        let mac = mac.map_err(dropped)?;
+        let verdict = self.emit(packet, parsed, &to, mac, mss).map_err(dropped)?;
         let bytes = parsed.ip_len();
         self.flows.count(id, Direction::In, bytes);
         self.stats.service(service).inbound.count(bytes.into());
@@ -186,7 +186,7 @@ impl Engine {
         parsed: &Parsed,
         tuple: Tuple,
         service: ServiceSlot,
-        foresight: Option<&Foresight>,
+        early: Option<&EarlySelection>,
         arrival: Arrival,
     ) -> Result<(FlowId, Option<MacAddr>), DropReason> {
         let Arrival { flags, now, .. } = arrival;
@@ -195,7 +195,7 @@ impl Engine {
             return Err(DropReason::NotSyn);
         }
         let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-        let Choice { slot, scheduled } = match foresight {
+        let Choice { slot, scheduled } = match early {
             Some(known) => Choice {
                 slot: known.backend,
                 scheduled: true,
@@ -221,7 +221,7 @@ impl Engine {
             hop_generation: self.snapshot.next_hops.generation,
             timeout: state.timeout(&self.timeouts),
             state,
-            nat_port: foresight.map(|known| known.nat_port),
+            nat_port: early.map(|known| known.nat_port),
         };
         let mss = if is_tcp {
             packet::tcp_mss_option(head, parsed).unwrap_or(0)
@@ -255,7 +255,7 @@ impl Engine {
         entry.set_client_mac(client_mac.0, !known, new.hop_generation);
         entry.mss = mss;
         self.keep_backend(opened.id, now);
-        self.turns[service.index()] += u64::from(scheduled);
+        self.round_robin[service.index()] += u64::from(scheduled);
         self.stats.service(service).flows_opened.add(1);
         let backend = self.stats.backend(slot);
         backend.flows_opened.add(1);
@@ -290,7 +290,7 @@ impl Engine {
         };
         service
             .pool(from_octets(parsed.source))
-            .pick(hash, self.turns[service.slot.index()], |slot| {
+            .pick(hash, self.round_robin[service.slot.index()], |slot| {
                 self.stats.backend(slot).flows.get()
             })
             .map(|slot| Choice {
@@ -311,22 +311,22 @@ impl Engine {
     }
 
     /// Says no to a packet that could not open a flow, in the way that its sender understands.
-    fn refuse_new_flow<F: Frame>(
+    fn reject_new_flow<F: Frame>(
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
         service: ServiceSlot,
         reason: DropReason,
         now: Timestamp,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<Verdict, DropContext> {
         let service = Some(service);
         match reason {
-            DropReason::NoBackend | DropReason::NotSyn => self.refuse(packet, parsed, service, reason, now),
+            DropReason::NoBackend | DropReason::NotSyn => self.reject(packet, parsed, service, reason, now),
             // RFC 5508 REQ-8: no resources, say "communication administratively prohibited".
             DropReason::FlowTableFull | DropReason::NatPortsExhausted => {
-                self.refuse_with_error(packet, parsed, AnswerKind::AdminProhibited, service, reason)
+                self.reject_with_error(packet, parsed, IcmpError::AdminProhibited, service, reason)
             }
-            _ => Err(Refusal { service, reason }),
+            _ => Err(DropContext { service, reason }),
         }
     }
 
@@ -394,16 +394,16 @@ impl Engine {
     /// Counts the end of a flow, which a packet brings into the state `after`, and tells it.
     fn finish(&mut self, id: FlowId, after: State, direction: Direction, parsed: &Parsed, now: Timestamp) {
         self.flows
-            .announce_finished(id, after, direction, parsed.ip_len().into(), now);
+            .emit_finished(id, after, direction, parsed.ip_len().into(), now);
         let entry = self.flows.entry(id);
         let (slot, service) = (BackendSlot(entry.backend_slot), ServiceSlot(entry.service_slot));
         let before = entry.state();
-        if let Some(bond) = entry.bond() {
+        if let Some(epoch) = entry.epoch() {
             let key = ServiceClient {
                 service,
                 client: entry.client,
             };
-            affinity::flow_ended(&mut self.affinity, &self.snapshot, &key, (slot, bond), now);
+            affinity::flow_ended(&mut self.affinity, &self.snapshot, &key, (slot, epoch), now);
         }
         let created = self.flows.counters(id).created();
         let backend = self.stats.backend(slot);

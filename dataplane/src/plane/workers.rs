@@ -87,7 +87,7 @@ impl Team {
                 Arc::clone(events),
             )
             .map_err(|cause| start_error(&format!("worker {worker} with {flows} flows"), cause))?;
-            engine.announce_flows(Arc::clone(feed));
+            engine.set_flow_feed(Arc::clone(feed));
             Ok(engine)
         };
         (0..)

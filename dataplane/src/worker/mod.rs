@@ -200,7 +200,7 @@ impl<P: Port> Worker<P> {
             let mut packet = frames.by_ref().take(count);
             match verdict {
                 Verdict::Transmit => self.outgoing.extend(packet),
-                Verdict::Answer => {
+                Verdict::Reject => {
                     if let Some(mut answer) = packet.next() {
                         answer.set_continues(false);
                         self.outgoing.push(answer);

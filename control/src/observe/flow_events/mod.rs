@@ -103,7 +103,7 @@ impl FlowEvents {
         if !subscribers.task_runs {
             subscribers.task_runs = true;
             subscribers.overflowed = self.overflowed();
-            self.feeds().iter().for_each(|feed| feed.start());
+            self.feeds().iter().for_each(|feed| feed.subscribe());
             tokio::spawn(Arc::clone(self).serve());
         }
         Some(Subscription::new(waiting, missed))
@@ -138,7 +138,7 @@ impl FlowEvents {
         let mut subscribers = self.subscribers();
         subscribers.list.retain(Subscriber::is_connected);
         if subscribers.list.is_empty() {
-            self.feeds().iter().for_each(|feed| feed.stop());
+            self.feeds().iter().for_each(|feed| feed.unsubscribe());
             subscribers.task_runs = false;
             return false;
         }

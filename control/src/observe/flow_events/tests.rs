@@ -49,7 +49,7 @@ fn events(live: &Live) -> &Arc<FlowEvents> {
 async fn a_subscription_reads_the_flows_of_its_filter_from_all_workers() {
     let live = live(2);
     let feeds = &live.recorder.flow_feeds;
-    assert!(!feeds[0].is_followed());
+    assert!(!feeds[0].is_subscribed());
     let mut all = events(&live).subscribe(filter(&[])).unwrap();
     let mut one = events(&live)
         .subscribe(filter(&[
@@ -58,7 +58,7 @@ async fn a_subscription_reads_the_flows_of_its_filter_from_all_workers() {
             ("port", "8080"),
         ]))
         .unwrap();
-    assert!(feeds[0].is_followed() && feeds[1].is_followed());
+    assert!(feeds[0].is_subscribed() && feeds[1].is_subscribed());
     assert_eq!(events(&live).subscriber_count(), 2);
     let later = FlowChange {
         at: at(3601),
@@ -91,10 +91,10 @@ async fn feeds_stop_with_the_last_subscription() {
     let feed = &live.recorder.flow_feeds[0];
     for _ in 0..2 {
         let subscription = events(&live).subscribe(filter(&[])).unwrap();
-        assert!(feed.is_followed());
+        assert!(feed.is_subscribed());
         drop(subscription);
         timeout(Duration::from_secs(60), async {
-            while feed.is_followed() {
+            while feed.is_subscribed() {
                 tokio::time::sleep(ROUND).await;
             }
         })

@@ -44,7 +44,7 @@ fn a_client_keeps_its_backend_while_a_flow_is_open_and_for_its_time_after_the_en
     let begun = table.begin(&key, first, at(1), TIME);
     assert!(!begun.evicted);
     assert_eq!(table.find(&key, at(10_000)), Some(first), "the flow is open");
-    table.end(&key, (first.slot, begun.bond), at(10_000), TIME);
+    table.end(&key, (first.slot, begun.epoch), at(10_000), TIME);
     assert_eq!(table.find(&key, at(10_060)), Some(first));
     assert_eq!(table.find(&key, at(10_061)), None);
 }
@@ -53,7 +53,7 @@ fn a_client_keeps_its_backend_while_a_flow_is_open_and_for_its_time_after_the_en
 fn each_begin_and_each_end_starts_the_time_anew() {
     let mut table = small();
     let (key, first) = (client(1), backend(4, 1));
-    let bonds = [0, 50].map(|second| table.begin(&key, first, at(second), TIME).bond);
+    let bonds = [0, 50].map(|second| table.begin(&key, first, at(second), TIME).epoch);
     table.end(&key, (first.slot, bonds[0]), at(55), TIME);
     table.end(&key, (first.slot, bonds[1]), at(100), TIME);
     assert_eq!(table.find(&key, at(160)), Some(first));
@@ -66,8 +66,8 @@ fn a_time_is_never_cut_short_and_at_most_a_second_too_long() {
         let mut table = small();
         let (key, first, start) = (client(1), backend(4, 1), Timestamp(start));
         let time = Duration::from_millis(1_500);
-        let bond = table.begin(&key, first, start, time).bond;
-        table.end(&key, (first.slot, bond), start, time);
+        let epoch = table.begin(&key, first, start, time).epoch;
+        table.end(&key, (first.slot, epoch), start, time);
         assert_eq!(table.find(&key, start + time), Some(first));
         assert_eq!(table.find(&key, start + time + Duration::from_secs(1)), None);
     }
@@ -96,8 +96,8 @@ fn a_backend_is_not_taken_for_the_next_one_in_its_slot() {
 fn the_end_of_a_flow_on_another_backend_changes_nothing() {
     let mut table = small();
     let (key, first, second) = (client(1), backend(4, 1), backend(5, 1));
-    let on_first = table.begin(&key, first, at(0), TIME).bond;
-    let on_second = table.begin(&key, second, at(10), TIME).bond;
+    let on_first = table.begin(&key, first, at(0), TIME).epoch;
+    let on_second = table.begin(&key, second, at(10), TIME).epoch;
     table.end(&key, (second.slot, on_second), at(20), TIME);
     table.end(&key, (first.slot, on_first), at(70), TIME);
     assert_eq!(table.find(&key, at(80)), Some(second));
@@ -110,9 +110,9 @@ fn the_end_of_a_flow_on_another_backend_changes_nothing() {
 fn a_flow_from_before_a_client_came_back_does_not_end_what_holds_it_now() {
     let mut table = small();
     let (key, first, second) = (client(1), backend(4, 1), backend(5, 1));
-    let before = table.begin(&key, first, at(0), TIME).bond;
+    let before = table.begin(&key, first, at(0), TIME).epoch;
     table.begin(&key, second, at(10), TIME);
-    let after = table.begin(&key, first, at(20), TIME).bond;
+    let after = table.begin(&key, first, at(20), TIME).epoch;
     table.end(&key, (first.slot, before), at(30), TIME);
     assert_eq!(table.find(&key, at(1_000)), Some(first), "a flow is open");
     table.end(&key, (first.slot, after), at(1_000), TIME);
@@ -128,7 +128,7 @@ fn when_a_set_is_full_the_client_that_would_be_forgotten_first_makes_room() {
         assert!(!begun.evicted);
         // Clients 0 to 3 have no open flow; of those client 3 began first.
         if number < 4 {
-            table.end(&key, (BackendSlot(4), begun.bond), when, TIME);
+            table.end(&key, (BackendSlot(4), begun.epoch), when, TIME);
         }
     }
     for (newcomer, forgotten) in [(20, 3), (21, 2), (22, 1), (23, 0), (24, 7), (25, 6)] {
@@ -147,7 +147,7 @@ fn only_a_client_that_is_forgotten_before_its_time_counts_as_evicted() {
         range
             .filter(|&number| {
                 let begun = table.begin(&client(number), backend(4, 1), now, TIME);
-                table.end(&client(number), (BackendSlot(4), begun.bond), now, TIME);
+                table.end(&client(number), (BackendSlot(4), begun.epoch), now, TIME);
                 begun.evicted
             })
             .count()
@@ -210,7 +210,7 @@ proptest! {
     fn it_does_what_a_map_does(steps in prop::collection::vec(step(), 1..120)) {
         let mut table = small();
         let mut model: HashMap<u8, Kept> = HashMap::new();
-        let mut open: HashMap<(u8, u32), VecDeque<(Bond, u32)>> = HashMap::new();
+        let mut open: HashMap<(u8, u32), VecDeque<(AffinityEpoch, u32)>> = HashMap::new();
         let mut now = at(5);
         for step in steps {
             match step {
@@ -224,13 +224,13 @@ proptest! {
                         _ => (before.map_or(0, |kept| kept.changes + 1), 0),
                     };
                     model.insert(number, Kept { backend, changes, flows: flows + 1, until: now + TIME });
-                    open.entry((number, slot)).or_default().push_back((begun.bond, changes));
+                    open.entry((number, slot)).or_default().push_back((begun.epoch, changes));
                 }
                 Step::End { client: number, slot } => {
-                    let Some((bond, changes)) = open.entry((number, slot)).or_default().pop_front() else {
+                    let Some((epoch, changes)) = open.entry((number, slot)).or_default().pop_front() else {
                         continue;
                     };
-                    table.end(&client(number), (BackendSlot(slot), bond), now, TIME);
+                    table.end(&client(number), (BackendSlot(slot), epoch), now, TIME);
                     if let Some(kept) = model.get_mut(&number)
                         && (kept.backend.slot.0, kept.changes % 16) == (slot, changes % 16)
                     {

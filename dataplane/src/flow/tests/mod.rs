@@ -1,7 +1,7 @@
 //! What the flow table promises to those who use it.
 
 mod affinity;
-mod events;
+mod feed;
 mod index;
 mod model;
 mod ports;
@@ -109,7 +109,7 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
             state: State::Opening,
             created: at(1),
             counted: false,
-            bond: None,
+            epoch: None,
         }
     );
     assert_eq!(table.request(&request_key(&new), at(2)), None);

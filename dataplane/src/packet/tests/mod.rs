@@ -1,11 +1,11 @@
 //! Tests of the packet functions, with etherparse as the second implementation: it builds the
 //! packets that go in and those that are expected to come out, and checks all checksums.
 
-mod answers;
 mod captured;
 mod icmp_errors;
 mod parsing;
 mod properties;
+mod reject;
 mod segmentation;
 mod support;
 mod translation;

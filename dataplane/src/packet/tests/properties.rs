@@ -14,8 +14,8 @@ use super::support::{
 };
 use crate::packet::checksum::{Delta, Sum};
 use crate::packet::{
-    AnswerKind, ChecksumPolicy, Framing, Parsed, Translation, Transport, answer_with_error,
-    answer_with_reset, parse, parse_quote, segment, set_macs, source_mac, tcp_mss_option, translate,
+    ChecksumPolicy, Framing, IcmpError, Parsed, Translation, Transport, parse, parse_quote,
+    reject_with_icmp_error, reject_with_tcp_reset, segment, set_macs, source_mac, tcp_mss_option, translate,
     translate_error,
 };
 use crate::port::Frame;
@@ -98,14 +98,14 @@ fn reach_everything(bytes: &[u8], cuts: &[usize], framing: Framing, to: &Transla
     if let Ok(quoted) = parse_quote(first.bytes(), &parsed) {
         translate_error(first.bytes_mut(), &parsed, &quoted, to.source, to.destination, to).unwrap();
     }
-    for kind in [AnswerKind::TimeExceeded, AnswerKind::TooBig { mtu: 1280 }] {
+    for kind in [IcmpError::TimeExceeded, IcmpError::TooBig { mtu: 1280 }] {
         let mut answer = packet();
-        if answer_with_error(&mut answer, &parsed, kind, to.source).is_ok() {
+        if reject_with_icmp_error(&mut answer, &parsed, kind, to.source).is_ok() {
             assert_valid(answer[0].bytes(), framing);
         }
     }
     let mut reset = packet();
-    if answer_with_reset(&mut reset, &parsed).is_ok() {
+    if reject_with_tcp_reset(&mut reset, &parsed).is_ok() {
         assert_valid(reset[0].bytes(), framing);
     }
     let mut port = VecPort {

@@ -370,7 +370,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What a client may rely on.
 #[derive(Debug, Clone)]
-struct Bond {
+struct AffinityEpoch {
     backend: String,
     open: u32,
     until: Timestamp,
@@ -392,7 +392,7 @@ proptest! {
             backends: active(&ALL[..1]),
             ..Setup::default()
         });
-        let mut bonds: HashMap<u8, Bond> = HashMap::new();
+        let mut bonds: HashMap<u8, AffinityEpoch> = HashMap::new();
         let mut open: Vec<(u8, String, String)> = Vec::new();
         let mut port = 1_024_u16;
         for step in steps {
@@ -413,13 +413,13 @@ proptest! {
                         .iter()
                         .any(|&(known, state)| known == backend && state == BackendState::Active);
                     prop_assert!(takes(&backend));
-                    let bond = bonds.get(&client_host).filter(|bond| {
-                        (bond.open > 0 || world.now <= bond.until) && takes(&bond.backend)
+                    let epoch = bonds.get(&client_host).filter(|epoch| {
+                        (epoch.open > 0 || world.now <= epoch.until) && takes(&epoch.backend)
                     });
-                    prop_assert!(bond.is_none_or(|bond| bond.backend == backend), "{:?} got {}", bond, backend);
-                    let kept = bonds.get(&client_host).filter(|bond| bond.backend == backend);
-                    let before = kept.map_or(0, |bond| bond.open);
-                    bonds.insert(client_host, Bond { backend: backend.clone(), open: before + 1, until: world.now + TIME });
+                    prop_assert!(epoch.is_none_or(|epoch| epoch.backend == backend), "{:?} got {}", epoch, backend);
+                    let kept = bonds.get(&client_host).filter(|epoch| epoch.backend == backend);
+                    let before = kept.map_or(0, |epoch| epoch.open);
+                    bonds.insert(client_host, AffinityEpoch { backend: backend.clone(), open: before + 1, until: world.now + TIME });
                     open.push((client_host, client, backend));
                 }
                 Step::End { nth } if !open.is_empty() => {
@@ -428,21 +428,21 @@ proptest! {
                     if world.send(&reset).0 != Verdict::Transmit {
                         continue;
                     }
-                    if let Some(bond) = bonds.get_mut(&client_host)
-                        && bond.backend == backend
+                    if let Some(epoch) = bonds.get_mut(&client_host)
+                        && epoch.backend == backend
                     {
-                        bond.open = bond.open.saturating_sub(1);
-                        bond.until = world.now + TIME;
+                        epoch.open = epoch.open.saturating_sub(1);
+                        epoch.until = world.now + TIME;
                     }
                 }
                 Step::End { .. } => {}
                 Step::Wait { seconds } => {
                     world.pass(Duration::from_secs(seconds));
                     // Only connections that are certainly alive bind by being open.
-                    for bond in bonds.values_mut() {
-                        if bond.open > 0 {
-                            bond.until = bond.until.max(world.now);
-                            bond.open = 0;
+                    for epoch in bonds.values_mut() {
+                        if epoch.open > 0 {
+                            epoch.until = epoch.until.max(world.now);
+                            epoch.open = 0;
                         }
                     }
                 }
@@ -458,13 +458,13 @@ proptest! {
                     for &address in ALL.iter().take(rest).skip(backends.len()) {
                         backends.push((address, BackendState::Gone));
                     }
-                    for bond in bonds.values_mut() {
+                    for epoch in bonds.values_mut() {
                         let gone = |&(known, state): &(&str, BackendState)| {
-                            known == bond.backend && state == BackendState::Gone
+                            known == epoch.backend && state == BackendState::Gone
                         };
                         if backends.iter().any(gone) {
                             // Its flows end at once or when they are swept.
-                            bond.open = 0;
+                            epoch.open = 0;
                         }
                     }
                     world.publish_backends(backends);

@@ -177,7 +177,7 @@ fn a_packet_whose_hop_limit_ends_here_is_answered() {
         for addresses in [&mut request, &mut reply] {
             addresses.ttl = 1;
             let (verdict, error) = world.send(&builder::tcp(*addresses, &Tcp::flags(flags::ACK), b"x"));
-            assert_eq!(verdict, Verdict::Answer);
+            assert_eq!(verdict, Verdict::Reject);
             builder::assert_valid(&error, true);
             assert_eq!((error[icmp], error[icmp + 1]), (kind, 0));
         }
@@ -193,14 +193,14 @@ fn own_errors_are_rate_limited() {
     });
     let question = world.client_udp("172.16.1.100:40000", b"q");
     let answered = (0..5_000)
-        .filter(|_| world.send(&question).0 == Verdict::Answer)
+        .filter(|_| world.send(&question).0 == Verdict::Reject)
         .count();
     assert_eq!(answered, 200);
     assert_eq!(world.dropped(DropReason::NoBackend), 5_000);
     assert_eq!(world.stats[0].answers_suppressed.get(), 4_800);
     world.pass(Duration::from_millis(100));
     let answered = (0..5_000)
-        .filter(|_| world.send(&question).0 == Verdict::Answer)
+        .filter(|_| world.send(&question).0 == Verdict::Reject)
         .count();
     assert_eq!(answered, 100);
 }

@@ -77,7 +77,7 @@ fn flows_of_a_backend_that_is_gone_end_at_once() {
     world.publish_backends(two_backends(BackendState::Gone));
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK | flags::PSH, b"x");
     let (verdict, reset) = world.send(&data);
-    assert_eq!(verdict, Verdict::Answer);
+    assert_eq!(verdict, Verdict::Reject);
     builder::assert_valid(&reset, true);
     let reset = Seen::of(&reset, true);
     assert_eq!(reset.tcp_flags & flags::RST, flags::RST);
@@ -85,7 +85,7 @@ fn flows_of_a_backend_that_is_gone_end_at_once() {
     assert_eq!(world.dropped(DropReason::DrainDeadline), 1);
     // The backend is told too, if it goes on talking.
     let data = world.backend_tcp(&seen, flags::ACK, b"x");
-    assert_eq!(world.send(&data).0, Verdict::Answer);
+    assert_eq!(world.send(&data).0, Verdict::Reject);
     assert_eq!(world.dropped(DropReason::UnknownReply), 1);
     // A new connection from the same port goes elsewhere.
     assert_eq!(
@@ -136,14 +136,14 @@ fn flows_of_a_dead_backend_end_at_once_and_it_comes_back_in_its_slot() {
     world.publish_backends(dead.to_vec());
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK | flags::PSH, b"x");
     let (verdict, reset) = world.send(&data);
-    assert_eq!(verdict, Verdict::Answer);
+    assert_eq!(verdict, Verdict::Reject);
     let reset = Seen::of(&reset, true);
     assert_eq!(reset.tcp_flags & flags::RST, flags::RST);
     assert_eq!(world.dropped(DropReason::BackendDown), 1);
     // All are dead: as a service without backends.
-    assert_eq!(world.send(&question).0, Verdict::Answer);
+    assert_eq!(world.send(&question).0, Verdict::Reject);
     let syn = world.client_tcp("172.16.1.100:40002", flags::SYN, b"");
-    assert_eq!(world.send(&syn).0, Verdict::Answer);
+    assert_eq!(world.send(&syn).0, Verdict::Reject);
     assert_eq!(world.dropped(DropReason::NoBackend), 2);
     assert_eq!(all_closed(&world, CloseCause::BackendDown), 2);
     assert_eq!(world.flows(), 0);
@@ -195,7 +195,7 @@ fn a_service_without_backends_refuses_at_once() {
     });
     let syn = world.client_tcp("172.16.1.100:40000", flags::SYN, b"");
     let (verdict, reset) = world.send(&syn);
-    assert_eq!(verdict, Verdict::Answer);
+    assert_eq!(verdict, Verdict::Reject);
     builder::assert_valid(&reset, true);
     let reset = Seen::of(&reset, true);
     assert_eq!(
@@ -205,7 +205,7 @@ fn a_service_without_backends_refuses_at_once() {
     assert_eq!(reset.macs, Some((OWN_MAC, CLIENT_MAC)));
     let question = world.client_udp("[2001:db8::64]:40000", b"q");
     let (verdict, error) = world.send(&question);
-    assert_eq!(verdict, Verdict::Answer);
+    assert_eq!(verdict, Verdict::Reject);
     builder::assert_valid(&error, true);
     assert_eq!((error[54], error[55]), (1, 4), "ICMPv6 port unreachable");
     assert_eq!(world.dropped(DropReason::NoBackend), 2);
@@ -331,7 +331,7 @@ fn each_backend_has_all_nat_ports_and_exhaustion_is_answered() {
     }
     let syn = world.client_tcp("172.16.1.101:1024", flags::SYN, b"");
     let (verdict, error) = world.send(&syn);
-    assert_eq!(verdict, Verdict::Answer);
+    assert_eq!(verdict, Verdict::Reject);
     builder::assert_valid(&error, true);
     assert_eq!((error[34], error[35]), (3, 13), "RFC 5508 REQ-8");
     assert_eq!(world.dropped(DropReason::NatPortsExhausted), 1);
@@ -370,6 +370,6 @@ fn a_full_table_is_counted_and_answered() {
         world.connect(&format!("172.16.1.100:{}", 1024 + client));
     }
     let syn = world.client_tcp("172.16.1.101:1024", flags::SYN, b"");
-    assert_eq!(world.send(&syn).0, Verdict::Answer);
+    assert_eq!(world.send(&syn).0, Verdict::Reject);
     assert_eq!(world.dropped(DropReason::FlowTableFull), 1);
 }

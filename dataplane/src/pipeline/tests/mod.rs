@@ -2,7 +2,7 @@
 
 mod affinity;
 mod burst;
-mod following;
+mod feed;
 mod fragments;
 mod icmp;
 mod lifecycle;
@@ -179,7 +179,7 @@ impl World {
                     worker = usize::from(to);
                     origin = Origin::Handoff;
                 }
-                Verdict::Answer => return (Verdict::Answer, frames[0].bytes().to_vec()),
+                Verdict::Reject => return (Verdict::Reject, frames[0].bytes().to_vec()),
                 verdict => return (verdict, frames.iter().flat_map(|f| f.bytes().to_vec()).collect()),
             }
         }

@@ -114,7 +114,7 @@ proptest! {
         let (verdict, _) = world.send(&packet);
         let counted = total(&world) - before;
         match verdict {
-            Verdict::Drop | Verdict::Answer => prop_assert_eq!(counted, 1),
+            Verdict::Drop | Verdict::Reject => prop_assert_eq!(counted, 1),
             _ => prop_assert_eq!(counted, 0),
         }
         prop_assert_eq!(world.dropped(DropReason::Internal), 0);

@@ -20,11 +20,11 @@ fn a_client_outside_the_source_ranges_gets_no_answer_at_all() {
         world.client_tcp("[2001:db8::64]:40000", flags::SYN, b""),
         builder::udp(short_lived, b"q"),
     ];
-    let refused = packets.len() as u64;
+    let dropped = packets.len() as u64;
     for packet in packets {
         assert_eq!(world.send(&packet).0, Verdict::Drop);
     }
-    assert_eq!(world.dropped(DropReason::SourceNotAllowed), refused);
+    assert_eq!(world.dropped(DropReason::SourceNotAllowed), dropped);
     assert_eq!(world.drops(), [DropReason::SourceNotAllowed]);
     assert_eq!(world.stats[0].answers.get(), 0);
     world.connect("172.16.1.100:40000");

@@ -8,13 +8,13 @@ fn a_finished_flow_that_makes_room_says_so_unless_its_end_was_told() {
     for (counted, expected) in [(false, &[Some(CloseCause::Reclaimed), None][..]), (true, &[None])] {
         let mut table = FlowTable::new(1, PORTS, SEED).unwrap();
         let feed = Arc::new(FlowFeed::default());
-        feed.start();
+        feed.subscribe();
         let old = open(&mut table, &new_flow(1, 1), at(0)).id;
         table.touch(old, State::Finished, at(1), Duration::from_secs(240));
         if counted {
             table.entry_mut(old).set_counted();
         }
-        table.announce_to(Announcer {
+        table.set_feed(FeedWriter {
             feed: Arc::clone(&feed),
             worker: 3,
             timeouts: Timeouts::default(),

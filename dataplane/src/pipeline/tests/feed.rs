@@ -14,7 +14,7 @@ fn world() -> (World, Arc<FlowFeed>) {
         ..Setup::default()
     });
     let feed = Arc::new(FlowFeed::default());
-    world.engines[0].announce_flows(Arc::clone(&feed));
+    world.engines[0].set_flow_feed(Arc::clone(&feed));
     (world, feed)
 }
 
@@ -37,8 +37,8 @@ fn finish(world: &mut World, seen: &Seen) {
 fn nothing_is_told_while_nobody_follows() {
     let (mut world, feed) = world();
     let seen = world.connect(CLIENT);
-    feed.start();
-    feed.stop();
+    feed.subscribe();
+    feed.unsubscribe();
     finish(&mut world, &seen);
     assert_eq!((told(&feed), feed.lost()), (Vec::new(), 0));
 }
@@ -46,7 +46,7 @@ fn nothing_is_told_while_nobody_follows() {
 #[test]
 fn a_flow_is_told_whole_when_it_opens_and_when_it_finishes() {
     let (mut world, feed) = world();
-    feed.start();
+    feed.subscribe();
     let seen = world.connect(CLIENT);
     let opened = told(&feed).pop().expect("one change");
     assert_eq!((opened.at, opened.closed), (world.now, None));
@@ -111,7 +111,7 @@ fn each_end_is_told_once_with_its_cause() {
         (CloseCause::BackendDown, |world, _| {
             world.publish_backends(vec![(BACKEND, BackendState::Down)]);
             let data = world.client_tcp(CLIENT, flags::ACK, b"x");
-            assert_eq!(world.send(&data).0, Verdict::Answer);
+            assert_eq!(world.send(&data).0, Verdict::Reject);
         }),
         (CloseCause::Idle, |world, _| {
             // Expired, and found by the next connection from the same port.
@@ -123,7 +123,7 @@ fn each_end_is_told_once_with_its_cause() {
     for (cause, end) in ends {
         let (mut world, feed) = world();
         let seen = world.connect(CLIENT);
-        feed.start();
+        feed.subscribe();
         end(&mut world, &seen);
         let closed: Vec<_> = told(&feed).iter().filter_map(|change| change.closed).collect();
         assert_eq!(closed, [cause]);
@@ -143,7 +143,7 @@ fn a_flow_that_gives_way_is_told_before_the_one_that_takes_its_place() {
     ] {
         world.forward(&packet);
     }
-    feed.start();
+    feed.subscribe();
     world.connect(CLIENT);
     let causes: Vec<_> = told(&feed).iter().map(|change| change.closed).collect();
     assert_eq!(causes, [Some(CloseCause::Fin), None]);
@@ -152,7 +152,7 @@ fn a_flow_that_gives_way_is_told_before_the_one_that_takes_its_place() {
 #[test]
 fn what_does_not_fit_is_lost_and_counted_and_traffic_goes_on() {
     let (mut world, feed) = world();
-    feed.start();
+    feed.subscribe();
     let flows = FEED_CAPACITY as u64 + 5;
     for number in 0..flows {
         let syn = world.client_tcp(CLIENT, flags::SYN, b"");

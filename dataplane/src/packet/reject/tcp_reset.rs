@@ -2,10 +2,10 @@
 
 use vl3lb_common::{DropReason, Protocol};
 
-use super::checksum::Sum;
-use super::field::{be32, header_at, header_at_mut, ports, put, tcp};
-use super::parse::{Parsed, TcpFlags, Transport};
-use super::reply::{ReplyHeader, check_one_receiver, ip_header_len, turn_macs, write_ip_header};
+use super::header::{RejectHeader, check_one_receiver, ip_header_len, swap_macs, write_ip_header};
+use crate::packet::checksum::Sum;
+use crate::packet::field::{be32, header_at, header_at_mut, ports, put, tcp};
+use crate::packet::parse::{Parsed, TcpFlags, Transport};
 use crate::port::Frame;
 
 /// Turns the first frame of `packet` into the reset that its receiver would send for a closed port
@@ -14,7 +14,7 @@ use crate::port::Frame;
 /// Errors: `NotSyn` for a reset, which gets no answer; `Martian` for a packet not sent to one
 /// receiver; `Internal` if it is not a TCP segment or the frame is too small. The packet is
 /// unchanged then.
-pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
+pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
     let Transport::Tcp {
         source_port,
         destination_port,
@@ -47,7 +47,7 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
         put(&mut reset, tcp::ACKNOWLEDGMENT, acknowledgment.to_be_bytes());
         reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
     }
-    let reply = ReplyHeader {
+    let reply = RejectHeader {
         protocol: Protocol::Tcp.number(),
         traffic_class: 0,
         source: parsed.destination,
@@ -68,7 +68,7 @@ pub fn answer_with_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<
     first.set_len(end);
     first.set_continues(false);
     let head = first.bytes_mut();
-    turn_macs(head, parsed);
+    swap_macs(head, parsed);
     *header_at_mut(head, l4)? = reset;
     let packet = head.get_mut(parsed.l3()..).ok_or(DropReason::Internal)?;
     write_ip_header(packet, parsed.family, &reply)

@@ -3,16 +3,16 @@
 
 use vl3lb_common::{DropReason, MacAddr};
 
-use super::checksum::Sum;
-use super::field::{ethernet, header_at_mut, ipv4, ipv6, put, unmapped};
-use super::mac::{destination_mac, set_macs, source_mac};
-use super::parse::{Family, Parsed};
+use crate::packet::checksum::Sum;
+use crate::packet::field::{ethernet, header_at_mut, ipv4, ipv6, put, unmapped};
+use crate::packet::mac::{destination_mac, set_macs, source_mac};
+use crate::packet::parse::{Family, Parsed};
 
 /// RFC 1700's default, and what Linux uses.
 const HOP_LIMIT: u8 = 64;
 
 /// The IP header of an answer.
-pub(super) struct ReplyHeader {
+pub(super) struct RejectHeader {
     pub(super) protocol: u8,
     /// The whole byte: DSCP and ECN, or traffic class.
     pub(super) traffic_class: u8,
@@ -48,7 +48,7 @@ pub(super) const fn ip_header_len(family: Family) -> usize {
 }
 
 /// Sends the frame back to where it came from.
-pub(super) fn turn_macs(head: &mut [u8], parsed: &Parsed) {
+pub(super) fn swap_macs(head: &mut [u8], parsed: &Parsed) {
     if is_ethernet(parsed) {
         let (destination, source) = (source_mac(head), destination_mac(head));
         set_macs(head, destination, source);
@@ -60,9 +60,9 @@ pub(super) fn turn_macs(head: &mut [u8], parsed: &Parsed) {
 pub(super) fn write_ip_header(
     packet: &mut [u8],
     family: Family,
-    reply: &ReplyHeader,
+    reply: &RejectHeader,
 ) -> Result<(), DropReason> {
-    let &ReplyHeader {
+    let &RejectHeader {
         protocol,
         traffic_class,
         source,

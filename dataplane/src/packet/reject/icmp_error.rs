@@ -3,15 +3,15 @@
 
 use vl3lb_common::DropReason;
 
-use super::checksum::Sum;
-use super::field::{header_at_mut, icmp, put};
-use super::parse::{Family, Parsed, Transport};
-use super::reply::{ReplyHeader, check_one_receiver, ip_header_len, turn_macs, write_ip_header};
+use super::header::{RejectHeader, check_one_receiver, ip_header_len, swap_macs, write_ip_header};
+use crate::packet::checksum::Sum;
+use crate::packet::field::{header_at_mut, icmp, put};
+use crate::packet::parse::{Family, Parsed, Transport};
 use crate::port::Frame;
 
 /// What the sender is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerKind {
+pub enum IcmpError {
     /// No backend listens.
     PortUnreachable,
     /// No resources for the flow (RFC 5508 REQ-8).
@@ -37,10 +37,10 @@ const V6_LIMIT: usize = 1280;
 /// Errors: `IcmpUnmatched` for an ICMP error and `FragmentUnmatched` for a fragment other than the
 /// first, which get no answer; `Martian` for a packet not sent to one receiver; `Internal` if the
 /// frame is too small. The packet is unchanged then.
-pub fn answer_with_error<F: Frame>(
+pub fn reject_with_icmp_error<F: Frame>(
     packet: &mut [F],
     parsed: &Parsed,
-    kind: AnswerKind,
+    kind: IcmpError,
     source: [u8; 16],
 ) -> Result<(), DropReason> {
     match parsed.transport {
@@ -57,7 +57,7 @@ pub fn answer_with_error<F: Frame>(
     first.set_len(end);
     first.set_continues(false);
     let head = first.bytes_mut();
-    turn_macs(head, parsed);
+    swap_macs(head, parsed);
     let answer = head.get_mut(parsed.l3()..end).ok_or(DropReason::Internal)?;
     answer.copy_within(..quoted, front);
     write_error(answer, parsed, kind, source)
@@ -82,7 +82,7 @@ fn quoted_len<F: Frame>(first: &F, parsed: &Parsed, front: usize) -> Option<usiz
 fn write_error(
     answer: &mut [u8],
     parsed: &Parsed,
-    kind: AnswerKind,
+    kind: IcmpError,
     source: [u8; 16],
 ) -> Result<(), DropReason> {
     let header_len = ip_header_len(parsed.family);
@@ -90,7 +90,7 @@ fn write_error(
         Family::V4 => (icmp::PROTOCOL_V4, V4_TOS),
         Family::V6 => (icmp::PROTOCOL_V6, 0),
     };
-    let reply = ReplyHeader {
+    let reply = RejectHeader {
         protocol,
         traffic_class,
         source,
@@ -116,21 +116,21 @@ fn write_error(
 }
 
 /// The message header, its checksum 0.
-fn icmp_header(family: Family, kind: AnswerKind) -> [u8; icmp::HEADER_LEN] {
+fn icmp_header(family: Family, kind: IcmpError) -> [u8; icmp::HEADER_LEN] {
     let (message, code) = match (family, kind) {
-        (Family::V4, AnswerKind::PortUnreachable) => (3, 3),
-        (Family::V4, AnswerKind::AdminProhibited) => (3, 13),
-        (Family::V4, AnswerKind::TimeExceeded) => (11, 0),
-        (Family::V4, AnswerKind::TooBig { .. }) => (3, 4),
-        (Family::V6, AnswerKind::PortUnreachable) => (1, 4),
-        (Family::V6, AnswerKind::AdminProhibited) => (1, 1),
-        (Family::V6, AnswerKind::TimeExceeded) => (3, 0),
-        (Family::V6, AnswerKind::TooBig { .. }) => (2, 0),
+        (Family::V4, IcmpError::PortUnreachable) => (3, 3),
+        (Family::V4, IcmpError::AdminProhibited) => (3, 13),
+        (Family::V4, IcmpError::TimeExceeded) => (11, 0),
+        (Family::V4, IcmpError::TooBig { .. }) => (3, 4),
+        (Family::V6, IcmpError::PortUnreachable) => (1, 4),
+        (Family::V6, IcmpError::AdminProhibited) => (1, 1),
+        (Family::V6, IcmpError::TimeExceeded) => (3, 0),
+        (Family::V6, IcmpError::TooBig { .. }) => (2, 0),
     };
     let mut header = [0; icmp::HEADER_LEN];
     header[icmp::TYPE] = message;
     header[icmp::CODE] = code;
-    if let AnswerKind::TooBig { mtu } = kind {
+    if let IcmpError::TooBig { mtu } = kind {
         match family {
             Family::V4 => put(&mut header, icmp::V4_MTU, mtu.to_be_bytes()),
             Family::V6 => put(&mut header, icmp::V6_MTU, u32::from(mtu).to_be_bytes()),

@@ -16,7 +16,7 @@ use crate::config::Timeouts;
 
 /// Whom a table tells, and what it has to know for that.
 #[derive(Debug)]
-pub struct Announcer {
+pub struct FeedWriter {
     pub feed: Arc<FlowFeed>,
     pub worker: u16,
     /// Those that flows are touched with.
@@ -25,36 +25,29 @@ pub struct Announcer {
 
 impl FlowTable {
     /// From now on tells of each flow that opens or closes, as long as the feed is followed.
-    pub fn announce_to(&mut self, announcer: Announcer) {
-        self.announcer = Some(announcer);
+    pub fn set_feed(&mut self, writer: FeedWriter) {
+        self.writer = Some(writer);
     }
 
     /// Closes a flow and tells why. What finished before has been told: see
-    /// [`announce_finished`](Self::announce_finished).
+    /// [`emit_finished`](Self::emit_finished).
     ///
     /// # Panics
     /// If `id` is not a live flow: it was closed before.
     pub fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) -> ClosedFlow {
-        if let Some(announcer) = self.followed()
+        if let Some(writer) = self.subscribed()
             && !self.entry(id).is_counted()
         {
-            self.announce(announcer, id, Some(cause), now);
+            self.emit_change(writer, id, Some(cause), now);
         }
         self.close(id)
     }
 
     /// Tells that a flow comes into `state`, in which it [is over](State::is_over), by a packet of
     /// `bytes` that is not counted yet.
-    pub fn announce_finished(
-        &self,
-        id: FlowId,
-        state: State,
-        direction: Direction,
-        bytes: u64,
-        now: Timestamp,
-    ) {
-        let Some(announcer) = self.followed() else { return };
-        let Some(mut flow) = self.record(id, now, announcer.worker, &announcer.timeouts) else {
+    pub fn emit_finished(&self, id: FlowId, state: State, direction: Direction, bytes: u64, now: Timestamp) {
+        let Some(writer) = self.subscribed() else { return };
+        let Some(mut flow) = self.record(id, now, writer.worker, &writer.timeouts) else {
             return;
         };
         let (packets_total, bytes_total) = match direction {
@@ -65,8 +58,8 @@ impl FlowTable {
         *bytes_total += bytes;
         flow.state = state.shown();
         flow.idle_micros = 0;
-        flow.expires_micros = micros(state.timeout(&announcer.timeouts));
-        announcer.feed.push(FlowChange {
+        flow.expires_micros = micros(state.timeout(&writer.timeouts));
+        writer.feed.push(FlowChange {
             at: now,
             closed: Some(state.close_cause()),
             flow,
@@ -75,23 +68,21 @@ impl FlowTable {
 
     /// Tells that a flow was opened.
     #[inline]
-    pub(super) fn announce_opened(&self, id: FlowId, now: Timestamp) {
-        if let Some(announcer) = self.followed() {
-            self.announce(announcer, id, None, now);
+    pub(super) fn emit_opened(&self, id: FlowId, now: Timestamp) {
+        if let Some(writer) = self.subscribed() {
+            self.emit_change(writer, id, None, now);
         }
     }
 
     #[inline]
-    fn followed(&self) -> Option<&Announcer> {
-        self.announcer
-            .as_ref()
-            .filter(|announcer| announcer.feed.is_followed())
+    fn subscribed(&self) -> Option<&FeedWriter> {
+        self.writer.as_ref().filter(|writer| writer.feed.is_subscribed())
     }
 
     #[cold]
-    fn announce(&self, announcer: &Announcer, id: FlowId, closed: Option<CloseCause>, now: Timestamp) {
-        if let Some(flow) = self.record(id, now, announcer.worker, &announcer.timeouts) {
-            announcer.feed.push(FlowChange {
+    fn emit_change(&self, writer: &FeedWriter, id: FlowId, closed: Option<CloseCause>, now: Timestamp) {
+        if let Some(flow) = self.record(id, now, writer.worker, &writer.timeouts) {
+            writer.feed.push(FlowChange {
                 at: now,
                 closed,
                 flow,

@@ -19,7 +19,7 @@ use crate::packet::Parsed;
 
 /// The choices for a flow to be opened, of the snapshot in use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Foresight {
+pub(super) struct EarlySelection {
     pub(super) service: ServiceSlot,
     pub(super) backend: BackendSlot,
     /// It was free.
@@ -29,18 +29,18 @@ pub(super) struct Foresight {
 impl Engine {
     /// Chooses for the packets that have no flow. Kept out of the way of those that have one.
     #[inline(never)]
-    pub(super) fn foresee(&mut self, group: &mut [Prepared]) {
+    pub(super) fn select_early(&mut self, group: &mut [Prepared]) {
         for prepared in group {
             if let Subject::Flow(lookup) = &prepared.subject
                 && self.flows.lacks(&lookup.probe)
             {
-                prepared.foresight = self.choose(&prepared.parsed, lookup);
+                prepared.early = self.choose(&prepared.parsed, lookup);
             }
         }
     }
 
     /// The choices for a packet, whose reply key's bucket is being fetched then.
-    fn choose(&mut self, parsed: &Parsed, lookup: &Lookup) -> Option<Foresight> {
+    fn choose(&mut self, parsed: &Parsed, lookup: &Lookup) -> Option<EarlySelection> {
         let tuple = lookup.tuple;
         if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags.0) {
             return None;
@@ -63,7 +63,7 @@ impl Engine {
             nat_port,
             protocol: tuple.protocol.number(),
         });
-        Some(Foresight {
+        Some(EarlySelection {
             service,
             backend: slot,
             nat_port,

@@ -7,7 +7,7 @@ use super::support::{
     BALANCER_MAC, CLIENT_MAC, Spec, VecFrame, assert_valid, fix_ipv4_checksum, frames, icmp_error, joined,
     octets, parse_all, parse_frames, sliced,
 };
-use crate::packet::{AnswerKind, Framing, answer_with_error, answer_with_reset};
+use crate::packet::{Framing, IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
 use crate::port::Frame;
 
 fn raw(spec: Spec) -> Spec {
@@ -22,24 +22,16 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
     let v4 = Spec::request(Protocol::Udp);
     let v6 = Spec::request_v6(Protocol::Tcp);
     for (spec, kind, header) in [
-        (v4.clone(), AnswerKind::PortUnreachable, [3, 3, 0, 0, 0, 0]),
-        (v4.clone(), AnswerKind::AdminProhibited, [3, 13, 0, 0, 0, 0]),
-        (v4.clone(), AnswerKind::TimeExceeded, [11, 0, 0, 0, 0, 0]),
-        (
-            v4.clone(),
-            AnswerKind::TooBig { mtu: 1400 },
-            [3, 4, 0, 0, 5, 0x78],
-        ),
-        (raw(v4), AnswerKind::TimeExceeded, [11, 0, 0, 0, 0, 0]),
-        (v6.clone(), AnswerKind::PortUnreachable, [1, 4, 0, 0, 0, 0]),
-        (v6.clone(), AnswerKind::AdminProhibited, [1, 1, 0, 0, 0, 0]),
-        (v6.clone(), AnswerKind::TimeExceeded, [3, 0, 0, 0, 0, 0]),
-        (
-            v6.clone(),
-            AnswerKind::TooBig { mtu: 1400 },
-            [2, 0, 0, 0, 5, 0x78],
-        ),
-        (raw(v6), AnswerKind::PortUnreachable, [1, 4, 0, 0, 0, 0]),
+        (v4.clone(), IcmpError::PortUnreachable, [3, 3, 0, 0, 0, 0]),
+        (v4.clone(), IcmpError::AdminProhibited, [3, 13, 0, 0, 0, 0]),
+        (v4.clone(), IcmpError::TimeExceeded, [11, 0, 0, 0, 0, 0]),
+        (v4.clone(), IcmpError::TooBig { mtu: 1400 }, [3, 4, 0, 0, 5, 0x78]),
+        (raw(v4), IcmpError::TimeExceeded, [11, 0, 0, 0, 0, 0]),
+        (v6.clone(), IcmpError::PortUnreachable, [1, 4, 0, 0, 0, 0]),
+        (v6.clone(), IcmpError::AdminProhibited, [1, 1, 0, 0, 0, 0]),
+        (v6.clone(), IcmpError::TimeExceeded, [3, 0, 0, 0, 0, 0]),
+        (v6.clone(), IcmpError::TooBig { mtu: 1400 }, [2, 0, 0, 0, 5, 0x78]),
+        (raw(v6), IcmpError::PortUnreachable, [1, 4, 0, 0, 0, 0]),
     ] {
         let mut bytes = spec.bytes();
         let parsed = parse_all(&bytes, spec.framing).unwrap();
@@ -52,7 +44,7 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
             "2001:db8::103"
         };
         let mut packet = frames(&bytes, &[]);
-        answer_with_error(&mut packet, &parsed, kind, octets(own)).unwrap();
+        reject_with_icmp_error(&mut packet, &parsed, kind, octets(own)).unwrap();
 
         let out = joined(&packet);
         assert_valid(&out, spec.framing);
@@ -95,7 +87,8 @@ fn errors_about_long_packets_quote_up_to_the_limit() {
             let mut packet = frames(&bytes, cuts);
             let first_len = packet[0].bytes().len();
             let parsed = parse_frames(&packet, spec.framing).unwrap();
-            answer_with_error(&mut packet, &parsed, AnswerKind::TimeExceeded, parsed.destination).unwrap();
+            reject_with_icmp_error(&mut packet, &parsed, IcmpError::TimeExceeded, parsed.destination)
+                .unwrap();
             let out = &packet[0];
             assert!(!out.continues());
             let front = if spec.source.is_ipv4() { 28 } else { 48 };
@@ -155,10 +148,10 @@ fn errors_are_not_sent_where_they_may_not() {
     ] {
         let parsed = parse_all(&bytes, Framing::Ethernet).unwrap();
         let mut packet = frames(&bytes, &[]);
-        let verdict = answer_with_error(
+        let verdict = reject_with_icmp_error(
             &mut packet,
             &parsed,
-            AnswerKind::PortUnreachable,
+            IcmpError::PortUnreachable,
             parsed.destination,
         );
         assert_eq!(verdict, Err(reason), "{description}");
@@ -175,7 +168,7 @@ fn frame_without_room_for_an_answer_is_left_alone() {
     let bytes = spec.bytes();
     let parsed = parse_all(&bytes, spec.framing).unwrap();
     let mut packet = [VecFrame::new(&bytes, bytes.len())];
-    let verdict = answer_with_error(&mut packet, &parsed, AnswerKind::TimeExceeded, parsed.destination);
+    let verdict = reject_with_icmp_error(&mut packet, &parsed, IcmpError::TimeExceeded, parsed.destination);
     assert_eq!(verdict, Err(DropReason::Internal));
     assert_eq!(joined(&packet), bytes);
 }
@@ -209,7 +202,7 @@ fn resets_follow_rfc_9293() {
             let bytes = spec.bytes();
             let mut packet = frames(&bytes, &[]);
             let parsed = parse_all(&bytes, spec.framing).unwrap();
-            answer_with_reset(&mut packet, &parsed).unwrap();
+            reject_with_tcp_reset(&mut packet, &parsed).unwrap();
 
             let out = joined(&packet);
             assert_valid(&out, spec.framing);
@@ -252,7 +245,7 @@ fn resets_are_not_sent_where_they_may_not() {
         let parsed = parse_all(&bytes, spec.framing).unwrap();
         let mut packet = frames(&bytes, &[]);
         assert_eq!(
-            answer_with_reset(&mut packet, &parsed),
+            reject_with_tcp_reset(&mut packet, &parsed),
             Err(reason),
             "{description}"
         );
