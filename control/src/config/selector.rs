@@ -50,11 +50,14 @@ impl Selector {
             .all(|requirement| requirement.is_met(labels.get(&requirement.label)))
     }
 
-    /// The labels that it looks at.
-    pub fn labels(&self) -> impl Iterator<Item = &str> {
+    /// A label that an object must have, with the values that are allowed; `None` if there is no such demand.
+    pub fn demanded_values(&self) -> Option<(&str, &BTreeSet<String>)> {
         self.requirements
             .iter()
-            .map(|requirement| requirement.label.as_str())
+            .find_map(|requirement| match &requirement.rule {
+                Rule::In(values) => Some((requirement.label.as_str(), values)),
+                Rule::NotIn(_) | Rule::Exists | Rule::Missing => None,
+            })
     }
 
     /// Each label with the value that it must have, or with its rule.

@@ -30,7 +30,7 @@ pub use kubernetes::{
     Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Refused, StaleStatus,
 };
 pub use static_file::StaticFile;
-pub use status::{ErrorCounts, ErrorReason, SourceStatus};
+pub use status::{ErrorCounts, ErrorReason, Missing, SourceStatus};
 
 /// Everything that should be balanced. Order does not matter and duplicates do no harm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

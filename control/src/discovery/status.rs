@@ -16,6 +16,8 @@ pub struct SourceStatus {
     pub last_event: Option<SystemTime>,
     /// Why the newest state was refused; `None` if it is in use.
     pub error: Option<String>,
+    /// The parts that the set in use lacks.
+    pub missing: Vec<Missing>,
     /// Sets that were read, or changes where a source is told those.
     pub events: u64,
     /// Sets that were refused, or could not be read.
@@ -31,8 +33,31 @@ impl SourceStatus {
             loaded: None,
             last_event: None,
             error: None,
+            missing: Vec::new(),
             events: 0,
             errors: ErrorCounts::NONE,
+        }
+    }
+}
+
+/// Objects that a source may not read, so that its sets lack what depends on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The plural name of the resource, as in RBAC rules.
+    pub kind: String,
+    /// `None`: all namespaces, or objects of the cluster.
+    pub namespace: Option<String>,
+    /// The place in words.
+    pub place: String,
+    /// The error, which names what was attempted and what to do.
+    pub reason: Option<String>,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.reason {
+            Some(reason) => write!(f, "{reason}"),
+            None => write!(f, "{} in {} cannot be listed", self.kind, self.place),
         }
     }
 }

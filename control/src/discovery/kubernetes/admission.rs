@@ -1,14 +1,16 @@
-//! Which Services are served, under which names. The file's services come first, then older Services:
-//! what has a name or a port keeps it.
+//! Decides which Services are served, under which names and ports.
+//!
+//! Services of the configuration file come first. Then Services that are served already keep their names and ports,
+//! and the rest is given to the others: first those whose status says that a balancer served them before this process
+//! started, then by age.
 
-use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::assembly::Listening;
+use super::inventory::Key;
 use super::locality::Distribution;
 use super::service::{Port, Reason, ServiceRecord};
 use crate::config;
@@ -16,189 +18,252 @@ use crate::config;
 /// The longest DNS label (RFC 1035 section 2.3.4).
 const LONGEST_NAME: usize = 63;
 
-/// A Service that is served, all of it or in part.
+/// A server of the balancer itself: its protocol, port and name.
+pub(super) type Listening = (Protocol, u16, &'static str);
+
+/// A Service that is served, in whole or in part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    /// Whether it has the balancer's `spec.loadBalancerClass`, and its status is to say where it is.
+    /// Whether it has the balancer's `spec.loadBalancerClass`: then its status lists the balancers' addresses.
     pub load_balancer: bool,
-    /// The balancer's services that it became, one for each port.
+    /// The names of its services in the balancer, one for each port.
     pub services: Vec<String>,
 }
 
-/// What is not done of what a Service asks for; all of it, unless the Service is among those accepted.
+/// Something that a Service asks for and does not get. If the Service is not among those accepted, nothing of it
+/// is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    /// One of a few words in CamelCase, as Kubernetes' events have it.
+    /// One word in CamelCase, as in Kubernetes Events.
     pub reason: &'static str,
     /// A sentence for people.
     pub message: String,
 }
 
-/// A Service that no balancer serves, and that has addresses in its status which one wrote.
+/// A Service that no balancer serves, whose status still lists addresses that a balancer wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleStatus {
     pub namespace: String,
     pub name: String,
 }
 
-/// A Service with those of its ports that are served, each under its name.
+/// A Service with the ports that are served, each under its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Admitted {
-    pub(super) declared: Arc<ServiceRecord>,
+    pub(super) record: Arc<ServiceRecord>,
     pub(super) ports: Vec<(Port, String)>,
 }
 
-/// What is taken, and by whom.
+/// Names and ports that are taken, each with its owner in words.
 #[derive(Default)]
 pub(super) struct Admission {
     names: HashMap<String, String>,
     ports: HashMap<(Protocol, u16), String>,
-    means: Capabilities,
+    capabilities: Capabilities,
 }
 
-/// What the balancer can find out.
+/// What the balancer knows about its place and its network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Capabilities {
-    /// Which node it is on.
+    /// Whether it knows its node.
     pub(super) node: bool,
-    /// Which zone it is in.
+    /// Whether it knows its zone.
     pub(super) zone: bool,
     /// Whether the addresses in EndpointSlices are those of its network.
     pub(super) endpoints: bool,
 }
 
-/// What Services ask for, decided.
+/// The outcome for all Services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Decision {
-    pub(super) admitted: Vec<Admitted>,
+    pub(super) admitted: BTreeMap<Key, Admitted>,
+    /// By precedence of the Services.
     pub(super) refused: Vec<Refused>,
     pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
 impl Admission {
-    /// Services of the file, and the ports where the balancer itself listens.
-    pub(super) fn new(file: &[config::Service], listening: &[Listening], means: Capabilities) -> Self {
-        let mut claims = Self {
-            means,
+    /// Names and ports that services of the file and the balancer's own servers take.
+    pub(super) fn new(file: &[config::Service], listening: &[Listening], capabilities: Capabilities) -> Self {
+        let mut admission = Self {
+            capabilities,
             ..Self::default()
         };
         for &(protocol, port, server) in listening {
-            claims.ports.insert((protocol, port), server.to_owned());
+            admission.ports.insert((protocol, port), server.to_owned());
         }
         for service in file {
             let owner = "a service of the configuration file";
-            claims.names.insert(service.name.clone(), owner.to_owned());
-            claims.ports.insert(
+            admission.names.insert(service.name.clone(), owner.to_owned());
+            admission.ports.insert(
                 (service.protocol, service.port),
                 format!("service {} of the configuration file", service.name),
             );
         }
-        claims
+        admission
     }
 
-    /// Decides about all of `declared`, in any order.
-    pub(super) fn decide<'a>(mut self, declared: impl Iterator<Item = &'a Arc<ServiceRecord>>) -> Decision {
-        let mut by_age: Vec<&Arc<ServiceRecord>> = declared.collect();
-        by_age.sort_by(|a, b| older(a, b));
-        let mut decided = Decision::default();
-        for declared in by_age {
-            if declared.has_stale_status() {
-                decided.stale_statuses.push(StaleStatus {
-                    namespace: declared.namespace.clone(),
-                    name: declared.name.clone(),
+    /// Decides about all of `records`, in any order. Services in `incumbents` keep the names and ports that they have
+    /// there, as long as they ask for them.
+    ///
+    /// Cost: O(n log n) in the number of Services.
+    pub(super) fn decide<'a>(
+        mut self,
+        records: impl Iterator<Item = &'a Arc<ServiceRecord>>,
+        incumbents: &BTreeMap<Key, Admitted>,
+    ) -> Decision {
+        let incumbent = |record: &ServiceRecord| {
+            let held = incumbents.get(&record.key());
+            held.filter(|held| held.record.uid == record.uid)
+        };
+        let mut ordered: Vec<&Arc<ServiceRecord>> = records.collect();
+        ordered.sort_by_cached_key(|record| {
+            let is_new = incumbent(record).is_none();
+            (
+                is_new,
+                is_new && !record.has_our_status,
+                record.created,
+                record.key(),
+            )
+        });
+        for record in &ordered {
+            if let Some(held) = incumbent(record) {
+                self.reserve(record, held);
+            }
+        }
+        let mut decision = Decision::default();
+        for record in ordered {
+            if record.has_stale_status() {
+                decision.stale_statuses.push(StaleStatus {
+                    namespace: record.namespace.clone(),
+                    name: record.name.clone(),
                 });
             }
-            if !declared.enabled {
+            if !record.enabled {
                 continue;
             }
-            let mut reasons = declared.noted.clone();
-            match self.admit(declared, &mut reasons) {
-                Ok(admitted) => decided.admitted.push(admitted),
+            let mut reasons = record.notes.clone();
+            match self.admit(record, &mut reasons) {
+                Ok(admitted) => {
+                    decision.admitted.insert(record.key(), admitted);
+                }
                 Err(reason) => reasons.push(reason),
             }
-            decided
+            decision
                 .refused
-                .extend(reasons.into_iter().map(|reason| Refused::new(declared, reason)));
+                .extend(reasons.into_iter().map(|reason| Refused::new(record, reason)));
         }
-        decided
+        decision
     }
 
-    fn admit(&mut self, declared: &Arc<ServiceRecord>, noted: &mut Vec<Reason>) -> Result<Admitted, Reason> {
-        if let Some(reason) = declared.refused.clone().or_else(|| self.means.lack(declared)) {
+    /// Takes what `record` holds and still asks for, if it can be admitted at all.
+    fn reserve(&mut self, record: &ServiceRecord, held: &Admitted) {
+        if !record.enabled || self.obstacle(record).is_some() {
+            return;
+        }
+        let owner = owner(record);
+        let mut holds_any = false;
+        for (port, name) in named_ports(record) {
+            let key = (port.protocol, port.port);
+            let is_held = held
+                .ports
+                .iter()
+                .any(|(held, _)| (held.protocol, held.port) == key);
+            let is_free = self.name_conflict(&name, &owner).is_none() && !self.ports.contains_key(&key);
+            if is_held && is_free {
+                self.names.insert(name, owner.clone());
+                self.ports.insert(key, owner.clone());
+                holds_any = true;
+            }
+        }
+        if holds_any {
+            self.names.insert(record.name.clone(), owner);
+        }
+    }
+
+    fn admit(&mut self, record: &Arc<ServiceRecord>, notes: &mut Vec<Reason>) -> Result<Admitted, Reason> {
+        if let Some(reason) = self.obstacle(record) {
             return Err(reason);
         }
-        if declared.distribution.needs_zone() && !self.means.zone {
-            noted.push(Reason::new(
+        self.note_ignored(record, notes);
+        let owner = owner(record);
+        let mut ports = Vec::with_capacity(record.ports.len());
+        for (port, name) in named_ports(record) {
+            let key = (port.protocol, port.port);
+            let taken = self.name_conflict(&name, &owner).or_else(|| {
+                let holder = self.ports.get(&key).filter(|holder| **holder != owner)?;
+                let message = format!("{} {} belongs to {holder}", port.protocol, port.port);
+                Some(Reason::new("PortConflict", message))
+            });
+            if let Some(reason) = taken {
+                notes.push(reason);
+                continue;
+            }
+            self.ports.insert(key, owner.clone());
+            ports.push((port.clone(), name));
+        }
+        if ports.is_empty() {
+            return Err(Reason::new("NoPorts", "none of its ports is free"));
+        }
+        let names = ports.iter().map(|(_, name)| name).chain([&record.name]);
+        for name in names {
+            self.names.insert(name.clone(), owner.clone());
+        }
+        Ok(Admitted {
+            record: Arc::clone(record),
+            ports,
+        })
+    }
+
+    /// Why `record` cannot be served at all.
+    fn obstacle(&self, record: &ServiceRecord) -> Option<Reason> {
+        let own = record.refused.clone();
+        let reason = own.or_else(|| self.capabilities.missing_for(record));
+        reason
+            .or_else(|| self.name_conflict(&record.name, &owner(record)))
+            .or_else(|| too_long(record))
+    }
+
+    fn name_conflict(&self, name: &str, owner: &str) -> Option<Reason> {
+        let holder = self.names.get(name).filter(|holder| *holder != owner)?;
+        let message = format!("the name {name} belongs to {holder}");
+        Some(Reason::new("NameConflict", message))
+    }
+
+    /// Notes settings of `record` that have no effect here.
+    fn note_ignored(&self, record: &ServiceRecord, notes: &mut Vec<Reason>) {
+        if record.distribution.needs_zone() && !self.capabilities.zone {
+            notes.push(Reason::new(
                 "ZoneUnknown",
                 "trafficDistribution: the balancer does not know its zone: set NODE_ZONE, or NODE_NAME and \
                  kubernetes.topology",
             ));
         }
-        if declared.publish_not_ready && !self.means.endpoints {
-            noted.push(Reason::new(
+        if record.publish_not_ready && !self.capabilities.endpoints {
+            notes.push(Reason::new(
                 "NotReadyAddresses",
-                "publishNotReadyAddresses is followed with kubernetes.addressFrom: pod-ip only; ignored",
+                "publishNotReadyAddresses needs kubernetes.addressFrom: pod-ip; ignored",
             ));
         }
-        let owner = format!("Service {}/{}", declared.namespace, declared.name);
-        let names: Vec<String> = declared.ports.iter().map(|port| name(declared, port)).collect();
-        let wanted: HashSet<&String> = names.iter().chain([&declared.name]).collect();
-        if let Some((name, holder)) = wanted
-            .iter()
-            .filter_map(|name| Some((name, self.names.get(*name)?)))
-            .min()
-        {
-            return Err(Reason::new(
-                "NameConflict",
-                format!("the name {name} is that of {holder}"),
-            ));
-        }
-        if let Some(name) = names.iter().find(|name| name.len() > LONGEST_NAME) {
-            return Err(Reason::new(
-                "NameTooLong",
-                format!("the name {name} has more than {LONGEST_NAME} letters"),
-            ));
-        }
-        let mut ports = Vec::with_capacity(names.len());
-        for (port, name) in declared.ports.iter().zip(&names) {
-            let key = (port.protocol, port.port);
-            if let Some(holder) = self.ports.get(&key) {
-                noted.push(Reason::new(
-                    "PortConflict",
-                    format!("{} {} is that of {holder}", port.protocol, port.port),
-                ));
-                continue;
-            }
-            self.ports.insert(key, owner.clone());
-            ports.push((port.clone(), name.clone()));
-        }
-        if ports.is_empty() {
-            return Err(Reason::new("NoPorts", "none of its ports is free"));
-        }
-        for name in wanted {
-            self.names.insert(name.clone(), owner.clone());
-        }
-        let declared = Arc::clone(declared);
-        Ok(Admitted { declared, ports })
     }
 }
 
 impl Capabilities {
-    /// What it takes to serve `declared` and is not there.
-    fn lack(self, declared: &ServiceRecord) -> Option<Reason> {
-        if declared.distribution == Distribution::LocalOnly && !self.node {
+    /// Why `record` cannot be served with these.
+    fn missing_for(self, record: &ServiceRecord) -> Option<Reason> {
+        if record.distribution == Distribution::LocalOnly && !self.node {
             return Some(Reason::new(
                 "NodeUnknown",
                 "traffic policy Local: the balancer does not know its node: set NODE_NAME",
             ));
         }
-        (declared.selector.is_none() && !self.endpoints).then(|| {
+        (record.selector.is_none() && !self.endpoints).then(|| {
             Reason::new(
                 "NoSelector",
                 "a Service without a selector has pod IPs only, and kubernetes.addressFrom asks for others",
@@ -207,38 +272,47 @@ impl Capabilities {
     }
 }
 
-/// The names do not depend on which ports are served.
-fn name(declared: &ServiceRecord, port: &Port) -> String {
-    if declared.listed == 1 || port.name.is_empty() {
-        declared.name.clone()
-    } else {
-        format!("{}-{}", declared.name, port.name)
-    }
+fn owner(record: &ServiceRecord) -> String {
+    format!("Service {}/{}", record.namespace, record.name)
 }
 
-fn older(a: &ServiceRecord, b: &ServiceRecord) -> Ordering {
-    let key = |service: &ServiceRecord| (service.created, service.namespace.clone(), service.name.clone());
-    key(a).cmp(&key(b))
+/// Each port with its name in the balancer, which does not depend on which other ports are served.
+fn named_ports(record: &ServiceRecord) -> impl Iterator<Item = (&Port, String)> {
+    record.ports.iter().map(|port| {
+        let name = if record.listed == 1 || port.name.is_empty() {
+            record.name.clone()
+        } else {
+            format!("{}-{}", record.name, port.name)
+        };
+        (port, name)
+    })
+}
+
+fn too_long(record: &ServiceRecord) -> Option<Reason> {
+    let mut names = named_ports(record).map(|(_, name)| name);
+    let name = names.find(|name| name.len() > LONGEST_NAME)?;
+    let message = format!("the name {name} is longer than {LONGEST_NAME} characters");
+    Some(Reason::new("NameTooLong", message))
 }
 
 impl Admitted {
     pub(super) fn accepted(&self) -> Accepted {
         Accepted {
-            namespace: self.declared.namespace.clone(),
-            name: self.declared.name.clone(),
-            uid: self.declared.uid.to_string(),
-            load_balancer: self.declared.load_balancer,
+            namespace: self.record.namespace.clone(),
+            name: self.record.name.clone(),
+            uid: self.record.uid.to_string(),
+            load_balancer: self.record.load_balancer,
             services: self.ports.iter().map(|(_, name)| name.clone()).collect(),
         }
     }
 }
 
 impl Refused {
-    pub(super) fn new(declared: &ServiceRecord, reason: Reason) -> Self {
+    pub(super) fn new(record: &ServiceRecord, reason: Reason) -> Self {
         Self {
-            namespace: declared.namespace.clone(),
-            name: declared.name.clone(),
-            uid: declared.uid.to_string(),
+            namespace: record.namespace.clone(),
+            name: record.name.clone(),
+            uid: record.uid.to_string(),
             reason: reason.word,
             message: reason.message,
         }

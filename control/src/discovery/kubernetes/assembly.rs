@@ -1,99 +1,96 @@
-//! Services, pods and endpoints become the desired set: again only those services that a change touches.
+//! Assembles the desired set from services, pods and endpoints. A change rebuilds only the services that it affects.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vl3lb_common::Protocol;
-
-use super::admission::{Accepted, Admission, Admitted, Capabilities, Decision, Refused, StaleStatus};
+use super::admission::{
+    Accepted, Admission, Admitted, Capabilities, Decision, Listening, Refused, StaleStatus,
+};
 use super::backends::{AssembledService, View};
-use super::cache::Change;
+use super::cache::{Change, Scope};
 use super::connections::Connections;
-use super::inventory::{Inventory, Key};
+use super::inventory::Inventory;
 use super::locality::Location;
-use super::node;
+use super::node::NodeRecord;
 use super::pod::PodRecord;
-use super::selection::Selection;
-use super::service::ServiceRecord;
+use super::selection::{Owner, Selections};
+use super::service::{Reason, ServiceRecord};
 use super::slice::SliceRecord;
 use crate::config::{self, AddressFrom, Service};
 use crate::discovery::Desired;
 
-/// A protocol and port that a server of the balancer itself listens on, and which one that is.
-pub(super) type Listening = (Protocol, u16, &'static str);
-
-/// The desired set, and what is to be said about it.
+/// The desired set, and what to report about it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Assembled {
     pub(super) desired: Desired,
-    /// What is wrong with pods, in words.
+    /// Faults of pods, in words.
     pub(super) problems: BTreeSet<String>,
     pub(super) accepted: Vec<Accepted>,
     pub(super) refused: Vec<Refused>,
     pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
-/// Who wants services.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Owner {
-    /// The configuration file, by the order in it.
-    File(usize),
-    /// A Service.
-    ServiceRecord(Key),
+/// Collections that the API server refuses to list, so that their objects are unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unlisted {
+    pub(super) pods: BTreeSet<Scope>,
+    pub(super) slices: BTreeSet<Scope>,
 }
 
-/// Where a service is among all: owner, protocol and port.
-type PartKey = (Owner, Protocol, u16);
-
-/// What is known, what is wanted, and the services that were put together from it.
+/// Everything known, and the services assembled from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Assembly {
     kubernetes: config::Kubernetes,
     listening: Vec<Listening>,
     file: Vec<Service>,
-    /// Where pods are, if their connections say it.
+    /// Where pods are, if that comes from their connections.
     connections: Arc<Connections>,
-    known: Inventory,
-    selections: BTreeMap<Owner, Selection>,
-    /// Which Services are served; `None` if that is to be decided again.
-    decided: Option<Decision>,
-    parts: BTreeMap<PartKey, AssembledService>,
-    /// Whose parts have to be put together again.
-    stale: HashSet<Owner>,
+    inventory: Inventory,
+    unlisted: Unlisted,
+    selections: Selections,
+    /// The Services that are served, as of the last set.
+    pub(super) decision: Decision,
+    /// Whether the next set needs a new decision.
+    undecided: bool,
+    services: BTreeMap<Owner, Vec<AssembledService>>,
+    /// Owners whose services the next set rebuilds.
+    dirty: BTreeSet<Owner>,
 }
 
 impl Assembly {
-    /// Nothing known yet. `listening` is where the balancer's own servers are.
+    /// Nothing known yet. `listening` lists the balancer's own servers.
     pub(super) fn new(kubernetes: &config::Kubernetes, listening: &[Listening], file: &[Service]) -> Self {
         let mut assembly = Self {
             kubernetes: kubernetes.clone(),
             listening: listening.to_vec(),
             file: Vec::new(),
             connections: Arc::default(),
-            known: Inventory::default(),
-            selections: BTreeMap::new(),
-            decided: None,
-            parts: BTreeMap::new(),
-            stale: HashSet::new(),
+            inventory: Inventory::default(),
+            unlisted: Unlisted::default(),
+            selections: Selections::default(),
+            decision: Decision::default(),
+            undecided: true,
+            services: BTreeMap::new(),
+            dirty: BTreeSet::new(),
         };
-        assembly.follow_file(file);
+        assembly.replace_file(file);
         assembly
     }
 
     /// Takes over the services of the file. Cost: O(services x pods).
-    pub(super) fn follow_file(&mut self, services: &[Service]) {
+    pub(super) fn replace_file(&mut self, services: &[Service]) {
         self.file = services.to_vec();
-        self.selections
-            .retain(|owner, _| matches!(owner, Owner::ServiceRecord(_)));
-        for (place, service) in services.iter().enumerate() {
-            let selection = Selection::new(&service.selector, None, self.known.pods.values());
-            self.selections.insert(Owner::File(place), selection);
+        self.selections.remove_file();
+        for (position, service) in services.iter().enumerate() {
+            let owner = Owner::File(position);
+            let pods = self.inventory.pods.values();
+            self.selections.insert(&owner, &service.selector, None, pods);
         }
-        // Those of the cluster have the names and ports that are left.
-        self.forget_all();
+        // Services of the cluster get the names and ports that remain.
+        self.rebuild_all();
     }
 
-    /// Takes note of pods. Cost: O(services) for each.
+    /// Follows changes of pods. Cost for each: O(labels + services that select it or have it as an endpoint).
     pub(super) fn replace_pods(&mut self, pods: Vec<Change<PodRecord>>) {
         for mut pod in pods {
             if self.kubernetes.address_from == AddressFrom::Nsm {
@@ -103,10 +100,10 @@ impl Assembly {
         }
     }
 
-    /// Takes note of where all pods are. Cost: O(pods).
-    pub(super) fn follow_connections(&mut self, connections: Arc<Connections>) {
+    /// Takes over the connections of all pods. Cost: O(pods).
+    pub(super) fn replace_connections(&mut self, connections: Arc<Connections>) {
         self.connections = connections;
-        let pods: Vec<_> = self.known.pods.values().cloned().collect();
+        let pods: Vec<_> = self.inventory.pods.values().cloned().collect();
         for pod in pods {
             let mut moved = Change {
                 old: Some(Arc::clone(&pod)),
@@ -119,125 +116,211 @@ impl Assembly {
         }
     }
 
-    /// Puts the addresses of the pod's connection in, and what was put in before.
+    /// Replaces the addresses in `pod` by those of its connection.
     fn locate(&self, pod: &mut Change<PodRecord>) {
-        if let Some(was) = &mut pod.old
-            && let Some(known) = self.known.pods.get(&was.uid)
+        if let Some(old) = &mut pod.old
+            && let Some(located) = self.inventory.pods.get(&old.uid)
         {
-            *was = Arc::clone(known);
+            *old = Arc::clone(located);
         }
-        if let Some(is) = &mut pod.new {
-            let addresses = self.connections.addresses(&is.place);
-            Arc::make_mut(is).addresses = addresses;
+        if let Some(new) = &mut pod.new {
+            let addresses = self.connections.addresses(&new.place);
+            Arc::make_mut(new).addresses = addresses;
         }
     }
 
     fn replace_pod(&mut self, pod: &Change<PodRecord>) {
-        let touched = self.known.replace_pod(pod);
-        for (owner, selection) in &mut self.selections {
-            if selection.replace(pod) || touched.pods.iter().any(|uid| selection.has(uid)) {
-                self.stale.insert(owner.clone());
-            }
+        let affected = self.inventory.replace_pod(pod);
+        self.dirty.extend(self.selections.replace(pod));
+        for uid in &affected.pods {
+            self.dirty.extend(self.selections.of_pod(uid).cloned());
         }
-        self.stale
-            .extend(touched.services.into_iter().map(Owner::ServiceRecord));
+        self.dirty
+            .extend(affected.services.into_iter().map(Owner::Service));
     }
 
-    /// Takes note of Services.
+    /// Follows changes of Services.
     pub(super) fn replace_services(&mut self, services: Vec<Change<ServiceRecord>>) {
         for service in services {
-            for declared in service.old.iter().chain(&service.new) {
-                let owner = Owner::ServiceRecord(declared.key());
+            for record in service.old.iter().chain(&service.new) {
+                let owner = Owner::Service(record.key());
                 self.selections.remove(&owner);
-                self.stale.insert(owner);
+                self.dirty.insert(owner);
             }
-            let selector = service
-                .new
-                .as_ref()
-                .and_then(|is| Some((is, is.selector.as_ref()?)));
-            if let Some((declared, selector)) = selector.filter(|(is, _)| is.enabled && !self.has_endpoints())
+            if let Some(record) = &service.new
+                && let Some(selector) = &record.selector
+                && record.enabled
+                && !self.has_endpoints()
             {
-                let namespace = Some(declared.namespace.as_str());
-                let selection = Selection::new(selector, namespace, self.known.pods.values());
+                let owner = Owner::Service(record.key());
+                let pods = self.inventory.pods.values();
                 self.selections
-                    .insert(Owner::ServiceRecord(declared.key()), selection);
+                    .insert(&owner, selector, Some(&record.namespace), pods);
             }
-            self.known.replace_service(service);
-            self.decided = None;
+            self.inventory.replace_service(service);
+            self.undecided = true;
         }
     }
 
-    /// Takes note of EndpointSlices.
+    /// Follows changes of EndpointSlices.
     pub(super) fn replace_slices(&mut self, slices: Vec<Change<SliceRecord>>) {
         for slice in slices {
-            let services = slice.old.iter().chain(&slice.new);
-            self.stale
-                .extend(services.map(|slice| Owner::ServiceRecord(slice.of())));
-            self.known.replace_slice(slice);
+            let records = slice.old.iter().chain(&slice.new);
+            self.dirty
+                .extend(records.map(|record| Owner::Service(record.service_key())));
+            self.inventory.replace_slice(slice);
         }
     }
 
-    /// Takes note of nodes. They seldom move: everything is put together again.
-    pub(super) fn replace_nodes(&mut self, nodes: Vec<Change<node::NodeRecord>>) {
+    /// Follows changes of nodes. Zones seldom change: every service is rebuilt.
+    pub(super) fn replace_nodes(&mut self, nodes: Vec<Change<NodeRecord>>) {
         for node in nodes {
-            self.known.replace_node(node);
-            self.forget_all();
+            self.inventory.replace_node(node);
+            self.rebuild_all();
         }
+    }
+
+    /// Sets the collections that cannot be listed. Whether they changed.
+    pub(super) fn set_unlisted(&mut self, unlisted: Unlisted) -> bool {
+        let changed = self.unlisted != unlisted;
+        self.unlisted = unlisted;
+        changed
     }
 
     /// Each service with its backends: the pods that it selects, or the endpoints of the Service.
     ///
-    /// Cost: O(services + backends of those that are touched).
+    /// Cost: O(services + backends of the services that changed).
     pub(super) fn assemble(&mut self) -> Assembled {
-        let decided = self.decided.take().unwrap_or_else(|| self.decide());
-        let mut former = std::mem::take(&mut self.parts);
-        let stale = std::mem::take(&mut self.stale);
-        let mut kept = |key: &PartKey| former.remove(key).filter(|_| !stale.contains(&key.0));
-        let view = self.view();
-        let mut parts = BTreeMap::new();
-        for (number, service) in self.file.iter().enumerate() {
-            let key = (Owner::File(number), service.protocol, service.port);
-            let selection = self.selections.get(&key.0);
-            let part = kept(&key).unwrap_or_else(|| view.file_service(service, selection));
-            parts.insert(key, part);
+        if std::mem::take(&mut self.undecided) {
+            self.decide();
         }
-        for admitted in &decided.admitted {
-            let declared = &admitted.declared;
-            let owner = Owner::ServiceRecord(declared.key());
-            for (port, name) in &admitted.ports {
-                let key = (owner.clone(), port.protocol, port.port);
-                let selection = self.selections.get(&owner);
-                let part = kept(&key).unwrap_or_else(|| view.port(declared, port, name, selection));
-                parts.insert(key, part);
-            }
+        for owner in std::mem::take(&mut self.dirty) {
+            self.rebuild(&owner);
         }
-        self.parts = parts;
-        let parts = self.parts.values();
-        let refused = decided.refused.iter().map(ToString::to_string);
-        let waiting: BTreeSet<&String> = parts.clone().flat_map(|part| &part.waiting).collect();
-        let collected = Assembled {
+        let services = || self.services.values().flatten();
+        let waiting: BTreeSet<&String> = services().flat_map(|service| &service.waiting).collect();
+        let mut assembled = Assembled {
             desired: Desired {
-                services: parts.clone().map(|part| Arc::clone(&part.spec)).collect(),
-                instances: Arc::clone(&self.known.instances),
-                problems: refused.chain(told_waiting(&waiting)).collect(),
+                services: services().map(|service| Arc::clone(&service.spec)).collect(),
+                instances: Arc::clone(&self.inventory.instances),
+                problems: Vec::new(),
                 observed: None,
             },
-            problems: parts.flat_map(|part| &part.problems).cloned().collect(),
-            accepted: decided.admitted.iter().map(Admitted::accepted).collect(),
-            refused: decided.refused.clone(),
-            stale_statuses: decided.stale_statuses.clone(),
+            problems: services()
+                .flat_map(|service| &service.problems)
+                .cloned()
+                .collect(),
+            accepted: self.decision.admitted.values().map(Admitted::accepted).collect(),
+            refused: self.decision.refused.clone(),
+            stale_statuses: self.decision.stale_statuses.clone(),
         };
-        self.decided = Some(decided);
-        collected
+        let mut problems = Vec::new();
+        if self.unlisted != Unlisted::default() {
+            problems = self.leave_out_unknown(&mut assembled);
+        }
+        let refused = assembled.refused.iter().map(ToString::to_string);
+        problems.extend(refused.chain(describe_waiting(&waiting)));
+        assembled.desired.problems = problems;
+        assembled
+    }
+
+    /// Leaves out services whose backends are unknown. Served without backends they would reject clients that another
+    /// balancer of the group can serve. Returns the problems of the file's services.
+    fn leave_out_unknown(&self, assembled: &mut Assembled) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut known = Vec::new();
+        for (owner, services) in &self.services {
+            let Some(cause) = self.unlisted.cause(owner) else {
+                known.extend(services.iter().map(|service| Arc::clone(&service.spec)));
+                continue;
+            };
+            for AssembledService { spec, .. } in services {
+                if !spec.backends.is_empty() {
+                    known.push(Arc::clone(spec));
+                    continue;
+                }
+                let name = &spec.name;
+                let message = format!("not served: no backend of {name} is known, and {cause}");
+                match owner {
+                    Owner::File(_) => problems.push(format!("service {name}: {message}")),
+                    Owner::Service(key) => {
+                        for accepted in &mut assembled.accepted {
+                            if (&accepted.namespace, &accepted.name) == (&key.0, &key.1) {
+                                accepted.services.retain(|service| service != name);
+                            }
+                        }
+                        let admitted = self.decision.admitted.get(key);
+                        let reason = Reason::new("BackendsUnknown", message);
+                        assembled
+                            .refused
+                            .extend(admitted.map(|admitted| Refused::new(&admitted.record, reason)));
+                    }
+                }
+            }
+        }
+        assembled
+            .accepted
+            .retain(|accepted| !accepted.services.is_empty());
+        assembled.desired.services = known;
+        problems
+    }
+
+    /// Decides which Services are served. Those of the last decision keep their names and ports.
+    fn decide(&mut self) {
+        let location = self.view().location;
+        let capabilities = Capabilities {
+            node: location.node.is_some(),
+            zone: location.zone.is_some(),
+            endpoints: self.has_endpoints(),
+        };
+        let admission = Admission::new(&self.file, &self.listening, capabilities);
+        let decision = admission.decide(self.inventory.services.values(), &self.decision.admitted);
+        let (before, now) = (&self.decision.admitted, &decision.admitted);
+        let changed = before
+            .keys()
+            .chain(now.keys())
+            .filter(|key| before.get(*key) != now.get(*key));
+        self.dirty.extend(changed.cloned().map(Owner::Service));
+        self.decision = decision;
+    }
+
+    /// Rebuilds the services of `owner`. Those that stay the same keep their allocation.
+    fn rebuild(&mut self, owner: &Owner) {
+        let view = self.view();
+        let selection = self.selections.get(owner);
+        let mut rebuilt = match owner {
+            Owner::File(position) => {
+                let service = self.file.get(*position);
+                let rebuilt = service.map(|service| view.file_service(service, selection));
+                rebuilt.into_iter().collect::<Vec<_>>()
+            }
+            Owner::Service(key) => {
+                let admitted = self.decision.admitted.get(key);
+                let ports = admitted.into_iter().flat_map(|admitted| {
+                    let ports = admitted.ports.iter();
+                    ports.map(|(port, name)| view.port(&admitted.record, port, name, selection))
+                });
+                ports.collect()
+            }
+        };
+        let former = self.services.remove(owner).unwrap_or_default();
+        for (service, former) in rebuilt.iter_mut().zip(former) {
+            if service.spec == former.spec {
+                service.spec = former.spec;
+            }
+        }
+        if !rebuilt.is_empty() {
+            self.services.insert(owner.clone(), rebuilt);
+        }
     }
 
     fn view(&self) -> View<'_> {
         let topology = &self.kubernetes.topology;
         let node = topology.node.as_deref();
-        let label = node.and_then(|node| self.known.zones.get(node));
+        let label = node.and_then(|node| self.inventory.zones.get(node));
         View {
-            known: &self.known,
-            here: Location {
+            inventory: &self.inventory,
+            location: Location {
                 node,
                 zone: topology.zone.as_ref().or(label).map(String::as_str),
                 prefer: topology.prefer,
@@ -246,31 +329,45 @@ impl Assembly {
         }
     }
 
-    fn decide(&self) -> Decision {
-        let here = self.view().here;
-        let means = Capabilities {
-            node: here.node.is_some(),
-            zone: here.zone.is_some(),
-            endpoints: self.has_endpoints(),
-        };
-        Admission::new(&self.file, &self.listening, means).decide(self.known.services.values())
-    }
-
-    /// Whether the backends of a Service are its endpoints: those have the addresses of pods, or whatever
-    /// somebody wrote into them.
+    /// Whether the backends of a Service are its endpoints: those have the addresses of pods, or others that their
+    /// author wrote.
     fn has_endpoints(&self) -> bool {
         self.kubernetes.address_from == AddressFrom::PodIp
     }
 
-    /// Has all services put together again.
-    pub(super) fn forget_all(&mut self) {
-        self.decided = None;
-        self.parts.clear();
+    /// Makes the next set a rebuild of everything.
+    pub(super) fn rebuild_all(&mut self) {
+        self.undecided = true;
+        let admitted = self.decision.admitted.keys().cloned().map(Owner::Service);
+        let file = (0..self.file.len()).map(Owner::File);
+        let built = self.services.keys().cloned();
+        self.dirty.extend(admitted.chain(file).chain(built));
     }
 }
 
-/// What is to be said of pods that are ready and whose connection is not known.
-fn told_waiting(pods: &BTreeSet<&String>) -> Option<String> {
+impl Unlisted {
+    /// Why backends of `owner` may be unknown; `None` if all are known.
+    fn cause(&self, owner: &Owner) -> Option<String> {
+        let concerns = |scope: &&Scope| match owner {
+            Owner::File(_) => true,
+            Owner::Service((namespace, _)) => scope.as_ref().is_none_or(|scope| scope == namespace),
+        };
+        let pods = self.pods.iter().find(concerns).map(|scope| ("pods", scope));
+        let slices = || {
+            let is_service = matches!(owner, Owner::Service(_));
+            let mut slices = self.slices.iter().filter(|_| is_service);
+            slices.find(concerns).map(|scope| ("endpointslices", scope))
+        };
+        let (kind, scope) = pods.or_else(slices)?;
+        let scope = scope
+            .as_ref()
+            .map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace {name}"));
+        Some(format!("{kind} in {scope} cannot be listed"))
+    }
+}
+
+/// The problem of pods that are ready and have no known connection.
+fn describe_waiting(pods: &BTreeSet<&String>) -> Option<String> {
     let (first, others) = (pods.first()?, pods.len() - 1);
     let rest = if others == 0 {
         String::new()

@@ -27,8 +27,8 @@ pub(super) struct AssembledService {
 /// What is known, and from where it is seen.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) known: &'a Inventory,
-    pub(super) here: Location<'a>,
+    pub(super) inventory: &'a Inventory,
+    pub(super) location: Location<'a>,
     /// Whether pods are where their connections say.
     pub(super) connected: bool,
 }
@@ -43,7 +43,7 @@ impl View<'_> {
             target: &service.target_port,
         };
         let placed = self.pods_of(selected, wanted, &mut problems);
-        let backends = self.here.choose(placed, Distribution::AsConfigured);
+        let backends = self.location.choose(placed, Distribution::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
         AssembledService {
             spec: Arc::new(ServiceSpec::new(service, target_port, backends)),
@@ -72,7 +72,7 @@ impl View<'_> {
         } else {
             self.endpoints_of(&declared.key(), port, &mut problems)
         };
-        let backends = self.here.choose(placed, declared.distribution);
+        let backends = self.location.choose(placed, declared.distribution);
         let spec = ServiceSpec {
             name: name.to_owned(),
             host: (name != declared.name).then(|| declared.name.clone()),
@@ -121,7 +121,7 @@ impl View<'_> {
                 Ok(port) => placed.extend(pod.addresses.iter().map(|&address| Candidate {
                     node: pod.place.node.clone(),
                     zone: self.zone(pod.zone.as_ref(), pod.place.node.as_deref()),
-                    last_resort: pod.is_last_resort() && !self.known.is_displaced(pod, address),
+                    last_resort: pod.is_last_resort() && !self.inventory.is_displaced(pod, address),
                     backend: self.pod_backend(pod, address, port),
                 })),
                 Err(problem) if pod.eligibility == Eligibility::NewFlows => {
@@ -134,7 +134,7 @@ impl View<'_> {
     }
 
     fn pod_backend(self, pod: &PodRecord, address: IpAddr, port: u16) -> BackendSpec {
-        let displaced = self.known.is_displaced(pod, address);
+        let displaced = self.inventory.is_displaced(pod, address);
         BackendSpec {
             address,
             port,
@@ -153,14 +153,14 @@ impl View<'_> {
 
     /// All endpoints of a Service's port, some perhaps twice while they move from slice to slice.
     fn endpoints_of(self, service: &Key, port: &Port, problems: &mut BTreeSet<String>) -> Vec<Candidate> {
-        let slices = self.known.slices.get(service).into_iter().flatten();
+        let slices = self.inventory.slices.get(service).into_iter().flatten();
         let mut placed = Vec::new();
         for (_, slice) in slices {
             let Some(number) = slice.port(&port.name, port.protocol) else {
                 continue;
             };
             for endpoint in &slice.endpoints {
-                let pod = endpoint.uid.as_ref().map(|uid| self.known.pods.get(uid));
+                let pod = endpoint.uid.as_ref().map(|uid| self.inventory.pods.get(uid));
                 if pod == Some(None) {
                     // Its pod is gone, or not among those that may be backends.
                     continue;
@@ -185,7 +185,8 @@ impl View<'_> {
     fn most(self, endpoint: &Endpoint, pod: Option<&PodRecord>) -> Eligibility {
         match pod {
             Some(pod)
-                if pod.eligibility == Eligibility::Dead || self.known.is_displaced(pod, endpoint.address) =>
+                if pod.eligibility == Eligibility::Dead
+                    || self.inventory.is_displaced(pod, endpoint.address) =>
             {
                 Eligibility::Dead
             }
@@ -196,7 +197,7 @@ impl View<'_> {
 
     /// What it says itself, else its node's.
     fn zone(self, own: Option<&String>, node: Option<&str>) -> Option<String> {
-        own.or_else(|| self.known.zones.get(node?)).cloned()
+        own.or_else(|| self.inventory.zones.get(node?)).cloned()
     }
 }
 

@@ -1,5 +1,4 @@
-//! One watch: what the API server says about the objects of one kind in one place, and what is known of
-//! them.
+//! A cache of the objects of one watch, reduced to what counts, and the state of that watch.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,40 +15,40 @@ use crate::discovery::{ErrorCounts, ErrorReason};
 use crate::kubernetes::error::{WatchError, is_expired, status};
 use crate::kubernetes::watch::Signal;
 
-/// What is kept of an object: the little that counts.
+/// What is kept of an object of one kind.
 pub(super) trait Record: PartialEq + Send + Sync + 'static {
     type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
-    /// What is to be read of objects.
+    /// What to keep, as far as that is configurable.
     type Options: Send + Sync + 'static;
-    /// The scope of a watch that is not of one namespace, in words.
+    /// The scope of a watch of all objects, in words.
     const EVERYWHERE: &'static str = "all namespaces";
 
-    /// The objects of `namespace`, or of all.
+    /// The objects of `namespace`, or of all namespaces.
     fn api(client: Client, namespace: Option<&str>) -> Api<Self::Object>;
 
-    /// `None` if nothing about `object` counts.
-    fn read(object: &Self::Object, reading: &Self::Options) -> Option<Self>
+    /// `None` if the object is irrelevant.
+    fn read(object: &Self::Object, options: &Self::Options) -> Option<Self>
     where
         Self: Sized;
 }
 
-/// An object by its name, and what is kept of it.
+/// An object's identity and its record.
 pub(super) struct Entry<T> {
     namespace: Option<String>,
     name: String,
-    /// Tells it from the next one of its name.
+    /// Distinguishes it from a later object of its name.
     uid: String,
-    kept: Option<Arc<T>>,
+    record: Option<Arc<T>>,
 }
 
-/// A change of what is kept of an object.
+/// A change of a record: added without `old`, removed without `new`.
 #[derive(Debug)]
 pub(super) struct Change<T> {
     pub(super) old: Option<Arc<T>>,
     pub(super) new: Option<Arc<T>>,
 }
 
-/// What was heard since the last look.
+/// Events and failures of watches since they were last taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Activity {
     /// Changes of objects, and complete lists.
@@ -58,82 +57,89 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// Whether the server does not accept who asks.
-    pub(super) fn is_refused_credentials(self) -> bool {
+    /// Whether the server refused the credentials.
+    pub(super) fn is_unauthorized(self) -> bool {
         let mut failures = self.failures.by_reason();
         failures.any(|(reason, count)| reason == ErrorReason::Expired && count > 0)
     }
 }
 
-/// How a watch is doing.
+/// The namespace of a watch; `None` for the whole cluster.
+pub(super) type Scope = Option<String>;
+
+/// The state of a watch.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// In words.
-    scope: String,
-    /// Whether a list is under way.
+    /// The plural name of the resource.
+    pub(super) kind: String,
+    pub(super) scope: Scope,
+    /// The scope in words.
+    pub(super) place: String,
+    /// Whether a list is in progress.
     listing: bool,
     /// Whether there was a complete list.
     pub(super) complete: bool,
-    pub(super) error: Option<String>,
+    /// Whether the server refuses to list the objects, and there was no complete list.
+    pub(super) denied: bool,
+    pub(super) error: Option<WatchError>,
 }
 
-/// One watch and what it knows.
+/// The cache of one watch.
 pub(super) struct Cache<T: Record> {
     pub(super) progress: Progress,
     writer: Writer<Entry<T>>,
-    known: Store<Entry<T>>,
+    entries: Store<Entry<T>>,
 }
 
 impl<T: Record> Cache<T> {
-    /// Knows nothing yet. `scope` says where the objects are, in words.
-    pub(super) fn new(scope: String) -> Self {
+    /// An empty cache.
+    pub(super) fn new(scope: Scope) -> Self {
         let writer = Writer::new(());
         Self {
             progress: Progress {
+                kind: <T::Object as Resource>::plural(&()).into_owned(),
+                place: scope
+                    .as_ref()
+                    .map_or_else(|| T::EVERYWHERE.to_owned(), |name| format!("namespace {name}")),
                 scope,
                 listing: false,
                 complete: false,
+                denied: false,
                 error: None,
             },
-            known: writer.as_reader(),
+            entries: writer.as_reader(),
             writer,
         }
     }
 
-    /// Takes note of `event`. What changed by it of what counts.
-    ///
-    /// A list replaces what was known only when it is complete.
-    pub(super) fn hear(&mut self, signal: Signal<Entry<T>>, heard: &mut Activity) -> Vec<Change<T>> {
-        let Signal::Event(event) = signal else {
-            self.progress.error = None;
-            return Vec::new();
-        };
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                self.progress.listing = false;
-                if !is_expired(&error) {
-                    heard.failures.count(reason(&error));
-                    let error = WatchError {
-                        kind: <T::Object as Resource>::plural(&()).into_owned(),
-                        scope: self.progress.scope.clone(),
-                        source: error,
-                    };
-                    self.progress.error = Some(error.to_string());
-                }
+    /// Discards an unfinished list: the watch starts again.
+    pub(super) const fn restart(&mut self) {
+        self.progress.listing = false;
+    }
+
+    /// Applies `signal` and returns the records that it changed. A list replaces the cache when it is complete.
+    pub(super) fn apply(&mut self, signal: Signal<Entry<T>>, activity: &mut Activity) -> Vec<Change<T>> {
+        let event = match signal {
+            Signal::Started => {
+                self.progress.error = None;
+                return Vec::new();
+            }
+            Signal::Event(Ok(event)) => event,
+            Signal::Event(Err(error)) => {
+                self.progress.fail(error, activity);
                 return Vec::new();
             }
         };
-        let changed = self.follow(event);
+        let changes = self.apply_event(event);
         if !self.progress.listing {
             self.progress.error = None;
-            heard.changes += 1;
+            activity.changes += 1;
         }
-        changed
+        changes
     }
 
-    fn follow(&mut self, event: Event<Entry<T>>) -> Vec<Change<T>> {
-        let known = |entry: &Entry<T>| self.known.get(&entry.to_object_ref(()));
+    fn apply_event(&mut self, event: Event<Entry<T>>) -> Vec<Change<T>> {
+        let known = |entry: &Entry<T>| self.entries.get(&entry.to_object_ref(()));
         match event {
             Event::Init => {
                 self.begin_list();
@@ -141,7 +147,7 @@ impl<T: Record> Cache<T> {
             }
             Event::InitApply(entry) => {
                 self.begin_list();
-                if entry.kept.is_some() {
+                if entry.record.is_some() {
                     self.writer.apply_watcher_event(&Event::InitApply(entry));
                 }
                 Vec::new()
@@ -150,28 +156,33 @@ impl<T: Record> Cache<T> {
                 self.begin_list();
                 self.progress.listing = false;
                 self.progress.complete = true;
-                let before = self.known.state();
+                self.progress.denied = false;
+                let before = self.entries.state();
                 self.writer.apply_watcher_event(&Event::InitDone);
-                replaced(&before, &self.known.state())
+                replaced(&before, &self.entries.state())
             }
             Event::Apply(entry) => {
-                let was = known(&entry).and_then(|known| known.kept.clone());
-                let is = entry.kept.clone();
-                if was == is && known(&entry).is_none_or(|known| known.uid == entry.uid) {
+                let old = known(&entry).and_then(|known| known.record.clone());
+                let new = entry.record.clone();
+                if old == new && known(&entry).is_none_or(|known| known.uid == entry.uid) {
                     return Vec::new();
                 }
-                // What does not count any more is not kept.
-                let event = if is.is_some() { Event::Apply } else { Event::Delete };
+                // An object that became irrelevant is removed.
+                let event = if new.is_some() {
+                    Event::Apply
+                } else {
+                    Event::Delete
+                };
                 self.writer.apply_watcher_event(&event(entry));
-                vec![Change { old: was, new: is }]
+                vec![Change { old, new }]
             }
             Event::Delete(entry) => match known(&entry) {
                 Some(known) if known.uid == entry.uid => {
                     self.writer.apply_watcher_event(&Event::Delete(entry));
-                    let was = known.kept.clone();
-                    vec![Change { old: was, new: None }]
+                    let old = known.record.clone();
+                    vec![Change { old, new: None }]
                 }
-                // Not the next one of its name.
+                // Another object of that name is cached by now.
                 _ => Vec::new(),
             },
         }
@@ -185,6 +196,24 @@ impl<T: Record> Cache<T> {
     }
 }
 
+impl Progress {
+    fn fail(&mut self, error: watcher::Error, activity: &mut Activity) {
+        self.listing = false;
+        if is_expired(&error) {
+            return;
+        }
+        activity.failures.count(reason(&error));
+        let refused = matches!(error, watcher::Error::InitialListFailed(_))
+            && status(&error).is_some_and(|status| matches!(status.code, 403 | 404));
+        self.denied |= refused && !self.complete;
+        self.error = Some(WatchError {
+            kind: self.kind.clone(),
+            scope: self.place.clone(),
+            source: error,
+        });
+    }
+}
+
 /// The difference between two complete lists.
 fn replaced<T: Record>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<Change<T>> {
     type Place<'a> = (Option<&'a str>, &'a str);
@@ -195,21 +224,23 @@ fn replaced<T: Record>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec
         before.iter().map(|entry| (place(entry), entry)).collect();
     let mut all = Vec::new();
     for entry in after {
-        let was = former.remove(&place(entry)).and_then(|entry| entry.kept.clone());
-        if was != entry.kept {
-            let is = entry.kept.clone();
-            all.push(Change { old: was, new: is });
+        let old = former
+            .remove(&place(entry))
+            .and_then(|entry| entry.record.clone());
+        if old != entry.record {
+            let new = entry.record.clone();
+            all.push(Change { old, new });
         }
     }
     let gone = former.into_values().map(|entry| Change {
-        old: entry.kept.clone(),
+        old: entry.record.clone(),
         new: None,
     });
-    // First, so that what comes may take the place of what goes.
+    // Removals first, so that an addition can take over a name or address.
     gone.chain(all).collect()
 }
 
-/// What kind of failure `error` is.
+/// The reason to count `error` under.
 fn reason(error: &watcher::Error) -> ErrorReason {
     match status(error).map(|status| status.code) {
         Some(401) => ErrorReason::Expired,
@@ -219,16 +250,16 @@ fn reason(error: &watcher::Error) -> ErrorReason {
     }
 }
 
-/// Reduces the objects of a signal to what is kept of them.
-pub(super) fn reduce<T: Record>(signal: Signal<T::Object>, reading: &T::Options) -> Signal<Entry<T>> {
+/// Reduces the objects of a signal to records.
+pub(super) fn reduce<T: Record>(signal: Signal<T::Object>, options: &T::Options) -> Signal<Entry<T>> {
     match signal {
         Signal::Started => Signal::Started,
-        Signal::Event(event) => Signal::Event(event.map(|event| read::<T>(&event, reading))),
+        Signal::Event(event) => Signal::Event(event.map(|event| read::<T>(&event, options))),
     }
 }
 
-fn read<T: Record>(event: &Event<T::Object>, reading: &T::Options) -> Event<Entry<T>> {
-    let read = |object| Entry::read(object, reading);
+fn read<T: Record>(event: &Event<T::Object>, options: &T::Options) -> Event<Entry<T>> {
+    let read = |object| Entry::read(object, options);
     match event {
         Event::Init => Event::Init,
         Event::InitApply(object) => Event::InitApply(read(object)),
@@ -239,30 +270,30 @@ fn read<T: Record>(event: &Event<T::Object>, reading: &T::Options) -> Event<Entr
 }
 
 impl<T: Record> Entry<T> {
-    pub(super) fn read(object: &T::Object, reading: &T::Options) -> Self {
+    pub(super) fn read(object: &T::Object, options: &T::Options) -> Self {
         let metadata = object.meta();
         Self {
             namespace: metadata.namespace.clone(),
             name: metadata.name.clone().unwrap_or_default(),
             uid: metadata.uid.clone().unwrap_or_default(),
-            kept: T::read(object, reading).map(Arc::new),
+            record: T::read(object, options).map(Arc::new),
         }
     }
 }
 
-/// Not derived: what is kept need not be cloneable.
+/// Not derived, since a record need not be `Clone`.
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
         Self {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             uid: self.uid.clone(),
-            kept: self.kept.clone(),
+            record: self.record.clone(),
         }
     }
 }
 
-/// So that a reflector's store can hold it.
+/// Required by the reflector's store.
 impl<T: Record> Lookup for Entry<T> {
     type DynamicType = ();
 
@@ -290,7 +321,7 @@ impl<T: Record> Lookup for Entry<T> {
         self.namespace.as_deref().map(Cow::from)
     }
 
-    /// Not kept: an object that changed in nothing that counts is the same.
+    /// Not kept: an object that changed in irrelevant fields only is the same.
     fn resource_version(&self) -> Option<Cow<'_, str>> {
         None
     }

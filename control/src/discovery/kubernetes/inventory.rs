@@ -124,7 +124,7 @@ impl Inventory {
     /// Takes note of a slice.
     pub(super) fn replace_slice(&mut self, slice: Change<SliceRecord>) {
         if let Some(was) = &slice.old {
-            let key = was.of();
+            let key = was.service_key();
             if let Some(slices) = self.slices.get_mut(&key) {
                 slices.remove(&was.name);
                 if slices.is_empty() {
@@ -139,7 +139,7 @@ impl Inventory {
             }
         }
         if let Some(is) = slice.new {
-            let key = is.of();
+            let key = is.service_key();
             for endpoint in &is.endpoints {
                 self.by_address.add(endpoint.address, &key);
                 if let Some(uid) = &endpoint.uid {

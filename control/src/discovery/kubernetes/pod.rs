@@ -1,6 +1,6 @@
 //! What is kept of a pod: a few hundred bytes of some thousands, read once per change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -22,14 +22,6 @@ const WEIGHT: &str = "vl3-lb.io/weight";
 pub(super) const DRAIN: &str = "vl3-lb.io/drain";
 const HEAVIEST: u16 = 1000;
 
-/// What is to be read of pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Options {
-    pub(super) address_from: AddressFrom,
-    /// Labels that selectors look at; `None`: all, because selectors may come that look at others.
-    pub(super) labels: Option<BTreeSet<String>>,
-}
-
 /// A pod as a possible backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PodRecord {
@@ -41,7 +33,6 @@ pub(super) struct PodRecord {
     pub(super) uid: Arc<str>,
     /// Seconds since 1970.
     pub(super) created: i64,
-    /// Those that selectors look at.
     pub(super) labels: BTreeMap<String, String>,
     /// Both families.
     pub(super) addresses: Vec<IpAddr>,
@@ -74,7 +65,7 @@ pub(super) struct NamedPort {
 
 impl PodRecord {
     /// Reads `pod`. What cannot be used is left out and named in `problems`.
-    pub(super) fn read(pod: &Pod, reading: &Options) -> Self {
+    pub(super) fn read(pod: &Pod, address_from: &AddressFrom) -> Self {
         let mut problems = Vec::new();
         let mut noted = |problem: String| problems.push(problem);
         let terminating = pod.metadata.deletion_timestamp.is_some();
@@ -82,15 +73,9 @@ impl PodRecord {
         let serving = readiness(pod).is_some_and(|ready| ready.status == "True");
         let eligibility = eligibility(pod, serving && !terminating && !drained);
         let weight = weight(pod, &mut noted);
-        let addresses = addresses(pod, &reading.address_from, &mut noted);
-        if addresses.is_empty()
-            && eligibility == Eligibility::NewFlows
-            && reading.address_from != AddressFrom::Nsm
-        {
-            noted(format!(
-                "ready, but without address from {}",
-                reading.address_from
-            ));
+        let addresses = addresses(pod, address_from, &mut noted);
+        if addresses.is_empty() && eligibility == Eligibility::NewFlows && *address_from != AddressFrom::Nsm {
+            noted(format!("ready, but without address from {}", address_from));
         }
         let spec = pod.spec.as_ref();
         let labels = pod.metadata.labels.iter().flatten();
@@ -114,7 +99,6 @@ impl PodRecord {
                 .find(|(label, _)| *label == ZONE)
                 .map(|(_, zone)| zone.clone()),
             labels: labels
-                .filter(|(label, _)| reading.labels.as_ref().is_none_or(|kept| kept.contains(*label)))
                 .map(|(label, value)| (label.clone(), value.clone()))
                 .collect(),
             addresses,
@@ -252,7 +236,7 @@ pub(super) fn instant(time: &Time) -> Option<SystemTime> {
 
 impl Record for PodRecord {
     type Object = Pod;
-    type Options = Options;
+    type Options = AddressFrom;
 
     fn api(client: Client, namespace: Option<&str>) -> Api<Pod> {
         match namespace {
@@ -261,7 +245,7 @@ impl Record for PodRecord {
         }
     }
 
-    fn read(pod: &Pod, reading: &Options) -> Option<Self> {
-        Some(Self::read(pod, reading))
+    fn read(pod: &Pod, address_from: &AddressFrom) -> Option<Self> {
+        Some(Self::read(pod, address_from))
     }
 }

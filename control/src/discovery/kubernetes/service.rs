@@ -55,7 +55,7 @@ pub(super) struct ServiceRecord {
     /// Why it cannot be served at all.
     pub(super) refused: Option<Reason>,
     /// What about it cannot be done.
-    pub(super) noted: Vec<Reason>,
+    pub(super) notes: Vec<Reason>,
 }
 
 /// A port of a Service.
@@ -95,14 +95,14 @@ impl ServiceRecord {
         (self.namespace.clone(), self.name.clone())
     }
 
-    /// Reads what is asked for by `service`. What cannot be done is noted.
+    /// Reads what is asked for by `service`. What cannot be done is notes.
     fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
-        let mut noted = Vec::new();
+        let mut notes = Vec::new();
         let metadata = &service.metadata;
         let spec = service.spec.clone().unwrap_or_default();
         let selector = spec.selector.as_ref().filter(|labels| !labels.is_empty());
         let listed = spec.ports.as_deref().unwrap_or_default();
-        let readable = |listed| port(listed).map_err(|reason| noted.push(reason)).ok();
+        let readable = |listed| port(listed).map_err(|reason| notes.push(reason)).ok();
         let ports: Vec<Port> = listed.iter().filter_map(readable).collect();
         let source_ranges = source_ranges(&spec);
         // Served to everyone it would be open to those who are to be kept out.
@@ -121,14 +121,14 @@ impl ServiceRecord {
             listed: listed.len(),
             selector: selector.and_then(Selector::equal),
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
-            scheduler: scheduler(service, &mut noted),
-            drain: drain(service, &mut noted),
+            scheduler: scheduler(service, &mut notes),
+            drain: drain(service, &mut notes),
             affinity: affinity(&spec),
             source_ranges: source_ranges.unwrap_or_default(),
-            distribution: distribution(&spec, &mut noted),
+            distribution: distribution(&spec, &mut notes),
             refused: refused(service, &spec, &ports).or(unreadable),
             ports,
-            noted,
+            notes,
         }
     }
 }
@@ -232,7 +232,7 @@ fn setting<T>(
     key: &str,
     (default, shown): (T, &str),
     allowed: &str,
-    noted: &mut Vec<Reason>,
+    notes: &mut Vec<Reason>,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> T {
     let Some(text) = annotation(service, key) else {
@@ -240,30 +240,30 @@ fn setting<T>(
     };
     parse(text).unwrap_or_else(|| {
         let message = format!("annotation {key}: {text:?}, allowed {allowed}; taken for {shown}");
-        noted.push(Reason::new("InvalidAnnotation", message));
+        notes.push(Reason::new("InvalidAnnotation", message));
         default
     })
 }
 
-fn scheduler(service: &Service, noted: &mut Vec<Reason>) -> Scheduler {
+fn scheduler(service: &Service, notes: &mut Vec<Reason>) -> Scheduler {
     setting(
         service,
         SCHEDULER,
         (config::DEFAULT_SCHEDULER, config::DEFAULT_SCHEDULER.name()),
         &config::schedulers(),
-        noted,
+        notes,
         config::scheduler,
     )
 }
 
-fn drain(service: &Service, noted: &mut Vec<Reason>) -> Duration {
+fn drain(service: &Service, notes: &mut Vec<Reason>) -> Duration {
     let default = config::duration::format(config::DEFAULT_DRAIN);
     setting(
         service,
         DRAIN,
         (config::DEFAULT_DRAIN, &default),
         &config::drains(),
-        noted,
+        notes,
         config::drain,
     )
 }
@@ -293,7 +293,7 @@ fn source_ranges(spec: &ServiceSpec) -> Result<Vec<IpNet>, Reason> {
 
 /// Packets come from outside for a load balancer, from within the cluster for the others, and the policy
 /// for those counts.
-fn distribution(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Distribution {
+fn distribution(spec: &ServiceSpec, notes: &mut Vec<Reason>) -> Distribution {
     let policy = if spec.type_.as_deref() == Some("LoadBalancer") {
         &spec.external_traffic_policy
     } else {
@@ -307,7 +307,7 @@ fn distribution(spec: &ServiceSpec, noted: &mut Vec<Reason>) -> Distribution {
         Some("PreferClose" | "PreferSameZone") => Distribution::Zone,
         Some("PreferSameNode") => Distribution::Node,
         Some(other) => {
-            noted.push(Reason::new(
+            notes.push(Reason::new(
                 "UnsupportedTrafficDistribution",
                 format!(
                     "trafficDistribution: {other}, allowed PreferSameZone, PreferSameNode, PreferClose; ignored"

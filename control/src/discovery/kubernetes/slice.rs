@@ -58,7 +58,7 @@ pub(super) struct Endpoint {
 
 impl SliceRecord {
     /// The Service.
-    pub(super) fn of(&self) -> Key {
+    pub(super) fn service_key(&self) -> Key {
         (self.namespace.clone(), self.service.clone())
     }
 

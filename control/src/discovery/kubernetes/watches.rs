@@ -1,119 +1,144 @@
-//! The watches of one plan: what is needed of each namespace, and of the cluster.
+//! All watches of the source: which collections to follow, their caches, and what is wrong with them.
 
 use std::sync::Arc;
 
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, future};
 
-use super::assembly::Assembly;
-use super::cache::{Activity, Cache, Change, Entry, Progress, Record, reduce};
+use super::assembly::{Assembly, Unlisted};
+use super::cache::{Activity, Cache, Change, Entry, Progress, Record, Scope, reduce};
 use super::node::NodeRecord;
-use super::pod::{Options, PodRecord};
+use super::pod::PodRecord;
 use super::service::ServiceRecord;
 use super::slice::SliceRecord;
-use crate::config::{Namespaces, Selector};
+use crate::config::{AddressFrom, Namespaces, Selector};
+use crate::discovery::Missing;
 use crate::kubernetes::error::ConnectError;
 use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
 use crate::kubernetes::watch::{self, Signal};
 
-/// What to ask the API server for, and what to keep of the answers.
+/// The collections to watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) namespaces: Namespaces,
-    /// What all pods are labelled with.
+    /// The labels that all pods have.
     pub(super) selector: Selector,
-    pub(super) reading: Options,
+    pub(super) address_from: AddressFrom,
     pub(super) services: bool,
     pub(super) slices: bool,
     pub(super) nodes: bool,
 }
 
-/// Running watches. Stopped by dropping.
+/// Running watches and their caches. Watches stop when this is dropped; caches outlive the watches that fill them.
 pub(super) struct Watches {
-    said: SelectAll<BoxStream<'static, Tagged>>,
+    plan: Plan,
+    updates: SelectAll<BoxStream<'static, Update>>,
     pods: Vec<Cache<PodRecord>>,
     services: Vec<Cache<ServiceRecord>>,
     slices: Vec<Cache<SliceRecord>>,
     nodes: Vec<Cache<NodeRecord>>,
-    heard: Activity,
+    activity: Activity,
 }
 
-type Update<T> = Signal<Entry<T>>;
-
-/// What a watch has to tell, by its place among those of its kind.
-enum Tagged {
-    Pod(usize, Update<PodRecord>),
-    Service(usize, Update<ServiceRecord>),
-    Slice(usize, Update<SliceRecord>),
-    Node(usize, Update<NodeRecord>),
+/// A signal for the cache at that position among those of its kind.
+enum Update {
+    Pod(usize, Signal<Entry<PodRecord>>),
+    Service(usize, Signal<Entry<ServiceRecord>>),
+    Slice(usize, Signal<Entry<SliceRecord>>),
+    Node(usize, Signal<Entry<NodeRecord>>),
 }
 
 impl Watches {
-    /// Begins the watches of `plan`.
-    ///
-    /// Errors: certificates or a token that cannot be read.
-    pub(super) fn open(config: &kube::Config, plan: &Plan) -> Result<Self, ConnectError> {
-        let scopes: Vec<Option<&str>> = match &plan.namespaces {
-            Namespaces::Own => vec![Some(&config.default_namespace)],
-            Namespaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
-            Namespaces::All => vec![None],
-        };
-        let mut opening = Opening {
-            config,
-            said: SelectAll::new(),
-        };
-        let when = |wanted: bool| if wanted { scopes.as_slice() } else { &[] };
-        let cluster: &[Option<&str>] = if plan.nodes { &[None] } else { &[] };
-        let pods = plan.selector.to_string();
-        // Not those that the balancers write themselves.
-        let not_ours = format!("{MANAGED_BY}!={CONTROLLER}");
-        let reading = plan.reading.clone();
-        Ok(Self {
-            pods: opening.open(&scopes, &pods, reading, Tagged::Pod)?,
-            services: opening.open(when(plan.services), "", (), Tagged::Service)?,
-            slices: opening.open(when(plan.slices), &not_ours, (), Tagged::Slice)?,
-            nodes: opening.open(cluster, "", (), Tagged::Node)?,
-            said: opening.said,
-            heard: Activity::default(),
-        })
-    }
-
-    /// Waits until something is heard, and tells `assembly` what changed by it. Whether anything did that
-    /// counts. May be cancelled.
-    pub(super) async fn next(&mut self, assembly: &mut Assembly) -> bool {
-        tokio::select! {
-            Some(said) = self.said.next() => {
-                let was_complete = self.are_complete();
-                let changed = self.hear(said, assembly);
-                changed || self.are_complete() != was_complete
-            }
-            else => future::pending().await,
+    /// Nothing is watched yet.
+    pub(super) fn new(plan: Plan) -> Self {
+        Self {
+            plan,
+            updates: SelectAll::new(),
+            pods: Vec::new(),
+            services: Vec::new(),
+            slices: Vec::new(),
+            nodes: Vec::new(),
+            activity: Activity::default(),
         }
     }
 
-    fn hear(&mut self, said: Tagged, assembly: &mut Assembly) -> bool {
-        let heard = &mut self.heard;
-        match said {
-            Tagged::Pod(place, change) => {
-                let pods = hear(&mut self.pods, place, change, heard);
+    /// Starts all watches, in place of those that run. What is cached stays until a new list is complete.
+    ///
+    /// Errors: certificates or a token that cannot be read; running watches go on.
+    pub(super) fn start(&mut self, config: &kube::Config) -> Result<(), ConnectError> {
+        if self.pods.is_empty() {
+            self.create_caches(&config.default_namespace);
+        }
+        let pods = self.plan.selector.to_string();
+        // Not those that the balancers write themselves.
+        let slices = format!("{MANAGED_BY}!={CONTROLLER}");
+        let mut updates = SelectAll::new();
+        updates.extend(streams(
+            &self.pods,
+            config,
+            &pods,
+            &self.plan.address_from,
+            Update::Pod,
+        )?);
+        updates.extend(streams(&self.services, config, "", &(), Update::Service)?);
+        updates.extend(streams(&self.slices, config, &slices, &(), Update::Slice)?);
+        updates.extend(streams(&self.nodes, config, "", &(), Update::Node)?);
+        self.updates = updates;
+        self.pods.iter_mut().for_each(Cache::restart);
+        self.services.iter_mut().for_each(Cache::restart);
+        self.slices.iter_mut().for_each(Cache::restart);
+        self.nodes.iter_mut().for_each(Cache::restart);
+        Ok(())
+    }
+
+    fn create_caches(&mut self, own_namespace: &str) {
+        let scopes: Vec<Scope> = match &self.plan.namespaces {
+            Namespaces::Own => vec![Some(own_namespace.to_owned())],
+            Namespaces::Named(names) => names.iter().cloned().map(Some).collect(),
+            Namespaces::All => vec![None],
+        };
+        let when = |needed: bool| if needed { scopes.clone() } else { Vec::new() };
+        self.pods = when(true).into_iter().map(Cache::new).collect();
+        self.services = when(self.plan.services).into_iter().map(Cache::new).collect();
+        self.slices = when(self.plan.slices).into_iter().map(Cache::new).collect();
+        self.nodes = self.plan.nodes.then(|| Cache::new(None)).into_iter().collect();
+    }
+
+    /// Waits for the next signal and applies it to the caches and to `assembly`. Whether the desired set may have
+    /// changed. Cancel-safe.
+    pub(super) async fn next(&mut self, assembly: &mut Assembly) -> bool {
+        let Some(update) = self.updates.next().await else {
+            return future::pending().await;
+        };
+        let was_usable = self.is_usable();
+        let changed = self.apply(update, assembly);
+        let unlisted_changed = assembly.set_unlisted(self.unlisted());
+        changed || unlisted_changed || self.is_usable() != was_usable
+    }
+
+    fn apply(&mut self, update: Update, assembly: &mut Assembly) -> bool {
+        let activity = &mut self.activity;
+        match update {
+            Update::Pod(position, signal) => {
+                let pods = apply(&mut self.pods, position, signal, activity);
                 let changed = !pods.is_empty();
                 assembly.replace_pods(pods);
                 changed
             }
-            Tagged::Service(place, change) => {
-                let services = hear(&mut self.services, place, change, heard);
+            Update::Service(position, signal) => {
+                let services = apply(&mut self.services, position, signal, activity);
                 let changed = !services.is_empty();
                 assembly.replace_services(services);
                 changed
             }
-            Tagged::Slice(place, change) => {
-                let slices = hear(&mut self.slices, place, change, heard);
+            Update::Slice(position, signal) => {
+                let slices = apply(&mut self.slices, position, signal, activity);
                 let changed = !slices.is_empty();
                 assembly.replace_slices(slices);
                 changed
             }
-            Tagged::Node(place, change) => {
-                let nodes = hear(&mut self.nodes, place, change, heard);
+            Update::Node(position, signal) => {
+                let nodes = apply(&mut self.nodes, position, signal, activity);
                 let changed = !nodes.is_empty();
                 assembly.replace_nodes(nodes);
                 changed
@@ -121,72 +146,94 @@ impl Watches {
         }
     }
 
-    /// Whether everything was listed in full at least once.
-    pub(super) fn are_complete(&self) -> bool {
-        self.progress().all(|progress| progress.complete)
+    /// Whether a set can be made: each collection was listed once, except those that the API server refuses to list,
+    /// and the pods of some namespace are known.
+    pub(super) fn is_usable(&self) -> bool {
+        let mut all = self.progress();
+        let mut pods = self.pods.iter();
+        all.all(|progress| progress.complete || progress.denied) && pods.any(|cache| cache.progress.complete)
     }
 
-    /// What is wrong now, if anything.
-    pub(super) fn error(&self) -> Option<String> {
-        let errors: Vec<&str> = self
+    /// The collections that usable sets lack.
+    pub(super) fn missing(&self) -> Vec<Missing> {
+        let denied = self
             .progress()
-            .filter_map(|progress| progress.error.as_deref())
+            .filter(|progress| progress.denied && self.is_usable());
+        let missing = denied.map(|progress| Missing {
+            kind: progress.kind.clone(),
+            namespace: progress.scope.clone(),
+            place: progress.place.clone(),
+            reason: progress.error.as_ref().map(ToString::to_string),
+        });
+        missing.collect()
+    }
+
+    /// What is wrong now, beside what is missing.
+    pub(super) fn error(&self) -> Option<String> {
+        let is_usable = self.is_usable();
+        let failing = self.progress().filter(|progress| !(is_usable && progress.denied));
+        let errors: Vec<String> = failing
+            .filter_map(|progress| progress.error.as_ref().map(ToString::to_string))
             .collect();
         (!errors.is_empty()).then(|| errors.join("; "))
     }
 
-    /// What was heard since the last call.
-    pub(super) fn take_heard(&mut self) -> Activity {
-        std::mem::take(&mut self.heard)
+    /// The activity since the last call.
+    pub(super) fn take_activity(&mut self) -> Activity {
+        std::mem::take(&mut self.activity)
     }
 
-    /// In the order in which they were opened.
+    fn unlisted(&self) -> Unlisted {
+        Unlisted {
+            pods: denied(&self.pods).collect(),
+            slices: denied(&self.slices).collect(),
+        }
+    }
+
     fn progress(&self) -> impl Iterator<Item = &Progress> {
-        let pods = self.pods.iter().map(|watch| &watch.progress);
-        let services = self.services.iter().map(|watch| &watch.progress);
-        let slices = self.slices.iter().map(|watch| &watch.progress);
-        let nodes = self.nodes.iter().map(|watch| &watch.progress);
+        let pods = self.pods.iter().map(|cache| &cache.progress);
+        let services = self.services.iter().map(|cache| &cache.progress);
+        let slices = self.slices.iter().map(|cache| &cache.progress);
+        let nodes = self.nodes.iter().map(|cache| &cache.progress);
         pods.chain(services).chain(slices).chain(nodes)
     }
 }
 
-fn hear<T: Record>(
-    watches: &mut [Cache<T>],
-    place: usize,
-    change: Update<T>,
-    heard: &mut Activity,
+fn apply<T: Record>(
+    caches: &mut [Cache<T>],
+    position: usize,
+    signal: Signal<Entry<T>>,
+    activity: &mut Activity,
 ) -> Vec<Change<T>> {
-    let watch = watches.get_mut(place);
-    watch.map(|watch| watch.hear(change, heard)).unwrap_or_default()
+    let cache = caches.get_mut(position);
+    cache
+        .map(|cache| cache.apply(signal, activity))
+        .unwrap_or_default()
 }
 
-/// Watches that are being opened.
-struct Opening<'a> {
-    config: &'a kube::Config,
-    said: SelectAll<BoxStream<'static, Tagged>>,
+fn denied<T: Record>(caches: &[Cache<T>]) -> impl Iterator<Item = Scope> {
+    let denied = caches.iter().filter(|cache| cache.progress.denied);
+    denied.map(|cache| cache.progress.scope.clone())
 }
 
-impl Opening<'_> {
-    /// One watch for each of `scopes` (`None`: everywhere) of the objects that `selector` selects.
-    fn open<T: Record>(
-        &mut self,
-        scopes: &[Option<&str>],
-        selector: &str,
-        reading: T::Options,
-        said: fn(usize, Update<T>) -> Tagged,
-    ) -> Result<Vec<Cache<T>>, ConnectError> {
-        let reading = Arc::new(reading);
-        let mut watches = Vec::with_capacity(scopes.len());
-        for (place, namespace) in scopes.iter().enumerate() {
-            let signals = watch::stream(self.config, selector, |client| T::api(client, *namespace))?;
-            let reading = Arc::clone(&reading);
-            let changes = signals.map(move |signal| said(place, reduce::<T>(signal, &reading)));
-            self.said.push(changes.boxed());
-            watches.push(Cache::new(match namespace {
-                Some(name) => format!("namespace {name}"),
-                None => T::EVERYWHERE.to_owned(),
-            }));
-        }
-        Ok(watches)
-    }
+/// One watch stream for each of `caches`, of the objects that the label selector `labels` selects.
+fn streams<T: Record>(
+    caches: &[Cache<T>],
+    config: &kube::Config,
+    labels: &str,
+    options: &T::Options,
+    update: fn(usize, Signal<Entry<T>>) -> Update,
+) -> Result<Vec<BoxStream<'static, Update>>, ConnectError>
+where
+    T::Options: Clone,
+{
+    let options = Arc::new(options.clone());
+    let stream = |(position, cache): (usize, &Cache<T>)| {
+        let scope = cache.progress.scope.as_deref();
+        let signals = watch::stream(config, labels, |client| T::api(client, scope))?;
+        let options = Arc::clone(&options);
+        let updates = signals.map(move |signal| update(position, reduce::<T>(signal, &options)));
+        Ok(updates.boxed())
+    };
+    caches.iter().enumerate().map(stream).collect()
 }

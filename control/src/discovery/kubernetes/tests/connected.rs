@@ -47,7 +47,7 @@ fn a_pod_is_where_its_connection_says_and_waits_without_one() {
     let mut assembly = assembly(&nsm());
     let pods = ["a", "b", "c", "d"].map(|name| on("node-1", ready(name, "10.0.0.1")));
     assembly.replace_pods(new(&pods));
-    assembly.follow_connections(connections(&[
+    assembly.replace_connections(connections(&[
         "a@node-1 172.16.1.2 2001:db8::2",
         // One for each family, the path of one unknown.
         "b 172.16.1.3",
@@ -80,15 +80,15 @@ fn an_address_that_passes_to_another_connection_is_the_other_pods() {
         json!("2026-11-24T09:00:00Z"),
     );
     assembly.replace_pods(new(&[on("node-1", ready("a", "10.0.0.1")), on("node-1", newer)]));
-    assembly.follow_connections(connections(&["a 172.16.1.2"]));
+    assembly.replace_connections(connections(&["a 172.16.1.2"]));
     assert_eq!(backends(&assembly.assemble()), ["172.16.1.2:8081 1 NewFlows"]);
-    assembly.follow_connections(connections(&["a 172.16.1.2", "b 172.16.1.2"]));
+    assembly.replace_connections(connections(&["a 172.16.1.2", "b 172.16.1.2"]));
     let collected = assembly.assemble();
     assert_eq!(
         backends(&collected),
         ["172.16.1.2:8081 1 Dead", "172.16.1.2:8081 1 NewFlows"]
     );
-    assembly.follow_connections(connections(&["b 172.16.1.2"]));
+    assembly.replace_connections(connections(&["b 172.16.1.2"]));
     let collected = assembly.assemble();
     let address = [172, 16, 1, 2].into();
     let instances = &collected.desired.instances;

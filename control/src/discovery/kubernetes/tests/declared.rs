@@ -25,7 +25,7 @@ pub(super) fn served(file: &str, services: &[Value], slices: &[Value], pods: &[V
 }
 
 /// `name[ host] protocol port`
-fn names(desired: &Desired) -> Vec<String> {
+pub(super) fn names(desired: &Desired) -> Vec<String> {
     let services = desired.services.iter().map(|service| {
         let host = service
             .host
@@ -151,7 +151,7 @@ fn what_a_service_asks_for_is_read() {
     let port = &read.ports[0];
     assert_eq!((port.protocol, port.port), (Protocol::Udp, 53));
     assert_eq!(port.target, TargetPort::Name("dns-udp".to_owned()));
-    assert!(read.noted.is_empty() && read.refused.is_none(), "{read:?}");
+    assert!(read.notes.is_empty() && read.refused.is_none(), "{read:?}");
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn several_ports_have_names_of_their_own_and_one_in_common() {
     assert_eq!(collected.refused[0].message, "port 9: SCTP, allowed TCP, UDP");
     assert_eq!(
         collected.refused[1].message,
-        "UDP 53 is that of the DNS server (dns.listen)"
+        "UDP 53 belongs to the DNS server (dns.listen)"
     );
     assert_eq!(collected.accepted[0].services, ["a-http"]);
     assert_eq!(
@@ -326,12 +326,12 @@ fn the_file_wins_then_the_older_service() {
             .collect();
         assert_eq!(
             told[0],
-            "the name finance is that of a service of the configuration file"
+            "the name finance belongs to a service of the configuration file"
         );
         assert_eq!(
             told[1],
-            "TCP 8080 is that of service finance of the configuration file"
+            "TCP 8080 belongs to service finance of the configuration file"
         );
-        assert_eq!(told[3], "the name twice is that of Service api/twice");
+        assert_eq!(told[3], "the name twice belongs to Service api/twice");
     }
 }

@@ -69,6 +69,19 @@ impl Following {
         Self::start(server, config("{}", FINANCE), None)
     }
 
+    /// Waits for a desired set for which `reached` holds.
+    pub(super) async fn reached(&mut self, reached: impl Fn(&Option<Arc<Desired>>) -> bool) {
+        let waited = tokio::time::timeout(LIMIT, self.desired.wait_for(reached)).await;
+        let reached = matches!(waited, Ok(Ok(_)));
+        drop(waited);
+        assert!(
+            reached,
+            "last {:?}, {:?}",
+            self.desired.borrow(),
+            self.status.borrow()
+        );
+    }
+
     /// Waits until these are the backends of the first service.
     pub(super) async fn backends(&mut self, expected: &[&str]) {
         let reached = |desired: &Option<Arc<Desired>>| {
@@ -318,47 +331,99 @@ async fn a_bookmark_spares_the_list() {
     assert_eq!(following.server.requests("limit=").len(), 1, "one list");
 }
 
-#[tokio::test]
-async fn a_change_of_services_is_live_once_its_pods_are_known() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("lb.yaml");
-    let text = |service: &str| format!("{{discovery: kubernetes, services: [{service}]}}");
-    let write = |service: &str| fs::write(&path, text(service)).unwrap();
-    write(FINANCE);
-    let server = ApiServer::start().await;
-    server.apply(&ready("a", "10.0.0.1"));
-    server.apply(&with(
-        ready("b", "10.0.0.2"),
-        "/metadata/labels",
-        json!({"tier": "ledger"}),
-    ));
-    let mut following = Following::start(server, config("{}", FINANCE), Some(path.clone()));
-    following.backends(&["10.0.0.1"]).await;
+/// A file of services, and a source that follows it and namespace `web`.
+struct Edited {
+    following: Following,
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
 
-    // What is watched stays the same.
-    write("{name: finance, port: 8080, targetPort: 9000, selector: {app: finance}}");
+impl Edited {
+    /// With FINANCE in the file, pod `a` of app finance and pod `b` of tier ledger.
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lb.yaml");
+        let server = ApiServer::start().await;
+        server.apply(&ready("a", "10.0.0.1"));
+        server.apply(&with(
+            ready("b", "10.0.0.2"),
+            "/metadata/labels",
+            json!({"tier": "ledger"}),
+        ));
+        write(&path, FINANCE);
+        let mut following = Following::start(server, config("{}", FINANCE), Some(path.clone()));
+        following.backends(&["10.0.0.1"]).await;
+        Self {
+            following,
+            path,
+            _directory: directory,
+        }
+    }
+
+    fn edit(&self, service: &str) {
+        write(&self.path, service);
+    }
+}
+
+fn write(path: &std::path::Path, service: &str) {
+    fs::write(path, format!("{{discovery: kubernetes, services: [{service}]}}")).unwrap();
+}
+
+const LEDGER: &str = "{name: finance, port: 8080, targetPort: 9000, selector: {tier: ledger}}";
+
+#[tokio::test]
+async fn an_edit_of_the_file_is_live_without_a_new_list() {
+    let mut edited = Edited::start().await;
+    edited.edit("{name: finance, port: 8080, targetPort: 9000, selector: {app: finance}}");
     let moved =
         |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].backends[0].port == 9000;
-    following.desired.wait_for(moved).await.unwrap();
-    assert_eq!(following.server.requests("limit=").len(), 1, "one list");
+    edited.following.desired.wait_for(moved).await.unwrap();
 
-    // Another label has to be known of each pod.
-    following.server.lists("web", Reply::Silent);
-    write("{name: finance, port: 8080, targetPort: 9000, selector: {tier: ledger}}");
-    following.server.asked("limit=", 2).await;
-    assert_eq!(
-        backends(following.desired.borrow().as_deref().unwrap()),
-        ["10.0.0.1"]
-    );
-    following.server.lists("web", Reply::Good);
-    following.backends(&["10.0.0.2"]).await;
+    // A label that no service asked for before.
+    edited.edit(LEDGER);
+    edited.following.backends(&["10.0.0.2"]).await;
+    assert_eq!(edited.following.server.requests("limit=").len(), 1, "one list");
 
     // A bad edit is the file's error, and changes nothing.
-    write("{name: finance, port: 8080}");
+    edited.edit("{name: finance, port: 8080}");
     let refused = |status: &SourceStatus| status.error.is_some();
-    following.file.wait_for(refused).await.unwrap();
-    assert!(following.status.borrow().synced);
-    following.backends(&["10.0.0.2"]).await;
+    edited.following.file.wait_for(refused).await.unwrap();
+    assert!(edited.following.status.borrow().synced);
+    edited.following.backends(&["10.0.0.2"]).await;
+}
+
+#[tokio::test]
+async fn an_edit_of_selectors_is_live_while_the_server_is_away() {
+    let mut edited = Edited::start().await;
+    edited.following.synced().await;
+    edited.following.server.refuse().await;
+    edited.following.error().await;
+    edited.edit(LEDGER);
+    edited.following.backends(&["10.0.0.2"]).await;
+
+    edited.following.server.listen().await;
+    let other = ready("c", "10.0.0.3");
+    edited
+        .following
+        .server
+        .apply(&with(other, "/metadata/labels", json!({"tier": "ledger"})));
+    edited.following.backends(&["10.0.0.2", "10.0.0.3"]).await;
+    edited.following.synced().await;
+}
+
+#[tokio::test]
+async fn an_edit_is_live_while_the_credentials_are_refused() {
+    let mut edited = Edited::start().await;
+    edited.following.server.watching(1).await;
+    edited.following.server.demand("another token");
+    edited.following.server.cut(Cut::Orderly);
+    let error = edited.following.error().await;
+    assert!(error.contains("does not accept the credentials"), "{error}");
+    // The credentials are read again, and everything is listed with them.
+    edited.following.server.asked("limit=", 2).await;
+    edited.edit(LEDGER);
+    edited.following.backends(&["10.0.0.2"]).await;
+    assert!(!edited.following.status.borrow().synced);
 }
 
 #[tokio::test]

@@ -5,8 +5,10 @@ mod connected;
 mod convergence;
 mod conversion;
 mod declared;
+mod denied;
 mod endpoints;
 mod following;
+mod incumbents;
 mod locality;
 mod refusal;
 mod server;
@@ -20,7 +22,7 @@ use serde_json::{Value, json};
 use super::assembly::{Assembled, Assembly};
 use super::cache::{Change, Record};
 use super::node::NodeRecord;
-use super::pod::{Options, PodRecord};
+use super::pod::PodRecord;
 use super::service::ServiceRecord;
 use super::slice::SliceRecord;
 use crate::config::{AddressFrom, Config};
@@ -61,16 +63,9 @@ fn unready(pod: Value) -> Value {
     with(pod, "/status/conditions/0/status", json!("False"))
 }
 
-fn reading(address_from: AddressFrom) -> Options {
-    Options {
-        address_from,
-        labels: Some(["app".to_owned(), "tier".to_owned()].into()),
-    }
-}
-
 fn read_from(pod: &Value, address_from: AddressFrom) -> PodRecord {
     let pod: Pod = serde_json::from_value(pod.clone()).expect("a pod");
-    PodRecord::read(&pod, &reading(address_from))
+    PodRecord::read(&pod, &address_from)
 }
 
 /// Reads objects of which nothing is to be configured; those that do not count are left out.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::super::SETTLE;
+use super::super::follower::SETTLE;
 use super::following::Following;
 use super::server::ApiServer;
 use super::*;
