@@ -224,7 +224,8 @@ fn plan(config: config::Kubernetes) -> Plan {
         address_from: config.address_from,
         services: config.services,
         slices: config.services && has_endpoints,
-        nodes: config.topology.prefer == Prefer::Zone,
+        // `prefer: node` falls back to the zone.
+        nodes: config.topology.prefer != Prefer::None,
     }
 }
 

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use super::super::locality::{Candidate, Distribution, Location};
+use super::following::Following;
+use super::server::ApiServer;
+use super::*;
 use crate::config::Prefer;
-use crate::discovery::{BackendSpec, Eligibility, Origin};
+use crate::discovery::{BackendSpec, Desired, Eligibility, Origin};
 
 /// `address@node/zone`, or with `-` before one that takes no new flows, and `~` before one that takes them
 /// if nobody else does.
@@ -159,4 +162,47 @@ fn what_is_unknown_is_never_near() {
         .into_iter()
         .map(|backend| backend.weight);
     assert_eq!(weights.collect::<Vec<_>>(), [1, 1]);
+}
+
+#[tokio::test]
+async fn prefer_node_falls_back_to_the_zone_and_then_to_all() {
+    let server = ApiServer::start().await;
+    for (node, zone) in [("worker-1", "east"), ("worker-2", "east"), ("worker-3", "west")] {
+        server.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": node,
+                "uid": format!("uid-{node}"),
+                "labels": {"topology.kubernetes.io/zone": zone},
+            },
+        }));
+    }
+    let on = |number: u8| {
+        let pod = ready(&format!("pod-{number}"), &format!("10.0.0.{number}"));
+        with(pod, "/spec/nodeName", json!(format!("worker-{number}")))
+    };
+    for number in 1..=3 {
+        server.apply(&on(number));
+    }
+    let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
+    let config = config_at("{topology: {prefer: node}}", FINANCE, &env);
+    let mut following = Following::start(server, config, None);
+    let getting = |hosts: &'static [&str]| {
+        move |desired: &Option<Arc<Desired>>| {
+            let services = desired.iter().flat_map(|desired| &desired.services);
+            let backends = services.flat_map(|service| &service.backends);
+            let getting = backends
+                .filter(|backend| backend.weight > 0 && backend.eligibility == Eligibility::NewFlows)
+                .map(|backend| backend.address.to_string());
+            getting.collect::<Vec<_>>() == hosts
+        }
+    };
+    following.reached(getting(&["10.0.0.1"])).await;
+    following.server.apply(&unready(on(1)));
+    following.reached(getting(&["10.0.0.2"])).await;
+    following.server.apply(&unready(on(2)));
+    following.reached(getting(&["10.0.0.3"])).await;
+    following.server.apply(&on(1));
+    following.reached(getting(&["10.0.0.1"])).await;
 }
