@@ -1,4 +1,4 @@
-//! One question, from the listener to the answer.
+//! One query, from the listener to the response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,19 +18,19 @@ use super::zone::{Answer, Known, Zone};
 use crate::peers::PeersReceiver;
 use crate::publisher::CurrentReceiver;
 
-/// What all listeners share.
+/// The state that all listeners share.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) zone: Zone,
     pub(super) upstream: Upstream,
     pub(super) current: CurrentReceiver,
     pub(super) peers: PeersReceiver,
-    /// Questions so far.
+    /// Number of queries so far: the round-robin cursor of answers.
     pub(super) turn: AtomicUsize,
     pub(super) stats: Arc<DnsStats>,
 }
 
-/// Answers the questions of one listener.
+/// Answers the queries of one listener.
 #[derive(Debug, Clone)]
 pub(super) struct Handler(pub(super) Arc<Service>);
 
@@ -47,7 +47,7 @@ struct Response {
     additionals: Vec<Record>,
 }
 
-/// The largest datagram that is sent (the size that DNS flag day 2020 settled on).
+/// The largest datagram that is sent: the size of DNS flag day 2020.
 const MAX_PAYLOAD: u16 = 1232;
 
 #[async_trait::async_trait]

@@ -1,12 +1,13 @@
-//! The balancer's own DNS server: authority for its zone, relay for the rest if configured.
+//! The balancer's own DNS server: authoritative for its zone, and a forwarder for other zones if configured.
 //!
-//! Names are those of the services in the published snapshot, so a name answers exactly as long
-//! as its service does, and with every balancer of the group that balances it. The server listens on the
-//! balancer's own addresses and moves with them.
+//! The zone has the services of the published snapshot, so a name exists exactly as long as its service,
+//! with the addresses of every balancer of the group that balances it. The server listens on the balancer's
+//! own addresses and follows their changes.
 
 mod handler;
 mod listener;
 mod stats;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -31,12 +32,12 @@ use listener::Listeners;
 use upstream::Upstream;
 use zone::Zone;
 
-/// For so long an answer may be used after it was given.
+/// Clients may cache an answer for this time.
 pub const ANSWERS_LAST: Duration = Duration::from_secs(zone::TTL as u64);
-/// An address that could not be bound is tried again after this time.
+/// Pause before an address that failed is bound again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The DNS server, for as long as it runs.
+/// The DNS server.
 pub struct Dns {
     listen: config::DnsListen,
     network: NetworkReceiver,
@@ -79,14 +80,16 @@ impl Dns {
         Ok((dns, stats))
     }
 
-    /// Listens and answers until the network's monitor ends. An address that cannot be bound is
-    /// logged, once, and tried again.
+    /// Serves until the network monitor ends. An address that cannot be bound is logged, once, and tried
+    /// again; a server whose socket fails is logged and restarted.
     pub async fn run(mut self) {
         loop {
             let addresses = self.addresses();
-            let complete = self.listeners.follow(&addresses).await;
+            let complete = self.listeners.listen_on(&addresses).await;
             tokio::select! {
                 changed = self.network.changed() => if changed.is_err() { return },
+                // Not at once: a socket that fails again and again must not keep the CPU busy.
+                () = self.listeners.ended() => sleep(RETRY).await,
                 () = sleep(RETRY), if !complete => {}
             }
         }

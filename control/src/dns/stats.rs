@@ -1,16 +1,18 @@
-//! Counters of the DNS server. Many tasks write them.
+//! Counters of the DNS server, written by many tasks.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use hickory_proto::op::ResponseCode;
 use vl3lb_common::Duration;
+use vl3lb_common::stats::{Counter, Histogram};
 
-/// Upper bounds of the time that a question takes, in microseconds: 100 us to 2.5 s.
+/// Upper bounds of the response time, in microseconds: 100 us to 2.5 s.
 pub const DURATION_BOUNDS: [u64; 10] = [
     100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 2_500_000,
 ];
+const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
 
-/// Response codes that are told apart.
+/// Response codes with a counter of their own.
 const RCODES: [(ResponseCode, &str); 6] = [
     (ResponseCode::NoError, "noerror"),
     (ResponseCode::FormErr, "formerr"),
@@ -20,56 +22,49 @@ const RCODES: [(ResponseCode, &str); 6] = [
     (ResponseCode::Refused, "refused"),
 ];
 
-/// What the DNS server did.
+/// Counters of the DNS server.
 #[derive(Debug, Default)]
 pub struct DnsStats {
-    answers: [AtomicU64; RCODES.len()],
-    other: AtomicU64,
-    durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
-    duration_micros: AtomicU64,
-    listeners: AtomicU64,
+    /// Held by the writer: counters have one writer at a time.
+    writer: Mutex<()>,
+    responses: [Counter; RCODES.len()],
+    other: Counter,
+    durations: Histogram<BUCKETS>,
+    listeners: Counter,
 }
 
 impl DnsStats {
-    /// Counts an answer.
+    /// Counts a response.
     pub(super) fn count(&self, code: ResponseCode, took: Duration) {
-        let known = RCODES.iter().position(|(known, _)| *known == code);
-        let counter = known
-            .and_then(|index| self.answers.get(index))
+        let index = RCODES.iter().position(|(known, _)| *known == code);
+        let counter = index
+            .and_then(|index| self.responses.get(index))
             .unwrap_or(&self.other);
-        counter.fetch_add(1, Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = DURATION_BOUNDS.partition_point(|&bound| bound < micros);
-        if let Some(counter) = self.durations.get(bucket) {
-            counter.fetch_add(1, Relaxed);
-        }
-        self.duration_micros.fetch_add(micros, Relaxed);
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.add(1);
+        self.durations.observe(micros, &DURATION_BOUNDS);
     }
 
     pub(super) fn set_listeners(&self, count: usize) {
-        self.listeners.store(count as u64, Relaxed);
+        self.listeners.set(count as u64);
     }
 
-    /// Answers by response code, in lower case; `other` last.
+    /// Responses by code, in lower case; `other` last.
     pub fn by_rcode(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let names = RCODES.iter().map(|(_, name)| *name).chain(["other"]);
-        let counters = self.answers.iter().chain([&self.other]);
-        names.zip(counters.map(|counter| counter.load(Relaxed)))
+        let counters = self.responses.iter().chain([&self.other]);
+        names.zip(counters.map(Counter::get))
     }
 
-    /// Answers per bucket of [`DURATION_BOUNDS`] (not cumulative), the last one above them all.
-    pub fn durations(&self) -> [u64; DURATION_BOUNDS.len() + 1] {
-        std::array::from_fn(|bucket| self.durations[bucket].load(Relaxed))
+    /// Response times, in the buckets of [`DURATION_BOUNDS`].
+    pub const fn durations(&self) -> &Histogram<BUCKETS> {
+        &self.durations
     }
 
-    /// Sum of all durations, in microseconds.
-    pub fn duration_micros(&self) -> u64 {
-        self.duration_micros.load(Relaxed)
-    }
-
-    /// Addresses that are listened on now.
+    /// Number of addresses that are listened on.
     pub fn listeners(&self) -> u64 {
-        self.listeners.load(Relaxed)
+        self.listeners.get()
     }
 }
 
@@ -78,15 +73,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_counted_by_code_and_duration() {
+    fn responses_are_counted_by_code_and_duration() {
         let stats = DnsStats::default();
         stats.count(ResponseCode::NoError, Duration::from_micros(100));
         stats.count(ResponseCode::NXDomain, Duration::from_micros(101));
         stats.count(ResponseCode::YXDomain, Duration::from_secs(60));
         let counted: Vec<_> = stats.by_rcode().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [("noerror", 1), ("nxdomain", 1), ("other", 1)]);
-        let durations = stats.durations();
+        let durations = stats.durations().counts();
         assert_eq!((durations[0], durations[1], durations[10]), (1, 1, 1));
-        assert_eq!(stats.duration_micros(), 60_000_201);
+        assert_eq!(stats.durations().sum_micros(), 60_000_201);
+    }
+
+    #[test]
+    fn writers_on_many_threads_lose_no_count() {
+        let stats = DnsStats::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10_000 {
+                        stats.count(ResponseCode::NoError, Duration::from_micros(1));
+                    }
+                });
+            }
+        });
+        assert_eq!(stats.by_rcode().next(), Some(("noerror", 40_000)));
     }
 }

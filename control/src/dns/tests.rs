@@ -1,4 +1,4 @@
-//! The server as a client meets it: real sockets on loopback.
+//! The server with real sockets on loopback.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -179,7 +179,7 @@ fn is_negative(message: &Message, code: ResponseCode) -> bool {
 }
 
 #[tokio::test]
-async fn the_zone_has_the_services_and_nothing_else() {
+async fn the_zone_has_exactly_the_services() {
     let server = Server::start(Some(&["finance", "dns"]), &[], &["127.0.0.1"]).await;
     for (name, kind, want) in [
         ("finance.vl3-lb.", RecordType::A, "172.16.1.103"),
@@ -224,7 +224,7 @@ async fn the_zone_has_the_services_and_nothing_else() {
     // Each was asked by UDP and by TCP.
     assert_eq!((server.count("nxdomain"), server.count("refused")), (6, 8));
     assert_eq!(
-        server.stats.durations().iter().sum::<u64>(),
+        server.stats.durations().counts().iter().sum::<u64>(),
         2 * (5 + 2 + 3 + 3 + 4)
     );
 }
@@ -251,7 +251,7 @@ async fn a_service_of_several_ports_has_a_name_for_all_of_them() {
 }
 
 #[tokio::test]
-async fn every_balancer_of_a_service_is_answered_with_and_each_comes_first_in_turn() {
+async fn answers_have_every_balancer_of_a_service_in_rotation() {
     let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
     let peer = |host: u8| Peer {
         name: format!("lb-{host}"),
@@ -326,7 +326,7 @@ async fn listeners_follow_the_addresses() {
 }
 
 #[tokio::test]
-async fn other_zones_are_passed_on() {
+async fn queries_for_other_zones_are_forwarded() {
     let upstream = Server::start(Some(&["other"]), &[], &["127.0.0.1"]).await;
     // The upstream is a balancer too: it knows a reverse name that this one, which has nothing
     // published yet, does not.
@@ -345,7 +345,7 @@ async fn other_zones_are_passed_on() {
 }
 
 #[tokio::test]
-async fn questions_that_make_no_sense_are_refused_by_name() {
+async fn invalid_queries_get_their_response_code() {
     let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
     let mut two = question("finance.vl3-lb.", RecordType::A);
     two.add_query(Query::query(Name::root(), RecordType::A));
@@ -383,4 +383,37 @@ async fn an_address_in_use_is_bound_once_it_is_free() {
     }
     let answer = tcp(address, &question("finance.vl3-lb.", RecordType::A)).await;
     assert_eq!(data(&answer), ["172.16.1.103"]);
+}
+
+#[tokio::test]
+async fn idle_tcp_connections_make_room_for_queries() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let limit = crate::connections::Limits::of_process().per_source;
+    let mut idle = Vec::new();
+    for _ in 0..limit + 5 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let answer = tcp(server.address, &question("finance.vl3-lb.", RecordType::A)).await;
+    assert_eq!(data(&answer), ["172.16.1.103"]);
+    let begin = tokio::time::Instant::now();
+    for client in &mut idle[..5] {
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "closed");
+    }
+    // Before their time was over.
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_malformed_query_over_tcp_is_a_format_error() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // A header that announces a question, and none.
+    let header = [0x12, 0x67, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    stream.write_u16(12).await.unwrap();
+    stream.write_all(&header).await.unwrap();
+    let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+    stream.read_exact(&mut answer).await.unwrap();
+    let answer = Message::from_vec(&answer).unwrap();
+    assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+    assert_eq!(answer.metadata.id, 0x1267);
 }

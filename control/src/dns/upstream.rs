@@ -1,4 +1,4 @@
-//! Questions about other zones, passed on to the configured servers.
+//! The forwarder: queries for other zones go to the configured servers.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,57 +11,58 @@ use tokio::time::timeout;
 use tracing::debug;
 use vl3lb_common::Duration;
 
-/// A server that does not answer within this time is passed over.
+/// Limit of the wait for one server; then the next one is queried.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Questions that wait for an answer at the same time, at most; each has a socket.
+/// Queries at a time; each has a socket.
 const CONCURRENT: usize = 256;
 
-/// The servers to ask, in this order.
+/// The servers, in the order in which they are queried.
 #[derive(Debug)]
 pub(super) struct Upstream {
     servers: Vec<SocketAddr>,
-    places: Semaphore,
+    slots: Semaphore,
 }
 
 impl Upstream {
-    /// Asks `servers`; with none every question is for nobody.
+    /// Forwards to `servers`; to none if it is empty.
     pub(super) fn new(servers: Vec<SocketAddr>) -> Self {
         Self {
             servers,
-            places: Semaphore::new(CONCURRENT),
+            slots: Semaphore::new(CONCURRENT),
         }
     }
 
-    /// Whether questions can be passed on at all.
+    /// Whether there are servers.
     pub(super) fn is_configured(&self) -> bool {
         !self.servers.is_empty()
     }
 
-    /// The answer of the first server that has one, asked by the transport that the client used,
-    /// so that a cut answer is cut for the client too. `None` if none has, or too many wait.
+    /// The response of the first server that gives one, over the transport of the client, so that a
+    /// truncated response is truncated for the client, too. `None` if no server responds, or if too many
+    /// queries wait.
     ///
-    /// Takes two seconds for each server that is silent.
+    /// Waits two seconds for each silent server.
     pub(super) async fn ask(&self, question: &[u8], tcp: bool) -> Option<Message> {
-        let _place = self.places.try_acquire().ok()?;
+        let _slot = self.slots.try_acquire().ok()?;
         for &server in &self.servers {
             match timeout(ATTEMPT, exchange(server, question, tcp)).await {
                 Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => debug!("ask DNS server {server}: {error}"),
-                Err(_) => debug!("ask DNS server {server}: no answer within {ATTEMPT:?}"),
+                Ok(Err(error)) => debug!("query DNS server {server}: {error}"),
+                Err(_) => debug!("query DNS server {server}: no response within {ATTEMPT:?}"),
             }
         }
         None
     }
 }
 
-/// One question to one server. The id is a new one (RFC 5452 section 9.2), and the socket only
-/// hears that server.
+/// Sends one query to one server, with a random id (RFC 5452 section 9.2), on a socket that only receives
+/// from that server.
 async fn exchange(server: SocketAddr, question: &[u8], tcp: bool) -> io::Result<Message> {
     let mut message = question.to_vec();
     let mut id = [0; 2];
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-    let place = message.get_mut(..2).ok_or(io::ErrorKind::InvalidInput)?;
-    place.copy_from_slice(&id);
+    let old_id = message.get_mut(..2).ok_or(io::ErrorKind::InvalidInput)?;
+    old_id.copy_from_slice(&id);
     if tcp {
         by_tcp(server, &message, id).await
     } else {
@@ -80,7 +81,7 @@ async fn by_udp(server: SocketAddr, question: &[u8], id: [u8; 2]) -> io::Result<
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // Anything else is late or forged; the right one may still come.
+        // Anything else is late or forged; the response may still come.
         if let Ok(answer) = check(&buffer[..length], id) {
             return Ok(answer);
         }
@@ -101,7 +102,7 @@ async fn by_tcp(server: SocketAddr, question: &[u8], id: [u8; 2]) -> io::Result<
 
 fn check(answer: &[u8], id: [u8; 2]) -> io::Result<Message> {
     if answer.get(..2) != Some(&id) {
-        return Err(io::Error::other("the answer is to another question"));
+        return Err(io::Error::other("the response is to another query"));
     }
     Message::from_vec(answer).map_err(io::Error::other)
 }

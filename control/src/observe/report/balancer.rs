@@ -264,9 +264,9 @@ fn dns(facts: &Facts<'_>) -> Dns {
             })
             .collect(),
         query_duration_seconds: Distribution::from_buckets(
-            &stats.durations(),
+            &stats.durations().counts(),
             &dns::DURATION_BOUNDS,
-            stats.duration_micros(),
+            stats.durations().sum_micros(),
         ),
     }
 }
