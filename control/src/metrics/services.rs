@@ -1,6 +1,7 @@
 //! Families of services and backends.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use crate::api::{Backend, BackendState, Report, Service, Traffic};
@@ -152,7 +153,7 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
         "vl3lb_backend_info",
         "The pod and node of the backend, where they are known; always 1",
     );
-    for backend in backends {
+    for (backend, open_flows) in by_endpoint(backends) {
         let endpoint = backend.endpoint().to_string();
         if backend.pod.is_some() || backend.node.is_some() {
             info.add(
@@ -172,7 +173,7 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
         up.add(labels, (backend.state == BackendState::Up).into());
         draining.add(labels, (backend.state == BackendState::Draining).into());
         weight.add(labels, backend.weight.into());
-        flows.add(labels, backend.flows);
+        flows.add(labels, open_flows);
         opened.add(labels, backend.flows_opened_total);
         let [service, backend_label] = labels;
         for (reason, count) in backend.failures.by_reason() {
@@ -185,6 +186,32 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
         }
     }
     vec![up, draining, weight, flows, opened, failed, packets, bytes, info]
+}
+
+/// One backend for each service and endpoint, which are the labels, with the open flows of all of them.
+///
+/// A backend that drains and its replacement at the same address and port are two backends with one name.
+/// The series are those of the replacement: its counters begin at zero, as after a restart.
+fn by_endpoint(backends: &[Backend]) -> Vec<(&Backend, u64)> {
+    let mut kept: Vec<(&Backend, u64)> = Vec::with_capacity(backends.len());
+    let mut places = HashMap::with_capacity(backends.len());
+    let rank = |backend: &Backend| (backend.state != BackendState::Draining, backend.since);
+    for backend in backends {
+        match places.entry((&backend.service, backend.endpoint())) {
+            Entry::Vacant(place) => {
+                place.insert(kept.len());
+                kept.push((backend, backend.flows));
+            }
+            Entry::Occupied(place) => {
+                let (current, flows) = &mut kept[*place.get()];
+                *flows += backend.flows;
+                if rank(backend) > rank(current) {
+                    *current = backend;
+                }
+            }
+        }
+    }
+    kept
 }
 
 /// NAT ports belong to a backend's address, port and protocol, which services may share.

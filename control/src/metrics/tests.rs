@@ -2,6 +2,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::*;
+use crate::api::{Backend, BackendState};
 use crate::golden;
 use crate::observe::report::fixture;
 
@@ -181,6 +182,12 @@ fn only_labels_that_cannot_explode_are_used() {
 fn the_text_is_well_formed_openmetrics() {
     let text = render(Arc::new(fixture::report())).unwrap();
     assert!(text.ends_with("# EOF\n"));
+    assert_eq!(check(&text), REGISTRY.len());
+    golden::check("metrics.txt", &text);
+}
+
+/// Checks that names, suffixes and values are right and that no series is there twice. Number of families.
+fn check(text: &str) -> usize {
     let mut types = HashMap::new();
     let mut current = "";
     let mut series = HashSet::new();
@@ -207,8 +214,32 @@ fn the_text_is_well_formed_openmetrics() {
             );
         }
     }
-    assert_eq!(types.len(), REGISTRY.len());
-    golden::check("metrics.txt", &text);
+    types.len()
+}
+
+#[test]
+fn a_backend_and_its_replacement_at_one_address_are_one_series() {
+    let mut report = fixture::report();
+    let position = |state| {
+        let matches = |backend: &Backend| backend.service == "finance" && backend.state == state;
+        report.backends.iter().position(matches).unwrap()
+    };
+    let (draining, up) = (position(BackendState::Draining), position(BackendState::Up));
+    // The pod was replaced by one with the same address.
+    report.backends[draining].address = report.backends[up].address;
+    let (old, new) = (report.backends[draining].clone(), report.backends[up].clone());
+    let text = render(Arc::new(report)).unwrap();
+    check(&text);
+    let labels = "{service=\"finance\",backend=\"172.16.1.2:8081\"}";
+    for (name, value) in [
+        ("vl3lb_backend_up", 1),
+        ("vl3lb_backend_draining", 0),
+        ("vl3lb_backend_flows", old.flows + new.flows),
+        ("vl3lb_backend_flows_opened_total", new.flows_opened_total),
+    ] {
+        let line = format!("{name}{labels} {value}");
+        assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
+    }
 }
 
 #[test]
