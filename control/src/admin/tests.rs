@@ -28,6 +28,7 @@ struct Served {
 impl Served {
     async fn start() -> Self {
         let live = live(2);
+        tokio::spawn(Arc::clone(live.reporter.flow_events()).run());
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("deeper/admin.sock");
         let listeners = Listeners::open(([127, 0, 0, 1], 0).into(), &socket)

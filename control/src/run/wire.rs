@@ -112,6 +112,7 @@ impl Control {
             tasks.spawn("the membership of the group", peers.run(ready));
         }
         tasks.spawn("the sampling of counters", Arc::clone(&reporter).run());
+        tasks.spawn("the flow events", Arc::clone(reporter.flow_events()).run());
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
             async move {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::api::{FlowEvent, Time};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::time::{MissedTickBehavior, interval};
 use vl3lb_common::Generation;
@@ -38,6 +39,8 @@ pub struct FlowEvents {
     dataplane: Arc<dyn Dataplane>,
     current: CurrentReceiver,
     subscribers: Mutex<Subscribers>,
+    /// Wakes [`FlowEvents::run`] for the first subscriber.
+    subscribed: Notify,
     /// Events that did not fit into a subscriber's queue.
     unread: AtomicU64,
 }
@@ -54,8 +57,8 @@ impl std::fmt::Debug for FlowEvents {
 #[derive(Default)]
 struct Subscribers {
     list: Vec<Subscriber>,
-    /// Whether a task empties the rings.
-    task_runs: bool,
+    /// Whether the feeds are started and the rings are emptied.
+    active: bool,
     /// Changes that found a ring full, as counted for the subscribers so far.
     overflowed: u64,
     /// The names of the services, and the generation that they belong to.
@@ -78,6 +81,7 @@ impl FlowEvents {
             dataplane,
             current,
             subscribers: Mutex::default(),
+            subscribed: Notify::new(),
             unread: AtomicU64::new(0),
         }
     }
@@ -86,8 +90,8 @@ impl FlowEvents {
     /// there are [`MAX_SUBSCRIBERS`] already.
     ///
     /// The first subscription allocates the rings of the workers, a megabyte each, for the life of the
-    /// process. Call it in a tokio runtime.
-    pub fn subscribe(self: &Arc<Self>, filter: FlowFilter) -> Option<Subscription> {
+    /// process. [`Self::run`] has to run.
+    pub fn subscribe(&self, filter: FlowFilter) -> Option<Subscription> {
         let mut subscribers = self.subscribers();
         subscribers.list.retain(Subscriber::is_connected);
         if subscribers.list.len() >= MAX_SUBSCRIBERS {
@@ -100,11 +104,11 @@ impl FlowEvents {
             queue,
             missed: Arc::clone(&missed),
         });
-        if !subscribers.task_runs {
-            subscribers.task_runs = true;
+        if !subscribers.active {
+            subscribers.active = true;
             subscribers.overflowed = self.overflowed();
             self.feeds().iter().for_each(|feed| feed.subscribe());
-            tokio::spawn(Arc::clone(self).serve());
+            self.subscribed.notify_one();
         }
         Some(Subscription::new(waiting, missed))
     }
@@ -124,12 +128,15 @@ impl FlowEvents {
         self.overflowed() + self.unread.load(Relaxed)
     }
 
-    /// Empties the rings until the last subscriber is gone.
-    async fn serve(self: Arc<Self>) {
-        let mut rounds = interval(ROUND);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.round() {
-            rounds.tick().await;
+    /// Empties the rings while there are subscribers, for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            self.subscribed.notified().await;
+            let mut rounds = interval(ROUND);
+            rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while self.round() {
+                rounds.tick().await;
+            }
         }
     }
 
@@ -139,7 +146,7 @@ impl FlowEvents {
         subscribers.list.retain(Subscriber::is_connected);
         if subscribers.list.is_empty() {
             self.feeds().iter().for_each(|feed| feed.unsubscribe());
-            subscribers.task_runs = false;
+            subscribers.active = false;
             return false;
         }
         let changes = self.take_changes();

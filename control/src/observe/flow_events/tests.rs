@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use vl3lb_common::stats::CloseCause;
 
 use super::*;
-use crate::observe::report::fixture::{self, Live, at, flow, live};
+use crate::observe::report::fixture::{self, Live, at, flow};
 
 fn change(worker: u16, number: u16, closed: Option<CloseCause>) -> FlowChange {
     FlowChange {
@@ -39,6 +39,13 @@ async fn take(subscription: &mut Subscription, count: usize) -> Vec<Arc<FlowEven
         events.extend(more.expect("events in time"));
     }
     events
+}
+
+/// A reporter whose flow events are served.
+fn live(workers: u16) -> Live {
+    let live = fixture::live(workers);
+    tokio::spawn(Arc::clone(live.reporter.flow_events()).run());
+    live
 }
 
 fn events(live: &Live) -> &Arc<FlowEvents> {
@@ -166,6 +173,7 @@ async fn a_service_added_later_has_its_name_in_events() {
         Arc::<fixture::Recorder>::clone(&recorder),
         receiver,
     ));
+    tokio::spawn(Arc::clone(&events).run());
     let mut subscription = events.subscribe(filter(&[])).unwrap();
     let mut named = async |number| {
         recorder.flow_feeds[0].push(change(0, number, None));
