@@ -157,7 +157,7 @@ fn totals(facts: &Facts<'_>, services: &[Service], backends: &[Backend]) -> Tota
         services_ok: in_state(ServiceState::Ok),
         services_degraded: in_state(ServiceState::Degraded),
         services_down: in_state(ServiceState::Down),
-        backends: count(backends.iter()),
+        backends: count(backends),
         flows: facts.stats.iter().map(|stats| stats.flow_entries.get()).sum(),
         flow_capacity: facts.stats.iter().map(|stats| stats.flow_capacity.get()).sum(),
         flows_change_per_second: facts

@@ -153,17 +153,18 @@ pub(super) fn reasons(
 
 /// Live services, by state, then name.
 fn services(facts: &Facts<'_>, backends: &[Backend]) -> Vec<Service> {
+    let counts = counts_by_service(backends);
     let mut services: Vec<_> = facts
         .directory()
         .into_iter()
         .flat_map(Directory::live_services)
-        .map(|entry| service(facts, entry, backends))
+        .map(|entry| service(facts, entry, counts.get(entry.name.as_str())))
         .collect();
     services.sort_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
     services
 }
 
-fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Service {
+fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCounts>) -> Service {
     let baseline = entry.baseline.as_deref();
     let all = facts.sample.service(entry.slot, baseline);
     let added: Option<ServiceCounts> = facts
@@ -192,7 +193,7 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Ser
         }),
         state: entry.state,
         since: Some(Time(entry.since)),
-        backends: count(backends.iter().filter(|backend| backend.service == entry.name)),
+        backends: backends.copied().unwrap_or_default(),
         transitions: entry.transitions,
         flows: all.open(),
         flows_opened_total: all.flows.opened(),
@@ -214,17 +215,32 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[Backend]) -> Ser
     }
 }
 
-pub(super) fn count<'a>(backends: impl Iterator<Item = &'a Backend>) -> BackendCounts {
-    backends.fold(BackendCounts::default(), |mut counts, backend| {
-        counts.total += 1;
-        match backend.state {
-            BackendState::Up => counts.up += 1,
-            BackendState::Draining => counts.draining += 1,
-            BackendState::Unknown => counts.unknown += 1,
-            BackendState::Down => counts.down += 1,
-        }
-        counts
-    })
+/// The backends of each service by state, in one pass.
+fn counts_by_service(backends: &[Backend]) -> HashMap<&str, BackendCounts> {
+    let mut counts: HashMap<&str, BackendCounts> = HashMap::new();
+    for backend in backends {
+        add(counts.entry(&backend.service).or_default(), backend.state);
+    }
+    counts
+}
+
+/// All backends by state.
+pub(super) fn count(backends: &[Backend]) -> BackendCounts {
+    let mut counts = BackendCounts::default();
+    for backend in backends {
+        add(&mut counts, backend.state);
+    }
+    counts
+}
+
+const fn add(counts: &mut BackendCounts, state: BackendState) {
+    counts.total += 1;
+    match state {
+        BackendState::Up => counts.up += 1,
+        BackendState::Draining => counts.draining += 1,
+        BackendState::Unknown => counts.unknown += 1,
+        BackendState::Down => counts.down += 1,
+    }
 }
 
 /// Backends of live services, and those of removed ones that still drain, by state.

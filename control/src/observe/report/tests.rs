@@ -43,6 +43,18 @@ fn services_and_backends_come_worst_first() {
 }
 
 #[test]
+fn backends_are_counted_for_their_own_service() {
+    let report = fixture::report();
+    for service in &report.services {
+        let own = report.backends.iter().filter(|b| b.service == service.name);
+        assert_eq!(service.backends.total, own.clone().count(), "{}", service.name);
+        let up = own.filter(|b| b.state == BackendState::Up).count();
+        assert_eq!(service.backends.up, up, "{}", service.name);
+    }
+    assert_eq!(report.status.totals.backends.total, report.backends.len());
+}
+
+#[test]
 fn rates_are_measured_over_the_window() {
     let report = fixture::report();
     assert_eq!(report.window_seconds, Some(10.0));
