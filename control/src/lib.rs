@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod attachment;
 pub mod capabilities;
 pub mod cli;
 pub mod config;

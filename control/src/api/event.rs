@@ -36,6 +36,10 @@ pub enum EventCode {
     InterfaceBack,
     /// The interface has other addresses or another MTU.
     InterfaceChanged,
+    /// The data plane serves the interface from now on.
+    Attached,
+    /// The interface is there, and the data plane cannot serve it.
+    AttachFailed,
     /// Something is full or soon will be.
     CapacityShort,
     CapacityBack,
@@ -45,7 +49,7 @@ pub enum EventCode {
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -61,6 +65,8 @@ impl EventCode {
         Self::InterfaceLost,
         Self::InterfaceBack,
         Self::InterfaceChanged,
+        Self::Attached,
+        Self::AttachFailed,
         Self::CapacityShort,
         Self::CapacityBack,
         Self::EventsLost,
@@ -84,6 +90,8 @@ impl EventCode {
             Self::InterfaceLost => "interface_lost",
             Self::InterfaceBack => "interface_back",
             Self::InterfaceChanged => "interface_changed",
+            Self::Attached => "attached",
+            Self::AttachFailed => "attach_failed",
             Self::CapacityShort => "capacity_short",
             Self::CapacityBack => "capacity_back",
             Self::EventsLost => "events_lost",

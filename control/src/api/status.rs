@@ -11,13 +11,14 @@ use super::{BackendCounts, Distribution, PeerGroup, ReasonCount, Time, Traffic};
 #[serde(rename_all = "camelCase")]
 pub struct Interface {
     pub name: String,
-    /// Driver or kind of the device.
-    pub kind: String,
-    /// `ethernet` or `raw-ip`.
-    pub link: String,
-    pub index: u32,
-    pub mtu: u16,
+    /// Driver or kind of the device; `None` while the data plane is not attached to it.
+    pub kind: Option<String>,
+    /// `ethernet` or `raw-ip`; `None` while there is no interface, as in the two that follow.
+    pub link: Option<String>,
+    pub index: Option<u32>,
+    pub mtu: Option<u16>,
     pub addresses: Vec<IpAddr>,
+    /// Whether it is up and has a carrier; `None` before the interface was looked at.
     pub up: Option<bool>,
     /// Neighbours that workers ask for and the kernel has not resolved.
     pub neighbors_unresolved: Option<u64>,
@@ -265,7 +266,8 @@ pub struct Status {
     /// Snapshots that did not reach the workers.
     pub snapshot_failures_total: u64,
     pub interface: Interface,
-    pub mode: Mode,
+    /// `None` while the data plane is not attached.
+    pub mode: Option<Mode>,
     pub workers: Vec<Worker>,
     pub steering: Steering,
     pub totals: Totals,

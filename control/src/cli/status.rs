@@ -107,15 +107,18 @@ fn headline(status: &Status, answer: &Envelope<Status>, view: View) -> String {
 fn interface(status: &Status) -> String {
     let interface = &status.interface;
     let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
-    parts(&[
-        format!(
-            "{} {} ifindex {} mtu {}{}",
+    let kind = interface.kind.as_deref().or(interface.link.as_deref());
+    let link = match (interface.index, interface.mtu) {
+        (Some(index), Some(mtu)) => format!(
+            "{} {} ifindex {index} mtu {mtu}{}",
             interface.name,
-            interface.kind,
-            interface.index,
-            interface.mtu,
+            kind.unwrap_or(UNKNOWN),
             if interface.up == Some(false) { " DOWN" } else { "" }
         ),
+        _ => format!("{} ABSENT", interface.name),
+    };
+    parts(&[
+        link,
         if addresses.is_empty() {
             "no address".to_owned()
         } else {
@@ -125,7 +128,9 @@ fn interface(status: &Status) -> String {
 }
 
 fn mode(status: &Status) -> String {
-    let mode = &status.mode;
+    let Some(mode) = &status.mode else {
+        return "not attached".to_owned();
+    };
     let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
     let reason = if mode.reason.is_empty() {
         String::new()

@@ -21,15 +21,7 @@ fn identity(status: &Status) -> Vec<Family> {
     vec![
         Family::gauge("vl3lb_build_info", "The running build; always 1")
             .with([("version", &status.version), ("revision", &status.revision)], 1),
-        Family::gauge("vl3lb_dataplane_info", "How the data plane is attached; always 1").with(
-            [
-                ("attach", &status.mode.attach),
-                ("zero_copy", flag_text(status.mode.zero_copy)),
-                ("link", &status.interface.link),
-                ("driver", &status.interface.kind),
-            ],
-            1,
-        ),
+        attachment(status),
         Family::gauge(
             "vl3lb_ready",
             "Whether workers are bound and a complete snapshot is live",
@@ -38,6 +30,22 @@ fn identity(status: &Status) -> Vec<Family> {
         Family::gauge("vl3lb_draining", "Whether the balancer is shutting down")
             .with([], status.draining.into()),
     ]
+}
+
+/// No sample while the data plane is not attached.
+fn attachment(status: &Status) -> Family {
+    let mut family = Family::gauge("vl3lb_dataplane_info", "How the data plane is attached; always 1");
+    let interface = &status.interface;
+    if let (Some(mode), Some(link), Some(driver)) = (&status.mode, &interface.link, &interface.kind) {
+        let labels = [
+            ("attach", mode.attach.as_str()),
+            ("zero_copy", flag_text(mode.zero_copy)),
+            ("link", link),
+            ("driver", driver),
+        ];
+        family.add(labels, 1);
+    }
+    family
 }
 
 const fn flag_text(flag: bool) -> &'static str {

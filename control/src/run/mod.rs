@@ -92,7 +92,7 @@ async fn balance(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Resul
     let start_time = Time::now();
     // First, so that a signal during the start is not lost.
     let mut signals = Signals::subscribe().map_err(failed)?;
-    let plane = plane::start(&config).await?;
+    let plane = plane::new(&config);
     let control = Control::start(&config, path, start_time, &plane).await;
     let done = match control {
         Ok(mut control) => {

@@ -1,46 +1,18 @@
-//! Starts and stops the data plane.
+//! Makes the data plane from the configuration, and stops it.
 
 use std::sync::Arc;
 
-use tracing::{error, info, warn};
-use vl3lb_common::dataplane::{Attachment, Dataplane};
-use vl3lb_control::cli::Failure;
+use tracing::error;
 use vl3lb_control::config::{self, Config};
 use vl3lb_dataplane::config as dataplane;
 use vl3lb_dataplane::plane::Plane;
 
-use super::{failed, refused};
-
-pub(super) async fn start(config: &Config) -> Result<Arc<Plane>, Failure> {
-    let dataplane = dataplane_config(config);
-    let plane = Arc::new(Plane::new(dataplane));
-    let attaching = Arc::clone(&plane);
-    let attachment = tokio::task::spawn_blocking(move || attaching.attach())
-        .await
-        .map_err(failed)?
-        .map_err(refused)?;
-    let Attachment {
-        interface,
-        driver,
-        mode,
-        zero_copy,
-        reason,
-        refuses,
-        cores,
-        ..
-    } = &*attachment;
-    let copy = if *zero_copy { "zero-copy" } else { "copy" };
-    let why = if reason.is_empty() { "" } else { ": " };
-    info!(
-        "mode: {} XDP, {copy}, on {interface} (driver {driver}){why}{reason}; workers on cores {cores:?}",
-        mode.name(),
-    );
-    if !refuses.is_empty() {
-        warn!("mode {}: {refuses}", mode.name());
-    }
-    Ok(plane)
+/// A data plane that is not attached yet.
+pub(super) fn new(config: &Config) -> Arc<Plane> {
+    Arc::new(Plane::new(dataplane_config(config)))
 }
 
+/// Detaches, and waits for the workers.
 pub(super) async fn stop(plane: Arc<Plane>) {
     match tokio::task::spawn_blocking(move || plane.stop()).await {
         Ok(0) => {}

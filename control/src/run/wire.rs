@@ -8,6 +8,7 @@ use tracing::{error, info};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_control::admin::{self, Listeners};
 use vl3lb_control::api::{EventCode, Time};
+use vl3lb_control::attachment::Attacher;
 use vl3lb_control::cli::Failure;
 use vl3lb_control::config::{Config, Discovery};
 use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
@@ -41,15 +42,23 @@ impl Control {
         plane: &Arc<Plane>,
     ) -> Result<Self, Failure> {
         let dataplane: Arc<dyn Dataplane> = Arc::<Plane>::clone(plane);
-        let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
-            .await
-            .map_err(refused)?;
         let events: Arc<Events> = Arc::default();
         let (monitor, network, resolver) = Monitor::new(
             config.interface.clone(),
             config.addresses.clone(),
             Arc::clone(&events),
         );
+        let (mut attacher, attach_failure) = Attacher::new(
+            Arc::clone(&dataplane),
+            config.interface.clone(),
+            network.clone(),
+            Arc::clone(&events),
+        );
+        // Before the listeners: of two balancers on one interface the second one learns that from its log.
+        attacher.start().await.map_err(refused)?;
+        let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
+            .await
+            .map_err(refused)?;
         let (desired, wanted) = watch::channel(None);
         let (checker, health) = Checker::new(TcpConnect, wanted.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
@@ -77,6 +86,7 @@ impl Control {
         let identity = Identity {
             instance: instance(),
             start_time,
+            interface: config.interface.clone(),
             nat_ports: config.nat_ports,
             dns_zone: config.dns.zone.clone(),
             config_path: path.map(|path| path.display().to_string()),
@@ -85,6 +95,7 @@ impl Control {
             dataplane,
             current,
             network,
+            attach_failure,
             health,
             source,
             file,
@@ -103,6 +114,7 @@ impl Control {
         let started = format!("vl3-lb {} started", version::LONG);
         events.emit(Event::new(EventCode::Started, started));
         tasks.spawn("the network monitor", monitor.run());
+        tasks.spawn("the attachment to the interface", attacher.run());
         tasks.spawn("the health checks", checker.run());
         tasks.spawn("the publisher", publisher.run());
         tasks.spawn("the DNS server", dns.run());

@@ -40,6 +40,14 @@ impl Event {
         }
     }
 
+    /// An event of severity error, about no service in particular.
+    pub fn error(code: EventCode, text: String) -> Self {
+        Self {
+            severity: Severity::Error,
+            ..Self::new(code, text)
+        }
+    }
+
     /// Sets the old state and the new one.
     #[must_use]
     pub fn transition(self, from: &str, to: &str) -> Self {

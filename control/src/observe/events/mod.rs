@@ -124,6 +124,7 @@ fn log(event: &Event) {
         EventCode::DiscoveryLost | EventCode::DiscoveryBack => line!(),
         EventCode::BalancerJoined | EventCode::BalancerLeft => line!(),
         EventCode::InterfaceLost | EventCode::InterfaceBack | EventCode::InterfaceChanged => line!(),
+        EventCode::Attached | EventCode::AttachFailed => line!(),
         EventCode::CapacityShort | EventCode::CapacityBack => line!(),
         EventCode::EventsLost => line!(),
     }

@@ -8,6 +8,7 @@ use crate::api::{
     ServiceState, Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
+use vl3lb_common::dataplane::Attachment;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::stats::WorkerStats;
 
@@ -27,7 +28,6 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         file,
         ..
     } = facts;
-    let network = facts.network;
     Status {
         version: version::VERSION.to_owned(),
         revision: version::REVISION.to_owned(),
@@ -48,25 +48,8 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             facts.publisher.programmed.sum_micros(),
         ),
         snapshot_failures_total: facts.publisher.failed.get(),
-        interface: Interface {
-            name: attachment.map_or_else(String::new, |attachment| attachment.interface.clone()),
-            kind: attachment.map_or_else(String::new, |attachment| attachment.driver.clone()),
-            link: attachment.map_or_else(String::new, |attachment| attachment.link.name().to_owned()),
-            index: network
-                .and_then(|network| network.index)
-                .or_else(|| attachment.map(|attachment| attachment.index))
-                .unwrap_or_default(),
-            mtu: attachment.map_or(0, |attachment| attachment.mtu),
-            addresses: facts.addresses(),
-            up: network.map(NetworkView::is_up),
-            neighbors_unresolved: network.map(|network| unresolved(facts, network)),
-        },
-        mode: Mode {
-            attach: attachment.map_or_else(String::new, |attachment| attachment.mode.name().to_owned()),
-            zero_copy: attachment.is_some_and(|attachment| attachment.zero_copy),
-            reason: attachment.map_or_else(String::new, |attachment| attachment.reason.clone()),
-            refuses: attachment.map_or_else(String::new, |attachment| attachment.refuses.clone()),
-        },
+        interface: interface(facts),
+        mode: attachment.map(mode),
         workers: workers(facts),
         steering: Steering {
             redirect: facts.steered.redirected,
@@ -103,6 +86,39 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         flow_followers: facts.flow_followers,
         flow_events_lost_total: facts.flow_events_lost,
         warnings: Vec::new(),
+    }
+}
+
+/// The interface as the kernel has it now, else as it was attached.
+fn interface(facts: &Facts<'_>) -> Interface {
+    let attachment = facts.attachment;
+    let present = facts.network.filter(|network| network.index.is_some());
+    let assumed = attachment.filter(|_| facts.network.is_none());
+    Interface {
+        name: facts.identity.interface.clone(),
+        kind: attachment.map(|attachment| attachment.driver.clone()),
+        link: present
+            .map(|network| network.next_hops.link)
+            .or_else(|| assumed.map(|attachment| attachment.link))
+            .map(|link| link.name().to_owned()),
+        index: present
+            .and_then(|network| network.index)
+            .or_else(|| assumed.map(|attachment| attachment.index)),
+        mtu: present
+            .map(|network| network.mtu)
+            .or_else(|| assumed.map(|attachment| attachment.mtu)),
+        addresses: facts.addresses(),
+        up: facts.network.map(NetworkView::is_up),
+        neighbors_unresolved: facts.network.map(|network| unresolved(facts, network)),
+    }
+}
+
+fn mode(attachment: &Attachment) -> Mode {
+    Mode {
+        attach: attachment.mode.name().to_owned(),
+        zero_copy: attachment.zero_copy,
+        reason: attachment.reason.clone(),
+        refuses: attachment.refuses.clone(),
     }
 }
 

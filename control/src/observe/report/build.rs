@@ -29,6 +29,8 @@ pub struct Identity {
     /// The host or pod name.
     pub instance: String,
     pub start_time: Time,
+    /// Name of the vL3 interface.
+    pub interface: String,
     pub nat_ports: NatPorts,
     pub dns_zone: String,
     /// `None` if everything comes from the environment.
@@ -48,6 +50,8 @@ pub(super) struct Facts<'a> {
     pub(super) sample: &'a Sample,
     /// What `sample` is compared with for rates.
     pub(super) start: Option<&'a Sample>,
+    /// Why attaching to the interface failed.
+    pub(super) attach_failure: Option<&'a str>,
     /// `None` before the first snapshot is live.
     pub(super) current: Option<&'a Current>,
     /// `None` before the interface was looked at.

@@ -1,7 +1,7 @@
 //! The one place that reports are asked for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::api::{Report, Time};
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use super::build::{self, Facts, Identity};
 use super::capacity::Capacity;
 use super::counters::{Sample, Window};
 use super::{process, readiness};
+use crate::attachment::FailureReceiver;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::HealthTable;
@@ -26,7 +27,7 @@ use crate::observe::flows::{ServiceNames, service_names};
 use crate::peers::Membership;
 use crate::publisher::{Current, CurrentReceiver, PublisherStats};
 
-/// A worker that has not come round for so long is stuck: idle ones come round every second.
+/// A worker whose loop has not run for this long is stuck: idle ones run it every second.
 pub const WORKER_STUCK: Duration = Duration::from_secs(30);
 /// Counters are sampled this often.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub struct Sources {
     /// What the workers use; `None` before the first snapshot is live.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
+    /// Why attaching to the interface failed.
+    pub attach_failure: FailureReceiver,
     pub health: Arc<HealthTable>,
     /// How the source of backends is doing.
     pub source: watch::Receiver<SourceStatus>,
@@ -65,8 +68,8 @@ pub struct Reporter {
     identity: Identity,
     sources: Sources,
     flow_events: Arc<FlowEvents>,
-    /// Workers are first expected to come round from then on.
-    started: Timestamp,
+    /// When workers were first seen.
+    workers_since: OnceLock<Timestamp>,
     window: Mutex<Window>,
     active_since: Mutex<ActiveSince>,
     draining: AtomicBool,
@@ -79,7 +82,7 @@ impl Reporter {
         Self {
             identity,
             flow_events: Arc::new(FlowEvents::new(Arc::clone(&sources.dataplane), current)),
-            started: sources.dataplane.now(),
+            workers_since: OnceLock::new(),
             sources,
             window: Mutex::default(),
             active_since: Mutex::default(),
@@ -126,6 +129,7 @@ impl Reporter {
         let file = self.sources.file.borrow().clone();
         let dataplane = &*self.sources.dataplane;
         let attachment = dataplane.attachment();
+        let attach_failure = self.sources.attach_failure.borrow().clone();
         let sample = self.read_counters(current.as_deref());
         let start = lock(&self.window).start(sample.at);
         let time = Time::now();
@@ -134,6 +138,7 @@ impl Reporter {
             time,
             now: dataplane.now(),
             attachment: attachment.as_deref(),
+            attach_failure: attach_failure.as_deref(),
             stats: dataplane.stats(),
             steered: dataplane.steered(),
             sample: &sample,
@@ -158,30 +163,38 @@ impl Reporter {
         report
     }
 
-    /// Whether workers are bound and a complete snapshot is live. Errors: why not.
+    /// Whether the interface is up and attached, and a complete snapshot is live on it. Errors: why not.
     ///
     /// Cost: O(workers).
     pub fn readiness(&self) -> Result<(), String> {
         let network = self.sources.network.borrow();
         let source = self.sources.source.borrow();
+        let current = self.current();
         readiness::readiness(&readiness::Inputs {
             draining: self.is_draining(),
+            interface: &self.identity.interface,
             attachment: self.sources.dataplane.attachment().as_deref(),
+            attach_failure: self.sources.attach_failure.borrow().as_deref(),
             network: network.as_deref(),
-            published: self.sources.current.borrow().is_some(),
+            snapshot: current.as_deref().map(|current| &*current.snapshot),
             source: &source,
             workers: self.sources.dataplane.stats(),
         })
     }
 
-    /// Whether all workers come round, which is all that a restart could mend. Errors: which one
-    /// does not.
+    /// Liveness: every worker loop makes progress, with or without an interface. Errors: which one does not.
     pub fn health(&self) -> Result<(), String> {
         let now = self.sources.dataplane.now();
         for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
-            let age = now.since(self.started.max(Timestamp(stats.heartbeat.get())));
+            // The first attachment makes the workers.
+            let started = *self.workers_since.get_or_init(|| now);
+            let last = match stats.heartbeat.get() {
+                0 => started,
+                heartbeat => Timestamp(heartbeat),
+            };
+            let age = now.since(last);
             if age > WORKER_STUCK {
-                return Err(format!("worker {id} has not come round for {}s", age.as_secs()));
+                return Err(format!("worker {id} has made no progress for {}s", age.as_secs()));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
 use vl3lb_common::stats::ServiceStats;
 use vl3lb_common::{DropReason, snapshot};
 
+use crate::network::{LinkState, NetworkView};
 use crate::observe::filter::FlowFilter;
 use crate::observe::flows::{FlowOrder, Scan, select};
 
@@ -204,22 +205,68 @@ fn a_name_that_was_given_again_has_one_series() {
 fn not_ready_says_why() {
     let live = live(1);
     assert_eq!(live.reporter.readiness(), Ok(()));
-    let mut network = fixture::network();
-    network.addresses.clear();
-    live.network.send_replace(Some(Arc::new(network)));
-    assert!(live.reporter.readiness().unwrap_err().contains("no address"));
-    let mut network = fixture::network();
-    network.index = Some(8);
-    live.network.send_replace(Some(Arc::new(network)));
-    let reason = live.reporter.readiness().unwrap_err();
-    assert!(reason.contains("made again: restart"), "{reason}");
-    let status = live.reporter.report().status;
-    let warning = &status.warnings[0];
-    assert_eq!(
-        (status.ready, warning.code.as_str()),
-        (false, "interface_replaced")
-    );
+    let network = |change: fn(&mut NetworkView)| {
+        let mut network = fixture::network();
+        change(&mut network);
+        live.network.send_replace(Some(Arc::new(network)));
+        let (reason, status) = (
+            live.reporter.readiness().unwrap_err(),
+            live.reporter.report().status,
+        );
+        assert_eq!(status.not_ready_reason.as_ref(), Some(&reason));
+        (reason, status.warnings[0].code.clone())
+    };
+    for (change, reason, warning) in [
+        (
+            (|network| *network = NetworkView::absent()) as fn(&mut NetworkView),
+            "does not exist: waiting for it",
+            "interface_down",
+        ),
+        (
+            |network| network.state = LinkState::Down,
+            "is down",
+            "interface_down",
+        ),
+        (
+            |network| network.state = LinkState::NoCarrier,
+            "has no carrier",
+            "interface_down",
+        ),
+        (
+            |network| network.addresses.clear(),
+            "no address",
+            "interface_down",
+        ),
+    ] {
+        let not_ready = network(change);
+        assert!(not_ready.0.contains(reason), "{not_ready:?}");
+        assert_eq!(not_ready.1, warning);
+    }
     live.network.send_replace(Some(Arc::new(fixture::network())));
+
+    let attachment = live.recorder.attachment.lock().unwrap().take();
+    let reason = live.reporter.readiness().unwrap_err();
+    assert_eq!(reason, "attaching to interface nsm-1");
+    live.attach_failure
+        .send_replace(Some("nsm-1 has no native XDP".into()));
+    let reason = live.reporter.readiness().unwrap_err();
+    assert_eq!(reason, "not attached to interface nsm-1: nsm-1 has no native XDP");
+    let status = live.reporter.report().status;
+    assert_eq!((status.mode, status.interface.mtu), (None, Some(1446)));
+    assert_eq!(status.warnings[0].code, "attach_failed");
+    assert_eq!(live.reporter.health(), Ok(()));
+    *live.recorder.attachment.lock().unwrap() = attachment;
+
+    let mut replaced = fixture::network();
+    replaced.index = Some(8);
+    live.network.send_replace(Some(Arc::new(replaced.clone())));
+    assert!(live.reporter.readiness().unwrap_err().contains("was replaced"));
+    replaced.index = fixture::network().index;
+    replaced.addresses = vec!["172.16.1.250".parse().unwrap()];
+    live.network.send_replace(Some(Arc::new(replaced)));
+    assert!(live.reporter.readiness().unwrap_err().contains("not live yet"));
+    live.network.send_replace(Some(Arc::new(fixture::network())));
+
     let stats = live.reporter.dataplane();
     stats.stats()[0].generation.set(0);
     assert!(live.reporter.readiness().unwrap_err().contains("worker 0"));
@@ -240,7 +287,7 @@ fn a_worker_that_does_not_come_round_is_unhealthy() {
     assert!(live.reporter.health().unwrap_err().contains("worker 0"));
     live.reporter.dataplane().stats()[0].heartbeat.set(0);
     *live.recorder.now.lock().unwrap() = at(3600);
-    assert_eq!(live.reporter.health(), Ok(()), "it has only just started");
+    assert!(live.reporter.health().is_ok(), "it has only just started");
     live.reporter.dataplane().stats()[0].heartbeat.set(at(3600).0);
     *live.recorder.now.lock().unwrap() = at(3600 + 31);
     let report = live.reporter.report();

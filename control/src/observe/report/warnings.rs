@@ -6,8 +6,10 @@ use crate::api::{
 use vl3lb_common::{DropReason, Duration};
 
 use super::build::Facts;
+use super::readiness;
 use super::reporter::WORKER_STUCK;
 use crate::discovery::Origin;
+use crate::network::LinkState;
 
 /// A table that is fuller than this will soon be full.
 const NEARLY_FULL: f64 = 0.8;
@@ -90,28 +92,24 @@ fn since(time: Option<Time>, warning: Warning) -> Warning {
 }
 
 fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
-    let interface = &status.interface;
-    let attached = facts.attachment?;
-    if interface.index != attached.index {
-        let text = format!(
-            "interface {} was removed and made again (index {} -> {}); nothing is balanced",
-            interface.name, attached.index, interface.index
-        );
-        return Some(about(
-            &interface.name,
-            "restart the balancer",
-            error("interface_replaced", text),
-        ));
-    }
-    let text = if interface.up == Some(false) {
-        format!("interface {} is down", interface.name)
-    } else if interface.addresses.is_empty() {
-        format!("interface {} has no address to balance on", interface.name)
+    let name = &status.interface.name;
+    let (code, text, next) = if let Err(problem) = readiness::link(name, facts.network) {
+        let next = match facts.network.map(|network| network.state) {
+            Some(LinkState::Down) => format!("ip link set {name} up"),
+            _ => format!("ip link show {name}"),
+        };
+        ("interface_down", problem, next)
+    } else if facts.attachment.is_none() {
+        let text = readiness::unattached(name, facts.attach_failure);
+        let next = "vl3-lb events --code attach_failed".to_owned();
+        ("attach_failed", text, next)
+    } else if status.interface.addresses.is_empty() {
+        let text = format!("interface {name} has no address to balance on");
+        ("interface_down", text, format!("ip address show dev {name}"))
     } else {
         return None;
     };
-    let next = format!("ip address show dev {}", interface.name);
-    Some(about(&interface.name, next, error("interface_down", text)))
+    Some(about(name, next, error(code, text)))
 }
 
 fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {
@@ -363,10 +361,8 @@ fn kubernetes(status: &Status) -> Vec<Warning> {
 }
 
 fn refuses(status: &Status) -> Option<Warning> {
-    let mode = &status.mode;
-    (!mode.refuses.is_empty()).then(|| {
-        let text = format!("mode {}: {}", mode.attach, mode.refuses);
-        let warning = about(&mode.attach, "mode: auto", warn("mode_refuses", text));
-        since(Some(status.start_time), warning)
-    })
+    let mode = status.mode.as_ref().filter(|mode| !mode.refuses.is_empty())?;
+    let text = format!("mode {}: {}", mode.attach, mode.refuses);
+    let warning = about(&mode.attach, "mode: auto", warn("mode_refuses", text));
+    Some(since(Some(status.start_time), warning))
 }

@@ -1,0 +1,198 @@
+//! Keeps the data plane attached to the vL3 interface, which comes and goes.
+//!
+//! [`Attacher`] follows the [`NetworkView`] and calls [`Dataplane::attach`] and [`Dataplane::detach`]; what to do is
+//! decided by pure code ([`stepper`]). The publisher works on meanwhile: a snapshot that was published while there
+//! was no interface is in force when the attachment is.
+
+mod stepper;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info};
+use vl3lb_common::Duration;
+use vl3lb_common::dataplane::{AttachError, AttachErrorKind, Attachment, Dataplane};
+
+use crate::api::EventCode;
+use crate::network::{NetworkReceiver, NetworkView};
+use crate::observe::events::{Event, Events};
+
+use stepper::{Step, Stepper};
+
+/// The attached interface is compared with the kernel's after each change of the link, and this often: a new number
+/// of queues is not announced.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// Why there is no attachment although the interface is there; `None` if it did not fail.
+pub type FailureReceiver = watch::Receiver<Option<Arc<str>>>;
+
+/// Attaches and detaches for as long as it runs.
+pub struct Attacher {
+    dataplane: Arc<dyn Dataplane>,
+    interface: String,
+    network: NetworkReceiver,
+    events: Arc<Events>,
+    stepper: Stepper,
+    failure: watch::Sender<Option<Arc<str>>>,
+}
+
+impl std::fmt::Debug for Attacher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attacher")
+            .field("interface", &self.interface)
+            .field("stepper", &self.stepper)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Attacher {
+    /// An attacher of `dataplane` to `interface`, which `network` observes.
+    pub fn new(
+        dataplane: Arc<dyn Dataplane>,
+        interface: String,
+        network: NetworkReceiver,
+        events: Arc<Events>,
+    ) -> (Self, FailureReceiver) {
+        let (failure, receiver) = watch::channel(None);
+        let attacher = Self {
+            dataplane,
+            interface,
+            network,
+            events,
+            stepper: Stepper::default(),
+            failure,
+        };
+        (attacher, receiver)
+    }
+
+    /// Attaches if the interface is there and up. Call it once, before [`Self::run`].
+    ///
+    /// # Errors
+    ///
+    /// The interface is there, and attaching is impossible: a mistake to correct rather than to wait out.
+    pub async fn start(&mut self) -> Result<(), AttachError> {
+        match self.attach().await {
+            Ok(attachment) => self.emit_attached(&attachment),
+            Err(error) if error.kind == AttachErrorKind::InterfaceAbsent => {
+                info!("{error}; waiting for interface {}", self.interface);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Follows the interface until the network's monitor ends.
+    pub async fn run(mut self) {
+        loop {
+            let wake = self.step().await;
+            tokio::select! {
+                changed = self.network.changed() => if changed.is_err() { return },
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    /// Does what there is to do now. Returns when to look again without a change of the network.
+    async fn step(&mut self) -> Option<Instant> {
+        loop {
+            let view = self.network.borrow_and_update().clone()?;
+            let attachment = self.dataplane.attachment();
+            let change = self
+                .stepper
+                .needs_check(&view, attachment.as_deref(), Instant::now())
+                .then(|| self.dataplane.link_change())
+                .flatten();
+            match self
+                .stepper
+                .step(&view, attachment.as_deref(), change, Instant::now())
+            {
+                Step::Attach => self.try_attach(&view).await,
+                Step::Detach => self.detach().await,
+                Step::Wait(wake) => {
+                    if self.stepper.is_clear() {
+                        self.failure.send_replace(None);
+                    }
+                    return wake;
+                }
+            }
+        }
+    }
+
+    async fn try_attach(&mut self, view: &NetworkView) {
+        match self.attach().await {
+            Ok(attachment) => {
+                self.stepper.attached(view, Instant::now());
+                self.failure.send_replace(None);
+                self.emit_attached(&attachment);
+            }
+            Err(error) => {
+                self.stepper.failed(view, Instant::now());
+                self.report(&error);
+            }
+        }
+    }
+
+    async fn attach(&self) -> Result<Arc<Attachment>, AttachError> {
+        let dataplane = Arc::clone(&self.dataplane);
+        match spawn_blocking(move || dataplane.attach()).await {
+            Ok(outcome) => outcome,
+            Err(ended) => resume(ended),
+        }
+    }
+
+    async fn detach(&self) {
+        let dataplane = Arc::clone(&self.dataplane);
+        spawn_blocking(move || dataplane.detach())
+            .await
+            .unwrap_or_else(|ended| resume(ended));
+        info!("detached from interface {}", self.interface);
+    }
+
+    /// Reports a failure, once for each reason.
+    fn report(&self, error: &AttachError) {
+        let reason: Arc<str> = error.to_string().into();
+        let known = self.failure.borrow().as_ref() == Some(&reason);
+        if known {
+            debug!("{reason}; trying again");
+            return;
+        }
+        self.failure.send_replace(Some(Arc::clone(&reason)));
+        // An interface that vanished or went down meanwhile is reported by the monitor.
+        if error.kind != AttachErrorKind::InterfaceAbsent {
+            self.events
+                .emit(Event::error(EventCode::AttachFailed, reason.to_string()));
+        }
+    }
+
+    fn emit_attached(&self, attachment: &Attachment) {
+        let Attachment {
+            interface,
+            driver,
+            mode,
+            zero_copy,
+            reason,
+            refuses,
+            cores,
+            ..
+        } = attachment;
+        let copy = if *zero_copy { "zero-copy" } else { "copy" };
+        let why = if reason.is_empty() { "" } else { ": " };
+        let text = format!(
+            "mode: {} XDP, {copy}, on {interface} (driver {driver}){why}{reason}; workers on cores {cores:?}",
+            mode.name(),
+        );
+        self.events.emit(Event::new(EventCode::Attached, text));
+        if !refuses.is_empty() {
+            tracing::warn!("mode {}: {refuses}", mode.name());
+        }
+    }
+}
+
+/// Goes on with the panic of a blocking call, so that the task's supervisor reports it.
+fn resume(ended: JoinError) -> ! {
+    std::panic::resume_unwind(ended.into_panic())
+}
