@@ -124,28 +124,6 @@ pub enum SetupError {
     #[error("start {what}: {cause}")]
     Start { what: String, cause: io::Error },
 
-    #[error(
-        "{interface} has {receive} receive queues, but only {transmit} transmit queues, and in {mode} mode each \
-         worker needs one of both; make them equal (ethtool -L), or use mode: companion"
-    )]
-    TransmitQueues {
-        interface: String,
-        mode: &'static str,
-        receive: u32,
-        transmit: u32,
-    },
-
-    #[error(
-        "{workers} workers are configured, but {interface} can have {possible} in {mode} mode (one per queue); \
-         set workers: auto, or name {possible} cores"
-    )]
-    Workers {
-        interface: String,
-        mode: &'static str,
-        workers: u16,
-        possible: String,
-    },
-
     #[error("attach to {interface}: another XDP program is attached; see: ip -details link show {interface}")]
     XdpBusy { interface: String },
 }
@@ -164,9 +142,7 @@ impl SetupError {
             | Self::MtuUnusable { .. }
             | Self::NativeUnsupported { .. }
             | Self::NoAttachment { .. }
-            | Self::PeerQueues { .. }
-            | Self::TransmitQueues { .. }
-            | Self::Workers { .. } => AttachErrorKind::InterfaceUnsuitable,
+            | Self::PeerQueues { .. } => AttachErrorKind::InterfaceUnsuitable,
             Self::AlreadyServed { .. }
             | Self::Attach { .. }
             | Self::BindSocket { .. }

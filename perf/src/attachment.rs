@@ -33,13 +33,15 @@ pub(crate) fn attach(
     let workers = u16::try_from(steer.queues()).unwrap_or(u16::MAX);
     let ports = XskPort::open(Layout {
         receive: steer.receive_interface(),
+        receive_queues: steer.queues(),
         transmit: steer.transmit_interface(),
+        transmit_queues: link.transmit_queues,
         workers,
         frames: wanted.frames,
         zero_copy: wanted.zero_copy,
     })?;
-    for (queue, port) in (0..).zip(&ports) {
-        steer.register_socket(queue, port.receiver())?;
+    for (queue, socket) in ports.iter().flat_map(XskPort::receivers) {
+        steer.register_socket(queue, socket)?;
     }
     steer.allow(&rules(workers))?;
     Ok((steer, ports))

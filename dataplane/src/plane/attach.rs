@@ -85,7 +85,7 @@ impl<A: PortProvider> Plane<A> {
         match (&mut operations.workers, self.team.get()) {
             (Workers::Attached(threads), Some(team)) => {
                 let (ports, engines) = team.stop(std::mem::take(threads));
-                let lost = A::Port::outstanding(&ports);
+                let lost = A::Port::outstanding(ports.iter());
                 if lost > 0 {
                     tracing::error!("{lost} frames of packet memory are lost; please report this bug");
                 }

@@ -18,7 +18,7 @@ use crate::packet::Framing;
 use crate::pipeline::{Engine, EngineConfig};
 use crate::port::Port;
 use crate::port::none::NoPort;
-use crate::worker::{self, Inbox, Worker, handoff};
+use crate::worker::{self, Inbox, Worker, handoff, relay};
 
 /// Frames that may be on their way from one worker to another.
 const HANDOFF_FRAMES: usize = 1024;
@@ -115,14 +115,21 @@ impl Team {
             .map(|inbox| Arc::clone(inbox.bell()))
             .collect();
         let handoffs = handoff::mesh(&bells, HANDOFF_FRAMES);
+        let can_transmit: Vec<_> = ports.iter().map(Port::can_transmit).collect();
+        let relays = relay::mesh(&bells, HANDOFF_FRAMES, &can_transmit);
         let mut threads = Vec::with_capacity(engines.len());
-        for (number, ((engine, port), handoff)) in engines.into_iter().zip(ports).zip(handoffs).enumerate() {
+        let parts = engines
+            .into_iter()
+            .zip(ports)
+            .zip(handoffs.into_iter().zip(relays));
+        for (number, ((engine, port), (handoff, relay))) in parts.enumerate() {
             let inbox = &self.inboxes[number];
             inbox.resume();
             let worker = Worker::new(
                 port,
                 engine,
                 handoff,
+                relay,
                 Arc::clone(inbox),
                 Arc::clone(&self.stats[number]),
             );

@@ -8,6 +8,7 @@
 pub mod memory;
 pub mod none;
 pub mod provider;
+pub mod tap;
 pub mod xsk;
 
 use std::os::fd::BorrowedFd;
@@ -39,7 +40,7 @@ pub trait Frame: Send {
     fn set_continues(&mut self, continues: bool);
 }
 
-/// The receive and transmit queues of one worker.
+/// The receive queues of one worker, any number of them, and its transmit queue, if it has one.
 pub trait Port {
     type Frame: Frame;
 
@@ -52,6 +53,14 @@ pub trait Port {
     /// packet of several frames may exceed it). Keeps the kernel supplied with free frames.
     /// Returns the number of frames appended.
     fn receive(&mut self, packets: &mut Vec<Self::Frame>, budget: usize) -> usize;
+
+    /// Whether it has a transmit queue. Without one, its worker's packets leave by another worker.
+    fn can_transmit(&self) -> bool {
+        true
+    }
+
+    /// The number of frames that `transmit` takes now. It takes as many whole packets as fit.
+    fn transmit_room(&mut self) -> usize;
 
     /// Takes packets from the front of `packets` and sends them, whole packets only; what does not
     /// fit into the ring stays. Takes back frames whose transmission is complete.
@@ -71,11 +80,11 @@ pub trait Port {
         0
     }
 
-    /// Frames that are in nobody's place, given all `ports` over one memory when their workers have
-    /// stopped: 0, unless a frame was lost.
-    fn outstanding(ports: &[Self]) -> usize
+    /// Frames that are neither free nor in a queue, given all `ports` over one memory: 0 when their
+    /// workers have stopped, unless a frame was lost.
+    fn outstanding<'a>(ports: impl Iterator<Item = &'a Self> + Clone) -> usize
     where
-        Self: Sized;
+        Self: Sized + 'a;
 
     /// Packets lost in the port's queues since it was opened. May cost a few system calls.
     fn statistics(&self) -> PortStatistics {
@@ -95,6 +104,25 @@ pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
         .iter()
         .position(|frame| !frame.continues())
         .map_or(frames.len(), |last| last + 1)
+}
+
+/// Length of the packets at the front of `frames` that fit whole into `room` frames, in frames.
+#[inline]
+pub fn fitting_frames<F: Frame>(frames: &[F], room: usize) -> usize {
+    let mut fits = 0;
+    while fits < frames.len() {
+        let end = fits + packet_frames(&frames[fits..]);
+        if end > room {
+            break;
+        }
+        fits = end;
+    }
+    fits
+}
+
+/// Number of packets in `frames`, counted by their last frames.
+pub fn packets_in<F: Frame>(frames: &[F]) -> u64 {
+    frames.iter().filter(|frame| !frame.continues()).count() as u64
 }
 
 /// Length of a packet in bytes.

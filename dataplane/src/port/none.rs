@@ -43,6 +43,10 @@ impl Port for NoPort {
         0
     }
 
+    fn transmit_room(&mut self) -> usize {
+        0
+    }
+
     fn transmit(&mut self, _: &mut Vec<NoFrame>) {}
 
     fn allocate(&mut self) -> Option<NoFrame> {
@@ -57,7 +61,7 @@ impl Port for NoPort {
         0
     }
 
-    fn outstanding(_: &[Self]) -> usize {
+    fn outstanding<'a>(_: impl Iterator<Item = &'a Self> + Clone) -> usize {
         0
     }
 }

@@ -40,7 +40,7 @@ pub struct Rules {
     /// The balancer's own addresses, those of all services among them. At most 256.
     pub addresses: Vec<IpAddr>,
     pub nat_ports: NatPorts,
-    /// Number of workers, [`Steer::queues`].
+    /// Number of workers that flows are divided among.
     pub workers: u16,
 }
 
@@ -62,7 +62,7 @@ pub struct Steer {
 
 impl Steer {
     /// Attaches to `link` in `mode`; nothing is steered before [`Self::allow`]. `workers` is the number of
-    /// workers wanted, `None` for as many as make sense. Takes a few milliseconds (the kernel verifies the
+    /// workers, `None` for one per queue. Takes a few milliseconds (the kernel verifies the
     /// programs); a physical interface may lose its carrier for a moment.
     ///
     /// `auto` tries what is right for every sender, best first, and generic mode last.
@@ -120,7 +120,7 @@ impl Steer {
         &self.interface
     }
 
-    /// Queues of the receive interface, one worker each. The transmit interface has at least as many.
+    /// Queues of the receive interface.
     pub fn queues(&self) -> u32 {
         self.queues
     }
@@ -240,42 +240,19 @@ fn candidates(link: Link, mode: Mode) -> &'static [AttachMode] {
     }
 }
 
-/// How many queues to serve. With XDP on the interface: all that it has, or frames of the others would never
-/// reach a worker. The companion pair has as many as are wanted, up to the transmit queues of the interface:
-/// an interface has room for one sending socket per queue.
-fn queues(link: &LinkInfo, mode: AttachMode, wanted: Option<u16>, cpus: u32) -> Result<u32, SetupError> {
-    let (receive, transmit) = (link.receive_queues, link.transmit_queues);
-    let interface = || link.name.clone();
-    let (default, possible) = match mode {
-        AttachMode::Native if link.link == Link::RawIp => {
-            return Err(SetupError::NativeUnsupported {
-                interface: interface(),
-                driver: link.driver.clone(),
-            });
-        }
-        AttachMode::Native | AttachMode::Generic if transmit < receive => {
-            return Err(SetupError::TransmitQueues {
-                interface: interface(),
-                mode: mode.name(),
-                receive,
-                transmit,
-            });
-        }
-        AttachMode::Native | AttachMode::Generic => (receive, receive..=receive),
-        AttachMode::Companion => (transmit.min(cpus), 1..=transmit),
-    };
-    match wanted {
-        Some(workers) if !possible.contains(&u32::from(workers)) => Err(SetupError::Workers {
-            interface: interface(),
-            mode: mode.name(),
-            workers,
-            possible: match (possible.start(), possible.end()) {
-                (one, other) if one == other => one.to_string(),
-                (one, other) => format!("{one} to {other}"),
-            },
+/// How many receive queues to serve. With XDP on the interface: all that it has, or frames of the others
+/// would never reach a worker. The companion pair has one for each worker: the fixed number of `workers`, else
+/// one per CPU, up to the transmit queues of the interface.
+fn queues(link: &LinkInfo, mode: AttachMode, workers: Option<u16>, cpus: u32) -> Result<u32, SetupError> {
+    match mode {
+        AttachMode::Native if link.link == Link::RawIp => Err(SetupError::NativeUnsupported {
+            interface: link.name.clone(),
+            driver: link.driver.clone(),
         }),
-        Some(workers) => Ok(u32::from(workers)),
-        None => Ok(default),
+        AttachMode::Native | AttachMode::Generic => Ok(link.receive_queues),
+        AttachMode::Companion => Ok(workers
+            .map_or_else(|| link.transmit_queues.min(cpus), u32::from)
+            .max(1)),
     }
 }
 

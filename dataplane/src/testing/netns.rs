@@ -22,21 +22,26 @@ pub(crate) const FAR: &str = "peer0";
 /// up with `queues` queues each, and [`MACS`] are their addresses. The namespace goes when the thread does.
 pub(crate) fn with_veth(queues: u32, test: impl FnOnce() + Send + 'static) {
     in_namespace(move || {
-        let queues = queues.to_string();
-        let end = ["numrxqueues", &queues, "numtxqueues", &queues];
-        ip(&[
-            &["link", "add", NEAR],
-            &end[..],
-            &["type", "veth", "peer", "name", FAR],
-            &end[..],
-        ]
-        .concat());
         ip(&["link", "set", "lo", "up"]);
-        for (name, mac) in [(NEAR, MACS.1), (FAR, MACS.0)] {
-            ip(&["link", "set", name, "address", &mac.to_string(), "up"]);
-        }
+        remake_veth(queues);
         test();
     });
+}
+
+/// Makes the pair of [`with_veth`] in this thread's namespace, for instance after it was deleted.
+pub(crate) fn remake_veth(queues: u32) {
+    let queues = queues.to_string();
+    let end = ["numrxqueues", &queues, "numtxqueues", &queues];
+    ip(&[
+        &["link", "add", NEAR],
+        &end[..],
+        &["type", "veth", "peer", "name", FAR],
+        &end[..],
+    ]
+    .concat());
+    for (name, mac) in [(NEAR, MACS.1), (FAR, MACS.0)] {
+        ip(&["link", "set", name, "address", &mac.to_string(), "up"]);
+    }
 }
 
 /// Runs `test` in a thread with an empty network namespace of its own; panics if it does.
@@ -161,11 +166,11 @@ impl Wire {
     /// The next frame that the near end sent; `None` after two seconds without one.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let patience = Timespec {
+        let limit = Timespec {
             tv_sec: 2,
             tv_nsec: 0,
         };
-        if poll(&mut fds, Some(&patience)).unwrap() == 0 {
+        if poll(&mut fds, Some(&limit)).unwrap() == 0 {
             return None;
         }
         let mut bytes = vec![0; VNET_HEADER + (1 << 16)];

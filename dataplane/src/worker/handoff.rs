@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::port::Frame;
+use crate::port::{Frame, fitting_frames};
 
 use super::doorbell::Doorbell;
 
@@ -67,6 +67,22 @@ impl<F: Frame> Handoff<F> {
         }
         self.sent[to] = true;
         true
+    }
+
+    /// Passes packets from the front of `packets` on to worker `to`, as many as fit whole.
+    pub fn send_all(&mut self, to: u16, packets: &mut Vec<F>) {
+        let to = usize::from(to);
+        let workers = self.bells.len();
+        if to >= workers || to == self.worker {
+            return;
+        }
+        let ring = &self.rings[self.worker * workers + to];
+        let fits = fitting_frames(packets, ring.capacity() - ring.len());
+        for frame in packets.drain(..fits) {
+            let pushed = ring.push(frame);
+            debug_assert!(pushed.is_ok(), "the ring has room for the packets");
+        }
+        self.sent[to] |= fits > 0;
     }
 
     /// Wakes the workers that were sent something and sleep. Once a burst.

@@ -10,6 +10,7 @@
 mod doorbell;
 pub mod handoff;
 mod inbox;
+pub mod relay;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -22,11 +23,12 @@ use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
 use crate::pipeline::{Engine, Origin, Verdict};
-use crate::port::{Frame, Port, packet_frames};
+use crate::port::{Frame, Port, fitting_frames, packets_in};
 
 pub use doorbell::Doorbell;
 use handoff::Handoff;
 pub use inbox::Inbox;
+use relay::Relay;
 pub use thread::spawn;
 
 /// Frames taken from each source in one round.
@@ -61,6 +63,8 @@ pub struct Worker<P: Port> {
     port: P,
     engine: Engine,
     handoff: Handoff<P::Frame>,
+    /// Present if a worker cannot transmit by itself.
+    relay: Option<Relay<P::Frame>>,
     inbox: Arc<Inbox>,
     stats: Arc<WorkerStats>,
     /// Packets to decide about, and what was decided: the verdict and its packet's frames.
@@ -86,6 +90,7 @@ impl<P: Port> Worker<P> {
         port: P,
         engine: Engine,
         handoff: Handoff<P::Frame>,
+        relay: Option<Relay<P::Frame>>,
         inbox: Arc<Inbox>,
         stats: Arc<WorkerStats>,
     ) -> Self {
@@ -93,6 +98,7 @@ impl<P: Port> Worker<P> {
             port,
             engine,
             handoff,
+            relay,
             inbox,
             stats,
             burst: Vec::with_capacity(4 * BURST),
@@ -143,6 +149,10 @@ impl<P: Port> Worker<P> {
         self.handoff.receive(&mut self.burst, BURST);
         let passed_on = self.forward(Origin::Handoff, now);
         self.handoff.ring();
+        let relayed = match &mut self.relay {
+            Some(relay) => relay.receive(&mut self.outgoing, BURST),
+            None => 0,
+        };
         self.send();
 
         let packets = received + passed_on;
@@ -152,7 +162,7 @@ impl<P: Port> Worker<P> {
         }
         let queried = self.answer_query(now);
         self.housekeeping(now);
-        packets > 0 || switched || queried
+        packets > 0 || relayed > 0 || switched || queried
     }
 
     /// Gives every frame back that this worker still has. Call it when all workers have stopped:
@@ -165,7 +175,10 @@ impl<P: Port> Worker<P> {
             }
         }
         self.read_statistics();
-        let waiting = self.handoff.drain();
+        let mut waiting = self.handoff.drain();
+        if let Some(relay) = &mut self.relay {
+            waiting.extend(relay.drain());
+        }
         for frame in waiting
             .into_iter()
             .chain(self.outgoing)
@@ -233,18 +246,16 @@ impl<P: Port> Worker<P> {
         if self.outgoing.is_empty() && self.port.in_flight() == 0 {
             return;
         }
-        let before = packets_in(&self.outgoing);
-        self.port.transmit(&mut self.outgoing);
-        self.stats.transmitted.add(before - packets_in(&self.outgoing));
-
-        let mut keep = 0;
-        while keep < self.outgoing.len() {
-            let end = keep + packet_frames(&self.outgoing[keep..]);
-            if end > BACKLOG {
-                break;
+        match &mut self.relay {
+            // Counted by the worker that sends them.
+            Some(relay) if relay.is_needed() => relay.transmit(&mut self.outgoing),
+            _ => {
+                let before = packets_in(&self.outgoing);
+                self.port.transmit(&mut self.outgoing);
+                self.stats.transmitted.add(before - packets_in(&self.outgoing));
             }
-            keep = end;
         }
+        let keep = fitting_frames(&self.outgoing, BACKLOG);
         for frame in self.outgoing.drain(keep..) {
             if !frame.continues() {
                 self.engine.count_drop(DropReason::TxRingFull);
@@ -321,8 +332,4 @@ impl<P: Port> Worker<P> {
         self.polling_disabled |= descriptors[1].revents().intersects(broken);
         ready > 0
     }
-}
-
-fn packets_in<F: Frame>(frames: &[F]) -> u64 {
-    frames.iter().filter(|frame| !frame.continues()).count() as u64
 }

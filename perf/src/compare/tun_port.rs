@@ -92,6 +92,10 @@ impl Port for TunPort {
         budget
     }
 
+    fn transmit_room(&mut self) -> usize {
+        usize::MAX
+    }
+
     fn transmit(&mut self, packets: &mut Vec<TunFrame>) {
         for mut frame in packets.drain(..) {
             if frame.len >= ETHERNET {
@@ -116,7 +120,7 @@ impl Port for TunPort {
         self.free.len()
     }
 
-    fn outstanding(_: &[Self]) -> usize {
+    fn outstanding<'a>(_: impl Iterator<Item = &'a Self> + Clone) -> usize {
         0
     }
 }

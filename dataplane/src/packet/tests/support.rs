@@ -72,6 +72,10 @@ impl Port for VecPort {
         0
     }
 
+    fn transmit_room(&mut self) -> usize {
+        0
+    }
+
     fn transmit(&mut self, _: &mut Vec<VecFrame>) {}
 
     fn allocate(&mut self) -> Option<VecFrame> {
@@ -87,7 +91,7 @@ impl Port for VecPort {
         self.free
     }
 
-    fn outstanding(_: &[Self]) -> usize {
+    fn outstanding<'a>(_: impl Iterator<Item = &'a Self> + Clone) -> usize {
         0
     }
 }

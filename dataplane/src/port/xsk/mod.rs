@@ -28,11 +28,14 @@
 
 mod frame;
 mod memory;
+mod pool;
 mod port;
 mod provider;
+mod receiver;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod transmitter;
 
 pub use frame::XskFrame;
 pub use port::{Layout, XskPort};

@@ -40,15 +40,18 @@ impl PortProvider for AfXdp {
     fn attach(&self, workers: Option<u16>) -> Result<Attached<XskPort, Steer>, SetupError> {
         let link = LinkInfo::inspect(&self.interface)?;
         let mut steer = Steer::attach(&link, self.mode, workers)?;
+        let workers = workers.unwrap_or_else(|| u16::try_from(steer.queues()).unwrap_or(u16::MAX));
         let ports = XskPort::open(Layout {
             receive: steer.receive_interface(),
+            receive_queues: steer.queues(),
             transmit: steer.transmit_interface(),
-            workers: u16::try_from(steer.queues()).unwrap_or(u16::MAX),
+            transmit_queues: link.transmit_queues,
+            workers,
             frames: self.frames,
             zero_copy: self.zero_copy,
         })?;
-        for (queue, port) in (0..).zip(&ports) {
-            steer.register_socket(queue, port.receiver())?;
+        for (queue, socket) in ports.iter().flat_map(XskPort::receivers) {
+            steer.register_socket(queue, socket)?;
         }
         let attachment = Attachment {
             interface: link.name,

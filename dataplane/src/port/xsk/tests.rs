@@ -33,8 +33,8 @@ impl Bench {
         let mut steer = Steer::attach(&link, mode, None).unwrap();
         let workers = u16::try_from(steer.queues()).unwrap();
         let ports = XskPort::open(layout(&steer, ZeroCopy::Auto)).unwrap();
-        for (queue, port) in (0..).zip(&ports) {
-            steer.register_socket(queue, port.receiver()).unwrap();
+        for (queue, socket) in ports.iter().flat_map(XskPort::receivers) {
+            steer.register_socket(queue, socket).unwrap();
         }
         let service: std::net::SocketAddr = SERVICE.parse().unwrap();
         let key = |protocol| ServiceKey {
@@ -90,7 +90,8 @@ impl Bench {
         let mut fds: Vec<_> = self
             .ports
             .iter()
-            .map(|port| PollFd::from_borrowed_fd(port.receiver(), PollFlags::IN))
+            .filter_map(Port::wait_descriptor)
+            .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN))
             .collect();
         let limit = Timespec {
             tv_sec: 2,
@@ -121,13 +122,15 @@ impl Bench {
     }
 
     fn assert_nothing_outstanding(&self) {
-        assert_eq!(XskPort::outstanding(&self.ports), 0);
+        assert_eq!(XskPort::outstanding(self.ports.iter()), 0);
     }
 }
 
 fn layout(steer: &Steer, zero_copy: ZeroCopy) -> Layout<'_> {
     Layout {
         receive: steer.receive_interface(),
+        receive_queues: steer.queues(),
+        transmit_queues: steer.queues(),
         transmit: steer.transmit_interface(),
         workers: u16::try_from(steer.queues()).unwrap(),
         frames: FRAMES,
@@ -340,7 +343,7 @@ fn a_frame_that_was_dropped_keeps_the_memory_mapped() {
     with_veth(1, || {
         let mut bench = Bench::new(Mode::Native);
         let mut frame = bench.ports[0].allocate().unwrap();
-        assert_eq!(XskPort::outstanding(&bench.ports), 1);
+        assert_eq!(XskPort::outstanding(bench.ports.iter()), 1);
         drop(bench);
         frame.set_len(100);
         frame.bytes_mut().fill(1);

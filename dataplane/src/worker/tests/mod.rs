@@ -51,7 +51,7 @@ impl Team {
                 let events = Arc::new(ArrayQueue::new(16));
                 let engine = Engine::new(&config, Arc::new(snapshot(0)), Arc::clone(&stats), events).unwrap();
                 let inbox = Arc::clone(&inboxes[usize::from(number)]);
-                Worker::new(MemPort::new(FRAMES), engine, handoff, inbox, stats)
+                Worker::new(MemPort::new(FRAMES), engine, handoff, None, inbox, stats)
             })
             .collect();
         let mut team = Self {
@@ -361,6 +361,10 @@ impl Port for Broken {
         panic!("a defect, for a test")
     }
 
+    fn transmit_room(&mut self) -> usize {
+        0
+    }
+
     fn transmit(&mut self, _: &mut Vec<MemFrame>) {}
 
     fn allocate(&mut self) -> Option<MemFrame> {
@@ -373,7 +377,7 @@ impl Port for Broken {
         0
     }
 
-    fn outstanding(_: &[Self]) -> usize {
+    fn outstanding<'a>(_: impl Iterator<Item = &'a Self> + Clone) -> usize {
         0
     }
 }
@@ -388,6 +392,6 @@ fn a_panic_ends_the_workers_thread() {
         stats,
         ..
     } = team.workers.remove(0);
-    let thread = spawn(0, Worker::new(Broken, engine, handoff, inbox, stats), None).unwrap();
+    let thread = spawn(0, Worker::new(Broken, engine, handoff, None, inbox, stats), None).unwrap();
     assert!(thread.join().is_err());
 }

@@ -352,7 +352,8 @@ impl Engine for XdpEngine {
         let mut sockets: Vec<_> = self
             .ports
             .iter()
-            .map(|port| PollFd::from_borrowed_fd(port.receiver(), PollFlags::IN))
+            .filter_map(Port::wait_descriptor)
+            .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN))
             .collect();
         // A signal ends the wait early, which is as good as a packet.
         poll(&mut sockets, Some(&limit)).ok();

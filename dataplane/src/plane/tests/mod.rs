@@ -1,5 +1,8 @@
 //! Against a real kernel: clients and backends are a packet socket at the other end of a veth pair.
 
+mod memory;
+mod reattach;
+
 use std::fs;
 
 use vl3lb_common::Duration;

@@ -1,0 +1,152 @@
+//! A port whose queues are in memory.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::frame::{MemFrame, Memory};
+use super::wire::{Ready, Wire};
+use crate::port::{Port, fitting_frames, packet_frames};
+
+/// A port over memory of its own. Its wires are the far ends of its queues.
+#[derive(Debug)]
+pub struct MemPort {
+    memory: Arc<Memory>,
+    frames: usize,
+    ready: Arc<Ready>,
+    receivers: Vec<Arc<Wire>>,
+    transmitter: Option<Arc<Wire>>,
+    room: usize,
+    allocations: usize,
+}
+
+impl MemPort {
+    /// A port with `frames` free frames and one queue in each direction, which takes all that is given
+    /// to it.
+    pub fn new(frames: usize) -> Self {
+        let memory = Arc::new(Memory::new(frames));
+        let ready = Arc::new(Ready::new());
+        let wire = Arc::new(Wire::new(Arc::clone(&memory), Arc::clone(&ready), true));
+        Self::with_wires(memory, frames, ready, vec![Arc::clone(&wire)], Some(wire))
+    }
+
+    pub(super) const fn with_wires(
+        memory: Arc<Memory>,
+        frames: usize,
+        ready: Arc<Ready>,
+        receivers: Vec<Arc<Wire>>,
+        transmitter: Option<Arc<Wire>>,
+    ) -> Self {
+        Self {
+            memory,
+            frames,
+            ready,
+            receivers,
+            transmitter,
+            room: usize::MAX,
+            allocations: usize::MAX,
+        }
+    }
+
+    /// Lets a packet arrive: see [`Wire::send`].
+    pub fn push_packet(&mut self, bytes: &[u8]) -> bool {
+        self.receivers.first().is_some_and(|wire| wire.send(bytes))
+    }
+
+    /// What was sent since the last call: see [`Wire::take_transmitted`].
+    pub fn take_transmitted(&mut self) -> Vec<Vec<u8>> {
+        self.transmitter
+            .as_ref()
+            .map(|wire| wire.take_transmitted())
+            .unwrap_or_default()
+    }
+
+    /// Makes the transmit ring take `frames` more frames, then refuse.
+    pub fn set_transmit_room(&mut self, frames: usize) {
+        self.room = frames;
+    }
+
+    /// Makes `allocate` succeed `frames` more times, then fail.
+    pub fn set_allocations(&mut self, frames: usize) {
+        self.allocations = frames;
+    }
+
+    /// Frames that the caller has in hand: of all frames those that are neither free, nor waiting
+    /// to be received, nor sent. Frames of other ports in this one's queues do not count.
+    pub fn frames_in_hand(&self) -> usize {
+        Self::outstanding(std::iter::once(self))
+    }
+
+    /// Frames that were dropped instead of released.
+    pub fn lost(&self) -> usize {
+        self.memory.lost.load(Ordering::Relaxed)
+    }
+
+    /// Frames of `memories` in the queues of this port.
+    fn queued(&self, memories: &[&Arc<Memory>]) -> usize {
+        let known = |frame: &&MemFrame| {
+            let home = frame.home.as_ref();
+            home.is_some_and(|home| memories.iter().any(|memory| Arc::ptr_eq(home, memory)))
+        };
+        let arrived = |wire: &Arc<Wire>| wire.queues().arrived.iter().filter(known).count();
+        let sent = |wire: &Arc<Wire>| wire.queues().sent.iter().filter(known).count();
+        self.receivers.iter().map(arrived).sum::<usize>() + self.transmitter.iter().map(sent).sum::<usize>()
+    }
+}
+
+impl Port for MemPort {
+    type Frame = MemFrame;
+
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.descriptor())
+    }
+
+    fn receive(&mut self, packets: &mut Vec<MemFrame>, budget: usize) -> usize {
+        let before = packets.len();
+        self.ready.clear();
+        for wire in &self.receivers {
+            let start = packets.len();
+            let arrived = &mut wire.queues().arrived;
+            while packets.len() - start < budget && !arrived.is_empty() {
+                let whole = packet_frames(arrived.make_contiguous());
+                packets.extend(arrived.drain(..whole));
+            }
+        }
+        packets.len() - before
+    }
+
+    fn can_transmit(&self) -> bool {
+        self.transmitter.is_some()
+    }
+
+    fn transmit_room(&mut self) -> usize {
+        self.room
+    }
+
+    fn transmit(&mut self, packets: &mut Vec<MemFrame>) {
+        let Some(wire) = &self.transmitter else { return };
+        let fits = fitting_frames(packets, self.room);
+        self.room -= fits;
+        wire.queues().sent.extend(packets.drain(..fits));
+    }
+
+    fn allocate(&mut self) -> Option<MemFrame> {
+        self.allocations = self.allocations.checked_sub(1)?;
+        self.memory.take()
+    }
+
+    fn release(&mut self, frame: MemFrame) {
+        frame.release();
+    }
+
+    fn free_frames(&self) -> usize {
+        self.memory.free.len()
+    }
+
+    fn outstanding<'a>(ports: impl Iterator<Item = &'a Self> + Clone) -> usize {
+        let memories: Vec<_> = ports.clone().map(|port| &port.memory).collect();
+        let used: usize = ports.clone().map(|port| port.frames - port.free_frames()).sum();
+        let queued: usize = ports.map(|port| port.queued(&memories)).sum();
+        used - queued
+    }
+}
