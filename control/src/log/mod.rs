@@ -1,27 +1,27 @@
 //! Log lines on standard error: text for people, JSON lines for machines.
 //!
-//! Each line has `ts` (RFC 3339 UTC with microseconds), `level`, `target`, `msg`, then its fields.
-//! Repeated lines are suppressed, and summarized in one line with their number.
+//! Each JSON line has `timestamp` (RFC 3339 UTC with microseconds), `level`, `message`, the fields of the
+//! event, and `target`. Repeated lines are suppressed, and summarized in one line with their number.
 
-mod line;
-mod output;
 #[cfg(test)]
 mod tests;
 mod throttle;
 
-use std::io::{IsTerminal, Stderr, Write};
+use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Instant;
 
+use thiserror::Error;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, reload};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogLevel};
 
-use line::Form;
-use output::Output;
+use throttle::LogThrottle;
 
 /// Prefixes of our own crates. Other crates log at warn and above only: their trace would drown ours.
 const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
@@ -29,46 +29,58 @@ const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
 /// Crates that log each attempt. Their failures are logged by their callers here, once.
 const SILENCED: [&str; 2] = ["kube_client", "kube_runtime"];
 
+/// A log that cannot be started.
+#[derive(Debug, Error)]
+#[error("start the log: {source}")]
+pub struct LogError {
+    source: TryInitError,
+}
+
 /// The running log, whose level can be changed. Dropping it writes the pending summaries.
 #[derive(Debug)]
 pub struct Log {
-    filter: Filter,
+    filter: LevelHandle,
     configured: LogLevel,
-    output: Output<Stderr>,
+    throttle: Arc<LogThrottle>,
 }
 
-type Filter = reload::Handle<Targets, Registry>;
+type LevelHandle = reload::Handle<Targets, Registry>;
+
+/// The form of lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Text,
+    Json,
+}
 
 impl Log {
     /// Starts logging to standard error. Call once.
     ///
     /// Errors: another log was started before.
-    pub fn start(level: LogLevel, format: LogFormat) -> Result<Self, String> {
+    pub fn start(level: LogLevel, format: LogFormat) -> Result<Self, LogError> {
         let form = match format {
             LogFormat::Auto if std::io::stderr().is_terminal() => Form::Text,
             LogFormat::Text => Form::Text,
             LogFormat::Auto | LogFormat::Json => Form::Json,
         };
-        let output = Output::new(form, std::io::stderr());
-        let (subscriber, filter) = subscriber(level, output.clone());
-        subscriber
-            .try_init()
-            .map_err(|error| format!("start the log: {error}"))?;
+        let throttle = Arc::default();
+        let (subscriber, filter) = subscriber(level, form, Arc::clone(&throttle), std::io::stderr);
+        subscriber.try_init().map_err(|source| LogError { source })?;
         Ok(Self {
             filter,
             configured: level,
-            output,
+            throttle,
         })
     }
 
     /// Suppresses repeated lines from now on. Call it once the start, of which every line matters, is over.
     pub fn throttle(&self) {
-        self.output.throttle();
+        self.throttle.enable();
     }
 
     /// Writes the summaries of lines that have been suppressed for ten seconds. Call about once a second.
     pub fn write_summaries(&self, now: Instant) {
-        self.output.write_due(now);
+        throttle::write(&self.throttle.due(now));
     }
 
     /// Logs at level trace from now on (SIGUSR1).
@@ -91,17 +103,33 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.output.write_rest(Instant::now());
+        throttle::write(&self.throttle.rest(Instant::now()));
     }
 }
 
 /// The subscriber, and the handle of its level filter.
-fn subscriber<W: Write + Send + 'static>(
+fn subscriber<W>(
     level: LogLevel,
-    output: Output<W>,
-) -> (impl Subscriber + Send + Sync, Filter) {
+    form: Form,
+    throttle: Arc<LogThrottle>,
+    writer: W,
+) -> (impl Subscriber + Send + Sync, LevelHandle)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let (filter, handle) = reload::Layer::new(targets(level));
-    (tracing_subscriber::registry().with(filter).with(output), handle)
+    let lines = fmt::layer().with_ansi(false).with_writer(writer);
+    let lines = match form {
+        Form::Text => lines.boxed(),
+        Form::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+    };
+    let lines = lines.with_filter(throttle::Filter(throttle));
+    (tracing_subscriber::registry().with(filter).with(lines), handle)
 }
 
 fn targets(level: LogLevel) -> Targets {

@@ -1,12 +1,11 @@
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tracing::Metadata;
 use tracing::callsite::Identifier;
 
-use super::line::Line;
-use super::throttle::LogThrottle;
+use super::throttle::{Line, LogThrottle, Summary};
 use super::*;
 
 #[derive(Clone, Default)]
@@ -31,37 +30,49 @@ impl Write for Sink {
 
 fn logged(form: Form, level: LogLevel, events: impl FnOnce()) -> String {
     let sink = Sink::default();
-    let (subscriber, _) = subscriber(level, Output::new(form, sink.clone()));
+    let writer = sink.clone();
+    let (subscriber, _) = subscriber(level, form, Arc::default(), move || writer.clone());
     tracing::subscriber::with_default(subscriber, events);
     sink.text()
 }
 
 #[test]
-fn json_lines_have_their_fields_in_order() {
+fn json_lines_are_flat_objects() {
     let text = logged(Form::Json, LogLevel::Info, || {
         tracing::info!(target: "vl3lb_control::publisher", service = "ledger", generation = 42_u64,
                 "snapshot \"41\" -> 42");
     });
-    let (ts, rest) = text.split_once(",\"level\"").unwrap();
-    let ts = ts.strip_prefix("{\"ts\":\"").unwrap().trim_end_matches('"');
-    assert_eq!(ts.len(), "2026-11-24T06:12:40.123456Z".len(), "{ts}");
+    let mut line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let timestamp = line["timestamp"].take();
+    let timestamp = timestamp.as_str().unwrap();
     assert_eq!(
-        rest,
-        ":\"info\",\"target\":\"vl3lb_control::publisher\",\"msg\":\"snapshot \\\"41\\\" -> 42\",\
-             \"service\":\"ledger\",\"generation\":42}\n"
+        timestamp.len(),
+        "2026-11-24T06:12:40.123456Z".len(),
+        "{timestamp}"
     );
-    serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    assert!(timestamp.ends_with('Z'), "{timestamp}");
+    assert_eq!(
+        line,
+        serde_json::json!({
+            "timestamp": null,
+            "level": "INFO",
+            "message": "snapshot \"41\" -> 42",
+            "service": "ledger",
+            "generation": 42,
+            "target": "vl3lb_control::publisher",
+        })
+    );
 }
 
 #[test]
-fn text_lines_quote_values_with_spaces() {
+fn text_lines_have_message_and_fields() {
     let text = logged(Form::Text, LogLevel::Info, || {
         tracing::warn!(target: "vl3lb_control", reason = "two words", service = "a", "config refused");
     });
     let (_, rest) = text.split_once(' ').unwrap();
     assert_eq!(
         rest,
-        "warn  vl3lb_control: config refused reason=\"two words\" service=a\n"
+        " WARN vl3lb_control: config refused reason=\"two words\" service=\"a\"\n"
     );
 }
 
@@ -86,32 +97,35 @@ fn other_crates_log_at_warn_and_above() {
 fn repeats_are_suppressed_in_both_forms_and_at_a_level_set_later() {
     for form in [Form::Text, Form::Json] {
         let sink = Sink::default();
-        let output = Output::new(form, sink.clone());
-        let (subscriber, filter) = subscriber(LogLevel::Info, output.clone());
+        let writer = sink.clone();
+        let throttle: Arc<LogThrottle> = Arc::default();
+        let (subscriber, filter) = subscriber(LogLevel::Info, form, Arc::clone(&throttle), move || {
+            writer.clone()
+        });
         let again = || tracing::debug!(target: "vl3lb_control", service = "ledger", "again");
         tracing::subscriber::with_default(subscriber, || {
             again();
             filter.reload(targets(LogLevel::Trace)).unwrap();
             again();
             again();
-            output.throttle();
+            throttle.enable();
             for _ in 0..300 {
                 again();
             }
+            throttle::write(&throttle.rest(Instant::now()));
+            let text = sink.text();
+            let lines: Vec<_> = text.lines().collect();
+            // Two before throttling, the first one after, and the summary of the rest.
+            assert_eq!(lines.len(), 4, "{text}");
+            assert!(
+                lines
+                    .iter()
+                    .all(|line| line.contains("again") && line.contains("DEBUG"))
+            );
+            assert!(lines[3].contains("… 299 more in ") && lines[3].contains(", the last: again service="));
+            throttle::write(&throttle.rest(Instant::now()));
+            assert_eq!(sink.text(), text, "summarized once");
         });
-        output.write_rest(Instant::now());
-        let text = sink.text();
-        let lines: Vec<_> = text.lines().collect();
-        // Two before throttling, the first one after, and the summary of the rest.
-        assert_eq!(lines.len(), 4, "{text}");
-        assert!(lines[3].contains("… 299 more in ") && lines[3].contains(", the last: again"));
-        let end = match form {
-            Form::Text => "again service=ledger",
-            Form::Json => "again\",\"service\":\"ledger\"}",
-        };
-        assert!(lines.iter().all(|line| line.ends_with(end)), "{text}");
-        output.write_rest(Instant::now());
-        assert_eq!(sink.text(), text, "summarized once");
     }
 }
 
@@ -136,7 +150,7 @@ struct Clocked {
 
 impl Clocked {
     fn new() -> Self {
-        let mut throttle = LogThrottle::default();
+        let throttle = LogThrottle::default();
         throttle.enable();
         Self {
             throttle,
@@ -170,19 +184,19 @@ fn line(message: &str) -> Line {
     Line {
         level: Level::WARN,
         target: "vl3lb_control",
-        message: message.to_owned(),
-        fields: String::new(),
+        text: message.to_owned(),
     }
 }
 
-fn messages(lines: Vec<Line>) -> Vec<String> {
-    lines.into_iter().map(|line| line.message).collect()
+fn messages(summaries: Vec<Summary>) -> Vec<String> {
+    let text = |Summary { count, seconds, last }| format!("{count} in {seconds}s: {}", last.text);
+    summaries.into_iter().map(text).collect()
 }
 
 #[test]
 fn nothing_is_suppressed_during_the_start() {
     let start = Instant::now();
-    let mut throttle = LogThrottle::default();
+    let throttle = LogThrottle::default();
     for _ in 0..100 {
         assert!(throttle.admit(Identifier(&CALL_SITES[0]), &line("refused"), start));
     }
@@ -202,7 +216,7 @@ fn a_call_site_writes_ten_lines_a_second_and_does_not_limit_others() {
     assert!(clocked.admit(1, "something else", 999));
     assert_eq!(written(&mut clocked, 1000), 10);
     assert!(clocked.due(9_999).is_empty());
-    assert_eq!(clocked.due(10_000), ["… 1030 more in 10s, the last: number 349"]);
+    assert_eq!(clocked.due(10_000), ["1030 in 10s: number 349"]);
     assert!(clocked.rest(10_000).is_empty(), "summarized once");
 }
 
@@ -215,11 +229,11 @@ fn an_equal_line_is_written_once_and_then_counted() {
         let summaries = clocked.due(1000 * second);
         // Each group begins with the first line after the last summary.
         match second {
-            11 | 22 | 33 => assert_eq!(summaries, ["… 11 more in 10s, the last: trying again"]),
+            11 | 22 | 33 => assert_eq!(summaries, ["11 in 10s: trying again"]),
             _ => assert!(summaries.is_empty(), "{second} {summaries:?}"),
         }
     }
-    assert_eq!(clocked.rest(34_500), ["… 1 more in 1s, the last: trying again"]);
+    assert_eq!(clocked.rest(34_500), ["1 in 1s: trying again"]);
     assert!(clocked.admit(0, "trying again", 44_501), "after a long silence");
 }
 
