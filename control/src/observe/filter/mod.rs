@@ -1,12 +1,13 @@
-//! Which services, backends and flows someone asks for.
+//! Filters of services, backends, flows and events.
 //!
-//! The same filter twice means either, different filters mean both, and a value that starts with
-//! `!` is not wanted. Names are exact, `*` in them is a wildcard. Filters arrive as query
-//! parameters, so that a long list is cut down here and not at the reader.
+//! The same filter twice means either, different filters mean both, and `!` before a value negates it. Names
+//! are exact; `*` is a wildcard. Filters are query parameters, so that long lists are reduced at the server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::api::{Backend, BackendState, Event, Service, ServiceState, Time};
 use vl3lb_common::Protocol;
@@ -17,15 +18,15 @@ use crate::config::Refusal;
 /// The values of one filter.
 #[derive(Debug, Clone)]
 struct Values<T> {
-    wanted: Vec<T>,
-    unwanted: Vec<T>,
+    accepted: Vec<T>,
+    rejected: Vec<T>,
 }
 
 impl<T> Default for Values<T> {
     fn default() -> Self {
         Self {
-            wanted: Vec::new(),
-            unwanted: Vec::new(),
+            accepted: Vec::new(),
+            rejected: Vec::new(),
         }
     }
 }
@@ -39,8 +40,8 @@ impl<T> Values<T> {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<(), Refusal> {
         let (list, value) = match text.strip_prefix('!') {
-            Some(value) => (&mut self.unwanted, value),
-            None => (&mut self.wanted, text),
+            Some(value) => (&mut self.rejected, value),
+            None => (&mut self.accepted, text),
         };
         let parsed = parse(value).ok_or_else(|| Refusal::new(name, value, allowed))?;
         list.push(parsed);
@@ -48,7 +49,8 @@ impl<T> Values<T> {
     }
 
     fn accept(&self, matches: impl Fn(&T) -> bool) -> bool {
-        (self.wanted.is_empty() || self.wanted.iter().any(&matches)) && !self.unwanted.iter().any(&matches)
+        (self.accepted.is_empty() || self.accepted.iter().any(&matches))
+            && !self.rejected.iter().any(&matches)
     }
 }
 
@@ -80,45 +82,10 @@ impl Name {
     }
 }
 
-/// An address with a prefix length, or a single address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
-    address: IpAddr,
-    length: u32,
-}
-
-impl FromStr for Network {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (address, length) = match text.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(drop)?;
-        let width = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Ok(width), |length| length.parse().map_err(drop))?;
-        if length <= width {
-            Ok(Self { address, length })
-        } else {
-            Err(())
-        }
-    }
-}
-
-impl Network {
-    fn contains(self, address: IpAddr) -> bool {
-        let ignored = |width: u32| width - self.length;
-        match (self.address, address) {
-            (IpAddr::V4(net), IpAddr::V4(host)) => (net.to_bits() ^ host.to_bits())
-                .checked_shr(ignored(32))
-                .is_none_or(|bits| bits == 0),
-            (IpAddr::V6(net), IpAddr::V6(host)) => (net.to_bits() ^ host.to_bits())
-                .checked_shr(ignored(128))
-                .is_none_or(|bits| bits == 0),
-            _ => false,
-        }
-    }
+/// A network, or a single address as one.
+fn network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).ok()
 }
 
 /// An address of a backend, with or without its port.
@@ -145,7 +112,7 @@ impl Endpoint {
     }
 }
 
-/// Names of services that must exist, and have the reader told if they do not.
+/// Names of services. One that does not exist is an error for the reader.
 #[derive(Debug, Clone, Default)]
 struct ServiceNames(Values<Name>);
 
@@ -157,7 +124,7 @@ impl ServiceNames {
     /// The first wanted name without a wildcard that is none of `known`.
     fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.0
-            .wanted
+            .accepted
             .iter()
             .filter(|name| !name.0.contains('*'))
             .find(|name| !known.clone().any(|known| name.matches(known)))
@@ -173,7 +140,7 @@ pub struct ServiceFilter {
 }
 
 impl ServiceFilter {
-    /// Adds a filter. `Ok(false)` if there is none of that name.
+    /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
         match name {
             "service" => self.names.add(value)?,
@@ -187,12 +154,12 @@ impl ServiceFilter {
         Ok(true)
     }
 
-    /// A service that is asked for by name and is none of `known`.
+    /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.names.missing(known)
     }
 
-    /// Whether `service` is asked for.
+    /// Whether `service` passes.
     pub fn accepts(&self, service: &Service) -> bool {
         self.names.0.accept(|name| name.matches(&service.name))
             && self.state.accept(|&state| state == service.state)
@@ -208,7 +175,7 @@ pub struct BackendFilter {
 }
 
 impl BackendFilter {
-    /// Adds a filter. `Ok(false)` if there is none of that name.
+    /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
         match name {
             "service" => self.names.add(value)?,
@@ -223,12 +190,12 @@ impl BackendFilter {
         Ok(true)
     }
 
-    /// A service that is asked for by name and is none of `known`.
+    /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.names.missing(known)
     }
 
-    /// Whether `backend` is asked for.
+    /// Whether `backend` passes.
     pub fn accepts(&self, backend: &Backend) -> bool {
         self.names.0.accept(|name| name.matches(&backend.service))
             && self.state.accept(|&state| state == backend.state)
@@ -246,7 +213,7 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
-    /// Adds a filter. `Ok(false)` if there is none of that name.
+    /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
         match name {
             "service" => self.names.add(value)?,
@@ -260,12 +227,12 @@ impl EventFilter {
         Ok(true)
     }
 
-    /// A service that is asked for by name and is none of `known`.
+    /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.names.missing(known)
     }
 
-    /// Whether `event` is asked for at `now`.
+    /// Whether `event` passes at `now`.
     pub fn accepts(&self, event: &Event, now: Time) -> bool {
         let service = event.service.as_deref();
         self.names
@@ -274,7 +241,7 @@ impl EventFilter {
             && self.since.is_none_or(|since| now.since(event.time) <= since)
     }
 
-    /// Whether events before `oldest` are asked for at `now`.
+    /// Whether events before `oldest` could pass at `now`.
     pub fn reaches_beyond(&self, oldest: Time, now: Time) -> bool {
         self.since.is_none_or(|since| now.since(oldest) < since)
     }
@@ -285,7 +252,7 @@ impl EventFilter {
 pub struct FlowFilter {
     names: ServiceNames,
     backend: Values<Endpoint>,
-    client: Values<Network>,
+    client: Values<IpNet>,
     port: Values<u16>,
     nat_port: Values<u16>,
     protocol: Values<Protocol>,
@@ -296,7 +263,7 @@ pub struct FlowFilter {
 }
 
 impl FlowFilter {
-    /// Adds a filter. `Ok(false)` if there is none of that name.
+    /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
         const PORT: &str = "0-65535";
         const DURATION: &str = "a duration such as 30s or 5m";
@@ -306,9 +273,10 @@ impl FlowFilter {
                 self.backend
                     .add(name, value, "an address, with or without a port", Endpoint::parse)?
             }
-            "client" => self
-                .client
-                .add(name, value, "an address or a network such as 10.0.0.0/8", parse)?,
+            "client" => {
+                self.client
+                    .add(name, value, "an address or a network such as 10.0.0.0/8", network)?
+            }
             "port" => self.port.add(name, value, PORT, parse)?,
             "nat-port" => self.nat_port.add(name, value, PORT, parse)?,
             "proto" => self.protocol.add(name, value, "TCP or UDP", protocol)?,
@@ -325,12 +293,12 @@ impl FlowFilter {
         Ok(true)
     }
 
-    /// A service that is asked for by name and is none of `known`.
+    /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.names.missing(known)
     }
 
-    /// Whether `flow` of the service called `service` is asked for.
+    /// Whether `flow`, of the service named `service`, passes.
     pub fn accepts(&self, flow: &FlowRecord, service: Option<&str>) -> bool {
         self.names
             .0
@@ -340,7 +308,7 @@ impl FlowFilter {
             && self.protocol.accept(|&protocol| protocol == flow.protocol)
             && self.state.accept(|&state| state == flow.state)
             && self.worker.accept(|&worker| worker == flow.worker)
-            && self.client.accept(|network| network.contains(flow.client))
+            && self.client.accept(|network| network.contains(&flow.client))
             && self
                 .backend
                 .accept(|backend| backend.matches(flow.backend, flow.backend_port))
@@ -352,7 +320,7 @@ impl FlowFilter {
                 .accept(|idle| u128::from(flow.idle_micros) >= idle.as_micros())
     }
 
-    /// Whether flows of `worker` can be asked for at all.
+    /// Whether flows of `worker` can pass.
     pub fn accepts_worker(&self, worker: u16) -> bool {
         self.worker.accept(|&wanted| wanted == worker)
     }
