@@ -23,6 +23,7 @@ mod capability;
 mod change;
 mod cli;
 mod compare;
+mod connections;
 mod dns;
 mod events;
 mod finance;
