@@ -26,8 +26,8 @@ pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
-    ConfigFile, Discovery, Dns, ErrorCount, Interface, Mode, Process, RcodeCount, Severity, Status, Steering,
-    Totals, Warning, Worker, XskDrops,
+    ConfigFile, Discovery, Dns, ErrorCount, Interface, MissingCollection, Mode, Process, RcodeCount,
+    Severity, Status, Steering, Totals, Warning, Worker, XskDrops,
 };
 pub use time::Time;
 

@@ -149,6 +149,21 @@ pub struct Discovery {
     pub loaded_time: Option<Time>,
     /// `errors_total` by reason.
     pub errors: Vec<ErrorCount>,
+    /// The collections that the set in use lacks, because the source may not list them.
+    #[serde(default)]
+    pub missing: Vec<MissingCollection>,
+}
+
+/// Objects of one kind in one place that a source may not list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingCollection {
+    /// The plural name, as in RBAC rules.
+    pub resource: String,
+    /// `None`: all namespaces, or objects of the cluster.
+    pub namespace: Option<String>,
+    /// What was attempted, why it failed and what to do.
+    pub error: String,
 }
 
 /// Failures of a source for one reason.

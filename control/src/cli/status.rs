@@ -239,6 +239,8 @@ fn control(status: &Status, now: Time) -> String {
             discovery.source,
             if discovery.synced {
                 "in sync"
+            } else if !discovery.missing.is_empty() && discovery.last_error.is_none() {
+                "INCOMPLETE"
             } else {
                 "NOT IN SYNC"
             },

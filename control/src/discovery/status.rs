@@ -51,6 +51,7 @@ pub struct Missing {
     pub place: String,
     /// The error, which names what was attempted and what to do.
     pub reason: Option<String>,
+    pub since: SystemTime,
 }
 
 impl std::fmt::Display for Missing {

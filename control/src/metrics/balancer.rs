@@ -267,7 +267,20 @@ fn control_plane(report: &Report) -> Vec<Family> {
     );
     let mut events = Family::counter("vl3lb_discovery_events", "Sets and changes that the source told");
     let mut errors = Family::counter("vl3lb_discovery_errors", "Failures of the source, by reason");
+    let mut missing = Family::gauge(
+        "vl3lb_discovery_missing",
+        "1 for each collection that the source may not list, so that what depends on it is not served",
+    );
     for discovery in &status.discovery {
+        for collection in &discovery.missing {
+            let namespace = collection.namespace.as_deref().unwrap_or_default();
+            let labels = [
+                ("source", discovery.source.as_str()),
+                ("resource", &collection.resource),
+                ("namespace", namespace),
+            ];
+            missing.add(labels, 1);
+        }
         let source = [("source", discovery.source.as_str())];
         synced.add(source, discovery.synced.into());
         last_event.add_real(source, discovery.last_event_time.map(|time| time.unix_seconds()));
@@ -323,6 +336,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         loaded,
         events,
         errors,
+        missing,
         Family::gauge(
             "vl3lb_config_last_reload_successful",
             "Whether the configuration file as it is now is in use",

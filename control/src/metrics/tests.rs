@@ -50,6 +50,7 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_discovery_loaded_timestamp_seconds", "gauge", "source"),
     ("vl3lb_discovery_events", "counter", "source"),
     ("vl3lb_discovery_errors", "counter", "source reason"),
+    ("vl3lb_discovery_missing", "gauge", "source resource namespace"),
     ("vl3lb_config_last_reload_successful", "gauge", ""),
     ("vl3lb_config_last_reload_success_timestamp_seconds", "gauge", ""),
     ("vl3lb_dns_queries", "counter", "rcode"),
@@ -117,6 +118,7 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_steer_packets", &["action"]),
     ("vl3lb_dns_queries", &["rcode"]),
     ("vl3lb_backend_info", &["backend_pod", "backend_node"]),
+    ("vl3lb_discovery_missing", &["resource", "namespace"]),
     ("vl3lb_kubernetes_writes", &["resource", "result"]),
 ];
 

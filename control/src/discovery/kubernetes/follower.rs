@@ -192,10 +192,10 @@ impl Follower {
     /// Updates the status from the watches, and emits events if it changed. Returns the activity since the last call.
     fn update_status(&mut self) -> Activity {
         let error = self.watches.error();
-        let missing = self.watches.missing();
+        let now = SystemTime::now();
+        let missing = self.watches.missing(now);
         let usable = self.is_usable();
         let activity = self.watches.take_activity();
-        let now = SystemTime::now();
         self.output.status.send_modify(|status| {
             status.synced = usable && error.is_none() && missing.is_empty();
             if usable && error.is_none() {
@@ -257,7 +257,14 @@ async fn next_connections(receiver: &mut Option<ConnectionsReceiver>) -> Arc<Con
 }
 
 /// Puts `error` and `missing` into `status`, and emits an event if they are new.
-fn note_state(status: &mut SourceStatus, error: Option<String>, missing: Vec<Missing>, events: &Events) {
+fn note_state(status: &mut SourceStatus, error: Option<String>, mut missing: Vec<Missing>, events: &Events) {
+    for missing in &mut missing {
+        let mut known = status.missing.iter();
+        let is_same = |known: &&Missing| known.kind == missing.kind && known.place == missing.place;
+        if let Some(known) = known.find(is_same) {
+            missing.since = known.since;
+        }
+    }
     let state = |error: &Option<String>, missing: &[Missing]| match error {
         Some(_) => "lost",
         None if missing.is_empty() => "followed",

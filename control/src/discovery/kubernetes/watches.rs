@@ -1,6 +1,7 @@
 //! All watches of the source: which collections to follow, their caches, and what is wrong with them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, future};
@@ -154,8 +155,8 @@ impl Watches {
         all.all(|progress| progress.complete || progress.denied) && pods.any(|cache| cache.progress.complete)
     }
 
-    /// The collections that usable sets lack.
-    pub(super) fn missing(&self) -> Vec<Missing> {
+    /// The collections that usable sets lack, as of `now`.
+    pub(super) fn missing(&self, now: SystemTime) -> Vec<Missing> {
         let denied = self
             .progress()
             .filter(|progress| progress.denied && self.is_usable());
@@ -164,6 +165,7 @@ impl Watches {
             namespace: progress.scope.clone(),
             place: progress.place.clone(),
             reason: progress.error.as_ref().map(ToString::to_string),
+            since: now,
         });
         missing.collect()
     }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::api::{
-    Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface, Mode, RcodeCount, Service,
-    ServiceState, Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
+    Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface, MissingCollection, Mode,
+    RcodeCount, Service, ServiceState, Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
 use vl3lb_common::dataplane::Attachment;
@@ -13,6 +13,7 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::stats::WorkerStats;
 
 use super::build::{Facts, count, reasons, rounded};
+use crate::discovery::Missing;
 use crate::dns;
 use crate::network::NetworkView;
 use crate::publisher::{APPLY_BOUNDS, PROGRAM_BOUNDS};
@@ -72,6 +73,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
                     errors_total,
                 })
                 .collect(),
+            missing: source.missing.iter().map(missing).collect(),
         }],
         config: ConfigFile {
             path: identity.config_path.clone(),
@@ -284,5 +286,13 @@ fn dns(facts: &Facts<'_>) -> Dns {
             &dns::DURATION_BOUNDS,
             stats.durations().sum_micros(),
         ),
+    }
+}
+
+fn missing(missing: &Missing) -> MissingCollection {
+    MissingCollection {
+        resource: missing.kind.clone(),
+        namespace: missing.namespace.clone(),
+        error: missing.to_string(),
     }
 }

@@ -5,6 +5,7 @@ use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
 use vl3lb_common::stats::ServiceStats;
 use vl3lb_common::{DropReason, snapshot};
 
+use crate::discovery::{Missing, SourceStatus};
 use crate::network::{LinkState, NetworkView};
 use crate::observe::filter::FlowFilter;
 use crate::observe::flows::{FlowOrder, Scan, select};
@@ -147,6 +148,44 @@ fn every_warning_has_a_subject_a_next_step_and_a_time() {
     }
     let left_out = warnings.iter().find(|warning| warning.code == "left_out");
     assert_eq!(left_out.unwrap().subject.as_deref(), Some("service dns"));
+}
+
+#[test]
+fn collections_that_may_not_be_listed_are_named() {
+    let missing = |kind: &str, namespace: Option<&str>, place: &str| Missing {
+        kind: kind.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        place: place.to_owned(),
+        reason: Some(format!("list {kind} in {place}: forbidden")),
+        since: std::time::SystemTime::UNIX_EPOCH,
+    };
+    let source = SourceStatus {
+        missing: vec![
+            missing("pods", Some("api"), "namespace api"),
+            missing("nodes", None, "the cluster"),
+        ],
+        ..fixture::source()
+    };
+    let report = fixture::live_with(1, source).reporter.report();
+    let warnings = report.status.warnings.iter();
+    let texts: Vec<_> = warnings
+        .filter(|warning| warning.code == "discovery_incomplete")
+        .map(|warning| warning.text.as_str())
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "list pods in namespace api: forbidden; serving without them",
+            "list nodes in the cluster: forbidden; serving without them",
+        ]
+    );
+    let metrics = crate::metrics::render(Arc::new(report)).unwrap();
+    for series in [
+        "vl3lb_discovery_missing{source=\"static\",resource=\"pods\",namespace=\"api\"} 1",
+        "vl3lb_discovery_missing{source=\"static\",resource=\"nodes\",namespace=\"\"} 1",
+    ] {
+        assert!(metrics.contains(series), "{series} in {metrics}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use vl3lb_common::{DropReason, Duration};
 use super::build::Facts;
 use super::readiness;
 use super::reporter::WORKER_STUCK;
-use crate::discovery::Origin;
+use crate::discovery::{Missing, Origin};
 use crate::network::LinkState;
 
 /// A table that is fuller than this will soon be full.
@@ -30,6 +30,7 @@ pub(super) fn all(
     warnings.extend(publishing(facts));
     warnings.extend(config(facts, status));
     warnings.extend(discovery(facts));
+    warnings.extend(facts.source.missing.iter().map(missing));
     warnings.extend(
         facts
             .directory()
@@ -185,6 +186,15 @@ fn discovery(facts: &Facts<'_>) -> Option<Warning> {
     let next = "look at the API server, and at the Role of the balancer's service account";
     let warning = about(name, next, warn("discovery_failing", text));
     Some(since(source.loaded.map(Time), warning))
+}
+
+/// Objects that a source may not list, so that what depends on them is not served.
+fn missing(missing: &Missing) -> Warning {
+    let subject = format!("{} in {}", missing.kind, missing.place);
+    let text = format!("{missing}; serving without them");
+    let next = "look at the Role of the balancer's service account";
+    let warning = about(&subject, next, warn("discovery_incomplete", text));
+    since(Some(Time(missing.since)), warning)
 }
 
 /// Whether drops of this reason are for the operator to look at, and not what clients do.
