@@ -1,4 +1,4 @@
-//! The binary as a script sees it: exit status, standard output, standard error.
+//! The binary from a script's view: exit status, standard output, standard error.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -27,12 +27,12 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// A balancer that gives every question the same answer.
-struct Answering {
+/// A balancer that gives the same answer to every request.
+struct FakeBalancer {
     folder: TempDir,
 }
 
-impl Answering {
+impl FakeBalancer {
     fn with(status: &'static str, body: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("admin.sock")).unwrap();
@@ -54,7 +54,7 @@ impl Answering {
         Self { folder }
     }
 
-    fn ask(&self, arguments: &[&str]) -> Output {
+    fn query(&self, arguments: &[&str]) -> Output {
         let socket = self.folder.path().join("admin.sock");
         vl3_lb(&[arguments, &["--socket", socket.to_str().unwrap()]].concat())
     }
@@ -68,7 +68,7 @@ const FLOW_EVENTS: &str = include_str!("../golden/flow-events.jsonl");
 const FLOWS: &str = include_str!("../golden/flows.json");
 
 #[test]
-fn without_a_balancer_the_status_is_3_and_the_socket_is_named() {
+fn without_a_balancer_the_exit_status_is_3_and_the_error_names_the_socket() {
     for command in ["status", "services", "backends", "flows", "events"] {
         let output = vl3_lb(&[command, "--socket", "/nonexistent/admin.sock"]);
         assert_eq!(code(&output), Some(3), "{command}");
@@ -84,7 +84,7 @@ fn without_a_balancer_the_status_is_3_and_the_socket_is_named() {
 }
 
 #[test]
-fn a_balancer_that_does_not_answer_in_time_is_unreachable() {
+fn a_timeout_is_unreachable() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -104,8 +104,8 @@ fn a_balancer_that_does_not_answer_in_time_is_unreachable() {
 }
 
 #[test]
-fn refused_arguments_are_2() {
-    for (arguments, says) in [
+fn invalid_arguments_are_exit_status_2() {
+    for (arguments, expected) in [
         (&["status", "--nonsense"][..], "--nonsense"),
         (
             &["flows", "--state", "open"],
@@ -121,7 +121,7 @@ fn refused_arguments_are_2() {
         (&["completions", "powershell"], "bash, zsh, fish"),
         (&["events", "--follow", "--json"], "would never end"),
         (&["flows", "-f", "--json"], "would never end"),
-        (&["flows", "-f", "--watch"], "again and again"),
+        (&["flows", "-f", "--watch"], "cannot be combined with --watch"),
         (&["flows", "-f", "--count"], "cannot be used with '--count'"),
         (&["flows", "-f", "--sort", "age"], "cannot be used with '--sort"),
         (&["flows", "-f", "--all"], "cannot be used with '--all'"),
@@ -132,7 +132,7 @@ fn refused_arguments_are_2() {
         let output = vl3_lb(arguments);
         assert_eq!(code(&output), Some(2), "{arguments:?}");
         assert!(
-            stderr(&output).contains(says),
+            stderr(&output).contains(expected),
             "{arguments:?}: {}",
             stderr(&output)
         );
@@ -140,12 +140,12 @@ fn refused_arguments_are_2() {
 }
 
 #[test]
-fn what_the_balancer_refuses_is_1() {
-    let balancer = Answering::with(
+fn an_error_of_the_balancer_is_exit_status_1() {
+    let balancer = FakeBalancer::with(
         "404 Not Found",
         r#"{"error":"services: no service \"finanse\" (have: finance, dns)","hint":"look"}"#,
     );
-    let output = balancer.ask(&["services", "finanse"]);
+    let output = balancer.query(&["services", "finanse"]);
     assert_eq!(code(&output), Some(1));
     assert_eq!(
         stderr(&output),
@@ -154,43 +154,43 @@ fn what_the_balancer_refuses_is_1() {
 }
 
 #[test]
-fn a_check_of_a_degraded_balancer_is_4_and_one_line() {
-    let balancer = Answering::with("200 OK", STATUS);
-    let output = balancer.ask(&["status", "--check"]);
+fn a_check_of_a_degraded_balancer_is_exit_status_4() {
+    let balancer = FakeBalancer::with("200 OK", STATUS);
+    let output = balancer.query(&["status", "--check"]);
     assert_eq!(code(&output), Some(4));
     assert_eq!(stdout(&output), "degraded: service ledger: no backend up\n");
-    assert_eq!(code(&balancer.ask(&["status"])), Some(0));
+    assert_eq!(code(&balancer.query(&["status"])), Some(0));
 }
 
 #[test]
-fn tables_and_json_come_from_the_same_answer() {
-    let balancer = Answering::with("200 OK", SERVICES);
-    let table = balancer.ask(&["services"]);
+fn tables_and_json_show_the_same_answer() {
+    let balancer = FakeBalancer::with("200 OK", SERVICES);
+    let table = balancer.query(&["services"]);
     assert_eq!(code(&table), Some(0));
     assert_eq!(stdout(&table), include_str!("../golden/services.txt"));
-    let json = balancer.ask(&["services", "--json"]);
+    let json = balancer.query(&["services", "--json"]);
     assert_eq!(stdout(&json), format!("{SERVICES}\n"));
-    let lines = balancer.ask(&["services", "-o", "jsonl"]);
+    let lines = balancer.query(&["services", "-o", "jsonl"]);
     assert_eq!(stdout(&lines).lines().count(), 3);
     assert!(stdout(&lines).starts_with(r#"{"#));
 }
 
 #[test]
-fn a_cut_list_says_so_beside_the_data() {
-    let balancer = Answering::with("200 OK", FLOWS);
-    let output = balancer.ask(&["flows"]);
+fn a_truncated_list_is_noted_on_standard_error() {
+    let balancer = FakeBalancer::with("200 OK", FLOWS);
+    let output = balancer.query(&["flows"]);
     assert_eq!(stdout(&output), include_str!("../golden/flows.txt"));
     assert_eq!(
         stderr(&output),
         "showing 3 of 48,210; --all shows all, --limit more\n"
     );
-    let count = balancer.ask(&["flows", "--count"]);
+    let count = balancer.query(&["flows", "--count"]);
     assert_eq!(stdout(&count), "48210\n");
     assert_eq!(stderr(&count), "");
 }
 
 #[test]
-fn a_closed_pipe_ends_quietly() {
+fn a_closed_pipe_is_success_without_output() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_vl3-lb"))
         .arg("man")
         .stdout(Stdio::piped())
@@ -209,7 +209,7 @@ fn write(folder: &Path, text: &str) -> String {
 }
 
 #[test]
-fn a_bad_configuration_is_2_with_every_refusal() {
+fn an_invalid_configuration_is_exit_status_2_with_every_error() {
     let folder = tempfile::tempdir().unwrap();
     let bad = write(
         folder.path(),
@@ -230,7 +230,7 @@ fn a_bad_configuration_is_2_with_every_refusal() {
 }
 
 #[test]
-fn a_good_configuration_is_printed_resolved_and_reads_back() {
+fn a_valid_configuration_is_printed_with_defaults_and_reads_back() {
     let folder = tempfile::tempdir().unwrap();
     let good = write(
         folder.path(),
@@ -245,22 +245,22 @@ fn a_good_configuration_is_printed_resolved_and_reads_back() {
 }
 
 #[test]
-fn events_are_a_line_each() {
-    let balancer = Answering::with("200 OK", EVENTS);
-    let table = stdout(&balancer.ask(&["events", "--since", "10m"]));
+fn events_are_printed_one_per_line() {
+    let balancer = FakeBalancer::with("200 OK", EVENTS);
+    let table = stdout(&balancer.query(&["events", "--since", "10m"]));
     assert_eq!(table, include_str!("../golden/events.txt"));
-    let lines = stdout(&balancer.ask(&["events", "-o", "jsonl"]));
+    let lines = stdout(&balancer.query(&["events", "-o", "jsonl"]));
     assert_eq!(lines.lines().count(), 7);
     assert!(lines.lines().all(|line| line.contains("\"code\":")));
 }
 
 #[test]
-fn a_follower_ends_with_the_balancer() {
+fn following_ends_with_the_balancer() {
     let line = r#"{"sequence":1,"time":"2026-11-24T06:30:00.000Z","severity":"info","code":"started","service":null,"backend":null,"from":null,"to":null,"text":"vl3-lb started"}"#;
     let body: &'static str = Box::leak(format!("{line}\n").into_boxed_str());
-    let balancer = Answering::with("200 OK", body);
+    let balancer = FakeBalancer::with("200 OK", body);
     // The answer ends here, as it does when the balancer ends.
-    let output = balancer.ask(&["events", "--follow", "--no-headers"]);
+    let output = balancer.query(&["events", "--follow", "--no-headers"]);
     assert_eq!(code(&output), Some(3), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("has ended the stream"),
@@ -274,20 +274,20 @@ fn a_follower_ends_with_the_balancer() {
 }
 
 #[test]
-fn flows_are_followed_as_rows_or_as_they_come() {
-    let balancer = Answering::with("200 OK", FLOW_EVENTS);
-    let table = balancer.ask(&["flows", "-f", "--limit", "3"]);
+fn flow_events_are_printed_as_rows_or_lines() {
+    let balancer = FakeBalancer::with("200 OK", FLOW_EVENTS);
+    let table = balancer.query(&["flows", "-f", "--limit", "3"]);
     assert_eq!(code(&table), Some(0), "{}", stderr(&table));
     assert_eq!(stdout(&table), include_str!("../golden/flow-events.txt"));
     assert_eq!(
         stderr(&table),
-        "1,234 opens and closes were missed: they came faster than they were read\n"
+        "1,234 flow events were missed: this reader is too slow\n"
     );
-    let lines = balancer.ask(&["flows", "--follow", "-o", "jsonl"]);
+    let lines = balancer.query(&["flows", "--follow", "-o", "jsonl"]);
     assert_eq!((stdout(&lines).as_str(), code(&lines)), (FLOW_EVENTS, Some(3)));
 }
 
-/// What bash makes of Tab after `words`, with the script that the program prints.
+/// Bash's completions after `words`, with the program's script.
 fn completed(words: &[&str]) -> Output {
     let script = r#"
         source <("$0" completions bash) || exit 9
@@ -305,9 +305,9 @@ fn completed(words: &[&str]) -> Output {
 }
 
 #[test]
-fn bash_completes_names_that_only_the_balancer_knows() {
-    let services = Answering::with("200 OK", SERVICES);
-    let backends = Answering::with("200 OK", BACKENDS);
+fn bash_completes_names_from_the_balancer() {
+    let services = FakeBalancer::with("200 OK", SERVICES);
+    let backends = FakeBalancer::with("200 OK", BACKENDS);
     for (balancer, words, want) in [
         (
             &services,
@@ -337,7 +337,7 @@ fn bash_completes_names_that_only_the_balancer_knows() {
 }
 
 #[test]
-fn completion_is_quiet_without_a_balancer_and_knows_commands_and_flags() {
+fn completion_needs_no_balancer_for_commands_and_flags() {
     let lines = |words: &[&str]| {
         let output = completed(words);
         assert_eq!(stderr(&output), "", "{words:?}");
@@ -359,10 +359,10 @@ fn completion_is_quiet_without_a_balancer_and_knows_commands_and_flags() {
 }
 
 #[test]
-fn completion_does_not_wait_for_a_balancer_that_does_not_answer() {
+fn completion_gives_up_on_a_silent_balancer() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
-    let _deaf = UnixListener::bind(&socket).unwrap();
+    let _silent = UnixListener::bind(&socket).unwrap();
     // Would wait for ever without its own limit.
     let output = completed(&["--socket", socket.to_str().unwrap(), "services", ""]);
     assert!(!stdout(&output).contains("finance"));
@@ -370,7 +370,7 @@ fn completion_does_not_wait_for_a_balancer_that_does_not_answer() {
 }
 
 #[test]
-fn each_shell_has_a_script_that_asks_this_program() {
+fn each_shell_has_a_completion_script() {
     for (shell, mark) in [
         ("bash", "complete -o nospace"),
         ("zsh", "#compdef vl3-lb"),
@@ -385,7 +385,7 @@ fn each_shell_has_a_script_that_asks_this_program() {
 }
 
 #[test]
-fn the_manual_knows_every_command() {
+fn the_manual_has_every_command() {
     let manual = stdout(&vl3_lb(&["man"])).replace('\\', "");
     for (page, flag) in [
         ("vl3-lb 1", "vl3-lb-flows(1)"),
@@ -402,7 +402,7 @@ fn the_manual_knows_every_command() {
 }
 
 #[test]
-fn the_version_has_a_revision() {
+fn the_version_includes_the_revision() {
     let text = stdout(&vl3_lb(&["--version"]));
     let version = concat!("vl3-lb ", env!("CARGO_PKG_VERSION"), " (");
     assert!(

@@ -6,11 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::complete;
+use super::candidates;
+use super::client::DEFAULT_SOCKET;
 use crate::{config, version};
-
-/// Where the balancer answers unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/vl3-lb/admin.sock";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -18,9 +16,9 @@ pub const DEFAULT_SOCKET: &str = "/run/vl3-lb/admin.sock";
     name = "vl3-lb",
     version = version::LONG,
     about = "Layer-4 load balancer of a vL3 network, on AF_XDP",
-    after_help = "Exit codes: 0 done, 1 the balancer answered with an error or a named object does not exist, \
-                  2 refused arguments or configuration, 3 balancer unreachable, 4 `status --check`: not ready \
-                  or degraded, 130 after Ctrl-C"
+    after_help = "Exit status: 0 success, 1 the balancer answered with an error or a named object does not exist, \
+                  2 invalid arguments or configuration, 3 balancer unreachable, 4 `status --check`: not ready \
+                  or degraded, 130 interrupted by Ctrl-C"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -38,29 +36,29 @@ pub struct Global {
     /// Output format
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
     pub output: Output,
-    /// The same as -o json
+    /// Same as -o json
     #[arg(long, global = true, conflicts_with = "output")]
     pub json: bool,
-    /// Leave out the line of headings
+    /// Omit the headings
     #[arg(long, global = true)]
     pub no_headers: bool,
-    /// Show integers instead of three digits
+    /// Show exact integers instead of three significant digits
     #[arg(long, global = true)]
     pub exact: bool,
-    /// Colour of states
+    /// When to colour states
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
     pub color: ColorChoice,
-    /// Repeat, every second or as told
+    /// Repeat at this interval [default: 1s]
     #[arg(short, long, global = true, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
           require_equals = true, value_parser = duration)]
     pub watch: Option<Duration>,
-    /// Longest wait for an answer
+    /// Limit of the wait for an answer
     #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub timeout: Duration,
 }
 
 impl Global {
-    /// The output format, with `--json` counted in.
+    /// The output format, `--json` included.
     pub const fn format(&self) -> Output {
         if self.json { Output::Json } else { self.output }
     }
@@ -75,7 +73,7 @@ pub enum Output {
     Wide,
     /// One JSON document
     Json,
-    /// One JSON object a line
+    /// One JSON object per line
     Jsonl,
 }
 
@@ -88,17 +86,17 @@ pub enum ColorChoice {
     Never,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Balance until told to stop
+    /// Run the balancer
     ///
-    /// SIGTERM lets open flows finish: for the longest drain time of a service, 20 s at most. A second
-    /// one ends at once. SIGUSR1 logs everything, SIGUSR2 as configured.
+    /// On SIGTERM it lets open flows finish, for the longest drain time of a service, but 20 s at most. A
+    /// second SIGTERM stops it at once. SIGUSR1 sets the log level to trace, SIGUSR2 to the configured one.
     Run(ConfigArgs),
-    /// Validate a configuration and print it resolved
+    /// Validate a configuration and print it with all defaults
     Check(ConfigArgs),
-    /// Show the balancer as a whole
+    /// Show the state of the balancer
     Status(StatusArgs),
     /// Show services
     Services(ServicesArgs),
@@ -106,15 +104,15 @@ pub enum Command {
     Backends(BackendsArgs),
     /// Show flows
     Flows(FlowsArgs),
-    /// Show changes of state
+    /// Show events: changes of state
     Events(EventsArgs),
-    /// Print shell completions, to be sourced by the shell: source <(vl3-lb completions bash)
+    /// Print a completion script for the shell to source: source <(vl3-lb completions bash)
     Completions { shell: Shell },
-    /// Print the manual pages: of the whole, then of each command
+    /// Print the manual pages: of vl3-lb, then of each command
     Man,
 }
 
-/// Shells that can complete.
+/// Shells with a completion script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
     Bash,
@@ -122,7 +120,7 @@ pub enum Shell {
     Fish,
 }
 
-/// Where the configuration comes from.
+/// Sources of the configuration.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     /// Configuration file; NSM_* variables override it
@@ -167,15 +165,15 @@ pub struct StatusArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = FILTER_HELP)]
 pub struct ServicesArgs {
-    /// Names of services; `*` is a wildcard. One name alone shows that service in full
-    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
+    /// Names of services; `*` is a wildcard. A single name shows that service in full
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
     pub service: Vec<String>,
-    /// down, degraded or ok
+    /// State: down, degraded or ok
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
     #[command(flatten)]
     pub not: Not,
-    /// Order; by default by state, then name
+    /// Sort key; by default state, then name
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<ServiceSort>,
 }
@@ -196,17 +194,17 @@ pub enum ServiceSort {
 #[command(after_help = FILTER_HELP)]
 pub struct BackendsArgs {
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
     pub service: Vec<String>,
-    /// down, draining, unknown or up
+    /// State: down, draining, unknown or up
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
     /// Name of a Kubernetes node; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::nodes))]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::nodes))]
     pub node: Vec<String>,
     #[command(flatten)]
     pub not: Not,
-    /// Order; by default by state, then service and address
+    /// Sort key; by default state, then service and address
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<BackendSort>,
 }
@@ -227,12 +225,12 @@ pub enum BackendSort {
 #[command(after_help = FILTER_HELP)]
 pub struct FlowsArgs {
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
     pub service: Vec<String>,
     /// Address of a backend, with or without port
-    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(complete::backends))]
+    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(candidates::backends))]
     pub backend: Vec<String>,
-    /// Address or network of clients
+    /// Address or network of the client
     #[arg(long, value_name = "CIDR")]
     pub client: Vec<String>,
     /// Port of the service
@@ -241,16 +239,16 @@ pub struct FlowsArgs {
     /// Source port towards the backend
     #[arg(long, value_name = "PORT")]
     pub nat_port: Vec<String>,
-    /// TCP or UDP
+    /// Protocol: TCP or UDP
     #[arg(long, value_name = "PROTOCOL")]
     pub proto: Vec<String>,
-    /// opening, established, unreplied, half_closed, closing or reset
+    /// State: opening, established, unreplied, half_closed, closing or reset
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
-    /// Opened at least so long ago
+    /// Opened at least this long ago
     #[arg(long, value_name = "DURATION")]
     pub older: Vec<String>,
-    /// Silent for at least so long
+    /// Idle for at least this long
     #[arg(long, value_name = "DURATION")]
     pub idle: Vec<String>,
     /// Number of a worker
@@ -258,19 +256,19 @@ pub struct FlowsArgs {
     pub worker: Vec<String>,
     #[command(flatten)]
     pub not: Not,
-    /// Order of the shown part; by default the newest activity first
+    /// Sort key; by default the newest activity first
     #[arg(long, value_enum, value_name = "KEY", conflicts_with = "all")]
     pub sort: Option<FlowSort>,
-    /// Flows to show, at most [default: 100]; with --follow the number of opens and closes to wait for
+    /// Number of flows to show [default: 100]; with --follow, number of flow events to wait for
     #[arg(long, value_name = "NUMBER")]
     pub limit: Option<usize>,
-    /// Stream all flows, in no order
+    /// Stream all flows, unsorted
     #[arg(long, conflicts_with_all = ["limit", "count"])]
     pub all: bool,
-    /// Print the number of flows
+    /// Print only the number of flows
     #[arg(long)]
     pub count: bool,
-    /// Show flows as they open and close, with the cause, until Ctrl-C
+    /// Follow flows as they open and close, with the cause, until Ctrl-C
     #[arg(short, long, conflicts_with_all = ["sort", "all", "count"])]
     pub follow: bool,
 }
@@ -288,18 +286,18 @@ pub enum FlowSort {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = FILTER_HELP)]
 pub struct EventsArgs {
-    /// Go on with each new event until Ctrl-C
+    /// Follow new events until Ctrl-C
     #[arg(short, long, conflicts_with = "limit")]
     pub follow: bool,
-    /// Only events of so long ago; with 0s and --follow only new ones
+    /// Maximum age of events; 0s with --follow shows only new ones
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub since: Option<Duration>,
     /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::services))]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
     pub service: Vec<String>,
     #[command(flatten)]
     pub not: Not,
-    /// Only so many of the newest
+    /// Number of newest events to show
     #[arg(long, value_name = "NUMBER")]
     pub limit: Option<usize>,
 }
@@ -312,10 +310,10 @@ pub struct Not {
     pub not: Vec<bool>,
 }
 
-const FILTER_HELP: &str = "The same filter twice means either, different filters mean both, --not negates the next \
-                           one.";
+const FILTER_HELP: &str = "A filter given twice accepts either value; different filters must all match; --not negates \
+                           the next filter.";
 
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; want a duration such as 500ms, 5s or 1m"))
+        .map_err(|error| format!("{error}; allowed a duration such as 500ms, 5s or 1m"))
 }

@@ -96,7 +96,7 @@ fn checked(check: &BackendCheck) -> String {
     format!("{} {} {took} {}", check.kind, result.name(), in_a_row(check))
 }
 
-/// `(2 of 3)`: how far the last checks go towards a change of state.
+/// `(2 of 3)`: progress of the last checks towards a change of state.
 fn in_a_row(check: &BackendCheck) -> String {
     format!("({} of {})", check.consecutive.min(check.needed), check.needed)
 }
@@ -107,7 +107,7 @@ fn ports_ratio(backend: &Backend) -> Option<f64> {
     (ports.capacity > 0).then(|| ports.used as f64 / ports.capacity as f64)
 }
 
-/// What the state alone does not say.
+/// Details of the state.
 fn note(backend: &Backend, now: Time) -> String {
     if let Some(drain) = backend.drain {
         return format!(
@@ -130,7 +130,7 @@ fn note(backend: &Backend, now: Time) -> String {
 const fn tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
-        BackendState::Draining | BackendState::Unknown => Tone::Uneasy,
+        BackendState::Draining | BackendState::Unknown => Tone::Warning,
         BackendState::Down => Tone::Bad,
     }
 }

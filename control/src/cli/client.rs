@@ -9,9 +9,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::exit::{Failure, FailureKind};
+
+/// The admin socket of a balancer with the default configuration.
+pub(super) const DEFAULT_SOCKET: &str = "/run/vl3-lb/admin.sock";
 
 /// A balancer's admin socket.
 #[derive(Debug, Clone)]
@@ -107,7 +111,7 @@ impl Client {
                 self.socket.display()
             ),
         )
-        .hint("`vl3-lb run --config FILE` starts one, `--socket PATH` names another socket")
+        .hint("`vl3-lb run --config FILE` starts a balancer; `--socket PATH` selects another socket")
     }
 
     fn unreachable(&self, cause: &str) -> Failure {
@@ -149,6 +153,20 @@ impl Client {
         )
         .hint("`--timeout 30s` waits longer")
     }
+}
+
+/// Decodes a JSON answer.
+pub(super) fn read<T: DeserializeOwned>(document: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(document).map_err(|error| unreadable(&error))
+}
+
+/// An answer that this version of the program cannot decode.
+pub(super) fn unreadable(error: &serde_json::Error) -> Failure {
+    Failure::new(
+        FailureKind::Answered,
+        format!("read the balancer's answer: {error}"),
+    )
+    .hint("does the balancer have another version? compare `vl3-lb --version` with that of `status --json`")
 }
 
 /// The lines of a part, without their line feeds.

@@ -49,7 +49,7 @@ pub(super) fn table(answer: &EventList, view: View) -> String {
     listing.take_lines()
 }
 
-/// What the list leaves out, for standard error.
+/// A note on the events that the list omits.
 pub(super) fn omission(answer: &EventList) -> Option<String> {
     answer.envelope.truncated.then(|| {
         format!(
@@ -63,7 +63,7 @@ pub(super) fn omission(answer: &EventList) -> Option<String> {
 const fn tone(severity: Severity) -> Tone {
     match severity {
         Severity::Error => Tone::Bad,
-        Severity::Warn => Tone::Uneasy,
+        Severity::Warn => Tone::Warning,
         Severity::Info => Tone::Plain,
     }
 }

@@ -1,12 +1,12 @@
-//! Why a command ended, and the status that tells a script so.
+//! Failures of commands and their exit status.
 
 use std::fmt;
 
-/// How a command ended without success.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// What was attempted, on what, and why it failed. Empty if everything is said already.
+    /// What was attempted, on what, and why it failed. Empty if it was printed already.
     pub error: String,
     /// The next command or change.
     pub hint: Option<String>,
@@ -25,7 +25,7 @@ pub enum FailureKind {
     Degraded,
     /// Ctrl-C.
     Interrupted,
-    /// Whoever read the output has had enough: no failure at all.
+    /// The reader of the output closed it: success.
     OutputClosed,
 }
 
@@ -44,7 +44,7 @@ impl FailureKind {
 }
 
 impl Failure {
-    /// A failure to be told in one line.
+    /// A failure without a hint.
     pub fn new(kind: FailureKind, error: impl Into<String>) -> Self {
         Self {
             kind,
@@ -53,7 +53,7 @@ impl Failure {
         }
     }
 
-    /// Adds what to do next.
+    /// Adds the next command or change.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -74,14 +74,14 @@ impl fmt::Display for Failure {
 }
 
 impl From<clap::Error> for Failure {
-    /// Arguments that do not fit together.
+    /// Invalid arguments.
     fn from(error: clap::Error) -> Self {
         Self::new(FailureKind::Refused, error.to_string())
     }
 }
 
 impl From<std::io::Error> for Failure {
-    /// A failure to write output.
+    /// An error of a write to the output.
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             Self::new(FailureKind::OutputClosed, "")
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_what_and_what_next() {
+    fn a_failure_prints_its_error_and_hint() {
         let failure = Failure::new(FailureKind::Answered, "services: no service \"finanse\"")
             .hint("vl3-lb services lists them");
         assert_eq!(
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_is_the_end_and_no_failure() {
+    fn a_closed_pipe_is_success() {
         let failure = Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
         assert_eq!(failure.kind.code(), 0);
         assert_eq!(failure.to_string(), "");

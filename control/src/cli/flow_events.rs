@@ -63,7 +63,7 @@ fn tone(cause: &str) -> Tone {
     if is(&[CloseCause::BackendDown, CloseCause::InterfaceLost]) {
         Tone::Bad
     } else if is(&[CloseCause::Rst, CloseCause::Drain]) {
-        Tone::Uneasy
+        Tone::Warning
     } else {
         Tone::Plain
     }

@@ -8,7 +8,7 @@ use super::number::{Digits, UNKNOWN, age_seconds, grouped};
 use super::table::{Cell, Column, Listing, number, text};
 use super::view::View;
 
-/// In the order of a packet's way: client, service, balancer, backend.
+/// In the order of the path: client, service, balancer, backend.
 const COLUMNS: [Column; 12] = [
     text("PROTO"),
     text("CLIENT"),
@@ -54,7 +54,7 @@ pub(super) fn table(answer: &FlowList, view: View) -> String {
     listing.take_lines()
 }
 
-/// What the list leaves out, for standard error.
+/// A note on the flows that the list omits.
 pub(super) fn omission(answer: &FlowList) -> Option<String> {
     answer.envelope.truncated.then(|| {
         format!(
@@ -65,7 +65,7 @@ pub(super) fn omission(answer: &FlowList) -> Option<String> {
     })
 }
 
-/// Protocol and addresses in the order of a packet's way.
+/// Protocol and addresses in the order of the path.
 pub(super) fn endpoints(flow: &Flow) -> Vec<Cell> {
     let endpoint = |address, port| SocketAddr::new(address, port).to_string();
     vec![
@@ -77,7 +77,7 @@ pub(super) fn endpoints(flow: &Flow) -> Vec<Cell> {
     ]
 }
 
-/// Packets and bytes, both ways each.
+/// Packets and bytes, each in both directions.
 pub(super) fn traffic(flow: &Flow, digits: Digits) -> [Cell; 2] {
     [
         |of: &FlowTraffic| of.packets_total,

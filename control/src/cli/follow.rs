@@ -1,28 +1,28 @@
-//! Answers that have no end: what happens, as it happens.
+//! `--follow`: endless answers, printed as they arrive.
 
 use crate::api::{Event, FlowEvent};
 
 use super::args::{EventsArgs, FlowsArgs, Global, Output};
-use super::client::{Client, lines_of};
+use super::client::{Client, lines_of, read};
 use super::exit::{Failure, FailureKind};
 use super::number::grouped;
-use super::terms::Query;
+use super::terms::{Query, since};
 use super::view::{View, note, print};
-use super::{events, flow_events, read, since};
+use super::{events, flow_events};
 
-/// Refuses what does not go together with an answer that has no end.
+/// Checks the flags that an endless answer excludes.
 pub(super) fn validate(global: &Global) -> Result<(), Failure> {
-    let refused = |what: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {what}")));
+    let refused = |reason: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {reason}")));
     if global.format() == Output::Json {
-        return refused("a JSON document would never end; -o jsonl writes an object a line");
+        return refused("a JSON document would never end; -o jsonl writes one object per line");
     }
     if global.watch.is_some() {
-        return refused("shows each event as it happens; --watch would show all again and again");
+        return refused("cannot be combined with --watch, which repeats a finite answer");
     }
     Ok(())
 }
 
-/// Events as they happen.
+/// Prints events as they are emitted.
 pub(super) async fn follow_events(
     client: &Client,
     args: &EventsArgs,
@@ -33,7 +33,7 @@ pub(super) async fn follow_events(
         .iter()
         .cloned()
         .chain(since(args))
-        .chain([follow()])
+        .chain([follow_term()])
         .collect();
     let mut lines = client.lines("/api/v1/events", &query).await?.endless();
     let mut listing = events::listing(view);
@@ -50,7 +50,7 @@ pub(super) async fn follow_events(
     Ok(())
 }
 
-/// Flows as they open and close, so many as the limit says.
+/// Prints flows as they open and close, up to the limit.
 pub(super) async fn follow_flows(
     client: &Client,
     args: &FlowsArgs,
@@ -58,12 +58,17 @@ pub(super) async fn follow_flows(
     view: View,
 ) -> Result<(), Failure> {
     let limit = args.limit.map(|limit| ("limit".to_owned(), limit.to_string()));
-    let query: Query = filters.iter().cloned().chain(limit).chain([follow()]).collect();
+    let query: Query = filters
+        .iter()
+        .cloned()
+        .chain(limit)
+        .chain([follow_term()])
+        .collect();
     let mut left = args.limit;
     let mut lines = client.lines("/api/v1/flows", &query).await?.endless();
     let mut listing = flow_events::listing(view);
     if view.terminal {
-        note("flows that open and close from now on, until Ctrl-C");
+        note("following flows as they open and close, until Ctrl-C");
     }
     while left != Some(0)
         && let Some(part) = lines.next().await?
@@ -72,7 +77,7 @@ pub(super) async fn follow_flows(
             match read::<FlowEvent>(line)? {
                 FlowEvent::Lost { events, .. } if view.format != Output::Jsonl => {
                     note(&format!(
-                        "{} opens and closes were missed: they came faster than they were read",
+                        "{} flow events were missed: this reader is too slow",
                         grouped(events)
                     ));
                 }
@@ -93,6 +98,6 @@ pub(super) async fn follow_flows(
     Ok(())
 }
 
-fn follow() -> (String, String) {
+fn follow_term() -> (String, String) {
     ("follow".to_owned(), "true".to_owned())
 }

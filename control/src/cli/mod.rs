@@ -1,10 +1,11 @@
-//! The command line: asks a running balancer and shows its answer.
+//! The command line: queries a running balancer and prints its answer.
 //!
-//! Data goes to standard output, everything for people beside it to standard error. Tables are made
-//! of the same JSON that `-o json` prints.
+//! Data goes to standard output; notes for people go to standard error. Tables show the same JSON that
+//! `-o json` prints.
 
 pub mod args;
 mod backends;
+mod candidates;
 mod client;
 mod complete;
 mod events;
@@ -27,7 +28,6 @@ use std::path::Path;
 
 use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
-use serde::de::DeserializeOwned;
 
 use crate::config::{Config, Refusal};
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
@@ -35,20 +35,20 @@ use crate::version;
 use args::{
     BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,
 };
-use client::Client;
+use client::{Client, read};
 pub use complete::complete;
 pub use exit::{Failure, FailureKind};
 use follow::{follow_events, follow_flows};
 use stream::stream_flows;
-use terms::Query;
+use terms::{Query, since};
 use view::{View, note, print, print_json};
 
 /// Events at the end of the view of one service.
 const LAST_EVENTS: usize = 5;
 
-/// Does what the command line asks for; everything but `run`, which needs a data plane.
+/// Executes every command but `run`, which needs a data plane.
 ///
-/// `matches` is what `cli` was read from: it knows the order of the filters.
+/// `matches`, from which `cli` was parsed, has the order of the filters.
 pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let filters = matches
         .subcommand()
@@ -57,22 +57,22 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     match &cli.command {
         Command::Run(_) => Err(Failure::new(
             FailureKind::Refused,
-            "run: not a question to a balancer",
+            "run: starts a balancer and cannot be queried",
         )),
         Command::Check(args) => check(args),
         Command::Completions { shell } => print(&complete::script(*shell)?),
         Command::Man => man(),
-        Command::Status(args) => ask(cli, &Question::Status(args)),
-        Command::Services(args) => ask(cli, &Question::Services(args, filters)),
-        Command::Backends(args) => ask(cli, &Question::Backends(args, filters)),
-        Command::Flows(args) => ask(cli, &Question::Flows(args, filters)),
-        Command::Events(args) => ask(cli, &Question::Events(args, filters)),
+        Command::Status(args) => query(cli, &Request::Status(args)),
+        Command::Services(args) => query(cli, &Request::Services(args, filters)),
+        Command::Backends(args) => query(cli, &Request::Backends(args, filters)),
+        Command::Flows(args) => query(cli, &Request::Flows(args, filters)),
+        Command::Events(args) => query(cli, &Request::Events(args, filters)),
     }
 }
 
 /// Reads the configuration as `run` does.
 ///
-/// Errors: every refusal, one a line.
+/// Errors: every invalid setting, one per line.
 pub fn load_config(path: Option<&Path>) -> Result<crate::config::Loaded, Failure> {
     Config::load(path, &|name| std::env::var(name).ok()).map_err(|refusals| {
         let lines: Vec<_> = refusals.iter().map(Refusal::to_string).collect();
@@ -89,10 +89,10 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
     print(loaded.config.to_yaml().as_bytes())
 }
 
-/// One manual page after the other: of the whole, then of each command.
+/// Prints the manual pages: of the program, then of each command.
 fn man() -> Result<(), Failure> {
     let mut whole = Cli::command().disable_help_subcommand(true);
-    // Gives the commands their full names and the flags of all.
+    // Gives the commands their full names and the global flags.
     whole.build();
     let mut pages = Vec::new();
     for command in std::iter::once(&whole).chain(whole.get_subcommands()) {
@@ -103,8 +103,8 @@ fn man() -> Result<(), Failure> {
     print(&pages)
 }
 
-/// A command that the balancer answers.
-enum Question<'a> {
+/// A query to the balancer.
+enum Request<'a> {
     Status(&'a StatusArgs),
     Services(&'a ServicesArgs, Query),
     Backends(&'a BackendsArgs, Query),
@@ -112,9 +112,9 @@ enum Question<'a> {
     Events(&'a EventsArgs, Query),
 }
 
-/// Asks once, or again and again with `--watch`, until Ctrl-C.
-fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
-    question.validate(&cli.global)?;
+/// Queries once, or with `--watch` repeatedly until Ctrl-C.
+fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
+    request.validate(&cli.global)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -128,10 +128,10 @@ fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
         let answers = async {
             loop {
                 if cli.global.watch.is_some() && view.terminal {
-                    // Home and erase: what is left of the last screen would be taken for news.
+                    // Cursor home, erase: nothing of the last screen may remain.
                     print(b"\x1b[H\x1b[2J")?;
                 }
-                question.answer(&client, view).await?;
+                request.answer(&client, view).await?;
                 match cli.global.watch {
                     Some(interval) => tokio::time::sleep(interval).await,
                     None => return Ok(()),
@@ -145,8 +145,8 @@ fn ask(cli: &Cli, question: &Question<'_>) -> Result<(), Failure> {
     })
 }
 
-impl Question<'_> {
-    /// Refuses filters here, before a balancer is asked.
+impl Request<'_> {
+    /// Checks filters before the query.
     fn validate(&self, global: &Global) -> Result<(), Failure> {
         let (mut services, mut backends, mut flows, mut events) = Default::default();
         let filters = match self {
@@ -172,7 +172,7 @@ impl Question<'_> {
         Ok(())
     }
 
-    /// Whether the answer has no end.
+    /// Whether the answer is endless.
     const fn follows(&self) -> bool {
         match self {
             Self::Flows(args, _) => args.follow,
@@ -230,7 +230,7 @@ async fn show_services(
         return print_json(&document, view.format);
     }
     let answer: Envelope<Service> = read(&document)?;
-    // One service asked for by its name is shown in full.
+    // A single service, named exactly, is shown in full.
     let screen = match filters.as_slice() {
         [(_, name)] if args.service.len() == 1 && !name.contains(['*', '!']) => {
             let backends = client.get("/api/v1/backends", filters).await?;
@@ -300,22 +300,13 @@ async fn show_events(client: &Client, args: &EventsArgs, filters: &Query, view: 
     Ok(())
 }
 
-fn since(args: &EventsArgs) -> Option<(String, String)> {
-    let since = humantime::format_duration(args.since?);
-    Some(("since".to_owned(), since.to_string()))
-}
-
 fn with_sort<K: ValueEnum>(filters: &Query, sort: Option<K>) -> Query {
     let key = sort.and_then(|key| key.to_possible_value().map(|value| value.get_name().to_owned()));
     let sort = key.map(|key| ("sort".to_owned(), key));
     filters.iter().cloned().chain(sort).collect()
 }
 
-fn read<T: DeserializeOwned>(document: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(document).map_err(|error| view::unreadable(&error))
-}
-
-/// What the numbers are measured over, for a person who looks at them.
+/// On a terminal, notes the window of the rates and the snapshot.
 fn context<T>(answer: &Envelope<T>, view: View) {
     if view.terminal {
         let window = answer

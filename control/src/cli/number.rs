@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// What stands for something unknown.
+/// The text of an unknown value.
 pub(super) const UNKNOWN: &str = "-";
 
-/// How numbers are written in tables.
+/// The format of numbers in tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Digits {
     /// Three significant digits and a power of 1000.
@@ -51,7 +51,7 @@ fn short(value: f64) -> String {
     if magnitude < 0.05 {
         return "0".to_owned();
     }
-    // A value that would round up to 1000 of its unit belongs to the next one.
+    // A value that rounds up to 1000 of its unit takes the next unit.
     for (index, (power, letter)) in POWERS.iter().enumerate() {
         if magnitude >= power * 0.9995 {
             let scaled = value / power;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_keep_a_decimal_while_it_says_something() {
+    fn small_rates_keep_a_decimal() {
         for (value, text) in [
             (None, "-"),
             (Some(0.0), "0"),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_name_their_two_largest_units() {
+    fn ages_have_their_two_largest_units() {
         for (millis, text) in [
             (0, "0s"),
             (40, "0s"),
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_carry_the_unit_that_fits() {
+    fn latencies_have_the_fitting_unit() {
         for (seconds, text) in [
             (None, "-"),
             (Some(0.000_088), "88us"),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flow_is_no_plural() {
+    fn one_flow_is_singular() {
         assert_eq!([0, 1, 48_210].map(flows), ["0 flows", "1 flow", "48,210 flows"]);
     }
 }

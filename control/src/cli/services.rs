@@ -185,7 +185,7 @@ fn addresses(service: &Service) -> String {
 pub(super) const fn tone(state: ServiceState) -> Tone {
     match state {
         ServiceState::Ok => Tone::Good,
-        ServiceState::Degraded => Tone::Uneasy,
+        ServiceState::Degraded => Tone::Warning,
         ServiceState::Down => Tone::Bad,
     }
 }

@@ -12,10 +12,10 @@ use super::services::since;
 use super::table::{Cell, Table, Tone, text};
 use super::view::View;
 
-/// Other balancers that are shown; all are in the document.
+/// Peers in the table; JSON has all.
 const SHOWN_PEERS: usize = 4;
 
-/// The screen: the verdict first, then what it stands on, then what to do.
+/// The screen: the verdict, its reasons, the next steps.
 pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
     let mut screen = String::new();
     for status in &answer.items {
@@ -56,9 +56,9 @@ pub(super) fn verdict(status: &Status) -> String {
 
 fn state(status: &Status) -> (&'static str, Tone) {
     match status {
-        Status { draining: true, .. } => ("DRAINING", Tone::Uneasy),
+        Status { draining: true, .. } => ("DRAINING", Tone::Warning),
         Status { ready: false, .. } => ("NOT READY", Tone::Bad),
-        status if status.degraded() => ("DEGRADED", Tone::Uneasy),
+        status if status.degraded() => ("DEGRADED", Tone::Warning),
         _ => ("READY", Tone::Good),
     }
 }
@@ -67,7 +67,7 @@ fn labelled(label: &str, line: &str) -> String {
     format!("{label:<9}  {line}")
 }
 
-/// Joins the parts of a line; the wider gap sets them apart.
+/// Joins the parts of a line with a wide gap.
 fn parts(parts: &[String]) -> String {
     parts
         .iter()
@@ -157,7 +157,7 @@ fn mode(status: &Status) -> String {
     ])
 }
 
-/// `3: 1 ok, 1 degraded, 1 down`: the states that occur.
+/// `3: 1 ok, 1 degraded, 1 down`: the states with a count above zero.
 fn tally(total: usize, states: &[(usize, &str)]) -> String {
     let mut text = total.to_string();
     let mut separator = ": ";
@@ -258,7 +258,7 @@ fn control(status: &Status, now: Time) -> String {
     parts(&texts)
 }
 
-/// Who else there is; each with its state, addresses and age.
+/// The peers, each with its state, addresses and age.
 fn peer_group(group: &PeerGroup, now: Time) -> String {
     let peer = |peer: &Peer| {
         let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
@@ -286,7 +286,7 @@ fn warnings(warnings: &[Warning], now: Time, view: View) -> String {
     for warning in warnings {
         let tone = match warning.severity {
             Severity::Error => Tone::Bad,
-            Severity::Warn => Tone::Uneasy,
+            Severity::Warn => Tone::Warning,
             Severity::Info => Tone::Plain,
         };
         let age = warning

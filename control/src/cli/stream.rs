@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 
-use crate::api::{FlowStreamEnd, FlowStreamLine};
+use crate::api::{Flow, FlowStreamEnd, FlowStreamLine};
 
 use super::args::Output;
-use super::client::{Client, lines_of};
+use super::client::{Client, lines_of, read, unreadable};
 use super::exit::Failure;
+use super::flows;
+use super::table::Listing;
 use super::terms::Query;
 use super::view::{View, note, print};
-use super::{flows, read};
 
 /// Prints all flows that match without keeping them.
 ///
@@ -42,7 +43,7 @@ pub(super) async fn stream_flows(client: &Client, filters: &Query, view: View) -
 /// Writes flows in the format of the view.
 struct Printer {
     format: Output,
-    listing: super::table::Listing,
+    listing: Listing,
     /// Whether no flow was written yet.
     empty: bool,
 }
@@ -57,7 +58,7 @@ impl Printer {
     }
 
     /// Appends a flow, which was read from `line`.
-    fn flow(&mut self, line: &[u8], flow: &crate::api::Flow, text: &mut String) {
+    fn flow(&mut self, line: &[u8], flow: &Flow, text: &mut String) {
         let line: Cow<'_, str> = String::from_utf8_lossy(line);
         match self.format {
             Output::Json => {
@@ -87,7 +88,7 @@ impl Printer {
             return Ok(self.take_rows());
         }
         let begin = if self.empty { "{\"items\":[" } else { "\n" };
-        let fields = serde_json::to_string(end).map_err(|error| super::view::unreadable(&error))?;
+        let fields = serde_json::to_string(end).map_err(|error| unreadable(&error))?;
         // The fields of the trailer go on with the object of the items.
         let fields = fields.trim_start_matches('{');
         Ok(format!("{begin}],{fields}\n"))

@@ -21,7 +21,7 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// At least so wide: in a table that is written row by row, columns stay where they are.
+    /// Sets the minimum width, which keeps columns aligned in a table written row by row.
     pub(super) const fn at_least(self, width: usize) -> Self {
         Self { width, ..self }
     }
@@ -45,12 +45,12 @@ pub(super) const fn number(heading: &'static str) -> Column {
     }
 }
 
-/// The meaning of a cell, shown as a colour besides the word that it holds.
+/// The meaning of a cell, shown as a colour in addition to its word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
     Good,
-    Uneasy,
+    Warning,
     Bad,
 }
 
@@ -60,7 +60,7 @@ impl Tone {
         match self {
             Self::Plain => Style::new(),
             Self::Good => AnsiColor::Green.on_default(),
-            Self::Uneasy => AnsiColor::Yellow.on_default(),
+            Self::Warning => AnsiColor::Yellow.on_default(),
             Self::Bad => AnsiColor::Red.on_default(),
         }
     }
@@ -116,7 +116,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Takes the lines of the rows so far. Widths stay, so that a table can be written in parts.
+    /// Takes the lines of the rows so far. Widths are kept, so that a table can be written in parts.
     pub(super) fn take_lines(&mut self, headings: bool, color: bool) -> String {
         let mut lines = String::new();
         if headings {
@@ -129,7 +129,7 @@ impl Table {
         lines
     }
 
-    /// Pads first and colours after, so that escape sequences do not count as width.
+    /// Pads before it colours: escape sequences have no width.
     fn line(&self, row: &[Cell], color: bool, lines: &mut String) {
         let mut line = String::new();
         for (index, cell) in row.iter().enumerate() {
@@ -163,7 +163,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// An empty one; columns of `wide` are there if the view is.
+    /// An empty table; wide views have the columns of `wide`, too.
     pub(super) fn new(columns: &[Column], wide: &[Column], view: View) -> Self {
         let wide = if view.wide() { wide } else { &[] };
         Self {
@@ -173,12 +173,12 @@ impl Listing {
         }
     }
 
-    /// How numbers are written.
+    /// The format of numbers.
     pub(super) const fn digits(&self) -> Digits {
         self.view.digits
     }
 
-    /// Appends a row; the cells of `wide` are left out if the view is not.
+    /// Appends a row; only wide views have the cells of `wide`.
     pub(super) fn push(&mut self, mut row: Vec<Cell>, wide: Vec<Cell>) {
         if self.view.wide() {
             row.extend(wide);
@@ -186,7 +186,7 @@ impl Listing {
         self.table.push(row);
     }
 
-    /// The lines of what was appended since the last call, the first time with headings.
+    /// The rows since the last call; the first call has the headings.
     pub(super) fn take_lines(&mut self) -> String {
         let headings = std::mem::take(&mut self.headings);
         self.table.take_lines(headings, self.view.color)

@@ -1,18 +1,20 @@
-//! Filters of a command line in the order in which they were given.
+//! Filters of a command line, in their order.
 
 use clap::ArgMatches;
 
-/// Names of all filters as clap knows them; in queries `-` stands for `_`.
+use super::args::EventsArgs;
+
+/// The clap ids of all filters; query parameters have `-` for `_`.
 const FILTERS: [&str; 11] = [
     "service", "backend", "client", "port", "nat_port", "proto", "state", "node", "older", "idle", "worker",
 ];
 
-/// A query: names and values in order.
+/// Query parameters: names and values, in order.
 pub(super) type Query = Vec<(String, String)>;
 
 /// The filters of a command as query parameters; `--not` puts `!` before the value of the next one.
 ///
-/// Errors: a `--not` that no filter follows.
+/// Errors: a `--not` without a filter after it.
 pub(super) fn filters(matches: &ArgMatches) -> Result<Query, String> {
     let mut terms: Vec<(usize, String, String)> = FILTERS
         .iter()
@@ -25,19 +27,25 @@ pub(super) fn filters(matches: &ArgMatches) -> Result<Query, String> {
     for (not, _) in occurrences::<bool>(matches, "not") {
         let next = terms.iter_mut().find(|&&mut (at, ..)| at > not);
         let Some((.., value)) = next else {
-            return Err("--not: negates the filter after it, and there is none".to_owned());
+            return Err("--not: no filter follows that it could negate".to_owned());
         };
         value.insert(0, '!');
     }
     Ok(terms.into_iter().map(|(_, name, value)| (name, value)).collect())
 }
 
-/// Each value of an argument with its place on the command line.
+/// The maximum age of events as a query parameter.
+pub(super) fn since(args: &EventsArgs) -> Option<(String, String)> {
+    let since = humantime::format_duration(args.since?);
+    Some(("since".to_owned(), since.to_string()))
+}
+
+/// Each value of an argument with its index on the command line.
 fn occurrences<'a, T: Clone + Send + Sync + 'static>(
     matches: &'a ArgMatches,
     id: &str,
 ) -> impl Iterator<Item = (usize, &'a T)> {
-    // An argument that this command does not have is as one that was not given.
+    // A command without this argument has no values of it.
     let values = matches.try_get_many::<T>(id).ok().flatten();
     let places = values.is_some().then(|| matches.indices_of(id)).flatten();
     places.into_iter().flatten().zip(values.into_iter().flatten())
@@ -58,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_become_query_parameters_and_not_negates_the_next() {
+    fn filters_become_query_parameters_in_order() {
         for (line, want) in [
             ("vl3-lb flows", ""),
             (
@@ -86,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_not_is_refused() {
+    fn a_trailing_not_is_an_error() {
         assert!(parsed("vl3-lb flows --state reset --not").is_err());
     }
 }

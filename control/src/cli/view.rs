@@ -1,11 +1,12 @@
-//! How a command writes its answer.
+//! Output: formats, colours, and where to write.
 
 use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
 use super::args::{ColorChoice, Global, Output};
-use super::exit::{Failure, FailureKind};
+use super::client::read;
+use super::exit::Failure;
 use super::number::Digits;
 
 /// The form of tables.
@@ -15,12 +16,12 @@ pub(super) struct View {
     pub headings: bool,
     pub color: bool,
     pub digits: Digits,
-    /// Whether a person sees the output; context lines are for them.
+    /// Whether the output is a terminal, which also gets context lines.
     pub terminal: bool,
 }
 
 impl View {
-    /// From the flags and where standard output goes.
+    /// From the flags and the kind of standard output.
     pub(super) fn new(global: &Global) -> Self {
         let format = global.format();
         let terminal = std::io::stdout().is_terminal();
@@ -43,13 +44,13 @@ impl View {
         }
     }
 
-    /// Whether the answer is shown to people in the long form.
+    /// Whether tables have the additional columns.
     pub(super) fn wide(&self) -> bool {
         self.format == Output::Wide
     }
 }
 
-/// Whether the environment lets a terminal have colours (no-color.org).
+/// Whether the environment allows colours on a terminal (no-color.org).
 fn colors_wanted(env: impl Fn(&str) -> Option<String>) -> bool {
     env("NO_COLOR").is_none_or(|value| value.is_empty()) && env("TERM").is_none_or(|term| term != "dumb")
 }
@@ -64,18 +65,18 @@ pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a line for people to standard error; one that cannot be written is lost.
+/// Writes a line to standard error. An error is ignored.
 pub(super) fn note(line: &str) {
     writeln!(std::io::stderr(), "{line}").ok();
 }
 
-/// Writes a JSON document: whole, or its items line by line.
+/// Writes a JSON document, or its items, one per line.
 pub(super) fn print_json(document: &[u8], format: Output) -> Result<(), Failure> {
     if format != Output::Jsonl {
         print(document)?;
         return print(b"\n");
     }
-    let document: Value = serde_json::from_slice(document).map_err(|error| unreadable(&error))?;
+    let document: Value = read(document)?;
     let mut lines = String::new();
     for item in document["items"].as_array().into_iter().flatten() {
         lines.push_str(&item.to_string());
@@ -84,21 +85,12 @@ pub(super) fn print_json(document: &[u8], format: Output) -> Result<(), Failure>
     print(lines.as_bytes())
 }
 
-/// An answer in a shape that this program does not know.
-pub(super) fn unreadable(error: &serde_json::Error) -> Failure {
-    Failure::new(
-        FailureKind::Answered,
-        format!("read the balancer's answer: {error}"),
-    )
-    .hint("is the balancer of another version? compare `vl3-lb --version` with `-o json` of status")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_can_forbid_colours() {
+    fn the_environment_can_disable_colours() {
         for (name, value, want) in [
             ("NO_COLOR", "1", false),
             ("NO_COLOR", "", true),
