@@ -1,4 +1,4 @@
-//! One backend of one service, as shown.
+//! One backend of one service.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{BackendCheck, Distribution, Time, Traffic};
 use vl3lb_common::addr::Protocol;
 
-/// How a backend is. Ordered from worst to best.
+/// State of a backend. Ordered from worst to best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendState {
@@ -53,7 +53,7 @@ impl Failures {
         ]
     }
 
-    /// All together.
+    /// The sum.
     pub const fn total(self) -> u64 {
         self.reset + self.timeout + self.unreachable
     }
@@ -67,7 +67,7 @@ pub struct NatPortUse {
     pub capacity: u64,
 }
 
-/// Where frames to the backend go.
+/// Next hop of frames to the backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NextHop {
@@ -81,7 +81,7 @@ pub struct NextHop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
-    /// When its remaining flows are cut.
+    /// When its remaining flows are ended.
     pub deadline: Time,
     pub flows_left: u64,
 }
@@ -95,7 +95,7 @@ pub struct Backend {
     pub address: IpAddr,
     pub port: u16,
     pub state: BackendState,
-    /// When it came into that state.
+    /// When it entered that state.
     pub since: Option<Time>,
     pub weight: u16,
     /// Open flows.
@@ -117,7 +117,7 @@ pub struct Backend {
     pub next_hop: Option<NextHop>,
     /// Health checks; `None` without any.
     pub check: Option<BackendCheck>,
-    /// How often it came into a state.
+    /// Number of changes of state.
     pub transitions: u64,
     /// Set while it drains.
     pub drain: Option<Drain>,

@@ -1,22 +1,22 @@
-//! Health checks, as shown.
+//! Health checks.
 
 use serde::{Deserialize, Serialize};
 
 use super::Distribution;
 
-/// How a health check ended.
+/// Result of a health check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckResult {
     /// The backend accepted.
     Ok,
-    /// The backend's machine answered that nobody listens.
+    /// The backend's machine refused the connection.
     Refused,
     /// No answer in time.
     Timeout,
-    /// The network answered that there is no way to the backend.
+    /// The network reported the backend as unreachable.
     Unreachable,
-    /// The balancer could not ask: says nothing about the backend.
+    /// The balancer could not send the check: no statement about the backend.
     Error,
 }
 
@@ -44,7 +44,7 @@ impl CheckResult {
     }
 }
 
-/// What the health checks of one backend say.
+/// Health checks of one backend.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendCheck {
@@ -52,17 +52,17 @@ pub struct BackendCheck {
     pub kind: String,
     /// `None` before the first check.
     pub last_result: Option<CheckResult>,
-    /// What the last check ran into; `None` if it was good.
+    /// Error of the last check; `None` if it succeeded.
     pub last_error: Option<String>,
     /// Of the last check.
     pub duration_seconds: Option<f64>,
-    /// Checks in a row that were alike, good or failed.
+    /// Consecutive checks with the same outcome.
     pub consecutive: u32,
-    /// As many of that kind in a row change the state, or have done so.
+    /// Consecutive checks of that outcome that change the state.
     pub needed: u32,
 }
 
-/// How the backends of a service are looked at, and what came out.
+/// Health checks of the backends of a service: settings and results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceCheck {
@@ -72,20 +72,20 @@ pub struct ServiceCheck {
     pub port: Option<u16>,
     pub interval_seconds: f64,
     pub timeout_seconds: f64,
-    /// Good checks in a row that make a dead backend live.
+    /// Consecutive successes that bring a backend up.
     pub rise: u32,
-    /// Failed checks in a row that make a live backend dead.
+    /// Consecutive failures that take a backend down.
     pub fall: u32,
     /// Every result.
     pub results: Vec<CheckCount>,
 }
 
-/// Checks that ended alike.
+/// Checks with one result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckCount {
     pub result: CheckResult,
     pub checks_total: u64,
-    /// Time that they took; `None` if there were none.
+    /// Duration of the checks; `None` if there were none.
     pub duration_seconds: Option<Distribution>,
 }

@@ -1,4 +1,4 @@
-//! What surrounds every answer of the API.
+//! The envelope of every list of the API.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +16,12 @@ pub struct Envelope<T> {
     pub time: Time,
     /// Generation of the last published snapshot.
     pub generation: Option<u64>,
-    /// What rates are measured over.
+    /// The window of rates.
     pub window_seconds: Option<f64>,
     pub items: Vec<T>,
-    /// Whether `items` leaves out some that matched.
+    /// Whether `items` omits some that matched.
     pub truncated: bool,
-    /// What makes this answer less than complete.
+    /// Why this answer is incomplete.
     pub warnings: Vec<Warning>,
 }
 
@@ -33,7 +33,7 @@ pub enum Consistency {
     PerFlow,
 }
 
-/// The answer to a question about flows.
+/// A list of flows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowList {

@@ -1,4 +1,4 @@
-//! One change of state, as shown.
+//! One change of state.
 
 use std::net::SocketAddr;
 
@@ -6,44 +6,44 @@ use serde::{Deserialize, Serialize};
 
 use super::{Envelope, Severity, Time};
 
-/// The kinds of events. Names are for ever: programs look for them.
+/// The kinds of events. Names are stable: programs depend on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventCode {
-    /// The balancer began to run.
+    /// The balancer started.
     Started,
-    /// It is shutting down: flows may finish, new ones are not for it.
+    /// It is shutting down: open flows may finish, new ones go elsewhere.
     Draining,
     ServiceAdded,
     ServiceRemoved,
-    /// A service came into another state.
+    /// A service changed its state.
     ServiceState,
-    /// A backend came into another state.
+    /// A backend changed its state.
     BackendState,
-    /// A configuration file was taken over.
+    /// A configuration file was read and is in use.
     ConfigRead,
-    /// A configuration file was refused, and the last good one stays.
+    /// A configuration file was rejected; the last valid one stays in use.
     ConfigRejected,
-    /// A source of backends is not followed any more.
+    /// The connection to a source of backends is lost.
     DiscoveryLost,
     DiscoveryBack,
     /// Another balancer of the group is ready.
     BalancerJoined,
-    /// Another balancer of the group is not ready any more, has left, or is not heard.
+    /// Another balancer of the group is not ready any more, has left, or does not renew its Lease.
     BalancerLeft,
     /// The interface is gone or down.
     InterfaceLost,
     InterfaceBack,
-    /// The interface has other addresses or another MTU.
+    /// The addresses or the MTU of the interface changed.
     InterfaceChanged,
     /// The data plane serves the interface from now on.
     Attached,
     /// The interface is there, and the data plane cannot serve it.
     AttachFailed,
-    /// Something is full or soon will be.
+    /// A limit is reached or nearly reached.
     CapacityShort,
     CapacityBack,
-    /// Events that a reader missed: they came faster than it read.
+    /// Events that a reader missed because it was too slow.
     EventsLost,
 }
 
@@ -103,30 +103,30 @@ impl EventCode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// The first is 1, each next one more by one; a gap is what was not asked for, or lost.
+    /// Starts at 1, without gaps; a reader sees gaps where its filter rejects events, or where it lost some.
     pub sequence: u64,
     pub time: Time,
     pub severity: Severity,
     pub code: EventCode,
-    /// The service that it is about.
+    /// The service concerned.
     pub service: Option<String>,
-    /// The backend of that service that it is about.
+    /// The backend concerned.
     pub backend: Option<SocketAddr>,
     /// The old state.
     pub from: Option<String>,
     /// The new state.
     pub to: Option<String>,
-    /// All of it in words.
+    /// The whole event in words.
     pub text: String,
 }
 
-/// The answer to a question about events, oldest first.
+/// A list of events, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventList {
     #[serde(flatten)]
     pub envelope: Envelope<Event>,
-    /// Events that there were so far.
+    /// Events so far.
     pub events_total: u64,
     /// Events that readers missed.
     pub events_lost_total: u64,

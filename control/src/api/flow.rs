@@ -1,4 +1,4 @@
-//! One flow, as shown.
+//! One flow, and a stream of all flows.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub struct Flow {
     pub state: String,
     pub age_seconds: f64,
     pub idle_seconds: f64,
-    /// Time left if no further packet comes.
+    /// Time left if it stays idle.
     pub expires_seconds: f64,
     /// Client to backend.
     #[serde(rename = "in")]

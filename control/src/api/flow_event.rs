@@ -1,10 +1,10 @@
-//! A flow that opens or closes, as shown to those who follow.
+//! A flow that opens or closes.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Flow, Time};
 
-/// What a follower of flows reads: one object a line.
+/// A line of a stream of flow events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum FlowEvent {
@@ -19,12 +19,12 @@ pub enum FlowEvent {
         time: Time,
         /// Name of a [`vl3lb_common::stats::CloseCause`].
         cause: String,
-        /// As it was at its end: its last state, and all its packets.
+        /// At its end: its last state, and all its packets.
         #[serde(flatten)]
         flow: Flow,
     },
-    /// The follower missed so many since it was last told: they came faster than they were read. Those
-    /// that no ring had room for are among them, whatever the follower asked for.
+    /// Number of events that the reader missed since its last loss, because it was too slow. Events that
+    /// overflowed a worker's ring are included, whatever the reader's filter.
     Lost { time: Time, events: u64 },
 }
 

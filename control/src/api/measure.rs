@@ -1,4 +1,4 @@
-//! Measures that several reports share.
+//! Measures that several parts share.
 
 use serde::{Deserialize, Serialize};
 

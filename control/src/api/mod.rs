@@ -1,4 +1,4 @@
-//! The one shape that every view of the balancer is made of: tables, JSON and metrics.
+//! The REST schema, which is also behind tables and metrics.
 //!
 //! A [`Report`] is built from the workers' counters and the control side's state at one moment.
 //! Field names are the JSON names (camelCase, the suffix says the unit); within `v1` fields are
@@ -26,7 +26,7 @@ pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
-    ConfigFile, Discovery, Dns, ErrorCount, Interface, MissingCollection, Mode, Process, RcodeCount,
+    AttachReport, ConfigFile, Discovery, Dns, ErrorCount, Interface, MissingCollection, Process, RcodeCount,
     Severity, Status, Steering, Totals, Warning, Worker, XskDrops,
 };
 pub use time::Time;

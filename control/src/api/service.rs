@@ -1,4 +1,4 @@
-//! One service, as shown.
+//! One service.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, T
 use vl3lb_common::addr::Protocol;
 use vl3lb_common::schedule::Scheduler;
 
-/// How a service is. Ordered from worst to best.
+/// State of a service. Ordered from worst to best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceState {
     /// No backend takes new flows.
     Down,
-    /// Some backends are down, or none is up yet. A draining one is no fault, nor one that has not
-    /// answered yet beside others that are up.
+    /// Some backends are down, or none is up yet. Draining backends do not count, nor unchecked ones
+    /// beside others that are up.
     Degraded,
     Ok,
 }
@@ -52,16 +52,16 @@ impl BackendCounts {
     pub const fn state(self) -> ServiceState {
         match (self.up, self.down) {
             (0, _) if self.unknown == 0 => ServiceState::Down,
-            // While nobody is up, those that have not answered yet get the new flows.
+            // While none is up, unchecked backends get the new flows.
             (0, _) => ServiceState::Degraded,
-            // Else they are no fault: each new backend begins so.
+            // Otherwise they do not count: each new backend begins unchecked.
             (_, 0) => ServiceState::Ok,
             _ => ServiceState::Degraded,
         }
     }
 }
 
-/// How often backends of a service came into each state.
+/// Number of times that backends of a service entered each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTransitions {
@@ -94,17 +94,17 @@ pub struct Service {
     pub port: u16,
     pub target_port: u16,
     pub scheduler: Scheduler,
-    /// For how long after a flow a client keeps its backend; `None` if it does not.
+    /// Time after a flow for which a client keeps its backend; `None` without affinity.
     pub affinity_seconds: Option<f64>,
-    /// The networks of the clients that may open flows; none: everyone.
+    /// The networks of clients that may open flows; empty: all.
     pub source_ranges: Vec<IpNet>,
-    /// How long flows of a removed backend may go on.
+    /// Time limit of the flows of a removed backend.
     pub drain_seconds: f64,
     pub selector: BTreeMap<String, String>,
-    /// `None`: backends are up as long as they are desired.
+    /// `None`: desired backends are always up.
     pub check: Option<ServiceCheck>,
     pub state: ServiceState,
-    /// When it came into that state.
+    /// When it entered that state.
     pub since: Option<Time>,
     pub backends: BackendCounts,
     pub transitions: BackendTransitions,
@@ -119,7 +119,7 @@ pub struct Service {
     /// Backend to client.
     #[serde(rename = "out")]
     pub outbound: Traffic,
-    /// Every reason.
+    /// By reason, all reasons.
     pub drops: Vec<ReasonCount>,
     /// Drops of all reasons.
     pub drops_per_second: Option<f64>,
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_is_as_bad_as_its_backends() {
+    fn the_state_of_a_service_follows_its_backends() {
         let state = |up, draining, down, unknown| {
             BackendCounts {
                 up,
@@ -149,7 +149,11 @@ mod tests {
         assert_eq!(state(0, 2, 0, 0), ServiceState::Down);
         assert_eq!(state(8, 1, 0, 0), ServiceState::Ok);
         assert_eq!(state(2, 0, 1, 0), ServiceState::Degraded);
-        assert_eq!(state(2, 0, 0, 1), ServiceState::Ok, "a new backend is no fault");
+        assert_eq!(
+            state(2, 0, 0, 1),
+            ServiceState::Ok,
+            "a new backend does not count"
+        );
         assert_eq!(state(0, 0, 0, 1), ServiceState::Degraded);
         assert_eq!(state(2, 0, 1, 1), ServiceState::Degraded);
         assert_eq!(state(0, 0, 1, 1), ServiceState::Degraded);

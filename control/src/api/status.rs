@@ -24,16 +24,16 @@ pub struct Interface {
     pub neighbors_unresolved: Option<u64>,
 }
 
-/// How the data plane is attached, and why.
+/// The mode of attachment, and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Mode {
+pub struct AttachReport {
     /// Name of an [`vl3lb_common::dataplane::AttachMode`].
     pub attach: String,
     pub zero_copy: bool,
-    /// Why this mode and not a better one.
+    /// Why no better mode was possible.
     pub reason: String,
-    /// What this mode has to refuse; empty if nothing.
+    /// Traffic that this mode cannot balance; empty if there is none.
     pub refuses: String,
 }
 
@@ -81,13 +81,13 @@ pub struct Worker {
     pub bursts_total: u64,
     pub wakeups_total: u64,
     pub handoff_packets_total: u64,
-    /// ICMP errors and TCP resets built by the balancer.
+    /// ICMP errors and TCP resets sent by the balancer.
     pub answers_total: u64,
-    /// Such answers that were not sent because of their rate limit.
+    /// ICMP errors and TCP resets suppressed by their rate limit.
     pub answers_suppressed_total: u64,
-    /// Super-packets cut into segments.
+    /// Super-packets that were segmented (GSO).
     pub segmented_packets_total: u64,
-    /// Clients that lost their backend before their time because the affinity table was full.
+    /// Clients whose affinity was evicted early because the table was full.
     pub affinity_evicted_clients_total: u64,
     pub flow_table_entries: u64,
     pub flow_table_capacity: u64,
@@ -95,7 +95,7 @@ pub struct Worker {
     pub xsk_drops: XskDrops,
 }
 
-/// What the steer program decided.
+/// Decisions of the steer program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Steering {
@@ -139,13 +139,13 @@ pub struct Totals {
 pub struct Discovery {
     /// `static`, `kubernetes` or `nsm`.
     pub source: String,
-    /// Whether the last complete set is known and followed.
+    /// Whether the last complete set is known and kept up to date.
     pub synced: bool,
     pub last_event_time: Option<Time>,
     pub last_error: Option<String>,
     pub events_total: u64,
     pub errors_total: u64,
-    /// When what is in use was last known to be right; `None` before the first complete set.
+    /// When the set in use was last known to be current; `None` before the first complete set.
     pub loaded_time: Option<Time>,
     /// `errors_total` by reason.
     pub errors: Vec<ErrorCount>,
@@ -180,11 +180,11 @@ pub struct ErrorCount {
 pub struct ConfigFile {
     /// `None` if everything comes from the environment.
     pub path: Option<String>,
-    /// Whether the file as it is now is in use.
+    /// Whether the current file is in use.
     pub ok: bool,
     /// When the configuration in use was read.
     pub loaded_time: Option<Time>,
-    /// Why the file as it is now was refused.
+    /// Why the current file was rejected.
     pub error: Option<String>,
 }
 
@@ -196,19 +196,19 @@ pub struct RcodeCount {
     pub queries_total: u64,
 }
 
-/// The balancer's own name server.
+/// The balancer's own DNS server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Dns {
     pub zone: String,
-    /// Addresses that it listens on now.
+    /// Number of addresses that it listens on.
     pub listeners: u64,
     pub queries: Vec<RcodeCount>,
-    /// Time that a question took.
+    /// Response time of queries.
     pub query_duration_seconds: Distribution,
 }
 
-/// The process, as the kernel accounts it. What cannot be read is `None`.
+/// The kernel's accounting of the process. Values that cannot be read are `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
@@ -221,15 +221,15 @@ pub struct Process {
     pub cpu_throttled_seconds_total: Option<f64>,
 }
 
-/// How much a [`Warning`] or an [`super::Event`] matters. Ordered from worst to least.
+/// Severity of a [`Warning`] or an [`super::Event`]. Ordered from most to least severe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Needs a person now.
+    /// Needs an operator now.
     Error,
-    /// Works, with less.
+    /// Works, but degraded.
     Warn,
-    /// A change that is as it should be; never of a [`Warning`].
+    /// A normal change; never of a [`Warning`].
     Info,
 }
 
@@ -244,14 +244,14 @@ impl Severity {
     }
 }
 
-/// Something that an operator should know, and what to do next.
+/// A condition that an operator should know, and the next step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Warning {
     pub severity: Severity,
     /// Stable name of this kind of warning.
     pub code: String,
-    /// The service, reason or worker that it is about.
+    /// The service, reason or worker.
     pub subject: Option<String>,
     pub since: Option<Time>,
     pub text: String,
@@ -282,7 +282,7 @@ pub struct Status {
     pub snapshot_failures_total: u64,
     pub interface: Interface,
     /// `None` while the data plane is not attached.
-    pub mode: Option<Mode>,
+    pub mode: Option<AttachReport>,
     pub workers: Vec<Worker>,
     pub steering: Steering,
     pub totals: Totals,
@@ -293,19 +293,19 @@ pub struct Status {
     #[serde(rename = "replicas")]
     pub peer_group: Option<PeerGroup>,
     pub process: Process,
-    /// Events that readers missed because they were slower than what happened.
+    /// Events that readers missed because they were too slow.
     pub events_lost_total: u64,
-    /// Who follows flows that open and close.
+    /// Readers of flow events.
     pub flow_followers: u64,
-    /// Opens and closes that they missed because they read slower than it happened.
+    /// Flow events that readers missed because they were too slow.
     pub flow_events_lost_total: u64,
     /// Worst first.
     pub warnings: Vec<Warning>,
 }
 
 impl Status {
-    /// Whether something is wrong: not ready, a service that is not ok, a configuration file that was
-    /// refused, or a warning that needs a person.
+    /// Whether anything is wrong: not ready, a service that is not ok, a rejected configuration file, or a
+    /// warning of severity error.
     pub fn degraded(&self) -> bool {
         !self.ready
             || !self.config.ok

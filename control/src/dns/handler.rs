@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::stats::DnsStats;
 use super::upstream::Upstream;
-use super::zone::{Answer, Known, Zone};
+use super::zone::{Answer, Zone, ZoneData};
 use crate::peers::PeersReceiver;
 use crate::publisher::CurrentReceiver;
 
@@ -26,7 +26,7 @@ pub(super) struct Service {
     pub(super) current: CurrentReceiver,
     pub(super) peers: PeersReceiver,
     /// Number of queries so far: the round-robin cursor of answers.
-    pub(super) turn: AtomicUsize,
+    pub(super) cursor: AtomicUsize,
     pub(super) stats: Arc<DnsStats>,
 }
 
@@ -110,12 +110,12 @@ impl Service {
         }
         let current = self.current.borrow().clone();
         let peers = self.peers.borrow().clone();
-        let known = Known {
+        let data = ZoneData {
             current: current.as_deref(),
             peers: &peers,
-            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+            cursor: self.cursor.fetch_add(1, Ordering::Relaxed),
         };
-        let answer = self.zone.answer(query.name(), query.query_type(), known);
+        let answer = self.zone.answer(query.name(), query.query_type(), data);
         let negative = |code, soa| Response {
             authoritative: true,
             soa: Some(soa),
@@ -130,12 +130,12 @@ impl Service {
             Answer::NoData(soa) => negative(ResponseCode::NoError, soa),
             Answer::NoName(soa) => negative(ResponseCode::NXDomain, soa),
             Answer::NotReady => Response::of(ResponseCode::ServFail),
-            Answer::Elsewhere if self.upstream.is_configured() => {
+            Answer::OtherZone if self.upstream.is_configured() => {
                 let tcp = request.protocol() != Protocol::Udp;
                 let answer = self.upstream.ask(request.as_slice(), tcp).await;
                 answer.map_or_else(|| Response::of(ResponseCode::ServFail), Response::from)
             }
-            Answer::Elsewhere => Response::of(ResponseCode::Refused),
+            Answer::OtherZone => Response::of(ResponseCode::Refused),
         }
     }
 }

@@ -179,7 +179,7 @@ mod tests {
             upstream: Upstream::new(Vec::new()),
             current: watch::Sender::default().subscribe(),
             peers: watch::Sender::default().subscribe(),
-            turn: AtomicUsize::new(0),
+            cursor: AtomicUsize::new(0),
             stats: Arc::default(),
         })
     }

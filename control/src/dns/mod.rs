@@ -69,7 +69,7 @@ impl Dns {
             upstream: Upstream::new(config.upstream.clone()),
             current,
             peers,
-            turn: AtomicUsize::new(0),
+            cursor: AtomicUsize::new(0),
             stats: Arc::clone(&stats),
         };
         let dns = Self {

@@ -80,7 +80,7 @@ struct Server {
     stats: Arc<DnsStats>,
 }
 
-/// A port that nobody listens on. Someone else might take it before we do, which would fail loudly.
+/// A free port. Another process may take it before we do, which fails the test.
 async fn free_port() -> u16 {
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     socket.local_addr().unwrap().port()

@@ -1,4 +1,4 @@
-//! What the zone contains, and what is answered to a question about it. Pure.
+//! The content of the zone, and the answers to queries about it. Pure.
 //!
 //! Each service has a name in the zone, with the addresses of the balancers that balance it; the own
 //! ones have the services' names. `ns` is the zone's name server, which is this balancer.
@@ -18,21 +18,21 @@ pub(super) const TTL: u32 = 5;
 /// Names of an address at most: more would not fit a datagram.
 const POINTERS: usize = 16;
 /// Addresses of a name at most, of each family: more would not fit a datagram of 512 bytes. With more
-/// balancers each gets its turn.
+/// balancers they rotate.
 const ADDRESSES: usize = 13;
 
-/// What is answered from.
+/// The data of the zone at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(super) struct ZoneData<'a> {
     /// `None` if nothing was published yet.
     pub(super) current: Option<&'a Current>,
-    /// Who else balances the services.
+    /// The other balancers of the services.
     pub(super) peers: &'a PeerSet,
-    /// Changes with each question, so that another balancer comes first each time (RFC 1794).
-    pub(super) turn: usize,
+    /// Round-robin cursor: another balancer comes first in each answer (RFC 1794).
+    pub(super) cursor: usize,
 }
 
-/// The zone's own name and what follows from it.
+/// The zone's own name, and names derived from it.
 #[derive(Debug)]
 pub(super) struct Zone {
     apex: Name,
@@ -40,10 +40,10 @@ pub(super) struct Zone {
     name_server: Name,
 }
 
-/// The answer to a question.
+/// The answer to a query.
 #[derive(Debug, PartialEq)]
 pub(super) enum Answer {
-    /// These records, which are all there are.
+    /// All records of the name and type.
     Records(Vec<Record>),
     /// The name exists, without records of this type. The SOA record goes with it.
     NoData(Record),
@@ -51,8 +51,8 @@ pub(super) enum Answer {
     NoName(Record),
     /// Nothing was published yet.
     NotReady,
-    /// The question is about another zone.
-    Elsewhere,
+    /// The query is for another zone.
+    OtherZone,
 }
 
 /// Whose a name in the zone is.
@@ -74,18 +74,18 @@ impl Zone {
     }
 
     /// Answers the question for `kind` records of `name`, which is spelled as it was asked.
-    pub(super) fn answer(&self, name: &Name, kind: RecordType, known: Known<'_>) -> Answer {
+    pub(super) fn answer(&self, name: &Name, kind: RecordType, data: ZoneData<'_>) -> Answer {
         let lower = LowerName::from(name);
         if !self.lower.zone_of(&lower) {
-            return match known
+            return match data
                 .current
                 .and_then(|current| pointers(self, name, kind, current))
             {
                 Some(records) => Answer::Records(records),
-                None => Answer::Elsewhere,
+                None => Answer::OtherZone,
             };
         }
-        let Some(current) = known.current else {
+        let Some(current) = data.current else {
             return Answer::NotReady;
         };
         if lower == self.lower {
@@ -104,7 +104,7 @@ impl Zone {
             None => return Answer::NoName(self.soa(&self.apex, current)),
             Some(Owner::NameServer) => addresses(name, kind, own, 0),
             Some(Owner::Service(service)) => {
-                addresses(name, kind, &known.peers.addresses_of(service, own), known.turn)
+                addresses(name, kind, &data.peers.addresses_of(service, own), data.cursor)
             }
         };
         if records.is_empty() {
@@ -145,9 +145,9 @@ impl Zone {
     }
 }
 
-/// The addresses of the asked family; of both, if any type was asked for. With each `turn` another one
+/// The addresses of the asked family; of both, if any type was asked for. With each `cursor` another one
 /// of a family comes first.
-fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr], turn: usize) -> Vec<Record> {
+fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr], cursor: usize) -> Vec<Record> {
     let mut records = Vec::new();
     for (family, is_in) in [
         (RecordType::A, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
@@ -165,7 +165,7 @@ fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr], turn: usize) -
             })
             .collect();
         if !data.is_empty() {
-            let first = turn % data.len();
+            let first = cursor % data.len();
             data.rotate_left(first);
         }
         let data = data.into_iter().take(ADDRESSES);

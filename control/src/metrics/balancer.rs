@@ -57,7 +57,7 @@ fn process(status: &Status) -> Vec<Family> {
     vec![
         Family::counter(
             "vl3lb_cpu_throttled_seconds",
-            "Time that the CPU limit of the cgroup took away",
+            "Time throttled by the CPU limit of the cgroup",
         )
         .with_real([], process.cpu_throttled_seconds_total),
         Family::counter("process_cpu_seconds", "CPU time used, user and system")
@@ -131,17 +131,14 @@ fn workers(report: &Report) -> Vec<Family> {
             |worker| worker.bursts_total,
         ),
         per_worker(
-            Family::counter(
-                "vl3lb_worker_wakeups",
-                "Times that the worker slept and was woken",
-            ),
+            Family::counter("vl3lb_worker_wakeups", "Wakeups of the worker from sleep"),
             workers,
             |worker| worker.wakeups_total,
         ),
         per_worker(
             Family::counter(
                 "vl3lb_worker_handoff_packets",
-                "Packets passed on to the worker that owns their flow",
+                "Packets handed to the worker that owns their flow",
             ),
             workers,
             |worker| worker.handoff_packets_total,
@@ -149,7 +146,7 @@ fn workers(report: &Report) -> Vec<Family> {
         per_worker(
             Family::counter(
                 "vl3lb_worker_answers",
-                "ICMP errors and TCP resets built by the balancer",
+                "ICMP errors and TCP resets sent by the balancer",
             ),
             workers,
             |worker| worker.answers_total,
@@ -165,7 +162,7 @@ fn workers(report: &Report) -> Vec<Family> {
         per_worker(
             Family::counter(
                 "vl3lb_worker_segmented_packets",
-                "Super-packets cut into segments",
+                "Super-packets that were segmented (GSO)",
             ),
             workers,
             |worker| worker.segmented_packets_total,
@@ -173,7 +170,7 @@ fn workers(report: &Report) -> Vec<Family> {
         per_worker(
             Family::counter(
                 "vl3lb_worker_affinity_evicted_clients",
-                "Clients that lost their backend before their time because the affinity table was full",
+                "Clients whose affinity was evicted early because the table was full",
             ),
             workers,
             |worker| worker.affinity_evicted_clients_total,
@@ -189,7 +186,7 @@ fn workers(report: &Report) -> Vec<Family> {
         per_worker_real(
             Family::gauge(
                 "vl3lb_worker_heartbeat_timestamp_seconds",
-                "When the worker last came round its loop, in seconds since 1970",
+                "When the worker last completed a loop, in seconds since 1970",
             ),
             workers,
             |worker| worker.heartbeat_age_seconds.map(|age| now - age),
@@ -255,17 +252,17 @@ fn control_plane(report: &Report) -> Vec<Family> {
     let status = &report.status;
     let mut synced = Family::gauge(
         "vl3lb_discovery_synced",
-        "Whether the source's last complete set is known and followed",
+        "Whether the source's last complete set is known and kept up to date",
     );
     let mut last_event = Family::gauge(
         "vl3lb_discovery_last_event_timestamp_seconds",
-        "When the source last told something, in seconds since 1970",
+        "Time of the last event of the source, in seconds since 1970",
     );
     let mut loaded = Family::gauge(
         "vl3lb_discovery_loaded_timestamp_seconds",
-        "When what is in use was last known to be right, in seconds since 1970",
+        "When the set in use was last known to be current, in seconds since 1970",
     );
-    let mut events = Family::counter("vl3lb_discovery_events", "Sets and changes that the source told");
+    let mut events = Family::counter("vl3lb_discovery_events", "Events of the source: sets and changes");
     let mut errors = Family::counter("vl3lb_discovery_errors", "Failures of the source, by reason");
     let mut missing = Family::gauge(
         "vl3lb_discovery_missing",
@@ -293,25 +290,23 @@ fn control_plane(report: &Report) -> Vec<Family> {
     }
     let mut apply = Family::histogram(
         "vl3lb_snapshot_apply_duration_seconds",
-        "Time from a change that was seen to the last worker that had it",
+        "Time from a change seen to its use by the last worker",
     );
     apply.add_distribution([], &status.snapshot_apply_seconds);
     let mut programming = Family::histogram(
         "vl3lb_network_programming_duration_seconds",
-        "Time from a change in Kubernetes, as it says, to the last worker that had it",
+        "Time from a change in Kubernetes, by its own timestamp, to its use by the last worker",
     );
     programming.add_distribution(
         [("source", Origin::Kubernetes.name())],
         &status.network_programming_seconds,
     );
-    let mut queries = Family::counter("vl3lb_dns_queries", "DNS answers by response code");
+    let mut queries = Family::counter("vl3lb_dns_queries", "DNS responses by code");
     for count in &status.dns.queries {
         queries.add([("rcode", &count.rcode)], count.queries_total);
     }
-    let mut query_duration = Family::histogram(
-        "vl3lb_dns_query_duration_seconds",
-        "Time that a DNS question took",
-    );
+    let mut query_duration =
+        Family::histogram("vl3lb_dns_query_duration_seconds", "Response time of DNS queries");
     query_duration.add_distribution([], &status.dns.query_duration_seconds);
     vec![
         Family::gauge(
@@ -321,7 +316,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         .with_known(report.generation),
         Family::gauge(
             "vl3lb_snapshot_timestamp_seconds",
-            "When it was published, in seconds since 1970",
+            "When the last snapshot was published, in seconds since 1970",
         )
         .with_real([], status.snapshot_time.map(|time| time.unix_seconds())),
         apply,
@@ -339,7 +334,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         missing,
         Family::gauge(
             "vl3lb_config_last_reload_successful",
-            "Whether the configuration file as it is now is in use",
+            "Whether the current configuration file is in use",
         )
         .with([], status.config.ok.into()),
         Family::gauge(
@@ -358,17 +353,13 @@ fn control_plane(report: &Report) -> Vec<Family> {
         .with_known(status.interface.neighbors_unresolved),
         Family::counter(
             "vl3lb_events_lost",
-            "Events that readers missed because they were slower than what happened",
+            "Events that readers missed because they were too slow",
         )
         .with([], status.events_lost_total),
-        Family::gauge(
-            "vl3lb_flow_followers",
-            "Readers that follow flows as they open and close",
-        )
-        .with([], status.flow_followers),
+        Family::gauge("vl3lb_flow_followers", "Readers of flow events").with([], status.flow_followers),
         Family::counter(
             "vl3lb_flow_events_lost",
-            "Opens and closes of flows that they missed because they read slower than it happened",
+            "Flow events that readers missed because they were too slow",
         )
         .with([], status.flow_events_lost_total),
     ]

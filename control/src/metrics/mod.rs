@@ -1,7 +1,7 @@
 //! `/metrics`: the report as OpenMetrics text.
 //!
-//! Families are made from the report at scrape time, so the series of a removed service or backend
-//! end by themselves, and no counter is in one view only.
+//! Families are built from the report at scrape time, so the series of a removed service or backend end with
+//! it, and metrics show the same counters as tables and JSON.
 
 mod balancer;
 mod family;
@@ -22,7 +22,7 @@ pub use family::{Family, Kind};
 /// The content type of [`render`]. Sent as plain text 0.0.4, counters would have other names.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Every family, in the order in which they are shown.
+/// All families, in order.
 pub fn families(report: &Report) -> Vec<Family> {
     let mut families = balancer::families(report);
     families.extend(services::families(report));

@@ -33,12 +33,12 @@ fn services(services: &[Service]) -> Vec<Family> {
     let mut by_state = Family::gauge("vl3lb_service_backends", "Backends by state");
     let mut transitions = Family::counter(
         "vl3lb_service_backend_transitions",
-        "Backends that came into this state",
+        "Backends that entered this state",
     );
     let mut checks = Family::counter("vl3lb_health_checks", "Health checks of backends, by result");
     let mut check_duration = Family::histogram(
         "vl3lb_health_check_duration_seconds",
-        "Time that a health check took, by result",
+        "Duration of health checks, by result",
     );
     let mut connect = Family::histogram(
         "vl3lb_service_connect_duration_seconds",
@@ -132,7 +132,7 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
     let mut up = Family::gauge("vl3lb_backend_up", "Whether the backend gets new flows");
     let mut draining = Family::gauge(
         "vl3lb_backend_draining",
-        "Whether the backend keeps old flows only",
+        "Whether the backend keeps its flows and gets no new ones",
     );
     let mut weight = Family::gauge("vl3lb_backend_weight", "Share of new flows");
     let mut flows = Family::gauge("vl3lb_backend_flows", "Open flows");
@@ -151,7 +151,7 @@ fn backends(backends: &[Backend]) -> Vec<Family> {
     );
     let mut info = Family::gauge(
         "vl3lb_backend_info",
-        "The pod and node of the backend, where they are known; always 1",
+        "Pod and node of the backend, where known; always 1",
     );
     for (backend, open_flows) in by_endpoint(backends) {
         let endpoint = backend.endpoint().to_string();
@@ -225,7 +225,7 @@ fn nat_ports(backends: &[Backend]) -> Vec<Family> {
     let mut used = Family::gauge("vl3lb_nat_ports_used", "NAT ports in use towards the backend");
     let mut capacity = Family::gauge(
         "vl3lb_nat_ports_capacity",
-        "NAT ports there are towards the backend",
+        "NAT ports available towards the backend",
     );
     for ((endpoint, protocol), (in_use, all)) in ports {
         let endpoint = endpoint.to_string();

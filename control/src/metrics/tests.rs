@@ -6,7 +6,7 @@ use crate::api::{Backend, BackendState};
 use crate::golden;
 use crate::observe::report::fixture;
 
-/// Every family with its type and labels. Names are for ever: boards and alerts use them.
+/// Every family with its type and labels. Names are stable: boards and alerts use them.
 const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_build_info", "gauge", "version revision"),
     ("vl3lb_dataplane_info", "gauge", "attach zero_copy link driver"),
@@ -111,7 +111,7 @@ const LABELS: [&str; 11] = [
     "result",
     "source",
 ];
-/// Labels of one family only: infos, and words of their own.
+/// Labels of one family only.
 const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_build_info", &["version", "revision"]),
     ("vl3lb_dataplane_info", &["attach", "zero_copy", "link", "driver"]),
@@ -122,7 +122,7 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_kubernetes_writes", &["resource", "result"]),
 ];
 
-/// A sample line taken apart: name, labels, value.
+/// The name, labels and value of a sample line.
 fn sample_line(line: &str) -> (&str, Vec<(&str, &str)>, f64) {
     let (series, value) = line.rsplit_once(' ').expect(line);
     let value = value.parse().expect(line);
@@ -166,7 +166,7 @@ fn every_family_is_registered_with_its_type_and_labels() {
 }
 
 #[test]
-fn only_labels_that_cannot_explode_are_used() {
+fn labels_have_bounded_values() {
     let own: HashMap<_, _> = OWN_LABELS.iter().copied().collect();
     for family in families(&fixture::report()) {
         let own = own.get(family.name).copied().unwrap_or_default();
@@ -245,7 +245,7 @@ fn a_backend_and_its_replacement_at_one_address_are_one_series() {
 }
 
 #[test]
-fn drops_of_a_service_carry_its_name_and_others_an_empty_one() {
+fn drops_without_a_service_have_an_empty_label() {
     let text = render(Arc::new(fixture::report())).unwrap();
     for line in [
         "vl3lb_drop_packets_total{service=\"ledger\",reason=\"no_backend\"} 3400",
@@ -259,7 +259,7 @@ fn drops_of_a_service_carry_its_name_and_others_an_empty_one() {
 }
 
 #[test]
-fn what_is_unknown_has_no_series() {
+fn unknown_values_have_no_series() {
     let mut report = fixture::report();
     report.status.process.cpu_throttled_seconds_total = None;
     report.status.snapshot_time = None;

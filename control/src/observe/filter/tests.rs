@@ -35,7 +35,7 @@ fn accepts(filters: &[(&str, &str)]) -> bool {
 }
 
 #[test]
-fn each_filter_takes_what_it_names_and_nothing_else() {
+fn each_filter_accepts_exactly_its_values() {
     for (name, hit, miss) in [
         ("service", "finance", "dns"),
         ("service", "fin*", "*s"),

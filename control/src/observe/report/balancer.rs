@@ -1,11 +1,12 @@
-//! The part of a report that is about the balancer as a whole.
+//! The status part of a report: the balancer as a whole.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::api::{
-    Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface, MissingCollection, Mode,
-    RcodeCount, Service, ServiceState, Status, Steering, Time, Totals, Traffic, Worker, XskDrops,
+    AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface,
+    MissingCollection, RcodeCount, Service, ServiceState, Status, Steering, Time, Totals, Traffic, Worker,
+    XskDrops,
 };
 use vl3lb_common::Timestamp;
 use vl3lb_common::dataplane::Attachment;
@@ -91,7 +92,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
     }
 }
 
-/// The interface as the kernel has it now, else as it was attached.
+/// The interface as the kernel has it now; before the first look, as it was attached.
 fn interface(facts: &Facts<'_>) -> Interface {
     let attachment = facts.attachment;
     let present = facts.network.filter(|network| network.index.is_some());
@@ -115,8 +116,8 @@ fn interface(facts: &Facts<'_>) -> Interface {
     }
 }
 
-fn mode(attachment: &Attachment) -> Mode {
-    Mode {
+fn mode(attachment: &Attachment) -> AttachReport {
+    AttachReport {
         attach: attachment.mode.name().to_owned(),
         zero_copy: attachment.zero_copy,
         reason: attachment.reason.clone(),

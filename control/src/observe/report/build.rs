@@ -1,4 +1,4 @@
-//! Counters and the control side's state, put together into a report.
+//! Builds a report from counters and the state of the control side.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
 
-/// What does not change while the process runs.
+/// Constants of the process.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The host or pod name.
@@ -37,7 +37,7 @@ pub struct Identity {
     pub config_path: Option<String>,
 }
 
-/// Everything that a report is made of.
+/// The inputs of a report.
 pub(super) struct Facts<'a> {
     pub(super) identity: &'a Identity,
     pub(super) time: Time,
@@ -48,13 +48,13 @@ pub(super) struct Facts<'a> {
     pub(super) stats: &'a [Arc<WorkerStats>],
     pub(super) steered: Steered,
     pub(super) sample: &'a Sample,
-    /// What `sample` is compared with for rates.
+    /// The older sample, for rates.
     pub(super) start: Option<&'a Sample>,
     /// Why attaching to the interface failed.
     pub(super) attach_failure: Option<&'a str>,
     /// `None` before the first snapshot is live.
     pub(super) current: Option<&'a Current>,
-    /// `None` before the interface was looked at.
+    /// `None` before the first look at the interface.
     pub(super) network: Option<&'a NetworkView>,
     pub(super) health: &'a HealthTable,
     /// By the same table, all of one moment.
@@ -74,7 +74,7 @@ pub(super) struct Facts<'a> {
     pub(super) not_ready: Option<String>,
 }
 
-/// Puts the report together.
+/// Builds the report.
 ///
 /// Cost: O(services + backends), for a reader's request and once a second.
 pub(super) fn report(facts: &Facts<'_>) -> Report {
@@ -108,7 +108,7 @@ impl Facts<'_> {
             .map(|start| rounded(self.sample.at.since(start.at).as_secs_f64()))
     }
 
-    /// A number of the window as a rate.
+    /// A count of the window as a rate.
     #[expect(
         clippy::cast_precision_loss,
         reason = "a rounding error beyond 2^53 is no harm to a rate"
@@ -118,7 +118,7 @@ impl Facts<'_> {
     }
 }
 
-/// Three decimals: what is more would be noise to read.
+/// Rounds to three decimals.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
@@ -247,7 +247,7 @@ const fn add(counts: &mut BackendCounts, state: BackendState) {
     }
 }
 
-/// Backends of live services, and those of removed ones that still drain, by state.
+/// Backends of live services, and draining ones of removed services, by state.
 fn backends(facts: &Facts<'_>) -> Vec<Backend> {
     let Some(directory) = facts.directory() else {
         return Vec::new();
@@ -261,7 +261,7 @@ fn backends(facts: &Facts<'_>) -> Vec<Backend> {
         .iter()
         .flatten()
         .filter_map(|entry| Some((entry, directory.service(entry.service)?)))
-        // Another service may have the name of a removed one by now: one name, one series.
+        // A new service may have the name of a removed one: one name, one series.
         .filter(|(_, service)| service.live || !live.contains(service.name.as_str()))
         .map(|(entry, service)| backend(facts, entry, service))
         .collect();
@@ -321,7 +321,7 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
     }
 }
 
-/// The backend as health checks know it.
+/// The key of the backend in health checks.
 fn target(entry: &BackendEntry, service: &ServiceEntry) -> Target {
     Target {
         protocol: service.protocol,
@@ -332,7 +332,7 @@ fn target(entry: &BackendEntry, service: &ServiceEntry) -> Target {
     }
 }
 
-/// NAT ports that all workers together have towards one backend.
+/// NAT ports of all workers towards one backend.
 fn nat_port_capacity(facts: &Facts<'_>) -> u64 {
     match u16::try_from(facts.stats.len()) {
         Ok(0) | Err(_) => 0,

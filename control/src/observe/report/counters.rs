@@ -1,8 +1,7 @@
-//! The workers' counters at one moment, added up, and the window that rates are measured over.
+//! The sums of the workers' counters at one moment, and the window of rates.
 //!
-//! Counts are kept by slot and raw. A slot that got a new owner within the window began at the
-//! owner's baseline, which is never below what an older sample says, so the larger of the two is
-//! where the owner's counts start.
+//! Raw counts by slot. The baseline of a slot's owner is never below an older sample of a previous owner,
+//! so the larger of the two is where the owner's counts start.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use vl3lb_common::{DropReason, Duration, Timestamp};
 
 /// Rates are measured over this long.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Below this a rate would say more about the moment than about the traffic.
+/// A shorter window has no rates: they would be noise.
 const SHORTEST: Duration = Duration::from_millis(500);
 
-/// Numbers that only grow, each with its own meaning.
+/// Monotonic counts.
 type Counts<const N: usize> = [u64; N];
 
 fn read<const N: usize>(counters: &[Counter; N]) -> Counts<N> {
@@ -95,7 +94,7 @@ pub(super) struct ServiceCounts {
 }
 
 impl ServiceCounts {
-    /// What `stats` says now.
+    /// The current counts of `stats`.
     pub(super) fn read(stats: &ServiceStats) -> Self {
         Self {
             flows: FlowCounts::read(&stats.inbound, &stats.outbound, &stats.flows_opened),
@@ -129,12 +128,12 @@ impl ServiceCounts {
         }
     }
 
-    /// What was added since `start`.
+    /// The increase since `start`.
     pub(super) fn since(&self, start: &Self) -> Self {
         self.combine(start, u64::saturating_sub)
     }
 
-    /// Flows that are open now.
+    /// Open flows.
     pub(super) fn open(&self) -> u64 {
         self.flows.opened().saturating_sub(self.closed.iter().sum())
     }
@@ -151,7 +150,7 @@ pub(super) struct BackendCounts {
 }
 
 impl BackendCounts {
-    /// What `stats` says now.
+    /// The current counts of `stats`.
     pub(super) fn read(stats: &BackendStats) -> Self {
         Self {
             flows: FlowCounts::read(&stats.inbound, &stats.outbound, &stats.flows_opened),
@@ -179,7 +178,7 @@ impl BackendCounts {
         }
     }
 
-    /// What was added since `start`.
+    /// The increase since `start`.
     pub(super) fn since(&self, start: &Self) -> Self {
         self.combine(start, u64::saturating_sub)
     }

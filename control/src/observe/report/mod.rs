@@ -1,4 +1,4 @@
-//! Building reports: what the workers counted and what the control side knows, put together.
+//! Reports: the workers' counters and the state of the control side at one moment.
 
 mod active_since;
 mod balancer;

@@ -1,4 +1,4 @@
-//! The process as the kernel accounts it.
+//! The kernel's accounting of the process.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use crate::api;
 use procfs::WithCurrentSystemInfo;
 use procfs::process::{LimitValue, Process};
 
-/// What can be read now; the rest is `None`.
+/// Reads it; values that cannot be read are `None`.
 ///
 /// Cost: a handful of files under /proc and /sys, a fraction of a millisecond.
 pub(super) fn read() -> api::Process {
@@ -41,12 +41,12 @@ fn seconds(count: u64, per_second: u64) -> f64 {
     count as f64 / per_second as f64
 }
 
-/// Seconds that the CPU limit took away so far; `None` without a limit.
+/// Seconds throttled by the CPU limit so far; `None` without a limit.
 pub(super) fn throttled_now() -> Option<f64> {
     throttled(&Process::myself().ok()?)
 }
 
-/// Time taken away by the CPU limit of this process's cgroup (version 2).
+/// Time throttled by the CPU limit of this process's cgroup (version 2).
 fn throttled(process: &Process) -> Option<f64> {
     let groups = process.cgroups().ok()?;
     let unified = groups.0.iter().find(|group| group.hierarchy == 0)?;

@@ -1,4 +1,4 @@
-//! The one place that reports are asked for.
+//! The reporter: builds reports, and knows readiness and liveness.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,7 +32,7 @@ pub const WORKER_STUCK: Duration = Duration::from_secs(30);
 /// Counters are sampled this often.
 const SAMPLE: Duration = Duration::from_secs(1);
 
-/// Where the reporter looks.
+/// The inputs of the reporter.
 pub struct Sources {
     pub dataplane: Arc<dyn Dataplane>,
     /// What the workers use; `None` before the first snapshot is live.
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Sources {
     }
 }
 
-/// Makes reports, and says whether the balancer is ready and alive.
+/// Builds reports, and knows whether the balancer is ready and alive.
 #[derive(Debug)]
 pub struct Reporter {
     identity: Identity,
@@ -119,7 +119,7 @@ impl Reporter {
         lock(&self.window).push(sample);
     }
 
-    /// Everything there is to tell now.
+    /// The state of the balancer now.
     ///
     /// Cost: O(services + backends).
     pub fn report(&self) -> Report {
@@ -200,7 +200,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// From now on the balancer is not ready: it is shutting down.
+    /// Makes the balancer not ready: it is shutting down.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -228,22 +228,22 @@ impl Reporter {
         services.map(|service| service.drain).max().unwrap_or_default()
     }
 
-    /// What happened so far.
+    /// The event log.
     pub fn events(&self) -> &Arc<Events> {
         &self.sources.events
     }
 
-    /// Flows that open and close, to be followed.
+    /// Flow events, to subscribe to.
     pub fn flow_events(&self) -> &Arc<FlowEvents> {
         &self.flow_events
     }
 
-    /// The workers, to ask for flows.
+    /// The data plane, to query for flows.
     pub fn dataplane(&self) -> Arc<dyn Dataplane> {
         Arc::clone(&self.sources.dataplane)
     }
 
-    /// Names of services by slot, removed ones with flows too.
+    /// Names of services by slot, including removed ones with flows.
     pub fn service_names(&self) -> ServiceNames {
         let current = self.current();
         current.map_or_else(ServiceNames::new, |current| service_names(&current.directory))
@@ -273,7 +273,7 @@ impl Reporter {
     }
 }
 
-/// Neighbours that workers could not ask for because their ring was full.
+/// Requests to resolve neighbours that overflowed a worker's ring.
 fn lost_by_workers(stats: &[Arc<WorkerStats>]) -> u64 {
     stats.iter().map(|worker| worker.events_lost.get()).sum()
 }

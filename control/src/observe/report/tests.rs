@@ -13,7 +13,7 @@ use crate::observe::flows::{FlowOrder, Scan, select};
 use super::fixture::{self, at, flow, live};
 
 #[test]
-fn services_and_backends_come_worst_first() {
+fn services_and_backends_are_sorted_worst_first() {
     let report = fixture::report();
     let services: Vec<_> = report
         .services
@@ -71,7 +71,7 @@ fn rates_are_measured_over_the_window() {
 }
 
 #[test]
-fn without_a_window_rates_are_unknown_and_not_zero() {
+fn rates_without_a_window_are_unknown() {
     let live = live(1);
     let report = live.reporter.report();
     assert_eq!(report.window_seconds, None);
@@ -85,7 +85,7 @@ fn without_a_window_rates_are_unknown_and_not_zero() {
 }
 
 #[test]
-fn every_drop_is_in_the_totals_once() {
+fn totals_count_every_drop_once() {
     let report = fixture::report();
     let of = |reason: DropReason| {
         let drops = &report.status.totals.drops;
@@ -100,7 +100,7 @@ fn every_drop_is_in_the_totals_once() {
 }
 
 #[test]
-fn the_worst_warning_is_first_and_names_the_next_step() {
+fn warnings_are_sorted_worst_first_with_a_next_step() {
     let report = fixture::report();
     let warnings = &report.status.warnings;
     assert_eq!(warnings[0].severity, Severity::Error);
@@ -189,7 +189,7 @@ fn collections_that_may_not_be_listed_are_named() {
 }
 
 #[test]
-fn a_new_owner_of_a_slot_does_not_inherit_counts() {
+fn a_new_owner_of_a_slot_starts_at_zero() {
     let live = live(2);
     for stats in live.reporter.dataplane().stats() {
         stats.service(ServiceSlot(0)).inbound.packets.add(500);
@@ -214,7 +214,7 @@ fn a_new_owner_of_a_slot_does_not_inherit_counts() {
 }
 
 #[test]
-fn a_name_that_was_given_again_has_one_series() {
+fn a_reused_name_has_one_series() {
     let live = live(1);
     let mut directory = fixture::directory();
     // finance was removed and drains in slot 0; another finance is in slot 3.
@@ -334,7 +334,7 @@ fn a_worker_that_does_not_come_round_is_unhealthy() {
 }
 
 #[test]
-fn flows_are_read_in_slices_and_cut_to_the_first() {
+fn flows_are_read_in_slices_and_limited() {
     let live = live(2);
     *live.recorder.flows.lock().unwrap() = vec![
         (0..50).map(|number| flow(0, number)).collect(),

@@ -1,4 +1,4 @@
-//! What an operator should know without looking for it.
+//! Warnings: conditions that an operator should know.
 
 use crate::api::{
     Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, WriteTrouble, XskDrops,
@@ -11,7 +11,7 @@ use super::reporter::WORKER_STUCK;
 use crate::discovery::{Missing, Origin};
 use crate::network::LinkState;
 
-/// A table that is fuller than this will soon be full.
+/// A table fuller than this is nearly full.
 const NEARLY_FULL: f64 = 0.8;
 /// Warnings about the Kubernetes API at most.
 const MOST_TROUBLES: usize = 5;
@@ -197,7 +197,7 @@ fn missing(missing: &Missing) -> Warning {
     since(Some(Time(missing.since)), warning)
 }
 
-/// Whether drops of this reason are for the operator to look at, and not what clients do.
+/// Whether drops of this reason concern the operator; others are caused by clients.
 const fn concerns_operator(reason: DropReason) -> bool {
     match reason {
         DropReason::Malformed
@@ -227,7 +227,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
     }
 }
 
-/// A rate in a sentence.
+/// A rate for a sentence.
 fn shown(rate: f64) -> String {
     if rate < 10.0 {
         format!("{rate:.1}")
