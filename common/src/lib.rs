@@ -16,6 +16,7 @@
 
 pub mod addr;
 pub mod backend;
+pub mod capability;
 pub mod dataplane;
 pub mod drop_reason;
 pub mod flow_feed;

@@ -4,50 +4,16 @@
 //! be named.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
-use procfs::ProcResult;
-use procfs::process::Process;
 use rustix::process::{Resource, getrlimit};
-
-/// A capability of `capabilities(7)` that the balancer may need. Values are the kernel's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Capability {
-    NetBindService = 10,
-    NetAdmin = 12,
-    NetRaw = 13,
-    IpcLock = 14,
-    SysAdmin = 21,
-    Bpf = 39,
-}
-
-impl Capability {
-    const ALL: [Self; 6] = [
-        Self::NetBindService,
-        Self::NetAdmin,
-        Self::NetRaw,
-        Self::IpcLock,
-        Self::SysAdmin,
-        Self::Bpf,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::NetBindService => "CAP_NET_BIND_SERVICE",
-            Self::NetAdmin => "CAP_NET_ADMIN",
-            Self::NetRaw => "CAP_NET_RAW",
-            Self::IpcLock => "CAP_IPC_LOCK",
-            Self::SysAdmin => "CAP_SYS_ADMIN",
-            Self::Bpf => "CAP_BPF",
-        }
-    }
-}
+use vl3lb_common::capability::{Capabilities, Capability};
 
 /// The effective capabilities and limits of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privileges {
-    effective: u64,
+    effective: Capabilities,
     /// Bytes that may be locked in memory; `None` without a limit.
     memlock: Option<u64>,
     /// Ports below need CAP_NET_BIND_SERVICE.
@@ -80,8 +46,8 @@ impl Privileges {
     /// Those of this process.
     ///
     /// Errors: /proc is not there.
-    pub fn read() -> ProcResult<Self> {
-        let effective = Process::myself()?.status()?.capeff;
+    pub fn read() -> io::Result<Self> {
+        let effective = Capabilities::effective()?;
         // Absent before Linux 4.11 and where /proc/sys is masked; then the old fixed limit holds.
         let first_free_port = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
             .ok()
@@ -95,7 +61,7 @@ impl Privileges {
     }
 
     const fn holds(self, capability: Capability) -> bool {
-        self.effective >> capability as u8 & 1 == 1
+        self.effective.holds(capability)
     }
 
     /// What is missing for `needs`. Empty: nothing.
@@ -106,21 +72,13 @@ impl Privileges {
                 missing.push(Missing { capability, purpose });
             }
         };
-        need(
-            self.holds(Capability::NetAdmin),
-            Capability::NetAdmin.name(),
-            "attach the XDP program and to follow the kernel's routes".to_owned(),
-        );
-        need(
-            self.holds(Capability::NetRaw),
-            Capability::NetRaw.name(),
-            "open AF_XDP sockets".to_owned(),
-        );
-        need(
-            self.holds(Capability::Bpf) || self.holds(Capability::SysAdmin),
-            "CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN)",
-            "load the XDP program".to_owned(),
-        );
+        for capability in Capability::ATTACHMENT {
+            let name = match capability {
+                Capability::Bpf => "CAP_BPF (before Linux 5.8: CAP_SYS_ADMIN)",
+                _ => capability.name(),
+            };
+            need(self.holds(capability), name, capability.purpose().to_owned());
+        }
         if let Some(limit) = self.memlock.filter(|&limit| limit < needs.packet_memory) {
             need(
                 self.holds(Capability::IpcLock),
@@ -164,9 +122,7 @@ mod tests {
 
     fn privileges(held: &[Capability]) -> Privileges {
         Privileges {
-            effective: held
-                .iter()
-                .fold(0, |bits, &capability| bits | 1 << capability as u8),
+            effective: held.iter().copied().collect(),
             memlock: Some(64 << 10),
             first_free_port: 1024,
         }

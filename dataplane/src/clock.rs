@@ -7,12 +7,12 @@ use vl3lb_common::{Duration, Timestamp};
 /// stored time stays meaningful after a restart. Reading it costs a vDSO call, some 20 ns: once a
 /// burst, never per packet.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Clock;
+pub(crate) struct Clock;
 
 impl Clock {
-    /// The present.
+    /// The time now.
     #[inline]
-    pub fn now(self) -> Timestamp {
+    pub(crate) fn now(self) -> Timestamp {
         let time = clock_gettime(ClockId::Monotonic);
         // Neither part of a monotonic time is ever negative.
         Timestamp::from_duration(Duration::new(
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_does_not_go_back() {
+    fn the_clock_is_monotonic() {
         let first = Clock.now();
         assert!(first > Timestamp(0));
         assert!(Clock.now() >= first);

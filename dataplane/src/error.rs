@@ -1,10 +1,11 @@
-//! What can go wrong while the data plane is set up. Packets never end here: they get a
-//! [`DropReason`](vl3lb_common::DropReason).
+//! Errors of setting up the data plane. A packet that is not forwarded gets a
+//! [`DropReason`](vl3lb_common::DropReason) instead.
 
 use std::error::Error;
+use std::fmt::{self, Display};
 use std::io;
 
-use vl3lb_common::dataplane::{AttachError, AttachErrorKind};
+use vl3lb_common::dataplane::{AttachError, AttachErrorKind, AttachMode};
 
 /// Setting up failed. Each message is complete: what was attempted, on what, why it failed, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -16,13 +17,18 @@ pub enum SetupError {
     AlreadyServed { interface: String, companion: String },
 
     #[error("attach to {interface}: {cause}")]
-    Attach { interface: String, cause: String },
+    Attach {
+        interface: String,
+        #[source]
+        cause: Cause,
+    },
 
     #[error("bind an AF_XDP socket to queue {queue} of {interface}{mode}: {cause}{advice}")]
     BindSocket {
         interface: String,
         queue: u32,
         mode: &'static str,
+        #[source]
         cause: io::Error,
         advice: &'static str,
     },
@@ -32,12 +38,13 @@ pub enum SetupError {
         action: &'static str,
         interface: String,
         companion: String,
+        #[source]
         cause: io::Error,
     },
 
     #[error(
-        "make a companion pair for {interface}: an interface called {companion} exists that is not ours; \
-         rename or delete it"
+        "make a companion pair for {interface}: another interface is called {companion}; rename or delete \
+         it"
     )]
     CompanionNameTaken { interface: String, companion: String },
 
@@ -48,7 +55,11 @@ pub enum SetupError {
     InterfaceMissing { interface: String, existing: String },
 
     #[error("inspect interface {interface}: {cause}")]
-    Inspect { interface: String, cause: io::Error },
+    Inspect {
+        interface: String,
+        #[source]
+        cause: io::Error,
+    },
 
     #[error(
         "interface {interface} is a {kind} device of link type {link_type}; only Ethernet and TUN devices can \
@@ -60,8 +71,14 @@ pub enum SetupError {
         link_type: String,
     },
 
-    #[error("load the steer programs for {interface}: {cause}; Linux 5.18 or newer is needed")]
-    Load { interface: String, cause: String },
+    #[error("load the steer programs for {interface}: {explanation}; Linux 5.18 or newer is needed")]
+    Load {
+        interface: String,
+        /// The verifier's reason, or the causes in one line.
+        explanation: String,
+        #[source]
+        cause: Cause,
+    },
 
     #[error(
         "MTU {mtu} of interface {interface} cannot work, {min} to {max} can; run: ip link set {interface} mtu \
@@ -81,11 +98,12 @@ pub enum SetupError {
     NativeUnsupported { interface: String, driver: String },
 
     #[error("no way to attach to {interface}: {attempts}")]
-    NoAttachment { interface: String, attempts: String },
+    NoAttachment { interface: String, attempts: Attempts },
 
     #[error("register {mebibytes} MiB of packet memory with the kernel: {cause}{advice}")]
     PacketMemory {
         mebibytes: u64,
+        #[source]
         cause: io::Error,
         advice: &'static str,
     },
@@ -99,7 +117,7 @@ pub enum SetupError {
     #[error("{action}: operation not permitted: {explanation}")]
     Privilege { action: String, explanation: String },
 
-    #[error("queue {queue} of {interface} has no worker: queues 0 to {last} do")]
+    #[error("{interface} has no queue {queue}: its queues are 0 to {last}")]
     QueueUnknown {
         interface: String,
         queue: u32,
@@ -110,7 +128,17 @@ pub enum SetupError {
     RegisterSocket {
         interface: String,
         queue: u32,
-        cause: String,
+        #[source]
+        cause: Cause,
+    },
+
+    #[error("{action} {what} in the steer program's {map} map: the map is full")]
+    RulesFull {
+        action: &'static str,
+        what: String,
+        map: &'static str,
+        #[source]
+        cause: Cause,
     },
 
     #[error("{action} {what} in the steer program's {map} map: {cause}")]
@@ -118,11 +146,16 @@ pub enum SetupError {
         action: &'static str,
         what: String,
         map: &'static str,
-        cause: String,
+        #[source]
+        cause: Cause,
     },
 
     #[error("start {what}: {cause}")]
-    Start { what: String, cause: io::Error },
+    Start {
+        what: String,
+        #[source]
+        cause: io::Error,
+    },
 
     #[error("attach to {interface}: another XDP program is attached; see: ip -details link show {interface}")]
     XdpBusy { interface: String },
@@ -138,6 +171,11 @@ impl SetupError {
     pub fn kind(&self) -> AttachErrorKind {
         match self {
             Self::InterfaceMissing { .. } | Self::InterfaceDown { .. } => AttachErrorKind::InterfaceAbsent,
+            Self::NoAttachment { attempts, .. } if attempts.has_absent() => AttachErrorKind::InterfaceAbsent,
+            // It vanished meanwhile.
+            _ if matches!(os_code(self), Some(libc::ENODEV | libc::ENXIO)) => {
+                AttachErrorKind::InterfaceAbsent
+            }
             Self::LinkUnsupported { .. }
             | Self::MtuUnusable { .. }
             | Self::NativeUnsupported { .. }
@@ -155,9 +193,54 @@ impl SetupError {
             | Self::QueueUnknown { .. }
             | Self::RegisterSocket { .. }
             | Self::Rules { .. }
+            | Self::RulesFull { .. }
             | Self::Start { .. }
             | Self::XdpBusy { .. } => AttachErrorKind::System,
         }
+    }
+}
+
+/// An error of another crate. Shows all its causes in one line: some crates leave them out of their
+/// own message.
+#[derive(Debug)]
+pub struct Cause(Box<dyn Error + Send + Sync>);
+
+impl Cause {
+    pub(crate) fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&with_causes(&*self.0))
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// The ways to attach that were tried, and why each failed.
+#[derive(Debug)]
+pub struct Attempts(pub Vec<(AttachMode, SetupError)>);
+
+impl Attempts {
+    fn has_absent(&self) -> bool {
+        let absent = |error: &SetupError| error.kind() == AttachErrorKind::InterfaceAbsent;
+        self.0.iter().any(|(_, error)| absent(error))
+    }
+}
+
+impl Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (mode, error)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {error}", mode.name())?;
+        }
+        Ok(())
     }
 }
 
@@ -205,7 +288,7 @@ mod tests {
     struct Outer(#[source] io::Error);
 
     #[test]
-    fn causes_that_a_message_hides_are_shown_once() {
+    fn a_cause_missing_from_a_message_is_shown_once() {
         let error = Outer(io::Error::from_raw_os_error(libc::EBUSY));
         let text = with_causes(&error);
         assert!(text.starts_with("`bpf_link_create` failed: "), "{text}");

@@ -1,23 +1,23 @@
-//! The packet path of vl3-lb: takes frames from the kernel, translates them, sends them on.
+//! The packet path of vl3-lb: receives frames from the kernel, translates them, transmits them.
 //!
-//! One packet, from file to file:
+//! The way of one packet, in the order of execution:
 //!
-//! 1. `bpf/steer.bpf.c` (attached by [`steer`]) sends what is the balancer's to the queue's AF_XDP
-//!    socket; all else goes to the kernel.
-//! 2. [`port::xsk`] takes a burst of owned frames out of the receive ring: a [`port`].
-//! 3. [`worker`], one pinned thread per queue, reads the [`clock`] once a burst and looks for a new
-//!    snapshot.
-//! 4. [`pipeline`] decides about each packet: [`packet`] parses it, [`flow`] finds its flow or opens
-//!    one with a backend and a NAT port, [`packet`] rewrites it in place. The verdict is one of
-//!    transmit, cut, answer, hand over or drop.
-//! 5. [`worker::handoff`] carries packets to the worker that owns their flow.
-//! 6. [`port::xsk`] puts what is to be sent into the transmit ring, wakes the kernel once a burst, and takes
-//!    completed frames back.
+//! 1. `bpf/steer.bpf.c` (attached by [`steer`]) redirects the balancer's frames to AF_XDP sockets; the kernel
+//!    keeps all others.
+//! 2. `worker::Worker::step`, the loop of one pinned thread, takes a burst of frames out of its [`port`],
+//!    [`port::xsk`] in production.
+//! 3. [`pipeline`] decides about each packet: [`packet`] parses it, [`flow`] finds its flow or opens
+//!    one with a backend and a NAT port, [`packet`] rewrites it in place.
+//! 4. The worker carries out the verdict: transmit, segment, reject, hand over or drop. `worker::handoff`
+//!    takes a packet to the worker that owns its flow, which continues with step 3.
+//! 5. [`port::xsk`] puts frames into the transmit ring, wakes the kernel once a burst, and takes completed
+//!    frames back.
 //!
-//! [`plane`] sets all of this up and is what the control side talks to.
+//! [`plane`] is what the control side uses: it attaches workers to an interface that may come and go, and
+//! publishes snapshots to them.
 
-pub mod capability;
-pub mod clock;
+mod capability;
+mod clock;
 pub mod config;
 pub mod error;
 pub mod flow;
@@ -29,4 +29,4 @@ pub mod port;
 pub mod steer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod worker;
+mod worker;

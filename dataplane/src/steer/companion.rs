@@ -1,9 +1,9 @@
 //! The companion pair: a veth pair of the balancer's own, between the tc program on the vL3 interface and the
 //! AF_XDP sockets.
 //!
-//! The kernel cuts super-packets on their way into the pair, because native XDP on the far end takes
-//! segmentation offload off the near one. The pair has one queue per worker whatever the vL3 interface
-//! has. It carries no addresses and talks to nobody.
+//! The kernel segments super-packets on their way into the pair, because native XDP on the far end disables
+//! segmentation offload on the near one. The pair has one queue per worker, however many the vL3 interface
+//! has. It has no addresses and no traffic of its own.
 
 use std::io;
 
@@ -18,7 +18,7 @@ use crate::error::SetupError;
 use crate::link::LinkInfo;
 use crate::link::netlink::Netlink;
 
-/// The interface group of our pairs ("vl3l" in ASCII): tells them from other interfaces.
+/// The interface group of our pairs ("vl3l" in ASCII), which no other interface has.
 const GROUP: u32 = 0x766c_336c;
 
 /// A companion pair. Deleted on drop.
@@ -33,8 +33,8 @@ pub(super) struct Companion {
 }
 
 impl Companion {
-    /// Makes the pair for `link` with `queues` queues at both ends, as long packets as `link` and nothing on
-    /// it, and brings it up. Removes a pair that a killed process left behind.
+    /// Makes the pair for `link` with `queues` queues at both ends and the MTU of `link`, and brings it up.
+    /// Removes a pair that a killed process left behind.
     pub(super) fn create(link: &LinkInfo, queues: u32) -> Result<Self, SetupError> {
         let [near, far] = names(&link.name);
         let failed = |action: &'static str, companion: &str| {
@@ -112,7 +112,7 @@ impl Companion {
 impl Drop for Companion {
     fn drop(&mut self) {
         if let Err(error) = delete(&mut self.netlink, self.near_index) {
-            // ENODEV: someone else, or the end of the network namespace, was faster.
+            // ENODEV: it was deleted, or went with its network namespace.
             if error.raw_os_error() != Some(libc::ENODEV) {
                 tracing::warn!(interface = self.far, %error, "delete companion pair");
             }
@@ -121,7 +121,7 @@ impl Drop for Companion {
 }
 
 /// Names of the near and the far end for `interface`: derived from it, so that a leftover is found again,
-/// and at most 15 bytes. A long name is cut and told apart by a hash.
+/// and at most 15 bytes. A long name is truncated and made unique by a hash.
 pub(super) fn names(interface: &str) -> [String; 2] {
     const ROOM: usize = libc::IFNAMSIZ - 1 - "lbn-".len();
     let stem = if interface.len() <= ROOM {

@@ -1,15 +1,15 @@
-//! Taking frames from the kernel: the steer programs and the three ways to attach them.
+//! The steer programs, which select the balancer's packets, and the three ways to attach them.
 //!
-//! A steer program sends what is the balancer's to AF_XDP sockets and passes all else to the kernel; what is
-//! the balancer's is said by [`Rules`]. The programs are C, in `bpf/`. How they are attached:
+//! A steer program redirects the packets that [`Rules`] describe to AF_XDP sockets and passes all others to
+//! the kernel. The programs are C, in `bpf/`. The modes:
 //!
-//! - native: XDP in the interface's driver. The other end then cuts its super-packets itself.
-//! - generic: XDP in the kernel's receive path. Super-packets stay whole; UDP ones cannot be cut here.
-//! - companion: a tc program on the interface feeds a veth pair of our own, native XDP runs on its far end.
-//!   Right for every sender, on every link.
+//! - native: XDP in the interface's driver. The peer then segments its super-packets itself.
+//! - generic: XDP in the kernel's receive path. Super-packets stay whole; UDP ones cannot be segmented.
+//! - companion: a tc program on the interface redirects to a veth pair of our own, with native XDP on its far
+//!   end. Correct for every sender, on every link.
 //!
-//! All attachments are BPF links, so they go with the process, however it ends. What kill -9 leaves behind
-//! is a companion pair (and before Linux 6.6 a tc filter): the next start removes it.
+//! All attachments are BPF links, so they end with the process, however it ends. kill -9 leaves a companion
+//! pair behind (and before Linux 6.6 a tc filter): the next attachment removes it.
 
 mod companion;
 mod program;
@@ -25,14 +25,14 @@ use vl3lb_common::snapshot::NatPorts;
 
 use crate::capability;
 use crate::config::Mode;
-use crate::error::{SetupError, os_code, with_causes};
+use crate::error::{Attempts, Cause, SetupError, os_code};
 use crate::link::{Link, LinkInfo};
 use companion::Companion;
 use program::Programs;
 
 pub use program::Counters;
 
-/// What is the balancer's.
+/// Which packets belong to the balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// At most 16,384.
@@ -55,7 +55,7 @@ pub struct Steer {
     reason: String,
     refuses: String,
     queues: u32,
-    /// What the maps hold.
+    /// The contents of the maps.
     services: HashSet<ServiceKey>,
     addresses: HashSet<IpAddr>,
 }
@@ -65,12 +65,11 @@ impl Steer {
     /// workers, `None` for one per queue. Takes a few milliseconds (the kernel verifies the
     /// programs); a physical interface may lose its carrier for a moment.
     ///
-    /// `auto` tries what is right for every sender, best first, and generic mode last.
+    /// `auto` tries the modes that are correct for every sender, best first, and generic mode last.
     pub fn attach(link: &LinkInfo, mode: Mode, workers: Option<u16>) -> Result<Self, SetupError> {
-        capability::require_all(&format!("attach to {}", link.name))?;
         let cpus =
             std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
-        let mut failures: Vec<(AttachMode, SetupError)> = Vec::new();
+        let mut failures = Attempts(Vec::new());
         for &candidate in candidates(link.link, mode) {
             let attached = queues(link, candidate, workers, cpus)
                 .and_then(|queues| Self::attach_as(link, candidate, queues));
@@ -82,16 +81,19 @@ impl Steer {
                 Err(error @ (SetupError::Privilege { .. } | SetupError::AlreadyServed { .. })) => {
                     return Err(error);
                 }
-                Err(error) => failures.push((candidate, error)),
+                Err(error) => failures.0.push((candidate, error)),
             }
         }
-        if failures.len() == 1 {
-            return Err(failures.remove(0).1);
+        match failures.0.pop() {
+            Some((_, only)) if failures.0.is_empty() => Err(only),
+            last => {
+                failures.0.extend(last);
+                Err(SetupError::NoAttachment {
+                    interface: link.name.clone(),
+                    attempts: failures,
+                })
+            }
         }
-        Err(SetupError::NoAttachment {
-            interface: link.name.clone(),
-            attempts: list(&failures),
-        })
     }
 
     /// How the programs are attached.
@@ -99,12 +101,12 @@ impl Steer {
         self.mode
     }
 
-    /// Why this mode and not a better one, in words.
+    /// Why this mode was chosen.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// What this mode has to refuse, in words; empty if nothing.
+    /// The traffic that this mode cannot serve; empty if there is none.
     pub fn refuses(&self) -> &str {
         &self.refuses
     }
@@ -140,12 +142,13 @@ impl Steer {
             .map_err(|error| SetupError::RegisterSocket {
                 interface: self.receive_interface().to_owned(),
                 queue,
-                cause: with_causes(&error),
+                cause: Cause::new(error),
             })
     }
 
-    /// Adds what is new in `rules`. Call it when all workers know it. NAT ports and workers are replaced. A few
-    /// microseconds per new entry; after an error the rules are partly in force and may be allowed again.
+    /// Adds the new entries of `rules`, after all workers have switched to them. NAT ports and workers are
+    /// replaced. A few microseconds per new entry; after an error the rules are partly in force and may be
+    /// allowed again.
     pub fn allow(&mut self, rules: &Rules) -> Result<(), SetupError> {
         self.programs.set_config(rules.nat_ports, rules.workers)?;
         for &address in &rules.addresses {
@@ -162,7 +165,7 @@ impl Steer {
         Ok(())
     }
 
-    /// Removes what is not in `rules`. Call it before workers forget it.
+    /// Removes entries that are not in `rules`, before the workers switch to them.
     pub fn restrict(&mut self, rules: &Rules) -> Result<(), SetupError> {
         let old: Vec<_> = self.services.difference(&rules.services).copied().collect();
         for service in old {
@@ -189,8 +192,8 @@ impl Steer {
         self.programs.counters().clone()
     }
 
-    /// Takes over the interface's MAC address and MTU after a change, without an interruption. What frames
-    /// begin with cannot change: that is another interface.
+    /// Takes over the interface's MAC address and MTU after a change, without an interruption. The link type of
+    /// an interface never changes.
     pub fn set_link(&mut self, link: Link, mtu: u16) -> Result<(), SetupError> {
         self.programs.set_link(link)?;
         match &mut self.companion {
@@ -213,7 +216,7 @@ impl Steer {
             None if mode == AttachMode::Native => programs.attach_xdp(link.index, XdpMode::Driver),
             None => programs.attach_xdp(link.index, XdpMode::Skb),
         };
-        attached.map_err(|error| attach_error(link, mode, &error))?;
+        attached.map_err(|error| attach_error(link, mode, error))?;
         Ok(Self {
             programs,
             companion,
@@ -228,7 +231,7 @@ impl Steer {
     }
 }
 
-/// The ways to try, best first.
+/// The modes to try, best first.
 fn candidates(link: Link, mode: Mode) -> &'static [AttachMode] {
     use AttachMode::{Companion, Generic, Native};
     match (mode, link) {
@@ -256,23 +259,21 @@ fn queues(link: &LinkInfo, mode: AttachMode, workers: Option<u16>, cpus: u32) ->
     }
 }
 
-fn reason(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &[(AttachMode, SetupError)]) -> String {
+fn reason(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) -> String {
     if mode != Mode::Auto {
         return format!("set by mode: {}", chosen.name());
     }
     let mut reason = match (chosen, link.link) {
-        (AttachMode::Native, _) => "the driver has XDP, so senders cut super-packets before they arrive",
+        (AttachMode::Native, _) => "the driver has XDP, so senders segment super-packets before they arrive",
         (AttachMode::Companion, Link::RawIp) => {
-            "a TUN device has no native XDP; on the way through the companion pair super-packets are cut"
+            "a TUN device has no native XDP; the companion pair segments super-packets"
         }
-        (AttachMode::Companion, Link::Ethernet(_)) => {
-            "on the way through the companion pair super-packets are cut"
-        }
+        (AttachMode::Companion, Link::Ethernet(_)) => "the companion pair segments super-packets",
         (AttachMode::Generic, _) => "nothing better can be attached",
     }
     .to_owned();
-    if !failures.is_empty() {
-        reason = format!("{reason} ({})", list(failures));
+    if !failures.0.is_empty() {
+        reason = format!("{reason} ({failures})");
     }
     reason
 }
@@ -281,27 +282,19 @@ fn refuses(link: &LinkInfo, mode: AttachMode) -> &'static str {
     match mode {
         AttachMode::Generic if link.super_packets => {
             "UDP super-packets (UDP_SEGMENT): their segment size is not visible in generic mode, so they cannot \
-             be cut; each is dropped and counted as udp_super_packet"
+             be segmented; each is dropped and counted as udp_super_packet"
         }
         AttachMode::Generic | AttachMode::Native | AttachMode::Companion => "",
     }
 }
 
-fn list(failures: &[(AttachMode, SetupError)]) -> String {
-    let lines: Vec<_> = failures
-        .iter()
-        .map(|(mode, error)| format!("{}: {error}", mode.name()))
-        .collect();
-    lines.join("; ")
-}
-
-/// What the kernel's refusal means.
-fn attach_error(link: &LinkInfo, mode: AttachMode, error: &ProgramError) -> SetupError {
+/// The error behind the kernel's refusal to attach.
+fn attach_error(link: &LinkInfo, mode: AttachMode, error: ProgramError) -> SetupError {
     if matches!(error, ProgramError::LoadError { .. }) {
         return program::load_error(&link.name, error);
     }
     let interface = link.name.clone();
-    match (os_code(error), mode) {
+    match (os_code(&error), mode) {
         (Some(libc::EPERM), _) => {
             capability::denied(&format!("attach to {interface} in {} mode", mode.name()))
         }
@@ -315,7 +308,7 @@ fn attach_error(link: &LinkInfo, mode: AttachMode, error: &ProgramError) -> Setu
         (Some(libc::ENOSPC), AttachMode::Native) => SetupError::PeerQueues { interface },
         _ => SetupError::Attach {
             interface,
-            cause: with_causes(error),
+            cause: Cause::new(error),
         },
     }
 }

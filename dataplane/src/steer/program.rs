@@ -3,6 +3,7 @@
 //! Keys and values are byte and integer arrays in the layout of bpf/steer.h; the loader checks their sizes
 //! against the maps'.
 
+use std::error::Error;
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -18,7 +19,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{MacAddr, ServiceKey};
 
 use crate::capability;
-use crate::error::{SetupError, os_code, with_causes};
+use crate::error::{Cause, SetupError, os_code};
 use crate::link::{Link, LinkInfo};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -64,14 +65,14 @@ impl Programs {
             .override_global("near_index", &near_index, true)
             .map_max_entries("sockets", queues)
             .load(OBJECT)
-            .map_err(|error| load_error(&link.name, &error))?;
+            .map_err(|error| load_error(&link.name, error))?;
         let counters = bpf
             .take_map("counters")
             .ok_or_else(|| MapError::InvalidName {
                 name: "counters".to_owned(),
             })
             .and_then(PerCpuArray::try_from)
-            .map_err(|error| load_error(&link.name, &error))?;
+            .map_err(|error| load_error(&link.name, error))?;
         let mut programs = Self {
             bpf,
             interface: link.name.clone(),
@@ -114,8 +115,8 @@ impl Programs {
             .map(drop)
     }
 
-    /// The filter outlives a killed process: the next start removes it. The qdisc stays, also after an orderly
-    /// end: others may use it by then, and it does nothing by itself.
+    /// The filter outlives a killed process: the next attachment removes it. The qdisc always stays: other
+    /// programs may use it by then, and it does nothing by itself.
     pub(super) fn attach_clsact(&mut self) -> Result<(), ProgramError> {
         let interface = self.interface.clone();
         match tc::qdisc_add_clsact(&interface) {
@@ -173,7 +174,7 @@ impl Programs {
         self.map("config")
             .and_then(Array::<_, Config>::try_from)
             .and_then(|mut map| map.set(0, config, 0))
-            .map_err(|error| rules_error("set", &what, "config", &error))?;
+            .map_err(|error| rules_error("set", &what, "config", error))?;
         self.config = config;
         Ok(())
     }
@@ -181,25 +182,25 @@ impl Programs {
     pub(super) fn insert_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {
         self.services()
             .and_then(|mut map| map.insert(service_bytes(service), 1, 0))
-            .map_err(|error| rules_error("put", service, "services", &error))
+            .map_err(|error| rules_error("put", service, "services", error))
     }
 
     pub(super) fn remove_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {
         self.services()
             .and_then(|mut map| map.remove(&service_bytes(service)))
-            .map_err(|error| rules_error("remove", service, "services", &error))
+            .map_err(|error| rules_error("remove", service, "services", error))
     }
 
     pub(super) fn insert_address(&mut self, address: IpAddr) -> Result<(), SetupError> {
         self.addresses()
             .and_then(|mut map| map.insert(to_octets(address), 1, 0))
-            .map_err(|error| rules_error("put", &address, "addresses", &error))
+            .map_err(|error| rules_error("put", &address, "addresses", error))
     }
 
     pub(super) fn remove_address(&mut self, address: IpAddr) -> Result<(), SetupError> {
         self.addresses()
             .and_then(|mut map| map.remove(&to_octets(address)))
-            .map_err(|error| rules_error("remove", &address, "addresses", &error))
+            .map_err(|error| rules_error("remove", &address, "addresses", error))
     }
 
     pub(super) const fn counters(&self) -> &Counters {
@@ -277,29 +278,35 @@ fn service_bytes(service: &ServiceKey) -> ServiceBytes {
     bytes
 }
 
-/// What the kernel's refusal of the object or of a program means.
-pub(super) fn load_error(interface: &str, error: &(dyn std::error::Error + 'static)) -> SetupError {
-    if os_code(error) == Some(libc::EPERM) {
+/// The error behind the kernel's refusal of the object or of a program.
+pub(super) fn load_error(interface: &str, error: impl Error + Send + Sync + 'static) -> SetupError {
+    if os_code(&error) == Some(libc::EPERM) {
         return capability::denied(&format!("load the steer programs for {interface}"));
     }
-    let cause = match error.downcast_ref::<ProgramError>() {
+    let refused: &(dyn Error + 'static) = &error;
+    let verdict = match refused.downcast_ref::<ProgramError>() {
         Some(ProgramError::LoadError {
             io_error,
             verifier_log,
         }) => {
             let log = verifier_log.to_string();
             tracing::debug!(interface, log, "the kernel's verifier refused a steer program");
-            format!("{io_error}; the kernel's verifier says: {}", verdict(&log))
+            Some(format!(
+                "{io_error}; the kernel's verifier says: {}",
+                verdict(&log)
+            ))
         }
-        _ => with_causes(error),
+        _ => None,
     };
+    let cause = Cause::new(error);
     SetupError::Load {
         interface: interface.to_owned(),
+        explanation: verdict.unwrap_or_else(|| cause.to_string()),
         cause,
     }
 }
 
-/// The line of a verifier log that says what was wrong: the last one that is not statistics.
+/// The line of a verifier log that has the reason: the last one that is not statistics.
 fn verdict(log: &str) -> &str {
     const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
     log.lines()
@@ -308,21 +315,21 @@ fn verdict(log: &str) -> &str {
         .unwrap_or("nothing")
 }
 
-fn rules_error(
-    action: &'static str,
-    what: &dyn Display,
-    map: &'static str,
-    error: &(dyn std::error::Error + 'static),
-) -> SetupError {
-    let cause = match os_code(error) {
-        Some(libc::E2BIG) => "the map is full".to_owned(),
-        _ => with_causes(error),
-    };
+fn rules_error(action: &'static str, what: &dyn Display, map: &'static str, error: MapError) -> SetupError {
+    let what = what.to_string();
+    if os_code(&error) == Some(libc::E2BIG) {
+        return SetupError::RulesFull {
+            action,
+            what,
+            map,
+            cause: Cause::new(error),
+        };
+    }
     SetupError::Rules {
         action,
-        what: what.to_string(),
+        what,
         map,
-        cause,
+        cause: Cause::new(error),
     }
 }
 
@@ -331,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_verifiers_verdict_is_found_in_its_log() {
+    fn the_reason_is_found_in_a_verifier_log() {
         let log = "0: R1=ctx()\nunknown func bpf_xdp_load_bytes#189\nverification time 74 usec\n\
                    stack depth 176\nprocessed 14 insns (limit 1000000)\n";
         assert_eq!(verdict(log), "unknown func bpf_xdp_load_bytes#189");

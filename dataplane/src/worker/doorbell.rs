@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, eventfd};
 /// stores its item and then checks whether the bell is armed. Sequentially consistent fences on both
 /// sides make at least one of them see the other.
 #[derive(Debug)]
-pub struct Doorbell {
+pub(crate) struct Doorbell {
     event: OwnedFd,
     sleeping: AtomicBool,
 }
@@ -22,7 +22,7 @@ impl Doorbell {
     /// # Errors
     ///
     /// The process has no file descriptor left.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             event: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             sleeping: AtomicBool::new(false),
@@ -31,7 +31,7 @@ impl Doorbell {
 
     /// Wakes the worker if it sleeps. Store the item that it is to find before the call.
     #[inline]
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
             // Fails only if the counter is full, and then the descriptor is readable already.

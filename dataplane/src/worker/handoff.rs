@@ -1,7 +1,7 @@
-//! Packets on their way from the worker that received them to the worker that owns their flow.
+//! Hands packets over from the worker that received them to the worker that owns their flow.
 //!
 //! Each pair of workers has a bounded ring of its own with one writer and one reader. A packet is
-//! passed on whole or not at all, without a copy, and a sleeping receiver is woken once a burst.
+//! handed over whole or not at all, without a copy, and a sleeping receiver is woken once a burst.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::doorbell::Doorbell;
 
 /// One worker's ends of the rings to and from all others.
 #[derive(Debug)]
-pub struct Handoff<F> {
+pub(crate) struct Handoff<F> {
     worker: usize,
     /// Row by row: the ring from worker `i` to worker `j` is at `i * workers + j`.
     rings: Arc<[ArrayQueue<F>]>,
@@ -26,11 +26,11 @@ pub struct Handoff<F> {
 
 /// Rings of `frames` frames between all workers, one for each of `bells`. Returns each worker's
 /// ends.
-pub fn mesh<F: Frame>(bells: &[Arc<Doorbell>], frames: usize) -> Vec<Handoff<F>> {
+pub(crate) fn mesh<F: Frame>(bells: &[Arc<Doorbell>], frames: usize) -> Vec<Handoff<F>> {
     let workers = bells.len();
     let rings: Arc<[_]> = (0..workers * workers)
         .map(|index| {
-            // Nobody sends to itself.
+            // No worker sends to itself.
             let own = index / workers == index % workers;
             ArrayQueue::new(if own { 1 } else { frames })
         })
@@ -48,9 +48,9 @@ pub fn mesh<F: Frame>(bells: &[Arc<Doorbell>], frames: usize) -> Vec<Handoff<F>>
 }
 
 impl<F: Frame> Handoff<F> {
-    /// Passes all frames of one packet on to worker `to`. False if its ring is too full, or if there
+    /// Hands all frames of one packet over to worker `to`. False if its ring is too full, or if there
     /// is no such other worker; then `packet` is as it was.
-    pub fn send(&mut self, to: u16, packet: &mut Vec<F>) -> bool {
+    pub(crate) fn send(&mut self, to: u16, packet: &mut Vec<F>) -> bool {
         let to = usize::from(to);
         let workers = self.bells.len();
         if to >= workers || to == self.worker {
@@ -70,7 +70,7 @@ impl<F: Frame> Handoff<F> {
     }
 
     /// Passes packets from the front of `packets` on to worker `to`, as many as fit whole.
-    pub fn send_all(&mut self, to: u16, packets: &mut Vec<F>) {
+    pub(crate) fn send_all(&mut self, to: u16, packets: &mut Vec<F>) {
         let to = usize::from(to);
         let workers = self.bells.len();
         if to >= workers || to == self.worker {
@@ -86,7 +86,7 @@ impl<F: Frame> Handoff<F> {
     }
 
     /// Wakes the workers that were sent something and sleep. Once a burst.
-    pub fn ring(&mut self) {
+    pub(crate) fn ring(&mut self) {
         for (sent, bell) in self.sent.iter_mut().zip(self.bells.iter()) {
             if std::mem::take(sent) {
                 bell.ring();
@@ -96,7 +96,7 @@ impl<F: Frame> Handoff<F> {
 
     /// Appends whole packets from other workers, at most about `budget` frames from each. Returns
     /// the number of frames appended.
-    pub fn receive(&mut self, packets: &mut Vec<F>, budget: usize) -> usize {
+    pub(crate) fn receive(&mut self, packets: &mut Vec<F>, budget: usize) -> usize {
         let before = packets.len();
         let workers = self.bells.len();
         for from in (0..workers).filter(|&from| from != self.worker) {
@@ -114,9 +114,9 @@ impl<F: Frame> Handoff<F> {
         packets.len() - before
     }
 
-    /// Everything that is still on its way to this worker, also parts of packets. For the end, when
+    /// All frames that are still on their way to this worker, also parts of packets. For the end, when
     /// the others have stopped.
-    pub fn drain(&mut self) -> Vec<F> {
+    pub(crate) fn drain(&mut self) -> Vec<F> {
         let mut frames = Vec::new();
         self.receive(&mut frames, usize::MAX);
         frames.extend(self.partial.iter_mut().flat_map(|partial| partial.drain(..)));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_goes_whole_or_not_at_all() {
+    fn a_packet_is_handed_over_whole_or_not_at_all() {
         let mut ends = mesh_of(2, 3);
         let [first, second] = &mut ends[..] else {
             unreachable!()
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_which_a_part_was_read_is_held_until_it_is_whole() {
+    fn a_packet_is_held_until_it_is_complete() {
         let mut ends = mesh_of(3, 8);
         assert!(ends[0].send(2, &mut frames_of(b"abc", 1)));
         assert!(ends[1].send(2, &mut vec![frame(b"x")]));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_sends_to_itself_or_to_a_worker_that_is_not_there() {
+    fn a_worker_sends_neither_to_itself_nor_to_a_missing_one() {
         let mut ends = mesh_of(2, 8);
         for to in [0, 2, u16::MAX] {
             let mut packet = vec![frame(b"x")];

@@ -1,4 +1,4 @@
-//! What the control side shares with one worker.
+//! The requests of the control side to one worker.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const QUERIES: usize = 16;
 
 /// Snapshots, queries and the stop request from the control side to one worker.
 #[derive(Debug)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     pub(super) snapshots: Mailbox<Snapshot>,
     pub(super) queries: ArrayQueue<FlowQuery>,
     pub(super) bell: Arc<Doorbell>,
@@ -28,7 +28,7 @@ impl Inbox {
     /// # Errors
     ///
     /// The process has no file descriptor left.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             snapshots: Mailbox::default(),
             queries: ArrayQueue::new(QUERIES),
@@ -39,46 +39,46 @@ impl Inbox {
     }
 
     /// The worker switches to `snapshot` between two bursts.
-    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn publish(&self, snapshot: Arc<Snapshot>) {
         self.snapshots.put(snapshot);
         self.bell.ring();
     }
 
     /// The worker answers between two bursts. False if too many queries wait already.
-    pub fn query(&self, query: FlowQuery) -> bool {
+    pub(crate) fn query(&self, query: FlowQuery) -> bool {
         let accepted = self.queries.push(query).is_ok();
         self.bell.ring();
         accepted
     }
 
-    /// The worker finishes what has arrived and returns.
-    pub fn stop(&self) {
+    /// The worker processes what has arrived and ends its thread.
+    pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.bell.ring();
     }
 
     /// Takes a stop request back, before a stopped worker starts again.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.stopped.store(false, Ordering::Relaxed);
     }
 
     /// Worker: it has ended without a request and does not start again.
-    pub fn set_failed(&self) {
+    pub(crate) fn set_failed(&self) {
         self.failed.store(true, Ordering::Relaxed);
     }
 
     /// Whether the worker has ended without a request.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
     /// Whether the worker was asked to stop.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// What wakes the worker.
-    pub fn bell(&self) -> &Arc<Doorbell> {
+    /// Wakes the worker.
+    pub(crate) fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
     }
 }

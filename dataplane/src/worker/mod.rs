@@ -1,16 +1,16 @@
 //! One pinned thread that owns one port, one engine and its flows.
 //!
-//! A worker goes round one loop: take a burst from the receive queue and from the other workers,
-//! let the engine decide, send. It reads the clock once per round, and neither locks nor allocates
-//! nor logs on the way of a packet. While packets come it polls; 50 us after the last one it
-//! sleeps until a packet, another worker or the control side wakes it.
+//! The loop of a worker, [`Worker::step`]: receive a burst from its queues and from the other workers, let
+//! the engine decide, transmit. It reads the clock once per round, and neither locks nor allocates nor logs
+//! on the packet path. It polls while packets arrive; 50 us after the last one it sleeps until a packet,
+//! another worker or the control side wakes it.
 //!
-//! The control side reaches it through its [`Inbox`] only.
+//! The control side reaches a worker through its [`Inbox`] only.
 
 mod doorbell;
-pub mod handoff;
+pub(crate) mod handoff;
 mod inbox;
-pub mod relay;
+pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -25,20 +25,20 @@ use crate::clock::Clock;
 use crate::pipeline::{Engine, Origin, Verdict};
 use crate::port::{Frame, Port, fitting_frames, packets_in};
 
-pub use doorbell::Doorbell;
+pub(crate) use doorbell::Doorbell;
 use handoff::Handoff;
-pub use inbox::Inbox;
+pub(crate) use inbox::Inbox;
 use relay::Relay;
-pub use thread::spawn;
+pub(crate) use thread::spawn;
 
 /// Frames taken from each source in one round.
 const BURST: usize = 64;
 /// Frames that may wait for room in the transmit ring; the newest beyond that are dropped.
 const BACKLOG: usize = 512;
-/// How long to poll without a packet before sleeping. Waking costs some 10 us; this much CPU is
-/// spent for each pause in the traffic.
+/// How long to poll without a packet before sleeping: the CPU time spent on each pause in the traffic.
+/// Waking up costs some 10 us.
 const BUSY_POLL_TIMEOUT: Duration = Duration::from_micros(50);
-/// The longest sleep: what happens by the clock is at most this late when there is no traffic.
+/// The longest sleep: without traffic, timers are at most this late.
 const LONGEST_SLEEP: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
@@ -59,7 +59,7 @@ const LAST_ROUNDS: usize = 64;
 
 /// A worker's whole state. It moves into its thread, and out again when it has stopped.
 #[derive(Debug)]
-pub struct Worker<P: Port> {
+pub(crate) struct Worker<P: Port> {
     port: P,
     engine: Engine,
     handoff: Handoff<P::Frame>,
@@ -67,10 +67,10 @@ pub struct Worker<P: Port> {
     relay: Option<Relay<P::Frame>>,
     inbox: Arc<Inbox>,
     stats: Arc<WorkerStats>,
-    /// Packets to decide about, and what was decided: the verdict and its packet's frames.
+    /// Packets to decide about; the verdict on each and the number of its frames.
     burst: Vec<P::Frame>,
     verdicts: Vec<(Verdict, usize)>,
-    /// One packet on its way to another worker or to be cut.
+    /// One packet to be handed over or segmented.
     packet: Vec<P::Frame>,
     /// Packets to send.
     outgoing: Vec<P::Frame>,
@@ -86,7 +86,7 @@ pub struct Worker<P: Port> {
 
 impl<P: Port> Worker<P> {
     /// A worker that has not started.
-    pub fn new(
+    pub(crate) fn new(
         port: P,
         engine: Engine,
         handoff: Handoff<P::Frame>,
@@ -113,15 +113,15 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Works until the inbox says stop, then finishes what has already arrived.
-    pub fn run(&mut self, clock: Clock) {
+    /// Works until a stop is requested, then processes what has already arrived.
+    pub(crate) fn run(&mut self, clock: Clock) {
         let mut last_work = clock.now();
         while !self.inbox.is_stopped() {
             let now = clock.now();
             if self.step(now) {
                 last_work = now;
             } else if now.since(last_work) < BUSY_POLL_TIMEOUT {
-                // Others may need this core to produce the next packet.
+                // Another thread may need this core to produce the next packet.
                 std::thread::yield_now();
             } else {
                 self.sleep(clock);
@@ -135,59 +135,32 @@ impl<P: Port> Worker<P> {
     }
 
     /// One round of the loop. False if there was nothing to do.
-    pub fn step(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn step(&mut self, now: Timestamp) -> bool {
         self.stats.heartbeat.set(now.0);
-        if let Some(since) = self.busy_since.take() {
-            let nanos = now.0.saturating_sub(since.0);
-            self.stats.busy_nanos.add(nanos);
-        }
+        self.count_busy_time(now);
         let switched = self.switch_snapshot(now);
 
-        self.port.receive(&mut self.burst, BURST);
-        let received = self.forward(Origin::Queue, now);
-        self.stats.received.add(received);
-        self.handoff.receive(&mut self.burst, BURST);
-        let passed_on = self.forward(Origin::Handoff, now);
-        self.handoff.ring();
-        let relayed = match &mut self.relay {
-            Some(relay) => relay.receive(&mut self.outgoing, BURST),
-            None => 0,
-        };
+        let received = self.receive_from_queues(now);
+        let handed_over = self.receive_from_workers(now);
+        let relayed = self.receive_to_relay();
         self.send();
 
-        let packets = received + passed_on;
+        let packets = received + handed_over;
         if packets > 0 {
             self.stats.bursts.add(1);
             self.busy_since = Some(now);
         }
         let queried = self.answer_query(now);
         self.housekeeping(now);
-        packets > 0 || relayed > 0 || switched || queried
+        packets > 0 || relayed || switched || queried
     }
 
-    /// Gives every frame back that this worker still has. Call it when all workers have stopped:
-    /// others may have passed packets on to this one until then.
-    pub fn close(mut self) -> (P, Engine) {
-        for _ in 0..LAST_ROUNDS {
-            self.port.transmit(&mut self.outgoing);
-            if self.outgoing.is_empty() && self.port.in_flight() == 0 {
-                break;
-            }
+    /// Counts the time since the begin of the last round, if it had packets.
+    fn count_busy_time(&mut self, now: Timestamp) {
+        if let Some(since) = self.busy_since.take() {
+            let nanos = now.0.saturating_sub(since.0);
+            self.stats.busy_nanos.add(nanos);
         }
-        self.read_statistics();
-        let mut waiting = self.handoff.drain();
-        if let Some(relay) = &mut self.relay {
-            waiting.extend(relay.drain());
-        }
-        for frame in waiting
-            .into_iter()
-            .chain(self.outgoing)
-            .chain(self.burst)
-            .chain(self.packet)
-        {
-            self.port.release(frame);
-        }
-        (self.port, self.engine)
     }
 
     fn switch_snapshot(&mut self, now: Timestamp) -> bool {
@@ -197,13 +170,37 @@ impl<P: Port> Worker<P> {
         let generation = snapshot.generation;
         let used = self.engine.set_snapshot(snapshot, now);
         self.inbox.snapshots.give_back(used);
-        // Last, because whoever reads this relies on the switch.
+        // Last, because its readers rely on the switch.
         self.stats.generation.set(generation.0);
         true
     }
 
-    /// Decides about all packets of the burst, then does what was decided, in order. Returns the
-    /// number of packets.
+    fn receive_from_queues(&mut self, now: Timestamp) -> u64 {
+        self.port.receive(&mut self.burst, BURST);
+        let received = self.forward(Origin::Queue, now);
+        self.stats.received.add(received);
+        received
+    }
+
+    /// Packets of flows that this worker owns, received by others. Wakes the workers that packets were
+    /// handed over to in this round.
+    fn receive_from_workers(&mut self, now: Timestamp) -> u64 {
+        self.handoff.receive(&mut self.burst, BURST);
+        let handed_over = self.forward(Origin::Handoff, now);
+        self.handoff.ring();
+        handed_over
+    }
+
+    /// Packets that this worker transmits for others.
+    fn receive_to_relay(&mut self) -> bool {
+        match &mut self.relay {
+            Some(relay) => relay.receive(&mut self.outgoing, BURST) > 0,
+            None => false,
+        }
+    }
+
+    /// Lets the engine decide about all packets of the burst, then carries the verdicts out in order.
+    /// Returns the number of packets.
     fn forward(&mut self, origin: Origin, now: Timestamp) -> u64 {
         self.engine
             .forward_burst(&mut self.burst, origin, now, &mut self.verdicts);
@@ -241,7 +238,7 @@ impl<P: Port> Worker<P> {
         packets
     }
 
-    /// Sends what there is room for; what has to wait longer than the backlog is dropped.
+    /// Transmits as many packets as there is room for, and drops those that exceed the backlog.
     fn send(&mut self) {
         if self.outgoing.is_empty() && self.port.in_flight() == 0 {
             return;
@@ -275,7 +272,7 @@ impl<P: Port> Worker<P> {
         true
     }
 
-    /// What happens by the clock.
+    /// Timed work: sweeps and statistics.
     fn housekeeping(&mut self, now: Timestamp) {
         self.stats.frames_free.set(self.port.free_frames() as u64);
         if now >= self.sweep_due {
@@ -294,11 +291,11 @@ impl<P: Port> Worker<P> {
         self.statistics = now;
     }
 
-    /// Sleeps until there is something to do, at most a second.
+    /// Sleeps until there is work, at most a second.
     fn sleep(&mut self, clock: Clock) {
         let inbox = Arc::clone(&self.inbox);
         inbox.bell.arm();
-        // Whatever came before the announcement is found here; for all else the bell rings.
+        // Finds work that came before the bell was armed; later work rings it.
         if self.step(clock.now()) || inbox.is_stopped() {
             inbox.bell.disarm();
             return;
@@ -325,11 +322,36 @@ impl<P: Port> Worker<P> {
         if let Some(port) = self.port.wait_descriptor().filter(|_| !self.polling_disabled) {
             descriptors[1] = PollFd::from_borrowed_fd(port, PollFlags::IN);
         }
-        // Fails on a signal only: then the round comes early.
+        // Fails on a signal only, and then the sleep is short.
         let ready = poll(&mut descriptors, Some(&timeout)).unwrap_or(0);
-        // A socket whose interface is gone would end every sleep at once.
+        // A socket whose interface is gone would end every sleep immediately.
         let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
         self.polling_disabled |= descriptors[1].revents().intersects(broken);
         ready > 0
+    }
+
+    /// Releases every frame that this worker still has, and returns its port and engine. Call it when all
+    /// workers have stopped: others may hand packets over to this one until then.
+    pub(crate) fn close(mut self) -> (P, Engine) {
+        for _ in 0..LAST_ROUNDS {
+            self.port.transmit(&mut self.outgoing);
+            if self.outgoing.is_empty() && self.port.in_flight() == 0 {
+                break;
+            }
+        }
+        self.read_statistics();
+        let mut waiting = self.handoff.drain();
+        if let Some(relay) = &mut self.relay {
+            waiting.extend(relay.drain());
+        }
+        for frame in waiting
+            .into_iter()
+            .chain(self.outgoing)
+            .chain(self.burst)
+            .chain(self.packet)
+        {
+            self.port.release(frame);
+        }
+        (self.port, self.engine)
     }
 }

@@ -11,7 +11,7 @@ use crate::port::Frame;
 
 /// One worker's ends of the rings for packets that are ready to be sent.
 #[derive(Debug)]
-pub struct Relay<F> {
+pub(crate) struct Relay<F> {
     rings: Handoff<F>,
     /// The worker that transmits for this one; `None` if it does so itself.
     via: Option<u16>,
@@ -19,7 +19,7 @@ pub struct Relay<F> {
 
 /// Relays between workers with `bells`, of which those transmit that `can_transmit` says; rings have
 /// room for `frames` frames. `None` for all if every worker can.
-pub fn mesh<F: Frame>(
+pub(crate) fn mesh<F: Frame>(
     bells: &[Arc<Doorbell>],
     frames: usize,
     can_transmit: &[bool],

@@ -1,4 +1,4 @@
-//! The thread that a worker runs in.
+//! The thread of a worker.
 
 use std::io;
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use crate::port::Port;
 use super::Worker;
 use super::inbox::Inbox;
 
-/// Starts a worker in a thread of its own, pinned to a core if one is given; a core that cannot be
-/// had is reported once and does not matter further. The thread returns the worker when it has
-/// stopped; if it panics, that is logged, and the thread ends.
+/// Starts a worker in a thread of its own, pinned to `core` if there is one; failure to pin is logged.
+/// The thread returns the worker after a stop request. A panic is logged and marks the worker as failed.
 ///
 /// # Errors
 ///
 /// The system has no room for another thread.
-pub fn spawn<P>(
+pub(crate) fn spawn<P>(
     number: usize,
     mut worker: Worker<P>,
     core: Option<usize>,
@@ -34,7 +33,7 @@ where
             tracing::warn!(
                 worker = number,
                 core,
-                "cannot pin the worker to its core; it runs where the kernel puts it"
+                "cannot pin the worker to its core; the scheduler chooses one"
             );
         }
         let panic_log = PanicLog {

@@ -1,11 +1,11 @@
-//! Whatever comes in whatever order: no frame is lost, and each packet is accounted for.
+//! Events in any order: no frame is lost, and each packet is accounted for.
 
 use etherparse::IpNumber;
 use proptest::prelude::*;
 
 use super::*;
 
-/// What may happen to two workers.
+/// An event at one of two workers.
 #[derive(Debug, Clone)]
 enum Event {
     /// A packet arrives at a worker's queue.
@@ -24,7 +24,7 @@ enum Event {
         worker: usize,
         length: usize,
     },
-    /// The kernel takes or lends only so many frames more.
+    /// The port accepts or allocates only so many frames more.
     Room {
         worker: usize,
         frames: usize,
@@ -58,8 +58,8 @@ fn event(super_packets: bool) -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Plays the events, then stops. Returns what was sent, and the team's counters.
-fn play(events: Vec<Event>) -> (Vec<Vec<u8>>, Team) {
+/// Runs the events, then stops. Returns the transmitted packets and the counters.
+fn run(events: Vec<Event>) -> (Vec<Vec<u8>>, Team) {
     let mut team = Team::new(2);
     let first = team.send(0, &request(40_000, b"request"));
     team.send(0, &segment(flags::SYN, SERVICE, b""));
@@ -111,10 +111,10 @@ fn play(events: Vec<Event>) -> (Vec<Vec<u8>>, Team) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever the kernel refuses: each frame is back in the end, and what left is valid.
+    /// Whatever the port refuses, each frame is released in the end, and each packet sent is valid.
     #[test]
     fn no_frame_is_lost_or_doubled(events in prop::collection::vec(event(true), 1..150)) {
-        let (sent, _) = play(events);
+        let (sent, _) = run(events);
         for packet in sent {
             prop_assert_eq!(builder::validate(&packet, false), Ok(()));
         }
@@ -123,7 +123,7 @@ proptest! {
     /// Without super-packets and answers, each packet received is one sent or one drop counted.
     #[test]
     fn each_packet_is_sent_or_counted(events in prop::collection::vec(event(false), 1..150)) {
-        let (sent, team) = play(events);
+        let (sent, team) = run(events);
         let received = team.sum(|stats| &stats.received);
         let transmitted = team.sum(|stats| &stats.transmitted);
         prop_assert_eq!(transmitted, sent.len() as u64 + 2, "two packets came before");
@@ -132,7 +132,7 @@ proptest! {
 
     /// The packets of one flow leave in the order in which they came, however often the ring is full.
     #[test]
-    fn what_waits_leaves_in_order(rooms in prop::collection::vec((0..20_usize, 0..40_u16), 1..40)) {
+    fn waiting_packets_leave_in_order(rooms in prop::collection::vec((0..20_usize, 0..40_u16), 1..40)) {
         let mut team = Team::new(1);
         let mut number = 0_u16;
         let mut sent = Vec::new();

@@ -211,12 +211,12 @@ fn packets_for_a_full_handoff_ring_are_dropped_and_counted() {
     team.step(1);
     assert_eq!(team.drops(DropReason::HandoffFull), 3);
     assert_eq!(team.stats[1].handoffs.get(), HANDOFF_FRAMES as u64);
-    // Those in the ring find their way home although the owner never looks at them.
+    // Those in the ring return to their port although their owner never reads them.
     team.close();
 }
 
 #[test]
-fn an_answer_goes_out_and_the_rest_of_its_packet_is_released() {
+fn a_reject_is_sent_and_the_rest_of_its_packet_is_released() {
     let mut team = Team::new(1);
     let syn = segment(flags::SYN, NO_BACKENDS, &[0; 5000]);
     let out = team.send(0, &syn);
@@ -227,7 +227,7 @@ fn an_answer_goes_out_and_the_rest_of_its_packet_is_released() {
 }
 
 #[test]
-fn a_super_packet_is_cut() {
+fn a_super_packet_is_segmented() {
     let mut team = Team::new(1);
     team.send(0, &segment(flags::SYN, SERVICE, b""));
     let bytes: Vec<u8> = (0..=250).cycle().take(60_000).collect();
@@ -250,7 +250,7 @@ fn a_super_packet_is_cut() {
 }
 
 #[test]
-fn a_super_packet_without_frames_to_cut_it_into_is_dropped_whole() {
+fn a_super_packet_is_dropped_whole_without_frames_for_its_segments() {
     let mut team = Team::new(1);
     team.send(0, &segment(flags::SYN, SERVICE, b""));
     team.port(0).set_allocations(20);
@@ -261,7 +261,7 @@ fn a_super_packet_without_frames_to_cut_it_into_is_dropped_whole() {
 }
 
 #[test]
-fn garbage_is_counted_and_its_frames_come_back() {
+fn garbage_is_counted_and_its_frames_are_released() {
     let mut team = Team::new(1);
     for garbage in [&b"x"[..], &[0x45; 19], &[0x60; 4000], &[0xff; 100]] {
         assert!(team.send(0, garbage).is_empty());
@@ -271,7 +271,7 @@ fn garbage_is_counted_and_its_frames_come_back() {
 }
 
 #[test]
-fn what_a_full_transmit_ring_cannot_take_waits_up_to_a_limit() {
+fn packets_wait_for_a_full_transmit_ring_up_to_the_backlog() {
     let mut team = Team::new(1);
     team.port(0).set_transmit_room(0);
     for number in 0..600_u16 {
