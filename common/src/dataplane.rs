@@ -51,7 +51,7 @@ pub trait Dataplane: Send + Sync {
     /// addresses are followed by [`Self::publish`]. A few system calls.
     fn link_change(&self) -> Option<LinkChange>;
 
-    /// Makes `snapshot` the truth for all workers, in the order that loses no packet: a new service
+    /// Puts `snapshot` in force for all workers, in the order that loses no packet: a new service
     /// reaches all workers before the steer program sends its packets here, a removed one leaves
     /// the steer program first. While detached only the workers switch. Blocks until every worker has
     /// switched, a few milliseconds, at most two seconds.
@@ -164,7 +164,7 @@ pub enum PublishError {
         generation: u64,
         limit: Duration,
     },
-    /// The steer program does not take the snapshot's services or addresses.
+    /// The steer program's maps refuse the snapshot's services or addresses.
     #[error(transparent)]
     Steer(Box<dyn Error + Send + Sync>),
 }
@@ -176,7 +176,7 @@ pub struct Steered {
     pub passed: u64,
 }
 
-/// Where frames are taken from the kernel.
+/// Where in the kernel frames are redirected to the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachMode {
@@ -210,9 +210,9 @@ pub struct Attachment {
     pub mtu: u16,
     pub mode: AttachMode,
     pub zero_copy: bool,
-    /// Why this mode and not a better one, in words.
+    /// Why this mode was chosen.
     pub reason: String,
-    /// What this mode has to refuse, in words; empty if nothing.
+    /// The traffic that this mode cannot serve; empty if there is none.
     pub refuses: String,
     /// Receive queues of the interface.
     pub receive_queues: u32,

@@ -1,13 +1,13 @@
-//! The hand-over of snapshots to a worker: one slot, the newest wins.
+//! Hands snapshots to a worker: one slot, the newest wins.
 //!
-//! The worker polls it once per burst without a lock; what it no longer needs goes back, so that a
-//! snapshot is freed on the control side and never costs a worker time.
+//! The worker polls it once per burst without a lock and returns the snapshot that it used before, so that
+//! snapshots are freed on the control side.
 
 use std::sync::Arc;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 
-/// A latest-wins mailbox of `Arc<T>` with a way back for used ones.
+/// A latest-wins mailbox of `Arc<T>`; used values are returned.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     newest: ArrayQueue<Arc<T>>,
@@ -24,8 +24,7 @@ impl<T> Default for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// Control: offers `value`; an older one that was never taken is dropped here, and so is
-    /// everything that the worker gave back.
+    /// Control: offers `value`. Drops an older one that was never taken, and all that the worker returned.
     pub fn put(&self, value: Arc<T>) {
         self.newest.force_push(value);
         while self.used.pop().is_some() {}
@@ -37,7 +36,7 @@ impl<T> Mailbox<T> {
         self.newest.pop()
     }
 
-    /// Worker: gives back what it no longer uses. Once per snapshot.
+    /// Worker: returns a value that it no longer uses. Once per snapshot.
     pub fn give_back(&self, value: Arc<T>) {
         self.used.push(value);
     }

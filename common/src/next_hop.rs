@@ -1,4 +1,4 @@
-//! The kernel's routes and neighbours, as far as the workers need them.
+//! The routes and neighbours of the vL3 interface, as the kernel has them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -48,7 +48,7 @@ pub enum NextHop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHops {
     pub link: Link,
-    /// Changes whenever routes or neighbours change: a flow keeps what it resolved until then.
+    /// Changes whenever routes or neighbours change: a flow keeps its resolved next hop until then.
     pub generation: u16,
     routes: Vec<Route>,
     /// Workers look into it for each new flow, so it hashes fast; its keys are the kernel's.
@@ -72,14 +72,13 @@ impl NextHops {
         }
     }
 
-    /// The neighbour that packets to `destination` go to: its gateway or itself. `None` without a
-    /// route. O(routes).
+    /// The next hop of packets to `destination`: its gateway or itself. `None` without a route. O(routes).
     pub fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {
         let route = self.routes.iter().find(|route| route.contains(destination))?;
         Some(route.gateway.unwrap_or(destination))
     }
 
-    /// Where frames to `destination` go. O(routes); once per flow and generation, not per packet.
+    /// The next hop's MAC address for `destination`. O(routes); once per flow and generation, not per packet.
     pub fn resolve(&self, destination: IpAddr) -> NextHop {
         match self.neighbor_of(destination) {
             None => NextHop::NoRoute,

@@ -1,4 +1,4 @@
-//! The immutable state of the world that workers balance by.
+//! The immutable configuration that workers balance by.
 //!
 //! Control builds a new [`Snapshot`] for every change and hands an `Arc` of it to each worker; a
 //! worker switches between two bursts. Slots are stable: a backend keeps its slot in every
@@ -105,7 +105,7 @@ impl NatPorts {
 /// keys come from the configuration, not from the network.
 pub type ServiceMap = HashMap<ServiceKey, ServiceSlot, foldhash::fast::RandomState>;
 
-/// Everything that the workers need to know.
+/// The complete configuration of the workers.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub generation: Generation,
@@ -132,7 +132,7 @@ impl Snapshot {
             .and_then(|slot| self.service_slots.get(slot.index())?.as_ref())
     }
 
-    /// Whether a service listens at a port that would else be a NAT port. O(services).
+    /// Whether a service listens at a port in the range of NAT ports. O(services).
     pub fn has_services_at_nat_ports(&self) -> bool {
         self.services.keys().any(|key| self.nat_ports.contains(key.port))
     }

@@ -1,4 +1,4 @@
-//! What the data plane needs to be told to start.
+//! Configuration of the data plane.
 
 use vl3lb_common::Duration;
 use vl3lb_common::snapshot::NatPorts;
@@ -6,7 +6,7 @@ use vl3lb_common::snapshot::NatPorts;
 /// How to attach to the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Whatever is right for every sender and works best on this link.
+    /// The best mode that is correct for every sender on this link.
     #[default]
     Auto,
     Native,
@@ -46,11 +46,12 @@ impl Default for Timeouts {
 /// Configuration of the data plane.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The vL3 interface.
+    /// Name of the vL3 interface, which need not exist yet.
     pub interface: String,
     pub mode: Mode,
     pub zero_copy: ZeroCopy,
-    /// CPU cores, one worker each; `None`: one worker per receive queue, cores as available.
+    /// CPU cores, one worker each; any number serves any interface. `None`: one worker per queue of the
+    /// first attachment, on the cores that this process may use.
     pub cores: Option<Vec<usize>>,
     /// Capacity of the flow tables, all workers together.
     pub flows: u32,

@@ -1,4 +1,4 @@
-//! The two questions that only the ethtool ioctl answers: the driver, and the queues in use.
+//! The ethtool ioctl: the driver, and the queues in use.
 //!
 //! Kernel: include/uapi/linux/ethtool.h. Works on the network namespace of the calling thread, unlike
 //! /sys, which shows the namespace that it was mounted in.
@@ -31,7 +31,7 @@ pub(crate) fn driver(interface: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
-/// The queues of `interface` that are in use. Not every driver tells.
+/// The queues of `interface` that are in use. Not every driver reports them.
 pub(crate) fn channels(interface: &str) -> io::Result<Channels> {
     let mut request = ChannelCounts {
         command: GET_CHANNELS,

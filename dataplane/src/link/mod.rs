@@ -1,7 +1,7 @@
-//! The vL3 interface as it is found: link type, MTU, queues, driver.
+//! Inspection of the vL3 interface: link type, MTU, queues, driver.
 //!
-//! Everything is asked through netlink and the ethtool ioctl, which see the network namespace of the
-//! calling thread. /sys may show another one, and may be read-only in a pod.
+//! Uses netlink and the ethtool ioctl, which see the network namespace of the calling thread. /sys may show
+//! another one, and may be read-only in a pod.
 
 mod ethtool;
 pub(crate) mod netlink;
@@ -49,7 +49,7 @@ pub struct LinkInfo {
 }
 
 impl LinkInfo {
-    /// Looks at the interface `name`. Fails if it is missing, down, of a link type that cannot be served or has
+    /// Inspects the interface `name`. Fails if it is missing, down, of a link type that cannot be served or has
     /// an MTU that cannot work. A few system calls.
     pub fn inspect(name: &str) -> Result<Self, SetupError> {
         let inspect = |cause| SetupError::Inspect {
@@ -65,7 +65,7 @@ impl LinkInfo {
                 existing: existing.join(", "),
             });
         };
-        // Drivers that cannot tell answer EOPNOTSUPP.
+        // EOPNOTSUPP: not every driver reports them.
         let channels = ethtool::channels(name).ok();
         let driver = ethtool::driver(name).ok();
         Self::new(name, &message, channels, driver)
@@ -120,7 +120,7 @@ impl LinkInfo {
     }
 }
 
-/// The attributes of a link message that matter here.
+/// The attributes of a link message that are used.
 #[derive(Default)]
 struct Attributes {
     kind: Option<String>,

@@ -1,4 +1,4 @@
-//! A synchronous rtnetlink socket: one request, one answer.
+//! A synchronous rtnetlink socket: one request, one reply.
 //!
 //! Protocol: rtnetlink(7). The control side uses the asynchronous crate; here there is no runtime, and
 //! only a handful of requests at start and end.
@@ -35,7 +35,7 @@ impl Netlink {
         }
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        match self.ask(RouteNetlinkMessage::GetLink(request)) {
+        match self.get(RouteNetlinkMessage::GetLink(request)) {
             Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link)),
             Ok(_) => Ok(None),
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
@@ -43,8 +43,12 @@ impl Netlink {
         }
     }
 
-    /// Asks for one thing and returns the answer; the kernel's refusal is an error.
-    pub(crate) fn ask(&mut self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+    /// Sends a request and returns the first object of the reply.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's error message, or a reply that cannot be parsed.
+    pub(crate) fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
         self.send(request, 0)?;
         for message in self.receive()? {
             match message.payload {
@@ -55,7 +59,7 @@ impl Netlink {
         }
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "netlink request without an answer",
+            "netlink request without a reply",
         ))
     }
 
@@ -77,7 +81,7 @@ impl Netlink {
         }
     }
 
-    /// Asks for a change and waits until it is done. `flags` come on top of NLM_F_REQUEST and NLM_F_ACK.
+    /// Requests a change and waits for its acknowledgement. `flags` come on top of NLM_F_REQUEST and NLM_F_ACK.
     pub(crate) fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(request, NLM_F_ACK | flags)?;
         for message in self.receive()? {
@@ -87,7 +91,7 @@ impl Netlink {
         }
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "netlink request without an answer",
+            "netlink request without a reply",
         ))
     }
 

@@ -1,4 +1,4 @@
-//! The way to another host, as the kernel would send.
+//! The kernel's route and next hop to another host.
 //!
 //! For programs that send frames of their own to one host; the workers' next hops come with the snapshot.
 
@@ -17,8 +17,8 @@ use vl3lb_common::MacAddr;
 
 use super::netlink::{Netlink, name_of};
 
-/// How often to look whether the kernel has found a neighbour.
-const LOOK: Duration = Duration::from_millis(20);
+/// Time between two checks whether the kernel has resolved a neighbour.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The kernel's route to one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub struct Path {
     index: u32,
     /// The address that the kernel would send from.
     pub source: IpAddr,
-    /// Who gets the frames: the gateway, or the host itself.
+    /// The next hop: the gateway, or the host itself.
     pub neighbor: IpAddr,
 }
 
 impl Path {
-    /// Looks up the route to `destination` in the calling thread's network namespace; `None` if it is not the
-    /// address of one other host (broadcast, multicast, or an own one). A few system calls.
+    /// Looks up the route to `destination` in the calling thread's network namespace; `None` for a
+    /// broadcast, multicast or own address. A few system calls.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Path {
         request
             .attributes
             .push(RouteAttribute::Destination(destination.into()));
-        let RouteNetlinkMessage::NewRoute(route) = netlink.ask(RouteNetlinkMessage::GetRoute(request))?
+        let RouteNetlinkMessage::NewRoute(route) = netlink.get(RouteNetlinkMessage::GetRoute(request))?
         else {
             return Err(unexpected());
         };
@@ -68,7 +68,7 @@ impl Path {
         };
         let mut link = LinkMessage::default();
         link.header.index = index;
-        let RouteNetlinkMessage::NewLink(link) = netlink.ask(RouteNetlinkMessage::GetLink(link))? else {
+        let RouteNetlinkMessage::NewLink(link) = netlink.get(RouteNetlinkMessage::GetLink(link))? else {
             return Err(unexpected());
         };
         let interface = name_of(&link).ok_or_else(unexpected)?.to_owned();
@@ -80,34 +80,34 @@ impl Path {
         }))
     }
 
-    /// The neighbour's MAC address. If the kernel does not know it yet, it is made to ask on the link; `None`
-    /// if nobody answers within `limit`. Needs CAP_NET_ADMIN.
+    /// The neighbour's MAC address. If the kernel does not know it yet, it is made to resolve it (ARP, ND);
+    /// `None` without an answer within `limit`. Needs CAP_NET_ADMIN.
     ///
     /// # Errors
     ///
-    /// The kernel refuses to ask.
+    /// The kernel refuses to resolve it.
     pub fn resolve(&self, limit: Duration) -> io::Result<Option<MacAddr>> {
         let mut netlink = Netlink::open()?;
         let start = Instant::now();
-        let mut asked = false;
+        let mut started = false;
         loop {
             if let Some(mac) = self.known(&mut netlink)? {
                 return Ok(Some(mac));
             }
-            if !asked {
-                self.ask(&mut netlink)?;
-                asked = true;
+            if !started {
+                self.start_resolution(&mut netlink)?;
+                started = true;
             }
             if start.elapsed() >= limit {
                 return Ok(None);
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
     fn known(&self, netlink: &mut Netlink) -> io::Result<Option<MacAddr>> {
-        let answer = match netlink.ask(RouteNetlinkMessage::GetNeighbour(self.request())) {
-            // Never heard of.
+        let answer = match netlink.get(RouteNetlinkMessage::GetNeighbour(self.request())) {
+            // Unknown to the kernel.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
             answer => answer?,
         };
@@ -126,8 +126,8 @@ impl Path {
         }))
     }
 
-    /// Has the kernel resolve it: NTF_USE does what a packet of its own would.
-    fn ask(&self, netlink: &mut Netlink) -> io::Result<()> {
+    /// Makes the kernel resolve it: NTF_USE has the effect of a packet to it.
+    fn start_resolution(&self, netlink: &mut Netlink) -> io::Result<()> {
         let mut request = self.request();
         request.header.state = NeighbourState::None;
         request.header.flags = NeighbourFlags::Use;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_the_kernels() {
+    fn the_path_follows_the_kernels_routes() {
         with_veth(1, || {
             addresses();
             for (destination, source, neighbor) in [
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_other_host_has_no_path() {
+    fn broadcast_multicast_and_own_addresses_have_no_path() {
         with_veth(1, || {
             addresses();
             for destination in ["10.1.0.255", "10.1.0.1", "224.0.0.1"] {

@@ -48,7 +48,7 @@ impl<A: PortProvider> Plane<A> {
             steering,
             attachment: Arc::clone(&attachment),
         });
-        // Made for another link, its next hops would lead nowhere.
+        // A snapshot for another link has other next hops and MAC addresses.
         if let Some(snapshot) = &operations.snapshot
             && snapshot.next_hops.link == attachment.link
         {

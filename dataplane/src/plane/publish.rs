@@ -31,7 +31,7 @@ impl<A: PortProvider> Plane<A> {
         let Some(team) = self.team.get() else {
             return Ok(());
         };
-        // A snapshot for another type of link foretells that the interface was replaced.
+        // A snapshot for another link type: the interface was replaced, and will be attached to next.
         let session = operations
             .session
             .as_mut()

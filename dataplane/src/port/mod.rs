@@ -15,8 +15,8 @@ use std::os::fd::BorrowedFd;
 
 use vl3lb_common::stats::PortStatistics;
 
-/// An owned piece of packet memory. A frame is in exactly one place: free, in a ring of the
-/// kernel, in a worker's hands or on its way to another worker. It is neither `Copy` nor `Clone`.
+/// An owned piece of packet memory. A frame is in exactly one place: free, in a ring of the kernel, in use
+/// by a worker or on its way to another worker. It is neither `Copy` nor `Clone`.
 ///
 /// A packet is one frame, or several in a row of which all but the last [`continues`](Self::continues).
 /// The first one holds all headers.
@@ -27,10 +27,10 @@ pub trait Frame: Send {
     /// The packet bytes in this frame, to be changed in place.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// How long the bytes may become.
+    /// The largest length that the bytes may have.
     fn capacity(&self) -> usize;
 
-    /// Cuts or grows the bytes to `len`, at most `capacity`. Grown bytes hold whatever was there.
+    /// Truncates or extends the bytes to `len`, at most `capacity`. Added bytes have any value.
     fn set_len(&mut self, len: usize);
 
     /// Whether the packet goes on in the next frame (XDP_PKT_CONTD).

@@ -1,5 +1,4 @@
-//! Throw-away network namespaces with a veth pair, for tests of what only a kernel can do. Root is
-//! needed; without it these tests fail.
+//! Temporary network namespaces with a veth pair, for tests against the kernel. They fail without root.
 #![expect(
     unsafe_code,
     reason = "packet sockets and namespaces have no safe interface here"
@@ -81,7 +80,7 @@ pub(crate) struct Wire {
     socket: OwnedFd,
 }
 
-/// `struct virtio_net_hdr`: what the kernel shall do with a frame (virtio 1.2, section 5.1.6).
+/// `struct virtio_net_hdr`: offloads that a frame needs (virtio 1.2, section 5.1.6).
 const VNET_HEADER: usize = 10;
 const VNET_NEEDS_CSUM: u8 = 1;
 const VNET_GSO_TCPV4: u8 = 1;
@@ -145,7 +144,7 @@ impl Wire {
     }
 
     /// Sends an Ethernet, IPv4 and TCP frame with plain headers, up to 64 KB long, as a kernel does
-    /// that leaves cutting it to the device.
+    /// that leaves segmentation to the device.
     pub(crate) fn send_super_packet(&self, frame: &[u8], segment: u16) {
         let mut header = [0; VNET_HEADER];
         header[0] = VNET_NEEDS_CSUM;

@@ -1,4 +1,4 @@
-//! A small world to balance: what workers know in tests and benchmarks.
+//! A small snapshot for tests and benchmarks.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

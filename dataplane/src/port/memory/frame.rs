@@ -17,10 +17,10 @@ pub struct MemFrame {
     buffer: Vec<u8>,
     len: usize,
     continues: bool,
-    pub(super) home: Option<Arc<Memory>>,
+    pub(super) owner: Option<Arc<Memory>>,
 }
 
-/// Frames of one port; a frame that another port releases comes back here.
+/// Frames of one port; a frame that another port releases returns here.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) free: SegQueue<Vec<u8>>,
@@ -45,7 +45,7 @@ impl Memory {
             buffer: self.free.pop()?,
             len: 0,
             continues: false,
-            home: Some(Arc::clone(self)),
+            owner: Some(Arc::clone(self)),
         })
     }
 }
@@ -53,8 +53,8 @@ impl Memory {
 impl MemFrame {
     /// Gives the frame back to its memory.
     pub(super) fn release(mut self) {
-        if let Some(home) = self.home.take() {
-            home.free.push(std::mem::take(&mut self.buffer));
+        if let Some(owner) = self.owner.take() {
+            owner.free.push(std::mem::take(&mut self.buffer));
         }
     }
 }
@@ -67,7 +67,7 @@ pub fn frame(bytes: &[u8]) -> MemFrame {
         buffer,
         len: bytes.len(),
         continues: false,
-        home: None,
+        owner: None,
     }
 }
 
@@ -124,8 +124,8 @@ impl Frame for MemFrame {
 
 impl Drop for MemFrame {
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            home.lost.fetch_add(1, Ordering::Relaxed);
+        if let Some(owner) = self.owner.take() {
+            owner.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -85,8 +85,8 @@ impl MemPort {
     /// Frames of `memories` in the queues of this port.
     fn queued(&self, memories: &[&Arc<Memory>]) -> usize {
         let known = |frame: &&MemFrame| {
-            let home = frame.home.as_ref();
-            home.is_some_and(|home| memories.iter().any(|memory| Arc::ptr_eq(home, memory)))
+            let owner = frame.owner.as_ref();
+            owner.is_some_and(|owner| memories.iter().any(|memory| Arc::ptr_eq(owner, memory)))
         };
         let arrived = |wire: &Arc<Wire>| wire.queues().arrived.iter().filter(known).count();
         let sent = |wire: &Arc<Wire>| wire.queues().sent.iter().filter(known).count();

@@ -29,7 +29,7 @@ pub(super) struct Memory {
     frames_per_worker: usize,
     /// One descriptor per chunk, as made: with the normal start of a packet.
     made: Box<[FrameDesc]>,
-    /// Frames on their way home, by home. Each has room for all of the home's frames, so a push
+    /// Frames on their way back, by owner. Each ring has room for all frames of its owner, so a push
     /// cannot fail.
     returns: Box<[ArrayQueue<FrameDesc>]>,
     /// Frames of ports that are closed.
@@ -98,19 +98,19 @@ impl Memory {
 
     /// The worker whose part of the memory `descriptor` lies in.
     #[inline]
-    pub(super) fn home(&self, descriptor: &FrameDesc) -> usize {
+    pub(super) fn owner(&self, descriptor: &FrameDesc) -> usize {
         descriptor.addr() / CHUNK as usize / self.frames_per_worker
     }
 
-    /// Sends a frame that nobody uses to its home.
+    /// Returns a frame that nobody uses to its owner.
     #[inline]
-    pub(super) fn send_home(&self, descriptor: FrameDesc) {
-        // The ring has room for every frame of its home, and a frame is in one place at a time.
-        let pushed = self.returns[self.home(&descriptor)].push(descriptor);
-        debug_assert!(pushed.is_ok(), "a frame came home twice");
+    pub(super) fn return_to_owner(&self, descriptor: FrameDesc) {
+        // The ring has room for every frame of its owner, and a frame is in one place at a time.
+        let pushed = self.returns[self.owner(&descriptor)].push(descriptor);
+        debug_assert!(pushed.is_ok(), "a frame was returned twice");
     }
 
-    /// The frames that others sent home to `worker`.
+    /// The frames that others returned to `worker`.
     #[inline]
     pub(super) fn returned(&self, worker: usize) -> &ArrayQueue<FrameDesc> {
         &self.returns[worker]
@@ -183,7 +183,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         let lost = self.outstanding(0);
         if lost > 0 {
-            // Somebody may still hold one of them: never unmap.
+            // One of them may still be in use: never unmap.
             std::mem::forget(self.umem.clone());
             tracing::warn!(
                 lost,
@@ -209,7 +209,7 @@ fn chunk(umem: &Umem, descriptor: &mut FrameDesc) -> (NonNull<u8>, usize) {
     (pointer, capacity)
 }
 
-/// Why the kernel refuses packet memory.
+/// The error behind the kernel's refusal of packet memory.
 fn refusal(bytes: u64, cause: io::Error) -> SetupError {
     let mebibytes = bytes >> 20;
     let advice = match cause.raw_os_error() {

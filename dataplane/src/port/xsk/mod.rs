@@ -1,8 +1,8 @@
-//! AF_XDP: packet memory that the kernel shares with us, and one [`XskPort`] per receive queue.
+//! AF_XDP: packet memory that the kernel shares with us, and one [`XskPort`] per worker.
 //!
-//! Each worker owns one port. All ports share one `Memory` (a UMEM) so that a frame can be handed
-//! to another worker and be sent from there without a copy. Each frame has a home, the worker whose
-//! part of the memory it lies in; whoever is done with it puts it into its home's return ring.
+//! A port has any number of receive queues and one transmit queue or none. All ports share one `Memory` (a UMEM) so that a frame can be handed
+//! to another worker and be sent from there without a copy. Each frame has an owner, the worker whose
+//! part of the memory it lies in; another worker that releases it puts it into its owner's return ring.
 //!
 //! ```text
 //!            +-------------------- free <----------------------+

@@ -47,10 +47,10 @@ impl Pool {
     /// Takes back a frame that nobody uses: into this pool, or to the one that it belongs to.
     #[inline]
     pub(super) fn give_back(&mut self, descriptor: FrameDesc) {
-        if self.memory.home(&descriptor) == self.worker {
+        if self.memory.owner(&descriptor) == self.worker {
             self.free.push(descriptor);
         } else {
-            self.memory.send_home(descriptor);
+            self.memory.return_to_owner(descriptor);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Creating and asking AF_XDP sockets.
+//! Creates AF_XDP sockets.
 #![expect(unsafe_code, reason = "socket creation and getsockopt; see the folder's docs")]
 
 use std::io;
@@ -24,7 +24,7 @@ pub(super) struct Rings {
     pub(super) completion: CompQueue,
 }
 
-/// Where and how to bind.
+/// Where to bind, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) interface: &'a str,
@@ -34,8 +34,8 @@ pub(super) struct Place<'a> {
     pub(super) zero_copy: ZeroCopy,
 }
 
-/// The kernel frees the queue of a closed socket a little later (xp_release_deferred), so a restart
-/// finds it taken for a moment: it is given half a second.
+/// The kernel frees the queue of a closed socket a little later (xp_release_deferred), so a new socket
+/// may find it taken: binding is tried for half a second.
 const RELEASE_ATTEMPTS: usize = 25;
 const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -44,8 +44,8 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 ///
-/// The interface or queue does not exist or is taken, a right is missing, or the driver cannot do
-/// zero-copy and was told to.
+/// The interface or queue does not exist or is taken, a right is missing, or zero-copy is
+/// forced where the driver has none.
 pub(super) fn bind(memory: &Memory, place: Place<'_>) -> Result<Rings, SetupError> {
     let flags = BindFlags::XDP_USE_NEED_WAKEUP
         | match place.zero_copy {
@@ -71,7 +71,7 @@ pub(super) fn bind(memory: &Memory, place: Place<'_>) -> Result<Rings, SetupErro
     result.map_err(|cause| refusal(place, cause))
 }
 
-/// Why the kernel refuses a socket.
+/// The error behind the kernel's refusal of a socket.
 fn refusal(place: Place<'_>, cause: io::Error) -> SetupError {
     let Place {
         interface,

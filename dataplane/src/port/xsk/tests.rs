@@ -56,7 +56,7 @@ impl Bench {
         }
     }
 
-    /// What all ports have now: the port's number and its packets.
+    /// The packets that wait at each port, with the port's number.
     fn poll_once(&mut self) -> Vec<(usize, Vec<XskFrame>)> {
         let mut received = Vec::new();
         for (number, port) in self.ports.iter_mut().enumerate() {
@@ -187,8 +187,8 @@ fn packets_come_and_go_in_companion_mode() {
     with_veth(1, || echo(Mode::Companion));
 }
 
-/// What one queue received is sent by the other, and its frames find home. Returns what each queue
-/// received.
+/// Each queue sends the packets that the other one received, and the frames return to their owners.
+/// Returns the number of packets per queue.
 fn two_queues(mode: Mode) -> [usize; 2] {
     let mut bench = Bench::new(mode);
     assert_eq!(bench.ports.len(), 2);
@@ -288,7 +288,7 @@ fn packets_of_several_frames_are_sent_as_one() {
 }
 
 #[test]
-fn what_the_kernel_would_never_give_back_is_not_sent() {
+fn packets_that_the_kernel_would_leak_are_not_sent() {
     with_veth(1, || {
         let mut bench = Bench::new(Mode::Native);
         let packet = request(40_000);
