@@ -1,8 +1,8 @@
-//! What the kernel tells about a file: inotify(7).
+//! Notifications that a file was written or replaced: inotify(7).
 //!
-//! Only the events after which a file is complete: it was closed by who wrote it, or it was put in place by a
-//! rename, itself or the directory that its symbolic link leads through (a ConfigMap's `..data`). They are told at
-//! once; that none is lost is not promised, so whoever follows a file looks at it now and then too.
+//! Only events after which the file is complete count: its writer closed it, or a rename put it in place, or put the
+//! directory in place that its symbolic link leads through (a ConfigMap's `..data`). Events may be lost, so callers poll
+//! the file as well.
 
 use std::ffi::OsString;
 use std::future::pending;
@@ -15,7 +15,7 @@ use inotify::{Event, EventMask, EventStream, Inotify, WatchMask};
 /// Room for some events with the longest names.
 const BUFFER: usize = 4096;
 
-/// Follows one file by its directory. Makes nothing known if the kernel grants no watch.
+/// Follows one file by its directory. Silent if the kernel grants no watch.
 #[derive(Debug)]
 pub(super) struct FileEvents {
     path: PathBuf,
@@ -23,7 +23,7 @@ pub(super) struct FileEvents {
 }
 
 impl FileEvents {
-    /// Follows `path` from now on. Needs a runtime of tokio.
+    /// Follows `path` from now on. Call it in a tokio runtime.
     pub(super) fn of(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -31,9 +31,7 @@ impl FileEvents {
         }
     }
 
-    /// Waits until the file is complete in another state, perhaps: look at it.
-    ///
-    /// May be dropped and called again at any time.
+    /// Waits until the file may be complete in another state. Cancel-safe.
     pub(super) async fn next(&mut self) {
         loop {
             let Some(watch) = &mut self.watch else {
@@ -61,7 +59,7 @@ fn watch(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
     inotify.into_event_stream(vec![0; BUFFER])
 }
 
-/// Whether the event is one of `path`, or may be.
+/// Whether the event may concern `path`.
 fn concerns(event: &Event<OsString>, path: &Path) -> bool {
     event.mask.contains(EventMask::Q_OVERFLOW)
         || event
@@ -70,7 +68,7 @@ fn concerns(event: &Event<OsString>, path: &Path) -> bool {
             .is_some_and(|name| Some(name) == path.file_name() || Some(name) == link_start(path).as_deref())
 }
 
-/// The first name on the way that the symbolic link `path` leads, if it is one.
+/// The first component of the target of `path`, if that is a symbolic link.
 fn link_start(path: &Path) -> Option<OsString> {
     let target = std::fs::read_link(path).ok()?;
     target.components().find_map(|component| match component {

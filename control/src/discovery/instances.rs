@@ -1,16 +1,16 @@
-//! Who has which address, where addresses pass from one instance to the next, as from pod to pod.
+//! Owners of addresses that are reused, as among pods.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What a source knows of instances, backends or not. One that is in neither is gone, which says nothing
-/// about its flows: it may be cut off and serve them still.
+/// The instances that a source knows, backends or not. An instance in neither map is gone, which says nothing about
+/// its flows: it may be disconnected from the source and still serve them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instances {
-    /// Who has an address now, or had it last.
+    /// The present or last owner of each address.
     pub owners: HashMap<IpAddr, Arc<str>>,
-    /// Those that are known and have ended.
+    /// Instances that are known to have ended.
     pub dead: HashSet<Arc<str>>,
 }
 
@@ -20,7 +20,7 @@ impl Instances {
         instance.is_some_and(|instance| self.dead.contains(instance))
     }
 
-    /// Whether another instance than `instance` has `address` by now.
+    /// Whether another instance than `instance` owns `address`.
     pub fn is_replaced(&self, address: IpAddr, instance: Option<&Arc<str>>) -> bool {
         let owner = self.owners.get(&address).zip(instance);
         owner.is_some_and(|(owner, instance)| owner != instance)

@@ -1,9 +1,8 @@
-//! Where services and backends come from.
+//! Sources of services and backends.
 //!
-//! A source produces whole sets: what it sends is everything that should be, not what changed.
-//! Lost watches, lists read twice and duplicates then converge by themselves. A source sends
-//! nothing before its first complete set, and after an error it sends nothing until it knows
-//! better, so that the last good set stays.
+//! A source sends whole sets, not changes, so lost watches, repeated lists and duplicates converge. It sends nothing
+//! before its first complete set. After an error it sends nothing until the error is resolved, so the last good set
+//! stays in use.
 
 mod file_events;
 mod instances;
@@ -35,45 +34,44 @@ pub use status::{ErrorCounts, ErrorReason, Missing, SourceStatus};
 /// Everything that should be balanced. Order does not matter and duplicates do no harm.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Shared with the set before where they are the same: then nobody has to compare them.
+    /// Unchanged services share their allocation with the last set, which makes comparing sets cheap.
     pub services: Vec<Arc<ServiceSpec>>,
-    /// Flows of those that are dead, or whose address another one has, end at once.
+    /// Flows end at once if their instance is dead or another instance owns its address.
     pub instances: Arc<Instances>,
-    /// What was asked for and is left out, in words, beginning with what it is about.
+    /// What was left out and why; each begins with its subject, as in `service finance: ...`.
     pub problems: Vec<String>,
-    /// When the source heard of the first change that is new in it; `None`: just now.
+    /// When the source observed the first change that is new in this set; `None`: just now.
     pub observed: Option<Instant>,
 }
 
-/// A service as a source wants it.
+/// A desired service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// A DNS label.
     pub name: String,
-    /// The name of the whole that this is one port of, which DNS answers too; `None` if that is `name`.
+    /// The name of the Service that this is one port of, which DNS answers too; `None` if that is `name`.
     pub host: Option<String>,
     pub protocol: Protocol,
     pub port: u16,
-    /// The backends' usual port, to be shown.
+    /// The backends' usual port, for display.
     pub target_port: u16,
-    /// Labels that chose the backends, to be shown; for a set-based requirement the value is its rule.
+    /// Labels that select the backends, for display; for a set-based requirement the value is its rule.
     pub selector: BTreeMap<String, String>,
     pub scheduler: Scheduler,
-    /// For how long after a flow a client keeps its backend; zero: for no time.
+    /// How long a client keeps its backend after its last flow; zero: no affinity.
     pub affinity: Duration,
-    /// The networks of the clients that may open flows; none: everyone.
+    /// Networks whose clients may open flows; empty: all.
     pub source_ranges: Vec<IpNet>,
-    /// How long flows of a removed backend may go on.
+    /// How long flows of a removed backend may continue.
     pub drain: Duration,
-    /// How backends are looked at; `None`: they are up as long as they are desired.
+    /// `None`: backends are up as long as they are desired.
     pub health_check: Option<HealthCheck>,
     /// Of both families.
     pub backends: Vec<BackendSpec>,
 }
 
 impl ServiceSpec {
-    /// The service that is configured as `service`, with `backends` most of which listen at
-    /// `target_port`.
+    /// The configured `service` with `backends`, most of which listen at `target_port`.
     fn new(service: &config::Service, target_port: u16, backends: Vec<BackendSpec>) -> Self {
         Self {
             name: service.name.clone(),
@@ -92,25 +90,25 @@ impl ServiceSpec {
     }
 }
 
-/// A backend as a source wants it.
+/// A desired backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendSpec {
     pub address: IpAddr,
     pub port: u16,
-    /// Who has the address, where an address passes from one to another, as from pod to pod: flows
-    /// of one instance never go on to the next. `None`: it is always the same one.
+    /// The owner of the address, where addresses are reused, as among pods. Flows of one instance never continue to
+    /// the next. `None`: the owner never changes.
     pub instance: Option<Arc<str>>,
     /// Share of new flows; 0 gets none.
     pub weight: u16,
     pub eligibility: Eligibility,
-    /// When it came to take that, by the source's own clock and to the second at best.
+    /// When its eligibility changed, by the source's clock, to the second at best.
     pub changed: Option<SystemTime>,
     pub origin: Origin,
-    /// The pod behind it, to be shown; `None` where there is none or none is known.
+    /// Its pod, for display; `None` if there is none or it is unknown.
     pub pod: Option<Arc<PodPlace>>,
 }
 
-/// A pod and where it runs, as people look for it.
+/// A pod and its node, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodPlace {
     /// `NAMESPACE/NAME`.
@@ -118,18 +116,18 @@ pub struct PodPlace {
     pub node: Option<String>,
 }
 
-/// What a backend can be given, worst first.
+/// Which flows a backend may have, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Eligibility {
-    /// Known to be dead: its flows are ended.
+    /// None: it is dead, or another instance owns its address. Its flows end.
     Dead,
-    /// Its old flows stay for as long as it is desired, whatever the service's drain time.
+    /// No new ones. Existing flows stay as long as it is desired, whatever the service's drain time.
     ExistingFlows,
-    /// New and old flows.
+    /// New and existing ones.
     NewFlows,
 }
 
-/// The kind of source that a backend came from.
+/// The kind of source that a backend comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// The configuration file or the environment.
@@ -139,7 +137,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The name in every view.
+    /// The name in views, JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Static => "static",
@@ -148,16 +146,15 @@ impl Origin {
     }
 }
 
-/// Where a source puts what it knows: `None` until its first complete set.
+/// The sending half of a source's sets; `None` until the first complete one.
 pub type DesiredSender = watch::Sender<Option<Arc<Desired>>>;
-/// What a source knows.
+/// The receiving half of a source's sets.
 pub type DesiredReceiver = watch::Receiver<Option<Arc<Desired>>>;
 
 /// A source of services and backends.
 pub trait Source: Send {
-    /// Follows the source for ever, sending each complete set to `desired` and each change of its
-    /// own state to `status`. Cancelled by dropping; errors are logged, kept in `status` and
-    /// retried here.
+    /// Follows the source for ever and sends each complete set to `desired` and each change of its own state to
+    /// `status`. Cancelled by dropping. Errors are logged, put into `status` and retried.
     fn run(
         self,
         desired: DesiredSender,

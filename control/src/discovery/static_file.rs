@@ -1,4 +1,4 @@
-//! Services and backends from the configuration file, which is read again when it changes.
+//! Services and backends from the configuration file, which is reloaded when it changes.
 
 use std::future::pending;
 use std::io;
@@ -20,17 +20,15 @@ use super::{
 use crate::config::{self, Config, TargetPort};
 use crate::observe::events::{Event, Events};
 
-/// The file is looked at this often, and read when it is the same in two looks: edits, renames and
-/// ConfigMap symlink swaps are seen alike, on every file system. Where the kernel tells that the file
-/// was replaced or written to its end, it is read at once.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time between two polls of the file. It is read when two polls agree, which detects edits, renames and ConfigMap
+/// symlink swaps on every file system. After a notification of the kernel it is read at once.
+const POLL: Duration = Duration::from_millis(200);
 
-/// The configuration file as a source. The configuration that the process started with counts
-/// as its first complete set.
+/// The configuration file as a source. The configuration at start is its first complete set.
 pub struct StaticFile<E> {
     path: Option<PathBuf>,
     env: E,
-    /// What the parts that only a restart changes run with.
+    /// The configuration at start, which still applies to settings that need a restart.
     started_with: Arc<Config>,
     events: Arc<Events>,
 }
@@ -47,8 +45,8 @@ impl<E> StaticFile<E>
 where
     E: Fn(&str) -> Option<String> + Send + Sync,
 {
-    /// Follows `path`, with `env` over it, and tells `events` how that goes; without a path there is
-    /// nothing to follow and `started_with` is all there will be.
+    /// Follows `path`, whose settings `env` overrides, and emits `events`. Without a path `started_with` is the only
+    /// set.
     pub fn new(path: Option<PathBuf>, env: E, started_with: Arc<Config>, events: Arc<Events>) -> Self {
         Self {
             path,
@@ -75,8 +73,8 @@ impl<E> StaticFile<E>
 where
     E: Fn(&str) -> Option<String> + Send + Sync,
 {
-    /// Follows the file for ever and hands each configuration with other services to `accept`,
-    /// beginning with the one that the process started with.
+    /// Follows the file for ever and passes each configuration whose services changed to `accept`, beginning with the
+    /// configuration at start.
     pub(super) async fn follow(&self, status: &watch::Sender<SourceStatus>, accept: impl Fn(&Config) + Send) {
         accept(&self.started_with);
         accepted(status);
@@ -84,20 +82,20 @@ where
             return pending().await;
         };
         let mut services = self.started_with.services.clone();
-        let mut told = FileEvents::of(path);
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What was read at start may be older than what is there now: read it once more.
+        let mut file_events = FileEvents::of(path);
+        let mut polls = interval(POLL);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The file may have changed since the start: read it once more.
         let mut read = None;
         let mut seen = None;
         loop {
             let complete = tokio::select! {
-                _ = looks.tick() => false,
-                () = told.next() => true,
+                _ = polls.tick() => false,
+                () = file_events.next() => true,
             };
-            let look = Look::at(path);
-            let settled = complete || seen.as_ref() == Some(&look);
-            seen = Some(look);
+            let state = FileState::at(path);
+            let settled = complete || seen.as_ref() == Some(&state);
+            seen = Some(state);
             if !settled || read == seen {
                 continue;
             }
@@ -110,7 +108,7 @@ where
                     self.warn_of_restart(path, &loaded.config);
                     let was_refused = accepted(status);
                     if was_refused || loaded.config.services != services {
-                        self.events.emit(read_again(path, was_refused));
+                        self.events.emit(reloaded(path, was_refused));
                     }
                     if loaded.config.services != services {
                         services.clone_from(&loaded.config.services);
@@ -118,7 +116,7 @@ where
                     }
                 }
                 Err(refusals) => {
-                    // Told apart afterwards: of a file that can be read, the content was refused.
+                    // The content of a file that can be opened was refused.
                     let reason = match std::fs::File::open(path) {
                         Ok(_) => ErrorReason::Invalid,
                         Err(_) => ErrorReason::Io,
@@ -131,12 +129,12 @@ where
 }
 
 impl<E> StaticFile<E> {
-    /// Who is told how it goes.
+    /// Where events go.
     pub(super) const fn events(&self) -> &Arc<Events> {
         &self.events
     }
 
-    /// What the process started with.
+    /// The configuration at start.
     pub(super) const fn started_with(&self) -> &Arc<Config> {
         &self.started_with
     }
@@ -153,7 +151,7 @@ impl<E> StaticFile<E> {
     }
 }
 
-/// Notes that the file is in use. Whether it was refused before.
+/// Marks the file as in use. Whether it was refused before.
 fn accepted(status: &watch::Sender<SourceStatus>) -> bool {
     let now = SystemTime::now();
     let mut was_refused = false;
@@ -167,14 +165,14 @@ fn accepted(status: &watch::Sender<SourceStatus>) -> bool {
     was_refused
 }
 
-fn read_again(path: &Path, was_refused: bool) -> Event {
+fn reloaded(path: &Path, was_refused: bool) -> Event {
     let before = if was_refused { "rejected" } else { "read" };
-    let text = format!("{} was read again", path.display());
+    let text = format!("{} reloaded", path.display());
     Event::new(EventCode::ConfigRead, text).transition(before, "read")
 }
 
 fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: String) -> Event {
-    let told = format!("config rejected, keeping what runs: {text}");
+    let message = format!("config rejected, keeping the running one: {text}");
     let mut before = "read";
     status.send_modify(|status| {
         if status.error.is_some() {
@@ -185,26 +183,25 @@ fn refused(status: &watch::Sender<SourceStatus>, reason: ErrorReason, text: Stri
         status.error = Some(text);
         status.errors.count(reason);
     });
-    Event::warn(EventCode::ConfigRejected, told).transition(before, "rejected")
+    Event::warn(EventCode::ConfigRejected, message).transition(before, "rejected")
 }
 
-/// What identifies a state of the file behind a path, symlinks followed.
+/// Identifies a state of the file at a path, following symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Look {
+enum FileState {
     File {
         device: u64,
         inode: u64,
         size: u64,
         /// Seconds and nanoseconds.
         modified: (i64, i64),
-        /// Changes also when a file is edited within one tick of `modified`'s clock or its time is
-        /// set back.
+        /// Detects edits within one tick of `modified`, and a `modified` that is set back.
         changed: (i64, i64),
     },
     Unreadable(io::ErrorKind),
 }
 
-impl Look {
+impl FileState {
     /// One stat, a few microseconds on the file systems that configurations live on.
     fn at(path: &Path) -> Self {
         match std::fs::metadata(path) {
@@ -225,7 +222,7 @@ impl From<&Config> for Desired {
         let services = config.services.iter().map(|service| {
             let port = match service.target_port {
                 TargetPort::Number(port) => port,
-                // Refused with this discovery.
+                // The configuration refuses this with static discovery.
                 TargetPort::Name(_) => service.port,
             };
             let backends = service.backends.iter().map(|backend| BackendSpec {
@@ -310,14 +307,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_edit_in_place_is_live() {
+    async fn an_edit_in_place_is_applied() {
         let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
         fs::write(running.path("lb.yaml"), text(81)).unwrap();
         assert_eq!(running.read(3).await, 81);
     }
 
     #[tokio::test]
-    async fn a_replacement_by_rename_is_live() {
+    async fn a_replacement_by_rename_is_applied() {
         let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
         for (count, port) in [(3, 81), (4, 82)] {
             fs::write(running.path("new.yaml"), text(port)).unwrap();
@@ -327,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_swap_of_a_configmaps_symlink_is_live() {
+    async fn a_configmap_symlink_swap_is_applied() {
         // As the kubelet does it: lb.yaml -> ..data/lb.yaml, ..data -> ..1, then ..data -> ..2.
         let version = |dir: &Path, name: &str, port| {
             fs::create_dir(dir.join(name)).unwrap();
@@ -348,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bad_edit_is_kept_as_an_error_and_changes_nothing() {
+    async fn an_invalid_edit_is_reported_and_changes_nothing() {
         let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
         for (count, bad) in [(3, "services: [{name: finance, port: 70000}]"), (4, ""), (5, "{")] {
             fs::write(running.path("lb.yaml"), bad).unwrap();
@@ -368,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_tells_when_a_file_is_complete() {
+    async fn inotify_reports_a_complete_file() {
         let link = std::os::unix::fs::symlink::<&str, PathBuf>;
         let directory = tempfile::tempdir().unwrap();
         let dir = directory.path();
@@ -381,7 +378,7 @@ mod tests {
         let mut events = FileEvents::of(&path);
         fs::write(dir.join("other.yaml"), text(81)).unwrap();
         let other = tokio::time::timeout(Duration::from_millis(20), events.next());
-        assert!(other.await.is_err(), "another file concerns nobody");
+        assert!(other.await.is_err(), "events of another file are ignored");
 
         link("..1", dir.join("..new")).unwrap();
         fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
@@ -396,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_means_the_same_sends_nothing() {
+    async fn an_edit_without_effect_sends_nothing() {
         let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
         running.desired.mark_unchanged();
         fs::write(running.path("lb.yaml"), format!("{} # a comment", text(80))).unwrap();

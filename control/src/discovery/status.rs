@@ -1,4 +1,4 @@
-//! How a source is doing, for status and metrics.
+//! The state of a source, for status and metrics.
 
 use std::time::SystemTime;
 
@@ -8,24 +8,24 @@ use super::Origin;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceStatus {
     pub origin: Origin,
-    /// Whether the newest state of the source is what was sent.
+    /// Whether the last set is complete and current.
     pub synced: bool,
-    /// When what is in use was last known to be right; `None` before the first set.
+    /// When the set in use was last known to be current; `None` before the first set.
     pub loaded: Option<SystemTime>,
-    /// When the source last had something new to say, good or bad.
+    /// When the last event or error came from the source.
     pub last_event: Option<SystemTime>,
-    /// Why the newest state was refused; `None` if it is in use.
+    /// Why the source cannot be read or its newest state is refused.
     pub error: Option<String>,
     /// The parts that the set in use lacks.
     pub missing: Vec<Missing>,
-    /// Sets that were read, or changes where a source is told those.
+    /// Sets read, or changes where the source reports changes.
     pub events: u64,
-    /// Sets that were refused, or could not be read.
+    /// Sets that were refused or could not be read.
     pub errors: ErrorCounts,
 }
 
 impl SourceStatus {
-    /// A source that has not said anything yet.
+    /// A source before its first event.
     pub const fn new(origin: Origin) -> Self {
         Self {
             origin,
@@ -63,25 +63,25 @@ impl std::fmt::Display for Missing {
     }
 }
 
-/// Why a source fails: one reason, one remedy.
+/// Why a source fails. Each reason has its own remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorReason {
-    /// Nothing answers, or the answer breaks off: look at the network and the server.
+    /// No answer, or a broken one: look at the network and the server.
     Unreachable,
-    /// What is asked for is not allowed: look at the Role.
+    /// Not allowed: look at the Role.
     Forbidden,
-    /// The credentials are not accepted: look at the token.
+    /// The credentials are refused: look at the token.
     Expired,
-    /// The server answers with another error: its text says which.
+    /// Another error of the server: see its text.
     Refused,
-    /// What was read cannot be used: mend it.
+    /// The content is invalid: correct it.
     Invalid,
     /// A file cannot be read: look at its path and mode.
     Io,
 }
 
 impl ErrorReason {
-    /// All reasons, in the order of their numbers.
+    /// All reasons, in the order of the variants.
     pub const ALL: [Self; 6] = [
         Self::Unreachable,
         Self::Forbidden,
@@ -91,7 +91,7 @@ impl ErrorReason {
         Self::Io,
     ];
 
-    /// The value in JSON and of the label.
+    /// The value in JSON and metric labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -117,19 +117,19 @@ impl ErrorCounts {
         self.0[reason as usize] += 1;
     }
 
-    /// Takes over what `more` counted.
+    /// Adds the counts of `more`.
     pub fn add(&mut self, more: Self) {
         for (count, more) in self.0.iter_mut().zip(more.0) {
             *count += more;
         }
     }
 
-    /// All together.
+    /// The sum over all reasons.
     pub fn total(self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Each reason with its count, zeros too.
+    /// Each reason with its count, including zeros.
     pub fn by_reason(self) -> impl Iterator<Item = (ErrorReason, u64)> {
         ErrorReason::ALL.into_iter().zip(self.0)
     }

@@ -1,4 +1,4 @@
-//! The addresses of a pod at which the balancer reaches it.
+//! The addresses at which the balancer reaches a pod.
 
 use std::net::IpAddr;
 
@@ -8,23 +8,23 @@ use serde::Deserialize;
 
 use crate::config::{AddressFrom, unicast};
 
-/// Where Multus writes what networks a pod has: the de-facto standard of the Network Plumbing Working
-/// Group, "Kubernetes Network Custom Resource Definition De-facto Standard" section 5.
+/// The annotation in which Multus lists a pod's networks (Network Plumbing Working Group, "Kubernetes Network Custom
+/// Resource Definition De-facto Standard", section 5).
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
-/// The addresses of `pod`, each once, none if it has none yet. An annotation that cannot be read and
-/// an address that no backend can have are left out, and `noted`.
+/// The addresses of `pod` without duplicates, none if it has none yet. Unreadable annotations and addresses that no
+/// backend can have are left out and passed to `noted`.
 pub(super) fn addresses(pod: &Pod, from: &AddressFrom, noted: &mut impl FnMut(String)) -> Vec<IpAddr> {
     let texts = match from {
         AddressFrom::PodIp => pod_ips(pod),
         AddressFrom::NetworkStatus(name) => match annotation(pod, NETWORK_STATUS) {
-            Some(json) => network_ips(json, name).unwrap_or_else(|problem| {
-                noted(problem);
+            Some(json) => network_ips(json, name).unwrap_or_else(|error| {
+                noted(format!("{NETWORK_STATUS}: {error}"));
                 Vec::new()
             }),
             None => Vec::new(),
         },
-        // Its connection says it.
+        // They come from its connection.
         AddressFrom::Nsm => Vec::new(),
         AddressFrom::Annotation(key) => {
             let list = annotation(pod, key).unwrap_or_default();
@@ -68,9 +68,8 @@ struct Network {
     ips: Vec<String>,
 }
 
-fn network_ips(json: &str, wanted: &str) -> Result<Vec<String>, String> {
-    let networks: Vec<Network> =
-        serde_json::from_str(json).map_err(|error| format!("{NETWORK_STATUS}: {error}"))?;
+fn network_ips(json: &str, wanted: &str) -> Result<Vec<String>, serde_json::Error> {
+    let networks: Vec<Network> = serde_json::from_str(json)?;
     let is_wanted = |network: &Network| {
         let bare = network.name.rsplit('/').next();
         network.name == wanted || bare == Some(wanted) || network.interface == wanted

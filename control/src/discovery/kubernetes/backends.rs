@@ -15,21 +15,22 @@ use super::slice::{Endpoint, SliceRecord};
 use crate::config::{Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
-/// A service that was put together, and what is wrong with its pods, in words.
+/// An assembled service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AssembledService {
     pub(super) spec: Arc<ServiceSpec>,
+    /// Faults of its pods, in words.
     pub(super) problems: BTreeSet<String>,
-    /// Pods that are ready, and whose connection is not known.
+    /// Pods that are ready and have no known connection.
     pub(super) waiting: Vec<String>,
 }
 
-/// What is known, and from where it is seen.
+/// Everything known, as seen from the balancer's place.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) location: Location<'a>,
-    /// Whether pods are where their connections say.
+    /// Whether the addresses of pods come from their connections.
     pub(super) connected: bool,
 }
 
@@ -37,13 +38,13 @@ impl View<'_> {
     /// A service of the file with the pods that it selects.
     pub(super) fn file_service(self, service: &Service, selected: Option<&Selection>) -> AssembledService {
         let mut problems = BTreeSet::new();
-        let wanted = Wanted {
+        let target = Target {
             name: &service.name,
             protocol: service.protocol,
             target: &service.target_port,
         };
-        let placed = self.pods_of(selected, wanted, &mut problems);
-        let backends = self.location.choose(placed, Distribution::AsConfigured);
+        let candidates = self.pods_of(selected, target, &mut problems);
+        let backends = self.location.choose(candidates, Distribution::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
         AssembledService {
             spec: Arc::new(ServiceSpec::new(service, target_port, backends)),
@@ -52,8 +53,7 @@ impl View<'_> {
         }
     }
 
-    /// One port of a Service: its endpoints, or the pods that are `selected` where addresses are not those of
-    /// endpoints.
+    /// One port of a Service with its endpoints, or with the `selected` pods if addresses do not come from endpoints.
     pub(super) fn port(
         self,
         declared: &ServiceRecord,
@@ -62,17 +62,17 @@ impl View<'_> {
         selected: Option<&Selection>,
     ) -> AssembledService {
         let mut problems = BTreeSet::new();
-        let placed = if selected.is_some() {
-            let wanted = Wanted {
+        let candidates = if selected.is_some() {
+            let target = Target {
                 name,
                 protocol: port.protocol,
                 target: &port.target,
             };
-            self.pods_of(selected, wanted, &mut problems)
+            self.pods_of(selected, target, &mut problems)
         } else {
             self.endpoints_of(&declared.key(), port, &mut problems)
         };
-        let backends = self.location.choose(placed, declared.distribution);
+        let backends = self.location.choose(candidates, declared.distribution);
         let spec = ServiceSpec {
             name: name.to_owned(),
             host: (name != declared.name).then(|| declared.name.clone()),
@@ -88,7 +88,7 @@ impl View<'_> {
             affinity: declared.affinity,
             source_ranges: declared.source_ranges.clone(),
             drain: declared.drain,
-            // Whether a pod is ready is for the cluster to find out.
+            // The kubelet checks pods.
             health_check: None,
             backends,
         };
@@ -111,26 +111,26 @@ impl View<'_> {
     fn pods_of(
         self,
         selected: Option<&Selection>,
-        wanted: Wanted<'_>,
+        target: Target<'_>,
         problems: &mut BTreeSet<String>,
     ) -> Vec<Candidate> {
-        let mut placed = Vec::new();
+        let mut candidates = Vec::new();
         for pod in selected.into_iter().flat_map(Selection::pods) {
-            problems.extend(pod.problems.iter().map(|problem| told(pod, problem)));
-            match wanted.port(pod) {
-                Ok(port) => placed.extend(pod.addresses.iter().map(|&address| Candidate {
+            problems.extend(pod.problems.iter().map(|problem| describe(pod, problem)));
+            match target.port(pod) {
+                Ok(port) => candidates.extend(pod.addresses.iter().map(|&address| Candidate {
                     node: pod.place.node.clone(),
                     zone: self.zone(pod.zone.as_ref(), pod.place.node.as_deref()),
                     last_resort: pod.is_last_resort() && !self.inventory.is_displaced(pod, address),
                     backend: self.pod_backend(pod, address, port),
                 })),
                 Err(problem) if pod.eligibility == Eligibility::NewFlows => {
-                    problems.insert(told(pod, &problem));
+                    problems.insert(describe(pod, &problem));
                 }
                 Err(_) => {}
             }
         }
-        placed
+        candidates
     }
 
     fn pod_backend(self, pod: &PodRecord, address: IpAddr, port: u16) -> BackendSpec {
@@ -151,10 +151,10 @@ impl View<'_> {
         }
     }
 
-    /// All endpoints of a Service's port, some perhaps twice while they move from slice to slice.
+    /// All endpoints of a Service's port. An endpoint that moves between slices may be listed twice.
     fn endpoints_of(self, service: &Key, port: &Port, problems: &mut BTreeSet<String>) -> Vec<Candidate> {
         let slices = self.inventory.slices.get(service).into_iter().flatten();
-        let mut placed = Vec::new();
+        let mut candidates = Vec::new();
         for (_, slice) in slices {
             let Some(number) = slice.port(&port.name, port.protocol) else {
                 continue;
@@ -162,27 +162,32 @@ impl View<'_> {
             for endpoint in &slice.endpoints {
                 let pod = endpoint.uid.as_ref().map(|uid| self.inventory.pods.get(uid));
                 if pod == Some(None) {
-                    // Its pod is gone, or not among those that may be backends.
+                    // Its pod is gone, or the label selector excludes it.
                     continue;
                 }
                 let pod = pod.flatten().map(Arc::as_ref);
-                let notes = pod.map_or(&[][..], |pod| &pod.problems);
-                problems.extend(notes.iter().zip(pod).map(|(problem, pod)| told(pod, problem)));
-                let most = self.most(endpoint, pod);
-                placed.push(Candidate {
+                let faults = pod.map_or(&[][..], |pod| &pod.problems);
+                problems.extend(
+                    faults
+                        .iter()
+                        .zip(pod)
+                        .map(|(problem, pod)| describe(pod, problem)),
+                );
+                let limit = self.limit(endpoint, pod);
+                candidates.push(Candidate {
                     node: endpoint.node.clone(),
                     zone: self.zone(endpoint.zone.as_ref(), endpoint.node.as_deref()),
-                    last_resort: most != Eligibility::Dead && is_last_resort(endpoint, pod),
-                    backend: endpoint_backend(slice, endpoint, pod, number, most),
+                    last_resort: limit != Eligibility::Dead && is_last_resort(endpoint, pod),
+                    backend: endpoint_backend(slice, endpoint, pod, number, limit),
                 });
             }
         }
-        placed
+        candidates
     }
 
-    /// What an endpoint may take for all that is known of its pod: whether it is ready is for the cluster to
-    /// say, but that it is dead, or on its way out, is known sooner.
-    fn most(self, endpoint: &Endpoint, pod: Option<&PodRecord>) -> Eligibility {
+    /// The best eligibility that the state of its pod allows. Endpoints follow their pods with a delay: a dead or
+    /// terminating pod is known before.
+    fn limit(self, endpoint: &Endpoint, pod: Option<&PodRecord>) -> Eligibility {
         match pod {
             Some(pod)
                 if pod.eligibility == Eligibility::Dead
@@ -195,13 +200,13 @@ impl View<'_> {
         }
     }
 
-    /// What it says itself, else its node's.
+    /// Its own zone, else its node's.
     fn zone(self, own: Option<&String>, node: Option<&str>) -> Option<String> {
         own.or_else(|| self.inventory.zones.get(node?)).cloned()
     }
 }
 
-/// Whether an endpoint serves though it, or its pod, is on its way out (KEP-1669).
+/// Whether a terminating endpoint, or one of a terminating pod, still serves (KEP-1669).
 fn is_last_resort(endpoint: &Endpoint, pod: Option<&PodRecord>) -> bool {
     let terminates = endpoint.terminating || pod.is_some_and(|pod| pod.terminating);
     endpoint.serving && terminates && !pod.is_some_and(|pod| pod.drained)
@@ -212,35 +217,35 @@ fn endpoint_backend(
     endpoint: &Endpoint,
     pod: Option<&PodRecord>,
     port: u16,
-    most: Eligibility,
+    limit: Eligibility,
 ) -> BackendSpec {
-    let decided_by_pod = pod.filter(|_| most < endpoint.eligibility);
+    let limited_by = pod.filter(|_| limit < endpoint.eligibility);
     BackendSpec {
         address: endpoint.address,
         port,
         instance: endpoint.uid.clone(),
         weight: pod.map_or(1, |pod| pod.weight),
-        eligibility: most.min(endpoint.eligibility),
-        changed: decided_by_pod.map_or(slice.changed, |pod| pod.changed),
+        eligibility: limit.min(endpoint.eligibility),
+        changed: limited_by.map_or(slice.changed, |pod| pod.changed),
         origin: Origin::Kubernetes,
         pod: endpoint.place.clone(),
     }
 }
 
-fn told(pod: &PodRecord, problem: &str) -> String {
+fn describe(pod: &PodRecord, problem: &str) -> String {
     format!("pod {}/{}: {problem}", pod.namespace, pod.name)
 }
 
-/// The port that a service asks pods for.
+/// The port that a service targets on pods.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
+struct Target<'a> {
     /// The service's name.
     name: &'a str,
     protocol: Protocol,
     target: &'a TargetPort,
 }
 
-impl Wanted<'_> {
+impl Target<'_> {
     fn port(self, pod: &PodRecord) -> Result<u16, String> {
         let Self {
             name: service,
@@ -256,7 +261,7 @@ impl Wanted<'_> {
     }
 }
 
-/// The port that most backends have, the lowest of several; without any the service's own.
+/// The port of most backends, the lowest of equally frequent ones; without backends the service's own.
 fn usual_port(target: &TargetPort, port: u16, backends: &[BackendSpec]) -> u16 {
     if let TargetPort::Number(number) = target {
         return *number;

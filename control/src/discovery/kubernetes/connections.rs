@@ -1,7 +1,7 @@
-//! Where pods are in the vL3 network: what a source of NSM's connections tells, for `addressFrom: nsm`.
+//! Addresses of pods in the vL3 network, from NSM connections, for `addressFrom: nsm`.
 //!
-//! The source itself is not here. It keeps a channel with all connections of now, as every source of this
-//! program produces whole sets; without its first one no backends are sent.
+//! The source of connections is elsewhere: it keeps a channel with the set of all present connections. No desired set is
+//! sent before the first set of connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,20 +11,20 @@ use tokio::sync::watch;
 
 use crate::discovery::PodPlace;
 
-/// The end of one connection to the vL3 network that a pod asked for.
+/// A pod's end of a connection to the vL3 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// Who asked: the pod, and its node if the connection's path tells it.
+    /// The pod that requested it, and its node if the connection's path names it.
     pub client: PodPlace,
     /// Its addresses in the vL3 network, of both families.
     pub addresses: Vec<IpAddr>,
 }
 
-/// All connections at one time. Order does not matter and duplicates do no harm.
+/// All connections at one time. Order and duplicates are irrelevant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Connections(HashMap<String, Vec<Connection>>);
 
-/// What a source knows; `None` until it knows all connections.
+/// The receiving half of a source of connections; `None` until it knows all of them.
 pub type ConnectionsReceiver = watch::Receiver<Option<Arc<Connections>>>;
 
 impl FromIterator<Connection> for Connections {
@@ -39,10 +39,10 @@ impl FromIterator<Connection> for Connections {
 }
 
 impl Connections {
-    /// The addresses of the pod at `place`, each once and in order; none if it is not connected.
+    /// The addresses of the pod at `place`, sorted and without duplicates; none if it is not connected.
     ///
-    /// A pod has the name of one that was before it on another node (as a StatefulSet's have), whose
-    /// connection may be known for a while still: both nodes have to be the same where both are known.
+    /// A pod may have the name of its predecessor on another node (as in a StatefulSet), whose connection may still be
+    /// listed. So the nodes must be the same where both are known.
     pub(super) fn addresses(&self, place: &PodPlace) -> Vec<IpAddr> {
         let connections = self.0.get(&place.pod).into_iter().flatten();
         let own = connections.filter(|connection| {

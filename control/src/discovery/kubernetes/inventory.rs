@@ -1,4 +1,4 @@
-//! What is known of the cluster, in a form in which it is found, and who has which address.
+//! Everyreferent known of the cluster, indexed, and the owner of each address.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -15,41 +15,40 @@ use crate::discovery::{Eligibility, Instances};
 /// Namespace and name.
 pub(super) type Key = (String, String);
 
-/// Everything that is known. The order in which it came to be known does not matter.
+/// Everyreferent known. The result does not depend on the order of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Inventory {
     /// By uid.
     pub(super) pods: HashMap<Arc<str>, Arc<PodRecord>>,
-    /// Pods that say that they have an address, by uid. Those of the node's network share theirs and are
-    /// left out.
+    /// Pods that claim an address, by uid. Pods in the host's network share its addresses and are not among them.
     claims: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<PodRecord>>>,
-    /// Who has which address, and who is dead.
+    /// Owners of addresses, and dead pods.
     pub(super) instances: Arc<Instances>,
     pub(super) services: BTreeMap<Key, Arc<ServiceRecord>>,
     /// By Service, then by name.
     pub(super) slices: BTreeMap<Key, BTreeMap<String, Arc<SliceRecord>>>,
-    /// Services by the pods that are their endpoints.
+    /// Services by the uids of their endpoints' pods.
     by_pod: Dependents<Arc<str>>,
     /// Services by the addresses of their endpoints.
     by_address: Dependents<IpAddr>,
-    /// By node.
+    /// Zones by node.
     pub(super) zones: HashMap<String, String>,
 }
 
 impl Inventory {
-    /// Takes note of a pod. What else is touched by it, because an address changed hands.
+    /// Follows a change of a pod. Returns what it affects beside the selections of that pod.
     ///
-    /// Cost: O(addresses of the pod), and a copy of who has which address after each set that was sent.
+    /// Cost: O(addresses of the pod). The first change of an owner after a set copies the owners of all addresses.
     pub(super) fn replace_pod(&mut self, pod: &Change<PodRecord>) -> Affected {
-        if let Some(was) = &pod.old {
-            self.pods.remove(&was.uid);
+        if let Some(old) = &pod.old {
+            self.pods.remove(&old.uid);
         }
-        if let Some(is) = &pod.new {
-            self.pods.insert(Arc::clone(&is.uid), Arc::clone(is));
+        if let Some(new) = &pod.new {
+            self.pods.insert(Arc::clone(&new.uid), Arc::clone(new));
         }
         let either = || pod.old.iter().chain(&pod.new);
         for member in either() {
-            self.note_death(&member.uid);
+            self.update_dead(&member.uid);
         }
         let mut addresses: Vec<IpAddr> = either().flat_map(claimed).copied().collect();
         addresses.sort_unstable();
@@ -64,14 +63,14 @@ impl Inventory {
         touched
     }
 
-    fn note_death(&mut self, uid: &Arc<str>) {
-        let dies = self
+    fn update_dead(&mut self, uid: &Arc<str>) {
+        let is_dead = self
             .pods
             .get(uid)
             .is_some_and(|pod| pod.eligibility == Eligibility::Dead);
-        if dies != self.instances.is_dead(Some(uid)) {
+        if is_dead != self.instances.is_dead(Some(uid)) {
             let dead = &mut Arc::make_mut(&mut self.instances).dead;
-            let _ = if dies {
+            let _ = if is_dead {
                 dead.insert(Arc::clone(uid))
             } else {
                 dead.remove(uid)
@@ -79,17 +78,17 @@ impl Inventory {
         }
     }
 
-    /// Follows what `pod` says about `address`.
+    /// Updates the claims of `pod` to `address`, and its owner.
     ///
-    /// The network gives an address to the next pod as soon as the last one is dead, which may be before that
-    /// is seen here, so several may claim it.
+    /// The network reuses an address as soon as its pod is dead, perhaps before that is known here. So several pods may
+    /// claim it.
     fn claim(&mut self, address: IpAddr, pod: &Change<PodRecord>, touched: &mut Affected) {
         let claims = self.claims.entry(address).or_default();
-        if let Some(was) = &pod.old {
-            claims.remove(&was.uid);
+        if let Some(old) = &pod.old {
+            claims.remove(&old.uid);
         }
-        if let Some(is) = pod.new.as_ref().filter(|is| claimed(is).contains(&address)) {
-            claims.insert(Arc::clone(&is.uid), Arc::clone(is));
+        if let Some(new) = pod.new.as_ref().filter(|new| claimed(new).contains(&address)) {
+            claims.insert(Arc::clone(&new.uid), Arc::clone(new));
         }
         let owner = claims
             .values()
@@ -111,71 +110,71 @@ impl Inventory {
         };
     }
 
-    /// Takes note of a Service.
+    /// Follows a change of a Service.
     pub(super) fn replace_service(&mut self, service: Change<ServiceRecord>) {
-        if let Some(was) = &service.old {
-            self.services.remove(&was.key());
+        if let Some(old) = &service.old {
+            self.services.remove(&old.key());
         }
-        if let Some(is) = service.new {
-            self.services.insert(is.key(), is);
+        if let Some(new) = service.new {
+            self.services.insert(new.key(), new);
         }
     }
 
-    /// Takes note of a slice.
+    /// Follows a change of an EndpointSlice.
     pub(super) fn replace_slice(&mut self, slice: Change<SliceRecord>) {
-        if let Some(was) = &slice.old {
-            let key = was.service_key();
+        if let Some(old) = &slice.old {
+            let key = old.service_key();
             if let Some(slices) = self.slices.get_mut(&key) {
-                slices.remove(&was.name);
+                slices.remove(&old.name);
                 if slices.is_empty() {
                     self.slices.remove(&key);
                 }
             }
-            for endpoint in &was.endpoints {
+            for endpoint in &old.endpoints {
                 self.by_address.remove(&endpoint.address, &key);
                 if let Some(uid) = &endpoint.uid {
                     self.by_pod.remove(uid, &key);
                 }
             }
         }
-        if let Some(is) = slice.new {
-            let key = is.service_key();
-            for endpoint in &is.endpoints {
+        if let Some(new) = slice.new {
+            let key = new.service_key();
+            for endpoint in &new.endpoints {
                 self.by_address.add(endpoint.address, &key);
                 if let Some(uid) = &endpoint.uid {
                     self.by_pod.add(Arc::clone(uid), &key);
                 }
             }
-            self.slices.entry(key).or_default().insert(is.name.clone(), is);
+            self.slices.entry(key).or_default().insert(new.name.clone(), new);
         }
     }
 
-    /// Takes note of a node.
+    /// Follows a change of a node.
     pub(super) fn replace_node(&mut self, node: Change<NodeRecord>) {
-        if let Some(was) = &node.old {
-            self.zones.remove(&was.node);
+        if let Some(old) = &node.old {
+            self.zones.remove(&old.node);
         }
-        if let Some(is) = &node.new {
-            self.zones.insert(is.node.clone(), is.zone.clone());
+        if let Some(new) = &node.new {
+            self.zones.insert(new.node.clone(), new.zone.clone());
         }
     }
 
-    /// Whether another pod has an address of `pod` by now.
+    /// Whether another pod owns `address` of `pod` by now.
     pub(super) fn is_displaced(&self, pod: &PodRecord, address: IpAddr) -> bool {
         !pod.host_network && self.instances.is_replaced(address, Some(&pod.uid))
     }
 }
 
-/// What a pod's change touches beside what has to do with that pod.
+/// What a change of a pod affects beside the selections of that pod.
 #[derive(Debug, Default)]
 pub(super) struct Affected {
     /// Former and new owners of addresses, by uid.
     pub(super) pods: Vec<Arc<str>>,
-    /// Services with such endpoints.
+    /// Services with the pod, or an address that changed its owner, among their endpoints.
     pub(super) services: Vec<Key>,
 }
 
-/// How often which Services use a thing.
+/// The Services that refer to a pod or address, each with its number of references.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Dependents<T: Hash + Eq>(HashMap<T, BTreeMap<Key, usize>>);
 
@@ -186,17 +185,17 @@ impl<T: Hash + Eq> Default for Dependents<T> {
 }
 
 impl<T: Hash + Eq> Dependents<T> {
-    fn of(&self, thing: &T) -> impl Iterator<Item = &Key> {
-        self.0.get(thing).into_iter().flat_map(BTreeMap::keys)
+    fn of(&self, referent: &T) -> impl Iterator<Item = &Key> {
+        self.0.get(referent).into_iter().flat_map(BTreeMap::keys)
     }
 
-    fn add(&mut self, thing: T, service: &Key) {
-        let services = self.0.entry(thing).or_default();
+    fn add(&mut self, referent: T, service: &Key) {
+        let services = self.0.entry(referent).or_default();
         *services.entry(service.clone()).or_default() += 1;
     }
 
-    fn remove(&mut self, thing: &T, service: &Key) {
-        let Some(services) = self.0.get_mut(thing) else {
+    fn remove(&mut self, referent: &T, service: &Key) {
+        let Some(services) = self.0.get_mut(referent) else {
             return;
         };
         if let Some(times) = services.get_mut(service) {
@@ -206,12 +205,12 @@ impl<T: Hash + Eq> Dependents<T> {
             }
         }
         if services.is_empty() {
-            self.0.remove(thing);
+            self.0.remove(referent);
         }
     }
 }
 
-/// The addresses that are a pod's alone.
+/// The addresses that only this pod can have.
 fn claimed(pod: &Arc<PodRecord>) -> &[IpAddr] {
     if pod.host_network { &[] } else { &pod.addresses }
 }

@@ -1,5 +1,5 @@
-//! Backends that are near get the new flows, for as long as there are any. Without any that is ready those get
-//! them that serve until they end, as kube-proxy does it (KEP-1669).
+//! Prefers near backends for new flows while any of them is eligible. If none is ready at all, terminating backends that
+//! still serve get new flows, as with kube-proxy (KEP-1669).
 
 use std::net::IpAddr;
 
@@ -9,58 +9,67 @@ use crate::discovery::{BackendSpec, Eligibility};
 /// Which backends of a service get new flows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Distribution {
-    /// As the configuration says for all services.
+    /// The preference of the configuration.
     #[default]
     AsConfigured,
-    /// Those in the balancer's zone, if there are any.
+    /// Those in the balancer's zone, if any, else all.
     Zone,
-    /// Those on the balancer's node, else in its zone, if there are any.
+    /// Those on the balancer's node, if any, else those in its zone, else all.
     Node,
-    /// Those on the balancer's node and no others.
+    /// Only those on the balancer's node.
     LocalOnly,
 }
 
 impl Distribution {
-    /// Whether a Service asks for what only a balancer that knows its zone can do.
+    /// Whether it needs a balancer that knows its zone.
     pub(super) const fn needs_zone(self) -> bool {
         matches!(self, Self::Zone | Self::Node)
     }
 }
 
-/// A backend and where it is.
+/// A backend and its location.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) backend: BackendSpec,
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
-    /// Whether it may get new flows where no other one does.
+    /// Whether it is terminating and serves, so that it gets new flows if no other backend does.
     pub(super) last_resort: bool,
 }
 
-/// Where the balancer is.
+/// The balancer's location.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Location<'a> {
     pub(super) node: Option<&'a str>,
     pub(super) zone: Option<&'a str>,
-    /// For services that say nothing.
+    /// For services without a preference of their own.
     pub(super) prefer: Prefer,
 }
 
 impl Location<'_> {
-    /// The backends, those weighted 0 that are too far away: they keep their flows and get no new ones.
-    /// Each family by itself.
-    pub(super) fn choose(&self, mut placed: Vec<Candidate>, distribution: Distribution) -> Vec<BackendSpec> {
+    /// The backends, those that are not preferred with weight 0: they keep their flows and get no new ones. IPv4 and
+    /// IPv6 are separate.
+    pub(super) fn choose(
+        &self,
+        mut candidates: Vec<Candidate>,
+        distribution: Distribution,
+    ) -> Vec<BackendSpec> {
         for is_in in [IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::is_ipv6] {
-            let family = placed.iter_mut().filter(|placed| is_in(&placed.backend.address));
+            let family = candidates
+                .iter_mut()
+                .filter(|candidate| is_in(&candidate.backend.address));
             self.choose_family(family.collect(), distribution);
         }
-        placed.into_iter().map(|placed| placed.backend).collect()
+        candidates
+            .into_iter()
+            .map(|candidate| candidate.backend)
+            .collect()
     }
 
     fn choose_family(&self, mut family: Vec<&mut Candidate>, distribution: Distribution) {
         type Test<'a> = &'a dyn Fn(&Candidate) -> bool;
-        let on_node: Test<'_> = &|placed| self.node.is_some() && placed.node.as_deref() == self.node;
-        let in_zone: Test<'_> = &|placed| self.zone.is_some() && placed.zone.as_deref() == self.zone;
+        let on_node: Test<'_> = &|candidate| self.node.is_some() && candidate.node.as_deref() == self.node;
+        let in_zone: Test<'_> = &|candidate| self.zone.is_some() && candidate.zone.as_deref() == self.zone;
         let distribution = match (distribution, self.prefer) {
             (Distribution::AsConfigured, Prefer::Zone) => Distribution::Zone,
             (Distribution::AsConfigured, Prefer::Node) => Distribution::Node,
@@ -70,15 +79,15 @@ impl Location<'_> {
             Distribution::LocalOnly => on_node,
             Distribution::Node | Distribution::Zone | Distribution::AsConfigured => &|_| true,
         };
-        resort(
+        fall_back_to_terminating(
             family
                 .iter_mut()
-                .map(|placed| &mut **placed)
-                .filter(|placed| counts(placed)),
+                .map(|candidate| &mut **candidate)
+                .filter(|candidate| counts(candidate)),
         );
         let has = |test: Test<'_>| {
             let mut family = family.iter();
-            family.any(|placed| takes_flows(&placed.backend) && test(placed))
+            family.any(|candidate| is_eligible(&candidate.backend) && test(candidate))
         };
         let chosen = match distribution {
             Distribution::LocalOnly => Some(on_node),
@@ -87,25 +96,25 @@ impl Location<'_> {
             Distribution::AsConfigured => None,
         };
         let Some(near) = chosen else { return };
-        for placed in family {
-            if !near(placed) {
-                placed.backend.weight = 0;
+        for candidate in family {
+            if !near(candidate) {
+                candidate.backend.weight = 0;
             }
         }
     }
 }
 
-/// Gives new flows to those that still serve, if none is ready.
-fn resort<'a>(candidates: impl Iterator<Item = &'a mut Candidate>) {
+/// Makes terminating backends that serve eligible for new flows, if no backend is.
+fn fall_back_to_terminating<'a>(candidates: impl Iterator<Item = &'a mut Candidate>) {
     let candidates: Vec<_> = candidates.collect();
-    if candidates.iter().any(|placed| takes_flows(&placed.backend)) {
+    if candidates.iter().any(|candidate| is_eligible(&candidate.backend)) {
         return;
     }
-    for placed in candidates.into_iter().filter(|placed| placed.last_resort) {
-        placed.backend.eligibility = Eligibility::NewFlows;
+    for candidate in candidates.into_iter().filter(|candidate| candidate.last_resort) {
+        candidate.backend.eligibility = Eligibility::NewFlows;
     }
 }
 
-fn takes_flows(backend: &BackendSpec) -> bool {
+fn is_eligible(backend: &BackendSpec) -> bool {
     backend.eligibility == Eligibility::NewFlows && backend.weight > 0
 }

@@ -1,11 +1,11 @@
-//! Where a node is: the zone that its label names.
+//! The zone of a node, from its label.
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 
 use super::cache::Record;
 
-/// The zone of a node, and of a pod where the cluster copies the labels of nodes to pods.
+/// The label of a node, and of a pod where the cluster copies it from the node.
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A node and its zone.

@@ -1,4 +1,4 @@
-//! What is kept of a pod: a few hundred bytes of some thousands, read once per change.
+//! The record of a pod: about one of its ten kilobytes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use crate::discovery::{Eligibility, PodPlace};
 
 /// Share of new flows, 0 to 1000.
 const WEIGHT: &str = "vl3-lb.io/weight";
-/// On a pod `"true"`: no new flows. On a Service the drain time of its backends.
+/// `"true"` on a pod: no new flows. On a Service: the drain time of its backends.
 pub(super) const DRAIN: &str = "vl3-lb.io/drain";
 const HEAVIEST: u16 = 1000;
 
@@ -27,31 +27,31 @@ const HEAVIEST: u16 = 1000;
 pub(super) struct PodRecord {
     pub(super) namespace: String,
     pub(super) name: String,
-    /// Both names and the node's, as they are shown.
+    /// Names of pod and node, for display.
     pub(super) place: Arc<PodPlace>,
-    /// Tells it from other pods of its name and of its addresses.
+    /// Distinguishes it from other pods with its name or addresses.
     pub(super) uid: Arc<str>,
     /// Seconds since 1970.
     pub(super) created: i64,
     pub(super) labels: BTreeMap<String, String>,
     /// Both families.
     pub(super) addresses: Vec<IpAddr>,
-    /// Whether its addresses are the node's, which other pods have too.
+    /// Whether it has the node's addresses, which other pods have too.
     pub(super) host_network: bool,
     pub(super) ports: Vec<NamedPort>,
-    /// Where its node is, if the pod is labelled with that.
+    /// The zone of its node, if the pod is labelled with it.
     pub(super) zone: Option<String>,
     pub(super) weight: u16,
     pub(super) eligibility: Eligibility,
-    /// On its way out: no new flows as long as another one takes them, whoever says that it is ready.
+    /// Being deleted: no new flows while another backend is eligible, even if an endpoint says that it is ready.
     pub(super) terminating: bool,
-    /// By annotation: no new flows at all.
+    /// Drained by annotation: no new flows at all.
     pub(super) drained: bool,
-    /// Whether it says that it is ready, on its way out too.
+    /// Whether its condition Ready is true, also while it is being deleted.
     pub(super) serving: bool,
-    /// When it came to take that.
+    /// When its eligibility changed.
     pub(super) changed: Option<SystemTime>,
-    /// What is wrong with it, in words.
+    /// Its faults, in words.
     pub(super) problems: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct NamedPort {
 }
 
 impl PodRecord {
-    /// Reads `pod`. What cannot be used is left out and named in `problems`.
+    /// Reads `pod`. Unusable values are left out and named in `problems`.
     pub(super) fn read(pod: &Pod, address_from: &AddressFrom) -> Self {
         let mut problems = Vec::new();
         let mut noted = |problem: String| problems.push(problem);
@@ -121,17 +121,17 @@ impl PodRecord {
         Some(port.number)
     }
 
-    /// Whether it takes no new flows, whoever says that it is ready.
+    /// Whether it gets no new flows, even if an endpoint says that it is ready.
     pub(super) const fn leaves(&self) -> bool {
         self.terminating || self.drained
     }
 
-    /// Whether it serves though it is on its way out, and may get new flows if nobody else does.
+    /// Whether it is being deleted and still serves: it gets new flows if no other backend does.
     pub(super) const fn is_last_resort(&self) -> bool {
         self.terminating && self.serving && !self.drained
     }
 
-    /// Whether it is the one of two to have an address that both claim: the newer of those alive.
+    /// Whether it owns an address that `other` claims too: a live pod before a dead one, then the newer one.
     pub(super) fn displaces(&self, other: &Self) -> bool {
         let rank = |pod: &Self| {
             (
@@ -144,9 +144,9 @@ impl PodRecord {
     }
 }
 
-/// A dead pod takes nothing. One that is unready, or that leaves, takes no new flows: its old ones may
-/// well work, and end with it at the latest. A pod that is being deleted comes into a final phase as soon
-/// as its programs have ended: what they sent last may still be on its way.
+/// An unready or terminating pod gets no new flows; its existing flows may still work, and end with it at the latest. A
+/// pod that is being deleted reaches a final phase as soon as its containers have exited, while their last packets may
+/// still be in flight, so it does not count as dead.
 fn eligibility(pod: &Pod, ready: bool) -> Eligibility {
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
@@ -178,7 +178,7 @@ fn is_drained(pod: &Pod, noted: &mut impl FnMut(String)) -> bool {
     }
 }
 
-/// When its deletion was asked for, else when it became ready or unready.
+/// When its deletion was requested, else when it became ready or unready.
 fn changed(pod: &Pod) -> Option<SystemTime> {
     if let Some(end) = &pod.metadata.deletion_timestamp {
         let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
@@ -201,7 +201,7 @@ fn weight(pod: &Pod, noted: &mut impl FnMut(String)) -> u16 {
     })
 }
 
-/// Of containers, and of sidecars: init containers that are restarted, and so run along.
+/// The named ports of containers and sidecars (init containers that are always restarted).
 fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
     let sidecars = spec
         .init_containers
@@ -228,7 +228,7 @@ fn ports(container: &Container) -> impl Iterator<Item = NamedPort> {
     })
 }
 
-/// The time of the API server, which has seconds only.
+/// A time of the API server, in whole seconds.
 pub(super) fn instant(time: &Time) -> Option<SystemTime> {
     let seconds = u64::try_from(time.0.as_second()).ok()?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))

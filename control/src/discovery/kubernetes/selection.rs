@@ -181,3 +181,35 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{member, ready};
+    use super::*;
+
+    #[test]
+    fn a_change_of_a_pod_is_compared_with_the_selectors_of_its_labels_only() {
+        let mut selections = Selections::default();
+        let labels = |app: &str| BTreeMap::from([("app".to_owned(), app.to_owned())]);
+        for position in 0..1000 {
+            let app = if position == 7 {
+                "finance".to_owned()
+            } else {
+                format!("app-{position}")
+            };
+            let selector = Selector::equal(&labels(&app)).unwrap();
+            selections.insert(&Owner::File(position), &selector, None, std::iter::empty());
+        }
+        let pod = member(&ready("a", "10.0.0.1"));
+        assert_eq!(selections.candidates(&pod), [Owner::File(7)]);
+        let change = Change {
+            old: None,
+            new: Some(pod),
+        };
+        assert_eq!(selections.replace(&change), [Owner::File(7)].into());
+        for position in 0..1000 {
+            selections.remove(&Owner::File(position));
+        }
+        assert_eq!(selections, Selections::default(), "the index is empty again");
+    }
+}

@@ -1,4 +1,4 @@
-//! What is kept of a Service that the balancer is to serve, and what of it cannot be done.
+//! The record of a Service that asks to be served, with the settings that cannot be honoured.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
 use crate::kubernetes::names::{CLASS, MANAGER};
 
-/// The annotation for those that have another one or none, `"true"`; `"false"` holds for all.
+/// The annotation of Services to serve without the class, `"true"`, or not to serve in spite of it, `"false"`.
 const ENABLED: &str = "vl3-lb.io/enabled";
 const SCHEDULER: &str = "vl3-lb.io/scheduler";
-/// What `sessionAffinity: ClientIP` means without a time, as the API server fills it in.
+/// The API server's default for `sessionAffinity: ClientIP` without a timeout.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
-/// A Service that is to be served, or that was once.
+/// A Service that asks to be served, or whose status says that it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceRecord {
     pub(super) namespace: String,
@@ -33,42 +33,42 @@ pub(super) struct ServiceRecord {
     pub(super) created: i64,
     /// Whether it asks to be served.
     pub(super) enabled: bool,
-    /// Whether a balancer wrote its status, and there are addresses in it.
+    /// Whether its status lists addresses that a balancer wrote.
     pub(super) has_our_status: bool,
-    /// Whether its status is to have the balancer's addresses.
+    /// Whether its status should list the balancers' addresses.
     pub(super) load_balancer: bool,
-    /// Ports that it lists, supported or not.
+    /// The number of its ports, supported or not.
     pub(super) listed: usize,
-    /// Those that can be balanced.
+    /// The supported ports.
     pub(super) ports: Vec<Port>,
-    /// `None`: its endpoints are written by somebody.
+    /// `None`: its endpoints are maintained by someone else.
     pub(super) selector: Option<Selector>,
-    /// Whether pods that are not ready are to get new flows.
+    /// Whether pods that are not ready should get new flows.
     pub(super) publish_not_ready: bool,
     pub(super) scheduler: Scheduler,
     pub(super) drain: Duration,
-    /// Zero: none.
+    /// Zero: no affinity.
     pub(super) affinity: Duration,
-    /// None: from everywhere.
+    /// Empty: all clients.
     pub(super) source_ranges: Vec<IpNet>,
     pub(super) distribution: Distribution,
     /// Why it cannot be served at all.
     pub(super) refused: Option<Reason>,
-    /// What about it cannot be done.
+    /// Settings and ports that cannot be honoured.
     pub(super) notes: Vec<Reason>,
 }
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Port {
-    /// May be empty if it is the only one.
+    /// May be empty if it is the only port.
     pub(super) name: String,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
     pub(super) target: TargetPort,
 }
 
-/// Why something is not done: a word for programs, in CamelCase, and a sentence for people.
+/// Why something is refused: a word in CamelCase for programs, and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reason {
     pub(super) word: &'static str,
@@ -85,8 +85,8 @@ impl Reason {
 }
 
 impl ServiceRecord {
-    /// Whether no balancer is to serve it, whatever it is configured with, and its status says still that one
-    /// does. A Service that this balancer alone refuses may be another group's.
+    /// Whether no balancer may serve it, whatever its configuration, and its status still lists balancers. A Service
+    /// that only this balancer refuses may be served by another group.
     pub(super) fn has_stale_status(&self) -> bool {
         self.has_our_status && !(self.enabled && self.load_balancer && self.refused.is_none())
     }
@@ -95,7 +95,7 @@ impl ServiceRecord {
         (self.namespace.clone(), self.name.clone())
     }
 
-    /// Reads what is asked for by `service`. What cannot be done is notes.
+    /// Reads the settings of `service`, and notes those that cannot be honoured.
     fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
         let mut notes = Vec::new();
         let metadata = &service.metadata;
@@ -105,7 +105,7 @@ impl ServiceRecord {
         let readable = |listed| port(listed).map_err(|reason| notes.push(reason)).ok();
         let ports: Vec<Port> = listed.iter().filter_map(readable).collect();
         let source_ranges = source_ranges(&spec);
-        // Served to everyone it would be open to those who are to be kept out.
+        // Served without its ranges it would be open to clients that they exclude.
         let unreadable = source_ranges.as_ref().err().cloned();
         Self {
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -144,7 +144,7 @@ impl Record for ServiceRecord {
         }
     }
 
-    /// `None` if it is not to be served by this balancer, and does not look as if it was.
+    /// `None` if it does not ask to be served and its status lists no balancer.
     fn read(service: &Service, (): &()) -> Option<Self> {
         let class = service.spec.as_ref()?.load_balancer_class.as_deref();
         let load_balancer = class == Some(CLASS);
@@ -156,8 +156,7 @@ impl Record for ServiceRecord {
     }
 }
 
-/// Whether a balancer wrote what is in the status, as the server's notes about the owners of fields say
-/// (server-side apply).
+/// Whether a balancer wrote the addresses in the status, by the field managers of server-side apply.
 fn has_our_status(service: &Service) -> bool {
     let mut managers = service.metadata.managed_fields.iter().flatten();
     let ours = managers.any(|entry| {
@@ -171,7 +170,7 @@ fn has_our_status(service: &Service) -> bool {
     ours && ingress.is_some_and(|ingress| !ingress.is_empty())
 }
 
-/// What makes all of it impossible.
+/// Why the Service cannot be served at all.
 fn refused(service: &Service, spec: &ServiceSpec, ports: &[Port]) -> Option<Reason> {
     if let Some(text) = annotation(service, ENABLED).filter(|text| *text != "true") {
         return Some(Reason::new(
@@ -190,7 +189,7 @@ fn refused(service: &Service, spec: &ServiceSpec, ports: &[Port]) -> Option<Reas
         .then(|| Reason::new("NoPorts", "no port that can be balanced"))
 }
 
-/// The protocol of that name; the default is TCP. `None` if it is not supported.
+/// The protocol of this name, by default TCP. `None` if it is not supported.
 pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text {
         None | Some("TCP") => Some(Protocol::Tcp),
@@ -291,8 +290,7 @@ fn source_ranges(spec: &ServiceSpec) -> Result<Vec<IpNet>, Reason> {
     ranges.map(read).collect()
 }
 
-/// Packets come from outside for a load balancer, from within the cluster for the others, and the policy
-/// for those counts.
+/// The external policy applies to load balancers, the internal one to other Services.
 fn distribution(spec: &ServiceSpec, notes: &mut Vec<Reason>) -> Distribution {
     let policy = if spec.type_.as_deref() == Some("LoadBalancer") {
         &spec.external_traffic_policy

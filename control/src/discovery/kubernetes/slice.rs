@@ -1,4 +1,4 @@
-//! What is kept of an EndpointSlice: who serves a Service, as the cluster says.
+//! The record of an EndpointSlice.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::discovery::{Eligibility, PodPlace};
 
 /// The label that names the Service.
 const SERVICE: &str = "kubernetes.io/service-name";
-/// When what the slice says changed, as an annotation in RFC 3339.
+/// The annotation with the time of the last change, in RFC 3339.
 const CHANGED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// A part of the endpoints of a Service.
+/// Some or all endpoints of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SliceRecord {
     pub(super) namespace: String,
@@ -32,32 +32,32 @@ pub(super) struct SliceRecord {
     pub(super) changed: Option<SystemTime>,
 }
 
-/// The port of all endpoints of a slice for one port of the Service.
+/// The port of the slice's endpoints for one port of the Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Port {
-    /// That of the Service's port.
+    /// The name of the Service's port.
     name: String,
     protocol: Protocol,
     number: u16,
 }
 
-/// Who serves.
+/// An endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub(super) address: IpAddr,
-    /// Of its pod, if it is one.
+    /// The uid of its pod, if it has one.
     pub(super) uid: Option<Arc<str>>,
     pub(super) place: Option<Arc<PodPlace>>,
     pub(super) node: Option<String>,
     pub(super) zone: Option<String>,
     pub(super) eligibility: Eligibility,
-    /// Whether it serves, ready or not.
+    /// Whether it can serve, also while it terminates.
     pub(super) serving: bool,
     pub(super) terminating: bool,
 }
 
 impl SliceRecord {
-    /// The Service.
+    /// The Service that it belongs to.
     pub(super) fn service_key(&self) -> Key {
         (self.namespace.clone(), self.service.clone())
     }
@@ -81,7 +81,7 @@ impl Record for SliceRecord {
         }
     }
 
-    /// `None` if it is no Service's.
+    /// `None` if it belongs to no Service.
     fn read(slice: &EndpointSlice, (): &()) -> Option<Self> {
         let metadata = &slice.metadata;
         let namespace = metadata.namespace.clone().unwrap_or_default();
@@ -101,7 +101,7 @@ impl Record for SliceRecord {
     }
 }
 
-/// A port without a number stands for all, which no Service asks for.
+/// A port without a number means all ports, which no Service uses.
 fn port(port: &EndpointPort) -> Option<Port> {
     Some(Port {
         name: port.name.clone().unwrap_or_default(),
@@ -110,8 +110,8 @@ fn port(port: &EndpointPort) -> Option<Port> {
     })
 }
 
-/// Only the first address has a meaning, says the API. Names of hosts (`addressType: FQDN`) are none. Pods
-/// of other namespaces may not be watched.
+/// Only the first address has a meaning, as the API defines it. Host names (`addressType: FQDN`) are skipped. A pod of
+/// another namespace counts as none, since it may not be watched.
 fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
     let target = endpoint.target_ref.as_ref();
     let is_near = |of: &ObjectReference| of.namespace.as_deref().is_none_or(|name| name == namespace);
@@ -127,7 +127,7 @@ fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
         place: place.map(Arc::new),
         node: endpoint.node_name.clone(),
         zone: endpoint.zone.clone(),
-        // One that is not ready may well serve its old flows.
+        // An endpoint that is not ready may still serve existing flows.
         eligibility: if ready {
             Eligibility::NewFlows
         } else {
@@ -138,7 +138,7 @@ fn read_endpoint(endpoint: &v1::Endpoint, namespace: &str) -> Option<Endpoint> {
     })
 }
 
-/// What is not said is: ready, serving as it is ready, and not terminating.
+/// Defaults are: ready, serving if ready, and not terminating.
 fn conditions(endpoint: &v1::Endpoint, which: fn(&EndpointConditions) -> Option<bool>) -> Option<bool> {
     endpoint.conditions.as_ref().and_then(which)
 }

@@ -29,7 +29,7 @@ use crate::config::{AddressFrom, Config};
 use crate::discovery::BackendSpec;
 
 /// A ready pod in namespace `web` with the label `app=finance`, its uid that of its name.
-fn ready(name: &str, address: &str) -> Value {
+pub(super) fn ready(name: &str, address: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -77,7 +77,7 @@ fn kept<T: Record<Options = ()>>(objects: &[Value]) -> Vec<Arc<T>> {
     objects.iter().filter_map(read).collect()
 }
 
-fn member(pod: &Value) -> Arc<PodRecord> {
+pub(super) fn member(pod: &Value) -> Arc<PodRecord> {
     Arc::new(read_from(pod, AddressFrom::PodIp))
 }
 
