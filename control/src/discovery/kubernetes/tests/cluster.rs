@@ -27,7 +27,7 @@ async fn cluster() -> ApiServer {
 }
 
 #[tokio::test]
-async fn services_of_the_cluster_are_followed_and_their_endpoints() {
+async fn services_of_the_cluster_and_their_endpoints_are_followed() {
     let server = cluster().await;
     server.apply(&ready("b", "10.0.0.2"));
     server.apply(&ready("c", "10.0.0.3"));
@@ -91,7 +91,10 @@ async fn nothing_is_sent_before_every_kind_is_listed() {
         server.lists(kind, Reply::Silent);
         let mut following = Following::start(server, everything(), None);
         for other in KINDS.iter().filter(|other| **other != kind) {
-            following.server.asked(&format!("{other}&watch=true"), 1).await;
+            following
+                .server
+                .requested(&format!("{other}&watch=true"), 1)
+                .await;
         }
         following.status(|status| status.events >= 3).await;
         assert_eq!(*following.desired.borrow(), None, "without {kind}");

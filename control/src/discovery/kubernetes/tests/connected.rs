@@ -43,7 +43,7 @@ fn backends(collected: &Assembled) -> Vec<String> {
 }
 
 #[test]
-fn a_pod_is_where_its_connection_says_and_waits_without_one() {
+fn a_pod_has_the_addresses_of_its_connection_and_waits_without_one() {
     let mut assembly = assembly(&nsm());
     let pods = ["a", "b", "c", "d"].map(|name| on("node-1", ready(name, "10.0.0.1")));
     assembly.replace_pods(new(&pods));
@@ -72,7 +72,7 @@ fn a_pod_is_where_its_connection_says_and_waits_without_one() {
 }
 
 #[test]
-fn an_address_that_passes_to_another_connection_is_the_other_pods() {
+fn an_address_that_moves_to_another_connection_belongs_to_its_pod() {
     let mut assembly = assembly(&nsm());
     let newer = with(
         ready("b", "10.0.0.2"),
@@ -97,7 +97,7 @@ fn an_address_that_passes_to_another_connection_is_the_other_pods() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_before_all_connections_are_known_and_each_change_after() {
+async fn sets_are_sent_once_all_connections_are_known() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
     server.apply(&ready("b", "10.0.0.2"));

@@ -1,4 +1,4 @@
-//! Whatever was heard before, after complete lists only the lists count: of the set, and of what is kept.
+//! After complete lists only the lists count, whatever the past: for the set, and for what is kept in memory.
 
 use kube::core::Status;
 use kube::runtime::watcher::{self, Event};
@@ -11,7 +11,7 @@ use crate::kubernetes::watch::Signal;
 
 /// Objects of each kind.
 const COUNT: usize = 5;
-/// What each may look like.
+/// Versions of each object.
 const VERSIONS: usize = 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ const KINDS: [Kind; 4] = [Kind::Pod, Kind::Service, Kind::SliceRecord, Kind::Nod
 /// The object of that number as it looks in one version.
 type Version = (usize, usize);
 
-/// Something that happens.
+/// One event.
 #[derive(Debug, Clone)]
 enum Step {
     Apply(Kind, Version),
@@ -36,7 +36,7 @@ enum Step {
     ListDone(Kind),
     /// 410 Gone.
     Forgotten(Kind),
-    /// A set is asked for.
+    /// A set is assembled.
     Collect,
 }
 
@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Lists of all kinds, in any order, some objects told twice, the last time as they are.
+/// Lists of all kinds, in any order, some objects listed twice, last in their final version.
 fn lists() -> impl Strategy<Value = Vec<(Kind, Vec<Version>)>> {
     let list = || {
         let versions = prop::collection::vec(0..VERSIONS, 0..=COUNT);
@@ -73,7 +73,7 @@ fn object(kind: Kind, (number, version): Version) -> Value {
     let address = |number: usize| format!("10.0.0.{}", number + 1);
     let pod_name = |number: usize| format!("pod-{number}");
     match kind {
-        // Some are another pod of that name, one of those at the next one's address.
+        // Version 3 is another pod of that name, at the next one's address.
         Kind::Pod => {
             let host = if version == 3 { next } else { number };
             let pod = ready(&pod_name(number), &address(host));
@@ -87,7 +87,7 @@ fn object(kind: Kind, (number, version): Version) -> Value {
                 _ => pod,
             }
         }
-        // All want one port in one version, and none is served in another.
+        // In version 1 all ask for one port, in version 2 none is enabled.
         Kind::Service => {
             let port = if version == 1 { 80 } else { 8000 + number };
             let service = load_balancer(&format!("service-{number}"), u16::try_from(port).unwrap());
@@ -128,7 +128,7 @@ fn uid(number: usize, version: usize) -> String {
     format!("{number}-{}", usize::from(version == 3))
 }
 
-/// Watches of all kinds, and what becomes of what they hear.
+/// Caches of all kinds, and the assembly that they feed.
 struct Cluster {
     pods: Cache<PodRecord>,
     services: Cache<ServiceRecord>,
@@ -174,20 +174,20 @@ impl Cluster {
         let assembly = &mut self.assembly;
         match kind {
             Kind::Pod => {
-                let pods = hear(&mut self.pods, event, &AddressFrom::PodIp);
-                told(pods, |pods| assembly.replace_pods(pods))
+                let pods = apply(&mut self.pods, event, &AddressFrom::PodIp);
+                forward(pods, |pods| assembly.replace_pods(pods))
             }
             Kind::Service => {
-                let services = hear(&mut self.services, event, &());
-                told(services, |services| assembly.replace_services(services))
+                let services = apply(&mut self.services, event, &());
+                forward(services, |services| assembly.replace_services(services))
             }
             Kind::SliceRecord => {
-                let slices = hear(&mut self.slices, event, &());
-                told(slices, |slices| assembly.replace_slices(slices))
+                let slices = apply(&mut self.slices, event, &());
+                forward(slices, |slices| assembly.replace_slices(slices))
             }
             Kind::Node => {
-                let nodes = hear(&mut self.nodes, event, &());
-                told(nodes, |nodes| assembly.replace_nodes(nodes))
+                let nodes = apply(&mut self.nodes, event, &());
+                forward(nodes, |nodes| assembly.replace_nodes(nodes))
             }
         }
     }
@@ -202,7 +202,7 @@ impl Cluster {
     }
 }
 
-fn hear<T: Record>(
+fn apply<T: Record>(
     watch: &mut Cache<T>,
     event: watcher::Result<Event<Value>>,
     reading: &T::Options,
@@ -221,9 +221,9 @@ fn hear<T: Record>(
     watch.apply(Signal::Event(event), &mut Activity::default())
 }
 
-fn told<T>(changes: Vec<T>, tell: impl FnOnce(Vec<T>)) -> bool {
+fn forward<T>(changes: Vec<T>, replace: impl FnOnce(Vec<T>)) -> bool {
     let changed = !changes.is_empty();
-    tell(changes);
+    replace(changes);
     changed
 }
 
@@ -231,7 +231,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn any_past_ends_with_complete_lists(
+    fn any_past_converges_after_complete_lists(
         by_endpoints: bool,
         past in prop::collection::vec(step(), 0..60),
         lists in lists(),
@@ -250,10 +250,10 @@ proptest! {
         fresh.list(&lists);
         let set = cluster.assembly.assemble();
         prop_assert_eq!(&set, &fresh.assembly.assemble());
-        // Nothing is left of what was: memory depends on what there is, not on what there was.
+        // Memory depends on present objects only.
         prop_assert_eq!(&cluster.assembly, &fresh.assembly);
 
-        // Changes that are told again, and deletions of others of that name, change nothing.
+        // Repeated changes, and deletions of other objects of that name, change nothing.
         for (kind, list) in &lists {
             for &(number, version) in list {
                 prop_assert!(!cluster.take(&Step::Apply(*kind, (number, version))));
@@ -265,9 +265,9 @@ proptest! {
         prop_assert_eq!(set, cluster.assembly.assemble());
     }
 
-    /// What is put together change by change is what is put together at once.
+    /// Incremental sets equal a full rebuild.
     #[test]
-    fn each_set_is_that_of_what_is_known(by_endpoints: bool, past in prop::collection::vec(step(), 1..40)) {
+    fn an_incremental_set_equals_a_full_rebuild(by_endpoints: bool, past in prop::collection::vec(step(), 1..40)) {
         let mut cluster = Cluster::new(by_endpoints);
         for step in &past {
             cluster.take(step);

@@ -16,7 +16,7 @@ fn backends(services: &str, pods: &[Value]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn the_state_of_a_pod_decides_what_it_takes() {
+fn the_state_of_a_pod_decides_its_eligibility() {
     let pod = || ready("a", "10.0.0.1");
     let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
     let phase = |phase: &str| with(pod(), "/status/phase", json!(phase));
@@ -65,7 +65,7 @@ fn the_state_of_a_pod_decides_what_it_takes() {
 }
 
 #[test]
-fn annotations_that_are_not_understood_are_named() {
+fn invalid_annotations_are_reported() {
     let pod = ready("a", "10.0.0.1");
     let pod = with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("yes"));
     let pod = with(pod, "/metadata/annotations/vl3-lb.io~1weight", json!("1001"));
@@ -83,7 +83,7 @@ fn annotations_that_are_not_understood_are_named() {
 }
 
 #[test]
-fn the_weight_is_an_annotation() {
+fn the_weight_is_read_from_its_annotation() {
     for (text, weight) in [
         ("0", 0),
         ("7", 7),
@@ -113,7 +113,7 @@ fn both_families_become_backends() {
 }
 
 #[test]
-fn addresses_come_from_where_they_are_said_to_be() {
+fn addresses_come_from_the_configured_place() {
     let networks = r#"[
         {"name": "cbr0", "interface": "eth0", "ips": ["10.0.0.1"], "default": true},
         {"name": "vl3/blue", "interface": "nsm-1", "ips": ["172.16.1.2", "2001:db8::2"]},
@@ -151,7 +151,7 @@ fn addresses_come_from_where_they_are_said_to_be() {
 }
 
 #[test]
-fn an_address_that_cannot_be_read_is_named_and_the_others_stay() {
+fn an_invalid_address_is_reported_and_the_others_stay() {
     let key = "/metadata/annotations/a";
     let from = || AddressFrom::Annotation("a".to_owned());
     let pod = with(
@@ -226,7 +226,7 @@ fn a_named_port_is_looked_up_in_each_pod() {
 }
 
 #[test]
-fn the_port_to_be_shown_is_the_one_that_most_backends_have() {
+fn the_displayed_port_is_that_of_most_backends() {
     let service = "{name: finance, port: 80, targetPort: http, selector: {app: finance}}";
     let at = |name: &str, address: &str, port: u16| {
         with(
@@ -328,7 +328,7 @@ fn an_address_belongs_to_the_newest_pod_that_is_alive() {
 }
 
 #[test]
-fn a_pod_that_serves_until_it_ends_gets_new_flows_if_no_other_one_is_ready() {
+fn a_terminating_pod_gets_new_flows_if_no_other_is_ready() {
     let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
     let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
     let (a, b) = (ready("a", "10.0.0.1"), ready("b", "10.0.0.2"));
@@ -370,7 +370,7 @@ fn irrelevant_fields_of_a_pod_are_no_change() {
 }
 
 #[test]
-fn a_backend_says_which_pod_it_is_and_where_it_runs() {
+fn a_backend_names_its_pod_and_node() {
     let placed = with(ready("a", "10.0.0.1"), "/spec/nodeName", json!("worker-1"));
     let pods: Vec<_> = [placed, ready("b", "10.0.0.2")].iter().map(member).collect();
     let desired = selected(FINANCE, &pods).desired;
@@ -386,7 +386,7 @@ fn a_backend_says_which_pod_it_is_and_where_it_runs() {
 }
 
 #[test]
-fn who_has_an_address_and_who_is_dead_is_known_whatever_pods_are_labelled() {
+fn owners_and_dead_pods_are_known_whatever_their_labels() {
     let other =
         |name: &str, address: &str| with(ready(name, address), "/metadata/labels/app", json!("ledger"));
     let failed = |pod| with(pod, "/status/phase", json!("Failed"));
@@ -437,7 +437,7 @@ fn who_has_an_address_and_who_is_dead_is_known_whatever_pods_are_labelled() {
 }
 
 #[test]
-fn when_a_pod_changed_is_when_it_was_asked_to_or_came_to_be_ready() {
+fn the_time_of_a_pod_change_is_that_of_deletion_or_readiness() {
     let pod = with(
         ready("a", "10.0.0.1"),
         "/status/conditions/0/lastTransitionTime",

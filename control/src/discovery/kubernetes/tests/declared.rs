@@ -9,8 +9,8 @@ use crate::config::TargetPort;
 use crate::discovery::Desired;
 
 fn read(service: &Value) -> Option<ServiceRecord> {
-    let declared = kept::<ServiceRecord>(std::slice::from_ref(service));
-    declared.first().map(|declared| (**declared).clone())
+    let records = kept::<ServiceRecord>(std::slice::from_ref(service));
+    records.first().map(|record| (**record).clone())
 }
 
 /// What becomes of Services and slices, with these services in the file.
@@ -40,8 +40,8 @@ pub(super) fn names(desired: &Desired) -> Vec<String> {
 /// `namespace/name reason`
 pub(super) fn refusals(collected: &Assembled) -> Vec<String> {
     let refused = collected.refused.iter();
-    let told = refused.map(|refused| format!("{}/{} {}", refused.namespace, refused.name, refused.reason));
-    told.collect()
+    let lines = refused.map(|refused| format!("{}/{} {}", refused.namespace, refused.name, refused.reason));
+    lines.collect()
 }
 
 fn annotated(service: Value, key: &str, value: &str) -> Value {
@@ -53,7 +53,7 @@ fn annotated(service: Value, key: &str, value: &str) -> Value {
 }
 
 #[test]
-fn a_service_is_served_if_its_class_or_an_annotation_says_so() {
+fn class_or_annotation_enable_a_service() {
     let class = || load_balancer("a", 80);
     let other = || with(class(), "/spec/loadBalancerClass", json!("example.com/other"));
     let headless = || service("a", json!({"clusterIP": "None", "ports": [{"port": 80}]}));
@@ -77,7 +77,7 @@ fn a_service_is_served_if_its_class_or_an_annotation_says_so() {
 }
 
 #[test]
-fn a_service_that_is_served_no_more_and_has_our_status_has_stale_status() {
+fn a_disabled_service_with_our_status_has_a_stale_status() {
     let marked = |service: Value| {
         let ingress = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
         let owners = json!([{"manager": "vl3-lb", "operation": "Apply", "subresource": "status"}]);
@@ -128,11 +128,11 @@ fn a_service_that_is_served_no_more_and_has_our_status_has_stale_status() {
 }
 
 #[test]
-fn what_a_service_asks_for_is_read() {
-    let mut asked = load_balancer("a", 80);
-    asked["spec"]["sessionAffinity"] = json!("ClientIP");
-    asked["spec"]["loadBalancerSourceRanges"] = json!([" 10.1.0.0/8"]);
-    let plain = read(&asked).unwrap();
+fn settings_of_a_service_are_read() {
+    let mut service = load_balancer("a", 80);
+    service["spec"]["sessionAffinity"] = json!("ClientIP");
+    service["spec"]["loadBalancerSourceRanges"] = json!([" 10.1.0.0/8"]);
+    let plain = read(&service).unwrap();
     assert_eq!(plain.affinity, Duration::from_secs(10_800), "the API's default");
     assert_eq!(
         (plain.scheduler, plain.drain),
@@ -141,10 +141,11 @@ fn what_a_service_asks_for_is_read() {
     assert_eq!(plain.source_ranges, ["10.0.0.0/8".parse().unwrap()]);
     assert_eq!(plain.ports[0].target, TargetPort::Number(8081));
 
-    asked["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
-    asked["spec"]["ports"] = json!([{"port": 53, "protocol": "UDP", "name": "dns", "targetPort": "dns-udp"}]);
-    let asked = annotated(asked, "vl3-lb.io/scheduler", "least-connections");
-    let read = read(&annotated(asked, "vl3-lb.io/drain", "5m")).unwrap();
+    service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 60}});
+    service["spec"]["ports"] =
+        json!([{"port": 53, "protocol": "UDP", "name": "dns", "targetPort": "dns-udp"}]);
+    let service = annotated(service, "vl3-lb.io/scheduler", "least-connections");
+    let read = read(&annotated(service, "vl3-lb.io/drain", "5m")).unwrap();
     assert_eq!(read.affinity, Duration::from_secs(60));
     assert_eq!(read.scheduler, Scheduler::LeastConnections);
     assert_eq!(read.drain, Duration::from_secs(300));
@@ -155,7 +156,7 @@ fn what_a_service_asks_for_is_read() {
 }
 
 #[test]
-fn policies_and_distribution_say_how_near_backends_are() {
+fn traffic_policies_and_distribution_set_the_preference() {
     for (spec, distribution) in [
         (json!({}), Distribution::AsConfigured),
         (json!({"trafficDistribution": "PreferClose"}), Distribution::Zone),
@@ -190,7 +191,7 @@ fn policies_and_distribution_say_how_near_backends_are() {
 }
 
 #[test]
-fn several_ports_have_names_of_their_own_and_one_in_common() {
+fn each_of_several_ports_is_a_service_with_a_common_host() {
     let mut service = load_balancer("a", 80);
     service["spec"]["ports"] = json!([
         {"name": "http", "port": 80},
@@ -217,7 +218,7 @@ fn several_ports_have_names_of_their_own_and_one_in_common() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_with_its_reason() {
+fn unsupported_settings_are_refused_with_a_reason() {
     let class = || load_balancer("a", 80);
     let with_spec = |key: &str, value: Value| with(class(), &format!("/spec/{key}"), value);
     for (service, reasons, is_served) in [
@@ -289,7 +290,7 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
 }
 
 #[test]
-fn the_file_wins_then_the_older_service() {
+fn the_file_takes_precedence_then_the_older_service() {
     let at = |name: &str, port: u16, namespace: &str, created: &str| {
         let service = with(load_balancer(name, port), "/metadata/namespace", json!(namespace));
         with(service, "/metadata/creationTimestamp", json!(created))
@@ -319,19 +320,19 @@ fn the_file_wins_then_the_older_service() {
                 "web/late NoPorts",
             ]
         );
-        let told: Vec<_> = collected
+        let messages: Vec<_> = collected
             .refused
             .iter()
             .map(|refused| refused.message.as_str())
             .collect();
         assert_eq!(
-            told[0],
+            messages[0],
             "the name finance belongs to a service of the configuration file"
         );
         assert_eq!(
-            told[1],
+            messages[1],
             "TCP 8080 belongs to service finance of the configuration file"
         );
-        assert_eq!(told[3], "the name twice belongs to Service api/twice");
+        assert_eq!(messages[3], "the name twice belongs to Service api/twice");
     }
 }

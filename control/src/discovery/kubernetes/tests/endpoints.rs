@@ -4,7 +4,7 @@ use super::declared::{refusals, served};
 use super::*;
 
 #[test]
-fn endpoints_become_backends_as_they_say() {
+fn conditions_of_endpoints_decide_eligibility() {
     let with_conditions =
         |pod: &str, address: &str, conditions: Value| with(endpoint(pod, address), "/conditions", conditions);
     let first = slice(
@@ -68,7 +68,7 @@ fn endpoints_become_backends_as_they_say() {
 }
 
 #[test]
-fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
+fn the_state_of_a_pod_limits_its_endpoint() {
     let pod = || ready("a", "10.0.0.1");
     let annotated = |key: &str, value: &str| {
         with(
@@ -115,7 +115,7 @@ fn what_a_pod_says_of_itself_counts_beside_its_endpoint() {
 }
 
 #[test]
-fn endpoints_that_serve_until_they_end_get_new_flows_if_no_other_one_is_ready() {
+fn terminating_endpoints_get_new_flows_if_no_other_is_ready() {
     let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
     let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
     let failed = |pod| with(pod, "/status/phase", json!("Failed"));
@@ -161,7 +161,7 @@ fn endpoints_that_serve_until_they_end_get_new_flows_if_no_other_one_is_ready() 
 }
 
 #[test]
-fn with_other_addresses_than_pod_ips_a_service_has_the_pods_that_it_selects() {
+fn without_pod_ips_a_service_has_the_pods_of_its_selector() {
     let at = |name: &str, namespace: &str, address: &str| {
         let pod = with(
             ready(name, "10.0.0.1"),
@@ -209,7 +209,7 @@ fn with_other_addresses_than_pod_ips_a_service_has_the_pods_that_it_selects() {
 }
 
 #[test]
-fn zones_are_those_of_endpoints_or_else_of_nodes() {
+fn zones_come_from_endpoints_else_from_nodes() {
     let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
     let config = config_at("{services: true, topology: {prefer: zone}}", "", &env);
     let node = |name: &str, zone: &str| json!({"metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}}});
@@ -248,7 +248,7 @@ fn zones_are_those_of_endpoints_or_else_of_nodes() {
 }
 
 #[test]
-fn when_a_slice_changed_is_an_annotation() {
+fn the_time_of_a_slice_change_is_read_from_its_annotation() {
     let at = "2026-11-24T08:00:05Z";
     let slice = slice("a-1", "a", json!([endpoint("a", "10.0.0.1")]));
     let key = "/metadata/annotations/endpoints.kubernetes.io~1last-change-trigger-time";

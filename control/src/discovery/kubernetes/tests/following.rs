@@ -165,12 +165,12 @@ async fn changes_of_pods_are_followed() {
 }
 
 #[tokio::test]
-async fn the_server_is_asked_for_pods_and_nothing_else() {
+async fn only_pods_are_requested_without_services_and_topology() {
     let server = ApiServer::start().await;
     let config = config("{namespaces: [api], labelSelector: '!canary'}", FINANCE);
     let mut following = Following::start(server, config, None);
     following.backends(&[]).await;
-    let list = following.server.asked("/api/v1/namespaces/api/pods", 1).await;
+    let list = following.server.requested("/api/v1/namespaces/api/pods", 1).await;
     let selector = form_urlencoded::parse(list.split_once('?').unwrap().1.as_bytes())
         .find(|(key, _)| key == "labelSelector")
         .unwrap()
@@ -197,7 +197,7 @@ async fn all_namespaces_are_one_watch() {
 }
 
 #[tokio::test]
-async fn without_services_pods_are_known_still() {
+async fn pods_are_known_without_any_service() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
     let mut following = Following::start(server, config("{}", ""), None);
@@ -216,8 +216,8 @@ async fn nothing_is_sent_before_every_namespace_is_listed() {
     server.lists("/api/pods", Reply::Silent);
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
     // The list of one is complete when its watch begins.
-    following.server.asked("/web/pods?&watch=true", 1).await;
-    following.server.asked("/api/pods", 1).await;
+    following.server.requested("/web/pods?&watch=true", 1).await;
+    following.server.requested("/api/pods", 1).await;
     following.server.apply(&ready("b", "10.0.0.2"));
     following.status(|status| status.events >= 2).await;
     assert_eq!(*following.desired.borrow(), None);
@@ -235,7 +235,7 @@ async fn nothing_is_sent_before_the_last_page() {
     server.page(2);
     server.lists("web", Reply::Silent);
     let mut following = Following::start(server, config("{}", FINANCE), None);
-    following.server.asked("limit=500", 1).await;
+    following.server.requested("limit=500", 1).await;
     assert_eq!(*following.desired.borrow(), None);
     following.server.lists("web", Reply::Good);
     following
@@ -265,7 +265,7 @@ async fn the_last_set_stays_while_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_again_is_no_error_though_nothing_changed() {
+async fn an_accepted_watch_clears_the_error_without_a_change() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
@@ -281,13 +281,13 @@ async fn a_server_that_answers_again_is_no_error_though_nothing_changed() {
 }
 
 #[tokio::test]
-async fn a_broken_watch_goes_on_where_it_was() {
+async fn a_broken_watch_resumes_at_its_version() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
     following.server.watches(Reply::Silent);
     following.server.cut(Cut::Broken);
-    following.server.asked("watch=true", 2).await;
+    following.server.requested("watch=true", 2).await;
     following.server.apply(&pods(2)[1]);
     following.server.watches(Reply::Good);
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
@@ -296,14 +296,14 @@ async fn a_broken_watch_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_forgotten_version_is_listed_again() {
+async fn an_expired_version_causes_a_new_list() {
     for at_once in [false, true] {
         let mut following = Following::finance(&pods(2)).await;
         following.backends(&["10.0.0.1", "10.0.0.2"]).await;
         following.server.watching(1).await;
         following.server.watches(Reply::Silent);
         following.server.cut(Cut::Orderly);
-        following.server.asked("watch=true", 2).await;
+        following.server.requested("watch=true", 2).await;
         following.server.delete("web", "pod-1");
         following.server.compact(at_once);
         following.server.watches(Reply::Good);
@@ -315,7 +315,7 @@ async fn a_forgotten_version_is_listed_again() {
 }
 
 #[tokio::test]
-async fn a_bookmark_spares_the_list() {
+async fn a_bookmark_avoids_a_new_list() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
@@ -372,14 +372,14 @@ fn write(path: &std::path::Path, service: &str) {
 const LEDGER: &str = "{name: finance, port: 8080, targetPort: 9000, selector: {tier: ledger}}";
 
 #[tokio::test]
-async fn an_edit_of_the_file_is_live_without_a_new_list() {
+async fn an_edit_of_the_file_is_applied_without_a_new_list() {
     let mut edited = Edited::start().await;
     edited.edit("{name: finance, port: 8080, targetPort: 9000, selector: {app: finance}}");
     let moved =
         |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].backends[0].port == 9000;
     edited.following.desired.wait_for(moved).await.unwrap();
 
-    // A label that no service asked for before.
+    // A label that no service selected by before.
     edited.edit(LEDGER);
     edited.following.backends(&["10.0.0.2"]).await;
     assert_eq!(edited.following.server.requests("limit=").len(), 1, "one list");
@@ -393,7 +393,7 @@ async fn an_edit_of_the_file_is_live_without_a_new_list() {
 }
 
 #[tokio::test]
-async fn an_edit_of_selectors_is_live_while_the_server_is_away() {
+async fn an_edit_of_selectors_is_applied_while_the_server_is_away() {
     let mut edited = Edited::start().await;
     edited.following.synced().await;
     edited.following.server.refuse().await;
@@ -412,7 +412,7 @@ async fn an_edit_of_selectors_is_live_while_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn an_edit_is_live_while_the_credentials_are_refused() {
+async fn an_edit_is_applied_while_the_credentials_are_refused() {
     let mut edited = Edited::start().await;
     edited.following.server.watching(1).await;
     edited.following.server.demand("another token");
@@ -420,14 +420,14 @@ async fn an_edit_is_live_while_the_credentials_are_refused() {
     let error = edited.following.error().await;
     assert!(error.contains("does not accept the credentials"), "{error}");
     // The credentials are read again, and everything is listed with them.
-    edited.following.server.asked("limit=", 2).await;
+    edited.following.server.requested("limit=", 2).await;
     edited.edit(LEDGER);
     edited.following.backends(&["10.0.0.2"]).await;
     assert!(!edited.following.status.borrow().synced);
 }
 
 #[tokio::test]
-async fn a_large_namespace_and_a_burst_of_changes_end_well() {
+async fn a_burst_of_changes_in_a_large_namespace_converges() {
     const COUNT: u16 = 2000;
     let server = ApiServer::start().await;
     let pod = |number: u16| {
@@ -459,7 +459,7 @@ async fn a_large_namespace_and_a_burst_of_changes_end_well() {
 }
 
 #[tokio::test]
-async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
+async fn the_address_of_a_removed_pod_has_no_owner_until_another_pod_has_it() {
     let mut following = Following::finance(&pods(2)).await;
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
     let is_replaced = |following: &Following| {
@@ -480,7 +480,7 @@ async fn the_address_of_a_pod_that_is_gone_is_nobodys_until_another_has_it() {
 }
 
 #[tokio::test]
-async fn without_a_server_to_ask_it_says_so_and_goes_on() {
+async fn missing_credentials_are_reported_and_retried() {
     let mut server = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     server.auth_info.token_file = Some("/nonexistent/token".to_owned());
     let (desired, desired_receiver) = watch::channel(None);

@@ -57,7 +57,7 @@ fn chosen(backends: &str, distribution: Distribution, prefer: Prefer) -> String 
 }
 
 #[test]
-fn near_backends_get_the_new_flows_while_there_are_any() {
+fn near_backends_get_new_flows_while_any_is_eligible() {
     let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     let without_node = "-10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     let far = "-10.0.0.1@n/z -10.0.0.2@m/z 10.0.0.3@k/y 10.0.0.4@/";
@@ -82,7 +82,7 @@ fn near_backends_get_the_new_flows_while_there_are_any() {
 }
 
 #[test]
-fn the_configuration_decides_where_a_service_says_nothing() {
+fn the_configured_preference_applies_to_services_without_their_own() {
     let spread = "10.0.0.1@n/z 10.0.0.2@m/z 10.0.0.3@k/y";
     for (prefer, distribution, expected) in [
         (
@@ -104,7 +104,7 @@ fn the_configuration_decides_where_a_service_says_nothing() {
 }
 
 #[test]
-fn those_that_serve_until_they_end_are_the_last_resort() {
+fn terminating_backends_that_serve_are_the_last_resort() {
     for (backends, distribution, expected) in [
         // As long as one is ready, wherever it is.
         (
@@ -150,7 +150,7 @@ fn each_family_falls_back_by_itself() {
 }
 
 #[test]
-fn what_is_unknown_is_never_near() {
+fn backends_at_unknown_locations_are_never_near() {
     let here = Location {
         node: None,
         zone: None,

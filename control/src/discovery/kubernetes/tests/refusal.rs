@@ -7,8 +7,8 @@ use super::server::{ApiServer, Cut, Reply};
 use super::*;
 
 #[tokio::test]
-async fn what_is_not_allowed_is_named_until_it_is() {
-    for (code, told) in [
+async fn a_refused_list_is_reported_until_it_is_allowed() {
+    for (code, expected) in [
         (
             403,
             "list pods in namespace web: forbidden (it is Forbidden); allow this service account to list \
@@ -24,7 +24,7 @@ async fn what_is_not_allowed_is_named_until_it_is() {
         server.apply(&ready("a", "10.0.0.1"));
         server.lists("web", Reply::Refused(code));
         let mut following = Following::start(server, config("{}", FINANCE), None);
-        assert_eq!(following.error().await, told);
+        assert_eq!(following.error().await, expected);
         following.status(|status| status.errors.total() >= 2).await;
         assert_eq!(*following.desired.borrow(), None);
         following.server.lists("web", Reply::Good);
@@ -34,7 +34,7 @@ async fn what_is_not_allowed_is_named_until_it_is() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_not_allowed_does_not_hide_what_happens_in_another() {
+async fn a_refused_namespace_does_not_stop_updates_of_another() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
@@ -55,7 +55,7 @@ async fn a_namespace_that_is_not_allowed_does_not_hide_what_happens_in_another()
 }
 
 #[tokio::test]
-async fn a_new_token_is_read_once_the_old_one_has_expired() {
+async fn a_new_token_is_read_after_the_old_one_expired() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
     fs::write(&path, "old").unwrap();

@@ -1,5 +1,4 @@
-//! An API server on loopback that knows a few kinds of objects and does what a test tells it, also what a
-//! real one does only on a bad day.
+//! A scripted API server on loopback for a few kinds of objects. It can fail in the ways of a real one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -24,7 +23,7 @@ pub(super) enum Reply {
     Good,
     /// With a status of this code.
     Refused(u16),
-    /// Not at all, until that changes.
+    /// Not at all, until the reply changes.
     Silent,
 }
 
@@ -33,7 +32,7 @@ pub(super) enum Reply {
 pub(super) enum Cut {
     /// As at their time limit.
     Orderly,
-    /// In the middle of what was said.
+    /// In the middle of a response.
     Broken,
 }
 
@@ -45,14 +44,14 @@ pub(super) struct ApiServer {
 
 struct World {
     state: Mutex<Inner>,
-    /// Told of each change of the state.
+    /// Notified of each change of the state.
     changed: watch::Sender<()>,
 }
 
 struct Inner {
     objects: BTreeMap<Key, Value>,
     version: u64,
-    /// What watches are told.
+    /// Events for watches.
     history: Vec<(Scope, u64, Value)>,
     /// Versions before this one are forgotten.
     oldest: u64,
@@ -151,16 +150,16 @@ impl ApiServer {
         let scope = (kind.to_owned(), namespace.to_owned());
         self.change(|state| {
             let object = state.objects.remove(&(scope.clone(), name.to_owned())).unwrap();
-            state.tell(&scope, "DELETED", object);
+            state.emit(&scope, "DELETED", object);
         });
     }
 
-    /// Tells watches of pods the newest version and nothing else.
+    /// Sends watches of pods a bookmark with the newest version.
     pub(super) fn bookmark(&self, namespace: &str) {
         let scope = ("pods".to_owned(), namespace.to_owned());
         self.change(|state| {
             let nothing = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}});
-            state.tell(&scope, "BOOKMARK", nothing);
+            state.emit(&scope, "BOOKMARK", nothing);
         });
     }
 
@@ -177,7 +176,7 @@ impl ApiServer {
         });
     }
 
-    /// Ends all running watches once they have told everything.
+    /// Ends all running watches once all their events are sent.
     pub(super) fn cut(&self, cut: Cut) {
         self.change(|state| {
             state.cuts += 1;
@@ -201,7 +200,7 @@ impl ApiServer {
     }
 
     /// Waits until `count` requests contain `part`, and returns the last one of them.
-    pub(super) async fn asked(&self, part: &str, count: usize) -> String {
+    pub(super) async fn requested(&self, part: &str, count: usize) -> String {
         self.wait(|| self.requests(part).into_iter().nth(count - 1)).await
     }
 
@@ -224,7 +223,7 @@ impl ApiServer {
         };
         let limit = std::time::Duration::from_secs(20);
         let waited = tokio::time::timeout(limit, waiting).await;
-        waited.unwrap_or_else(|_| panic!("only these were asked: {:?}", self.requests("")))
+        waited.unwrap_or_else(|_| panic!("requests so far: {:?}", self.requests("")))
     }
 
     /// Requests so far that contain `part`.
@@ -280,11 +279,11 @@ impl Inner {
         } else {
             "ADDED"
         };
-        let object = self.tell(&scope, kind, object);
+        let object = self.emit(&scope, kind, object);
         self.objects.insert(key, object);
     }
 
-    fn tell(&mut self, scope: &Scope, kind: &str, mut object: Value) -> Value {
+    fn emit(&mut self, scope: &Scope, kind: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let event = json!({"type": kind, "object": object});
@@ -292,14 +291,14 @@ impl Inner {
         object
     }
 
-    /// What a watch that knows `version` is to be told next.
-    fn after(&self, asked: &Asked, version: u64) -> Option<(u64, Value)> {
+    /// The next event for a watch at `version`.
+    fn after(&self, target: &Target, version: u64) -> Option<(u64, Value)> {
         if version < self.oldest {
             return Some((u64::MAX, json!({"type": "ERROR", "object": status(410)})));
         }
-        let told = self.history.partition_point(|(_, at, _)| *at <= version);
-        let mut events = self.history[told..].iter();
-        let (_, version, event) = events.find(|(scope, ..)| asked.covers(scope))?;
+        let seen = self.history.partition_point(|(_, at, _)| *at <= version);
+        let mut events = self.history[seen..].iter();
+        let (_, version, event) = events.find(|(scope, ..)| target.covers(scope))?;
         Some((*version, event.clone()))
     }
 }
@@ -311,17 +310,17 @@ fn scope(object: &Value) -> Scope {
     (format!("{kind}s"), namespace.to_owned())
 }
 
-/// What a request is about.
-struct Asked {
+/// The collection that a request names.
+struct Target {
     kind: String,
     /// `None`: everywhere.
     namespace: Option<String>,
     path: String,
 }
 
-impl Asked {
+impl Target {
     fn covers(&self, (kind, namespace): &Scope) -> bool {
-        *kind == self.kind && self.namespace.as_ref().is_none_or(|asked| asked == namespace)
+        *kind == self.kind && self.namespace.as_ref().is_none_or(|target| target == namespace)
     }
 }
 
@@ -367,22 +366,22 @@ async fn answer(world: Arc<World>, kind: String, namespace: Option<String>, requ
     if refuses {
         return refused(401);
     }
-    let asked = Asked {
+    let target = Target {
         kind,
         namespace,
         path,
     };
     if query.contains_key("watch") {
-        watch_objects(world, asked, &query).await
+        watch_objects(world, target, &query).await
     } else {
-        list_objects(world, asked, &query).await
+        list_objects(world, target, &query).await
     }
 }
 
-async fn list_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, String>) -> Response {
+async fn list_objects(world: Arc<World>, target: Target, query: &HashMap<String, String>) -> Response {
     let reply = |state: &Inner| {
         let mut lists = state.lists.iter().rev();
-        let found = lists.find(|(part, _)| asked.path.contains(part));
+        let found = lists.find(|(part, _)| target.path.contains(part));
         found.map_or(Reply::Good, |(_, reply)| *reply)
     };
     if let Reply::Refused(code) = world.reply(reply).await {
@@ -392,7 +391,7 @@ async fn list_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, S
     let state = world.state.lock().unwrap();
     let objects = state.objects.iter();
     let objects: Vec<_> = objects
-        .filter(|((scope, _), _)| asked.covers(scope))
+        .filter(|((scope, _), _)| target.covers(scope))
         .map(|(_, object)| object)
         .collect();
     let last = objects.len().min(first.saturating_add(state.page));
@@ -410,7 +409,7 @@ async fn list_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, S
     .into_response()
 }
 
-async fn watch_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, String>) -> Response {
+async fn watch_objects(world: Arc<World>, target: Target, query: &HashMap<String, String>) -> Response {
     if let Reply::Refused(code) = world.reply(|state| state.watches).await {
         return refused(code);
     }
@@ -424,25 +423,25 @@ async fn watch_objects(world: Arc<World>, asked: Asked, query: &HashMap<String, 
     };
     let changed = world.changed.subscribe();
     let lines = stream::unfold(
-        (world, asked, version, changed),
-        move |(world, asked, version, mut changed)| async move {
+        (world, target, version, changed),
+        move |(world, target, version, mut changed)| async move {
             loop {
                 changed.mark_unchanged();
                 {
                     let state = world.state.lock().unwrap();
                     let cut = (state.cuts > cuts).then_some(state.cut);
                     if version == u64::MAX
-                        || (cut == Some(Cut::Orderly) && state.after(&asked, version).is_none())
+                        || (cut == Some(Cut::Orderly) && state.after(&target, version).is_none())
                     {
                         return None;
                     }
                     if cut == Some(Cut::Broken) {
                         drop(state);
-                        return Some((Err(io::Error::other("cut")), (world, asked, u64::MAX, changed)));
+                        return Some((Err(io::Error::other("cut")), (world, target, u64::MAX, changed)));
                     }
-                    if let Some((version, event)) = state.after(&asked, version) {
+                    if let Some((version, event)) = state.after(&target, version) {
                         drop(state);
-                        return Some((Ok(format!("{event}\n")), (world, asked, version, changed)));
+                        return Some((Ok(format!("{event}\n")), (world, target, version, changed)));
                     }
                 }
                 changed.changed().await.unwrap();
