@@ -149,6 +149,11 @@ impl FlowEvents {
             subscribers.active = false;
             return false;
         }
+        // The first attachment makes the feeds: a subscription may be older.
+        self.feeds()
+            .iter()
+            .filter(|feed| !feed.is_subscribed())
+            .for_each(|feed| feed.subscribe());
         let changes = self.take_changes();
         subscribers.count_overflow(self.overflowed());
         if changes.is_empty() {

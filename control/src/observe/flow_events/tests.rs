@@ -53,6 +53,19 @@ fn events(live: &Live) -> &Arc<FlowEvents> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn feeds_that_appear_after_a_subscription_are_read_too() {
+    let live = live(1);
+    let feed = &live.recorder.flow_feeds[0];
+    let mut subscription = events(&live).subscribe(filter(&[])).unwrap();
+    // As the first attachment makes it.
+    feed.unsubscribe();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(feed.is_subscribed());
+    feed.push(change(0, 1, None));
+    assert_eq!(take(&mut subscription, 1).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subscription_reads_the_flows_of_its_filter_from_all_workers() {
     let live = live(2);
     let feeds = &live.recorder.flow_feeds;
