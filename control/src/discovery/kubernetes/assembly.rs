@@ -1,6 +1,6 @@
 //! Assembles the desired set from services, pods and endpoints. A change rebuilds only the services that it affects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::admission::{
@@ -229,6 +229,8 @@ impl Assembly {
     fn leave_out_unknown(&self, assembled: &mut Assembled) -> Vec<String> {
         let mut problems = Vec::new();
         let mut known = Vec::new();
+        // Names are unique among all services.
+        let mut unknown = HashSet::new();
         for (owner, services) in &self.services {
             let Some(cause) = self.unlisted.cause(owner) else {
                 known.extend(services.iter().map(|service| Arc::clone(&service.spec)));
@@ -244,11 +246,7 @@ impl Assembly {
                 match owner {
                     Owner::File(_) => problems.push(format!("service {name}: {message}")),
                     Owner::Service(key) => {
-                        for accepted in &mut assembled.accepted {
-                            if (&accepted.namespace, &accepted.name) == (&key.0, &key.1) {
-                                accepted.services.retain(|service| service != name);
-                            }
-                        }
+                        unknown.insert(name);
                         let admitted = self.decision.admitted.get(key);
                         let reason = Reason::new("BackendsUnknown", message);
                         assembled
@@ -258,9 +256,10 @@ impl Assembly {
                 }
             }
         }
-        assembled
-            .accepted
-            .retain(|accepted| !accepted.services.is_empty());
+        assembled.accepted.retain_mut(|accepted| {
+            accepted.services.retain(|service| !unknown.contains(service));
+            !accepted.services.is_empty()
+        });
         assembled.desired.services = known;
         problems
     }
