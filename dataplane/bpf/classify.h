@@ -211,7 +211,7 @@ vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_config
 
 /*
  * All fragments of a datagram go to the worker where they meet, not to the owner of its flow: only
- * the first one has ports. Which worker: dataplane/src/forward/fragment.rs.
+ * the first one has ports. Which worker: dataplane/src/pipeline/fragment.rs.
  */
 static __always_inline int
 vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config *config,

@@ -69,7 +69,7 @@ int steer_far(struct xdp_md *frame)
 {
 	if (raw_ip && bpf_xdp_adjust_head(frame, ETH_HLEN))
 		return XDP_DROP;
-	/* Nothing but steer_tc sends here, and nobody else is waiting for it. */
+	/* Only steer_tc sends here, so no frame is the kernel's. */
 	return bpf_redirect_map(&sockets, frame->rx_queue_index, XDP_DROP);
 }
 

@@ -22,7 +22,7 @@ pub mod flags {
     pub const CWR: u8 = 0x80;
 }
 
-/// Source and destination MAC address of all Ethernet packets made here, unless told otherwise.
+/// Source and destination MAC address of all Ethernet packets made here.
 pub const MACS: (MacAddr, MacAddr) = (MacAddr([2, 0, 0, 0, 0, 0xc1]), MacAddr([2, 0, 0, 0, 0, 0x1b]));
 
 /// From where to where, and how the packet gets there.
@@ -287,7 +287,7 @@ pub fn assert_valid(packet: &[u8], ethernet: bool) {
     }
 }
 
-/// Checks all lengths and checksums with etherparse; says what is wrong.
+/// Checks all lengths and checksums with etherparse. The error describes the first fault.
 pub fn validate(packet: &[u8], ethernet: bool) -> Result<(), String> {
     let sliced = if ethernet {
         SlicedPacket::from_ethernet(packet)

@@ -17,8 +17,8 @@ pub(crate) struct Relay<F> {
     via: Option<u16>,
 }
 
-/// Relays between workers with `bells`, of which those transmit that `can_transmit` says; rings have
-/// room for `frames` frames. `None` for all if every worker can.
+/// Relays between the workers of `bells`, with rings of `frames` frames. `can_transmit` is true for workers
+/// that have a transmit queue; `None` for each worker if all have one.
 pub(crate) fn mesh<F: Frame>(
     bells: &[Arc<Doorbell>],
     frames: usize,

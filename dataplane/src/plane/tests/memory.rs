@@ -245,7 +245,7 @@ fn a_tap_sees_every_packet_of_a_plane() {
 }
 
 #[test]
-fn a_tap_shows_what_waits_for_the_ring_only_once() {
+fn a_tap_shows_a_packet_that_waits_for_the_ring_only_once() {
     let recorder = Recorder::default();
     let mut port = MemPort::new(8);
     port.set_transmit_room(1);

@@ -168,7 +168,7 @@ fn flows_can_be_asked_for() {
 }
 
 #[test]
-fn a_stopped_plane_is_detached_and_says_so() {
+fn a_stopped_plane_is_detached_and_refuses_snapshots() {
     with_veth(1, || {
         let (plane, wire) = start(Mode::Native);
         exchange(&wire, 40_000).unwrap();

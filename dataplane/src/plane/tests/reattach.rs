@@ -193,7 +193,7 @@ fn an_interface_that_is_down_is_waited_for() {
 }
 
 #[test]
-fn an_interface_that_cannot_be_served_as_configured_is_told_apart() {
+fn an_unsuitable_interface_is_distinguished_from_an_absent_one() {
     with_veth(1, || {
         ip(&["link", "set", NEAR, "mtu", "500"]);
         let unsuitable = Plane::new(config(Mode::Native)).attach().unwrap_err();

@@ -79,7 +79,7 @@ impl Frame for XskFrame {
 
     #[inline]
     fn set_len(&mut self, len: usize) {
-        // Never beyond the chunk, whatever the caller believes: memory safety hangs on it.
+        // Never beyond the chunk, even if the caller is wrong: memory safety depends on it.
         let capacity = self.capacity;
         self.len = u32::try_from(len).map_or(capacity, |len| len.min(capacity));
     }

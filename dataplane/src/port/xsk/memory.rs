@@ -102,7 +102,7 @@ impl Memory {
         descriptor.addr() / CHUNK as usize / self.frames_per_worker
     }
 
-    /// Returns a frame that nobody uses to its owner.
+    /// Returns an unused frame to its owner.
     #[inline]
     pub(super) fn return_to_owner(&self, descriptor: FrameDesc) {
         // The ring has room for every frame of its owner, and a frame is in one place at a time.
@@ -218,7 +218,7 @@ fn refusal(bytes: u64, cause: io::Error) -> SetupError {
                 "register {mebibytes} MiB of packet memory with the kernel"
             ));
         }
-        // The memory is charged to whoever has no CAP_IPC_LOCK.
+        // Without CAP_IPC_LOCK the memory is charged to the user.
         Some(libc::ENOBUFS) => {
             "; it exceeds RLIMIT_MEMLOCK: raise the limit (ulimit -l, LimitMEMLOCK=), add CAP_IPC_LOCK, or \
              lower frames"

@@ -44,7 +44,7 @@ impl Pool {
         }
     }
 
-    /// Takes back a frame that nobody uses: into this pool, or to the one that it belongs to.
+    /// Takes back an unused frame: into this pool, or into the one that owns it.
     #[inline]
     pub(super) fn give_back(&mut self, descriptor: FrameDesc) {
         if self.memory.owner(&descriptor) == self.worker {
@@ -80,7 +80,7 @@ impl Pool {
             self.collect_returned();
         }
         let descriptor = self.free.pop()?;
-        // SAFETY: a free frame is in no ring and in nobody's hands, and is no longer in the list.
+        // SAFETY: a free frame is in no ring and not in use, and is no longer in the list.
         Some(unsafe { self.memory.empty_frame(descriptor) })
     }
 }

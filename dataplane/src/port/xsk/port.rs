@@ -113,7 +113,7 @@ impl XskPort {
             .all(|fd| socket::is_zero_copy(fd).unwrap_or(false))
     }
 
-    /// Frames in nobody's hands that this port knows of: free, or in a ring of the kernel.
+    /// Frames of this port that are not in use: free, or in a ring of the kernel.
     fn accounted(&self) -> usize {
         let receiving: usize = self.receivers.iter().map(Receiver::frames).sum();
         self.pool.len() + receiving + self.in_flight()

@@ -22,7 +22,7 @@ pub struct AfXdp {
 }
 
 impl AfXdp {
-    /// For the interface and the attachment that `config` asks for.
+    /// For the interface, the mode and the packet memory in `config`.
     pub fn new(config: &Config) -> Self {
         Self {
             interface: config.interface.clone(),

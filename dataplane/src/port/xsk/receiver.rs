@@ -71,7 +71,7 @@ impl Receiver {
         let fill = &mut self.fill;
         self.filled += pool.take(self.target - self.filled, |free| {
             // All or none: the ring has room, since it is as large as the target.
-            // SAFETY: free frames belong to this memory and are in nobody's hands; those that the
+            // SAFETY: free frames belong to this memory and are not in use; those that the
             // kernel takes leave the pool.
             unsafe { fill.produce(free) }
         });

@@ -116,7 +116,7 @@ fn on_a_veth_native_mode_is_chosen_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn generic_mode_takes_the_same_frames_and_says_what_it_refuses() {
+fn generic_mode_redirects_the_same_frames_and_reports_what_it_cannot_serve() {
     in_new_namespace(|| {
         veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
         let (steer, mut receivers) = start(Mode::Generic, Some(1));
@@ -235,7 +235,7 @@ fn on_a_tun_device_the_companion_pair_delivers_packets_from_their_ip_header_on()
 }
 
 #[test]
-fn the_companion_pair_cuts_udp_super_packets() {
+fn the_companion_pair_segments_udp_super_packets() {
     in_new_namespace(|| {
         let mut device = tun("nsm-1", true);
         let (_steer, mut receivers) = start(Mode::Auto, None);

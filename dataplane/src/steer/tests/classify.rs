@@ -173,7 +173,7 @@ pub(super) fn require_root() {
 }
 
 #[test]
-fn the_classifier_takes_what_is_ours_and_nothing_else() {
+fn only_the_balancers_packets_are_redirected() {
     let mut bench = Bench::new();
     for (description, packet, ours) in table() {
         assert_eq!(bench.is_ours(&packet), ours, "{description}");

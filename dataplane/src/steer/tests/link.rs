@@ -5,7 +5,7 @@ use crate::error::SetupError;
 use crate::link::{Link, LinkInfo};
 
 #[test]
-fn a_veth_tells_its_queues_and_mtu() {
+fn queues_and_mtu_of_a_veth_are_read() {
     in_new_namespace(|| {
         veth(
             End::new("peer", 3),
@@ -25,7 +25,7 @@ fn a_veth_tells_its_queues_and_mtu() {
 }
 
 #[test]
-fn a_tun_device_tells_whether_super_packets_can_come() {
+fn super_packets_of_a_tun_device_are_detected() {
     in_new_namespace(|| {
         for (name, vnet_header) in [("tun0", false), ("tun1", true)] {
             let _device = tun(name, vnet_header);
