@@ -25,7 +25,7 @@ pub(super) async fn readyz(State(admin): State<Admin>) -> Response {
     probe(admin.reporter.readiness())
 }
 
-fn probe(state: Result<(), String>) -> Response {
+fn probe<E: std::fmt::Display>(state: Result<(), E>) -> Response {
     match state {
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

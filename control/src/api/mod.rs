@@ -29,7 +29,7 @@ pub use status::{
     AttachReport, ConfigFile, Discovery, Dns, ErrorCount, Interface, MissingCollection, Process, RcodeCount,
     Severity, Status, Steering, Totals, Warning, Worker, XskDrops,
 };
-pub use time::Time;
+pub use time::{Time, TimeError};
 
 /// The state of the balancer at one moment.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,6 +5,15 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// A text that is no time.
+#[derive(Debug, Error)]
+#[error("{text:?} is not a time, allowed RFC 3339 in UTC: {source}")]
+pub struct TimeError {
+    text: String,
+    source: humantime::TimestampError,
+}
 
 /// A moment, written as RFC 3339 in UTC with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,12 +51,15 @@ impl fmt::Display for Time {
 }
 
 impl FromStr for Time {
-    type Err = String;
+    type Err = TimeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         humantime::parse_rfc3339(text)
             .map(Self)
-            .map_err(|error| format!("{text:?} is not a time (want RFC 3339 in UTC): {error}"))
+            .map_err(|source| TimeError {
+                text: text.to_owned(),
+                source,
+            })
     }
 }
 

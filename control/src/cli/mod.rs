@@ -53,7 +53,7 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
     let filters = matches
         .subcommand()
         .map_or(Ok(Query::new()), |(_, command)| terms::filters(command))
-        .map_err(|error| Failure::new(FailureKind::Refused, error))?;
+        .map_err(|error| Failure::new(FailureKind::Refused, error.to_string()))?;
     match &cli.command {
         Command::Run(_) => Err(Failure::new(
             FailureKind::Refused,

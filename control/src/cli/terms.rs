@@ -1,6 +1,7 @@
 //! Filters of a command line, in their order.
 
 use clap::ArgMatches;
+use thiserror::Error;
 
 use super::args::EventsArgs;
 
@@ -9,13 +10,18 @@ const FILTERS: [&str; 11] = [
     "service", "backend", "client", "port", "nat_port", "proto", "state", "node", "older", "idle", "worker",
 ];
 
+/// A `--not` without a filter after it.
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("--not: no filter follows that it could negate")]
+pub(super) struct DanglingNot;
+
 /// Query parameters: names and values, in order.
 pub(super) type Query = Vec<(String, String)>;
 
 /// The filters of a command as query parameters; `--not` puts `!` before the value of the next one.
 ///
 /// Errors: a `--not` without a filter after it.
-pub(super) fn filters(matches: &ArgMatches) -> Result<Query, String> {
+pub(super) fn filters(matches: &ArgMatches) -> Result<Query, DanglingNot> {
     let mut terms: Vec<(usize, String, String)> = FILTERS
         .iter()
         .flat_map(|&filter| {
@@ -27,7 +33,7 @@ pub(super) fn filters(matches: &ArgMatches) -> Result<Query, String> {
     for (not, _) in occurrences::<bool>(matches, "not") {
         let next = terms.iter_mut().find(|&&mut (at, ..)| at > not);
         let Some((.., value)) = next else {
-            return Err("--not: no filter follows that it could negate".to_owned());
+            return Err(DanglingNot);
         };
         value.insert(0, '!');
     }
@@ -58,7 +64,7 @@ mod tests {
     use super::*;
     use crate::cli::args::Cli;
 
-    fn parsed(line: &str) -> Result<Query, String> {
+    fn parsed(line: &str) -> Result<Query, DanglingNot> {
         let matches = Cli::command()
             .try_get_matches_from(line.split_whitespace())
             .expect(line);

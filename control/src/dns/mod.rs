@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use thiserror::Error;
 use tokio::time::sleep;
 use vl3lb_common::Duration;
 
@@ -36,6 +37,14 @@ use zone::Zone;
 pub const ANSWERS_LAST: Duration = Duration::from_secs(zone::TTL as u64);
 /// Pause before an address that failed is bound again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// A zone whose name is too long for the DNS.
+#[derive(Debug, Error)]
+#[error("dns.zone {zone}: {source}")]
+pub struct ZoneError {
+    zone: String,
+    source: hickory_proto::ProtoError,
+}
 
 /// The DNS server.
 pub struct Dns {
@@ -62,10 +71,13 @@ impl Dns {
         current: CurrentReceiver,
         peers: PeersReceiver,
         network: NetworkReceiver,
-    ) -> Result<(Self, Arc<DnsStats>), String> {
+    ) -> Result<(Self, Arc<DnsStats>), ZoneError> {
         let stats = Arc::new(DnsStats::default());
         let service = Service {
-            zone: Zone::new(&config.zone).map_err(|error| format!("dns.zone {}: {error}", config.zone))?,
+            zone: Zone::new(&config.zone).map_err(|source| ZoneError {
+                zone: config.zone.clone(),
+                source,
+            })?,
             upstream: Upstream::new(config.upstream.clone()),
             current,
             peers,

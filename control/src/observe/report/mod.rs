@@ -16,4 +16,5 @@ pub(crate) mod fixture;
 mod tests;
 
 pub use build::Identity;
-pub use reporter::{Reporter, Sources, WORKER_STUCK};
+pub use readiness::{InterfaceProblem, NotReady};
+pub use reporter::{Reporter, Sources, StuckWorker, WORKER_STUCK};

@@ -2,12 +2,58 @@
 
 use std::sync::Arc;
 
+use thiserror::Error;
 use vl3lb_common::Snapshot;
 use vl3lb_common::dataplane::Attachment;
 use vl3lb_common::stats::WorkerStats;
 
 use crate::discovery::SourceStatus;
 use crate::network::{LinkState, NetworkView};
+
+/// Why the balancer is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NotReady {
+    #[error("shutting down: existing flows are finishing")]
+    Draining,
+    #[error(transparent)]
+    Interface(#[from] InterfaceProblem),
+    #[error("no complete set of services is live yet{}", cause(source_error.as_deref()))]
+    NoSnapshot {
+        /// The last error of the source of backends.
+        source_error: Option<String>,
+    },
+    #[error("the new addresses of interface {interface} are not live yet")]
+    StaleAddresses { interface: String },
+    #[error("worker {worker} has not started")]
+    WorkerNotStarted { worker: usize },
+    #[error("worker {worker} has no snapshot yet")]
+    WorkerWithoutSnapshot { worker: usize },
+}
+
+/// Why nothing can be balanced on the interface.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InterfaceProblem {
+    #[error("interface {interface} has not been looked at yet")]
+    Unknown { interface: String },
+    #[error("interface {interface} does not exist: waiting for it")]
+    Absent { interface: String },
+    #[error("interface {interface} is down: waiting until it is up")]
+    Down { interface: String },
+    #[error("interface {interface} has no carrier: its other end is down or gone")]
+    NoCarrier { interface: String },
+    #[error("attaching to interface {interface}")]
+    Attaching { interface: String },
+    #[error("not attached to interface {interface}: {failure}")]
+    NotAttached { interface: String, failure: String },
+    #[error("interface {interface} was replaced: attaching to the new one")]
+    Replaced { interface: String },
+    #[error("interface {interface} has no address to balance on")]
+    NoAddress { interface: String },
+}
+
+fn cause(error: Option<&str>) -> String {
+    error.map_or_else(String::new, |error| format!(": {error}"))
+}
 
 /// What readiness depends on.
 pub(super) struct Inputs<'a> {
@@ -18,7 +64,7 @@ pub(super) struct Inputs<'a> {
     pub(super) attachment: Option<&'a Attachment>,
     /// Why attaching to the interface failed.
     pub(super) attach_failure: Option<&'a str>,
-    /// `None` before the interface was looked at.
+    /// `None` before the first look at the interface.
     pub(super) network: Option<&'a NetworkView>,
     /// The snapshot that is live.
     pub(super) snapshot: Option<&'a Snapshot>,
@@ -29,70 +75,63 @@ pub(super) struct Inputs<'a> {
 /// Whether the interface is up and attached, and a complete snapshot is live on it. Errors: why not.
 ///
 /// Cost: O(workers).
-pub(super) fn readiness(inputs: &Inputs<'_>) -> Result<(), String> {
+pub(super) fn readiness(inputs: &Inputs<'_>) -> Result<(), NotReady> {
     if inputs.draining {
-        return Err("shutting down: existing flows are finishing".to_owned());
+        return Err(NotReady::Draining);
     }
-    let interface = inputs.interface;
-    link(interface, inputs.network)?;
-    let network = inputs.network;
+    let (interface, network) = (inputs.interface, inputs.network);
+    link(interface, network)?;
     if inputs.attachment.is_none() {
-        return Err(unattached(interface, inputs.attach_failure));
+        return Err(unattached(interface, inputs.attach_failure).into());
     }
+    let named = || interface.to_owned();
     let index = |attachment: &Attachment| Some(attachment.index);
     if inputs.attachment.and_then(index) != network.and_then(|network| network.index) {
-        return Err(format!(
-            "interface {interface} was replaced: attaching to the new one"
-        ));
+        return Err(InterfaceProblem::Replaced { interface: named() }.into());
     }
     let addresses = network.map_or(&[][..], |network| &network.addresses);
     if addresses.is_empty() {
-        return Err(format!("interface {interface} has no address to balance on"));
+        return Err(InterfaceProblem::NoAddress { interface: named() }.into());
     }
     let Some(snapshot) = inputs.snapshot else {
-        let reason = "no complete set of services is live yet";
-        return Err(match &inputs.source.error {
-            Some(error) => format!("{reason}: {error}"),
-            None => reason.to_owned(),
-        });
+        let source_error = inputs.source.error.clone();
+        return Err(NotReady::NoSnapshot { source_error });
     };
     if !snapshot
         .addresses
         .iter()
         .any(|address| addresses.contains(address))
     {
-        return Err(format!(
-            "the new addresses of interface {interface} are not live yet"
-        ));
+        return Err(NotReady::StaleAddresses { interface: named() });
     }
-    for (id, stats) in inputs.workers.iter().enumerate() {
+    for (worker, stats) in inputs.workers.iter().enumerate() {
         if stats.heartbeat.get() == 0 {
-            return Err(format!("worker {id} has not started"));
+            return Err(NotReady::WorkerNotStarted { worker });
         }
         if stats.generation.get() == 0 {
-            return Err(format!("worker {id} has no snapshot yet"));
+            return Err(NotReady::WorkerWithoutSnapshot { worker });
         }
     }
     Ok(())
 }
 
 /// Whether the interface can carry packets. Errors: why not.
-pub(super) fn link(interface: &str, network: Option<&NetworkView>) -> Result<(), String> {
+pub(super) fn link(interface: &str, network: Option<&NetworkView>) -> Result<(), InterfaceProblem> {
+    let interface = interface.to_owned();
     Err(match network.map(|network| network.state) {
-        None => format!("interface {interface} has not been looked at yet"),
-        Some(LinkState::Absent) => format!("interface {interface} does not exist: waiting for it"),
-        Some(LinkState::Down) => format!("interface {interface} is down: waiting until it is up"),
-        Some(LinkState::NoCarrier) => {
-            format!("interface {interface} has no carrier: its other end is down or gone")
-        }
+        None => InterfaceProblem::Unknown { interface },
+        Some(LinkState::Absent) => InterfaceProblem::Absent { interface },
+        Some(LinkState::Down) => InterfaceProblem::Down { interface },
+        Some(LinkState::NoCarrier) => InterfaceProblem::NoCarrier { interface },
         Some(LinkState::Up) => return Ok(()),
     })
 }
 
 /// Why the interface, which is up, is not attached.
-pub(super) fn unattached(interface: &str, failure: Option<&str>) -> String {
-    match failure {
-        Some(failure) => format!("not attached to interface {interface}: {failure}"),
-        None => format!("attaching to interface {interface}"),
+pub(super) fn unattached(interface: &str, failure: Option<&str>) -> InterfaceProblem {
+    let interface = interface.to_owned();
+    match failure.map(str::to_owned) {
+        Some(failure) => InterfaceProblem::NotAttached { interface, failure },
+        None => InterfaceProblem::Attaching { interface },
     }
 }

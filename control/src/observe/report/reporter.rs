@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::api::{Report, Time};
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,6 +16,7 @@ use super::active_since::ActiveSince;
 use super::build::{self, Facts, Identity};
 use super::capacity::Capacity;
 use super::counters::{Sample, Window};
+use super::readiness::NotReady;
 use super::{process, readiness};
 use crate::attachment::FailureReceiver;
 use crate::discovery::SourceStatus;
@@ -31,6 +33,14 @@ use crate::publisher::{Current, CurrentReceiver, PublisherStats};
 pub const WORKER_STUCK: Duration = Duration::from_secs(30);
 /// Counters are sampled this often.
 const SAMPLE: Duration = Duration::from_secs(1);
+
+/// A worker whose loop makes no progress.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("worker {worker} has made no progress for {seconds}s")]
+pub struct StuckWorker {
+    worker: usize,
+    seconds: u64,
+}
 
 /// The inputs of the reporter.
 pub struct Sources {
@@ -157,7 +167,7 @@ impl Reporter {
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
-            not_ready: self.readiness().err(),
+            not_ready: self.readiness().err().map(|reason| reason.to_string()),
         });
         lock(&self.active_since).update(&mut report.status.warnings, time);
         report
@@ -166,7 +176,7 @@ impl Reporter {
     /// Whether the interface is up and attached, and a complete snapshot is live on it. Errors: why not.
     ///
     /// Cost: O(workers).
-    pub fn readiness(&self) -> Result<(), String> {
+    pub fn readiness(&self) -> Result<(), NotReady> {
         let network = self.sources.network.borrow();
         let source = self.sources.source.borrow();
         let current = self.current();
@@ -183,9 +193,9 @@ impl Reporter {
     }
 
     /// Liveness: every worker loop makes progress, with or without an interface. Errors: which one does not.
-    pub fn health(&self) -> Result<(), String> {
+    pub fn health(&self) -> Result<(), StuckWorker> {
         let now = self.sources.dataplane.now();
-        for (id, stats) in self.sources.dataplane.stats().iter().enumerate() {
+        for (worker, stats) in self.sources.dataplane.stats().iter().enumerate() {
             // The first attachment makes the workers.
             let started = *self.workers_since.get_or_init(|| now);
             let last = match stats.heartbeat.get() {
@@ -194,7 +204,10 @@ impl Reporter {
             };
             let age = now.since(last);
             if age > WORKER_STUCK {
-                return Err(format!("worker {id} has made no progress for {}s", age.as_secs()));
+                return Err(StuckWorker {
+                    worker,
+                    seconds: age.as_secs(),
+                });
             }
         }
         Ok(())

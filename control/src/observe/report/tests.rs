@@ -249,7 +249,7 @@ fn not_ready_says_why() {
         change(&mut network);
         live.network.send_replace(Some(Arc::new(network)));
         let (reason, status) = (
-            live.reporter.readiness().unwrap_err(),
+            live.reporter.readiness().unwrap_err().to_string(),
             live.reporter.report().status,
         );
         assert_eq!(status.not_ready_reason.as_ref(), Some(&reason));
@@ -284,11 +284,11 @@ fn not_ready_says_why() {
     live.network.send_replace(Some(Arc::new(fixture::network())));
 
     let attachment = live.recorder.attachment.lock().unwrap().take();
-    let reason = live.reporter.readiness().unwrap_err();
+    let reason = live.reporter.readiness().unwrap_err().to_string();
     assert_eq!(reason, "attaching to interface nsm-1");
     live.attach_failure
         .send_replace(Some("nsm-1 has no native XDP".into()));
-    let reason = live.reporter.readiness().unwrap_err();
+    let reason = live.reporter.readiness().unwrap_err().to_string();
     assert_eq!(reason, "not attached to interface nsm-1: nsm-1 has no native XDP");
     let status = live.reporter.report().status;
     assert_eq!((status.mode, status.interface.mtu), (None, Some(1446)));
@@ -299,21 +299,51 @@ fn not_ready_says_why() {
     let mut replaced = fixture::network();
     replaced.index = Some(8);
     live.network.send_replace(Some(Arc::new(replaced.clone())));
-    assert!(live.reporter.readiness().unwrap_err().contains("was replaced"));
+    assert!(
+        live.reporter
+            .readiness()
+            .unwrap_err()
+            .to_string()
+            .contains("was replaced")
+    );
     replaced.index = fixture::network().index;
     replaced.addresses = vec!["172.16.1.250".parse().unwrap()];
     live.network.send_replace(Some(Arc::new(replaced)));
-    assert!(live.reporter.readiness().unwrap_err().contains("not live yet"));
+    assert!(
+        live.reporter
+            .readiness()
+            .unwrap_err()
+            .to_string()
+            .contains("not live yet")
+    );
     live.network.send_replace(Some(Arc::new(fixture::network())));
 
     let stats = live.reporter.dataplane();
     stats.stats()[0].generation.set(0);
-    assert!(live.reporter.readiness().unwrap_err().contains("worker 0"));
+    assert!(
+        live.reporter
+            .readiness()
+            .unwrap_err()
+            .to_string()
+            .contains("worker 0")
+    );
     stats.stats()[0].generation.set(42);
     live.current.send_replace(None);
-    assert!(live.reporter.readiness().unwrap_err().contains("no complete set"));
+    assert!(
+        live.reporter
+            .readiness()
+            .unwrap_err()
+            .to_string()
+            .contains("no complete set")
+    );
     live.reporter.drain();
-    assert!(live.reporter.readiness().unwrap_err().contains("shutting down"));
+    assert!(
+        live.reporter
+            .readiness()
+            .unwrap_err()
+            .to_string()
+            .contains("shutting down")
+    );
     assert_eq!(live.reporter.health(), Ok(()));
 }
 
@@ -323,7 +353,13 @@ fn a_worker_that_does_not_come_round_is_unhealthy() {
     *live.recorder.now.lock().unwrap() = at(3600 + 30);
     assert_eq!(live.reporter.health(), Ok(()));
     *live.recorder.now.lock().unwrap() = at(3600 + 31);
-    assert!(live.reporter.health().unwrap_err().contains("worker 0"));
+    assert!(
+        live.reporter
+            .health()
+            .unwrap_err()
+            .to_string()
+            .contains("worker 0")
+    );
     live.reporter.dataplane().stats()[0].heartbeat.set(0);
     *live.recorder.now.lock().unwrap() = at(3600);
     assert!(live.reporter.health().is_ok(), "it has only just started");

@@ -6,7 +6,7 @@ use crate::api::{
 use vl3lb_common::{DropReason, Duration};
 
 use super::build::Facts;
-use super::readiness;
+use super::readiness::{self, InterfaceProblem};
 use super::reporter::WORKER_STUCK;
 use crate::discovery::{Missing, Origin};
 use crate::network::LinkState;
@@ -99,13 +99,14 @@ fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
             Some(LinkState::Down) => format!("ip link set {name} up"),
             _ => format!("ip link show {name}"),
         };
-        ("interface_down", problem, next)
+        ("interface_down", problem.to_string(), next)
     } else if facts.attachment.is_none() {
-        let text = readiness::unattached(name, facts.attach_failure);
-        let next = "vl3-lb events --code attach_failed".to_owned();
+        let text = readiness::unattached(name, facts.attach_failure).to_string();
+        let next = "vl3-lb events --since 10m".to_owned();
         ("attach_failed", text, next)
     } else if status.interface.addresses.is_empty() {
-        let text = format!("interface {name} has no address to balance on");
+        let interface = name.clone();
+        let text = InterfaceProblem::NoAddress { interface }.to_string();
         ("interface_down", text, format!("ip address show dev {name}"))
     } else {
         return None;
@@ -118,7 +119,7 @@ fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {
         let age = worker
             .heartbeat_age_seconds
             .filter(|&age| age > WORKER_STUCK.as_secs_f64())?;
-        let text = format!("worker {} has not come round for {age:.0}s", worker.id);
+        let text = format!("worker {} has made no progress for {age:.0}s", worker.id);
         let warning = error("worker_stuck", text);
         let next = "restart the balancer, and report it";
         let heartbeat = now.before(Duration::from_secs_f64(age));
