@@ -84,7 +84,7 @@ impl AffinityEpoch {
 
 /// How a flow began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Begun {
+pub(super) struct Begun {
     pub epoch: AffinityEpoch,
     /// Another client was forgotten before its time to make room.
     pub evicted: bool,
@@ -128,7 +128,7 @@ impl Entry {
 }
 
 /// The clients of one worker.
-pub struct AffinityTable {
+pub(super) struct AffinityTable {
     /// One element.
     header: Region<Header>,
     /// [`WAYS`] for each set.
@@ -151,7 +151,7 @@ impl AffinityTable {
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn new(flows: u32, seed: u64) -> io::Result<Self> {
+    pub(super) fn new(flows: u32, seed: u64) -> io::Result<Self> {
         let sets = flows.div_ceil(FLOWS_PER_SET).max(1);
         let entries = sets as usize * WAYS;
         let bytes = span::<Header>(1) + span::<Entry>(entries);
@@ -179,7 +179,7 @@ impl AffinityTable {
     }
 
     /// The backend that the client is to get again.
-    pub fn find(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
+    pub(super) fn find(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
         let set = self.set(key);
         self.entries[set..set + WAYS]
             .iter()
@@ -188,7 +188,7 @@ impl AffinityTable {
     }
 
     /// A flow of the client begins: it keeps `backend` for `affinity` from now on.
-    pub fn begin(
+    pub(super) fn begin(
         &mut self,
         key: &ServiceClient,
         backend: BackendId,
@@ -228,7 +228,7 @@ impl AffinityTable {
 
     /// A flow of the client that began with affinity ends: the client keeps its backend for `affinity` from
     /// now on. Nothing happens if it has changed its backend since, or was forgotten.
-    pub fn end(
+    pub(super) fn end(
         &mut self,
         key: &ServiceClient,
         (backend, epoch): (BackendSlot, AffinityEpoch),
@@ -244,6 +244,19 @@ impl AffinityTable {
             entry.flows = entry.flows.saturating_sub(1);
             entry.deadline = deadline(now, affinity);
         }
+    }
+
+    /// The entries that flows hold: client, backend, epoch and number of flows.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> impl Iterator<Item = (ServiceClient, BackendSlot, AffinityEpoch, u16)> {
+        self.entries.iter().filter(|entry| entry.flows > 0).map(|entry| {
+            let key = ServiceClient {
+                service: ServiceSlot(entry.service_slot),
+                client: entry.client,
+            };
+            let slot = BackendSlot(entry.backend_slot.into());
+            (key, slot, AffinityEpoch(entry.epoch), entry.flows)
+        })
     }
 
     /// Where the client's set begins.

@@ -63,14 +63,14 @@ const _: () = assert!(std::mem::offset_of!(HotEntry, backend_slot) == 44);
 const _: () = assert!(std::mem::offset_of!(HotEntry, mss) == 62);
 
 impl HotEntry {
-    /// The entry of a new flow. It has neither timer nor NAT port yet.
-    pub(super) const fn new(new: &NewFlow) -> Self {
+    /// The entry of a new flow, without a timer.
+    pub(super) const fn new(new: &NewFlow, nat_port: u16) -> Self {
         Self {
             client: new.client,
             backend: new.backend,
             client_port: new.client_port,
             service_port: new.service_port,
-            nat_port: 0,
+            nat_port,
             backend_port: new.backend_port,
             local: new.local,
             protocol: new.protocol,

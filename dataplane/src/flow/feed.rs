@@ -1,7 +1,7 @@
-//! Telling those who follow flows of each one that opens or closes.
+//! The flow feed: a record of each flow that opens or closes, for subscribers.
 //!
-//! A flow that finishes or is reset is told as closed then, as it is counted, though its entry stays
-//! for stragglers. Packets of flows that just go on know nothing of this.
+//! A flow that finishes or is reset is emitted as closed then, as it is counted, though its entry stays for
+//! stragglers. Packets that leave a flow's state as it is never get here.
 
 use std::sync::Arc;
 
@@ -10,44 +10,48 @@ use vl3lb_common::flow_feed::{FlowChange, FlowFeed};
 use vl3lb_common::stats::CloseCause;
 
 use super::state::{Direction, State};
-use super::table::{ClosedFlow, FlowId, FlowTable};
+use super::table::{FlowId, FlowTable};
 use super::view::micros;
 use crate::config::Timeouts;
 
-/// Whom a table tells, and what it has to know for that.
+/// Writes a worker's changes to its feed.
 #[derive(Debug)]
 pub struct FeedWriter {
     pub feed: Arc<FlowFeed>,
     pub worker: u16,
-    /// Those that flows are touched with.
+    /// The timeouts in use, from which idle and remaining time of a flow follow.
     pub timeouts: Timeouts,
 }
 
-impl FlowTable {
-    /// From now on tells of each flow that opens or closes, as long as the feed is followed.
-    pub fn set_feed(&mut self, writer: FeedWriter) {
-        self.writer = Some(writer);
+impl FeedWriter {
+    #[inline]
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.feed.is_subscribed()
     }
 
-    /// Closes a flow and tells why. What finished before has been told: see
-    /// [`emit_finished`](Self::emit_finished).
-    ///
-    /// # Panics
-    /// If `id` is not a live flow: it was closed before.
-    pub fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) -> ClosedFlow {
-        if let Some(writer) = self.subscribed()
-            && !self.entry(id).is_counted()
-        {
-            self.emit_change(writer, id, Some(cause), now);
-        }
-        self.close(id)
+    #[cold]
+    pub(super) fn emit_opened(&self, table: &FlowTable, id: FlowId, now: Timestamp) {
+        self.emit(table, id, None, now);
     }
 
-    /// Tells that a flow comes into `state`, in which it [is over](State::is_over), by a packet of
-    /// `bytes` that is not counted yet.
-    pub fn emit_finished(&self, id: FlowId, state: State, direction: Direction, bytes: u64, now: Timestamp) {
-        let Some(writer) = self.subscribed() else { return };
-        let Some(mut flow) = self.record(id, now, writer.worker, &writer.timeouts) else {
+    /// The flow is about to leave the table.
+    #[cold]
+    pub(super) fn emit_closed(&self, table: &FlowTable, id: FlowId, cause: CloseCause, now: Timestamp) {
+        self.emit(table, id, Some(cause), now);
+    }
+
+    /// The flow comes into `state`, in which it [is over](State::is_over), by a packet with these bytes that is
+    /// not counted yet.
+    #[cold]
+    pub(super) fn emit_finished(
+        &self,
+        table: &FlowTable,
+        id: FlowId,
+        state: State,
+        (direction, bytes): (Direction, u32),
+        now: Timestamp,
+    ) {
+        let Some(mut flow) = table.record(id, now, self.worker, &self.timeouts) else {
             return;
         };
         let (packets_total, bytes_total) = match direction {
@@ -55,34 +59,20 @@ impl FlowTable {
             Direction::Out => (&mut flow.packets_out, &mut flow.bytes_out),
         };
         *packets_total += 1;
-        *bytes_total += bytes;
+        *bytes_total += u64::from(bytes);
         flow.state = state.shown();
         flow.idle_micros = 0;
-        flow.expires_micros = micros(state.timeout(&writer.timeouts));
-        writer.feed.push(FlowChange {
+        flow.expires_micros = micros(state.timeout(&self.timeouts));
+        self.feed.push(FlowChange {
             at: now,
             closed: Some(state.close_cause()),
             flow,
         });
     }
 
-    /// Tells that a flow was opened.
-    #[inline]
-    pub(super) fn emit_opened(&self, id: FlowId, now: Timestamp) {
-        if let Some(writer) = self.subscribed() {
-            self.emit_change(writer, id, None, now);
-        }
-    }
-
-    #[inline]
-    fn subscribed(&self) -> Option<&FeedWriter> {
-        self.writer.as_ref().filter(|writer| writer.feed.is_subscribed())
-    }
-
-    #[cold]
-    fn emit_change(&self, writer: &FeedWriter, id: FlowId, closed: Option<CloseCause>, now: Timestamp) {
-        if let Some(flow) = self.record(id, now, writer.worker, &writer.timeouts) {
-            writer.feed.push(FlowChange {
+    fn emit(&self, table: &FlowTable, id: FlowId, closed: Option<CloseCause>, now: Timestamp) {
+        if let Some(flow) = table.record(id, now, self.worker, &self.timeouts) {
+            self.feed.push(FlowChange {
                 at: now,
                 closed,
                 flow,

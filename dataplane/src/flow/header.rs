@@ -1,13 +1,13 @@
-//! The first bytes of a flow table: what the rest is, and the few numbers that change.
+//! The header of a flow table: its shape, and the few numbers that change.
 
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Own addresses at most: a flow names its own by one byte.
+/// Own addresses at most, those that are gone but have flows included: a flow refers to its own by one byte.
 pub(super) const MAX_LOCALS: usize = 256;
 
 const MAGIC: [u8; 8] = *b"vl3flow\0";
 /// Raised whenever the meaning of any byte of the mapping changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The header. The lengths of all arrays, and so their offsets, follow from it.
 #[derive(FromBytes, IntoBytes)]
@@ -36,15 +36,24 @@ pub(super) struct Header {
     pub(super) free: u32,
     /// Where the sweep goes on.
     pub(super) cursor: u32,
-    /// Own addresses known so far.
+    /// Indexes of own addresses given out so far.
     pub(super) locals: u32,
     reserved: u32,
+    /// By index: the address, which may be gone from the interface.
     pub(super) local_addresses: [[u8; 16]; MAX_LOCALS],
+    /// By index: the address while it is on the interface, else [`NO_ADDRESS`].
+    pub(super) current_addresses: [[u8; 16]; MAX_LOCALS],
+    /// By index: flows that refer to it.
+    pub(super) local_flows: [u32; MAX_LOCALS],
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a few kilobytes, asserted below")]
+/// Stands for no address: the unspecified one, which no interface has.
+pub(super) const NO_ADDRESS: [u8; 16] = [0; 16];
+
+#[expect(clippy::cast_possible_truncation, reason = "some kilobytes, asserted below")]
 const HEADER_BYTES: u32 = size_of::<Header>() as u32;
-const _: () = assert!(HEADER_BYTES == 64 + 4096 && std::mem::offset_of!(Header, local_addresses) == 64);
+const _: () =
+    assert!(HEADER_BYTES == 64 + 4096 + 4096 + 1024 && std::mem::offset_of!(Header, local_addresses) == 64);
 
 /// What a new table is made for.
 pub(super) struct Shape {
@@ -74,14 +83,22 @@ impl Header {
             cursor: 0,
             locals: 0,
             reserved: 0,
-            local_addresses: [[0; 16]; MAX_LOCALS],
+            local_addresses: [NO_ADDRESS; MAX_LOCALS],
+            current_addresses: [NO_ADDRESS; MAX_LOCALS],
+            local_flows: [0; MAX_LOCALS],
         }
     }
 
-    /// The own addresses known so far, by index.
-    #[inline(always)]
-    pub(super) fn known_locals(&self) -> &[[u8; 16]] {
+    /// Own addresses and those that are gone, by index.
+    pub(super) fn known_addresses(&self) -> &[[u8; 16]] {
         let known = (self.locals as usize).min(MAX_LOCALS);
         &self.local_addresses[..known]
+    }
+
+    /// Own addresses by index; [`NO_ADDRESS`] where one is gone.
+    #[inline(always)]
+    pub(super) fn current_addresses(&self) -> &[[u8; 16]] {
+        let known = (self.locals as usize).min(MAX_LOCALS);
+        &self.current_addresses[..known]
     }
 }

@@ -22,24 +22,26 @@ mod finished;
 mod header;
 mod index;
 mod key;
+mod lifecycle;
+mod local;
 #[expect(unsafe_code, reason = "the memory boundary: cuts the mapping into arrays")]
 mod mapping;
 mod open;
 mod pool;
 mod ports;
 mod state;
-mod sweep;
 mod table;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use affinity::{AffinityEpoch, AffinityTable, BackendId, ServiceClient};
+pub use affinity::{BackendId, ServiceClient};
 pub use counters::ColdEntry;
-pub use entry::{HotEntry, Lifetime};
+pub use entry::HotEntry;
 pub use feed::FeedWriter;
 pub use key::{ReplyKey, RequestKey};
-pub use open::{NewFlow, OpenError, Opened};
-pub use state::{Direction, Lifetimes, State};
-pub use table::{ClosedFlow, FlowId, FlowTable, Probe};
+pub use lifecycle::Flows;
+pub use open::{NewFlow, OpenError};
+pub use state::{Direction, State};
+pub use table::{FlowId, FlowTable, Probe};

@@ -1,14 +1,12 @@
-//! Opening a flow: a NAT port and an entry for it, and who has to make room.
+//! Room for a new flow: a NAT port and an entry, and the flows that have to make room.
 
 use thiserror::Error;
-use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::entry::HotEntry;
-use super::index::Kind;
 use super::key::{Key, ReplyKey};
 use super::state::State;
-use super::table::{ClosedFlow, FlowId, FlowTable};
+use super::table::{FlowId, FlowTable};
 
 /// Finished flows that are looked at, at most, for one whose port suits a new flow. The oldest one
 /// does, unless another service shares the backend.
@@ -21,7 +19,7 @@ const EVICT_SCAN: usize = 64;
 pub struct NewFlow {
     pub client: [u8; 16],
     pub client_port: u16,
-    /// From [`FlowTable::local_index`].
+    /// Index of an own address: from [`FlowTable::find_local`].
     pub local: u8,
     pub service_port: u16,
     pub protocol: u8,
@@ -37,15 +35,14 @@ pub struct NewFlow {
     pub nat_port: Option<u16>,
 }
 
-/// A flow that was opened, and what had to go for it.
+/// Room for a new flow: its NAT port, and the flows that have to end for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    pub id: FlowId,
-    /// The flow that had the request key before, or an expired one that made room in a full table.
-    /// Its cause is [`ClosedFlow::cause`].
-    pub replaced: Option<ClosedFlow>,
-    /// A finished flow of the same backend that made room: [`CloseCause::Reclaimed`].
-    pub reclaimed: Option<ClosedFlow>,
+pub(super) struct Room {
+    pub(super) nat_port: u16,
+    /// The flow that has the request key, or an expired one of a full table.
+    pub(super) replaced: Option<FlowId>,
+    /// A finished flow of the same backend.
+    pub(super) reclaimed: Option<FlowId>,
 }
 
 /// Why a flow could not be opened. Nothing was closed for it.
@@ -60,23 +57,20 @@ pub enum OpenError {
 }
 
 impl FlowTable {
-    /// Opens a flow, with a free NAT port of its backend that is `usable` (not a service's), chosen
-    /// by `random`. A flow that has the same request key is closed first, and leaves its port if it
-    /// had the same backend; the caller knows that it has expired or is over ([`super::tcp::reopens`]).
-    ///
-    /// Where ports or entries have run out, the backend's oldest finished flow makes room, or an
-    /// expired flow. O(NAT ports / 64).
+    /// Finds room for a flow; see [`super::Flows::open`]. O(NAT ports / 64).
     ///
     /// # Errors
     /// If nothing can make room, or `backend_slot` is not below [`MAX_BACKENDS`] (no ports then).
-    pub fn open(
+    ///
+    /// [`MAX_BACKENDS`]: vl3lb_common::snapshot::MAX_BACKENDS
+    pub(super) fn make_room(
         &mut self,
         new: &NewFlow,
         now: Timestamp,
         random: u64,
         usable: impl Fn(u16) -> bool,
-    ) -> Result<Opened, OpenError> {
-        let mut entry = HotEntry::new(new);
+    ) -> Result<Room, OpenError> {
+        let entry = HotEntry::new(new, 0);
         let request = entry.request_key().hash(&self.seed);
         let mut replaced = self.find(request, entry.request_key());
         let (nat_port, mut reclaimed) = self.choose_port(&entry, new.nat_port, replaced, random, usable)?;
@@ -86,22 +80,8 @@ impl FlowTable {
                 replaced = Some(self.expired_near_cursor(now).ok_or(OpenError::TableFull)?);
             }
         }
-
-        let replaced = replaced.map(|id| self.end(id, self.entry(id).state().close_cause(), now));
-        let reclaimed = reclaimed.map(|id| self.end(id, CloseCause::Reclaimed, now));
-        entry.nat_port = nat_port;
-        entry.expire_after(now, new.timeout.into());
-        let reply = entry.reply_key().hash(&self.seed);
-        let id = self.pool.allocate(entry, now).ok_or(OpenError::TableFull)?;
-        self.index.insert(Kind::Request, request, id);
-        self.index.insert(Kind::Reply, reply, id);
-        self.ports.claim(new.backend_slot, nat_port);
-        if new.state.is_over() {
-            self.set_queued(FlowId(id), true);
-        }
-        self.emit_opened(FlowId(id), now);
-        Ok(Opened {
-            id: FlowId(id),
+        Ok(Room {
+            nat_port,
             replaced,
             reclaimed,
         })

@@ -150,16 +150,16 @@ impl State {
 /// The timeouts of all states, in the unit of deadlines: what [`State::timeout`] says, without doing
 /// the sum for each packet.
 #[derive(Debug, Clone, Copy)]
-pub struct Lifetimes([Lifetime; State::ALL.len()]);
+pub(super) struct Lifetimes([Lifetime; State::ALL.len()]);
 
 impl Lifetimes {
-    pub fn new(timeouts: &Timeouts) -> Self {
+    pub(super) fn new(timeouts: &Timeouts) -> Self {
         Self(State::ALL.map(|state| state.timeout(timeouts).into()))
     }
 
     /// How long a flow may be silent in `state`.
     #[inline]
-    pub const fn of(&self, state: State) -> Lifetime {
+    pub(super) const fn of(&self, state: State) -> Lifetime {
         self.0[state as usize]
     }
 }

@@ -1,21 +1,19 @@
-//! Finding, changing and closing flows.
+//! The table itself: finding, inserting, changing and removing flows.
 
 use std::io;
 use std::ops::RangeInclusive;
 
 use vl3lb_common::snapshot::MAX_BACKENDS;
-use vl3lb_common::stats::CloseCause;
-use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
+use vl3lb_common::{BackendSlot, Timestamp};
 
-use super::affinity::AffinityEpoch;
 use super::counters::ColdEntry;
 use super::entry::{HotEntry, Lifetime};
-use super::feed::FeedWriter;
 use super::finished::{Ends, FinishedQueues};
-use super::header::{Header, MAX_LOCALS, Shape};
+use super::header::{Header, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
 use super::key::{HashSeed, Key, ReplyKey, RequestKey};
 use super::mapping::{Mapping, span};
+use super::open::NewFlow;
 use super::pool::Pool;
 use super::ports::PortMaps;
 use super::state::{Direction, State};
@@ -46,37 +44,13 @@ pub struct Probe {
 const NO_FLOW: u32 = u32::MAX;
 const _: () = assert!(MAX_FLOWS < NO_FLOW);
 
-/// What statistics need of a flow that is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClosedFlow {
-    pub service_slot: ServiceSlot,
-    pub backend_slot: BackendSlot,
-    pub client: [u8; 16],
-    pub protocol: u8,
-    /// Its last state.
-    pub state: State,
-    pub created: Timestamp,
-    /// See [`HotEntry::is_counted`].
-    pub counted: bool,
-    /// See [`HotEntry::epoch`].
-    pub epoch: Option<AffinityEpoch>,
-}
-
-impl ClosedFlow {
-    /// Why it ended, if nothing but its own packets or silence ended it.
-    pub const fn cause(&self) -> CloseCause {
-        self.state.close_cause()
-    }
-}
-
-/// The flows of one worker.
+/// The flows of one worker as plain data; [`super::Flows`] keeps the rest of the program consistent with it.
 pub struct FlowTable {
     pub(super) pool: Pool,
     pub(super) index: Index,
     pub(super) ports: PortMaps,
     pub(super) finished: FinishedQueues,
     pub(super) seed: HashSeed,
-    pub(super) writer: Option<FeedWriter>,
     memory_bytes: usize,
 }
 
@@ -162,39 +136,8 @@ impl FlowTable {
             ports: ports_in_use,
             finished,
             seed: HashSeed::new(seed),
-            writer: None,
             memory_bytes,
         })
-    }
-
-    /// The index of an own address, which is added if it is new. `None` after 256 different ones.
-    pub fn local_index(&mut self, address: [u8; 16]) -> Option<u8> {
-        if let Some(index) = self.find_local(&address) {
-            return Some(index);
-        }
-        let header = self.pool.header_mut();
-        let index = u8::try_from(header.locals).ok()?;
-        header.local_addresses[usize::from(index)] = address;
-        header.locals += 1;
-        Some(index)
-    }
-
-    /// The index of a known own address. O(known addresses).
-    #[inline(always)]
-    pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
-        const { assert!(MAX_LOCALS == 1 << u8::BITS) };
-        let address = u128::from_ne_bytes(*address);
-        let known = self.pool.header().known_locals().iter();
-        let index = known
-            .map(|known| u128::from_ne_bytes(*known))
-            .position(|known| known == address)?;
-        u8::try_from(index).ok()
-    }
-
-    /// The own address with this index; all zeros if there is none.
-    #[inline]
-    pub fn local_address(&self, index: u8) -> [u8; 16] {
-        self.pool.header().local_addresses[usize::from(index)]
     }
 
     /// Where a client's packet is looked for.
@@ -334,33 +277,40 @@ impl FlowTable {
         }
     }
 
-    /// Closes a flow, and tells nobody: its keys, its NAT port and its entry are free at once.
+    /// Adds a flow with a NAT port that [`make_room`](Self::make_room) found. `None` if the table is full.
+    pub(super) fn insert(&mut self, new: &NewFlow, nat_port: u16, now: Timestamp) -> Option<FlowId> {
+        let mut entry = HotEntry::new(new, nat_port);
+        entry.expire_after(now, new.timeout.into());
+        let (request, reply) = (entry.request_key(), entry.reply_key());
+        let id = self.pool.allocate(entry, now)?;
+        self.index.insert(Kind::Request, request.hash(&self.seed), id);
+        self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
+        self.ports.claim(new.backend_slot, nat_port);
+        self.pool.header_mut().local_flows[usize::from(new.local)] += 1;
+        if new.state.is_over() {
+            self.set_queued(FlowId(id), true);
+        }
+        Some(FlowId(id))
+    }
+
+    /// Removes a flow: its keys, its NAT port and its entry are free at once. Returns its backend.
     ///
     /// # Panics
     /// If `id` is not a live flow: it was closed before.
-    pub(super) fn close(&mut self, id: FlowId) -> ClosedFlow {
+    pub(super) fn close(&mut self, id: FlowId) -> BackendSlot {
         assert!(self.pool.is_live(id.0), "{id:?} is closed once");
         if self.entry(id).is_queued() {
             self.set_queued(id, false);
         }
-        let entry = *self.entry(id);
-        let created = self.counters(id).created();
+        let entry = self.entry(id);
         let (request, reply) = (entry.request_key(), entry.reply_key());
+        let (backend, nat_port) = (BackendSlot(entry.backend_slot), entry.nat_port);
         self.index.remove(Kind::Request, request.hash(&self.seed), id.0);
         self.index.remove(Kind::Reply, reply.hash(&self.seed), id.0);
-        let backend_slot = BackendSlot(entry.backend_slot);
-        self.ports.release(backend_slot, entry.nat_port);
+        self.ports.release(backend, nat_port);
+        self.pool.header_mut().local_flows[usize::from(request.local)] -= 1;
         self.pool.release(id.0);
-        ClosedFlow {
-            service_slot: ServiceSlot(entry.service_slot),
-            backend_slot,
-            client: entry.client,
-            protocol: entry.protocol,
-            state: entry.state(),
-            created,
-            counted: entry.is_counted(),
-            epoch: entry.epoch(),
-        }
+        backend
     }
 
     /// Flows in the table, expired ones that were not swept yet included.
@@ -387,6 +337,27 @@ impl FlowTable {
     /// NAT ports in use towards a backend. O(1).
     pub fn ports_used(&self, backend: BackendSlot) -> u32 {
         self.ports.in_use(backend)
+    }
+
+    /// Places that a sweep of the whole table looks at.
+    pub fn sweep_len(&self) -> usize {
+        let fresh = self.pool.header().fresh as usize;
+        // Each live flow, and the end of each 64 entries.
+        self.len() as usize + fresh.div_ceil(64)
+    }
+
+    /// The next live flow, and moves the cursor behind it; `None` if there is none in the rest of the
+    /// cursor's 64 entries, which it leaves then.
+    pub(super) fn next_at_cursor(&mut self) -> Option<FlowId> {
+        let header = self.pool.header();
+        let (fresh, cursor) = (header.fresh, header.cursor);
+        if fresh == 0 {
+            return None;
+        }
+        let from = if cursor < fresh { cursor } else { 0 };
+        let (found, next) = self.pool.look_at(from);
+        self.pool.header_mut().cursor = next;
+        found.map(FlowId)
     }
 
     /// The flow with this reply key, expired or not.

@@ -1,23 +1,23 @@
-//! What a packet without a flow will open one with, found out before its turn.
+//! Picks backend and NAT port early for flow-table misses, so that the reply bucket can be prefetched.
 //!
-//! Among a million flows an opening waits for memory once more than a packet that has a flow does:
-//! the bucket that its reply key goes to is known only with backend and NAT port. So both are chosen
-//! while the packets of a group are looked at together, and the bucket is asked for. That is done
-//! where the choice does not depend on the packets in between: by Maglev, without affinity. The port
-//! may be taken when the packet's turn comes; then it is chosen anew.
+//! Among a million flows an opening has one more cache miss than a packet of a known flow: the bucket of its reply key,
+//! which is known only with backend and NAT port. So both are chosen while a group is prepared, and the bucket is
+//! prefetched. That is done where the choice does not depend on the packets in between: by Maglev, without affinity. If
+//! an earlier packet of the group takes the port, another one is chosen on opening.
 
 use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::hash::selection_hash;
 use vl3lb_common::{BackendSlot, Protocol, ServiceSlot};
 
-use rand::Rng;
-
-use super::Engine;
-use super::burst::{Lookup, Prepared, Subject};
+use super::Tables;
+use super::batch::Prepared;
+use super::classify::Class;
+use super::lookup::Lookup;
+use super::policy::Policy;
 use crate::flow::{ReplyKey, tcp};
 use crate::packet::Parsed;
 
-/// The choices for a flow to be opened, of the snapshot in use.
+/// The choices for a flow to be opened, by the snapshot in use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EarlySelection {
     pub(super) service: ServiceSlot,
@@ -26,47 +26,49 @@ pub(super) struct EarlySelection {
     pub(super) nat_port: u16,
 }
 
-impl Engine {
-    /// Chooses for the packets that have no flow. Kept out of the way of those that have one.
-    #[inline(never)]
-    pub(super) fn select_early(&mut self, group: &mut [Prepared]) {
-        for prepared in group {
-            if let Subject::Flow(lookup) = &prepared.subject
-                && self.flows.lacks(&lookup.probe)
-            {
-                prepared.early = self.choose(&prepared.parsed, lookup);
-            }
+/// Selects for the packets of a group that have no flow. Kept out of the code of known flows.
+#[inline(never)]
+pub(super) fn select(policy: &Policy, tables: &mut Tables, group: &mut [Prepared]) {
+    for prepared in group {
+        if let Class::Flow(lookup) = &prepared.class
+            && tables.flows.table().lacks(&lookup.probe)
+        {
+            prepared.early = select_one(policy, tables, &prepared.parsed, lookup);
         }
     }
+}
 
-    /// The choices for a packet, whose reply key's bucket is being fetched then.
-    fn choose(&mut self, parsed: &Parsed, lookup: &Lookup) -> Option<EarlySelection> {
-        let tuple = lookup.tuple;
-        if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags.0) {
-            return None;
-        }
-        let service = self.service_slot(parsed, tuple)?;
-        let known = self.service(service)?;
-        if !known.affinity.is_zero() {
-            return None;
-        }
-        let slot = known
-            .pool(from_octets(parsed.source))
-            .pick_by_hash(selection_hash(&parsed.source, tuple.source_port))?;
-        let backend = self.snapshot.backend(slot)?;
-        let random = self.random.next_u64();
-        let nat_port = self.flows.free_port(slot, random)?;
-        self.flows.prefetch_reply(&ReplyKey {
-            backend: to_octets(backend.address),
-            backend_port: backend.port,
-            local: tuple.local,
-            nat_port,
-            protocol: tuple.protocol.number(),
-        });
-        Some(EarlySelection {
-            service,
-            backend: slot,
-            nat_port,
-        })
+fn select_one(
+    policy: &Policy,
+    tables: &mut Tables,
+    parsed: &Parsed,
+    lookup: &Lookup,
+) -> Option<EarlySelection> {
+    let tuple = lookup.tuple;
+    if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags.0) {
+        return None;
     }
+    let slot = policy.service_at(parsed, tuple)?;
+    let service = policy.service(slot)?;
+    if !service.affinity.is_zero() {
+        return None;
+    }
+    let backend_slot = service
+        .pool(from_octets(parsed.source))
+        .pick_by_hash(selection_hash(&parsed.source, tuple.source_port))?;
+    let backend = policy.snapshot.backend(backend_slot)?;
+    let table = tables.flows.table();
+    let nat_port = table.free_port(backend_slot, tables.selector.random())?;
+    table.prefetch_reply(&ReplyKey {
+        backend: to_octets(backend.address),
+        backend_port: backend.port,
+        local: tuple.local,
+        nat_port,
+        protocol: tuple.protocol.number(),
+    });
+    Some(EarlySelection {
+        service: slot,
+        backend: backend_slot,
+        nat_port,
+    })
 }

@@ -1,8 +1,34 @@
-//! Rate limits for packets that the balancer itself sends in answer to others.
+//! Rate limits of the packets with which the balancer rejects others.
 
 use vl3lb_common::Timestamp;
 
-/// A token bucket. Filled once a burst, not per packet.
+/// The limits of one worker.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) icmp_errors: TokenBucket,
+    pub(super) tcp_resets: TokenBucket,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f): Linux' own default rate.
+            icmp_errors: TokenBucket::new(1_000, 200),
+            // More, since a reset spares a client the wait for its timeout.
+            tcp_resets: TokenBucket::new(20_000, 2_000),
+        }
+    }
+}
+
+impl Limits {
+    /// Adds the tokens of the time since the last call.
+    pub(super) fn refill(&mut self, now: Timestamp) {
+        self.icmp_errors.refill(now);
+        self.tcp_resets.refill(now);
+    }
+}
+
+/// A token bucket. Refilled by sweeps, not by every packet.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     per_second: u64,
@@ -12,16 +38,6 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// ICMP errors (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)): Linux' own default rate.
-    pub(super) const fn icmp_errors() -> Self {
-        Self::new(1_000, 200)
-    }
-
-    /// TCP resets: more, since each tells a client at once what it would else wait seconds for.
-    pub(super) const fn tcp_resets() -> Self {
-        Self::new(20_000, 2_000)
-    }
-
     const fn new(per_second: u64, burst: u64) -> Self {
         Self {
             per_second,
@@ -31,8 +47,7 @@ impl TokenBucket {
         }
     }
 
-    /// Adds the tokens of the time since the last call.
-    pub(super) fn refill(&mut self, now: Timestamp) {
+    fn refill(&mut self, now: Timestamp) {
         const NANOS: u128 = 1_000_000_000;
         let earned = now.since(self.filled).as_nanos() * u128::from(self.per_second) / NANOS;
         if earned > 0 {

@@ -1,50 +1,67 @@
-//! What happens to one packet: the whole decision, as named steps.
+//! The packet logic: what becomes of a packet, as a sequence of named steps.
 //!
-//! [`Engine::forward`] sees bytes, time and tables, and returns a [`Verdict`]; it owns no socket and
-//! reads no clock, so tests, benchmarks and fuzzers run exactly this code. One engine belongs to
-//! one worker. Every packet that is not forwarded is counted under a reason, here or by the worker.
+//! [`Engine`] sees bytes, time and tables, and returns a [`Verdict`]; it owns no socket and reads no clock, so tests,
+//! benchmarks and fuzzers run exactly this code. One engine belongs to one worker. Every packet that is not forwarded
+//! is counted under a reason, here or by the worker.
 //!
-//! What every packet of a known flow goes through is `inline(always)`: else the compiler makes calls of
-//! it and passes packet, key and flow through memory, 5 to 10% of the whole.
+//! | step | file | does |
+//! |---|---|---|
+//! | batch | `batch.rs` | takes a burst in groups, so that the cache misses of a group overlap |
+//! | classify | `classify.rs` | parses; tells flows, slow path and strays apart |
+//! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
+//! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
+//! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
+//! | emit | `emit.rs`, `next_hop.rs` | MAC addresses; segments what is longer than the MTU |
+//! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
+//! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
+//!
+//! Steps get what they need: the packet's [`Context`], the [`Policy`] of the snapshot in use, the worker's [`Tables`]
+//! and its [`Signals`] to the control side. They reject a packet by returning a [`DropContext`].
+//!
+//! The steps of a known flow are `inline(always)`: otherwise the compiler makes calls of them and passes packet, key
+//! and flow through memory, which costs 5 to 10% of the whole.
 
-mod affinity;
-mod burst;
-mod closing;
+mod admit;
+mod batch;
+mod classify;
 mod early_selection;
-mod fragment;
-mod icmp_error;
+mod emit;
 mod limit;
+mod lookup;
 mod next_hop;
+mod placement;
+mod policy;
 mod reject;
-mod reply;
-mod request;
+mod select;
+mod slow_path;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod tuple;
 
 use std::io;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
-use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{DropReason, MacAddr, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{DropReason, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{AffinityTable, FeedWriter, FlowTable, Lifetimes};
-use crate::packet::{self, Framing, Parsed, Translation, Transport};
+use crate::flow::{FeedWriter, FlowId, Flows, tcp};
+use crate::packet::{self, Framing, Parsed, TcpFlags};
 use crate::port::{Frame, Port, packet_len};
 
-use affinity::FlowPlacement;
-use burst::{Lookup, Prepared, Subject};
+use batch::Prepared;
+use classify::{Class, check_source};
 use early_selection::EarlySelection;
-use fragment::FragmentTable;
-use limit::TokenBucket;
+use limit::Limits;
+use lookup::{Found, Lookup};
+use policy::Policy;
+use reject::DropContext;
+use select::Selector;
+use slow_path::FragmentTable;
 use tuple::Tuple;
 
 /// What to do with a packet.
@@ -53,9 +70,9 @@ use tuple::Tuple;
 pub enum Verdict {
     /// Translated in place: send all its frames.
     Transmit,
-    /// Translated in place, but longer than the MTU: cut it with [`Engine::segment`].
+    /// Translated in place, but longer than the MTU: segment it with [`Engine::segment`].
     Segment { mss: u16 },
-    /// The first frame was rewritten into an answer to the sender: send it, release the others.
+    /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, release the others.
     Reject,
     /// The packet's flow belongs to that worker.
     Handoff(u16),
@@ -68,15 +85,17 @@ pub enum Verdict {
 pub enum Origin {
     /// From the receive queue.
     Queue,
-    /// From another worker, which found that it belongs here.
+    /// From another worker, because this one owns the flow.
     Handoff,
 }
 
-/// What else there is to know of a packet with ports.
+/// A TCP or UDP packet on its way through the steps.
 #[derive(Debug, Clone, Copy)]
-struct Arrival {
+struct Context<'a> {
+    parsed: &'a Parsed,
+    tuple: Tuple,
     /// None for UDP.
-    flags: packet::TcpFlags,
+    flags: TcpFlags,
     origin: Origin,
     now: Timestamp,
 }
@@ -94,27 +113,28 @@ pub struct EngineConfig {
     pub framing: Framing,
 }
 
-/// A worker's packet logic: its flow table, the snapshot in use and its counters.
-pub struct Engine {
-    worker: u16,
-    workers: u16,
-    timeouts: Timeouts,
-    lifetimes: Lifetimes,
-    framing: Framing,
-    snapshot: Arc<Snapshot>,
-    /// Whether a service of the snapshot listens at a NAT port, which then is no flow's.
-    services_at_nat_ports: bool,
-    flows: FlowTable,
-    affinity: AffinityTable,
-    placement: FlowPlacement,
+/// What a worker remembers between packets.
+#[derive(Debug)]
+struct Tables {
+    flows: Flows,
     fragments: FragmentTable,
-    /// New flows so far, per service: the turn of round-robin.
-    round_robin: Box<[u64]>,
-    random: StdRng,
-    errors: TokenBucket,
-    resets: TokenBucket,
+    selector: Selector,
+}
+
+/// What a worker reports to the control side.
+#[derive(Debug)]
+struct Signals {
     stats: Arc<WorkerStats>,
     events: Arc<ArrayQueue<WorkerEvent>>,
+}
+
+/// A worker's packet logic: its tables, the snapshot in use and its counters.
+pub struct Engine {
+    policy: Policy,
+    tables: Tables,
+    limits: Limits,
+    signals: Signals,
+    timeouts: Timeouts,
     /// Room for the packets that [`Engine::forward_burst`] looks at together.
     group: Box<[Prepared]>,
 }
@@ -122,25 +142,9 @@ pub struct Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("worker", &self.worker)
-            .field("flows", &self.flows.len())
-            .finish()
-    }
-}
-
-/// Why a packet is not forwarded, with the service to count it for.
-#[derive(Debug, Clone, Copy)]
-struct DropContext {
-    service: Option<ServiceSlot>,
-    reason: DropReason,
-}
-
-impl From<DropReason> for DropContext {
-    fn from(reason: DropReason) -> Self {
-        Self {
-            service: None,
-            reason,
-        }
+            .field("worker", &self.policy.worker)
+            .field("flows", &self.tables.flows.table().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,76 +160,55 @@ impl Engine {
         stats: Arc<WorkerStats>,
         events: Arc<ArrayQueue<WorkerEvent>>,
     ) -> io::Result<Self> {
-        let ports = snapshot.nat_ports.slice(config.worker, config.workers);
-        let flows = FlowTable::new(config.flows, ports, config.seed)?;
-        let affinity = AffinityTable::new(config.flows, config.seed)?;
-        let mut placement = FlowPlacement::default();
-        placement.follow(&snapshot);
-        stats.flow_capacity.set(u64::from(config.flows));
+        let nat_ports = snapshot.nat_ports.slice(config.worker, config.workers);
+        let flows = Flows::new(
+            config.flows,
+            nat_ports,
+            config.seed,
+            config.timeouts,
+            Arc::clone(&stats),
+        )?;
         Ok(Self {
-            worker: config.worker,
-            workers: config.workers,
+            policy: Policy::new(config.worker, config.workers, config.framing, snapshot),
+            tables: Tables {
+                flows,
+                fragments: FragmentTable::default(),
+                selector: Selector::new(config.seed),
+            },
+            limits: Limits::default(),
+            signals: Signals { stats, events },
             timeouts: config.timeouts,
-            lifetimes: Lifetimes::new(&config.timeouts),
-            framing: config.framing,
-            services_at_nat_ports: snapshot.has_services_at_nat_ports(),
-            snapshot,
-            flows,
-            affinity,
-            placement,
-            fragments: FragmentTable::default(),
-            round_robin: vec![0; MAX_SERVICES].into_boxed_slice(),
-            random: StdRng::seed_from_u64(config.seed),
-            errors: TokenBucket::icmp_errors(),
-            resets: TokenBucket::tcp_resets(),
-            stats,
-            events,
-            group: vec![Prepared::EMPTY; burst::GROUP].into(),
+            group: vec![Prepared::EMPTY; batch::GROUP].into(),
         })
     }
 
-    /// Switches to `snapshot` and returns the one used before. Established flows go on.
+    /// Switches to `snapshot` and returns the one used before. Established flows go on, except those on an own
+    /// address that is not in the snapshot: these end with [`CloseCause::InterfaceLost`].
+    ///
+    /// [`CloseCause::InterfaceLost`]: vl3lb_common::stats::CloseCause::InterfaceLost
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, now: Timestamp) -> Arc<Snapshot> {
-        for &address in &snapshot.addresses {
-            // More than 255 addresses in the life of the process: packets to the rest are dropped.
-            if self.flows.local_index(to_octets(address)).is_none() {
-                self.stats.drop_packet(None, DropReason::Internal);
-            }
+        // Packets to addresses without an index are dropped.
+        for _ in 0..self.tables.flows.set_snapshot(&snapshot) {
+            self.count_drop(DropReason::Internal);
         }
-        self.placement.follow(&snapshot);
-        self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
-        self.errors.refill(now);
-        self.resets.refill(now);
-        std::mem::replace(&mut self.snapshot, snapshot)
+        self.limits.refill(now);
+        self.policy.set_snapshot(snapshot)
     }
 
-    /// Switches to a link with another framing, between two attachments. Established flows go on.
+    /// Switches to a new attachment, whose link may have another framing. Established flows go on, but the MAC
+    /// addresses of their clients hold no more: each is resolved anew, or learned from the client's next packet.
     pub fn set_framing(&mut self, framing: Framing) {
-        self.framing = framing;
+        self.policy.set_framing(framing);
     }
 
     /// Decides about one packet and translates it in place. No allocation, no lock, no system call.
     pub fn forward<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
         let mut prepared = Prepared::EMPTY;
-        self.prepare(packet, &mut prepared);
+        prepared.classify(&self.policy, self.tables.flows.table(), packet);
         self.decide(packet, &prepared, origin, now)
     }
 
-    /// The worker whose NAT port a packet is sent to, if it is one.
-    #[inline(always)]
-    fn nat_owner(&self, tuple: Tuple) -> Option<u16> {
-        let (ports, port) = (self.snapshot.nat_ports, tuple.destination_port);
-        // A division, which a lone worker need not wait for.
-        ports.contains(port).then(|| {
-            if self.workers == 1 {
-                0
-            } else {
-                ports.owner(port, self.workers)
-            }
-        })
-    }
-
-    /// Decides about a packet that was looked at before.
+    /// Decides about a packet that is classified.
     #[inline(always)]
     fn decide<F: Frame>(
         &mut self,
@@ -235,78 +218,21 @@ impl Engine {
         now: Timestamp,
     ) -> Verdict {
         let parsed = &prepared.parsed;
-        let decided = match &prepared.subject {
-            Subject::Flow(lookup) => {
-                let arrival = Arrival {
+        let decided = match &prepared.class {
+            Class::Flow(lookup) => {
+                let context = Context {
+                    parsed,
+                    tuple: lookup.tuple,
                     flags: lookup.flags,
                     origin,
                     now,
                 };
-                self.balance(packet, parsed, lookup, prepared.early.as_ref(), arrival)
+                self.balance(packet, context, lookup, prepared.early.as_ref())
             }
-            &Subject::SlowPath { local } => self.slow_path(packet, parsed, local, origin, now),
-            &Subject::Drop(reason) => Err(reason.into()),
+            &Class::SlowPath { local } => self.slow_path(packet, parsed, local, origin, now),
+            &Class::Drop(reason) => Err(reason.into()),
         };
-        decided.unwrap_or_else(|context| self.dropped(context))
-    }
-
-    /// Counts a packet that is not forwarded.
-    #[cold]
-    fn dropped(&self, context: DropContext) -> Verdict {
-        self.stats.drop_packet(context.service, context.reason);
-        Verdict::Drop
-    }
-
-    /// An ICMP message or a fragment.
-    #[cold]
-    fn slow_path<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        local: u8,
-        origin: Origin,
-        now: Timestamp,
-    ) -> Result<Verdict, DropContext> {
-        self.check_source(parsed)?;
-        match &parsed.transport {
-            Transport::Icmp => {
-                let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-                let quoted = packet::parse_quote(head, parsed)?;
-                self.icmp_error(packet, parsed, &quoted, origin, now)
-            }
-            &Transport::Fragment {
-                protocol, id, ports, ..
-            } => self.fragment(
-                packet,
-                parsed,
-                local,
-                fragment::Part { protocol, id, ports },
-                origin,
-                now,
-            ),
-            Transport::Tcp { .. } | Transport::Udp { .. } => Err(DropReason::Internal.into()),
-        }
-    }
-
-    /// The index of the own address that the packet is sent to.
-    #[inline(always)]
-    fn local(&self, parsed: &Parsed) -> Result<u8, DropReason> {
-        self.flows
-            .find_local(&parsed.destination)
-            .ok_or_else(|| match self.check_source(parsed) {
-                Err(reason) => reason,
-                Ok(()) => DropReason::NoService,
-            })
-    }
-
-    /// A source address of our own cannot come in from outside. No flow has one, so a packet that has
-    /// a flow need not be asked.
-    #[cold]
-    fn check_source(&self, parsed: &Parsed) -> Result<(), DropReason> {
-        match self.flows.find_local(&parsed.source) {
-            Some(_) => Err(DropReason::Martian),
-            None => Ok(()),
-        }
+        decided.unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
     }
 
     /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
@@ -314,131 +240,206 @@ impl Engine {
     fn balance<F: Frame>(
         &mut self,
         packet: &mut [F],
-        parsed: &Parsed,
+        context: Context<'_>,
         lookup: &Lookup,
         early: Option<&EarlySelection>,
-        arrival: Arrival,
     ) -> Result<Verdict, DropContext> {
-        let Arrival { flags, origin, now } = arrival;
-        let &Lookup {
-            tuple,
-            nat_owner,
-            ref probe,
-            ..
-        } = lookup;
-        let request_probe;
-        let probe = if nat_owner == Some(self.worker) {
-            if let Some(id) = self.flows.reply_at(probe, tuple.reply_key(parsed.source), now) {
-                return self.reply(packet, parsed, id, flags, now);
-            }
-            request_probe = self.flows.request_probe(&tuple.request_key(parsed.source));
-            &request_probe
-        } else {
-            probe
-        };
-        // Flows before services: a known flow needs no look at the services, and goes on without one.
-        let by_ports = self.request_owner(&parsed.source, tuple);
-        if (by_ports == self.worker || self.placement.any_by_client())
-            && let Some(id) = self
-                .flows
-                .request_at(probe, tuple.request_key(parsed.source), now)
-        {
-            return self.known_request(packet, parsed, tuple, id, arrival);
+        match lookup.find(&self.policy, self.tables.flows.table(), context) {
+            Found::Reply(id) => self.reply(packet, context, id),
+            Found::Request(id) => self.request(packet, context, id),
+            Found::Nothing { by_ports } => self.unknown(packet, context, lookup, by_ports, early),
         }
-        self.check_source(parsed)?;
-        let service = early.map_or_else(|| self.service_slot(parsed, tuple), |known| Some(known.service));
-        match (service, nat_owner) {
-            (Some(service), _) => match self.remote_owner(service, &parsed.source, by_ports, origin) {
-                Some(worker) => Ok(Verdict::Handoff(worker)),
-                None => self.new_request(packet, parsed, tuple, service, early, arrival),
-            },
-            (None, Some(nat_owner)) if nat_owner != self.worker => Ok(Verdict::Handoff(nat_owner)),
-            (None, Some(_)) => self.unknown_reply(packet, parsed, now),
+    }
+
+    /// A reply of a flow in the table.
+    #[inline(always)]
+    fn reply<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        id: FlowId,
+    ) -> Result<Verdict, DropContext> {
+        let entry = self.tables.flows.table().entry(id);
+        let service = ServiceSlot(entry.service_slot);
+        if context.parsed.hop_limit <= 1 {
+            return Err(DropContext::hop_limit_exceeded(service));
+        }
+        if let Err((cause, reason)) = self.policy.usable_backend(entry) {
+            self.tables.flows.end(id, cause, context.now);
+            return Err(DropContext::of(service, reason).closed_port());
+        }
+        translate::to_client(
+            &self.policy,
+            &mut self.tables.flows,
+            &self.signals,
+            packet,
+            context,
+            id,
+        )
+        .map_err(|reason| DropContext::of(service, reason))
+    }
+
+    /// A request of a flow in the table. Flows come before services: a known flow goes on without one.
+    #[inline(always)]
+    fn request<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        id: FlowId,
+    ) -> Result<Verdict, DropContext> {
+        let entry = self.tables.flows.table().entry(id);
+        let service = ServiceSlot(entry.service_slot);
+        if context.parsed.hop_limit <= 1 {
+            return Err(DropContext::hop_limit_exceeded(service));
+        }
+        if tcp::reopens(entry.state(), context.flags.0) {
+            return self.reopen(packet, context, Some(id));
+        }
+        match self.policy.usable_backend(entry) {
+            Ok(backend) => {
+                let mac = next_hop::of_backend(&self.policy, &self.signals, backend);
+                translate::to_backend(
+                    &self.policy,
+                    &mut self.tables.flows,
+                    &self.signals,
+                    packet,
+                    context,
+                    id,
+                    mac,
+                )
+                .map_err(|reason| DropContext::of(service, reason))
+            }
+            Err((cause, reason)) => {
+                self.tables.flows.end(id, cause, context.now);
+                if context.tuple.protocol == Protocol::Tcp && !tcp::opens(context.flags.0) {
+                    return Err(DropContext::of(service, reason).closed_port());
+                }
+                self.reopen(packet, context, None)
+            }
+        }
+    }
+
+    /// A request whose flow has ended, or `over` is over: it opens a new one. That takes the place and the NAT port of
+    /// the one that is over.
+    #[cold]
+    fn reopen<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        over: Option<FlowId>,
+    ) -> Result<Verdict, DropContext> {
+        let service = self
+            .policy
+            .service_at(context.parsed, context.tuple)
+            .ok_or(DropReason::NoService)?;
+        let client = &context.parsed.source;
+        let by_ports = self.policy.request_owner(client, context.tuple);
+        let Some(worker) = self
+            .policy
+            .remote_owner(service, client, by_ports, context.origin)
+        else {
+            return self.new_request(packet, context, service, None);
+        };
+        if let Some(id) = over {
+            let cause = self.tables.flows.table().entry(id).state().close_cause();
+            self.tables.flows.end(id, cause, context.now);
+        }
+        Ok(Verdict::Handoff(worker))
+    }
+
+    /// A packet without a flow in this worker's table.
+    #[inline(always)]
+    fn unknown<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        lookup: &Lookup,
+        by_ports: u16,
+        early: Option<&EarlySelection>,
+    ) -> Result<Verdict, DropContext> {
+        let parsed = context.parsed;
+        check_source(self.tables.flows.table(), parsed)?;
+        let service = early.map_or_else(
+            || self.policy.service_at(parsed, context.tuple),
+            |early| Some(early.service),
+        );
+        match (service, lookup.nat_owner) {
+            (Some(service), _) => {
+                match self
+                    .policy
+                    .remote_owner(service, &parsed.source, by_ports, context.origin)
+                {
+                    Some(worker) => Ok(Verdict::Handoff(worker)),
+                    None => self.new_request(packet, context, service, early),
+                }
+            }
+            (None, Some(owner)) if owner != self.policy.worker => Ok(Verdict::Handoff(owner)),
+            // A backend sends to a flow that is gone. A reset ends its connection before its own timers do.
+            (None, Some(_)) => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
             (None, None) => Err(DropReason::NoService.into()),
         }
     }
 
-    /// Counts a context of the worker itself.
-    pub fn count_drop(&self, reason: DropReason) {
-        self.stats.drop_packet(None, reason);
+    /// A request that opens a flow of `service` at this worker.
+    fn new_request<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        service: ServiceSlot,
+        early: Option<&EarlySelection>,
+    ) -> Result<Verdict, DropContext> {
+        let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
+        let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
+        translate::to_backend(policy, &mut tables.flows, signals, packet, context, id, Ok(mac))
+            .map_err(|reason| DropContext::of(service, reason))
     }
 
-    /// Cuts a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`.
-    /// The packet's own frames are no longer needed then.
+    /// Segments a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`. The packet's
+    /// own frames are no longer needed then.
     pub fn segment<P: Port>(&self, port: &mut P, packet: &[P::Frame], mss: u16, out: &mut Vec<P::Frame>) {
-        let cut = packet
+        let segmented = packet
             .first()
             .ok_or(DropReason::Malformed)
-            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.framing))
+            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
             .and_then(|parsed| packet::segment(port, packet, &parsed, mss, out));
-        match cut {
-            Ok(_) => self.stats.segmented.add(1),
-            Err(reason) => self.stats.drop_packet(None, reason),
+        match segmented {
+            Ok(_) => self.signals.stats.segmented.add(1),
+            Err(reason) => self.count_drop(reason),
         }
+    }
+
+    /// Ends flows that expired or may not go on, a bounded number of table entries per call, and publishes the gauges.
+    pub fn sweep(&mut self, now: Timestamp) {
+        /// Entries looked at per call: a million flows are swept in 4,000 calls.
+        const BUDGET: usize = 256;
+        let policy = &self.policy;
+        self.tables
+            .flows
+            .sweep(now, BUDGET, |entry| policy.sweep_cause(entry));
+        self.limits.refill(now);
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
     pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
-        self.flows.slice(cursor, scan, now, self.worker, &self.timeouts)
+        self.tables.flows.slice(cursor, scan, now, self.policy.worker)
     }
 
-    /// From now on tells `feed` of each flow that opens or closes, while somebody follows it.
+    /// Emits each flow that opens or closes from now on to `feed`, while it has a subscriber.
     pub fn set_flow_feed(&mut self, feed: Arc<FlowFeed>) {
-        self.flows.set_feed(FeedWriter {
+        self.tables.flows.set_feed(FeedWriter {
             feed,
-            worker: self.worker,
+            worker: self.policy.worker,
             timeouts: self.timeouts,
         });
     }
 
+    /// Counts a packet that the worker drops.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.signals.stats.drop_packet(None, reason);
+    }
+
     /// Bytes of the flow table that grow with its capacity. The NAT ports' maps are not counted.
     pub fn memory_bytes(&self) -> usize {
-        self.flows.memory_bytes()
+        self.tables.flows.table().memory_bytes()
     }
-
-    /// Sends a translated packet on, cut if it is a TCP super-packet.
-    #[inline(always)]
-    fn emit<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        to: &Translation,
-        mac: Option<MacAddr>,
-        flow_mss: u16,
-    ) -> Result<Verdict, DropReason> {
-        let mtu = self.snapshot.mtu;
-        let cut = (parsed.ip_len() > u32::from(mtu))
-            .then(|| segment_payload(parsed, mtu.into(), flow_mss))
-            .transpose()?;
-        let checksum = if cut.is_some() {
-            packet::ChecksumPolicy::Later
-        } else {
-            packet::ChecksumPolicy::Update
-        };
-        self.address_frame(packet, mac);
-        packet::translate(packet, parsed, to, checksum)?;
-        Ok(cut.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
-    }
-}
-
-/// Payload bytes of each segment of a super-packet: what the flow agreed on, and the MTU allows.
-/// A UDP super-packet cannot be cut: where one datagram ends is not in its bytes.
-fn segment_payload(parsed: &Parsed, mtu: usize, flow_mss: u16) -> Result<u16, DropReason> {
-    let Transport::Tcp { header_len, .. } = parsed.transport else {
-        return Err(DropReason::UdpSuperPacket);
-    };
-    /// The MSS option counts a TCP header without options (RFC 6691).
-    const PLAIN_TCP_HEADER: usize = 20;
-    let headers = parsed.l4() - parsed.l3() + header_len;
-    let fits = mtu
-        .checked_sub(headers)
-        .filter(|&fits| fits > 0)
-        .ok_or(DropReason::MtuExceeded)?;
-    let agreed = match usize::from(flow_mss) {
-        0 => fits,
-        mss => mss
-            .saturating_sub(header_len.saturating_sub(PLAIN_TCP_HEADER))
-            .max(1),
-    };
-    Ok(u16::try_from(fits.min(agreed)).unwrap_or(u16::MAX))
 }

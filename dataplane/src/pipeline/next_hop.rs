@@ -1,83 +1,152 @@
-//! Where frames are sent: the Ethernet addresses of backends and clients.
+//! The Ethernet addresses of backends and clients.
+//!
+//! A flow stores the MAC address of its client with a generation. It holds until the kernel's routes or neighbours
+//! change, or the balancer is attached anew.
 
 use std::net::IpAddr;
 
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::flow_query::WorkerEvent;
-use vl3lb_common::next_hop::{Link, NextHop};
+use vl3lb_common::next_hop::NextHop;
 use vl3lb_common::{Backend, DropReason, MacAddr};
 
-use super::Engine;
-use crate::flow::FlowId;
-use crate::packet::{self, Framing};
+use super::Signals;
+use super::policy::Policy;
+use crate::flow::{FlowId, Flows, HotEntry};
+use crate::packet::{self, Framing, Parsed};
 use crate::port::Frame;
 
-impl Engine {
-    /// Where frames to a backend go; `None` on a raw-IP link.
-    #[inline]
-    pub(super) fn mac_of(&self, backend: &Backend) -> Result<Option<MacAddr>, DropReason> {
-        if self.framing == Framing::RawIp || backend.mac.is_some() {
-            return Ok(backend.mac);
-        }
-        self.want_neighbor(
-            self.snapshot
-                .next_hops
-                .neighbor_of(backend.address)
-                .unwrap_or(backend.address),
-        );
-        Err(DropReason::NeighborUnresolved)
+/// The next hop of a backend; `None` on a raw-IP link.
+#[inline(always)]
+pub(super) fn of_backend(
+    policy: &Policy,
+    signals: &Signals,
+    backend: &Backend,
+) -> Result<Option<MacAddr>, DropReason> {
+    if policy.framing == Framing::RawIp {
+        return Ok(None);
     }
-
-    /// The MAC address for frames to a client, and whether the kernel knows it: the kernel's next
-    /// hop if it knows one, else the neighbour that the client's packet came from. So the first
-    /// reply never waits for ARP or ND, and the kernel's routes hold where they say something.
-    pub(super) fn client_mac(&self, client: &[u8; 16], head: &[u8]) -> (MacAddr, bool) {
-        if self.framing == Framing::RawIp {
-            return (MacAddr::default(), true);
-        }
-        match self.snapshot.next_hops.resolve(from_octets(*client)) {
-            NextHop::Mac(mac) => (mac, true),
-            NextHop::Unresolved(neighbor) => {
-                self.want_neighbor(neighbor);
-                (packet::source_mac(head), false)
-            }
-            NextHop::NoRoute => (packet::source_mac(head), false),
-        }
+    if backend.mac.is_some() {
+        return Ok(backend.mac);
     }
+    unresolved_backend(policy, signals, backend)
+}
 
-    /// Follows the kernel's routes and neighbours when they changed since the flow's last packet.
-    #[inline]
-    pub(super) fn refresh_client_mac(&mut self, id: FlowId) {
-        let generation = self.snapshot.next_hops.generation;
-        let entry = self.flows.entry(id);
-        if self.framing == Framing::RawIp || entry.hop_generation == generation {
-            return;
-        }
-        let client = from_octets(entry.client);
-        if let NextHop::Mac(mac) = self.snapshot.next_hops.resolve(client) {
-            self.flows.entry_mut(id).set_client_mac(mac.0, false, generation);
-        }
+#[cold]
+fn unresolved_backend(
+    policy: &Policy,
+    signals: &Signals,
+    backend: &Backend,
+) -> Result<Option<MacAddr>, DropReason> {
+    let neighbor = policy.snapshot.next_hops.neighbor_of(backend.address);
+    signals.request_neighbor(neighbor.unwrap_or(backend.address));
+    Err(DropReason::NeighborUnresolved)
+}
+
+/// The MAC address for frames to the client of a packet that starts with `head`, and whether it is the kernel's. That
+/// is the kernel's next hop if it has one, else the neighbour that sent the packet. So the first reply never waits for
+/// ARP or ND, and the kernel's routes have precedence.
+pub(super) fn of_new_client(
+    policy: &Policy,
+    signals: &Signals,
+    client: &[u8; 16],
+    head: &[u8],
+) -> (MacAddr, bool) {
+    if policy.framing == Framing::RawIp {
+        return (MacAddr::default(), true);
     }
-
-    /// The MAC address of a flow's client side; `None` on a raw-IP link.
-    #[inline]
-    pub(super) fn flow_client_mac(&self, id: FlowId) -> Option<MacAddr> {
-        (self.framing == Framing::Ethernet).then(|| MacAddr(self.flows.entry(id).client_mac))
-    }
-
-    /// Writes the Ethernet addresses; nothing to do on a raw-IP link.
-    #[inline]
-    pub(super) fn address_frame<F: Frame>(&self, packet: &mut [F], mac: Option<MacAddr>) {
-        if let (Link::Ethernet(own), Some(mac), Some(head)) =
-            (self.snapshot.next_hops.link, mac, packet.first_mut())
-        {
-            packet::set_macs(head.bytes_mut(), mac, own);
+    match policy.snapshot.next_hops.resolve(from_octets(*client)) {
+        NextHop::Mac(mac) => (mac, true),
+        NextHop::Unresolved(neighbor) => {
+            signals.request_neighbor(neighbor);
+            (packet::source_mac(head), false)
         }
+        NextHop::NoRoute => (packet::source_mac(head), false),
     }
+}
 
-    /// Asks the control side to have the kernel look for a neighbour. Lost if the ring is full: the
-    /// next packet asks again.
-    fn want_neighbor(&self, neighbor: IpAddr) {
+/// The MAC address of a flow's client; `None` on a raw-IP link.
+///
+/// # Errors
+/// [`DropReason::NeighborUnresolved`] if the only address known is of a former attachment.
+#[inline(always)]
+pub(super) fn of_client(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    id: FlowId,
+) -> Result<Option<MacAddr>, DropReason> {
+    if policy.framing == Framing::RawIp {
+        return Ok(None);
+    }
+    if flows.table().entry(id).hop_generation != policy.hop_generation {
+        refresh_client(policy, flows, signals, id)?;
+    }
+    Ok(Some(MacAddr(flows.table().entry(id).client_mac)))
+}
+
+/// Takes over the kernel's next hop for a flow whose client's address is out of date. Where there is none, the address
+/// of the client's last packet holds on, within one attachment.
+#[inline(never)]
+fn refresh_client(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    id: FlowId,
+) -> Result<(), DropReason> {
+    let entry = flows.table().entry(id);
+    let next_hop = policy.snapshot.next_hops.resolve(from_octets(entry.client));
+    if let NextHop::Mac(mac) = next_hop {
+        flows
+            .entry_mut(id)
+            .set_client_mac(mac.0, false, policy.hop_generation);
+        return Ok(());
+    }
+    if !policy.is_of_former_attachment(entry.hop_generation) {
+        return Ok(());
+    }
+    if let NextHop::Unresolved(neighbor) = next_hop {
+        signals.request_neighbor(neighbor);
+    }
+    Err(DropReason::NeighborUnresolved)
+}
+
+/// Whether the client's next hop is the kernel's, and up to date.
+#[inline(always)]
+pub(super) fn is_client_known(policy: &Policy, entry: &HotEntry) -> bool {
+    policy.framing == Framing::RawIp
+        || (entry.hop_generation == policy.hop_generation && !entry.is_client_mac_learned())
+}
+
+/// Stores the client's MAC address after a request.
+#[inline(never)]
+pub(super) fn learn_client<F: Frame>(
+    policy: &Policy,
+    signals: &Signals,
+    flows: &mut Flows,
+    id: FlowId,
+    parsed: &Parsed,
+    packet: &[F],
+) {
+    let Some(head) = packet.first() else { return };
+    let generation = policy.hop_generation;
+    let entry = flows.table().entry(id);
+    if entry.hop_generation != generation {
+        let (mac, is_known) = of_new_client(policy, signals, &parsed.source, head.bytes());
+        flows.entry_mut(id).set_client_mac(mac.0, !is_known, generation);
+        return;
+    }
+    // The client may have moved behind another neighbour.
+    let mac = packet::source_mac(head.bytes());
+    if mac.0 != entry.client_mac {
+        flows.entry_mut(id).set_client_mac(mac.0, true, generation);
+    }
+}
+
+impl Signals {
+    /// Asks the control side to have the kernel resolve a neighbour. Lost if the ring is full: the next packet asks
+    /// again.
+    fn request_neighbor(&self, neighbor: IpAddr) {
         if self.events.push(WorkerEvent::Unresolved(neighbor)).is_err() {
             self.stats.events_lost.add(1);
         }

@@ -1,61 +1,108 @@
-//! Answers that the balancer sends by itself: ICMP errors and TCP resets, both rate-limited.
+//! Packets that are not forwarded: the reason, and the ICMP error or TCP reset for the sender.
 //!
-//! The packet that caused the answer is counted as dropped under its own reason, answered or not.
+//! A rejected packet is counted as dropped under its own reason, whether its sender gets a response or not.
 
 use vl3lb_common::{DropReason, ServiceSlot, Timestamp};
 
-use super::{DropContext, Engine, Verdict};
+use super::{Engine, Verdict};
 use crate::packet::{self, IcmpError, Parsed, Transport};
 use crate::port::Frame;
 
+/// Why a packet is not forwarded, the service to count it for, and what its sender gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DropContext {
+    service: Option<ServiceSlot>,
+    reason: DropReason,
+    response: Response,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Response {
+    None,
+    /// TCP: a reset; UDP: Port Unreachable.
+    ClosedPort,
+    Error(IcmpError),
+}
+
+impl From<DropReason> for DropContext {
+    fn from(reason: DropReason) -> Self {
+        Self {
+            service: None,
+            reason,
+            response: Response::None,
+        }
+    }
+}
+
+impl DropContext {
+    /// Counts for a service, without a response.
+    pub(super) const fn of(service: ServiceSlot, reason: DropReason) -> Self {
+        Self {
+            service: Some(service),
+            reason,
+            response: Response::None,
+        }
+    }
+
+    /// TTL or hop limit used up.
+    pub(super) const fn hop_limit_exceeded(service: ServiceSlot) -> Self {
+        Self::of(service, DropReason::TtlExpired).with_error(IcmpError::TimeExceeded)
+    }
+
+    /// The sender gets what a closed port sends: a TCP reset or Port Unreachable.
+    pub(super) const fn closed_port(mut self) -> Self {
+        self.response = Response::ClosedPort;
+        self
+    }
+
+    /// The sender gets an ICMP error.
+    pub(super) const fn with_error(mut self, error: IcmpError) -> Self {
+        self.response = Response::Error(error);
+        self
+    }
+}
+
 impl Engine {
-    /// Refuses a packet for `reason`, with an ICMP error to its sender.
+    /// Counts a packet that is not forwarded, and rejects it if its sender is to know and the rate limits allow.
     #[cold]
-    pub(super) fn reject_with_error<F: Frame>(
+    pub(super) fn drop_packet<F: Frame>(
         &mut self,
         packet: &mut [F],
         parsed: &Parsed,
-        kind: IcmpError,
-        service: Option<ServiceSlot>,
-        reason: DropReason,
-    ) -> Result<Verdict, DropContext> {
-        let context = DropContext { service, reason };
-        if !self.errors.take() {
-            self.stats.answers_suppressed.add(1);
-            return Err(context);
-        }
-        // A packet that must never be answered (RFC 1812 section 4.3.2.7) keeps its first reason.
-        packet::reject_with_icmp_error(packet, parsed, kind, parsed.destination).map_err(|_| context)?;
-        Ok(self.answered(context))
-    }
-
-    /// Refuses a packet for `reason`: TCP with a reset, UDP with Port Unreachable.
-    #[cold]
-    pub(super) fn reject<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        service: Option<ServiceSlot>,
-        reason: DropReason,
+        context: DropContext,
         now: Timestamp,
-    ) -> Result<Verdict, DropContext> {
-        self.resets.refill(now);
-        self.errors.refill(now);
-        if !matches!(parsed.transport, Transport::Tcp { .. }) {
-            return self.reject_with_error(packet, parsed, IcmpError::PortUnreachable, service, reason);
+    ) -> Verdict {
+        let stats = &self.signals.stats;
+        stats.drop_packet(context.service, context.reason);
+        let error = match context.response {
+            Response::None => return Verdict::Drop,
+            Response::ClosedPort => {
+                self.limits.refill(now);
+                match parsed.transport {
+                    Transport::Tcp { .. } => None,
+                    _ => Some(IcmpError::PortUnreachable),
+                }
+            }
+            Response::Error(error) => Some(error),
+        };
+        let limit = if error.is_some() {
+            &mut self.limits.icmp_errors
+        } else {
+            &mut self.limits.tcp_resets
+        };
+        if !limit.take() {
+            stats.answers_suppressed.add(1);
+            return Verdict::Drop;
         }
-        let context = DropContext { service, reason };
-        if !self.resets.take() {
-            self.stats.answers_suppressed.add(1);
-            return Err(context);
+        let written = match error {
+            Some(error) => packet::reject_with_icmp_error(packet, parsed, error, parsed.destination),
+            None => packet::reject_with_tcp_reset(packet, parsed),
+        };
+        // Fails for a packet that must not be answered (RFC 1812 section 4.3.2.7).
+        if written.is_err() {
+            return Verdict::Drop;
         }
-        packet::reject_with_tcp_reset(packet, parsed).map_err(|_| context)?;
-        Ok(self.answered(context))
-    }
-
-    fn answered(&self, context: DropContext) -> Verdict {
-        self.stats.drop_packet(context.service, context.reason);
-        self.stats.answers.add(1);
+        stats.answers.add(1);
         Verdict::Reject
     }
 }

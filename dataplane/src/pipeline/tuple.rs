@@ -1,4 +1,4 @@
-//! What names a packet's flow, apart from its sender's address.
+//! The ports and the own address of a packet: with its source address, the key of its flow.
 
 use vl3lb_common::Protocol;
 

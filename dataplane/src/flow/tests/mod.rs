@@ -1,8 +1,8 @@
 //! What the flow table promises to those who use it.
 
 mod affinity;
-mod feed;
 mod index;
+mod lifecycle;
 mod model;
 mod ports;
 mod timers;
@@ -14,6 +14,7 @@ use vl3lb_common::flow_query::FlowState;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
+use super::affinity::{AffinityEpoch, AffinityTable};
 use super::index::Kind;
 use super::key::{HashSeed, Key};
 use super::*;
@@ -73,6 +74,86 @@ fn open(table: &mut FlowTable, new: &NewFlow, now: Timestamp) -> Opened {
         .unwrap()
 }
 
+/// A flow as it was when it was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ClosedFlow {
+    backend_slot: BackendSlot,
+    state: State,
+    created: Timestamp,
+}
+
+impl ClosedFlow {
+    const fn cause(&self) -> CloseCause {
+        self.state.close_cause()
+    }
+}
+
+/// A flow that was opened, and the flows that were closed for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Opened {
+    id: FlowId,
+    replaced: Option<ClosedFlow>,
+    reclaimed: Option<ClosedFlow>,
+}
+
+/// The table alone, used as [`Flows`] uses it.
+impl FlowTable {
+    fn open(
+        &mut self,
+        new: &NewFlow,
+        now: Timestamp,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<Opened, OpenError> {
+        let room = self.make_room(new, now, random, usable)?;
+        let replaced = room.replaced.map(|id| self.closed(id));
+        let reclaimed = room.reclaimed.map(|id| self.closed(id));
+        let id = self.insert(new, room.nat_port, now).unwrap();
+        Ok(Opened {
+            id,
+            replaced,
+            reclaimed,
+        })
+    }
+
+    fn closed(&mut self, id: FlowId) -> ClosedFlow {
+        let (state, created) = (self.entry(id).state(), self.counters(id).created());
+        ClosedFlow {
+            backend_slot: self.close(id),
+            state,
+            created,
+        }
+    }
+
+    fn local_index(&mut self, address: [u8; 16]) -> u8 {
+        self.set_local_addresses([address].into_iter());
+        self.find_local(&address).unwrap()
+    }
+
+    /// Closes expired flows and those of a backend among the next entries, with their causes.
+    fn sweep(
+        &mut self,
+        now: Timestamp,
+        budget: usize,
+        doomed: Option<(u32, CloseCause)>,
+    ) -> Vec<(ClosedFlow, CloseCause)> {
+        let mut ended = Vec::new();
+        for _ in 0..budget.min(self.sweep_len()) {
+            let Some(id) = self.next_at_cursor() else { continue };
+            let entry = self.entry(id);
+            let cause = if entry.expired(now) {
+                Some(entry.state().close_cause())
+            } else {
+                doomed.and_then(|(slot, cause)| (entry.backend_slot == slot).then_some(cause))
+            };
+            if let Some(cause) = cause {
+                ended.push((self.closed(id), cause));
+            }
+        }
+        ended
+    }
+}
+
 fn is_pristine(table: &FlowTable) -> bool {
     table.is_empty()
         && table.index.is_pristine()
@@ -86,7 +167,7 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
     let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
     let own = address("172.16.1.103");
     let new = NewFlow {
-        local: table.local_index(own).unwrap(),
+        local: table.local_index(own),
         ..new_flow(1, 9)
     };
     let Opened { id, .. } = open(&mut table, &new, at(1));
@@ -98,18 +179,13 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
     assert_eq!(table.local_address(entry.local), own);
     assert!(PORTS.contains(&entry.nat_port));
 
-    let closed = table.close(id);
+    let closed = table.closed(id);
     assert_eq!(
         closed,
         ClosedFlow {
-            service_slot: ServiceSlot(3),
             backend_slot: BackendSlot(9),
-            client: new.client,
-            protocol: 6,
             state: State::Opening,
             created: at(1),
-            counted: false,
-            epoch: None,
         }
     );
     assert_eq!(table.request(&request_key(&new), at(2)), None);
@@ -160,17 +236,58 @@ fn clients_with_one_source_port_have_flows_of_their_own_to_one_backend() {
 }
 
 #[test]
-fn own_addresses_keep_their_index_and_end_at_256() {
+fn own_addresses_get_an_index_up_to_256() {
     let mut table = FlowTable::new(1, PORTS, SEED).unwrap();
     let nth = |n: u16| to_octets(std::net::Ipv6Addr::from(u128::from(n) + 1).into());
-    for n in 0..256 {
-        assert_eq!(table.local_index(nth(n)), u8::try_from(n).ok());
-    }
-    assert_eq!(table.local_index(nth(256)), None);
-    assert_eq!(table.local_index(nth(17)), Some(17));
+    assert_eq!(table.set_local_addresses((0..257).map(nth)), 1);
+    assert_eq!(table.find_local(&nth(17)), Some(17));
     assert_eq!(table.find_local(&nth(255)), Some(255));
     assert_eq!(table.find_local(&nth(256)), None);
     assert_eq!(table.local_address(17), nth(17));
+    assert_eq!(table.set_local_addresses((1..257).map(nth)), 0);
+    assert_eq!(table.find_local(&nth(0)), None);
+    assert_eq!(
+        table.find_local(&nth(256)),
+        Some(0),
+        "an index without flows is reused"
+    );
+    assert_eq!(table.find_local(&nth(17)), Some(17));
+}
+
+#[test]
+fn an_address_that_is_gone_keeps_its_index_while_it_has_flows() {
+    let mut table = FlowTable::new(10, PORTS, SEED).unwrap();
+    let (first, second, third) = (address("10.0.0.1"), address("10.0.0.2"), address("10.0.0.3"));
+    let local = table.local_index(first);
+    let opened = open(
+        &mut table,
+        &NewFlow {
+            local,
+            ..new_flow(1, 1)
+        },
+        at(0),
+    );
+
+    table.set_local_addresses([second].into_iter());
+    assert_eq!(
+        (table.find_local(&first), table.find_departed(&first)),
+        (None, Some(local))
+    );
+    assert!(table.is_departed(local));
+    assert_eq!(table.find_local(&second), Some(1));
+    assert_eq!(table.find_departed(&second), None);
+    assert_eq!(table.local_address(local), first);
+
+    table.set_local_addresses([first, third].into_iter());
+    assert_eq!(table.find_local(&first), Some(local));
+    assert!(!table.is_departed(local));
+    assert_eq!(table.find_local(&third), Some(1));
+
+    table.set_local_addresses([third].into_iter());
+    table.close(opened.id);
+    assert_eq!(table.find_departed(&first), None);
+    table.set_local_addresses([third, second].into_iter());
+    assert_eq!(table.find_local(&second), Some(local));
 }
 
 #[test]
@@ -276,17 +393,14 @@ fn sweeps_end_what_expired_and_what_is_doomed_within_their_budget() {
             at(0),
         );
     }
-    let mut ended = Vec::new();
-    table.sweep(at(61), 10, |_| None, |flow, cause| ended.push((flow, cause)));
+    let mut ended = table.sweep(at(61), 10, None);
     assert_eq!(ended.len(), 5, "every other one of ten entries");
     while table.len() > 500 {
-        table.sweep(at(61), 10, |_| None, |flow, cause| ended.push((flow, cause)));
+        ended.extend(table.sweep(at(61), 10, None));
     }
     assert!(ended.iter().all(|(_, cause)| *cause == CloseCause::Idle));
 
-    ended.clear();
-    let gone = |entry: &HotEntry| (entry.backend_slot == 3).then_some(CloseCause::BackendDown);
-    table.sweep(at(61), usize::MAX, gone, |flow, cause| ended.push((flow, cause)));
+    let ended = table.sweep(at(61), usize::MAX, Some((3, CloseCause::BackendDown)));
     assert_eq!(ended.len(), 100);
     assert!(
         ended
@@ -294,7 +408,7 @@ fn sweeps_end_what_expired_and_what_is_doomed_within_their_budget() {
             .all(|(flow, cause)| (flow.backend_slot.0, *cause) == (3, CloseCause::BackendDown))
     );
 
-    table.sweep(at(601), usize::MAX, |_| None, |_, _| ());
+    table.sweep(at(601), usize::MAX, None);
     assert!(is_pristine(&table));
 }
 
@@ -305,8 +419,8 @@ fn one_sweep_of_the_whole_length_covers_every_flow_wherever_it_starts() {
         for client in 0..150 {
             open(&mut table, &new_flow(client, 0), at(0));
         }
-        table.sweep(at(1), start, |_| None, |_, _| ());
-        table.sweep(at(1000), table.sweep_len(), |_| None, |_, _| ());
+        table.sweep(at(1), start, None);
+        table.sweep(at(1000), table.sweep_len(), None);
         assert!(table.is_empty(), "start {start}: {} left", table.len());
     }
 }
@@ -315,7 +429,7 @@ fn one_sweep_of_the_whole_length_covers_every_flow_wherever_it_starts() {
 fn slices_show_every_live_flow_once() {
     let mut table = FlowTable::new(200, PORTS, SEED).unwrap();
     let own = address("172.16.1.103");
-    let local = table.local_index(own).unwrap();
+    let local = table.local_index(own);
     let ids: Vec<_> = (0..150)
         .map(|client| {
             open(

@@ -144,7 +144,7 @@ impl Model {
             Step::Touch { nth, state, timeout } => self.touch(nth, State::ALL[state], timeout),
             Step::Close { nth } => {
                 if let Some((_, flow)) = self.nth(nth) {
-                    let closed = self.table.close(flow.id);
+                    let closed = self.table.closed(flow.id);
                     assert_eq!(closed.created, flow.created);
                     self.forget(&closed);
                 }
@@ -276,13 +276,9 @@ impl Model {
 
     fn sweep(&mut self, budget: usize, doomed: Option<u32>) {
         let whole = budget >= self.table.sweep_len();
-        let mut ended = Vec::new();
-        self.table.sweep(
-            Timestamp::from_duration(Duration::from_millis(self.now * 10)),
-            budget,
-            |entry| (Some(entry.backend_slot) == doomed).then_some(CloseCause::Drain),
-            |closed, cause| ended.push((closed, cause)),
-        );
+        let now = self.time();
+        let doomed_slot = doomed.map(|slot| (slot, CloseCause::Drain));
+        let ended = self.table.sweep(now, budget, doomed_slot);
         for (closed, cause) in ended {
             let expired = self
                 .flows
@@ -360,7 +356,7 @@ proptest! {
             model.check();
         }
         while let Some((_, flow)) = model.nth(0) {
-            let closed = model.table.close(flow.id);
+            let closed = model.table.closed(flow.id);
             model.forget(&closed);
         }
         model.check();

@@ -317,7 +317,12 @@ fn services_without_affinity_are_spread_as_before_beside_one_that_has_it() {
         })
         .collect();
     assert_eq!(hosts.len(), 2);
-    assert!(world.engines.iter().all(|engine| engine.flows.len() > 2));
+    assert!(
+        world
+            .engines
+            .iter()
+            .all(|engine| engine.tables.flows.table().len() > 2)
+    );
 }
 
 #[test]

@@ -215,7 +215,10 @@ impl World {
     }
 
     fn flows(&self) -> u32 {
-        self.engines.iter().map(|engine| engine.flows.len()).sum()
+        self.engines
+            .iter()
+            .map(|engine| engine.tables.flows.table().len())
+            .sum()
     }
 
     /// A TCP packet of the client with these flags.

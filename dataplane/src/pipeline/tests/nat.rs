@@ -155,7 +155,7 @@ fn a_backend_without_a_mac_address_is_asked_for_and_no_flow_is_opened() {
     assert_eq!(world.send(&syn).0, Verdict::Drop);
     assert_eq!(world.dropped(DropReason::NeighborUnresolved), 1);
     assert_eq!(world.flows(), 0);
-    let asked = world.engines[0].events.pop();
+    let asked = world.engines[0].signals.events.pop();
     assert_eq!(
         asked,
         Some(vl3lb_common::flow_query::WorkerEvent::Unresolved(

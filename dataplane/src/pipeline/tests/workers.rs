@@ -17,7 +17,10 @@ fn packets_of_a_flow_meet_at_its_owner_wherever_they_come_in() {
     }
     assert_eq!(world.flows(), 60);
     assert!(
-        world.engines.iter().all(|engine| engine.flows.len() > 5),
+        world
+            .engines
+            .iter()
+            .all(|engine| engine.tables.flows.table().len() > 5),
         "every worker has its part"
     );
 }

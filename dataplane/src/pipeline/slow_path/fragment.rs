@@ -1,19 +1,18 @@
 //! Fragmented datagrams: only the first fragment has ports, the others follow its flow.
 //!
-//! All fragments of a datagram meet at one worker, its tracker, which learns the ports from the
-//! first one and passes them on, in order, to the worker that owns the flow; that one learns them
-//! too. The datagram is not reassembled. A later fragment that overtakes the first one is
-//! dropped and counted. Datagrams in flight are bounded, so a flood costs its sender only
-//! (RFC 4787 REQ-14).
+//! All fragments of a datagram meet at one worker, its tracker, which learns the ports from the first one and hands
+//! them on, in order, to the worker that owns the flow; that one learns them too. The datagram is not reassembled. A
+//! later fragment that overtakes the first one is dropped and counted. Datagrams in flight are bounded, so a flood
+//! harms its sender only (RFC 4787 REQ-14).
 
 use vl3lb_common::hash::{owner_hash, reduce};
 use vl3lb_common::{DropReason, Duration, Protocol, Timestamp};
 
-use super::{Arrival, DropContext, Engine, Origin, Tuple, Verdict};
-use crate::packet::{self, Parsed, TcpFlags};
-use crate::port::Frame;
+use crate::pipeline::Origin;
+use crate::pipeline::policy::Policy;
+use crate::pipeline::tuple::Tuple;
 
-/// What a fragment says about its datagram.
+/// The datagram that a fragment is part of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
     pub(super) protocol: u8,
@@ -22,62 +21,27 @@ pub(super) struct Part {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-impl Engine {
-    pub(super) fn fragment<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        local: u8,
-        part: Part,
-        origin: Origin,
-        now: Timestamp,
-    ) -> Result<Verdict, DropContext> {
-        let protocol = Protocol::from_number(part.protocol).ok_or(DropReason::UnsupportedProtocol)?;
-        let key = Key {
-            source: parsed.source,
-            local,
-            protocol: part.protocol,
-            id: part.id,
-        };
-        let tracker = key.tracker(self.workers);
-        let datagram = match part.ports {
-            Some(_) if origin == Origin::Queue && tracker != self.worker => {
-                return Ok(Verdict::Handoff(tracker));
-            }
-            Some(ports) => self
-                .fragments
-                .learn(key, ports, now)
-                .ok_or(DropReason::FragmentTableFull)?,
-            None => match self.fragments.find(&key, now) {
-                Some(datagram) => datagram,
-                None if origin == Origin::Queue && tracker != self.worker => {
-                    return Ok(Verdict::Handoff(tracker));
-                }
-                None => return Err(DropReason::FragmentUnmatched.into()),
-            },
-        };
-        let (source_port, destination_port) = datagram.ports;
-        let tuple = Tuple {
-            protocol,
-            source_port,
-            destination_port,
-            local,
-        };
-        let flags = TcpFlags(TcpFlags::ACK);
-        let lookup = self.lookup(parsed, tuple, flags);
-        let verdict = self.balance(packet, parsed, &lookup, None, Arrival { flags, origin, now })?;
-        if verdict == Verdict::Transmit
-            && let Some(head) = packet.first_mut()
-        {
-            // Many clients share our address now, and their kernels may choose equal identifications
-            // (RFC 6864 section 5.3.1, RFC 7857 section 10).
-            let id = datagram
-                .number
-                .wrapping_mul(self.workers)
-                .wrapping_add(self.worker);
-            packet::set_ipv4_identification(head.bytes_mut(), parsed, id)?;
-        }
-        Ok(verdict)
+/// What to do with a fragment.
+pub(super) enum Step {
+    /// The tracker of its datagram is that worker.
+    Handoff(u16),
+    /// The ports of its datagram are known.
+    Known(Tracked),
+}
+
+/// A datagram whose ports are known.
+pub(super) struct Tracked {
+    pub(super) tuple: Tuple,
+    number: u16,
+}
+
+impl Tracked {
+    /// The IPv4 identification of the translated fragments. Many clients share the balancer's address, and their kernels
+    /// may choose equal ones (RFC 6864 section 5.3.1, RFC 7857 section 10).
+    pub(super) const fn identification(&self, policy: &Policy) -> u16 {
+        self.number
+            .wrapping_mul(policy.workers)
+            .wrapping_add(policy.worker)
     }
 }
 
@@ -126,7 +90,7 @@ const LIFETIME: Duration = Duration::from_secs(3);
 
 /// The datagrams in flight at one worker: 2,048 at most.
 #[derive(Debug)]
-pub(super) struct FragmentTable {
+pub(in crate::pipeline) struct FragmentTable {
     sets: Box<[[Option<Datagram>; WAYS]]>,
     number: u16,
 }
@@ -141,6 +105,49 @@ impl Default for FragmentTable {
 }
 
 impl FragmentTable {
+    /// Notes a first fragment, or finds the ports that it had.
+    ///
+    /// # Errors
+    /// The protocol has no ports, the table is full, or the first fragment was not seen in time.
+    pub(super) fn track(
+        &mut self,
+        policy: &Policy,
+        source: [u8; 16],
+        local: u8,
+        part: Part,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<Step, DropReason> {
+        let protocol = Protocol::from_number(part.protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let key = Key {
+            source,
+            local,
+            protocol: part.protocol,
+            id: part.id,
+        };
+        let tracker = key.tracker(policy.workers);
+        let is_at_tracker = origin != Origin::Queue || tracker == policy.worker;
+        let datagram = match part.ports {
+            Some(_) if !is_at_tracker => return Ok(Step::Handoff(tracker)),
+            Some(ports) => self.learn(key, ports, now).ok_or(DropReason::FragmentTableFull)?,
+            None => match self.find(&key, now) {
+                Some(datagram) => datagram,
+                None if !is_at_tracker => return Ok(Step::Handoff(tracker)),
+                None => return Err(DropReason::FragmentUnmatched),
+            },
+        };
+        let (source_port, destination_port) = datagram.ports;
+        Ok(Step::Known(Tracked {
+            tuple: Tuple {
+                protocol,
+                source_port,
+                destination_port,
+                local,
+            },
+            number: datagram.number,
+        }))
+    }
+
     fn set(&self, key: &Key) -> usize {
         // The workers' share is taken from the high bits; these are the low ones.
         key.hash() as usize % SETS

@@ -1,0 +1,347 @@
+//! The life of a flow: every flow opens, changes state and ends here, whatever the reason.
+//!
+//! [`FlowTable`] below is plain data and knows no consequences. [`Flows`] keeps everything else that depends on
+//! the flows consistent with it:
+//!
+//! | | opens | comes into a final state | leaves the table |
+//! |---|---|---|---|
+//! | service and backend counters | opened, open flows | closed by cause, duration, failure | the same, unless counted before |
+//! | affinity | the client's entry holds its backend | the entry is let go | the same, unless done before |
+//! | flow feed | opened | closed, the last packet counted in | the same, unless emitted before |
+//! | NAT port | claimed | kept for stragglers | free |
+//!
+//! A flow leaves the table because a packet met a dead backend, it expired, its drain is over, its own address
+//! is gone, or a new flow needs its place; all of these are [`Flows::end`].
+//!
+//! Two extensions belong here. An in-kernel path installs a flow in [`Flows::advance`] when it becomes established,
+//! removes it in [`Flows::end`] and in the final states, and refreshes its timer from [`Flows::sweep`]. A table
+//! that outlives the process is adopted in [`Flows::new`], which then rebuilds the gauges and the affinity counts
+//! from the entries that it accepts.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::flow_query::FlowSlice;
+use vl3lb_common::snapshot::MAX_SERVICES;
+use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, WorkerStats};
+use vl3lb_common::{Backend, BackendSlot, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
+
+use super::affinity::{AffinityTable, BackendId, ServiceClient};
+use super::entry::HotEntry;
+use super::feed::FeedWriter;
+use super::open::{NewFlow, OpenError};
+use super::state::{Direction, Lifetimes, State};
+use super::table::{FlowId, FlowTable};
+use super::tcp;
+use crate::config::Timeouts;
+
+/// The flows of one worker, and everything that must agree with them.
+pub struct Flows {
+    pub(super) table: FlowTable,
+    pub(super) affinity: AffinityTable,
+    /// How long clients of a service keep their backend after a flow, by service slot; zero without affinity.
+    affinity_times: Box<[Duration]>,
+    timeouts: Timeouts,
+    lifetimes: Lifetimes,
+    stats: Arc<WorkerStats>,
+    feed: Option<FeedWriter>,
+}
+
+impl std::fmt::Debug for Flows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flows")
+            .field("table", &self.table)
+            .field("affinity", &self.affinity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Flows {
+    /// Allocates the flow table and the affinity table.
+    ///
+    /// # Errors
+    /// The tables' memory cannot be mapped; see [`FlowTable::new`].
+    pub fn new(
+        capacity: u32,
+        nat_ports: RangeInclusive<u16>,
+        seed: u64,
+        timeouts: Timeouts,
+        stats: Arc<WorkerStats>,
+    ) -> io::Result<Self> {
+        let table = FlowTable::new(capacity, nat_ports, seed)?;
+        let affinity = AffinityTable::new(capacity, seed)?;
+        stats.flow_capacity.set(u64::from(capacity));
+        Ok(Self {
+            table,
+            affinity,
+            affinity_times: vec![Duration::ZERO; MAX_SERVICES].into_boxed_slice(),
+            timeouts,
+            lifetimes: Lifetimes::new(&timeouts),
+            stats,
+            feed: None,
+        })
+    }
+
+    /// The entries, to look flows up and to read them.
+    #[inline(always)]
+    pub const fn table(&self) -> &FlowTable {
+        &self.table
+    }
+
+    /// A flow, to change what has no consequences: MAC address, MSS. Its state: [`advance`](Self::advance).
+    #[inline(always)]
+    pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
+        self.table.entry_mut(id)
+    }
+
+    /// Takes over own addresses and affinity times. Flows on an address that is gone end with
+    /// [`CloseCause::InterfaceLost`] when a sweep or a packet meets them. Returns the number of addresses that
+    /// found no index: 256 are live or still have flows. O(services + addresses).
+    pub fn set_snapshot(&mut self, snapshot: &Snapshot) -> usize {
+        let services = snapshot.service_slots.iter().map(Option::as_ref);
+        for (time, service) in self
+            .affinity_times
+            .iter_mut()
+            .zip(services.chain(std::iter::repeat(None)))
+        {
+            *time = service.map_or(Duration::ZERO, |service| service.affinity);
+        }
+        let addresses = snapshot.addresses.iter().map(|&address| to_octets(address));
+        self.table.set_local_addresses(addresses)
+    }
+
+    /// Opens a flow to `backend`, with a free NAT port that is `usable` (not a service's), chosen by `random`.
+    ///
+    /// A flow that has the same request key is ended first and leaves its port if it had the same backend; the
+    /// caller knows that it has expired or is over ([`tcp::reopens`]). Where ports or entries have run out, the
+    /// backend's oldest finished flow makes room, or an expired flow. O(NAT ports / 64).
+    ///
+    /// # Errors
+    /// Nothing can make room; nothing is ended then.
+    pub fn open(
+        &mut self,
+        new: &NewFlow,
+        backend: &Backend,
+        now: Timestamp,
+        random: u64,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<FlowId, OpenError> {
+        let room = self.table.make_room(new, now, random, usable)?;
+        if let Some(id) = room.replaced {
+            let cause = self.table.entry(id).state().close_cause();
+            self.end(id, cause, now);
+        }
+        if let Some(id) = room.reclaimed {
+            self.end(id, CloseCause::Reclaimed, now);
+        }
+        let id = self
+            .table
+            .insert(new, room.nat_port, now)
+            .ok_or(OpenError::TableFull)?;
+        self.hold_affinity(id, backend, now);
+        if let Some(feed) = self.subscribed_feed() {
+            feed.emit_opened(&self.table, id, now);
+        }
+        self.stats.service(new.service_slot).flows_opened.add(1);
+        let stats = self.stats.backend(new.backend_slot);
+        stats.flows_opened.add(1);
+        stats.flows.add(1);
+        stats
+            .nat_ports
+            .set(u64::from(self.table.ports_used(new.backend_slot)));
+        Ok(id)
+    }
+
+    /// How long a flow may be silent in `state`.
+    pub const fn timeout(&self, state: State) -> Duration {
+        state.timeout(&self.timeouts)
+    }
+
+    /// Moves a flow's state machine by a packet of `bytes` and sets its timer. Returns the former state if it
+    /// changed. `tcp_flags` count for TCP flows only.
+    #[inline(always)]
+    pub fn advance(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        tcp_flags: u8,
+        bytes: u32,
+        now: Timestamp,
+    ) -> Option<State> {
+        let entry = self.table.entry_mut(id);
+        let before = entry.state();
+        let after = if entry.protocol == Protocol::Tcp.number() {
+            tcp::advance(before, direction, tcp_flags)
+        } else {
+            before.after_datagram(direction)
+        };
+        if after == before {
+            entry.stay(before, now, self.lifetimes.of(before));
+            return None;
+        }
+        self.enter(id, after, (direction, bytes), now);
+        Some(before)
+    }
+
+    /// Brings a flow into another state. A flow that is over then is accounted as ended now, though its entry
+    /// and its NAT port stay for stragglers.
+    #[cold]
+    fn enter(&mut self, id: FlowId, after: State, packet: (Direction, u32), now: Timestamp) {
+        if after.is_over() && !self.table.entry(id).is_counted() {
+            if let Some(feed) = self.subscribed_feed() {
+                feed.emit_finished(&self.table, id, after, packet, now);
+            }
+            self.account_end(id, after.close_cause(), now);
+            self.table.entry_mut(id).set_counted();
+        }
+        self.table.touch(id, after, now, self.lifetimes.of(after));
+    }
+
+    /// Counts the time from SYN to the backend's SYN-ACK.
+    #[inline(never)]
+    pub fn count_connect(&self, id: FlowId, now: Timestamp) {
+        let micros = micros_since(self.table.counters(id).created(), now);
+        let service = ServiceSlot(self.table.entry(id).service_slot);
+        self.stats
+            .service(service)
+            .connect
+            .observe(micros, &CONNECT_BOUNDS);
+    }
+
+    /// Counts an ICMP error that says that a flow's backend cannot be reached, as long as it has not answered.
+    /// The flow stays as it is.
+    pub fn count_unreachable(&self, id: FlowId) {
+        let entry = self.table.entry(id);
+        if matches!(entry.state(), State::Opening | State::Unreplied) {
+            self.count_failure(BackendSlot(entry.backend_slot), FlowFailure::Unreachable);
+        }
+    }
+
+    /// Counts a translated packet of `bytes` for its flow, service and backend.
+    #[inline(always)]
+    pub fn count_packet(&mut self, id: FlowId, direction: Direction, bytes: u32) {
+        let entry = self.table.entry(id);
+        let service = self.stats.service(ServiceSlot(entry.service_slot));
+        let backend = self.stats.backend(BackendSlot(entry.backend_slot));
+        let (service, backend) = match direction {
+            Direction::In => (&service.inbound, &backend.inbound),
+            Direction::Out => (&service.outbound, &backend.outbound),
+        };
+        service.count(bytes.into());
+        backend.count(bytes.into());
+        self.table.count(id, direction, bytes);
+    }
+
+    /// Ends a flow: its keys, its NAT port and its entry are free at once.
+    ///
+    /// # Panics
+    /// If `id` is not a live flow.
+    #[cold]
+    pub fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
+        if !self.table.entry(id).is_counted() {
+            if let Some(feed) = self.subscribed_feed() {
+                feed.emit_closed(&self.table, id, cause, now);
+            }
+            self.account_end(id, cause, now);
+        }
+        let backend = self.table.close(id);
+        self.stats
+            .backend(backend)
+            .nat_ports
+            .set(u64::from(self.table.ports_used(backend)));
+    }
+
+    /// Ends expired flows, those on an own address that is gone, and those for which `doomed` has a cause, among
+    /// the next `budget` places of the table; see [`FlowTable::sweep_len`].
+    pub fn sweep(&mut self, now: Timestamp, budget: usize, doomed: impl Fn(&HotEntry) -> Option<CloseCause>) {
+        for _ in 0..budget.min(self.table.sweep_len()) {
+            let Some(id) = self.table.next_at_cursor() else {
+                continue;
+            };
+            let entry = self.table.entry(id);
+            let cause = if entry.expired(now) {
+                Some(entry.state().close_cause())
+            } else if self.table.is_departed(entry.local) {
+                Some(CloseCause::InterfaceLost)
+            } else {
+                doomed(entry)
+            };
+            if let Some(cause) = cause {
+                self.end(id, cause, now);
+            }
+        }
+        self.stats.flow_entries.set(u64::from(self.table.len()));
+    }
+
+    /// The backend that a client of a service with affinity is to get again.
+    pub fn kept_backend(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
+        self.affinity.find(key, now)
+    }
+
+    /// The live flows among the `scan` entries from `cursor` on: see [`FlowTable::slice`].
+    pub fn slice(&self, cursor: u32, scan: u32, now: Timestamp, worker: u16) -> FlowSlice {
+        self.table.slice(cursor, scan, now, worker, &self.timeouts)
+    }
+
+    /// Emits each flow that opens or closes from now on to `feed`, while it has a subscriber.
+    pub fn set_feed(&mut self, feed: FeedWriter) {
+        self.feed = Some(feed);
+    }
+
+    #[inline]
+    fn subscribed_feed(&self) -> Option<&FeedWriter> {
+        self.feed.as_ref().filter(|feed| feed.is_subscribed())
+    }
+
+    /// If the service has affinity, the client's entry holds the backend of a flow that was just opened.
+    fn hold_affinity(&mut self, id: FlowId, backend: &Backend, now: Timestamp) {
+        let entry = self.table.entry(id);
+        let key = client_key(entry);
+        let time = self.affinity_times[key.service.index()];
+        if time.is_zero() {
+            return;
+        }
+        let begun = self.affinity.begin(&key, backend.into(), now, time);
+        self.stats.affinity_evicted.add(u64::from(begun.evicted));
+        self.table.entry_mut(id).set_epoch(begun.epoch);
+    }
+
+    /// Takes the end of a flow into counters and affinity; once, while the entry still has its last state.
+    fn account_end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
+        let entry = self.table.entry(id);
+        let slot = BackendSlot(entry.backend_slot);
+        let key = client_key(entry);
+        if let Some(epoch) = entry.epoch() {
+            let time = self.affinity_times[key.service.index()];
+            self.affinity.end(&key, (slot, epoch), now, time);
+        }
+        let flows = &self.stats.backend(slot).flows;
+        flows.set(flows.get().saturating_sub(1));
+        match (entry.state(), cause) {
+            (State::Opening, CloseCause::Rst) => self.count_failure(slot, FlowFailure::Reset),
+            (State::Opening, CloseCause::Idle) => self.count_failure(slot, FlowFailure::Timeout),
+            _ => {}
+        }
+        let service = self.stats.service(key.service);
+        service.flows_closed[cause as usize].add(1);
+        let micros = micros_since(self.table.counters(id).created(), now);
+        service.duration.observe(micros, &DURATION_BOUNDS);
+    }
+
+    fn count_failure(&self, backend: BackendSlot, failure: FlowFailure) {
+        self.stats.backend(backend).flows_failed[failure as usize].add(1);
+    }
+}
+
+const fn client_key(entry: &HotEntry) -> ServiceClient {
+    ServiceClient {
+        service: ServiceSlot(entry.service_slot),
+        client: entry.client,
+    }
+}
+
+fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.since(earlier).as_micros()).unwrap_or(u64::MAX)
+}

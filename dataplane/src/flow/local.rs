@@ -1,0 +1,74 @@
+//! The balancer's own addresses: flows refer to them by an index of one byte.
+//!
+//! An address that leaves the interface keeps its index while flows refer to it, so that these can be ended, and
+//! gets the same index if it comes back meanwhile. Then the index is free for another address.
+
+use super::header::{Header, MAX_LOCALS, NO_ADDRESS};
+use super::table::FlowTable;
+
+impl FlowTable {
+    /// Makes `addresses` the own ones. Returns how many of them found no index, because 256 addresses are in use
+    /// or still have flows. O(addresses x known addresses).
+    pub fn set_local_addresses(&mut self, addresses: impl Iterator<Item = [u8; 16]>) -> usize {
+        let header = self.pool.header_mut();
+        header.current_addresses = [NO_ADDRESS; MAX_LOCALS];
+        addresses.filter(|address| !header.add_local(*address)).count()
+    }
+
+    /// The index of an own address. O(known addresses).
+    #[inline(always)]
+    pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
+        const { assert!(MAX_LOCALS == 1 << u8::BITS) };
+        let address = u128::from_ne_bytes(*address);
+        let current = self.pool.header().current_addresses().iter();
+        let index = current
+            .map(|current| u128::from_ne_bytes(*current))
+            .position(|current| current == address)?;
+        u8::try_from(index).ok()
+    }
+
+    /// The index of an address that was an own one and still has flows.
+    #[cold]
+    pub fn find_departed(&self, address: &[u8; 16]) -> Option<u8> {
+        let header = self.pool.header();
+        let index = header
+            .known_addresses()
+            .iter()
+            .position(|known| known == address)?;
+        let departed = header.current_addresses[index] == NO_ADDRESS && header.local_flows[index] > 0;
+        departed.then_some(u8::try_from(index).ok()?)
+    }
+
+    /// Whether the address with this index was an own one and is none any more.
+    #[inline]
+    pub fn is_departed(&self, index: u8) -> bool {
+        let (header, index) = (self.pool.header(), usize::from(index));
+        header.current_addresses[index] != header.local_addresses[index]
+    }
+
+    /// The address with this index, an own one or one that is gone; all zeros if there is none.
+    #[inline]
+    pub fn local_address(&self, index: u8) -> [u8; 16] {
+        self.pool.header().local_addresses[usize::from(index)]
+    }
+}
+
+impl Header {
+    /// Adds an own address, under the index that it had before if it still has flows. False if no index is free.
+    fn add_local(&mut self, address: [u8; 16]) -> bool {
+        let known = self.known_addresses().iter().position(|&known| known == address);
+        let free = |header: &Self| {
+            (0..header.locals as usize).find(|&index| {
+                header.current_addresses[index] == NO_ADDRESS && header.local_flows[index] == 0
+            })
+        };
+        let fresh = |header: &Self| Some(header.locals as usize).filter(|&next| next < MAX_LOCALS);
+        let Some(index) = known.or_else(|| free(self)).or_else(|| fresh(self)) else {
+            return false;
+        };
+        self.local_addresses[index] = address;
+        self.current_addresses[index] = address;
+        self.locals = self.locals.max(u32::try_from(index + 1).unwrap_or(u32::MAX));
+        true
+    }
+}

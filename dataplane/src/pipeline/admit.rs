@@ -1,0 +1,129 @@
+//! New flows: source-range check, backend, next hop, NAT port.
+
+use vl3lb_common::addr::{from_octets, to_octets};
+use vl3lb_common::{DropReason, MacAddr, Protocol, Service, ServiceKey, ServiceSlot};
+
+use super::early_selection::EarlySelection;
+use super::policy::Policy;
+use super::reject::DropContext;
+use super::select::Choice;
+use super::{Context, Signals, Tables, next_hop};
+use crate::flow::{FlowId, NewFlow, OpenError, State, tcp};
+use crate::packet::{self, IcmpError};
+use crate::port::Frame;
+
+/// Opens a flow of `service` for a request. Returns it with the MAC address of its backend's next hop, `None` on a raw-IP
+/// link.
+///
+/// # Errors
+/// The client may not use the service, the packet cannot open a flow, or there is no backend, next hop, table entry or
+/// NAT port.
+pub(super) fn admit<F: Frame>(
+    policy: &Policy,
+    tables: &mut Tables,
+    signals: &Signals,
+    packet: &[F],
+    context: Context<'_>,
+    service: ServiceSlot,
+    early: Option<&EarlySelection>,
+) -> Result<(FlowId, Option<MacAddr>), DropContext> {
+    let parsed = context.parsed;
+    let known = policy.service(service).ok_or(DropReason::Internal)?;
+    // First, so that a client that is not allowed gets no reply of any kind.
+    if !known.source_ranges.allow(from_octets(parsed.source)) {
+        return Err(DropContext::of(service, DropReason::SourceNotAllowed));
+    }
+    if parsed.hop_limit <= 1 {
+        return Err(DropContext::hop_limit_exceeded(service));
+    }
+    open(policy, tables, signals, packet, context, known, early).map_err(|reason| {
+        let dropped = DropContext::of(service, reason);
+        match reason {
+            DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
+            // RFC 5508 REQ-8: no resources, say "communication administratively prohibited".
+            DropReason::FlowTableFull | DropReason::NatPortsExhausted => {
+                dropped.with_error(IcmpError::AdminProhibited)
+            }
+            _ => dropped,
+        }
+    })
+}
+
+/// Kept out of the code of known flows.
+#[inline(never)]
+fn open<F: Frame>(
+    policy: &Policy,
+    tables: &mut Tables,
+    signals: &Signals,
+    packet: &[F],
+    context: Context<'_>,
+    service: &Service,
+    early: Option<&EarlySelection>,
+) -> Result<(FlowId, Option<MacAddr>), DropReason> {
+    let Context {
+        parsed,
+        tuple,
+        flags,
+        now,
+        ..
+    } = context;
+    let is_tcp = tuple.protocol == Protocol::Tcp;
+    if is_tcp && !tcp::opens(flags.0) {
+        return Err(DropReason::NotSyn);
+    }
+    let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+    let choice = match early {
+        Some(early) => Choice {
+            slot: early.backend,
+            scheduled: true,
+        },
+        None => tables
+            .selector
+            .pick(policy, &tables.flows, &signals.stats, context, service)?,
+    };
+    let backend = policy.snapshot.backend(choice.slot).ok_or(DropReason::Internal)?;
+    // Nothing is opened towards a backend that cannot be reached yet.
+    let mac = next_hop::of_backend(policy, signals, backend)?;
+    let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head);
+    let state = if is_tcp { State::Opening } else { State::Unreplied };
+    let new = NewFlow {
+        client: parsed.source,
+        client_port: tuple.source_port,
+        local: tuple.local,
+        service_port: tuple.destination_port,
+        protocol: tuple.protocol.number(),
+        backend: to_octets(backend.address),
+        backend_port: backend.port,
+        backend_slot: choice.slot,
+        service_slot: service.slot,
+        client_mac: client_mac.0,
+        hop_generation: policy.hop_generation,
+        timeout: tables.flows.timeout(state),
+        state,
+        nat_port: early.map(|early| early.nat_port),
+    };
+    let local = from_octets(parsed.destination);
+    let is_usable = |port| {
+        !policy.services_at_nat_ports
+            || !policy.snapshot.services.contains_key(&ServiceKey {
+                address: local,
+                port,
+                protocol: tuple.protocol,
+            })
+    };
+    let random = tables.selector.random();
+    let id = tables
+        .flows
+        .open(&new, backend, now, random, is_usable)
+        .map_err(|error| match error {
+            OpenError::TableFull => DropReason::FlowTableFull,
+            OpenError::PortsExhausted => DropReason::NatPortsExhausted,
+        })?;
+    let entry = tables.flows.entry_mut(id);
+    entry.set_client_mac(client_mac.0, !is_known, policy.hop_generation);
+    if is_tcp {
+        entry.mss = packet::tcp_mss_option(head, parsed).unwrap_or(0);
+    }
+    tables.selector.opened(service.slot, choice);
+    Ok((id, mac))
+}

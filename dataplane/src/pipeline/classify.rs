@@ -1,0 +1,71 @@
+//! What kind of packet it is: of a flow, for the slow path, or a stray one.
+
+use vl3lb_common::DropReason;
+
+use super::batch::Prepared;
+use super::lookup::Lookup;
+use super::policy::Policy;
+use super::tuple::Tuple;
+use crate::flow::FlowTable;
+use crate::packet::{self, Parsed};
+use crate::port::{Frame, packet_len};
+
+/// The kind of a packet.
+#[derive(Debug, Clone)]
+pub(super) enum Class {
+    /// A TCP or UDP packet with its ports: it has a flow, or may open one.
+    Flow(Lookup),
+    /// An ICMP message or a fragment to the own address with this index, or any packet to an address that was an own one
+    /// and still has flows.
+    SlowPath { local: u8 },
+    /// Nothing that is forwarded.
+    Drop(DropReason),
+}
+
+impl Prepared {
+    /// Fills this place with a packet.
+    #[inline(always)]
+    pub(super) fn classify<F: Frame>(&mut self, policy: &Policy, table: &FlowTable, packet: &[F]) {
+        self.frames = packet.len();
+        self.early = None;
+        self.class = classify(policy, table, packet, &mut self.parsed).unwrap_or_else(Class::Drop);
+    }
+}
+
+#[inline(always)]
+fn classify<F: Frame>(
+    policy: &Policy,
+    table: &FlowTable,
+    packet: &[F],
+    parsed: &mut Parsed,
+) -> Result<Class, DropReason> {
+    let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+    packet::parse_into(parsed, head, packet_len(packet), policy.framing)?;
+    let Some(local) = table.find_local(&parsed.destination) else {
+        return foreign(table, parsed);
+    };
+    Ok(match Tuple::of(parsed, local) {
+        Some((tuple, flags)) => Class::Flow(Lookup::new(policy, table, parsed, tuple, flags)),
+        None => Class::SlowPath { local },
+    })
+}
+
+/// A packet that is not sent to an own address.
+#[cold]
+fn foreign(table: &FlowTable, parsed: &Parsed) -> Result<Class, DropReason> {
+    check_source(table, parsed)?;
+    let local = table
+        .find_departed(&parsed.destination)
+        .ok_or(DropReason::NoService)?;
+    Ok(Class::SlowPath { local })
+}
+
+/// Drops a packet whose source is an own address: it cannot come in from outside. No flow has such a client or backend,
+/// so packets of a flow need no check.
+#[cold]
+pub(super) fn check_source(table: &FlowTable, parsed: &Parsed) -> Result<(), DropReason> {
+    match table.find_local(&parsed.source) {
+        Some(_) => Err(DropReason::Martian),
+        None => Ok(()),
+    }
+}

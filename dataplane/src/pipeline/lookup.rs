@@ -1,0 +1,78 @@
+//! Which flow a packet belongs to.
+
+use super::Context;
+use super::policy::Policy;
+use super::tuple::Tuple;
+use crate::flow::{FlowId, FlowTable, Probe};
+use crate::packet::{Parsed, TcpFlags};
+
+/// Where the flow of a packet is looked for.
+#[derive(Debug, Clone)]
+pub(super) struct Lookup {
+    pub(super) tuple: Tuple,
+    /// None for UDP.
+    pub(super) flags: TcpFlags,
+    /// The worker whose NAT port the packet is sent to, if it is one.
+    pub(super) nat_owner: Option<u16>,
+    /// By its reply key if the NAT port is this worker's, else by its request key.
+    pub(super) probe: Probe,
+}
+
+/// The flow of a packet.
+pub(super) enum Found {
+    /// The packet is the backend's.
+    Reply(FlowId),
+    /// The packet is the client's.
+    Request(FlowId),
+    /// No flow here. `by_ports` owns the flows of the packet's addresses and ports.
+    Nothing { by_ports: u16 },
+}
+
+impl Lookup {
+    #[inline(always)]
+    pub(super) fn new(
+        policy: &Policy,
+        table: &FlowTable,
+        parsed: &Parsed,
+        tuple: Tuple,
+        flags: TcpFlags,
+    ) -> Self {
+        let nat_owner = policy.nat_owner(tuple);
+        let probe = if nat_owner == Some(policy.worker) {
+            table.reply_probe(&tuple.reply_key(parsed.source))
+        } else {
+            table.request_probe(&tuple.request_key(parsed.source))
+        };
+        Self {
+            tuple,
+            flags,
+            nat_owner,
+            probe,
+        }
+    }
+
+    /// Finds the flow.
+    #[inline(always)]
+    pub(super) fn find(&self, policy: &Policy, table: &FlowTable, context: Context<'_>) -> Found {
+        let Context {
+            parsed, tuple, now, ..
+        } = context;
+        let request_probe;
+        let probe = if self.nat_owner == Some(policy.worker) {
+            if let Some(id) = table.reply_at(&self.probe, tuple.reply_key(parsed.source), now) {
+                return Found::Reply(id);
+            }
+            request_probe = table.request_probe(&tuple.request_key(parsed.source));
+            &request_probe
+        } else {
+            &self.probe
+        };
+        let by_ports = policy.request_owner(&parsed.source, tuple);
+        if (by_ports == policy.worker || policy.placement.any_by_client())
+            && let Some(id) = table.request_at(probe, tuple.request_key(parsed.source), now)
+        {
+            return Found::Request(id);
+        }
+        Found::Nothing { by_ports }
+    }
+}

@@ -1,0 +1,181 @@
+//! What the snapshot in use says about a packet: its service, the worker that owns it, whether its backend is usable.
+
+use std::sync::Arc;
+
+use vl3lb_common::addr::from_octets;
+use vl3lb_common::hash::{client_hash, owner_hash, reduce};
+use vl3lb_common::stats::CloseCause;
+use vl3lb_common::{
+    Backend, BackendSlot, BackendState, DropReason, Service, ServiceKey, ServiceSlot, Snapshot,
+};
+
+use super::Origin;
+use super::placement::FlowPlacement;
+use super::tuple::Tuple;
+use crate::flow::HotEntry;
+use crate::packet::{Framing, Parsed};
+
+/// The snapshot in use, this worker's place among the workers, and the link that they are attached to. Constant while a
+/// packet is handled.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) worker: u16,
+    pub(super) workers: u16,
+    pub(super) framing: Framing,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) placement: FlowPlacement,
+    /// Whether a service of the snapshot listens at a NAT port, which then is not used for flows.
+    pub(super) services_at_nat_ports: bool,
+    /// The generation of client MAC addresses: changes with the kernel's next hops and with the attachment.
+    pub(super) hop_generation: u16,
+    /// Attachments before the current one.
+    former_attachments: u16,
+    /// The `hop_generation` with which the current attachment began.
+    attached_generation: u16,
+}
+
+impl Policy {
+    pub(super) fn new(worker: u16, workers: u16, framing: Framing, snapshot: Arc<Snapshot>) -> Self {
+        let hop_generation = snapshot.next_hops.generation;
+        let mut placement = FlowPlacement::default();
+        placement.update(&snapshot);
+        Self {
+            worker,
+            workers,
+            framing,
+            services_at_nat_ports: snapshot.has_services_at_nat_ports(),
+            snapshot,
+            placement,
+            hop_generation,
+            former_attachments: 0,
+            attached_generation: hop_generation,
+        }
+    }
+
+    /// Switches to `snapshot` and returns the former one. O(services).
+    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.placement.update(&snapshot);
+        self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
+        self.hop_generation = snapshot
+            .next_hops
+            .generation
+            .wrapping_add(self.former_attachments);
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// Begins a new attachment.
+    pub(super) const fn set_framing(&mut self, framing: Framing) {
+        self.framing = framing;
+        // The generation of next hops only grows, so the sum is new.
+        self.former_attachments = self.former_attachments.wrapping_add(1);
+        self.hop_generation = self.hop_generation.wrapping_add(1);
+        self.attached_generation = self.hop_generation;
+    }
+
+    /// Whether a MAC address of this generation was learned on a former attachment.
+    pub(super) const fn is_of_former_attachment(&self, hop_generation: u16) -> bool {
+        hop_generation
+            .wrapping_sub(self.attached_generation)
+            .cast_signed()
+            < 0
+    }
+
+    /// The worker that owns the NAT port which a packet is sent to, if it is one.
+    #[inline(always)]
+    pub(super) fn nat_owner(&self, tuple: Tuple) -> Option<u16> {
+        let (ports, port) = (self.snapshot.nat_ports, tuple.destination_port);
+        ports.contains(port).then(|| {
+            // Spares a single worker the division.
+            if self.workers == 1 {
+                0
+            } else {
+                ports.owner(port, self.workers)
+            }
+        })
+    }
+
+    /// The worker that owns the flows of these addresses and ports.
+    #[inline]
+    pub(super) fn request_owner(&self, client: &[u8; 16], tuple: Tuple) -> u16 {
+        // Spares a single worker the hash, a chain of six dependent multiplications.
+        if self.workers == 1 {
+            return 0;
+        }
+        let hash = owner_hash(
+            client,
+            tuple.source_port,
+            tuple.destination_port,
+            tuple.protocol.number(),
+        );
+        u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
+    }
+
+    /// The worker to which a request of `service` is handed, as its flow is not here; `None` if this one is to open it.
+    /// `by_ports` is the owner by the client's address and ports.
+    ///
+    /// A packet passes the owner under the former rule at most once, on its way to the owner, which hands on nothing
+    /// that was handed to it. So no packet circulates.
+    #[inline]
+    pub(super) fn remote_owner(
+        &self,
+        service: ServiceSlot,
+        client: &[u8; 16],
+        by_ports: u16,
+        origin: Origin,
+    ) -> Option<u16> {
+        if !self.placement.any_by_client() || self.workers == 1 {
+            return (by_ports != self.worker).then_some(by_ports);
+        }
+        let placed = self.placement.of(service);
+        let by_client = u16::try_from(reduce(client_hash(client), u32::from(self.workers))).unwrap_or(0);
+        let (owner, former) = if placed.by_client {
+            (by_client, by_ports)
+        } else {
+            (by_ports, by_client)
+        };
+        let unasked = owner != self.worker || origin == Origin::Queue;
+        if placed.moved && former != self.worker && unasked {
+            return Some(former);
+        }
+        (owner != self.worker).then_some(owner)
+    }
+
+    /// The service that a packet is sent to.
+    pub(super) fn service_at(&self, parsed: &Parsed, tuple: Tuple) -> Option<ServiceSlot> {
+        let key = ServiceKey {
+            address: from_octets(parsed.destination),
+            port: tuple.destination_port,
+            protocol: tuple.protocol,
+        };
+        self.snapshot.services.get(&key).copied()
+    }
+
+    pub(super) fn service(&self, slot: ServiceSlot) -> Option<&Service> {
+        self.snapshot.service_slots.get(slot.index())?.as_ref()
+    }
+
+    /// The flow's backend, or why the flow has to end.
+    #[inline(always)]
+    pub(super) fn usable_backend(&self, entry: &HotEntry) -> Result<&Backend, (CloseCause, DropReason)> {
+        let backend = self.snapshot.backend(BackendSlot(entry.backend_slot));
+        match backend.map(|backend| (backend, backend.state)) {
+            Some((backend, BackendState::Active | BackendState::Unknown | BackendState::Draining { .. })) => {
+                Ok(backend)
+            }
+            Some((_, BackendState::Down)) => Err((CloseCause::BackendDown, DropReason::BackendDown)),
+            Some((_, BackendState::Gone)) | None => Err((CloseCause::Drain, DropReason::DrainDeadline)),
+        }
+    }
+
+    /// Why a sweep has to end a flow that has not expired.
+    pub(super) fn sweep_cause(&self, entry: &HotEntry) -> Option<CloseCause> {
+        match self.usable_backend(entry) {
+            Err((cause, _)) => Some(cause),
+            // A finished flow does not keep the slot of a backend that is to go.
+            Ok(backend) if matches!(backend.state, BackendState::Draining { .. }) => {
+                entry.state().is_over().then_some(CloseCause::Drain)
+            }
+            Ok(_) => None,
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Which backend a new flow gets.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use vl3lb_common::addr::from_octets;
+use vl3lb_common::hash::selection_hash;
+use vl3lb_common::snapshot::MAX_SERVICES;
+use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::{BackendSlot, DropReason, Service, ServiceSlot};
+
+use super::Context;
+use super::policy::Policy;
+use crate::flow::{BackendId, Flows, ServiceClient};
+
+/// What selection remembers between flows.
+#[derive(Debug)]
+pub(super) struct Selector {
+    /// Flows that the scheduler has placed so far, by service slot.
+    round_robin: Box<[u64]>,
+    random: StdRng,
+}
+
+/// A backend for a new flow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    pub(super) slot: BackendSlot,
+    /// By the scheduler; else the client had this backend already.
+    pub(super) scheduled: bool,
+}
+
+impl Selector {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            round_robin: vec![0; MAX_SERVICES].into_boxed_slice(),
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// A random number that chooses a NAT port.
+    pub(super) fn random(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+
+    /// Moves the round-robin cursor after a flow was opened with `choice`.
+    pub(super) fn opened(&mut self, service: ServiceSlot, choice: Choice) {
+        self.round_robin[service.index()] += u64::from(choice.scheduled);
+    }
+
+    /// Picks a backend: with affinity the one that the client had, if it still takes flows, else by the scheduler.
+    ///
+    /// # Errors
+    /// [`DropReason::NoBackend`].
+    pub(super) fn pick(
+        &self,
+        policy: &Policy,
+        flows: &Flows,
+        stats: &WorkerStats,
+        context: Context<'_>,
+        service: &Service,
+    ) -> Result<Choice, DropReason> {
+        let client = context.parsed.source;
+        let hash = if service.affinity.is_zero() {
+            selection_hash(&client, context.tuple.source_port)
+        } else {
+            let key = ServiceClient {
+                service: service.slot,
+                client,
+            };
+            let kept = flows
+                .kept_backend(&key, context.now)
+                .filter(|&kept| may_keep(policy, service.slot, kept));
+            if let Some(kept) = kept {
+                return Ok(Choice {
+                    slot: kept.slot,
+                    scheduled: false,
+                });
+            }
+            // Without the port, so that other balancers and workers choose the same.
+            selection_hash(&client, 0)
+        };
+        service
+            .pool(from_octets(client))
+            .pick(hash, self.round_robin[service.slot.index()], |slot| {
+                stats.backend(slot).flows.get()
+            })
+            .map(|slot| Choice {
+                slot,
+                scheduled: true,
+            })
+            .ok_or(DropReason::NoBackend)
+    }
+}
+
+/// Whether the backend that a client had is still one of the service and takes flows.
+fn may_keep(policy: &Policy, service: ServiceSlot, kept: BackendId) -> bool {
+    policy.snapshot.backend(kept.slot).is_some_and(|backend| {
+        BackendId::from(backend) == kept && backend.service == service && backend.takes_new_flows()
+    })
+}

@@ -1,0 +1,167 @@
+//! ICMP errors about packets that the balancer sent, forwarded to the end that sent the packet originally (RFC 5508
+//! section 4). They change no state and refresh no timer.
+
+use vl3lb_common::addr::from_octets;
+use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
+
+use crate::flow::{FlowId, Flows, HotEntry};
+use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
+use crate::pipeline::policy::Policy;
+use crate::pipeline::reject::DropContext;
+use crate::pipeline::tuple::Tuple;
+use crate::pipeline::{Origin, Signals, Verdict, emit, next_hop};
+use crate::port::Frame;
+
+/// An ICMP error on its way.
+#[derive(Clone, Copy)]
+pub(super) struct Error<'a> {
+    pub(super) parsed: &'a Parsed,
+    pub(super) quoted: &'a Quoted,
+    pub(super) origin: Origin,
+    pub(super) now: Timestamp,
+}
+
+/// Forwards an error to the client or the backend of the flow that it quotes, or to the worker that owns the flow.
+pub(super) fn forward<F: Frame>(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    packet: &mut [F],
+    error: Error<'_>,
+) -> Result<Verdict, DropContext> {
+    let (quoted, table) = (error.quoted, flows.table());
+    // The balancer sent the quoted packet.
+    let local = table
+        .find_local(&quoted.source)
+        .ok_or(DropReason::IcmpUnmatched)?;
+    // As of a packet in the opposite direction of the quoted one.
+    let tuple = Tuple {
+        protocol: quoted.protocol,
+        source_port: quoted.destination_port,
+        destination_port: quoted.source_port,
+        local,
+    };
+    let reply_owner = policy.nat_owner(tuple);
+    if reply_owner == Some(policy.worker)
+        && let Some(id) = table.reply(&tuple.reply_key(quoted.destination), error.now)
+    {
+        return to_client(policy, flows, signals, packet, error, id);
+    }
+    let by_ports = policy.request_owner(&quoted.destination, tuple);
+    if (by_ports == policy.worker || policy.placement.any_by_client())
+        && let Some(id) = table.request(&tuple.request_key(quoted.destination), error.now)
+    {
+        return to_backend(policy, flows, signals, packet, error, id);
+    }
+    let own = ServiceKey {
+        address: from_octets(quoted.source),
+        port: quoted.source_port,
+        protocol: quoted.protocol,
+    };
+    let next = match (policy.snapshot.services.get(&own), reply_owner) {
+        (Some(&service), _) => policy.remote_owner(service, &quoted.destination, by_ports, error.origin),
+        (None, owner) => Some(owner.unwrap_or(by_ports)).filter(|&owner| owner != policy.worker),
+    };
+    next.map(Verdict::Handoff)
+        .ok_or_else(|| DropReason::IcmpUnmatched.into())
+}
+
+/// An error about a packet to the backend goes to the client (RFC 5508 REQ-5).
+fn to_client<F: Frame>(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    packet: &mut [F],
+    error: Error<'_>,
+    id: FlowId,
+) -> Result<Verdict, DropContext> {
+    if matches!(error.quoted.kind, ErrorClass::Unreachable) {
+        flows.count_unreachable(id);
+    }
+    let entry = flows.table().entry(id);
+    let service = ServiceSlot(entry.service_slot);
+    let inner = Translation {
+        source: entry.client,
+        destination: flows.table().local_address(entry.local),
+        source_port: entry.client_port,
+        destination_port: entry.service_port,
+    };
+    let mac = next_hop::of_client(policy, flows, signals, id);
+    translate(policy, flows.entry_mut(id), packet, error, inner, mac)
+        .map_err(|reason| DropContext::of(service, reason))
+}
+
+/// An error about a packet to the client goes to the backend (RFC 5508 REQ-4).
+fn to_backend<F: Frame>(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    packet: &mut [F],
+    error: Error<'_>,
+    id: FlowId,
+) -> Result<Verdict, DropContext> {
+    let entry = flows.table().entry(id);
+    let service = ServiceSlot(entry.service_slot);
+    let inner = Translation {
+        source: entry.backend,
+        destination: flows.table().local_address(entry.local),
+        source_port: entry.backend_port,
+        destination_port: entry.nat_port,
+    };
+    let mac = policy
+        .snapshot
+        .backend(BackendSlot(entry.backend_slot))
+        .ok_or(DropReason::Internal)
+        .and_then(|backend| next_hop::of_backend(policy, signals, backend));
+    translate(policy, flows.entry_mut(id), packet, error, inner, mac)
+        .map_err(|reason| DropContext::of(service, reason))
+}
+
+/// Translates an error for the sender of the quoted packet, which is `inner` as that sender knows it.
+fn translate<F: Frame>(
+    policy: &Policy,
+    entry: &mut HotEntry,
+    packet: &mut [F],
+    error: Error<'_>,
+    inner: Translation,
+    mac: Result<Option<MacAddr>, DropReason>,
+) -> Result<Verdict, DropReason> {
+    let Error { parsed, quoted, .. } = error;
+    let mac = mac?;
+    if parsed.hop_limit <= 1 {
+        return Err(DropReason::TtlExpired);
+    }
+    if let ErrorClass::TooBig { mtu } = quoted.kind {
+        lower_mss(entry, parsed.family, mtu);
+    }
+    let head = packet.first_mut().ok_or(DropReason::Malformed)?;
+    let own = inner.destination;
+    packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)?;
+    emit::address_frame(policy, packet, mac);
+    Ok(Verdict::Transmit)
+}
+
+/// Lowers the size of the segments into which super-packets of this flow are divided.
+fn lower_mss(entry: &mut HotEntry, family: Family, mtu: u32) {
+    let headers = match family {
+        Family::V4 => 40,
+        Family::V6 => 60,
+    };
+    let Ok(mtu) = u16::try_from(mtu) else { return };
+    if mtu < smallest_path_mtu(family) {
+        return;
+    }
+    let limit = mtu - headers;
+    if entry.mss == 0 || entry.mss > limit {
+        entry.mss = limit;
+    }
+}
+
+/// The shortest MTU that a path may have, by family (RFC 791, RFC 8200): Too Big messages
+/// below it are ignored.
+const fn smallest_path_mtu(family: Family) -> u16 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
+    }
+}

@@ -1,0 +1,82 @@
+//! Full NAT of a packet whose flow is known: the flow's state moves, both addresses are rewritten, and the packet is
+//! counted.
+
+use vl3lb_common::{DropReason, MacAddr};
+
+use super::policy::Policy;
+use super::{Context, Signals, Verdict, emit, next_hop};
+use crate::flow::{Direction, FlowId, Flows, State};
+use crate::packet::{self, Translation};
+use crate::port::Frame;
+
+/// Translates a request and sends it to the flow's backend, whose next hop is `mac`. An unresolved next hop moves the
+/// flow's state all the same.
+#[inline(always)]
+pub(super) fn to_backend<F: Frame>(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    packet: &mut [F],
+    context: Context<'_>,
+    id: FlowId,
+    mac: Result<Option<MacAddr>, DropReason>,
+) -> Result<Verdict, DropReason> {
+    let bytes = context.parsed.ip_len();
+    flows.advance(id, Direction::In, context.flags.0, bytes, context.now);
+    if !next_hop::is_client_known(policy, flows.table().entry(id)) {
+        next_hop::learn_client(policy, signals, flows, id, context.parsed, packet);
+    }
+    let entry = flows.table().entry(id);
+    let to = Translation {
+        source: flows.table().local_address(entry.local),
+        destination: entry.backend,
+        source_port: entry.nat_port,
+        destination_port: entry.backend_port,
+    };
+    let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
+    flows.count_packet(id, Direction::In, bytes);
+    Ok(verdict)
+}
+
+/// Translates a reply and sends it to the flow's client.
+#[inline(always)]
+pub(super) fn to_client<F: Frame>(
+    policy: &Policy,
+    flows: &mut Flows,
+    signals: &Signals,
+    packet: &mut [F],
+    context: Context<'_>,
+    id: FlowId,
+) -> Result<Verdict, DropReason> {
+    let bytes = context.parsed.ip_len();
+    let before = flows.advance(id, Direction::Out, context.flags.0, bytes, context.now);
+    if before == Some(State::Opening) && flows.table().entry(id).state() == State::Answered {
+        accepted(flows, packet, context, id);
+    }
+    let mac = next_hop::of_client(policy, flows, signals, id)?;
+    let entry = flows.table().entry(id);
+    let to = Translation {
+        source: flows.table().local_address(entry.local),
+        destination: entry.client,
+        source_port: entry.service_port,
+        destination_port: entry.client_port,
+    };
+    let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
+    flows.count_packet(id, Direction::Out, bytes);
+    Ok(verdict)
+}
+
+/// The backend accepted a connection: counts the time that it took, and notes the segment size that both ends can take.
+#[inline(never)]
+fn accepted<F: Frame>(flows: &mut Flows, packet: &[F], context: Context<'_>, id: FlowId) {
+    flows.count_connect(id, context.now);
+    let offered = packet
+        .first()
+        .and_then(|head| packet::tcp_mss_option(head.bytes(), context.parsed));
+    let entry = flows.entry_mut(id);
+    entry.mss = match (entry.mss, offered) {
+        (mss, None) => mss,
+        (0, Some(offered)) => offered,
+        (mss, Some(offered)) => mss.min(offered),
+    };
+}
