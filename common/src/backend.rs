@@ -36,18 +36,18 @@ impl BackendSlot {
     }
 }
 
-/// What a backend may get.
+/// Which flows a backend gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendState {
     /// New and old flows.
     Active,
-    /// Old flows, and new ones where no other backend is active: no health check has answered yet.
+    /// Old flows, and new ones where no other backend is active: no health check has completed yet.
     Unknown,
     /// Old flows only, since that time.
     Draining { since: Timestamp },
-    /// Nothing: known to be dead, its flows are ended at once. It may come back in its slot.
+    /// No flows: it failed its health checks, its flows are ended at once. It may come back in its slot.
     Down,
-    /// Nothing: its flows are ended at once, the slot lives until they are gone.
+    /// No flows: they are ended at once, and the slot is free after the last one.
     Gone,
 }
 
@@ -62,7 +62,7 @@ impl BackendState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     pub slot: BackendSlot,
-    /// The generation in which it got its slot: no other backend ever has this slot since then.
+    /// The generation in which it got its slot; no other backend has had the slot since.
     pub since: Generation,
     pub service: ServiceSlot,
     pub address: IpAddr,

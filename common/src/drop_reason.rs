@@ -12,25 +12,25 @@ pub enum DropReason {
     BadChecksum,
     /// A protocol that is not balanced.
     UnsupportedProtocol,
-    /// No service at this address, port and protocol (it was just removed, or the frame strayed).
+    /// No service at this address, port and protocol: it, or the address, was just removed.
     NoService,
     /// A TCP packet of no known flow that does not open one.
     NotSyn,
     /// A fragment whose first fragment was not seen in time.
     FragmentUnmatched,
-    /// TTL or hop limit used up; answered with Time Exceeded.
+    /// TTL or hop limit used up; rejected with Time Exceeded.
     TtlExpired,
-    /// A source address that cannot be (loopback, multicast, the balancer's own).
+    /// An invalid source address: loopback, multicast, the balancer's own.
     Martian,
     /// The client's address is in none of the service's source ranges.
     SourceNotAllowed,
-    /// The service has no backend of this family; answered with RST or Port Unreachable.
+    /// The service has no backend of this family; rejected with RST or Port Unreachable.
     NoBackend,
-    /// The flow's backend is known dead.
+    /// The flow's backend is down.
     BackendDown,
     /// The flow's backend was removed and its drain time is over.
     DrainDeadline,
-    /// The kernel does not know the next hop's MAC address yet.
+    /// The next hop's MAC address is not resolved yet.
     NeighborUnresolved,
     /// No entry left in the flow table.
     FlowTableFull,
@@ -40,7 +40,7 @@ pub enum DropReason {
     FragmentTableFull,
     /// The transmit ring stayed full.
     TxRingFull,
-    /// No free frame for a packet that had to be cut or built.
+    /// No free frame for a segment.
     UmemExhausted,
     /// The ring to the flow's worker is full.
     HandoffFull,
@@ -48,9 +48,9 @@ pub enum DropReason {
     UnknownReply,
     /// An ICMP error about a packet of no known flow.
     IcmpUnmatched,
-    /// Longer than the interface's MTU and not to be cut; answered with Too Big.
+    /// Longer than the interface's MTU and not to be segmented.
     MtuExceeded,
-    /// A UDP super-packet whose segment size cannot be seen in this mode.
+    /// A UDP super-packet: its segment size is unknown in this mode.
     UdpSuperPacket,
     /// A defect of vl3-lb. Must stay 0.
     Internal,
@@ -145,8 +145,8 @@ impl DropReason {
             Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
             Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",
             Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",
-            Self::UnknownReply => "a backend answers to a flow that is gone; was the balancer restarted?",
-            Self::IcmpUnmatched => "nothing, unless it is many",
+            Self::UnknownReply => "a backend sends to a flow that is gone; was the balancer restarted?",
+            Self::IcmpUnmatched => "nothing, unless there are many",
             Self::MtuExceeded => "lower the sender's MTU, or raise the interface's",
             Self::UdpSuperPacket => {
                 "use `mode: auto` or `companion`, or switch off UDP segmentation at the sender"

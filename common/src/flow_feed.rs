@@ -1,8 +1,8 @@
-//! Flows that open and close, told to those who follow them.
+//! The flow feed: a record of each flow that opens or closes, for subscribers.
 //!
-//! Each worker has a [`FlowFeed`]. While nobody follows it, a flow that opens or closes costs the
-//! worker one look at a flag. While somebody does, the worker puts each change into a bounded ring
-//! and goes on; what finds the ring full is lost and counted.
+//! Each worker has a [`FlowFeed`]. Without a subscriber, a flow that opens or closes costs the worker one
+//! load of a flag. With one, the worker puts each change into a bounded ring; a change that finds the ring
+//! full is lost and counted.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,8 @@ use crate::flow_query::FlowRecord;
 use crate::stats::{CloseCause, Counter};
 use crate::time::Timestamp;
 
-/// Changes of one worker that may wait: over a megabyte, and at a hundred readings a second enough for
-/// 800,000 changes a second.
+/// Capacity of one worker's ring: over a megabyte, and enough for 800,000 changes a second if it is read a
+/// hundred times a second.
 pub const FEED_CAPACITY: usize = 8192;
 
 /// A flow was opened or closed.
@@ -22,9 +22,9 @@ pub const FEED_CAPACITY: usize = 8192;
 pub struct FlowChange {
     /// When, on the workers' clock.
     pub at: Timestamp,
-    /// Why it was closed; `None`: it was opened.
+    /// Why it was closed; `None` if it was opened.
     pub closed: Option<CloseCause>,
-    /// The flow as it was then, the packet that closed it counted in.
+    /// The flow at that time, including the packet that closed it.
     pub flow: FlowRecord,
 }
 
@@ -32,40 +32,38 @@ pub struct FlowChange {
 #[derive(Debug, Default)]
 pub struct FlowFeed {
     subscribed: AtomicBool,
-    /// Allocated for the first follower and kept for the next one.
+    /// Allocated for the first subscriber and kept for later ones.
     ring: OnceLock<ArrayQueue<FlowChange>>,
     lost: Counter,
 }
 
 impl FlowFeed {
-    /// Worker: whether changes are of interest.
+    /// Worker: whether there is a subscriber.
     #[inline]
     pub fn is_subscribed(&self) -> bool {
         self.subscribed.load(Ordering::Relaxed)
     }
 
-    /// Worker: tells a change, or counts it as lost. Neither allocates nor waits.
+    /// Worker: emits a change, or counts it as lost. Neither allocates nor waits.
     pub fn push(&self, change: FlowChange) {
         if self.ring.get().is_none_or(|ring| ring.push(change).is_err()) {
             self.lost.add(1);
         }
     }
 
-    /// Control: changes are of interest from now on. Allocates the ring if there is none yet; what is
-    /// left in it from before is forgotten.
+    /// Control: starts the feed. Allocates the ring if there is none yet; discards changes left from before.
     pub fn subscribe(&self) {
         let ring = self.ring.get_or_init(|| ArrayQueue::new(FEED_CAPACITY));
         while ring.pop().is_some() {}
         self.subscribed.store(true, Ordering::Relaxed);
     }
 
-    /// Control: changes are of no interest any more. One that the worker is about to tell may still
-    /// come.
+    /// Control: stops the feed. A change that the worker is about to emit may still arrive.
     pub fn unsubscribe(&self) {
         self.subscribed.store(false, Ordering::Relaxed);
     }
 
-    /// Control: the oldest change that waits.
+    /// Control: takes the oldest change.
     pub fn pop(&self) -> Option<FlowChange> {
         self.ring.get()?.pop()
     }
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_the_ring_full_is_lost_and_counted() {
+    fn changes_beyond_the_capacity_are_lost_and_counted() {
         let feed = FlowFeed::default();
         assert!(!feed.is_subscribed());
         feed.subscribe();
@@ -123,18 +121,18 @@ mod tests {
         let all = FEED_CAPACITY as u64 + 3;
         (0..all).map(change).for_each(|change| feed.push(change));
         assert_eq!(feed.lost(), 3);
-        let told: Vec<_> = std::iter::from_fn(|| feed.pop())
+        let emitted: Vec<_> = std::iter::from_fn(|| feed.pop())
             .map(|change| change.at.0)
             .collect();
         assert_eq!(
-            told,
+            emitted,
             (0..all - 3).collect::<Vec<_>>(),
             "the oldest, in their order"
         );
     }
 
     #[test]
-    fn a_new_follower_hears_nothing_of_what_was_before() {
+    fn a_new_subscriber_gets_no_earlier_changes() {
         let feed = FlowFeed::default();
         feed.subscribe();
         feed.unsubscribe();

@@ -1,7 +1,7 @@
-//! Reading the flow tables from outside: a worker answers in slices, between two bursts.
+//! Queries of the flow tables: a worker returns slices, between two bursts.
 //!
-//! A list is exact for each flow but not one instant of the whole table, and a slow reader never
-//! blocks a worker: it simply is not asked for the next slice.
+//! A list is exact for each flow, but not one instant of the whole table. A slow reader never blocks a
+//! worker: it just requests the next slice later.
 
 use std::net::IpAddr;
 
@@ -11,11 +11,11 @@ use crate::backend::{BackendSlot, ServiceSlot};
 /// The state of a flow, as shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FlowState {
-    /// TCP: SYN seen, not yet answered.
+    /// TCP: SYN seen, no SYN-ACK yet.
     Opening,
-    /// TCP: answered; UDP: answered at least once.
+    /// TCP: SYN-ACK seen; UDP: the backend has replied.
     Established,
-    /// UDP: not answered yet.
+    /// UDP: no reply yet.
     Unreplied,
     /// TCP: FIN from one side.
     HalfClosed,
@@ -76,17 +76,17 @@ pub struct FlowRecord {
     pub bytes_out: u64,
 }
 
-/// Asks a worker for the flows from entry `cursor` on.
+/// Requests the flows from entry `cursor` on.
 #[derive(Debug)]
 pub struct FlowQuery {
     pub cursor: u32,
-    /// Entries to look at, at most: bounds the time that the worker spends.
+    /// Limit of entries to read: bounds the worker's time.
     pub scan: u32,
-    /// Where the answer goes; a sender that would block is a closed request.
+    /// Receives the slice; if it would block, the query is dropped.
     pub answer: crossbeam::channel::Sender<FlowSlice>,
 }
 
-/// A worker's answer to a [`FlowQuery`].
+/// The result of a [`FlowQuery`].
 #[derive(Debug)]
 pub struct FlowSlice {
     pub flows: Vec<FlowRecord>,
@@ -94,9 +94,9 @@ pub struct FlowSlice {
     pub next: Option<u32>,
 }
 
-/// What a worker tells the control side without being asked.
+/// Requests of a worker to the control side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerEvent {
-    /// A packet needs this neighbour's MAC address: the kernel should look for it.
+    /// A packet needs this neighbour's MAC address: the kernel should resolve it.
     Unresolved(IpAddr),
 }

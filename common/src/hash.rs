@@ -1,4 +1,4 @@
-//! Hashes with a job each: which worker owns a flow, and where a backend stands in a Maglev table.
+//! Hashes: which worker owns a flow, and the place of a backend in a Maglev table.
 //!
 //! Both are part of the product's behaviour: the first is computed by the steer program in C too,
 //! the second must give every balancer with the same configuration the same table. Golden vectors
@@ -16,8 +16,8 @@ const fn mix32(hash: u32, word: u32) -> u32 {
     hash ^ (hash >> 15)
 }
 
-/// The hash that names the worker which owns a flow, from the client's side of the flow.
-/// The same function is `vl3lb_owner_hash` in `dataplane/bpf/steer.h`.
+/// The hash that selects the worker of a flow, over the client's side of it. The steer program computes the
+/// same: `vl3lb_owner_hash` in `dataplane/bpf/owner.h`.
 pub fn owner_hash(client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u32 {
     let mut hash = MULTIPLIER;
     for word in client.chunks_exact(4) {
@@ -27,8 +27,8 @@ pub fn owner_hash(client: &[u8; 16], client_port: u16, service_port: u16, protoc
     mix32(hash, u32::from(protocol))
 }
 
-/// The hash that names the worker which keeps a client of services with affinity: that of its
-/// address alone, so that all its flows meet.
+/// The hash that selects the worker of a client of services with affinity: over its address alone, so that
+/// one worker has all its flows.
 pub fn client_hash(client: &[u8; 16]) -> u32 {
     owner_hash(client, 0, 0, 0)
 }
@@ -61,7 +61,7 @@ pub fn backend_hash(address: IpAddr, port: u16, protocol: Protocol, seed: u64) -
 }
 
 /// Hash of a flow's client side, stable for ever: which Maglev slot a new flow uses. Balancers
-/// with the same configuration agree on it. With port 0 it is that of a client whose flows stay together.
+/// with the same configuration agree on it. With port 0 it is the same for all flows of a client.
 pub fn selection_hash(client: &[u8; 16], client_port: u16) -> u64 {
     let (high, low) = halves(client);
     mix64(mix64(mix64(high ^ 0x7633_6c62) ^ low) ^ u64::from(client_port))

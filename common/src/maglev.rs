@@ -7,8 +7,8 @@ use crate::hash;
 /// be within one percent. The same number as in the paper's large configuration.
 pub const TABLE_SIZE: usize = SLOTS as usize;
 const SLOTS: u32 = 65_537;
-/// While more slots than these are free, a backend walks along its permutation until it meets one. Of fewer it
-/// looks at all, for the one that it would meet first: half of all steps would be for the last 256 slots.
+/// While more slots than these are free, a backend walks along its permutation to the next free one. After that
+/// it computes which free slot comes first: half of all steps would be for the last 256 slots.
 const FEW: usize = 256;
 
 /// A lookup table from hash to a position in a list of backends.
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Maglev {
     }
 }
 
-/// Which slots somebody has: a bit each, so that looking for a free one stays in the nearest cache.
+/// The slots that are taken: a bit each, so that the search for a free one stays in the L1 cache.
 struct Taken([u64; TABLE_SIZE / 64 + 1]);
 
 impl Default for Taken {
@@ -100,7 +100,7 @@ impl Taken {
         self.0[slot as usize / 64] >> (slot % 64) & 1 == 0
     }
 
-    /// The slots that nobody has.
+    /// The slots that are free.
     fn free(&self) -> Vec<u32> {
         (0..SLOTS).filter(|&slot| self.is_free(slot)).collect()
     }
@@ -121,7 +121,7 @@ struct Candidate {
 impl Candidate {
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "positions are cut to u16::MAX above, remainders are small"
+        reason = "positions are limited to u16::MAX above, remainders are small"
     )]
     fn new(position: usize, backend: &Backend) -> Self {
         let hash = |seed| hash::backend_hash(backend.address, backend.port, backend.protocol, seed);
@@ -137,7 +137,7 @@ impl Candidate {
         }
     }
 
-    /// Takes the next slot of this backend's permutation that nobody has. The table has a free one.
+    /// Takes the next free slot of this backend's permutation. The table has one.
     fn take_next(&mut self, taken: &mut Taken) -> u32 {
         // The size of the table is prime: all slots come before one comes again.
         let mut slot = self.next;
@@ -149,8 +149,7 @@ impl Candidate {
         slot
     }
 
-    /// Takes that one of the `free` slots that [`Self::take_next`] would, and removes it from there. They are
-    /// in order.
+    /// Takes the slot that [`Self::take_next`] would, out of the `free` ones, which are sorted.
     fn take_nearest(&mut self, free: &mut Vec<u32>) -> u32 {
         let skip = self.skip;
         let inverse = *self.inverse.get_or_insert_with(|| inverse_of(skip));

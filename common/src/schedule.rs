@@ -1,7 +1,7 @@
 //! How a service spreads new flows over the backends of one address family.
 //!
-//! Everything that depends only on the set of backends is built here, on the control side; a
-//! worker adds what changes per flow (a turn, the current number of flows).
+//! Everything that depends only on the set of backends is built here, on the control side; a worker adds
+//! what changes per flow (its round-robin cursor, the current number of flows).
 
 use crate::backend::{Backend, BackendSlot};
 use crate::maglev::Maglev;
@@ -12,7 +12,7 @@ use crate::maglev::Maglev;
 pub enum Scheduler {
     /// By hash of the client's address and port: balancers with the same backends agree.
     Maglev,
-    /// In turn, each worker on its own.
+    /// One after the other, each worker on its own.
     RoundRobin,
     /// The backend with the fewest flows for its weight.
     LeastConnections,
@@ -32,7 +32,7 @@ impl Scheduler {
 /// The backends of one family that take new flows, ready to pick from.
 #[derive(Debug, Clone)]
 pub enum Pool {
-    /// Nobody: new flows are refused.
+    /// No backend: new flows are rejected.
     Empty,
     /// Slots in the order of the Maglev table's positions.
     Maglev {
@@ -45,7 +45,7 @@ pub enum Pool {
     LeastFlows(Box<[(BackendSlot, u16)]>),
 }
 
-/// A cycle is cut here; weights are scaled down to fit.
+/// The longest cycle; weights are scaled down to fit.
 const LONGEST_CYCLE: u32 = 4096;
 
 impl Pool {
@@ -76,8 +76,7 @@ impl Pool {
         }
     }
 
-    /// The backend that [`pick`](Self::pick) picks whatever `turn` and `flows` are; `None` if it depends
-    /// on them.
+    /// The backend that [`pick`](Self::pick) picks if it depends on neither `cursor` nor `flows`.
     #[inline]
     pub fn pick_by_hash(&self, hash: u64) -> Option<BackendSlot> {
         match self {
@@ -86,12 +85,12 @@ impl Pool {
         }
     }
 
-    /// Picks a backend: `hash` is [`crate::hash::selection_hash`], `turn` the worker's own count
-    /// of flows of this service, `flows` tells how many flows a backend has now.
+    /// Picks a backend. `hash` is [`crate::hash::selection_hash`], `cursor` the worker's round-robin cursor
+    /// of this service, `flows` the number of flows that a backend has now.
     ///
     /// Cost: O(1), with least-connections O(backends).
     #[inline]
-    pub fn pick(&self, hash: u64, turn: u64, flows: impl Fn(BackendSlot) -> u64) -> Option<BackendSlot> {
+    pub fn pick(&self, hash: u64, cursor: u64, flows: impl Fn(BackendSlot) -> u64) -> Option<BackendSlot> {
         match self {
             Self::Empty => None,
             Self::Maglev { .. } => self.pick_by_hash(hash),
@@ -99,7 +98,7 @@ impl Pool {
                 clippy::cast_possible_truncation,
                 reason = "the remainder is below the cycle's length"
             )]
-            Self::Cycle(cycle) => cycle.get((turn % cycle.len() as u64) as usize).copied(),
+            Self::Cycle(cycle) => cycle.get((cursor % cycle.len() as u64) as usize).copied(),
             Self::LeastFlows(candidates) => candidates
                 .iter()
                 // flows / weight, compared without division.
@@ -110,8 +109,8 @@ impl Pool {
     }
 }
 
-/// Smooth weighted round-robin (as in nginx): in each step everyone gains its weight, the
-/// richest is picked and pays the total.
+/// Smooth weighted round-robin (as in nginx): in each step every backend gains its weight, the richest is
+/// picked and pays the total.
 fn smooth_cycle(active: &[&Backend]) -> Box<[BackendSlot]> {
     let total: u32 = active.iter().map(|b| u32::from(b.weight)).sum();
     let scale = total.div_ceil(LONGEST_CYCLE).max(1);
@@ -167,13 +166,13 @@ mod tests {
 
     fn picks(pool: &Pool, count: u64) -> Vec<u32> {
         (0..count)
-            .filter_map(|turn| pool.pick(turn * 7919, turn, |_| 0))
+            .filter_map(|cursor| pool.pick(cursor * 7919, cursor, |_| 0))
             .map(|slot| slot.0)
             .collect()
     }
 
     #[test]
-    fn round_robin_takes_turns_and_spreads_the_heavy_one() {
+    fn round_robin_spreads_a_heavy_backend() {
         let pool = Pool::build(Scheduler::RoundRobin, &backends(&[1, 1, 1]));
         assert_eq!(picks(&pool, 6), [1, 2, 3, 1, 2, 3]);
         let pool = Pool::build(Scheduler::RoundRobin, &backends(&[200, 100, 0]));

@@ -1,8 +1,7 @@
 //! Counters: each worker writes its own, everyone may read all of them at any time.
 //!
 //! A counter has one writer, so adding is a plain load and store without a locked instruction.
-//! Slots are stable and may be used again; whoever reports them subtracts what was there when the
-//! slot was given out.
+//! Slots are stable and may be reused; a reader subtracts the values from when the slot was assigned.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -41,11 +40,11 @@ pub enum CloseCause {
     Fin,
     /// One side sent RST.
     Rst,
-    /// Silent for longer than its state allows.
+    /// Idle for longer than its state allows.
     Idle,
     /// Its backend was removed and the drain time is over.
     Drain,
-    /// Its backend is known dead.
+    /// Its backend is down.
     BackendDown,
     /// The interface is gone or has another address.
     InterfaceLost,
@@ -85,9 +84,9 @@ impl CloseCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum FlowFailure {
-    /// RST in answer to SYN.
+    /// RST after SYN.
     Reset,
-    /// No answer until the flow timed out.
+    /// No SYN-ACK until the flow timed out.
     Timeout,
     /// ICMP unreachable about the flow.
     Unreachable,
@@ -275,26 +274,26 @@ pub struct WorkerStats {
     pub wakeups: Counter,
     /// Packets passed on to the worker that owns their flow.
     pub handoffs: Counter,
-    /// Answers built here: ICMP errors and TCP resets.
+    /// Rejects sent: ICMP errors and TCP resets.
     pub answers: Counter,
-    /// Answers that were not sent because of their rate limit.
+    /// Rejects not sent because of their rate limit.
     pub answers_suppressed: Counter,
-    /// Super-packets cut into segments.
+    /// Super-packets that were segmented.
     pub segmented: Counter,
-    /// Clients that lost their backend before their time because the affinity table was full.
+    /// Affinity entries evicted before they expired because the table was full.
     pub affinity_evicted: Counter,
     /// Events for the control side that found their ring full.
     pub events_lost: Counter,
     /// Time spent on bursts that had packets, in nanoseconds.
     pub busy_nanos: Counter,
-    /// When the worker last came round its loop: nanoseconds on the workers' clock.
+    /// When the worker's loop last ran: nanoseconds on the workers' clock.
     pub heartbeat: Counter,
     /// Generation of the snapshot in use.
     pub generation: Counter,
     /// Live flows, and the capacity of this worker's part of the table.
     pub flow_entries: Counter,
     pub flow_capacity: Counter,
-    /// Frames in this worker's hands and free.
+    /// Free frames of this worker.
     pub frames_free: Counter,
     /// Packets lost in the port's queues, read once a second.
     pub port: PortCounters,
@@ -405,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_without_a_service_are_counted_apart() {
+    fn drops_without_a_service_are_counted_separately() {
         let stats = WorkerStats::default();
         stats.drop_packet(Some(ServiceSlot(3)), DropReason::NoBackend);
         stats.drop_packet(None, DropReason::Malformed);

@@ -4,7 +4,7 @@
  * __sk_buff): `is_skb` is a constant at every call, so each program holds its own branch only.
  *
  * Headers are copied to the stack, never read in place: a frame may be spread over several buffers,
- * and the copy fails where the packet ends. Whatever cannot be read is passed to the kernel.
+ * and the copy fails where the packet ends. A packet that cannot be read is passed to the kernel.
  */
 #ifndef VL3LB_CLASSIFY_H
 #define VL3LB_CLASSIFY_H
@@ -17,7 +17,7 @@
 
 #include "steer.h"
 
-/* Answer of the classifier: the worker that owns the packet's flow, or this. */
+/* Result of the classifier instead of a worker: the packet is passed to the kernel. */
 #define VL3LB_NOT_OURS (-1)
 
 /* IPv6 extension headers that are walked at most; packets with more are passed. */
@@ -100,8 +100,8 @@ vl3lb_read_ipv4(void *ctx, const bool is_skb, __u32 offset, struct vl3lb_packet 
 
 /*
  * Walks the extension headers to the transport header (RFC 8200 section 4). A fragment is followed
- * only if the transport header comes right behind its fragment header: in a later fragment nothing
- * else can be known, and the fragments of one datagram must all go the same way.
+ * only if the transport header comes right behind its fragment header: a later fragment shows nothing
+ * else, and all fragments of a datagram must go the same way.
  */
 static __always_inline long
 vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, struct vl3lb_packet *packet)

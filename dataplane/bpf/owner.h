@@ -17,7 +17,7 @@
 #define vl3lb_be32(word) (word)
 #endif
 
-/* What may change while the programs run. Layout of the map `config`. */
+/* Settings that may change while the programs run. Layout of the map `config`. */
 struct vl3lb_config {
 	/* The NAT ports and how they are split among the workers. */
 	__u16 nat_first;

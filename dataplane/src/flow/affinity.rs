@@ -1,17 +1,17 @@
-//! The affinity table: which backend a client of a service had, and until when it gets it again.
+//! The affinity table: the last backend of each client of a service, and how long it is kept.
 //!
-//! Only new flows of services with affinity look here, and the ends of such flows. An entry is kept
+//! It is used by opens and ends of flows of services with affinity only. An entry is kept
 //! while the client has an open flow and for the service's affinity time after the last one began
 //! or ended, whichever is later, as IPVS keeps its persistence templates.
 //!
 //! Plain data like the flow table: a header and entries in one mapping, no pointers. A client's
 //! entry is in one set of [`WAYS`], so all work is bounded. When a set is full, the entry that would
-//! be forgotten first makes room; one whose client has no open flow goes before one whose has.
+//! expire first makes room; entries without open flows go first.
 //!
-//! An entry names its backend by slot and by the generation in which the backend got that slot, so
-//! it cannot stand for the slot's next owner; whether the backend still takes flows is the caller's
-//! to ask. A client may come back to a backend while it still has flows there of an earlier time, so
-//! flows remember with which [`AffinityEpoch`] they began.
+//! An entry identifies its backend by slot and by the generation in which the backend got that slot, so
+//! it is never taken for the slot's next backend; the caller checks whether the backend still takes
+//! flows. A client may return to a backend while flows of its former stay are open, so each flow stores
+//! the [`AffinityEpoch`] with which it began.
 
 use std::io;
 
@@ -54,7 +54,7 @@ pub struct ServiceClient {
     pub client: [u8; 16],
 }
 
-/// A backend, not to be taken for a later one in its slot.
+/// A backend, distinct from later ones in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendId {
     pub slot: BackendSlot,
@@ -72,13 +72,13 @@ impl From<&Backend> for BackendId {
     }
 }
 
-/// Which of the backends that a client had one after the other a flow belongs to: the change by which
-/// it got that one, modulo 16. Only flows of the current one hold it.
+/// Counts the changes of a client's backend, modulo 16. Only flows of the current epoch keep the
+/// client's entry alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AffinityEpoch(pub(super) u8);
 
 impl AffinityEpoch {
-    /// Bonds that can be told apart.
+    /// Distinct epochs.
     const NUMBERS: u8 = 16;
 }
 
@@ -86,7 +86,7 @@ impl AffinityEpoch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Begun {
     pub epoch: AffinityEpoch,
-    /// Another client was forgotten before its time to make room.
+    /// Another client's entry was evicted before it expired.
     pub evicted: bool,
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Begun {
 #[repr(C, align(32))]
 struct Entry {
     client: [u8; 16],
-    /// When the client is forgotten, in seconds on the workers' clock. That lasts for 136 years.
+    /// When the entry expires, in seconds on the workers' clock. Lasts for 136 years.
     deadline: u32,
     /// Open flows of this epoch. One client has no more on one backend than that has NAT ports.
     flows: u16,
@@ -114,7 +114,7 @@ impl Entry {
         self.client == key.client && self.service_slot == key.service.0
     }
 
-    /// Whether the client may be forgotten. An entry that was never used always may.
+    /// Whether the entry has expired. An unused one has.
     const fn is_over(&self, now: Timestamp) -> bool {
         self.flows == 0 && now.0 >= self.deadline as u64 * SECOND
     }
@@ -178,7 +178,7 @@ impl AffinityTable {
         })
     }
 
-    /// The backend that the client is to get again.
+    /// The backend that the client keeps.
     pub(super) fn find(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
         let set = self.set(key);
         self.entries[set..set + WAYS]
@@ -227,7 +227,7 @@ impl AffinityTable {
     }
 
     /// A flow of the client that began with affinity ends: the client keeps its backend for `affinity` from
-    /// now on. Nothing happens if it has changed its backend since, or was forgotten.
+    /// now on. Nothing happens if its backend changed since, or its entry was evicted.
     pub(super) fn end(
         &mut self,
         key: &ServiceClient,
@@ -259,7 +259,7 @@ impl AffinityTable {
         })
     }
 
-    /// Where the client's set begins.
+    /// The first entry of the client's set.
     fn set(&self, key: &ServiceClient) -> usize {
         let Hash(hash) = self.seed.client_hash(&key.client, key.service.0);
         let sets = u64::from(self.header[0].sets);
@@ -267,7 +267,7 @@ impl AffinityTable {
     }
 }
 
-/// The next whole second after the end of the time: never too early, a second late at most.
+/// The next whole second after the end of the time: never too early, at most a second late.
 fn deadline(now: Timestamp, affinity: Duration) -> u32 {
     u32::try_from((now + affinity).0 / SECOND + 1).unwrap_or(u32::MAX)
 }

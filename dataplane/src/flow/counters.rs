@@ -1,12 +1,12 @@
-//! What packets count of a flow, and when it was opened.
+//! Per-flow packet and byte counters, and the time of opening.
 
 use vl3lb_common::Timestamp;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::state::Direction;
 
-/// What packets count: half a cache line. Counters stop at 2^40 - 1 packets and 2^48 - 1 bytes; those of
-/// services and backends have no such end.
+/// Packet and byte counters: half a cache line. They saturate at 2^40 - 1 packets and 2^48 - 1 bytes;
+/// those of services and backends do not.
 ///
 /// A number is in two pieces, so that three of six bytes and two of five fit. Nearly always counting is one
 /// addition to the lower piece.
@@ -42,7 +42,7 @@ impl ColdEntry {
         }
     }
 
-    /// When the flow was opened, cut to whole microseconds.
+    /// When the flow was opened, in whole microseconds.
     #[inline]
     pub fn created(&self) -> Timestamp {
         Timestamp(whole(self.created, self.created_upper) * 1000)
@@ -128,13 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_opening_has_room_for_years() {
+    fn the_time_of_opening_lasts_for_years() {
         let years = Timestamp(8 * 365 * 86_400 * 1_000_000_000);
         assert_eq!(ColdEntry::new(years).created(), years);
     }
 
     #[test]
-    fn counters_go_on_beyond_their_lower_piece() {
+    fn counters_carry_into_their_upper_piece() {
         let mut entry = ColdEntry::new(Timestamp(0));
         for at in [0, 1] {
             (entry.packets[at], entry.bytes[at]) = (u32::MAX, u32::MAX - 9);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_stop_at_their_largest_value() {
+    fn counters_saturate() {
         let mut entry = ColdEntry::new(Timestamp(0));
         (entry.packets[0], entry.packets_upper[0]) = (u32::MAX - 1, u8::MAX);
         (entry.bytes[0], entry.bytes_upper[0]) = (u32::MAX - 1, u16::MAX);

@@ -1,6 +1,6 @@
-//! What every packet reads of a flow. What it counts is in [`super::counters`].
+//! The part of a flow that every packet reads. Its counters are in [`super::counters`].
 
-use vl3lb_common::{Duration, Timestamp};
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::affinity::AffinityEpoch;
@@ -14,7 +14,7 @@ const CENTISECOND: u64 = 10_000_000;
 /// around after 497 days and compare by their signed distance.
 const MAX_TIMEOUT: u64 = 0x3fff_ffff;
 
-/// In [`HotEntry::flags`]: the flow waits among the finished ones of its backend.
+/// In [`HotEntry::flags`]: the flow is in the queue of its backend's finished flows.
 const QUEUED: u8 = 1;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_counted`].
 const COUNTED: u8 = 2;
@@ -26,7 +26,8 @@ const HAS_EPOCH: u8 = 8;
 /// Where in [`HotEntry::flags`] the epoch's number is.
 const EPOCH_SHIFT: u32 = 4;
 
-/// What packets need of a flow: one cache line. Addresses are 16 bytes, IPv4 as IPv4-mapped.
+/// The part of a flow that every packet reads: one cache line. Addresses are 16 bytes, IPv4 as
+/// IPv4-mapped.
 ///
 /// The fields from `client` to `backend_slot` are the flow's identity and stay as they are while it
 /// is open; the index relies on them.
@@ -85,15 +86,21 @@ impl HotEntry {
         }
     }
 
-    /// Makes the entry nobody's: no key has protocol 0, so none names it.
+    /// Makes the entry match no key: none has protocol 0.
     pub(super) const fn forget(&mut self) {
         self.protocol = 0;
     }
 
-    /// Where the flow stands.
+    /// The flow's state.
     #[inline]
     pub const fn state(&self) -> State {
         State::from_code(self.state)
+    }
+
+    /// The service and the backend that the flow counts for.
+    #[inline(always)]
+    pub const fn owner(&self) -> (ServiceSlot, BackendSlot) {
+        (ServiceSlot(self.service_slot), BackendSlot(self.backend_slot))
     }
 
     /// The key of the client's packets.
@@ -136,27 +143,26 @@ impl HotEntry {
         Duration::from_millis(left.unsigned_abs() as u64 * 10)
     }
 
-    /// Whether the flow's end is in the statistics already; whoever keeps them says so. The flow may
-    /// live on, and even come back to life.
+    /// Whether the flow's end is accounted. The entry may stay for stragglers, and a forged RST may be
+    /// undone by the next packet.
     #[inline]
     pub const fn is_counted(&self) -> bool {
         self.flags & COUNTED != 0
     }
 
-    /// Says that the flow's end is in the statistics.
+    /// Marks the flow's end as accounted.
     #[inline]
     pub const fn set_counted(&mut self) {
         self.set_flag(COUNTED, true);
     }
 
-    /// The epoch with which the flow holds its client's entry in the affinity table; its end is said
-    /// there.
+    /// The epoch with which the flow holds its client's entry in the affinity table.
     #[inline]
     pub fn epoch(&self) -> Option<AffinityEpoch> {
         (self.flags & HAS_EPOCH != 0).then_some(AffinityEpoch(self.flags >> EPOCH_SHIFT))
     }
 
-    /// Says that the flow holds its client's entry in the affinity table. Once.
+    /// Marks that the flow holds its client's entry in the affinity table. Once per flow.
     #[inline]
     pub const fn set_epoch(&mut self, epoch: AffinityEpoch) {
         self.flags |= HAS_EPOCH | epoch.0 << EPOCH_SHIFT;
@@ -169,7 +175,7 @@ impl HotEntry {
         self.flags & LEARNED != 0
     }
 
-    /// Sets the next hop towards the client, and what it was learnt from.
+    /// Sets the next hop towards the client, and whether it was learned from the client's packets.
     #[inline]
     pub const fn set_client_mac(&mut self, mac: [u8; 6], learned: bool, hop_generation: u16) {
         self.client_mac = mac;
@@ -231,7 +237,7 @@ const fn signed_distance(to: u32, from: u32) -> i32 {
 pub struct Lifetime(u32);
 
 impl From<Duration> for Lifetime {
-    /// Rounds up; cuts what a deadline cannot express.
+    /// Rounds up; saturates at the longest timeout that a deadline can express.
     fn from(timeout: Duration) -> Self {
         let parts = u64::from(timeout.subsec_nanos()).div_ceil(CENTISECOND);
         let centiseconds = timeout

@@ -2,8 +2,8 @@
 //!
 //! A finished flow is kept for a while (RFC 7857 section 2), because its last packets may still be
 //! on the way. When its backend has no port left or the table has no entry left, the oldest one
-//! makes room. The queues are doubly linked through the entries, so that a flow that comes back to
-//! life or expires leaves at once.
+//! makes room. The queues are doubly linked through the entries, so that a flow that is revived
+//! or expires leaves its queue in O(1).
 
 use vl3lb_common::BackendSlot;
 use zerocopy::{FromBytes, IntoBytes};

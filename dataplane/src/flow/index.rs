@@ -1,9 +1,9 @@
 //! The index: from a key's hash to its flow, in one cache line most of the time.
 //!
 //! A hash table of cache-line buckets with linear probing from bucket to bucket. Each bucket counts
-//! the keys that found it full and went on, so a search ends at the first bucket that nobody
-//! passed, and removing a key leaves no trace. The number of buckets is any number, so memory fits
-//! the capacity.
+//! the keys that found it full and moved on, so a search ends at the first bucket with a count of
+//! zero, and removal needs no tombstones. Any number of buckets is possible, so memory fits the
+//! capacity.
 
 use wide::u16x8;
 use zerocopy::{FromBytes, IntoBytes};
@@ -29,7 +29,7 @@ pub(super) enum Kind {
 pub(super) struct Hash(pub(super) u64);
 
 impl Hash {
-    /// What a bucket remembers of the hash. 0 marks a free slot, so one value is folded away.
+    /// The part of the hash that a bucket stores. 0 marks a free slot, so two values share a tag.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the tag is the low bits")]
     const fn tag(self) -> u16 {
@@ -43,7 +43,7 @@ impl Hash {
 #[repr(C, align(64))]
 pub(super) struct Bucket {
     tags: [u16; SLOTS],
-    /// Keys whose search starts at this bucket or before and ends behind it.
+    /// Keys that passed this bucket because it was full.
     passed: u32,
     slots: [u32; SLOTS],
 }
@@ -95,7 +95,7 @@ impl Index {
         Self { buckets }
     }
 
-    /// The first flow under `hash` that `matches` says is the right one.
+    /// The first flow under `hash` that `matches` accepts.
     #[inline]
     pub(super) fn find(&self, kind: Kind, hash: Hash, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = hash.tag();
@@ -117,13 +117,13 @@ impl Index {
         None
     }
 
-    /// Has a bucket fetched.
+    /// Prefetches a bucket.
     #[inline]
     pub(super) fn prefetch(&self, bucket: u32) {
         self.buckets.prefetch(bucket as usize);
     }
 
-    /// The first flow with the tag of `hash` in its bucket `home`: most likely the one that is looked for.
+    /// The first flow with the tag of `hash` in its bucket `home`: most likely the right one.
     #[inline]
     pub(super) fn guess(&self, home: u32, hash: Hash) -> Option<u32> {
         let bucket = &self.buckets[home as usize];
@@ -133,14 +133,14 @@ impl Index {
             .map(|slot| bucket.slots[slot] & !REPLY)
     }
 
-    /// Whether no key whose search starts at `bucket` is anywhere else.
+    /// Whether all keys whose search starts at `bucket` are in it.
     #[inline]
     pub(super) fn ends_at(&self, bucket: u32) -> bool {
         self.buckets[bucket as usize].passed == 0
     }
 
-    /// Adds a key. The caller sees to it that it is new. There is room for two keys of as many
-    /// flows as the index was made for.
+    /// Adds a key, which must be new. There is room for both keys of as many flows as the index was
+    /// made for.
     pub(super) fn insert(&mut self, kind: Kind, hash: Hash, flow: u32) {
         let mut at = self.home(hash) as usize;
         for _ in 0..self.buckets.len() {
@@ -174,7 +174,7 @@ impl Index {
         unreachable!("a live flow has both its keys in the index");
     }
 
-    /// Whether there is no trace of any key.
+    /// Whether the index is as after its creation.
     #[cfg(test)]
     pub(super) fn is_pristine(&self) -> bool {
         use zerocopy::FromZeros;

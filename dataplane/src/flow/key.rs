@@ -3,23 +3,23 @@
 use super::entry::HotEntry;
 use super::index::{Hash, Kind};
 
-/// What a packet of a client names its flow by.
+/// The key of a flow in packets from its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestKey {
     pub client: [u8; 16],
     pub client_port: u16,
-    /// Index of the own address that the client talks to.
+    /// Index of the own address that the client sends to.
     pub local: u8,
     pub service_port: u16,
     pub protocol: u8,
 }
 
-/// What a packet of a backend names its flow by.
+/// The key of a flow in packets from its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReplyKey {
     pub backend: [u8; 16],
     pub backend_port: u16,
-    /// Index of the own address that the backend answers to.
+    /// Index of the own address that the backend sends to.
     pub local: u8,
     pub nat_port: u16,
     pub protocol: u8,
@@ -74,7 +74,7 @@ impl Key for ReplyKey {
     }
 }
 
-/// The secret of a table's hash, so that nobody outside can aim at one bucket.
+/// The secret of a table's hash: without it, an attacker cannot aim at one bucket.
 pub(super) struct HashSeed([u64; 3]);
 
 impl HashSeed {

@@ -219,12 +219,16 @@ impl Flows {
         }
     }
 
-    /// Counts a translated packet of `bytes` for its flow, service and backend.
+    /// Counts a translated packet of `bytes` for its flow, and for the flow's [owner](HotEntry::owner).
     #[inline(always)]
-    pub fn count_packet(&mut self, id: FlowId, direction: Direction, bytes: u32) {
-        let entry = self.table.entry(id);
-        let service = self.stats.service(ServiceSlot(entry.service_slot));
-        let backend = self.stats.backend(BackendSlot(entry.backend_slot));
+    pub fn count_packet(
+        &mut self,
+        id: FlowId,
+        (service, backend): (ServiceSlot, BackendSlot),
+        direction: Direction,
+        bytes: u32,
+    ) {
+        let (service, backend) = (self.stats.service(service), self.stats.backend(backend));
         let (service, backend) = match direction {
             Direction::In => (&service.inbound, &backend.inbound),
             Direction::Out => (&service.outbound, &backend.outbound),

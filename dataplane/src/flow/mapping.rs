@@ -1,4 +1,4 @@
-//! One anonymous memory mapping, cut into arrays.
+//! One anonymous memory mapping, divided into arrays.
 //!
 //! The only unsafe code of the flow table. An array is handed out once and never overlaps another;
 //! its element type has no pointers and no invalid bit patterns, so it may also be read from memory
@@ -22,7 +22,7 @@ pub(super) const fn span<T>(len: usize) -> usize {
     (len * size_of::<T>()).next_multiple_of(ALIGNMENT)
 }
 
-/// A zero-filled mapping that is being cut from front to back.
+/// A zero-filled mapping that is divided from front to back.
 pub(super) struct Mapping {
     memory: Arc<MmapRaw>,
     /// Bytes handed out so far, a multiple of [`ALIGNMENT`].
@@ -30,7 +30,7 @@ pub(super) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `bytes` of zeros. Asks for huge pages for the first `huge` of them, without insisting.
+    /// Maps `bytes` of zeros. Requests huge pages for the first `huge` of them; works without.
     pub(super) fn new(bytes: usize, huge: usize) -> io::Result<Self> {
         let memory = MmapMut::map_anon(bytes)?;
         // A kernel without huge pages refuses the advice; small pages work as well, only slower.
@@ -90,8 +90,8 @@ impl<T> Deref for Region<T> {
 }
 
 impl<T> Region<T> {
-    /// Starts to fetch an element into the caches, for an access some 100 ns from now. Nothing
-    /// happens on processors other than x86, or if there is no such element.
+    /// Prefetches an element for an access some 100 ns from now. Does nothing on processors other than
+    /// x86, or if there is no such element.
     #[inline]
     pub(super) fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]

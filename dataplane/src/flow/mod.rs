@@ -1,8 +1,9 @@
-//! The flow table: which client talks to which backend, and how its packets are translated.
+//! Flows: which client is connected to which backend, and how its packets are translated.
 //!
-//! Each worker owns one [`FlowTable`]. It is plain data in one memory mapping: a versioned header,
-//! an index of both keys of each flow, and the entries. Everything refers to everything else by
-//! number, so the same bytes mean the same at another address. A packet of an established flow
+//! [`Flows`] is the life of flows: it opens, advances and ends them, and keeps counters, affinity and
+//! flow feed consistent with the table. The [`FlowTable`] is plain data in one memory mapping: a
+//! versioned header, an index of both keys of each flow, and the entries. References are numbers, not
+//! pointers, so the bytes are valid at any address. A packet of an established flow
 //! touches three cache lines: an index bucket, the hot half of the entry and the cold half.
 //!
 //! ```text
@@ -24,7 +25,7 @@ mod index;
 mod key;
 mod lifecycle;
 mod local;
-#[expect(unsafe_code, reason = "the memory boundary: cuts the mapping into arrays")]
+#[expect(unsafe_code, reason = "the memory boundary: divides the mapping into arrays")]
 mod mapping;
 mod open;
 mod pool;

@@ -8,10 +8,10 @@ use super::key::{Key, ReplyKey};
 use super::state::State;
 use super::table::{FlowId, FlowTable};
 
-/// Finished flows that are looked at, at most, for one whose port suits a new flow. The oldest one
-/// does, unless another service shares the backend.
+/// Limit of the search for a finished flow whose port suits a new flow. The oldest one does, unless
+/// another service shares the backend.
 const RECLAIM_SCAN: usize = 32;
-/// Entries that are looked at, at most, for an expired one when the table is full.
+/// Limit of the search for an expired entry when the table is full.
 const EVICT_SCAN: usize = 64;
 
 /// What a flow is opened with.
@@ -89,10 +89,10 @@ impl FlowTable {
 
     /// A NAT port for a flow, and the finished flow that has to go first if it owns that port.
     ///
-    /// A flow in the place of its predecessor, which goes anyway, keeps the predecessor's port: the
-    /// backend, where the old connection may be in TIME-WAIT, then sees sequence numbers and
-    /// timestamps of the same client go on, and takes the SYN (RFC 9293 section 3.10.7.4, RFC 6191).
-    /// Another client's SYN to that port it would refuse half of the time.
+    /// A flow that replaces one with the same request key keeps its port: the backend, where the old
+    /// connection may be in TIME-WAIT, then sees sequence numbers and timestamps of the same client
+    /// continue, and accepts the SYN (RFC 9293 section 3.10.7.4, RFC 6191). It would reject another
+    /// client's SYN to that port half of the time.
     fn choose_port(
         &self,
         new: &HotEntry,

@@ -7,8 +7,8 @@ use super::entry::HotEntry;
 use super::header::Header;
 use super::mapping::Region;
 
-/// Header and entries. Entries are given out from the front, so that a table that was never full
-/// does not touch all its memory; those given back are used again first.
+/// Header and entries. Entries are allocated from the front, so that a table that was never full does
+/// not touch all its memory; released ones are reused first.
 pub(super) struct Pool {
     /// One element.
     pub(super) header: Region<Header>,
@@ -54,7 +54,7 @@ impl Pool {
             return None;
         };
         header.len += 1;
-        // The entry that comes next, for which a new flow would else wait.
+        // The next entry to allocate, which would otherwise be a cache miss of the next new flow.
         let next = if header.free != 0 {
             header.free - 1
         } else {
@@ -74,7 +74,7 @@ impl Pool {
         self.cold[id as usize].next = header.free;
         header.free = id + 1;
         header.len -= 1;
-        // Else a guess from before (`FlowTable::prefetch_flow`) could find the flow that was here.
+        // Otherwise an earlier guess (`FlowTable::prefetch_flow`) could find the flow that was here.
         self.hot[id as usize].forget();
         self.live[id as usize / 64] &= !(1 << (id % 64));
     }

@@ -1,16 +1,15 @@
 //! NAT ports: each backend slot has its own map of the worker's ports.
 //!
-//! Two flows of one backend slot never have one port. Two slots may stand for one address and port
-//! (two services with the same backend); there the flow table's reply keys decide, through
-//! `acceptable`.
+//! Two flows of one backend slot never share a port. Two slots may have the same address and port (two
+//! services with the same backend); then the flow table's reply keys decide, through `acceptable`.
 
 use vl3lb_common::BackendSlot;
 
 use super::mapping::Region;
 
-/// Free ports that are looked at before a search gives up. Ports are refused when another service
-/// has a flow to the same address and port there: a random port out of those that are free fails
-/// this often in a row only if nearly all are taken.
+/// Free ports that a search rejects before it gives up. A port is rejected if another service has a
+/// flow to the same address and port: a random port fails this often in a row only if nearly all are
+/// taken.
 const MAX_REFUSED: u32 = 512;
 
 /// The ports in use, by backend slot.
@@ -64,7 +63,7 @@ impl PortMaps {
         let start = (((random >> 32) * u64::from(self.ports)) >> 32) as usize;
         let (start_word, before_start) = (start / 64, (1_u64 << (start % 64)) - 1);
         let mut refused = 0;
-        // The word of the start comes twice: first what is behind the start, last what is before.
+        // The first word is visited twice: first the bits behind the start, last those before it.
         for step in 0..=words {
             let at = (start_word + step) % words;
             let mut free = !map[at] & self.existing(at);

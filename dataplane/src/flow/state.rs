@@ -1,4 +1,4 @@
-//! Where a flow stands, and how long it may be silent there.
+//! The states of a flow, and how long it may be silent in each.
 
 use vl3lb_common::Duration;
 use vl3lb_common::flow_query::FlowState;
@@ -7,7 +7,7 @@ use vl3lb_common::stats::CloseCause;
 use super::entry::Lifetime;
 use crate::config::Timeouts;
 
-/// Which way a packet goes.
+/// The direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the backend.
@@ -38,9 +38,9 @@ pub enum State {
     Finished,
     /// TCP: RST was seen.
     Reset,
-    /// UDP: the backend has not answered.
+    /// UDP: no packet from the backend yet.
     Unreplied,
-    /// UDP: the backend has answered.
+    /// UDP: the backend has replied.
     Replied,
 }
 
@@ -60,8 +60,7 @@ impl State {
         Self::Replied,
     ];
 
-    /// The state with this code in an entry. Codes that nobody wrote count as [`State::Reset`], which
-    /// does not last.
+    /// The state with this code in an entry. Unknown codes count as [`State::Reset`], which is short.
     #[inline]
     pub(super) const fn from_code(code: u8) -> Self {
         // Not by `ALL`, which would be read from memory.
@@ -109,8 +108,8 @@ impl State {
         }
     }
 
-    /// Whether a packet that leaves the state as it is starts the timeout anew. At the end of a TCP
-    /// flow it does not (RFC 6146 section 3.5.2.2).
+    /// Whether a packet that does not change the state restarts the timeout. At the end of a TCP flow it
+    /// does not (RFC 6146 section 3.5.2.2).
     #[inline]
     pub const fn is_refreshed(self) -> bool {
         !matches!(
@@ -147,8 +146,8 @@ impl State {
     }
 }
 
-/// The timeouts of all states, in the unit of deadlines: what [`State::timeout`] says, without doing
-/// the sum for each packet.
+/// The timeouts of all states in the unit of deadlines: [`State::timeout`] without the conversion for
+/// each packet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes([Lifetime; State::ALL.len()]);
 
@@ -169,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_read_what_they_wrote() {
+    fn every_state_survives_its_code() {
         for state in State::ALL {
             assert_eq!(State::from_code(state as u8), state);
         }
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backends_datagram_answers_a_udp_flow_and_a_clients_does_not() {
+    fn only_a_backends_datagram_makes_a_udp_flow_replied() {
         assert_eq!(State::Unreplied.after_datagram(Direction::In), State::Unreplied);
         assert_eq!(State::Unreplied.after_datagram(Direction::Out), State::Replied);
         assert_eq!(State::Replied.after_datagram(Direction::In), State::Replied);

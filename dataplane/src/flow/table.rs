@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::ports::PortMaps;
 use super::state::{Direction, State};
 
-/// A live flow's number. Good until the flow is closed.
+/// A live flow's number. Valid until the flow is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowId(pub(super) u32);
 
@@ -29,14 +29,14 @@ impl FlowId {
     }
 }
 
-/// Where in the table a key is looked for.
+/// Where in the table the search for a key starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
     hash: Hash,
     /// The bucket where the search starts.
     home: u32,
-    /// The flow that is most likely the key's, once [`FlowTable::prefetch_flow`] has looked;
-    /// [`NO_FLOW`] if there is none.
+    /// The flow that most likely has the key, after [`FlowTable::prefetch_flow`]; [`NO_FLOW`] if there
+    /// is none.
     guess: u32,
 }
 
@@ -64,9 +64,8 @@ impl std::fmt::Debug for FlowTable {
 }
 
 impl FlowTable {
-    /// An empty table for `capacity` flows, whose translated source ports are `nat_ports`: this
-    /// worker's slice. `seed` should be random. Maps all memory; most of it is touched only as flows
-    /// come.
+    /// An empty table for `capacity` flows, with this worker's slice of the NAT ports. `seed` should be
+    /// random. Maps all memory; most of it is touched only when flows are opened.
     ///
     /// # Errors
     /// If there is not enough memory, or `capacity` is 0 or above 2^31 - 1, or `nat_ports` is empty
@@ -140,13 +139,13 @@ impl FlowTable {
         })
     }
 
-    /// Where a client's packet is looked for.
+    /// Starts a search for a client's packet.
     #[inline(always)]
     pub fn request_probe(&self, key: &RequestKey) -> Probe {
         self.probe(key)
     }
 
-    /// Where a backend's packet is looked for.
+    /// Starts a search for a backend's packet.
     #[inline(always)]
     pub fn reply_probe(&self, key: &ReplyKey) -> Probe {
         self.probe(key)
@@ -162,14 +161,13 @@ impl FlowTable {
         }
     }
 
-    /// First step of a look-up to come: has the index fetched into the caches.
+    /// First step of a batched lookup: prefetches the index bucket.
     #[inline(always)]
     pub fn prefetch_index(&self, probe: &Probe) {
         self.index.prefetch(probe.home);
     }
 
-    /// Second step, when the first one is done: has the flow fetched, if one is found at once. True if
-    /// there is none.
+    /// Second step: prefetches the flow, if the first bucket has one. True if there is certainly none.
     #[inline(always)]
     pub fn prefetch_flow(&self, probe: &mut Probe) -> bool {
         let Some(id) = self.index.guess(probe.home, probe.hash) else {
@@ -181,19 +179,19 @@ impl FlowTable {
         false
     }
 
-    /// Whether there is no flow where `probe` leads to, after the second step.
+    /// Whether `probe` certainly finds no flow, after the second step.
     #[inline]
     pub fn lacks(&self, probe: &Probe) -> bool {
         probe.guess == NO_FLOW && self.index.ends_at(probe.home)
     }
 
-    /// Has the place fetched where a flow with this reply key will be noted.
+    /// Prefetches the bucket for the reply key of a flow to be opened.
     #[inline]
     pub fn prefetch_reply(&self, key: &ReplyKey) {
         self.index.prefetch(self.index.home(key.hash(&self.seed)));
     }
 
-    /// A free NAT port of a backend, chosen by `random`, to ask [`open`](Self::open) for. O(NAT ports / 64).
+    /// A free NAT port of a backend, chosen by `random`, for [`NewFlow::nat_port`]. O(NAT ports / 64).
     #[inline]
     pub fn free_port(&self, backend: BackendSlot, random: u64) -> Option<u16> {
         self.ports.find_free(backend, random, |_| true)
@@ -225,8 +223,8 @@ impl FlowTable {
 
     #[inline(always)]
     fn at(&self, probe: &Probe, key: impl Key, now: Timestamp) -> Option<FlowId> {
-        // The guess may have ended since, but then the entry is another flow's or nobody's, and no key
-        // names it.
+        // The guessed flow may have ended since. Then the entry is free or another flow's, and the key
+        // does not match.
         if let Some(entry) = self.pool.hot.get(probe.guess as usize)
             && key.names(entry)
         {
@@ -236,13 +234,13 @@ impl FlowTable {
         (!self.entry(id).expired(now)).then_some(id)
     }
 
-    /// What packets need of a flow.
+    /// The part of a flow that every packet reads.
     #[inline]
     pub fn entry(&self, id: FlowId) -> &HotEntry {
         &self.pool.hot[id.index()]
     }
 
-    /// The same, to change what is not the flow's identity. Its state: [`touch`](Self::touch).
+    /// The same, to change anything but the flow's identity. Its state: [`touch`](Self::touch).
     #[inline]
     pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         &mut self.pool.hot[id.index()]
@@ -346,8 +344,8 @@ impl FlowTable {
         self.len() as usize + fresh.div_ceil(64)
     }
 
-    /// The next live flow, and moves the cursor behind it; `None` if there is none in the rest of the
-    /// cursor's 64 entries, which it leaves then.
+    /// Moves the sweep's cursor and returns the live flow that it passed; `None` if the rest of its 64
+    /// entries has none.
     pub(super) fn next_at_cursor(&mut self) -> Option<FlowId> {
         let header = self.pool.header();
         let (fresh, cursor) = (header.fresh, header.cursor);
@@ -368,8 +366,8 @@ impl FlowTable {
 
     /// The flow with this key, expired or not.
     ///
-    /// Kept out of the way of packets whose flow was guessed. The key comes by value, so that only
-    /// those that get here write it to memory.
+    /// Kept out of the code for packets with a right guess. The key is passed by value, so that only
+    /// packets that get here write it to memory.
     #[inline(never)]
     pub(super) fn find<K: Key>(&self, hash: Hash, key: K) -> Option<FlowId> {
         let hot = &self.pool.hot;

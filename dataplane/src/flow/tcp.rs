@@ -1,8 +1,8 @@
-//! How TCP packets move a flow from state to state: RFC 6146 section 3.5.2 as RFC 7857 section 2
-//! asks for, seen from between the two ends.
+//! The TCP state machine of a flow: RFC 6146 section 3.5.2 with the changes of RFC 7857 section 2, as
+//! observed between the two ends.
 //!
-//! Only flags are looked at. A forged RST therefore shortens a flow's life, but does not end it: the
-//! flow is kept, and the next packet of either end brings it back (RFC 7857 section 2.2). ICMP
+//! It depends on flags only. A forged RST therefore shortens a flow's timeout but does not end it: the
+//! flow is kept, and the next packet of either end restores it (RFC 7857 section 2.2). ICMP
 //! never changes a state (RFC 5382 REQ-10).
 
 use super::state::{Direction, State};
@@ -31,13 +31,13 @@ pub const fn advance(state: State, direction: Direction, flags: u8) -> State {
         (State::Opening, Out) if syn => State::Answered,
         (State::Answered | State::Established, In) if fin => State::HalfClosedByClient,
         (State::Answered | State::Established, Out) if fin => State::HalfClosedByBackend,
-        // Not before the client has answered: else a flood of SYNs with forged sources would fill
-        // the table with flows that are kept for hours.
+        // Not before the client has confirmed: otherwise SYNs with forged sources would fill the table
+        // with flows that are kept for hours.
         (State::Answered, In) if ack => State::Established,
         (State::HalfClosedByClient, Out) if fin => State::ClosingByBackend,
         (State::HalfClosedByBackend, In) if fin => State::ClosingByClient,
         (State::ClosingByBackend, In) | (State::ClosingByClient, Out) if ack && !fin => State::Finished,
-        // The backend's answer crossed the client's RST.
+        // The backend's SYN-ACK crossed the client's RST.
         (State::Reset, Out) if syn => State::Answered,
         // The caller opens a new flow instead; see `reopens`.
         (State::Reset, In) if syn => State::Reset,
@@ -86,14 +86,14 @@ mod tests {
             ("SYN again", play(&[(In, SYN)]), Opening),
             ("SYN-ACK", play(&OPEN[..1]), Answered),
             ("SYN-ACK twice", play(&[OPEN[0], OPEN[0]]), Answered),
-            ("SYN after its answer", play(&[OPEN[0], (In, SYN)]), Answered),
+            ("SYN after its SYN-ACK", play(&[OPEN[0], (In, SYN)]), Answered),
             ("handshake", play(&OPEN), Established),
             (
                 "simultaneous open",
                 play(&[(Out, SYN), (In, SYN | ACK)]),
                 Established,
             ),
-            ("no answer, then data of the client", play(&[(In, ACK)]), Opening),
+            ("no SYN-ACK, then data of the client", play(&[(In, ACK)]), Opening),
             ("ACK of an older connection", play(&[(Out, ACK)]), Opening),
             ("refused", play(&[(Out, RST | ACK)]), Reset),
             ("data", after_open(&[(In, ACK), (Out, ACK)]), Established),
@@ -176,7 +176,7 @@ mod tests {
                 HalfClosedByClient,
             ),
             (
-                "RST crosses the answer",
+                "RST crosses the SYN-ACK",
                 play(&[(In, RST), (Out, SYN | ACK)]),
                 Answered,
             ),

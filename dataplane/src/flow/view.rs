@@ -10,9 +10,9 @@ use crate::config::Timeouts;
 
 impl FlowTable {
     /// The live flows among the `scan` entries from `cursor` on, expired ones left out. `timeouts`
-    /// are those that the flows were touched with: they tell how long a flow has been idle.
+    /// are those in use; the idle time of a flow follows from them.
     ///
-    /// At least one entry is looked at, so that a reader gets on. Allocates; not for the packet path.
+    /// At least one entry is read, so that a reader makes progress. Allocates; not for the packet path.
     pub fn slice(
         &self,
         cursor: u32,
@@ -49,7 +49,7 @@ impl FlowTable {
         let (entry, counters) = (self.entry(id), self.counters(id));
         let expires_in = entry.expires_in(now);
         let age = now.since(counters.created());
-        // A flow at its end is not refreshed: this is the time since it got there, then.
+        // A flow at its end is not refreshed: then this is the time since it got there.
         let idle = entry.state().timeout(timeouts).saturating_sub(expires_in);
         Some(FlowRecord {
             worker,

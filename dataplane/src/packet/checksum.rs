@@ -147,7 +147,7 @@ impl Delta {
 }
 
 /// The checksum as it is written into the transport header: UDP spells a computed 0 as ffff, since
-/// 0 says that there is none (RFC 768).
+/// 0 means that there is none (RFC 768).
 #[inline(always)]
 pub(super) const fn transport_field(protocol: Protocol, checksum: u16) -> u16 {
     match (protocol, checksum) {

@@ -106,8 +106,8 @@ pub(super) fn header_at<const N: usize>(bytes: &[u8], at: usize) -> Result<&[u8;
         .ok_or(DropReason::Malformed)
 }
 
-/// The header of `N` bytes at `at`, to be changed. It was there when the packet was parsed: that it
-/// is not is a defect of the caller.
+/// The header of `N` bytes at `at`, mutable. It was there when the packet was parsed; if it is not, the
+/// caller has a defect.
 #[inline]
 pub(super) fn header_at_mut<const N: usize>(bytes: &mut [u8], at: usize) -> Result<&mut [u8; N], DropReason> {
     bytes
@@ -153,8 +153,8 @@ pub(super) const fn checksum_offset(protocol: Protocol) -> usize {
 /// An IPv4 address as IPv4-mapped, the way `common::addr::to_octets` spells it.
 #[inline]
 pub(super) const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    // As one number, so that the address is made in registers: bytes written one after the other
-    // into memory cannot be read back as a whole until they have left the store buffer.
+    // As one number in registers: bytes written to memory one after the other cannot be read back as a
+    // whole until they have left the store buffer.
     (0xffff << 32 | u32::from_be_bytes(address) as u128).to_be_bytes()
 }
 

@@ -17,8 +17,8 @@ use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, updated_tran
 /// The packet that an ICMP error is about, as it was when the error was made.
 ///
 /// Its IPv4 header checksum is checked, its transport checksum is not (RFC 5508 REQ-3). It may be
-/// cut behind the first 8 bytes of its transport header (RFC 792). An IPv4-mapped IPv6 address in
-/// it is refused, so that it cannot name an IPv4 flow.
+/// truncated behind the first 8 bytes of its transport header (RFC 792). An IPv4-mapped IPv6 address
+/// is rejected, so that it cannot match an IPv4 flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quoted {
     /// Offset of its IP header.
@@ -36,7 +36,7 @@ pub struct Quoted {
     pub kind: ErrorClass,
 }
 
-/// What the error says, as far as a balancer cares.
+/// The kind of an error, as far as it matters to a balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
     Unreachable,
@@ -74,7 +74,7 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     }
     let header: &[u8; icmp::HEADER_LEN] = header_at(head, l4)?;
     let kind = error_class(header, family).ok_or(DropReason::UnsupportedProtocol)?;
-    // Of a message in several frames there is only the first at hand; its receiver checks it.
+    // Of a message in several frames only the first is here; the receiver checks the whole.
     if let Some(message) = head.get(l4..end)
         && !Sum::of(message).plus(pseudo_header).verifies()
     {
@@ -185,8 +185,8 @@ pub fn translate_error(
     destination: [u8; 16],
     inner: &Translation,
 ) -> Result<(), DropReason> {
-    // All that changes in the quote: from its IP header to its transport checksum, if it goes that
-    // far. It begins at an even offset of the message, so that the words summed are the message's
+    // The part of the quote that changes: from its IP header to its transport checksum, if it is that
+    // long. It begins at an even offset of the message, so that the words summed are the message's
     // own.
     let changed = quoted.l3..quoted.end.min(quoted.l4 + checksum_offset(quoted.protocol) + 2);
     let before = Sum::of(head.get(changed.clone()).ok_or(DropReason::Internal)?);

@@ -1,9 +1,9 @@
-//! Packets as pure functions over bytes: what a packet is ([`parse`]), its translation
-//! ([`translate`], [`translate_error`]), answers made out of it ([`reject_with_icmp_error`],
-//! [`reject_with_tcp_reset`]) and the cutting of TCP super-packets ([`segment`]).
+//! Packets as pure functions over bytes: [`parse`], translation ([`translate`], [`translate_error`]),
+//! rejection ([`reject_with_icmp_error`], [`reject_with_tcp_reset`]) and segmentation of TCP
+//! super-packets ([`segment`]).
 //!
-//! Nothing here knows flows, rings or time. Any bytes are accepted; what is wrong with them comes
-//! back as a [`DropReason`](vl3lb_common::DropReason). Only the first frame of a packet is parsed,
+//! Nothing here depends on flows, rings or time. Any bytes are accepted; a defect of them is returned as a
+//! [`DropReason`](vl3lb_common::DropReason). Only the first frame of a packet is parsed,
 //! and all its headers must lie there.
 //!
 //! [`parse`] and [`translate`] run for every packet and neither allocate nor look at the payload,

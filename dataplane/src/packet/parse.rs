@@ -1,5 +1,4 @@
-//! What a packet is: the checks that RFC 1812 section 5.2.2 asks of a router, and the fields that a
-//! NAT decides on.
+//! Parsing: the checks that RFC 1812 section 5.2.2 requires of a router, and the fields that NAT needs.
 
 use vl3lb_common::{DropReason, Protocol};
 
@@ -7,7 +6,7 @@ use super::checksum::Sum;
 use super::extension::{self, FragmentHeader};
 use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
 
-/// What stands in front of the IP header.
+/// The header in front of the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Ethernet,
@@ -144,8 +143,8 @@ pub enum Transport {
         source_port: u16,
         destination_port: u16,
     },
-    /// An ICMP or ICMPv6 message. [`parse_quote`](super::parse_quote) reads it: few packets are one,
-    /// and what it says would make this type four times as large for all.
+    /// An ICMP or ICMPv6 message. [`parse_quote`](super::parse_quote) reads it: few packets are one, and
+    /// its fields would make this type four times as large.
     Icmp,
     /// A fragment of a TCP or UDP packet.
     Fragment {
@@ -174,9 +173,8 @@ pub fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed,
     Ok(parsed)
 }
 
-/// [`parse`], for the packet path: what is found is written where it stays. Returned by value it
-/// would be copied from place to place, a tenth of the instructions that a packet takes. After an
-/// error the record means nothing.
+/// [`parse`] for the packet path: writes the result in place. Returned by value it would be copied, at a
+/// tenth of a packet's instructions. After an error the record is meaningless.
 #[inline(always)]
 pub fn parse_into(
     parsed: &mut Parsed,
@@ -234,7 +232,7 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     }
 }
 
-/// Length of an IPv4 header whose version, length and checksum are right.
+/// Length of an IPv4 header with a valid version, length and checksum.
 #[inline]
 pub(super) fn checked_ipv4_header_len(
     head: &[u8],
@@ -264,7 +262,7 @@ pub(super) fn ipv4_addresses(header: &[u8; ipv4::HEADER_LEN]) -> ([u8; 16], [u8;
     (address(ipv4::SOURCE), address(ipv4::DESTINATION))
 }
 
-/// What a fragment's header says, if the packet is one.
+/// The fragment fields, if the packet is a fragment.
 #[inline]
 pub(super) fn ipv4_fragment(header: &[u8; ipv4::HEADER_LEN]) -> Option<FragmentHeader> {
     let field = be16(header, ipv4::FLAGS_OFFSET);
@@ -311,15 +309,15 @@ pub(super) fn ipv6_addresses(header: &[u8; ipv6::HEADER_LEN]) -> ([u8; 16], [u8;
     (source, destination)
 }
 
-/// Multicast, unspecified, loopback and IPv4-mapped sources. The last would pass for an IPv4 flow
-/// here, and never appear on a wire (RFC 4942 section 2.2).
+/// Multicast, unspecified, loopback and IPv4-mapped sources. The last would match an IPv4 flow here, and
+/// never appear on a wire (RFC 4942 section 2.2).
 #[inline]
 fn is_ipv6_martian(source: &[u8; 16]) -> bool {
     const LOOPBACK: u128 = 1;
     source[0] == 0xff || u128::from_be_bytes(*source) <= LOOPBACK || is_mapped(source)
 }
 
-/// A packet whose IP header is known to be right.
+/// A packet with a valid IP header.
 struct Packet<'a> {
     head: &'a [u8],
     l4: usize,
@@ -392,7 +390,7 @@ impl Packet<'_> {
         let ports = match usize::from(fragment.offset) {
             0 if length < header_len => return Err(DropReason::Malformed),
             0 => Some(self.first_fragment_ports(family, protocol)?),
-            // The first fragment holds the whole header: this one would write over it.
+            // The first fragment has the whole header, which this one would overwrite.
             offset if offset < header_len => return Err(DropReason::Malformed),
             _ => None,
         };

@@ -13,7 +13,7 @@ use crate::port::Frame;
 const HOPS: u16 = u16::from_ne_bytes([0xff, 0]);
 const ONE_HOP: u16 = u16::from_ne_bytes([1, 0]);
 
-/// What addresses and ports become. Addresses are of the packet's own family.
+/// New addresses and ports. Addresses are of the packet's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Translation {
     pub source: [u8; 16],
@@ -22,7 +22,7 @@ pub struct Translation {
     pub destination_port: u16,
 }
 
-/// When the transport checksum is made right.
+/// When the transport checksum is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChecksumPolicy {
     /// At once.
@@ -32,7 +32,7 @@ pub enum ChecksumPolicy {
 }
 
 /// Rewrites a TCP or UDP packet, or a fragment of one, to `to`, with one hop less. The caller has
-/// seen that there is a hop left.
+/// checked the hop limit.
 ///
 /// Checksums are updated incrementally (RFC 1624). A partial transport checksum, which is the
 /// folded sum of the pseudo-header (CHECKSUM_PARTIAL: veth and TUN pass on what the sender's kernel
@@ -98,7 +98,7 @@ fn translate_whole<F: Frame, const N: usize>(
     Ok(())
 }
 
-/// A fragment, whose checksum is not whole. Only the first one has ports.
+/// A fragment: its checksum covers bytes of others. Only the first one has ports.
 #[cold]
 fn translate_fragment(
     head: &mut [u8],
@@ -155,8 +155,7 @@ pub(super) fn rewrite_ip_header(
     Ok(delta)
 }
 
-/// Writes the ports of a transport header, of which at least they are there, and adds their change
-/// to `delta`.
+/// Writes the ports of a transport header and adds their change to `delta`.
 #[inline(always)]
 pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translation, delta: Delta) -> Delta {
     const { assert!(N >= ports::LEN) };
@@ -168,8 +167,8 @@ pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translati
     delta.ports(before, after)
 }
 
-/// Gives an IPv4 packet another identification, for fragments of datagrams from many clients
-/// that share one source address now. Nothing to do over IPv6.
+/// Sets the identification of an IPv4 packet, for fragments of datagrams from many clients that share
+/// one source address after translation. Does nothing over IPv6.
 pub fn set_ipv4_identification(head: &mut [u8], parsed: &Parsed, id: u16) -> Result<(), DropReason> {
     if parsed.family == Family::V6 {
         return Ok(());
@@ -192,8 +191,8 @@ pub(super) fn updated_transport_checksum(field: u16, protocol: Protocol, delta: 
     transport_field(protocol, delta.apply(field))
 }
 
-/// The checksum of a packet whose checksum field is the folded sum of its pseudo-header: the sender
-/// has left it to be completed. One complete checksum in 65,536 looks like that too, and stays.
+/// The checksum of a packet with the folded sum of its pseudo-header in the checksum field: the sender
+/// left it to be completed. One complete checksum in 65,536 looks like that too, and stays.
 /// `covered` begins with the transport header and goes on in the frames of `rest`.
 #[inline(never)]
 fn completed<F: Frame>(

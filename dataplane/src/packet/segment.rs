@@ -1,5 +1,5 @@
-//! Cutting of TCP super-packets: what a sender's kernel hands to its hardware in one piece, up to
-//! 64 KB, becomes the segments that the hardware would have made (TSO).
+//! Segmentation of TCP super-packets (GSO): a packet of up to 64 KB, which a sender's kernel leaves to
+//! its hardware, becomes the segments that the hardware would have made (TSO).
 
 use vl3lb_common::{DropReason, Protocol};
 
@@ -8,7 +8,7 @@ use super::field::{be16, be32, header_at_mut, ipv4, ipv6, put, tcp};
 use super::parse::{Family, Parsed, TcpFlags, Transport, ipv4_addresses, ipv6_addresses};
 use crate::port::{Frame, Port};
 
-/// Cuts a translated TCP packet of any number of frames into packets of one fresh frame each, with
+/// Segments a translated TCP packet of any number of frames into packets of one fresh frame each, with
 /// at most `mss` bytes of payload, or what a frame holds if that is less (at an MTU of 9000), and
 /// appends them to `out`. Returns how many. O(payload).
 ///
@@ -17,7 +17,7 @@ use crate::port::{Frame, Port};
 /// last, CWR only the first (RFC 3168 section 6.1.2). The packet's own checksum is not read.
 ///
 /// All or nothing: on an error no frame is kept. Errors: `UmemExhausted`; `MtuExceeded` for a SYN
-/// or RST, whose payload cannot be cut; `Internal` for anything that is not this packet, an `mss`
+/// or RST, whose payload cannot be segmented; `Internal` for anything that is not this packet, an `mss`
 /// of 0 or headers that fill a frame.
 pub fn segment<P: Port>(
     port: &mut P,
@@ -27,7 +27,7 @@ pub fn segment<P: Port>(
     out: &mut Vec<P::Frame>,
 ) -> Result<usize, DropReason> {
     let kept = out.len();
-    match cut(port, packet, parsed, mss, out) {
+    match try_segment(port, packet, parsed, mss, out) {
         Ok(()) => Ok(out.len() - kept),
         Err(reason) => {
             for frame in out.drain(kept..) {
@@ -38,7 +38,7 @@ pub fn segment<P: Port>(
     }
 }
 
-fn cut<P: Port>(
+fn try_segment<P: Port>(
     port: &mut P,
     packet: &[P::Frame],
     parsed: &Parsed,

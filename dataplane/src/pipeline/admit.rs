@@ -9,7 +9,7 @@ use super::reject::DropContext;
 use super::select::Choice;
 use super::{Context, Signals, Tables, next_hop};
 use crate::flow::{FlowId, NewFlow, OpenError, State, tcp};
-use crate::packet::{self, IcmpError};
+use crate::packet;
 use crate::port::Frame;
 
 /// Opens a flow of `service` for a request. Returns it with the MAC address of its backend's next hop, `None` on a raw-IP
@@ -41,9 +41,7 @@ pub(super) fn admit<F: Frame>(
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
             // RFC 5508 REQ-8: no resources, say "communication administratively prohibited".
-            DropReason::FlowTableFull | DropReason::NatPortsExhausted => {
-                dropped.with_error(IcmpError::AdminProhibited)
-            }
+            DropReason::FlowTableFull | DropReason::NatPortsExhausted => dropped.admin_prohibited(),
             _ => dropped,
         }
     })
@@ -60,15 +58,10 @@ fn open<F: Frame>(
     service: &Service,
     early: Option<&EarlySelection>,
 ) -> Result<(FlowId, Option<MacAddr>), DropReason> {
-    let Context {
-        parsed,
-        tuple,
-        flags,
-        now,
-        ..
-    } = context;
+    let Context { parsed, now, .. } = context;
+    let tuple = context.tuple();
     let is_tcp = tuple.protocol == Protocol::Tcp;
-    if is_tcp && !tcp::opens(flags.0) {
+    if is_tcp && !tcp::opens(context.tcp_flags()) {
         return Err(DropReason::NotSyn);
     }
     let head = packet.first().ok_or(DropReason::Malformed)?.bytes();

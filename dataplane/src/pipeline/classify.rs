@@ -28,36 +28,42 @@ impl Prepared {
     pub(super) fn classify<F: Frame>(&mut self, policy: &Policy, table: &FlowTable, packet: &[F]) {
         self.frames = packet.len();
         self.early = None;
-        self.class = classify(policy, table, packet, &mut self.parsed).unwrap_or_else(Class::Drop);
+        if let Err(reason) = self.set_class(policy, table, packet) {
+            self.class = Class::Drop(reason);
+        }
+    }
+
+    /// Writes parsed packet and class where they stay, which spares a copy.
+    #[inline(always)]
+    fn set_class<F: Frame>(
+        &mut self,
+        policy: &Policy,
+        table: &FlowTable,
+        packet: &[F],
+    ) -> Result<(), DropReason> {
+        let parsed = &mut self.parsed;
+        let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+        packet::parse_into(parsed, head, packet_len(packet), policy.framing)?;
+        let Some(local) = table.find_local(&parsed.destination) else {
+            let local = foreign(table, parsed)?;
+            self.class = Class::SlowPath { local };
+            return Ok(());
+        };
+        self.class = match Tuple::of(parsed, local) {
+            Some((tuple, flags)) => Class::Flow(Lookup::new(policy, table, parsed, tuple, flags)),
+            None => Class::SlowPath { local },
+        };
+        Ok(())
     }
 }
 
-#[inline(always)]
-fn classify<F: Frame>(
-    policy: &Policy,
-    table: &FlowTable,
-    packet: &[F],
-    parsed: &mut Parsed,
-) -> Result<Class, DropReason> {
-    let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
-    packet::parse_into(parsed, head, packet_len(packet), policy.framing)?;
-    let Some(local) = table.find_local(&parsed.destination) else {
-        return foreign(table, parsed);
-    };
-    Ok(match Tuple::of(parsed, local) {
-        Some((tuple, flags)) => Class::Flow(Lookup::new(policy, table, parsed, tuple, flags)),
-        None => Class::SlowPath { local },
-    })
-}
-
-/// A packet that is not sent to an own address.
+/// The index of the former own address that a packet is sent to.
 #[cold]
-fn foreign(table: &FlowTable, parsed: &Parsed) -> Result<Class, DropReason> {
+fn foreign(table: &FlowTable, parsed: &Parsed) -> Result<u8, DropReason> {
     check_source(table, parsed)?;
-    let local = table
+    table
         .find_departed(&parsed.destination)
-        .ok_or(DropReason::NoService)?;
-    Ok(Class::SlowPath { local })
+        .ok_or(DropReason::NoService)
 }
 
 /// Drops a packet whose source is an own address: it cannot come in from outside. No flow has such a client or backend,

@@ -50,29 +50,30 @@ impl Lookup {
             probe,
         }
     }
+}
 
-    /// Finds the flow.
-    #[inline(always)]
-    pub(super) fn find(&self, policy: &Policy, table: &FlowTable, context: Context<'_>) -> Found {
-        let Context {
-            parsed, tuple, now, ..
-        } = context;
-        let request_probe;
-        let probe = if self.nat_owner == Some(policy.worker) {
-            if let Some(id) = table.reply_at(&self.probe, tuple.reply_key(parsed.source), now) {
-                return Found::Reply(id);
-            }
-            request_probe = table.request_probe(&tuple.request_key(parsed.source));
-            &request_probe
-        } else {
-            &self.probe
-        };
-        let by_ports = policy.request_owner(&parsed.source, tuple);
-        if (by_ports == policy.worker || policy.placement.any_by_client())
-            && let Some(id) = table.request_at(probe, tuple.request_key(parsed.source), now)
-        {
-            return Found::Request(id);
+/// Finds the flow of a packet.
+#[inline(always)]
+pub(super) fn find(policy: &Policy, table: &FlowTable, context: Context<'_>) -> Found {
+    let Context {
+        parsed, lookup, now, ..
+    } = context;
+    let tuple = lookup.tuple;
+    let request_probe;
+    let probe = if lookup.nat_owner == Some(policy.worker) {
+        if let Some(id) = table.reply_at(&lookup.probe, tuple.reply_key(parsed.source), now) {
+            return Found::Reply(id);
         }
-        Found::Nothing { by_ports }
+        request_probe = table.request_probe(&tuple.request_key(parsed.source));
+        &request_probe
+    } else {
+        &lookup.probe
+    };
+    let by_ports = policy.request_owner(&parsed.source, tuple);
+    if (by_ports == policy.worker || policy.placement.any_by_client())
+        && let Some(id) = table.request_at(probe, tuple.request_key(parsed.source), now)
+    {
+        return Found::Request(id);
     }
+    Found::Nothing { by_ports }
 }

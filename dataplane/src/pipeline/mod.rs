@@ -50,7 +50,7 @@ use vl3lb_common::{DropReason, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
 use crate::flow::{FeedWriter, FlowId, Flows, tcp};
-use crate::packet::{self, Framing, Parsed, TcpFlags};
+use crate::packet::{self, Framing, Parsed};
 use crate::port::{Frame, Port, packet_len};
 
 use batch::Prepared;
@@ -93,11 +93,22 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy)]
 struct Context<'a> {
     parsed: &'a Parsed,
-    tuple: Tuple,
-    /// None for UDP.
-    flags: TcpFlags,
+    lookup: &'a Lookup,
     origin: Origin,
     now: Timestamp,
+}
+
+impl Context<'_> {
+    #[inline(always)]
+    const fn tuple(&self) -> Tuple {
+        self.lookup.tuple
+    }
+
+    /// The TCP flags; none for UDP.
+    #[inline(always)]
+    const fn tcp_flags(&self) -> u8 {
+        self.lookup.flags.0
+    }
 }
 
 /// What a worker's engine is made with.
@@ -222,12 +233,11 @@ impl Engine {
             Class::Flow(lookup) => {
                 let context = Context {
                     parsed,
-                    tuple: lookup.tuple,
-                    flags: lookup.flags,
+                    lookup,
                     origin,
                     now,
                 };
-                self.balance(packet, context, lookup, prepared.early.as_ref())
+                self.balance(packet, context, prepared.early.as_ref())
             }
             &Class::SlowPath { local } => self.slow_path(packet, parsed, local, origin, now),
             &Class::Drop(reason) => Err(reason.into()),
@@ -241,13 +251,12 @@ impl Engine {
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
-        lookup: &Lookup,
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
-        match lookup.find(&self.policy, self.tables.flows.table(), context) {
+        match lookup::find(&self.policy, self.tables.flows.table(), context) {
             Found::Reply(id) => self.reply(packet, context, id),
             Found::Request(id) => self.request(packet, context, id),
-            Found::Nothing { by_ports } => self.unknown(packet, context, lookup, by_ports, early),
+            Found::Nothing { by_ports } => self.unknown(packet, context, by_ports, early),
         }
     }
 
@@ -292,7 +301,7 @@ impl Engine {
         if context.parsed.hop_limit <= 1 {
             return Err(DropContext::hop_limit_exceeded(service));
         }
-        if tcp::reopens(entry.state(), context.flags.0) {
+        if tcp::reopens(entry.state(), context.tcp_flags()) {
             return self.reopen(packet, context, Some(id));
         }
         match self.policy.usable_backend(entry) {
@@ -311,7 +320,7 @@ impl Engine {
             }
             Err((cause, reason)) => {
                 self.tables.flows.end(id, cause, context.now);
-                if context.tuple.protocol == Protocol::Tcp && !tcp::opens(context.flags.0) {
+                if context.tuple().protocol == Protocol::Tcp && !tcp::opens(context.tcp_flags()) {
                     return Err(DropContext::of(service, reason).closed_port());
                 }
                 self.reopen(packet, context, None)
@@ -330,10 +339,10 @@ impl Engine {
     ) -> Result<Verdict, DropContext> {
         let service = self
             .policy
-            .service_at(context.parsed, context.tuple)
+            .service_at(context.parsed, context.tuple())
             .ok_or(DropReason::NoService)?;
         let client = &context.parsed.source;
-        let by_ports = self.policy.request_owner(client, context.tuple);
+        let by_ports = self.policy.request_owner(client, context.tuple());
         let Some(worker) = self
             .policy
             .remote_owner(service, client, by_ports, context.origin)
@@ -353,17 +362,16 @@ impl Engine {
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
-        lookup: &Lookup,
         by_ports: u16,
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
         let parsed = context.parsed;
         check_source(self.tables.flows.table(), parsed)?;
         let service = early.map_or_else(
-            || self.policy.service_at(parsed, context.tuple),
+            || self.policy.service_at(parsed, context.tuple()),
             |early| Some(early.service),
         );
-        match (service, lookup.nat_owner) {
+        match (service, context.lookup.nat_owner) {
             (Some(service), _) => {
                 match self
                     .policy

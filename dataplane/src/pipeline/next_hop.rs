@@ -65,30 +65,33 @@ pub(super) fn of_new_client(
     }
 }
 
-/// The MAC address of a flow's client; `None` on a raw-IP link.
+/// The MAC address of a flow's client after [`refresh_client`]; `None` on a raw-IP link.
+#[inline(always)]
+pub(super) fn of_client(policy: &Policy, entry: &HotEntry) -> Option<MacAddr> {
+    (policy.framing == Framing::Ethernet).then_some(MacAddr(entry.client_mac))
+}
+
+/// Brings the MAC address of a flow's client up to date.
 ///
 /// # Errors
 /// [`DropReason::NeighborUnresolved`] if the only address known is of a former attachment.
 #[inline(always)]
-pub(super) fn of_client(
+pub(super) fn refresh_client(
     policy: &Policy,
     flows: &mut Flows,
     signals: &Signals,
     id: FlowId,
-) -> Result<Option<MacAddr>, DropReason> {
-    if policy.framing == Framing::RawIp {
-        return Ok(None);
+) -> Result<(), DropReason> {
+    if policy.framing == Framing::RawIp || flows.table().entry(id).hop_generation == policy.hop_generation {
+        return Ok(());
     }
-    if flows.table().entry(id).hop_generation != policy.hop_generation {
-        refresh_client(policy, flows, signals, id)?;
-    }
-    Ok(Some(MacAddr(flows.table().entry(id).client_mac)))
+    resolve_client(policy, flows, signals, id)
 }
 
-/// Takes over the kernel's next hop for a flow whose client's address is out of date. Where there is none, the address
-/// of the client's last packet holds on, within one attachment.
+/// Takes over the kernel's next hop. Where there is none, the address of the client's last packet remains in use, within
+/// one attachment.
 #[inline(never)]
-fn refresh_client(
+fn resolve_client(
     policy: &Policy,
     flows: &mut Flows,
     signals: &Signals,

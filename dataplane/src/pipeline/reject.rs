@@ -16,12 +16,14 @@ pub(super) struct DropContext {
     response: Response,
 }
 
+/// Without data, so that a [`DropContext`] fits a register.
 #[derive(Debug, Clone, Copy)]
 enum Response {
     None,
     /// TCP: a reset; UDP: Port Unreachable.
     ClosedPort,
-    Error(IcmpError),
+    TimeExceeded,
+    AdminProhibited,
 }
 
 impl From<DropReason> for DropContext {
@@ -46,7 +48,10 @@ impl DropContext {
 
     /// TTL or hop limit used up.
     pub(super) const fn hop_limit_exceeded(service: ServiceSlot) -> Self {
-        Self::of(service, DropReason::TtlExpired).with_error(IcmpError::TimeExceeded)
+        Self {
+            response: Response::TimeExceeded,
+            ..Self::of(service, DropReason::TtlExpired)
+        }
     }
 
     /// The sender gets what a closed port sends: a TCP reset or Port Unreachable.
@@ -55,9 +60,9 @@ impl DropContext {
         self
     }
 
-    /// The sender gets an ICMP error.
-    pub(super) const fn with_error(mut self, error: IcmpError) -> Self {
-        self.response = Response::Error(error);
+    /// The sender gets the ICMP error for a lack of resources.
+    pub(super) const fn admin_prohibited(mut self) -> Self {
+        self.response = Response::AdminProhibited;
         self
     }
 }
@@ -83,7 +88,8 @@ impl Engine {
                     _ => Some(IcmpError::PortUnreachable),
                 }
             }
-            Response::Error(error) => Some(error),
+            Response::TimeExceeded => Some(IcmpError::TimeExceeded),
+            Response::AdminProhibited => Some(IcmpError::AdminProhibited),
         };
         let limit = if error.is_some() {
             &mut self.limits.icmp_errors

@@ -60,7 +60,7 @@ impl Selector {
     ) -> Result<Choice, DropReason> {
         let client = context.parsed.source;
         let hash = if service.affinity.is_zero() {
-            selection_hash(&client, context.tuple.source_port)
+            selection_hash(&client, context.tuple().source_port)
         } else {
             let key = ServiceClient {
                 service: service.slot,

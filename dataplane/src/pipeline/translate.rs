@@ -22,11 +22,12 @@ pub(super) fn to_backend<F: Frame>(
     mac: Result<Option<MacAddr>, DropReason>,
 ) -> Result<Verdict, DropReason> {
     let bytes = context.parsed.ip_len();
-    flows.advance(id, Direction::In, context.flags.0, bytes, context.now);
+    flows.advance(id, Direction::In, context.tcp_flags(), bytes, context.now);
     if !next_hop::is_client_known(policy, flows.table().entry(id)) {
         next_hop::learn_client(policy, signals, flows, id, context.parsed, packet);
     }
     let entry = flows.table().entry(id);
+    let owner = entry.owner();
     let to = Translation {
         source: flows.table().local_address(entry.local),
         destination: entry.backend,
@@ -34,7 +35,7 @@ pub(super) fn to_backend<F: Frame>(
         destination_port: entry.backend_port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
-    flows.count_packet(id, Direction::In, bytes);
+    flows.count_packet(id, owner, Direction::In, bytes);
     Ok(verdict)
 }
 
@@ -49,12 +50,14 @@ pub(super) fn to_client<F: Frame>(
     id: FlowId,
 ) -> Result<Verdict, DropReason> {
     let bytes = context.parsed.ip_len();
-    let before = flows.advance(id, Direction::Out, context.flags.0, bytes, context.now);
+    let before = flows.advance(id, Direction::Out, context.tcp_flags(), bytes, context.now);
     if before == Some(State::Opening) && flows.table().entry(id).state() == State::Answered {
         accepted(flows, packet, context, id);
     }
-    let mac = next_hop::of_client(policy, flows, signals, id)?;
+    next_hop::refresh_client(policy, flows, signals, id)?;
     let entry = flows.table().entry(id);
+    let owner = entry.owner();
+    let mac = next_hop::of_client(policy, entry);
     let to = Translation {
         source: flows.table().local_address(entry.local),
         destination: entry.client,
@@ -62,7 +65,7 @@ pub(super) fn to_client<F: Frame>(
         destination_port: entry.client_port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
-    flows.count_packet(id, Direction::Out, bytes);
+    flows.count_packet(id, owner, Direction::Out, bytes);
     Ok(verdict)
 }
 

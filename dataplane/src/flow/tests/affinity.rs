@@ -61,7 +61,7 @@ fn each_begin_and_each_end_starts_the_time_anew() {
 }
 
 #[test]
-fn a_time_is_never_cut_short_and_at_most_a_second_too_long() {
+fn affinity_never_ends_early_and_at_most_a_second_late() {
     for start in [1, 999_999_999, 1_000_000_000, 12_345_678_901] {
         let mut table = small();
         let (key, first, start) = (client(1), backend(4, 1), Timestamp(start));
@@ -107,7 +107,7 @@ fn the_end_of_a_flow_on_another_backend_changes_nothing() {
 }
 
 #[test]
-fn a_flow_from_before_a_client_came_back_does_not_end_what_holds_it_now() {
+fn a_flow_of_a_former_epoch_does_not_end_the_current_one() {
     let mut table = small();
     let (key, first, second) = (client(1), backend(4, 1), backend(5, 1));
     let before = table.begin(&key, first, at(0), TIME).epoch;
@@ -207,7 +207,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// As many clients as fit into one set: nobody makes room, so a map is the whole truth.
     #[test]
-    fn it_does_what_a_map_does(steps in prop::collection::vec(step(), 1..120)) {
+    fn agrees_with_a_map(steps in prop::collection::vec(step(), 1..120)) {
         let mut table = small();
         let mut model: HashMap<u8, Kept> = HashMap::new();
         let mut open: HashMap<(u8, u32), VecDeque<(AffinityEpoch, u32)>> = HashMap::new();

@@ -67,7 +67,7 @@ proptest! {
 }
 
 #[test]
-fn a_search_for_nothing_ends_at_the_first_bucket_that_nobody_passed() {
+fn a_search_for_an_unknown_key_ends_at_the_first_bucket_without_passed_keys() {
     let mut index = index(3);
     for flow in 0..11 {
         index.insert(Kind::Request, hash(2, 3, 7), flow);

@@ -192,7 +192,8 @@ impl World {
             } => {
                 if let Some(id) = self.nth(nth) {
                     self.flows.advance(id, direction, flags, 60, self.now);
-                    self.flows.count_packet(id, direction, 60);
+                    let owner = self.flows.table.entry(id).owner();
+                    self.flows.count_packet(id, owner, direction, 60);
                 }
             }
             Step::End { nth, cause } => {

@@ -195,7 +195,7 @@ fn a_flow_is_found_by_both_keys_until_it_is_closed() {
 
 #[test]
 #[should_panic(expected = "is closed once")]
-fn closing_twice_is_refused_before_it_does_harm() {
+fn closing_twice_panics() {
     let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
     let Opened { id, .. } = open(&mut table, &new_flow(1, 1), at(0));
     table.close(id);
@@ -291,7 +291,7 @@ fn an_address_that_is_gone_keeps_its_index_while_it_has_flows() {
 }
 
 #[test]
-fn impossible_tables_are_refused() {
+fn invalid_tables_are_errors() {
     for (capacity, ports) in [(0, PORTS), (1 << 31, PORTS), (1, 0..=9)] {
         let error = FlowTable::new(capacity, ports, SEED).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
@@ -302,7 +302,7 @@ fn impossible_tables_are_refused() {
 }
 
 #[test]
-fn a_full_table_takes_no_more_and_closes_nothing() {
+fn a_full_table_opens_no_more_and_closes_nothing() {
     let mut table = FlowTable::new(3, PORTS, SEED).unwrap();
     for client in 0..3 {
         open(&mut table, &new_flow(client, client), at(0));
@@ -380,7 +380,7 @@ fn a_connection_that_begins_anew_replaces_the_old_one() {
 }
 
 #[test]
-fn sweeps_end_what_expired_and_what_is_doomed_within_their_budget() {
+fn sweeps_end_expired_and_doomed_flows_within_their_budget() {
     let mut table = FlowTable::new(1000, PORTS, SEED).unwrap();
     for client in 0..1000 {
         let timeout = Duration::from_secs(if client % 2 == 0 { 60 } else { 600 });
@@ -413,7 +413,7 @@ fn sweeps_end_what_expired_and_what_is_doomed_within_their_budget() {
 }
 
 #[test]
-fn one_sweep_of_the_whole_length_covers_every_flow_wherever_it_starts() {
+fn one_sweep_of_the_whole_length_covers_every_flow_from_any_start() {
     for start in 0..200 {
         let mut table = FlowTable::new(150, PORTS, SEED).unwrap();
         for client in 0..150 {

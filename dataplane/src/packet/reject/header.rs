@@ -1,5 +1,4 @@
-//! What all packets have in common that the balancer itself sends in answer to one: whom it may
-//! answer, and their fresh headers.
+//! The part that ICMP errors and resets share: which packets may be rejected, and the new IP header.
 
 use vl3lb_common::{DropReason, MacAddr};
 
@@ -11,7 +10,7 @@ use crate::packet::parse::{Family, Parsed};
 /// RFC 1700's default, and what Linux uses.
 const HOP_LIMIT: u8 = 64;
 
-/// The IP header of an answer.
+/// The IP header of a rejecting packet.
 pub(super) struct RejectHeader {
     pub(super) protocol: u8,
     /// The whole byte: DSCP and ECN, or traffic class.
@@ -22,9 +21,9 @@ pub(super) struct RejectHeader {
     pub(super) payload_len: usize,
 }
 
-/// Refuses as `Martian` a packet that was not sent to one receiver, at either layer, since many
-/// could answer it (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e), RFC 9293 MUST-57). Sources
-/// that are none have been refused by `parse`.
+/// Returns `Martian` for a packet that was not sent to a single receiver, at either layer: many hosts could
+/// respond to it (RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 (e), RFC 9293 MUST-57). `parse` has
+/// dropped invalid sources.
 pub(super) fn check_one_receiver(head: &[u8], parsed: &Parsed) -> Result<(), DropReason> {
     let MacAddr([first, ..]) = destination_mac(head);
     let group_mac = is_ethernet(parsed) && first & ethernet::GROUP_BIT != 0;
@@ -60,7 +59,7 @@ pub(super) fn swap_macs(head: &mut [u8], parsed: &Parsed) {
 pub(super) fn write_ip_header(
     packet: &mut [u8],
     family: Family,
-    reply: &RejectHeader,
+    fields: &RejectHeader,
 ) -> Result<(), DropReason> {
     let &RejectHeader {
         protocol,
@@ -68,7 +67,7 @@ pub(super) fn write_ip_header(
         source,
         destination,
         payload_len,
-    } = reply;
+    } = fields;
     let word = |length: usize| u16::try_from(length).map_err(|_| DropReason::Internal);
     match family {
         Family::V4 => {

@@ -9,7 +9,7 @@ use crate::packet::field::{header_at_mut, icmp, put};
 use crate::packet::parse::{Family, Parsed, Transport};
 use crate::port::Frame;
 
-/// What the sender is told.
+/// The kinds of error that the balancer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpError {
     /// No backend listens.
@@ -32,10 +32,10 @@ const V6_LIMIT: usize = 1280;
 
 /// Turns the first frame of `packet` into an ICMP or ICMPv6 error from `source` to the packet's
 /// sender. It quotes the packet as received, so this comes before any translation. Further frames
-/// are not part of the answer.
+/// are not part of the error.
 ///
 /// Errors: `IcmpUnmatched` for an ICMP error and `FragmentUnmatched` for a fragment other than the
-/// first, which get no answer; `Martian` for a packet not sent to one receiver; `Internal` if the
+/// first, to which no error is sent; `Martian` for a packet not sent to one receiver; `Internal` if the
 /// frame is too small. The packet is unchanged then.
 pub fn reject_with_icmp_error<F: Frame>(
     packet: &mut [F],
@@ -58,13 +58,13 @@ pub fn reject_with_icmp_error<F: Frame>(
     first.set_continues(false);
     let head = first.bytes_mut();
     swap_macs(head, parsed);
-    let answer = head.get_mut(parsed.l3()..end).ok_or(DropReason::Internal)?;
-    answer.copy_within(..quoted, front);
-    write_error(answer, parsed, kind, source)
+    let error_packet = head.get_mut(parsed.l3()..end).ok_or(DropReason::Internal)?;
+    error_packet.copy_within(..quoted, front);
+    write_error(error_packet, parsed, kind, source)
 }
 
-/// How much of the packet the answer quotes: what the first frame holds, up to the limit. `None` if
-/// the frame has no room for the headers that were parsed.
+/// How many bytes of the packet the error quotes: what the first frame has, up to the limit. `None` if the
+/// frame has no room for the parsed headers.
 fn quoted_len<F: Frame>(first: &F, parsed: &Parsed, front: usize) -> Option<usize> {
     let limit = match parsed.family {
         Family::V4 => V4_LIMIT,
@@ -80,7 +80,7 @@ fn quoted_len<F: Frame>(first: &F, parsed: &Parsed, front: usize) -> Option<usiz
 
 /// Writes the headers in front of the quote.
 fn write_error(
-    answer: &mut [u8],
+    error_packet: &mut [u8],
     parsed: &Parsed,
     kind: IcmpError,
     source: [u8; 16],
@@ -90,27 +90,27 @@ fn write_error(
         Family::V4 => (icmp::PROTOCOL_V4, V4_TOS),
         Family::V6 => (icmp::PROTOCOL_V6, 0),
     };
-    let reply = RejectHeader {
+    let fields = RejectHeader {
         protocol,
         traffic_class,
         source,
         destination: parsed.source,
-        payload_len: answer.len() - header_len,
+        payload_len: error_packet.len() - header_len,
     };
-    write_ip_header(answer, parsed.family, &reply)?;
+    write_ip_header(error_packet, parsed.family, &fields)?;
 
-    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(answer, header_len)?;
+    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(error_packet, header_len)?;
     *header = icmp_header(parsed.family, kind);
-    let sum = Sum::of(answer.get(header_len..).unwrap_or_default());
+    let sum = Sum::of(error_packet.get(header_len..).unwrap_or_default());
     let checksum = match parsed.family {
         Family::V4 => sum,
         Family::V6 => {
             let addresses = Sum::of_addresses(parsed.family, &source, &parsed.source);
-            sum.plus(Sum::pseudo_header(addresses, protocol, reply.payload_len))
+            sum.plus(Sum::pseudo_header(addresses, protocol, fields.payload_len))
         }
     }
     .checksum();
-    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(answer, header_len)?;
+    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(error_packet, header_len)?;
     put(header, icmp::CHECKSUM, checksum);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The TCP reset that the balancer sends for a connection that cannot be.
+//! TCP resets that the balancer itself sends.
 
 use vl3lb_common::{DropReason, Protocol};
 
@@ -9,9 +9,9 @@ use crate::packet::parse::{Parsed, TcpFlags, Transport};
 use crate::port::Frame;
 
 /// Turns the first frame of `packet` into the reset that its receiver would send for a closed port
-/// (RFC 9293 section 3.10.7.1). Further frames are not part of the answer.
+/// (RFC 9293 section 3.10.7.1). Further frames are not part of the reset.
 ///
-/// Errors: `NotSyn` for a reset, which gets no answer; `Martian` for a packet not sent to one
+/// Errors: `NotSyn` for a reset, to which none is sent; `Martian` for a packet not sent to one
 /// receiver; `Internal` if it is not a TCP segment or the frame is too small. The packet is
 /// unchanged then.
 pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
@@ -47,15 +47,15 @@ pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Res
         put(&mut reset, tcp::ACKNOWLEDGMENT, acknowledgment.to_be_bytes());
         reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
     }
-    let reply = RejectHeader {
+    let header = RejectHeader {
         protocol: Protocol::Tcp.number(),
         traffic_class: 0,
         source: parsed.destination,
         destination: parsed.source,
         payload_len: reset.len(),
     };
-    let addresses = Sum::of_addresses(parsed.family, &reply.source, &reply.destination);
-    let checksum = Sum::pseudo_header(addresses, reply.protocol, reset.len())
+    let addresses = Sum::of_addresses(parsed.family, &header.source, &header.destination);
+    let checksum = Sum::pseudo_header(addresses, header.protocol, reset.len())
         .plus(Sum::of(&reset))
         .checksum();
     put(&mut reset, tcp::CHECKSUM, checksum);
@@ -71,5 +71,5 @@ pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Res
     swap_macs(head, parsed);
     *header_at_mut(head, l4)? = reset;
     let packet = head.get_mut(parsed.l3()..).ok_or(DropReason::Internal)?;
-    write_ip_header(packet, parsed.family, &reply)
+    write_ip_header(packet, parsed.family, &header)
 }

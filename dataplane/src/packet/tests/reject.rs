@@ -160,7 +160,7 @@ fn errors_are_not_sent_where_they_may_not() {
 }
 
 #[test]
-fn frame_without_room_for_an_answer_is_left_alone() {
+fn frame_without_room_for_an_error_is_unchanged() {
     let spec = Spec {
         payload: vec![],
         ..Spec::request(Protocol::Udp)

@@ -15,7 +15,7 @@ const PORT: VecPort = VecPort {
 };
 
 /// A translated super-packet in frames of 4000 bytes, and its segments.
-fn cut(spec: &Spec, mss: u16, port: &mut VecPort) -> Result<Vec<VecFrame>, DropReason> {
+fn segments_of(spec: &Spec, mss: u16, port: &mut VecPort) -> Result<Vec<VecFrame>, DropReason> {
     let mut packet = frames(&spec.bytes(), &[4000; 17]);
     let parsed = parse_frames(&packet, spec.framing).unwrap();
     let mut out = vec![VecFrame::new(b"an earlier packet", 64)];
@@ -40,7 +40,7 @@ fn super_packet(spec: Spec, len: usize) -> Spec {
 }
 
 #[test]
-fn segments_are_what_a_sender_without_offloads_sends() {
+fn segments_equal_those_of_a_sender_without_offloads() {
     for (spec, len, mss, count) in [
         (Spec::request(Protocol::Tcp), 64000, 1448, 45),
         (Spec::request_v6(Protocol::Tcp), 64000, 1428, 45),
@@ -60,7 +60,7 @@ fn segments_are_what_a_sender_without_offloads_sends() {
         ),
     ] {
         let spec = super_packet(spec, len);
-        let segments = cut(&spec, mss, &mut { PORT }).unwrap();
+        let segments = segments_of(&spec, mss, &mut { PORT }).unwrap();
         assert_eq!(segments.len(), count);
         let mut payload = Vec::new();
         for (index, frame) in segments.iter().enumerate() {
@@ -95,7 +95,7 @@ fn segments_are_what_a_sender_without_offloads_sends() {
 fn segments_are_never_longer_than_a_frame() {
     let spec = super_packet(Spec::request(Protocol::Tcp), 20_000);
     let mut payload = Vec::new();
-    for frame in cut(&spec, 8948, &mut { PORT }).unwrap() {
+    for frame in segments_of(&spec, 8948, &mut { PORT }).unwrap() {
         assert!(frame.bytes().len() <= PORT.capacity);
         assert_valid(frame.bytes(), spec.framing);
         let packet = sliced(frame.bytes(), spec.framing);
@@ -108,7 +108,7 @@ fn segments_are_never_longer_than_a_frame() {
 }
 
 #[test]
-fn translated_super_packet_with_a_partial_checksum_is_cut_right() {
+fn translated_super_packet_with_a_partial_checksum_is_segmented() {
     let spec = super_packet(Spec::request(Protocol::Tcp), 9001);
     let mut bytes = spec.bytes();
     let parsed = parse_frames(&frames(&bytes, &[]), spec.framing).unwrap();
@@ -132,15 +132,18 @@ fn all_frames_are_given_back_when_there_are_too_few() {
     let spec = super_packet(Spec::request(Protocol::Tcp), 14480);
     for free in 0..10 {
         let mut port = VecPort { free, ..PORT };
-        assert_eq!(cut(&spec, 1448, &mut port), Err(DropReason::UmemExhausted));
+        assert_eq!(
+            segments_of(&spec, 1448, &mut port),
+            Err(DropReason::UmemExhausted)
+        );
         assert_eq!(port.free, free);
     }
     let mut port = VecPort { free: 10, ..PORT };
-    assert_eq!(cut(&spec, 1448, &mut port).unwrap().len(), 10);
+    assert_eq!(segments_of(&spec, 1448, &mut port).unwrap().len(), 10);
 }
 
 #[test]
-fn what_cannot_be_cut_is_refused_and_keeps_no_frame() {
+fn packets_that_cannot_be_segmented_keep_no_frame() {
     let base = || super_packet(Spec::request(Protocol::Tcp), 3000);
     let mut syn = base();
     syn.tcp.syn = true;
@@ -153,13 +156,13 @@ fn what_cannot_be_cut_is_refused_and_keeps_no_frame() {
         ("MSS 0", base(), 0, DropReason::Internal),
     ] {
         let mut port = PORT;
-        assert_eq!(cut(&spec, mss, &mut port), Err(reason), "{description}");
+        assert_eq!(segments_of(&spec, mss, &mut port), Err(reason), "{description}");
         assert_eq!(port.free, PORT.free, "{description}");
     }
 
     // Headers leave no room in a frame.
     let mut port = VecPort { capacity: 60, ..PORT };
-    assert_eq!(cut(&base(), 1448, &mut port), Err(DropReason::Internal));
+    assert_eq!(segments_of(&base(), 1448, &mut port), Err(DropReason::Internal));
     assert_eq!(port.free, PORT.free);
 
     // A frame is missing.

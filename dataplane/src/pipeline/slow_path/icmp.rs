@@ -86,7 +86,8 @@ fn to_client<F: Frame>(
         source_port: entry.client_port,
         destination_port: entry.service_port,
     };
-    let mac = next_hop::of_client(policy, flows, signals, id);
+    let mac = next_hop::refresh_client(policy, flows, signals, id)
+        .map(|()| next_hop::of_client(policy, flows.table().entry(id)));
     translate(policy, flows.entry_mut(id), packet, error, inner, mac)
         .map_err(|reason| DropContext::of(service, reason))
 }

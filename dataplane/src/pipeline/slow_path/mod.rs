@@ -74,13 +74,12 @@ impl Engine {
         let lookup = Lookup::new(policy, tables.flows.table(), parsed, tuple, flags);
         let context = Context {
             parsed,
-            tuple,
-            flags,
+            lookup: &lookup,
             origin,
             now,
         };
         let identification = datagram.identification(policy);
-        let verdict = self.balance(packet, context, &lookup, None)?;
+        let verdict = self.balance(packet, context, None)?;
         if verdict == Verdict::Transmit
             && let Some(head) = packet.first_mut()
         {

@@ -43,7 +43,7 @@ fn part(world: &mut World, client: &str) {
 }
 
 #[test]
-fn a_client_meets_one_backend_whatever_is_added_and_wherever_its_packets_come_in() {
+fn a_client_keeps_its_backend_for_any_queue_and_when_backends_are_added() {
     for scheduler in [
         Scheduler::Maglev,
         Scheduler::RoundRobin,
@@ -152,7 +152,7 @@ fn the_end_of_a_silent_flow_is_when_it_is_swept() {
 }
 
 #[test]
-fn a_client_whose_backend_takes_no_new_flows_gets_another_one_and_stays_with_it() {
+fn a_client_of_a_drained_backend_gets_another_one_and_keeps_it() {
     let weightless = |world: &mut World| {
         world.publish(|snapshot| {
             let backend = snapshot.backend_slots[0].as_mut().unwrap();

@@ -77,7 +77,7 @@ fn a_burst_is_decided_like_its_packets_one_by_one() {
 /// The flow that is found when the group is prepared is not the one that the packets belong to when
 /// their turn comes.
 #[test]
-fn a_connection_that_begins_anew_within_a_burst_is_the_new_one_for_what_follows() {
+fn a_connection_reopened_within_a_burst_gets_the_packets_behind_it() {
     let world = World::new(Setup::default());
     let tcp = |flags| vec![frame(&world.client_tcp("172.16.1.100:40000", flags, b""))];
     let first = vec![tcp(flags::SYN)];

@@ -1,4 +1,4 @@
-//! What is told of flows that open and close.
+//! What is emitted of flows that open and close.
 
 use super::*;
 use vl3lb_common::flow_feed::{FEED_CAPACITY, FlowChange, FlowFeed};
@@ -18,7 +18,7 @@ fn world() -> (World, Arc<FlowFeed>) {
     (world, feed)
 }
 
-fn told(feed: &FlowFeed) -> Vec<FlowChange> {
+fn emitted(feed: &FlowFeed) -> Vec<FlowChange> {
     std::iter::from_fn(|| feed.pop()).collect()
 }
 
@@ -34,21 +34,21 @@ fn finish(world: &mut World, seen: &Seen) {
 }
 
 #[test]
-fn nothing_is_told_while_nobody_follows() {
+fn nothing_is_emitted_without_a_subscriber() {
     let (mut world, feed) = world();
     let seen = world.connect(CLIENT);
     feed.subscribe();
     feed.unsubscribe();
     finish(&mut world, &seen);
-    assert_eq!((told(&feed), feed.lost()), (Vec::new(), 0));
+    assert_eq!((emitted(&feed), feed.lost()), (Vec::new(), 0));
 }
 
 #[test]
-fn a_flow_is_told_whole_when_it_opens_and_when_it_finishes() {
+fn a_flow_is_emitted_when_it_opens_and_when_it_finishes() {
     let (mut world, feed) = world();
     feed.subscribe();
     let seen = world.connect(CLIENT);
-    let opened = told(&feed).pop().expect("one change");
+    let opened = emitted(&feed).pop().expect("one change");
     assert_eq!((opened.at, opened.closed), (world.now, None));
     let flow = &opened.flow;
     assert_eq!(SocketAddr::new(flow.client, flow.client_port).to_string(), CLIENT);
@@ -68,7 +68,7 @@ fn a_flow_is_told_whole_when_it_opens_and_when_it_finishes() {
 
     world.pass(Duration::from_secs(5));
     finish(&mut world, &seen);
-    let closed = told(&feed).pop().expect("one change");
+    let closed = emitted(&feed).pop().expect("one change");
     assert_eq!((closed.at, closed.closed), (world.now, Some(CloseCause::Fin)));
     let FlowChange { flow: end, .. } = closed;
     assert_eq!(
@@ -83,11 +83,11 @@ fn a_flow_is_told_whole_when_it_opens_and_when_it_finishes() {
     // Its entry goes later, and nobody hears of that.
     world.pass(Duration::from_secs(3_600));
     world.sweep();
-    assert_eq!((world.flows(), told(&feed)), (0, Vec::new()));
+    assert_eq!((world.flows(), emitted(&feed)), (0, Vec::new()));
 }
 
 #[test]
-fn each_end_is_told_once_with_its_cause() {
+fn each_end_is_emitted_once_with_its_cause() {
     type End = fn(&mut World, &Seen);
     let ends: [(CloseCause, End); 6] = [
         (CloseCause::Fin, finish),
@@ -125,7 +125,7 @@ fn each_end_is_told_once_with_its_cause() {
         let seen = world.connect(CLIENT);
         feed.subscribe();
         end(&mut world, &seen);
-        let closed: Vec<_> = told(&feed).iter().filter_map(|change| change.closed).collect();
+        let closed: Vec<_> = emitted(&feed).iter().filter_map(|change| change.closed).collect();
         assert_eq!(closed, [cause]);
         let counted = world.stats[0].service(ServiceSlot(0)).flows_closed[cause as usize].get();
         assert_eq!(counted, 1, "{cause:?}");
@@ -133,7 +133,7 @@ fn each_end_is_told_once_with_its_cause() {
 }
 
 #[test]
-fn a_flow_that_gives_way_is_told_before_the_one_that_takes_its_place() {
+fn a_replaced_flow_is_emitted_before_its_successor() {
     let (mut world, feed) = world();
     let seen = world.connect(CLIENT);
     // The last FIN is not acknowledged, so that the flow has not finished.
@@ -145,12 +145,12 @@ fn a_flow_that_gives_way_is_told_before_the_one_that_takes_its_place() {
     }
     feed.subscribe();
     world.connect(CLIENT);
-    let causes: Vec<_> = told(&feed).iter().map(|change| change.closed).collect();
+    let causes: Vec<_> = emitted(&feed).iter().map(|change| change.closed).collect();
     assert_eq!(causes, [Some(CloseCause::Fin), None]);
 }
 
 #[test]
-fn what_does_not_fit_is_lost_and_counted_and_traffic_goes_on() {
+fn changes_beyond_the_ring_are_counted_and_traffic_goes_on() {
     let (mut world, feed) = world();
     feed.subscribe();
     let flows = FEED_CAPACITY as u64 + 5;
@@ -162,7 +162,7 @@ fn what_does_not_fit_is_lost_and_counted_and_traffic_goes_on() {
             world.forward(&reset);
         }
     }
-    let (changes, all) = (told(&feed), 2 * flows - 1);
+    let (changes, all) = (emitted(&feed), 2 * flows - 1);
     assert_eq!(changes.len(), FEED_CAPACITY);
     assert_eq!(feed.lost(), all - FEED_CAPACITY as u64);
     let stats = world.stats[0].service(ServiceSlot(0));

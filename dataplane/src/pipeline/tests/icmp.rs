@@ -163,7 +163,7 @@ fn errors_about_unknown_packets_are_dropped() {
 }
 
 #[test]
-fn a_packet_whose_hop_limit_ends_here_is_answered() {
+fn a_packet_without_hops_left_is_rejected_with_time_exceeded() {
     for (client, icmp, kind) in [("172.16.1.100:40000", 34, 11), ("[2001:db8::64]:40000", 54, 3)] {
         let mut world = World::new(Setup::default());
         let seen = world.connect(client);

@@ -301,7 +301,7 @@ fn a_finished_flow_gives_way_to_a_new_one_from_the_same_port() {
 }
 
 #[test]
-fn a_reset_flow_passes_what_still_comes() {
+fn a_reset_flow_still_forwards_stragglers() {
     let mut world = World::new(Setup::default());
     let seen = world.connect("172.16.1.100:40000");
     let forged = world.client_tcp("172.16.1.100:40000", flags::RST, b"");
@@ -315,7 +315,7 @@ fn a_reset_flow_passes_what_still_comes() {
 }
 
 #[test]
-fn each_backend_has_all_nat_ports_and_exhaustion_is_answered() {
+fn each_backend_has_all_nat_ports_and_exhaustion_is_rejected() {
     let mut world = World::new(Setup {
         backends: two_backends(BackendState::Active),
         ..Setup::default()
@@ -361,7 +361,7 @@ fn a_finished_flow_makes_room_when_ports_run_out() {
 }
 
 #[test]
-fn a_full_table_is_counted_and_answered() {
+fn a_full_table_is_counted_and_rejected() {
     let mut world = World::new(Setup {
         flows: 8,
         ..Setup::default()

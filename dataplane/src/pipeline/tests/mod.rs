@@ -8,6 +8,7 @@ mod icmp;
 mod lifecycle;
 mod nat;
 mod properties;
+mod reattach;
 mod source_ranges;
 mod workers;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
+use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};

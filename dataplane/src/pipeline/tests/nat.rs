@@ -81,7 +81,7 @@ fn two_clients_with_one_source_port_get_a_nat_port_each() {
 }
 
 #[test]
-fn a_backend_that_calls_its_own_service_is_answered_from_the_service() {
+fn a_backend_that_calls_its_own_service_gets_replies_from_the_service() {
     let mut world = World::new(Setup::default());
     let seen = world.connect("172.16.1.2:50000");
     assert_eq!(seen.destination.to_string(), "172.16.1.2:8081");
@@ -132,7 +132,7 @@ fn the_kernels_neighbour_is_used_when_it_is_known() {
 }
 
 #[test]
-fn without_a_kernel_neighbour_replies_follow_the_client() {
+fn without_a_kernel_neighbour_replies_go_to_the_source_of_the_last_request() {
     let mut world = World::new(Setup::default());
     let seen = world.connect("172.16.1.100:40000");
     let moved = MacAddr([2, 0, 0, 0, 0, 0x77]);
@@ -158,14 +158,12 @@ fn a_backend_without_a_mac_address_is_asked_for_and_no_flow_is_opened() {
     let asked = world.engines[0].signals.events.pop();
     assert_eq!(
         asked,
-        Some(vl3lb_common::flow_query::WorkerEvent::Unresolved(
-            "172.16.1.2".parse().unwrap()
-        ))
+        Some(WorkerEvent::Unresolved("172.16.1.2".parse().unwrap()))
     );
 }
 
 #[test]
-fn tcp_super_packets_are_cut_to_what_both_ends_agreed_on() {
+fn tcp_super_packets_are_segmented_to_the_agreed_mss() {
     let mut world = World::new(Setup::default());
     let addresses = world.addresses("172.16.1.100:40000", "172.16.1.103:8080");
     let options = [TcpOptionElement::MaximumSegmentSize(1_460)];

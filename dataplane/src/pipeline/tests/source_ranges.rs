@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_client_outside_the_source_ranges_gets_no_answer_at_all() {
+fn a_client_outside_the_source_ranges_gets_no_packet_at_all() {
     let mut world = World::new(Setup {
         source_ranges: vec![
             "172.16.1.96/28".parse().unwrap(),

@@ -1,0 +1,147 @@
+//! The interface goes and comes back: with the same address, another one, or another link.
+
+use super::*;
+use vl3lb_common::stats::CloseCause;
+
+const CLIENT: &str = "172.16.1.100:40000";
+const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+fn interface_lost(world: &World) -> u64 {
+    let services = (0..2).map(|slot| world.stats[0].service(ServiceSlot(slot)));
+    services
+        .map(|service| service.flows_closed[CloseCause::InterfaceLost as usize].get())
+        .sum()
+}
+
+/// Publishes the world's snapshot with only the IPv6 address, and the services there.
+fn lose_ipv4(world: &mut World) {
+    world.publish(|snapshot| {
+        snapshot.addresses.retain(IpAddr::is_ipv6);
+        snapshot.services.retain(|key, _| key.address.is_ipv6());
+    });
+}
+
+/// Attaches the world's engines to a link with this framing, and publishes a snapshot for it.
+fn attach(world: &mut World, framing: Framing) {
+    world.setup.framing = framing;
+    for engine in &mut world.engines {
+        engine.set_framing(framing);
+    }
+    let next = snapshot(&world.setup, world.snapshot.generation.0 + 1);
+    world.publish(|snapshot| *snapshot = next);
+}
+
+#[test]
+fn a_sweep_ends_the_flows_of_an_address_that_is_gone() {
+    let mut world = World::new(Setup::default());
+    world.connect(CLIENT);
+    world.connect("[2001:db8::100]:40000");
+    lose_ipv4(&mut world);
+    world.sweep();
+    assert_eq!((world.flows(), interface_lost(&world)), (1, 1));
+    assert_eq!(world.stats[0].backend(BackendSlot(0)).nat_ports.get(), 0);
+    let data = world.client_tcp("[2001:db8::100]:40000", flags::ACK, b"still here");
+    world.forward(&data);
+}
+
+#[test]
+fn a_request_ends_its_flow_on_an_address_that_is_gone() {
+    let mut world = World::new(Setup::default());
+    world.connect(CLIENT);
+    lose_ipv4(&mut world);
+    let data = world.client_tcp(CLIENT, flags::ACK, b"x");
+    assert_eq!(world.send(&data).0, Verdict::Drop);
+    assert_eq!((world.flows(), interface_lost(&world)), (0, 1));
+    assert_eq!(world.send(&data).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::NoService), 2);
+    assert_eq!(interface_lost(&world), 1);
+}
+
+#[test]
+fn a_reply_ends_its_flow_on_an_address_that_is_gone() {
+    let mut world = World::new(Setup::default());
+    let seen = world.connect(CLIENT);
+    lose_ipv4(&mut world);
+    let data = world.backend_tcp(&seen, flags::ACK, b"x");
+    assert_eq!(world.send(&data).0, Verdict::Drop);
+    assert_eq!((world.flows(), interface_lost(&world)), (0, 1));
+    assert_eq!(world.drops(), [DropReason::NoService]);
+}
+
+#[test]
+fn a_packet_with_a_departed_source_address_is_a_clients() {
+    let mut world = World::new(Setup {
+        backends: vec![("172.16.1.2:8081", BackendState::Active)],
+        ..Setup::default()
+    });
+    world.connect(CLIENT);
+    world.publish(|snapshot| {
+        let moved: IpAddr = "172.16.1.200".parse().unwrap();
+        snapshot.addresses[0] = moved;
+        let services = std::mem::take(&mut snapshot.services);
+        snapshot.services = services
+            .into_iter()
+            .map(|(key, slot)| {
+                let address = if key.address.is_ipv4() { moved } else { key.address };
+                (ServiceKey { address, ..key }, slot)
+            })
+            .collect();
+    });
+    let addresses = world.addresses("172.16.1.103:40000", "172.16.1.200:8080");
+    let seen = world.forward(&builder::tcp(addresses, &Tcp::flags(flags::SYN), b""));
+    assert_eq!(seen.source.ip().to_string(), "172.16.1.200");
+}
+
+#[test]
+fn flows_go_on_when_ethernet_becomes_raw_ip_and_back() {
+    let mut world = World::new(Setup::default());
+    let seen = world.connect(CLIENT);
+    for framing in [Framing::RawIp, Framing::Ethernet] {
+        attach(&mut world, framing);
+        let data = world.client_tcp(CLIENT, flags::ACK, b"request");
+        let after = world.forward(&data);
+        assert_eq!((after.source, after.destination), (seen.source, seen.destination));
+        let data = world.backend_tcp(&seen, flags::ACK, b"reply");
+        let reply = world.forward(&data);
+        assert_eq!(reply.destination.to_string(), CLIENT);
+        if framing == Framing::Ethernet {
+            assert_eq!(
+                reply.macs,
+                Some((OWN_MAC, builder::MACS.0)),
+                "learned from the request"
+            );
+        }
+    }
+    assert_eq!((world.flows(), interface_lost(&world)), (1, 0));
+}
+
+#[test]
+fn a_client_address_of_a_former_attachment_is_not_used() {
+    let mut world = World::new(Setup::default());
+    let seen = world.connect(CLIENT);
+    while world.engines[0].signals.events.pop().is_some() {}
+    attach(&mut world, Framing::Ethernet);
+    let data = world.backend_tcp(&seen, flags::ACK, b"reply");
+    assert_eq!(world.send(&data).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::NeighborUnresolved), 1);
+    let client = "172.16.1.100".parse().unwrap();
+    let event = world.engines[0].signals.events.pop();
+    assert_eq!(
+        event,
+        Some(WorkerEvent::Unresolved(client)),
+        "the kernel is asked"
+    );
+
+    world.publish(|snapshot| {
+        let hops = &snapshot.next_hops;
+        let neighbors = HashMap::from([(client, ROUTER_MAC)]);
+        let routes = vec![Route {
+            destination: "172.16.1.0".parse().unwrap(),
+            prefix_length: 24,
+            gateway: None,
+            metric: 0,
+        }];
+        snapshot.next_hops = NextHops::new(hops.link, hops.generation + 1, routes, neighbors);
+    });
+    assert_eq!(world.forward(&data).macs, Some((OWN_MAC, ROUTER_MAC)));
+}
