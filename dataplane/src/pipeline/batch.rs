@@ -71,7 +71,9 @@ impl Engine {
 
 /// The first two passes over the first packets of `frames`, as many as `group` has room for. Returns their number, and
 /// whether any of them has no flow.
-#[inline(always)]
+///
+/// A call of its own: as its references cannot alias, the compiler reads tables and policy once for all packets.
+#[inline(never)]
 fn prepare<F: Frame>(
     policy: &Policy,
     table: &FlowTable,
