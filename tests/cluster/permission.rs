@@ -292,7 +292,7 @@ impl<'a> Subject<'a> {
                 expect(ingress[0]["ip"].is_string(), service["status"].to_string())
             }
             Effect::Publishes | Effect::Withdraws => {
-                let slice = self.find("discovery.k8s.io/v1", "endpointslices", "finance-vl3-lb-ipv4");
+                let slice = self.find("discovery.k8s.io/v1", "endpointslices", "finance-finance-ipv4");
                 let is_wanted = effect == Effect::Publishes;
                 expect(slice.is_some() == is_wanted, format!("{slice:?}"))
             }

@@ -265,7 +265,11 @@ async fn answers_have_every_balancer_of_a_service_in_rotation() {
         data(&answer)
     };
     let with = |peers: Vec<Peer>, leaving| {
-        server.peers.send_replace(Arc::new(PeerSet { peers, leaving }));
+        server.peers.send_replace(Arc::new(PeerSet {
+            peers,
+            leaving,
+            ..PeerSet::default()
+        }));
     };
     with(vec![peer(1), peer(2)], false);
     let mut first = Vec::new();
@@ -416,4 +420,25 @@ async fn a_malformed_query_over_tcp_is_a_format_error() {
     let answer = Message::from_vec(&answer).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
     assert_eq!(answer.metadata.id, 0x1267);
+}
+
+#[tokio::test]
+async fn a_service_called_ns_is_answered_with_its_balancers() {
+    let server = Server::start(Some(&["ns"]), &[], &["127.0.0.1"]).await;
+    server.peers.send_replace(Arc::new(PeerSet {
+        peers: vec![Peer {
+            name: "lb-b".to_owned(),
+            ready: true,
+            addresses: vec!["172.16.2.1".parse().unwrap()],
+            services: ["ns".to_owned()].into(),
+            since: SystemTime::UNIX_EPOCH,
+        }],
+        ..PeerSet::default()
+    }));
+    let answer = udp(server.address, &question("ns.vl3-lb.", RecordType::A)).await;
+    let mut addresses = data(&answer);
+    addresses.sort_unstable();
+    assert_eq!(addresses, ["172.16.1.103", "172.16.2.1"]);
+    let name_server = udp(server.address, &question("vl3-lb.", RecordType::NS)).await;
+    assert_eq!(data(&name_server), ["ns.vl3-lb."]);
 }

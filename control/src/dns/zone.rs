@@ -15,6 +15,8 @@ use crate::state::ServiceEntry;
 /// Names follow the snapshot within this time. Also for how long a missing name is remembered
 /// (RFC 2308 section 5).
 pub(super) const TTL: u32 = 5;
+/// The label of the zone's name server.
+const NAME_SERVER: &str = "ns";
 /// Names of an address at most: more would not fit a datagram.
 const POINTERS: usize = 16;
 /// Addresses of a name at most, of each family: more would not fit a datagram of 512 bytes. With more
@@ -68,7 +70,7 @@ impl Zone {
         apex.set_fqdn(true);
         Ok(Self {
             lower: LowerName::from(&apex),
-            name_server: apex.prepend_label("ns")?,
+            name_server: apex.prepend_label(NAME_SERVER)?,
             apex,
         })
     }
@@ -120,12 +122,11 @@ impl Zone {
             return None;
         }
         let label = Name::from(name).iter().next()?.to_vec();
-        if label == b"ns" {
-            return Some(Owner::NameServer);
-        }
         let services = current.directory.live_services();
         let mut names = services.flat_map(ServiceEntry::names);
-        names.find(|name| name.as_bytes() == label).map(Owner::Service)
+        // A service called `ns` is served by balancers, which are name servers of the zone too.
+        let service = names.find(|name| name.as_bytes() == label).map(Owner::Service);
+        service.or_else(|| (label == NAME_SERVER.as_bytes()).then_some(Owner::NameServer))
     }
 
     fn soa(&self, name: &Name, current: &Current) -> Record {

@@ -2,5 +2,6 @@
 
 pub(crate) mod client;
 pub(crate) mod error;
+pub(crate) mod ingress;
 pub(crate) mod names;
 pub(crate) mod watch;

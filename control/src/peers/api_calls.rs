@@ -1,26 +1,27 @@
-//! What is written to Kubernetes, and how that goes. Nothing of it is needed to serve: a write that fails
-//! is counted, shown and tried again, and logged when its reason changes.
+//! Calls to the Kubernetes API: each has a time limit, and its failure is counted, shown in `vl3-lb status` and
+//! logged when the reason changes. Balancing needs none of them.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::api::{Time, WriteCount, WriteTrouble};
+use kube::core::Status;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use vl3lb_common::Duration;
 
+use crate::api::{Time, WriteCount, WriteTrouble};
 use crate::kubernetes::error::chain;
 
-/// An API server that says nothing for so long is not waited for.
+/// The time limit of a call.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What the balancer writes.
+/// A kind of object that the balancer writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Resource {
-    /// Of this balancer, and the leader's.
+    /// This balancer's, and the leader's.
     Leases,
-    /// Of Services with our `loadBalancerClass`.
+    /// Of Services with the balancer's `loadBalancerClass`.
     ServicesStatus,
     EndpointSlices,
     Events,
@@ -45,139 +46,220 @@ impl Resource {
     }
 }
 
-/// Why a write was not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum WriteError {
-    /// Somebody else wrote first. No fault.
-    Conflict,
-    /// There is nothing of that name. No fault where something is deleted.
-    Absent,
-    /// RBAC does not allow it.
-    Forbidden(String),
-    Failed(String),
+/// The role in which a call is made. Its failure is forgotten when the role ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Of this balancer for itself: its Lease, its Events, its watches. Never ends.
+    Member,
+    /// Writing the leader's Lease. Ends when another balancer holds it.
+    Candidate,
+    /// Writing for the group. Ends with leadership.
+    Leader,
 }
 
-impl From<kube::Error> for WriteError {
+/// One call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    role: Role,
+    /// The resource whose writes it counts among; `None` for a list.
+    resource: Option<Resource>,
+    /// Verb and object, such as `apply lease lb-1 in namespace web`.
+    attempt: &'a str,
+    limit: Duration,
+}
+
+impl<'a> Call<'a> {
+    pub(super) const fn write(role: Role, resource: Resource, attempt: &'a str) -> Self {
+        Self {
+            role,
+            resource: Some(resource),
+            attempt,
+            limit: LIMIT,
+        }
+    }
+
+    pub(super) const fn list(role: Role, attempt: &'a str) -> Self {
+        Self {
+            role,
+            resource: None,
+            attempt,
+            limit: LIMIT,
+        }
+    }
+
+    /// The same call with another time limit.
+    pub(super) const fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// A call failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// Another writer was first. No fault.
+    #[error("changed by another writer")]
+    Conflict(#[source] Box<Status>),
+    /// No fault where something is deleted.
+    #[error("not found ({})", .0.message)]
+    NotFound(#[source] Box<Status>),
+    #[error("forbidden ({}); allow it in the Role of the balancer's service account", .0.message)]
+    Forbidden(#[source] Box<Status>),
+    #[error("{} {}", .0.code, .0.message)]
+    Rejected(#[source] Box<Status>),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{}", chain(.0))]
+    Failed(#[source] kube::Error),
+}
+
+impl From<kube::Error> for CallError {
     fn from(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) => match status.code {
-                409 => Self::Conflict,
-                404 => Self::Absent,
-                403 => Self::Forbidden(status.message.clone()),
-                code => Self::Failed(format!("{code} {}", status.message)),
-            },
-            _ => Self::Failed(chain(&error)),
+        match error {
+            kube::Error::Api(status) => Self::from(status),
+            error => Self::Failed(error),
         }
     }
 }
 
-/// How many writes of one resource went which way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Tally {
-    /// Accepted.
-    done: u64,
-    /// Not allowed by the balancer's Role.
-    forbidden: u64,
-    /// Not accepted for another reason.
-    failed: u64,
+impl From<Box<Status>> for CallError {
+    fn from(status: Box<Status>) -> Self {
+        match status.code {
+            403 => Self::Forbidden(status),
+            404 => Self::NotFound(status),
+            409 => Self::Conflict(status),
+            _ => Self::Rejected(status),
+        }
+    }
 }
 
-/// How all writes went, and what does not work now.
+/// Writes of one resource, by result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    accepted: u64,
+    /// Denied by RBAC.
+    forbidden: u64,
+    /// Failed for another reason.
+    failed: u64,
+    /// Given up without an attempt that succeeded.
+    dropped: u64,
+}
+
+/// Counts of all writes, and the failures that persist.
 #[derive(Debug, Default)]
-pub(super) struct ApiCalls(Mutex<Books>);
+pub(super) struct ApiCalls(Mutex<State>);
 
 #[derive(Debug, Default)]
-struct Books {
+struct State {
     tallies: BTreeMap<Resource, Tally>,
-    /// By what was attempted.
-    troubles: BTreeMap<String, WriteTrouble>,
+    /// By attempt.
+    failures: BTreeMap<String, (Role, WriteTrouble)>,
 }
 
 impl ApiCalls {
-    /// ApiCalls so far, of every resource.
+    /// Writes so far, of every resource.
     pub(super) fn counts(&self) -> Vec<WriteCount> {
-        let books = self.lock();
+        let state = self.lock();
         let mut counts = Vec::new();
         for resource in Resource::ALL {
-            let tally = books.tallies.get(&resource).copied().unwrap_or_default();
-            for (result, writes_total) in [
-                ("ok", tally.done),
+            let tally = state.tallies.get(&resource).copied().unwrap_or_default();
+            let mut results = vec![
+                ("ok", tally.accepted),
                 ("forbidden", tally.forbidden),
                 ("error", tally.failed),
-            ] {
-                counts.push(WriteCount {
-                    resource: resource.name().to_owned(),
-                    result: result.to_owned(),
-                    writes_total,
-                });
+            ];
+            if resource == Resource::Events {
+                results.push(("dropped", tally.dropped));
             }
+            counts.extend(results.into_iter().map(|(result, writes_total)| WriteCount {
+                resource: resource.name().to_owned(),
+                result: result.to_owned(),
+                writes_total,
+            }));
         }
         counts
     }
 
-    /// What does not work now, by what was attempted.
+    /// The failures that persist, by attempt.
     pub(super) fn troubles(&self) -> Vec<WriteTrouble> {
-        self.lock().troubles.values().cloned().collect()
+        let state = self.lock();
+        state
+            .failures
+            .values()
+            .map(|(_, trouble)| trouble.clone())
+            .collect()
     }
 
-    /// Does one write of `resource` within a limit of time, and takes note of how it went. `attempt` says
-    /// what is done on what, such as `apply lease lb-1 in namespace web`.
+    /// Makes one call, and records how it went.
     ///
-    /// Errors: why it was not done; told already.
-    pub(super) async fn attempt<T>(
+    /// Errors: the call failed or exceeded its limit; recorded already.
+    pub(super) async fn run<T>(
         &self,
-        resource: Resource,
-        attempt: &str,
-        write: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, WriteError> {
-        let done = match timeout(LIMIT, write).await {
-            Ok(done) => done.map_err(WriteError::from),
-            Err(_) => Err(WriteError::Failed(format!("no answer within {LIMIT:?}"))),
+        call: Call<'_>,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, CallError> {
+        let result = match timeout(call.limit, request).await {
+            Ok(result) => result.map_err(CallError::from),
+            Err(_) => Err(CallError::Timeout(call.limit)),
         };
-        let mut books = self.lock();
-        let tally = books.tallies.entry(resource).or_default();
-        let reason = match &done {
+        let mut state = self.lock();
+        let mut unread = Tally::default();
+        let tally = match call.resource {
+            Some(resource) => state.tallies.entry(resource).or_default(),
+            None => &mut unread,
+        };
+        let failure = match &result {
             Ok(_) => {
-                tally.done += 1;
+                tally.accepted += 1;
                 None
             }
-            // Whoever attempted it knows whether that is a fault.
-            Err(WriteError::Conflict | WriteError::Absent) => None,
-            Err(WriteError::Forbidden(message)) => {
+            // No fault of a write; the caller decides.
+            Err(CallError::Conflict(_) | CallError::NotFound(_)) if call.resource.is_some() => None,
+            Err(error @ CallError::Forbidden(_)) => {
                 tally.forbidden += 1;
-                Some(forbidden(message))
+                Some(error)
             }
-            Err(WriteError::Failed(message)) => {
+            Err(error) => {
                 tally.failed += 1;
-                Some(message.clone())
+                Some(error)
             }
         };
-        books.note(attempt, reason);
-        drop(books);
-        done
+        state.record(call.role, call.attempt, failure.map(ToString::to_string));
+        drop(state);
+        result
     }
 
-    /// Takes note of whether `attempt`, which is not a write, works now; `reason` says why not.
-    pub(super) fn note(&self, attempt: &str, reason: Option<String>) {
-        self.lock().note(attempt, reason);
+    /// Records the result of something other than a single call, such as a watch; `failure` is the reason why it
+    /// does not work, `None` if it does.
+    pub(super) fn record(&self, role: Role, attempt: &str, failure: Option<String>) {
+        self.lock().record(role, attempt, failure);
     }
 
-    /// Consistent after every step, so a panic elsewhere does not spoil it.
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    /// Counts objects of `resource` that will not be written.
+    pub(super) fn count_dropped(&self, resource: Resource, objects: u64) {
+        self.lock().tallies.entry(resource).or_default().dropped += objects;
+    }
+
+    /// Forgets the failures of a role that has ended: nothing will be attempted in it, so they would persist.
+    pub(super) fn end_role(&self, ended: Role) {
+        self.lock().failures.retain(|_, (role, _)| *role != ended);
+    }
+
+    /// Consistent after every step, so a panic elsewhere leaves it intact.
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Books {
-    /// Keeps why `attempt` does not work, and logs that when it changes.
-    fn note(&mut self, attempt: &str, reason: Option<String>) {
-        let Some(reason) = reason else {
-            if self.troubles.remove(attempt).is_some() {
+impl State {
+    fn record(&mut self, role: Role, attempt: &str, failure: Option<String>) {
+        let Some(reason) = failure else {
+            if self.failures.remove(attempt).is_some() {
                 info!("{attempt}: works again");
             }
             return;
         };
-        let before = self.troubles.get(attempt);
+        let before = self.failures.get(attempt).map(|(_, trouble)| trouble);
         if before.is_some_and(|before| before.reason == reason) {
             return;
         }
@@ -187,16 +269,11 @@ impl Books {
             reason,
             since: before.map_or_else(Time::now, |before| before.since),
         };
-        self.troubles.insert(attempt.to_owned(), trouble);
+        self.failures.insert(attempt.to_owned(), (role, trouble));
     }
 }
 
-/// What to do where RBAC says no.
-pub(super) fn forbidden(message: &str) -> String {
-    format!("forbidden ({message}); allow it in the Role of the balancer's service account")
-}
-
-/// Growing backoff between attempts.
+/// Growing pauses between attempts.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -206,14 +283,14 @@ impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(30);
 
-    /// How long to wait after an attempt that failed, `longest` at most.
+    /// The pause after one more failure, `longest` at most.
     pub(super) fn failed(&mut self, longest: Duration) -> Duration {
         let pause = Self::FIRST * 2_u32.saturating_pow(self.failures.min(8));
         self.failures += 1;
         pause.min(Self::LONGEST).min(longest)
     }
 
-    /// The next failure is the first one again.
+    /// Pauses start from the shortest again.
     pub(super) const fn succeeded(&mut self) {
         self.failures = 0;
     }
@@ -223,56 +300,86 @@ impl Backoff {
 mod tests {
     use std::future;
 
-    use kube::core::Status;
-
     use super::*;
 
-    fn refusal(code: u16) -> kube::Error {
-        kube::Error::Api(
-            Status::failure("it is not to be", "Because")
-                .with_code(code)
-                .boxed(),
-        )
+    fn rejection(code: u16) -> kube::Error {
+        kube::Error::Api(Status::failure("not allowed", "Because").with_code(code).boxed())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_kind_of_failure_is_counted_and_kept_until_it_works() {
-        let writes = ApiCalls::default();
-        let leases = Resource::Leases;
-        let attempt =
-            |result: kube::Result<()>| writes.attempt(leases, "apply lease a", future::ready(result));
-        attempt(Ok(())).await.unwrap();
-        assert_eq!(attempt(Err(refusal(409))).await, Err(WriteError::Conflict));
-        assert_eq!(attempt(Err(refusal(404))).await, Err(WriteError::Absent));
-        assert!(writes.troubles().is_empty(), "these are no faults");
-        attempt(Err(refusal(403))).await.unwrap_err();
-        let reason = &writes.troubles()[0].reason;
+    async fn failures_are_counted_and_kept_until_the_call_succeeds() {
+        let calls = ApiCalls::default();
+        let call = Call::write(Role::Member, Resource::Leases, "apply lease a");
+        let run = |result: kube::Result<()>| calls.run(call, future::ready(result));
+        run(Ok(())).await.unwrap();
+        assert!(matches!(
+            run(Err(rejection(409))).await,
+            Err(CallError::Conflict(_))
+        ));
+        assert!(matches!(
+            run(Err(rejection(404))).await,
+            Err(CallError::NotFound(_))
+        ));
+        assert!(calls.troubles().is_empty(), "these are no faults");
+        run(Err(rejection(403))).await.unwrap_err();
+        let reason = &calls.troubles()[0].reason;
         assert!(
-            reason.contains("it is not to be") && reason.contains("Role"),
+            reason.contains("not allowed") && reason.contains("Role"),
             "{reason}"
         );
-        attempt(Err(refusal(500))).await.unwrap_err();
-        let silent = future::pending::<kube::Result<()>>();
-        let silent = writes.attempt(leases, "apply lease a", silent).await;
-        assert_eq!(silent, Err(WriteError::Failed("no answer within 5s".to_owned())));
-        let counts = writes.counts();
+        run(Err(rejection(500))).await.unwrap_err();
+        let silent = calls.run(call, future::pending::<kube::Result<()>>()).await;
+        assert!(matches!(silent, Err(CallError::Timeout(LIMIT))));
+        let counts = calls.counts();
         let leases: Vec<_> = counts
             .iter()
             .filter(|count| count.resource == "leases")
             .map(|count| (count.result.as_str(), count.writes_total))
             .collect();
         assert_eq!(leases, [("ok", 1), ("forbidden", 1), ("error", 2)]);
-        let [trouble] = &writes.troubles()[..] else {
+        let [trouble] = &calls.troubles()[..] else {
             panic!("one attempt fails")
         };
         assert_eq!(trouble.attempt, "apply lease a");
         assert_eq!(trouble.reason, "no answer within 5s");
-        attempt(Ok(())).await.unwrap();
-        assert!(writes.troubles().is_empty());
+        run(Ok(())).await.unwrap();
+        assert!(calls.troubles().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_list_counts_as_no_write_and_its_failure_is_kept() {
+        let calls = ApiCalls::default();
+        let call = Call::list(Role::Leader, "list endpointslices");
+        for code in [403, 404, 500] {
+            let failed = future::ready(kube::Result::<()>::Err(rejection(code)));
+            calls.run(call, failed).await.unwrap_err();
+            assert_eq!(calls.troubles().len(), 1, "{code}");
+        }
+        assert!(calls.counts().iter().all(|count| count.writes_total == 0));
     }
 
     #[test]
-    fn pauses_grow_and_begin_again() {
+    fn the_failures_of_a_role_end_with_it() {
+        let calls = ApiCalls::default();
+        for (role, attempt) in [
+            (Role::Member, "apply lease lb-a"),
+            (Role::Candidate, "write lease finance-leader"),
+            (Role::Leader, "apply status"),
+        ] {
+            calls.record(role, attempt, Some("no".to_owned()));
+        }
+        let attempts = || {
+            let troubles = calls.troubles().into_iter();
+            troubles.map(|trouble| trouble.attempt).collect::<Vec<_>>()
+        };
+        calls.end_role(Role::Leader);
+        assert_eq!(attempts(), ["apply lease lb-a", "write lease finance-leader"]);
+        calls.end_role(Role::Candidate);
+        assert_eq!(attempts(), ["apply lease lb-a"]);
+    }
+
+    #[test]
+    fn pauses_grow_and_start_again() {
         let mut backoff = Backoff::default();
         let mut seconds = |longest| backoff.failed(Duration::from_secs(longest)).as_secs();
         let grown: Vec<_> = (0..7).map(|_| seconds(60)).collect();

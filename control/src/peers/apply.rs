@@ -1,43 +1,52 @@
-//! Brings what stands in Kubernetes in line with what should, object by object.
+//! Brings objects in Kubernetes in line with what is desired, one write at a time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
-use super::Shared;
-use super::api_calls::{Backoff, Resource, WriteError};
-use super::desired::{Key, Kind, Objects};
+use super::api_calls::{Backoff, Call, CallError, Resource, Role};
+use super::context::Context;
+use super::desired::{Key, Kind, Object, Objects, withdrawal};
+use super::identity::Identity;
 use super::lease::GROUP;
 use crate::discovery::StaleStatus;
 use crate::kubernetes::names::{CONTROLLER, MANAGED_BY, MANAGER};
 
-/// What was written is written again after this time, in case somebody changed it.
-const AGAIN: Duration = Duration::from_secs(300);
-/// A failed write is tried again after this time at the latest.
-const LONGEST: Duration = Duration::from_secs(30);
+/// An unchanged object is written again after this time, in case another writer changed it.
+const REFRESH: Duration = Duration::from_secs(300);
+/// The longest pause between two attempts at an object.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What this balancer has written as the leader, since it is.
-#[derive(Debug, Default)]
+/// The objects that this balancer has written in its term as the leader, and those that earlier leaders left.
+#[derive(Debug)]
 pub(super) struct Applier {
     written: BTreeMap<Key, Written>,
-    /// Whether it is known what slices leaders before have left.
-    listed: bool,
-    /// Services with a status that leaders before have left, as far as they were taken note of.
-    left: Arc<Vec<StaleStatus>>,
+    slices: SliceList,
+    /// Stale statuses that are known already.
+    stale: Vec<StaleStatus>,
+}
+
+/// The list of slices that earlier leaders left.
+#[derive(Debug)]
+struct SliceList {
+    /// When to request it; `None` once it is known.
+    due: Option<Instant>,
+    backoff: Backoff,
 }
 
 /// The state of an object.
 #[derive(Debug)]
 struct Written {
-    /// What was applied last; `None` if that did not work, or by somebody else.
-    object: Option<Value>,
+    /// What was written last; `None` if that failed, or an earlier leader wrote it.
+    value: Option<Value>,
+    /// What to write to withdraw it; `None`: it is deleted.
+    withdrawal: Option<Value>,
     /// When to write it next, if it does not change.
     next: Instant,
     backoff: Backoff,
@@ -46,174 +55,198 @@ struct Written {
 /// One write.
 #[derive(Debug, Clone, PartialEq)]
 enum Write {
-    Apply(Value),
-    /// Takes away what a leader once wrote.
-    Remove,
+    Apply(Object),
+    Withdraw(Option<Value>),
+}
+
+impl Default for Applier {
+    fn default() -> Self {
+        Self {
+            written: BTreeMap::new(),
+            slices: SliceList {
+                due: Some(Instant::now()),
+                backoff: Backoff::default(),
+            },
+            stale: Vec::new(),
+        }
+    }
 }
 
 impl Applier {
-    /// What there is to write at `now` for `wanted` to be. Pure.
-    fn due(&self, wanted: &Objects, now: Instant) -> Vec<(Key, Write)> {
-        let apply = wanted.iter().filter_map(|(key, object)| {
-            let is_due = match self.written.get(key) {
-                None => true,
-                Some(written) if written.object.as_ref() == Some(object) => written.next <= now,
-                // A change is written at once, a failure is not tried again at once.
-                Some(written) => written.object.is_some() || written.next <= now,
-            };
-            is_due.then(|| (key.clone(), Write::Apply(object.clone())))
-        });
+    /// The writes that are due at `now`. Pure.
+    fn due_writes(&self, desired: Objects, now: Instant) -> Vec<(Key, Write)> {
         let gone = self.written.iter().filter(|(key, written)| {
-            !wanted.contains_key(*key) && (written.object.is_some() || written.next <= now)
+            !desired.contains_key(*key) && (written.value.is_some() || written.next <= now)
         });
-        apply
-            .chain(gone.map(|(key, _)| (key.clone(), Write::Remove)))
-            .collect()
+        let gone: Vec<_> = gone
+            .map(|(key, written)| (key.clone(), Write::Withdraw(written.withdrawal.clone())))
+            .collect();
+        let apply = desired.into_iter().filter(|(key, object)| {
+            let Some(written) = self.written.get(key) else {
+                return true;
+            };
+            let unchanged = written.value.as_ref() == Some(&object.value);
+            // A change is written at once, a failed write after its pause.
+            (written.value.is_some() && !unchanged) || written.next <= now
+        });
+        let apply = apply.map(|(key, object)| (key, Write::Apply(object)));
+        apply.chain(gone).collect()
     }
 
-    /// How long until something is due, if nothing changes.
-    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        let next = self.written.values().map(|written| written.next).min();
-        next.map(|next| next.saturating_duration_since(now))
+    /// When something is due, if nothing changes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let writes = self.written.values().map(|written| written.next);
+        writes.chain(self.slices.due).min()
     }
 
-    /// ApiCalls what is due, as long as `may_write`.
+    /// Makes the writes that are due, while `may_write`. The list of slices comes second: while it is not answered,
+    /// writes are not delayed.
     pub(super) async fn write(
         &mut self,
         client: &Client,
-        shared: &Shared,
-        wanted: &Objects,
+        context: &Context,
+        desired: Objects,
         may_write: impl Fn() -> bool,
     ) {
-        self.list(client, shared).await;
-        for (key, write) in self.due(wanted, Instant::now()) {
+        let list_is_due = self.slices.due.is_some_and(|due| due <= Instant::now());
+        let again = list_is_due.then(|| desired.clone());
+        self.write_due(client, context, desired, &may_write).await;
+        if let Some(desired) = again.filter(|_| may_write()) {
+            self.list_slices(client, context).await;
+            self.write_due(client, context, desired, &may_write).await;
+        }
+    }
+
+    async fn write_due(
+        &mut self,
+        client: &Client,
+        context: &Context,
+        desired: Objects,
+        may_write: &impl Fn() -> bool,
+    ) {
+        for (key, write) in self.due_writes(desired, Instant::now()) {
             if !may_write() {
                 return;
             }
-            let done = perform(client, shared, &key, &write).await;
-            self.note(key, write, done, Instant::now());
+            let result = perform(client, context, &key, &write).await;
+            self.record(key, write, &result, Instant::now());
         }
     }
 
-    /// Looks for slices that leaders before have left.
-    async fn list(&mut self, client: &Client, shared: &Shared) {
-        if self.listed {
-            return;
-        }
-        let identity = &shared.identity;
-        let api = Api::<EndpointSlice>::namespaced(client.clone(), &identity.namespace);
-        let labels = format!("{MANAGED_BY}={CONTROLLER},{GROUP}={}", identity.group);
-        let attempt = format!("list endpointslices in namespace {}", identity.namespace);
-        match api.list(&ListParams::default().labels(&labels)).await {
-            Ok(slices) => {
-                shared.calls.note(&attempt, None);
-                self.listed = true;
-                self.find(
-                    slices
-                        .iter()
-                        .map(|slice| (Kind::EndpointSlice, identity.namespace.clone(), slice.name_any())),
-                );
-            }
-            Err(error) => {
-                let reason = match WriteError::from(error) {
-                    WriteError::Forbidden(message) => super::api_calls::forbidden(&message),
-                    WriteError::Failed(message) => message,
-                    WriteError::Conflict | WriteError::Absent => {
-                        "the API server does not know them".to_owned()
-                    }
-                };
-                shared.calls.note(&attempt, Some(reason));
-            }
-        }
-    }
-
-    /// Takes note of Services that are not served, and whose status a leader before has written: of those
-    /// that are new among them, for what was removed may be told for a moment still.
-    pub(super) fn find_left(&mut self, left: &Arc<Vec<StaleStatus>>) {
-        let known = std::mem::replace(&mut self.left, Arc::clone(left));
-        let new = left.iter().filter(|service| !known.contains(service));
-        self.find(
-            new.map(|StaleStatus { namespace, name }| (Kind::ServiceStatus, namespace.clone(), name.clone())),
-        );
-    }
-
-    /// Takes note of objects that somebody wrote before.
-    fn find(&mut self, keys: impl Iterator<Item = Key>) {
+    /// Finds slices that earlier leaders of the group left.
+    async fn list_slices(&mut self, client: &Client, context: &Context) {
+        let Identity { namespace, group, .. } = &context.identity;
+        let api = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+        let labels = format!("{MANAGED_BY}={CONTROLLER},{GROUP}={group}");
+        let attempt = format!("list endpointslices in namespace {namespace}");
+        let params = ListParams::default().labels(&labels);
+        let list = api.list(&params);
+        let call = Call::list(Role::Leader, &attempt);
+        let result = context.calls.run(call, list).await;
         let now = Instant::now();
-        for key in keys {
-            self.written.entry(key).or_insert_with(|| Written {
-                object: None,
-                next: now,
-                backoff: Backoff::default(),
-            });
+        self.slices.due = match result {
+            Ok(slices) => {
+                let keys = slices
+                    .iter()
+                    .map(|slice| (Kind::EndpointSlice, namespace.clone(), slice.name_any()));
+                keys.for_each(|key| self.add(key, None, now));
+                None
+            }
+            Err(_) => Some(now + self.slices.backoff.failed(LONGEST_PAUSE)),
+        };
+    }
+
+    /// Adds Services whose status is stale: those that are new in `stale`, since one that was just withdrawn may be
+    /// listed for a moment longer.
+    pub(super) fn add_stale(&mut self, stale: &[StaleStatus], identity: &Identity) {
+        let known = std::mem::replace(&mut self.stale, stale.to_vec());
+        let now = Instant::now();
+        for service in stale.iter().filter(|service| !known.contains(service)) {
+            if let Some(value) = withdrawal(service, identity) {
+                let key = (
+                    Kind::ServiceStatus,
+                    service.namespace.clone(),
+                    service.name.clone(),
+                );
+                self.add(key, Some(value), now);
+            }
         }
     }
 
-    fn note(&mut self, key: Key, write: Write, done: Result<(), WriteError>, now: Instant) {
-        let object = match (write, &done) {
-            (Write::Remove, Ok(()) | Err(WriteError::Absent)) => {
-                self.written.remove(&key);
-                return;
-            }
-            (Write::Apply(object), Ok(())) => Some(object),
-            (Write::Apply(_) | Write::Remove, _) => None,
-        };
-        let written = self.written.entry(key).or_insert_with(|| Written {
-            object: None,
+    /// Adds an object that an earlier leader wrote.
+    fn add(&mut self, key: Key, withdrawal: Option<Value>, now: Instant) {
+        self.written.entry(key).or_insert_with(|| Written {
+            value: None,
+            withdrawal,
             next: now,
             backoff: Backoff::default(),
         });
-        written.next = now
-            + match &object {
-                Some(_) => {
-                    written.backoff.succeeded();
-                    AGAIN
-                }
-                None => written.backoff.failed(LONGEST),
-            };
-        written.object = object;
+    }
+
+    fn record(&mut self, key: Key, write: Write, result: &Result<(), CallError>, now: Instant) {
+        let (value, withdrawal) = match (write, result) {
+            (Write::Withdraw(_), Ok(()) | Err(CallError::NotFound(_))) => {
+                self.written.remove(&key);
+                return;
+            }
+            (Write::Apply(object), Ok(())) => (Some(object.value), object.withdrawal),
+            (Write::Apply(object), Err(_)) => (None, object.withdrawal),
+            (Write::Withdraw(withdrawal), Err(_)) => (None, withdrawal),
+        };
+        let written = self.written.entry(key).or_insert_with(|| Written {
+            value: None,
+            withdrawal: None,
+            next: now,
+            backoff: Backoff::default(),
+        });
+        let pause = if result.is_ok() {
+            written.backoff.succeeded();
+            REFRESH
+        } else {
+            written.backoff.failed(LONGEST_PAUSE)
+        };
+        written.next = now + pause;
+        (written.value, written.withdrawal) = (value, withdrawal);
     }
 }
 
-/// Does one write.
-async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> Result<(), WriteError> {
+/// Makes one write.
+async fn perform(client: &Client, context: &Context, key: &Key, write: &Write) -> Result<(), CallError> {
     let (kind, namespace, name) = key;
-    let params = PatchParams::apply(MANAGER).force();
+    let calls = &context.calls;
     match kind {
         Kind::ServiceStatus => {
-            let object = match write {
-                Write::Apply(object) => object.clone(),
-                Write::Remove => json!({
-                    "apiVersion": "v1",
-                    "kind": "Service",
-                    "metadata": {"name": name, "namespace": namespace},
-                    "status": {"loadBalancer": {"ingress": []}},
-                }),
+            let patch = match write {
+                Write::Apply(object) => &object.value,
+                Write::Withdraw(Some(patch)) => patch,
+                Write::Withdraw(None) => return Ok(()),
             };
             let api = Api::<Service>::namespaced(client.clone(), namespace);
             let attempt = format!("apply the status of service {name} in namespace {namespace}");
-            let patch = Patch::Apply(&object);
+            let call = Call::write(Role::Leader, Resource::ServicesStatus, &attempt);
+            let params = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patch = Patch::Merge(patch);
             let patch = api.patch_status(name, &params, &patch);
-            shared
-                .calls
-                .attempt(Resource::ServicesStatus, &attempt, patch)
-                .await
-                .map(drop)
+            calls.run(call, patch).await.map(drop)
         }
         Kind::EndpointSlice => {
             let api = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
-            let resource = Resource::EndpointSlices;
             let attempt = format!("write endpointslice {name} in namespace {namespace}");
+            let call = Call::write(Role::Leader, Resource::EndpointSlices, &attempt);
             match write {
                 Write::Apply(object) => {
-                    let patch = Patch::Apply(object);
+                    let params = PatchParams::apply(MANAGER).force();
+                    let patch = Patch::Apply(&object.value);
                     let patch = api.patch(name, &params, &patch);
-                    shared.calls.attempt(resource, &attempt, patch).await.map(drop)
+                    calls.run(call, patch).await.map(drop)
                 }
-                Write::Remove => {
+                Write::Withdraw(_) => {
                     let params = DeleteParams::default();
                     let delete = api.delete(name, &params);
-                    shared.calls.attempt(resource, &attempt, delete).await.map(drop)
+                    calls.run(call, delete).await.map(drop)
                 }
             }
         }
@@ -222,82 +255,94 @@ async fn perform(client: &Client, shared: &Shared, key: &Key, write: &Write) -> 
 
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
     use super::*;
 
     fn key(name: &str) -> Key {
         (Kind::EndpointSlice, "web".to_owned(), name.to_owned())
     }
 
-    fn wanted(objects: &[(&str, u32)]) -> Objects {
-        let objects = objects.iter();
-        objects.map(|(name, value)| (key(name), json!(value))).collect()
+    fn desired(objects: &[(&str, u32)]) -> Objects {
+        let objects = objects.iter().map(|(name, value)| {
+            let object = Object {
+                value: json!(value),
+                withdrawal: None,
+            };
+            (key(name), object)
+        });
+        objects.collect()
     }
 
-    /// Does everything that is due with the result `done`, and says what that was.
-    fn turn(
+    /// Makes all writes that are due, each with the result `result`, and returns them.
+    fn write(
         applier: &mut Applier,
-        wanted: &Objects,
+        desired: Objects,
         now: Instant,
-        done: &Result<(), WriteError>,
+        result: &Result<(), CallError>,
     ) -> Vec<String> {
-        let due = applier.due(wanted, now);
-        let told = due.iter().map(|(key, write)| match write {
-            Write::Apply(object) => format!("{} = {object}", key.2),
-            Write::Remove => format!("{} removed", key.2),
+        let due = applier.due_writes(desired, now);
+        let texts = due.iter().map(|(key, write)| match write {
+            Write::Apply(object) => format!("{} = {}", key.2, object.value),
+            Write::Withdraw(_) => format!("{} removed", key.2),
         });
-        let told = told.collect();
+        let texts = texts.collect();
         for (key, write) in due {
-            applier.note(key, write, done.clone(), now);
+            applier.record(key, write, result, now);
         }
-        told
+        texts
     }
 
     #[test]
-    fn only_what_changed_is_written_and_from_time_to_time_everything() {
+    fn changes_are_written_at_once_and_everything_is_refreshed() {
         let mut applier = Applier::default();
         let mut now = Instant::now();
-        let mut turn = |objects: &[(&str, u32)], seconds| {
+        let mut write = |objects: &[(&str, u32)], seconds| {
             now += Duration::from_secs(seconds);
-            turn(&mut applier, &wanted(objects), now, &Ok(()))
+            write(&mut applier, desired(objects), now, &Ok(()))
         };
-        assert_eq!(turn(&[("a", 1), ("b", 1)], 0), ["a = 1", "b = 1"]);
-        assert!(turn(&[("a", 1), ("b", 1)], 1).is_empty());
-        assert_eq!(turn(&[("a", 2), ("b", 1)], 1), ["a = 2"]);
-        assert_eq!(turn(&[("a", 2)], 1), ["b removed"]);
-        assert!(turn(&[("a", 2)], 1).is_empty());
-        assert_eq!(turn(&[("a", 2)], 300), ["a = 2"]);
+        assert_eq!(write(&[("a", 1), ("b", 1)], 0), ["a = 1", "b = 1"]);
+        assert!(write(&[("a", 1), ("b", 1)], 1).is_empty());
+        assert_eq!(write(&[("a", 2), ("b", 1)], 1), ["a = 2"]);
+        assert_eq!(write(&[("a", 2)], 1), ["b removed"]);
+        assert!(write(&[("a", 2)], 1).is_empty());
+        assert_eq!(write(&[("a", 2)], 300), ["a = 2"]);
     }
 
     #[test]
-    fn what_fails_is_tried_again_after_a_pause_that_grows() {
+    fn a_failed_write_is_repeated_after_growing_pauses() {
         let mut applier = Applier::default();
         let start = Instant::now();
-        let failed = Err(WriteError::Failed("no".to_owned()));
+        let failed = Err(CallError::Timeout(Duration::from_secs(5)));
         let mut attempts = Vec::new();
         for second in 0..20 {
             let now = start + Duration::from_secs(second);
-            // Also when what is wanted changes meanwhile.
-            let wanted = wanted(&[("a", u32::try_from(second).unwrap())]);
-            if !turn(&mut applier, &wanted, now, &failed).is_empty() {
+            // Also when the object changes meanwhile.
+            let desired = desired(&[("a", u32::try_from(second).unwrap())]);
+            if !write(&mut applier, desired, now, &failed).is_empty() {
                 attempts.push(second);
             }
         }
         assert_eq!(attempts, [0, 1, 3, 7, 15]);
-        assert_eq!(
-            applier.next(start + Duration::from_secs(21)),
-            Some(Duration::from_secs(10))
-        );
+        assert_eq!(applier.written[&key("a")].next, start + Duration::from_secs(31));
     }
 
     #[test]
-    fn what_leaders_before_have_left_is_removed_unless_it_is_wanted() {
+    fn objects_of_earlier_leaders_are_removed_unless_desired() {
         let mut applier = Applier::default();
-        applier.find(["a", "b"].into_iter().map(key));
-        let wanted = wanted(&[("a", 1)]);
         let now = Instant::now();
-        let absent = Err(WriteError::Absent);
-        assert_eq!(turn(&mut applier, &wanted, now, &absent), ["a = 1", "b removed"]);
+        for name in ["a", "b"] {
+            applier.add(key(name), None, now);
+        }
+        let objects = desired(&[("a", 1)]);
+        let status = Status::failure("not found", "NotFound").with_code(404);
+        let not_found = Err(CallError::from(status.boxed()));
+        assert_eq!(
+            write(&mut applier, objects.clone(), now, &not_found),
+            ["a = 1", "b removed"]
+        );
         let later = now + Duration::from_secs(2);
-        assert_eq!(turn(&mut applier, &wanted, later, &Ok(())), ["a = 1"]);
+        assert_eq!(write(&mut applier, objects, later, &Ok(())), ["a = 1"]);
     }
 }

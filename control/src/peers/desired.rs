@@ -1,20 +1,21 @@
-//! What should stand in Kubernetes about the balancers of a group. Pure.
+//! The objects that a group should have in Kubernetes. Pure.
 //!
-//! A Service with `spec.loadBalancerClass: vl3-lb.io/vl3-lb` gets the balancers' addresses into its status.
-//! A headless Service without a selector that is labelled `vl3-lb.io/publish: "true"` gets EndpointSlices
-//! with them, so that its name resolves in the cluster's DNS too.
+//! A Service with `spec.loadBalancerClass: vl3-lb.io/vl3-lb` has the balancers' addresses in its status; those of other
+//! groups that serve it stay there (`crate::kubernetes::ingress`). A headless Service without a selector that is
+//! labelled `vl3-lb.io/publish: "true"` has EndpointSlices with them, so that its name resolves in the cluster's DNS too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use vl3lb_common::Protocol;
 
-use super::Identity;
+use super::identity::Identity;
 use super::lease::GROUP;
 use super::peer_set::PeerSet;
-use crate::discovery::Accepted;
+use crate::discovery::{Accepted, StaleStatus};
+use crate::kubernetes::ingress;
 use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
 
 /// The label of Services whose EndpointSlices the balancers write.
@@ -24,13 +25,13 @@ const MOST_ENDPOINTS: usize = 100;
 
 /// One of the balancer's services.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Balanced {
+pub(super) struct BalancedService {
     pub(super) name: String,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
 }
 
-/// An object, or the status of one, that is to be applied.
+/// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     ServiceStatus,
@@ -40,50 +41,62 @@ pub(super) enum Kind {
 /// Kind, namespace and name.
 pub(super) type Key = (Kind, String, String);
 
-/// What should be, by what it is.
-pub(super) type Objects = BTreeMap<Key, Value>;
-
-/// Who balances what, as far as this balancer knows.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct GroupServices<'a> {
-    pub(super) identity: &'a Identity,
-    /// This balancer's own addresses; none if it is not ready.
-    pub(super) own: &'a [IpAddr],
-    pub(super) balancers: &'a PeerSet,
-    pub(super) services: &'a [Balanced],
+/// An object as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Object {
+    /// What to write.
+    pub(super) value: Value,
+    /// What to write to withdraw it; `None`: it is deleted.
+    pub(super) withdrawal: Option<Value>,
 }
 
-impl GroupServices<'_> {
-    /// The status of each Service of `accepted` that is to have one.
+pub(super) type Objects = BTreeMap<Key, Object>;
+
+/// The state of the group, as far as this balancer knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) identity: &'a Identity,
+    /// This balancer's addresses; none if it serves nothing.
+    pub(super) own: &'a [IpAddr],
+    pub(super) peers: &'a PeerSet,
+    pub(super) services: &'a [BalancedService],
+}
+
+impl Inputs<'_> {
+    /// The status of each of `accepted` that is to have one.
     pub(super) fn statuses(&self, accepted: &[Accepted]) -> Objects {
+        let annotation = self.identity.ingress_annotation();
         let status = |service: &Accepted| {
             let services = service.services.iter().map(String::as_str);
-            let mut addresses = self.balancers.addresses_of_all(services, self.own);
-            addresses.sort_unstable();
-            let ingress: Vec<Value> = addresses
-                .iter()
-                // Nodes are to send packets for it there, and not to take them themselves.
-                .map(|address| json!({"ip": address.to_string(), "ipMode": "Proxy"}))
-                .collect();
-            let object = json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": service.name, "namespace": service.namespace, "uid": service.uid},
-                "status": {"loadBalancer": {"ingress": ingress}},
-            });
+            let addresses = self.peers.addresses_of_all(services, self.own);
+            let group: BTreeSet<IpAddr> = addresses.into_iter().collect();
+            let others = ingress::others(&service.claims, &annotation);
+            let write = |group: &BTreeSet<IpAddr>| {
+                let claim: Vec<String> = group.iter().map(ToString::to_string).collect();
+                let claim = (!claim.is_empty()).then(|| claim.join(","));
+                let annotations = [(annotation.clone(), json!(claim))].into_iter().collect();
+                let mut patch = status_patch(annotations, group.union(&others));
+                // Not of another Service of that name.
+                patch["metadata"]["uid"] = json!(service.uid);
+                patch
+            };
             let key = (
                 Kind::ServiceStatus,
                 service.namespace.clone(),
                 service.name.clone(),
             );
+            let object = Object {
+                value: write(&group),
+                withdrawal: Some(write(&BTreeSet::new())),
+            };
             (key, object)
         };
         let load_balancers = accepted.iter().filter(|service| service.load_balancer);
         load_balancers.map(status).collect()
     }
 
-    /// The EndpointSlices of those of `published` that are services of the balancer, one for each
-    /// family that there are addresses of.
+    /// The EndpointSlices of those of `published` that are services of the balancer: one for each address family
+    /// in use.
     pub(super) fn slices<'a>(&self, published: impl IntoIterator<Item = &'a Service>) -> Objects {
         let mut objects = Objects::new();
         for service in published {
@@ -100,8 +113,9 @@ impl GroupServices<'_> {
                 if endpoints.is_empty() {
                     continue;
                 }
-                let slice = format!("{name}-vl3-lb-{suffix}");
-                let object = json!({
+                // The slice of another group that publishes the same Service has another name.
+                let slice = format!("{name}-{}-{suffix}", self.identity.group);
+                let value = json!({
                     "apiVersion": "discovery.k8s.io/v1",
                     "kind": "EndpointSlice",
                     "metadata": {
@@ -129,15 +143,21 @@ impl GroupServices<'_> {
                     }],
                 });
                 let key = (Kind::EndpointSlice, self.identity.namespace.clone(), slice);
-                objects.insert(key, object);
+                objects.insert(
+                    key,
+                    Object {
+                        value,
+                        withdrawal: None,
+                    },
+                );
             }
         }
         objects
     }
 
-    /// One for each address of each balancer of `service`, by balancer.
+    /// One endpoint for each address of each balancer of `service`, by balancer.
     fn endpoints(&self, service: &str, is_in: fn(&IpAddr) -> bool) -> Vec<Value> {
-        let all = self.balancers.addresses_of(service, self.own);
+        let all = self.peers.addresses_of(service, self.own);
         let endpoint = |address: &IpAddr, pod: &str, node: Option<&str>| {
             let target = ObjectReference {
                 kind: Some("Pod".to_owned()),
@@ -159,7 +179,7 @@ impl GroupServices<'_> {
             let identity = self.identity;
             (identity.pod.as_str(), *address, identity.node.as_deref())
         });
-        let peers = self.balancers.peers.iter().flat_map(|peer| {
+        let peers = self.peers.peers.iter().flat_map(|peer| {
             let addresses = peer.addresses.iter();
             addresses.map(|address| (peer.name.as_str(), *address, None))
         });
@@ -175,8 +195,38 @@ impl GroupServices<'_> {
     }
 }
 
-/// The name of the Service's port that is the balancer's, which EndpointSlices have to repeat.
-fn port_name(service: &Service, balanced: &Balanced) -> String {
+/// The patch that withdraws the addresses of `identity`'s group from a status, and all addresses if no group is to
+/// serve the Service. `None` if there is nothing of the group.
+pub(super) fn withdrawal(stale: &StaleStatus, identity: &Identity) -> Option<Value> {
+    let own = identity.ingress_annotation();
+    if stale.unserved {
+        let claims = stale.claims.iter().map(|claim| claim.annotation.clone());
+        let annotations = claims.map(|annotation| (annotation, Value::Null)).collect();
+        return Some(status_patch(annotations, []));
+    }
+    let claimed = stale.claims.iter().any(|claim| claim.annotation == own);
+    let others = ingress::others(&stale.claims, &own);
+    claimed.then(|| status_patch([(own, Value::Null)].into_iter().collect(), &others))
+}
+
+/// A merge patch (RFC 7396) of a Service's status; annotations that are null are removed.
+fn status_patch<'a>(
+    annotations: Map<String, Value>,
+    addresses: impl IntoIterator<Item = &'a IpAddr>,
+) -> Value {
+    let ingress: Vec<Value> = addresses
+        .into_iter()
+        // `Proxy`: nodes send packets for it there, and do not take them themselves.
+        .map(|address| json!({"ip": address.to_string(), "ipMode": "Proxy"}))
+        .collect();
+    json!({
+        "metadata": {"annotations": annotations},
+        "status": {"loadBalancer": {"ingress": ingress}},
+    })
+}
+
+/// The name of the Service's port that the balancer serves; EndpointSlices have to repeat it.
+fn port_name(service: &Service, balanced: &BalancedService) -> String {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let protocol = balanced.protocol.to_string();
     let mut same = ports.filter(|port| {
@@ -185,20 +235,121 @@ fn port_name(service: &Service, balanced: &Balanced) -> String {
     same.next().and_then(|port| port.name.clone()).unwrap_or_default()
 }
 
-/// Whether the balancers' addresses may be endpoints of `service`. Errors: why not.
-pub(super) fn publishable(service: &Service) -> Result<(), &'static str> {
+/// The balancers' addresses cannot be endpoints of a Service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotPublishable {
+    #[error("it has no spec")]
+    NoSpec,
+    #[error("it has a selector, so its endpoints are pods")]
+    Selector,
+    #[error("it is not headless (clusterIP: None), and nodes do not reach the balancers' addresses")]
+    ClusterIp,
+}
+
+/// Whether the balancers' addresses can be endpoints of `service`.
+pub(super) fn publishable(service: &Service) -> Result<(), NotPublishable> {
     let Some(spec) = &service.spec else {
-        return Err("it has no spec");
+        return Err(NotPublishable::NoSpec);
     };
     if spec
         .selector
         .as_ref()
         .is_some_and(|selector| !selector.is_empty())
     {
-        return Err("it has a selector, so its endpoints are pods");
+        return Err(NotPublishable::Selector);
     }
     if spec.cluster_ip.as_deref() != Some("None") {
-        return Err("it is not headless (clusterIP: None), and nodes do not reach the balancers' addresses");
+        return Err(NotPublishable::ClusterIp);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::ingress::IngressClaim;
+
+    fn identity() -> Identity {
+        Identity {
+            group: "finance".to_owned(),
+            namespace: "lb".to_owned(),
+            pod: "lb-a".to_owned(),
+            uid: None,
+            node: None,
+        }
+    }
+
+    fn claim(group: &str, addresses: &[&str]) -> IngressClaim {
+        IngressClaim {
+            annotation: format!("{group}.lb.vl3-lb.io/ingress"),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        }
+    }
+
+    fn ingress(patch: &Value) -> Vec<&str> {
+        let ingress = patch["status"]["loadBalancer"]["ingress"].as_array().unwrap();
+        ingress
+            .iter()
+            .map(|entry| entry["ip"].as_str().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_status_keeps_the_addresses_of_other_groups() {
+        let accepted = Accepted {
+            namespace: "web".to_owned(),
+            name: "front".to_owned(),
+            uid: "u1".to_owned(),
+            load_balancer: true,
+            services: vec!["front".to_owned()],
+            claims: vec![
+                claim("finance", &["172.16.1.9"]),
+                claim("ledger", &["172.16.1.2", "2001:db8::2"]),
+            ],
+        };
+        let inputs = Inputs {
+            identity: &identity(),
+            own: &["172.16.1.5".parse().unwrap()],
+            peers: &PeerSet::default(),
+            services: &[],
+        };
+        let objects = inputs.statuses(&[accepted]);
+        let object = objects.values().next().unwrap();
+        assert_eq!(
+            ingress(&object.value),
+            ["172.16.1.2", "172.16.1.5", "2001:db8::2"]
+        );
+        let annotations = &object.value["metadata"]["annotations"];
+        assert_eq!(
+            annotations,
+            &json!({"finance.lb.vl3-lb.io/ingress": "172.16.1.5"})
+        );
+        let withdrawal = object.withdrawal.as_ref().unwrap();
+        assert_eq!(ingress(withdrawal), ["172.16.1.2", "2001:db8::2"]);
+        let annotations = &withdrawal["metadata"]["annotations"];
+        assert_eq!(annotations, &json!({"finance.lb.vl3-lb.io/ingress": null}));
+    }
+
+    #[test]
+    fn a_stale_status_loses_the_addresses_of_this_group_or_of_all() {
+        let stale = |unserved, claims| StaleStatus {
+            namespace: "web".to_owned(),
+            name: "front".to_owned(),
+            claims,
+            unserved,
+        };
+        let (own, other) = (
+            claim("finance", &["172.16.1.1"]),
+            claim("ledger", &["172.16.1.2"]),
+        );
+        let identity = identity();
+        let refused_here = withdrawal(&stale(false, vec![own.clone(), other.clone()]), &identity).unwrap();
+        assert_eq!(ingress(&refused_here), ["172.16.1.2"]);
+        assert_eq!(withdrawal(&stale(false, vec![other.clone()]), &identity), None);
+        let unserved = withdrawal(&stale(true, vec![own, other]), &identity).unwrap();
+        assert!(ingress(&unserved).is_empty());
+        assert_eq!(unserved["metadata"]["annotations"].as_object().unwrap().len(), 2);
+        // Written by a version without annotations.
+        assert!(withdrawal(&stale(true, vec![]), &identity).is_some());
+    }
 }

@@ -1,8 +1,8 @@
-//! Which balancer of the group writes for all of them. Pure.
+//! Leader election: which balancer of the group writes for all of them. Pure.
 //!
-//! The leader's Lease has one holder, who renews it; each write names the version that it replaces, so
-//! of two that want it at once one is refused. A holder that does not renew loses it, judged by when its
-//! Lease was seen to change and by the clock of here; the holder itself stops a while earlier.
+//! The leader's Lease has one holder, which renews it. Each write names the version that it replaces, so of two
+//! concurrent writes one is rejected. A holder that does not renew the Lease loses it: others judge that by the time
+//! since they saw it change, on their own clock, and the holder itself stops earlier.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,39 +12,40 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
-use super::Identity;
+use super::identity::Identity;
 use super::lease::{DURATION, GROUP, micro_time, seconds};
 
-/// How often the holder renews it.
+/// The period in which the holder renews the Lease.
 const PERIOD: Duration = Duration::from_secs(5);
-/// A holder that could not renew it for so long leads no more. Less than [`DURATION`], by more than two
-/// clocks differ in that time.
+/// A holder that has not renewed the Lease for this long leads no more. The rest of [`DURATION`] covers the writes
+/// that it has begun, and the drift of two clocks.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long to wait after a refused write for news of who was faster.
-const NEWS: Duration = Duration::from_secs(2);
+/// The pause after a failed write of the holder.
+const RETRY: Duration = Duration::from_secs(1);
+/// The pause after a failed write of another balancer: until the watch shows which one was faster.
+const RIVAL: Duration = Duration::from_secs(2);
 
 /// What one balancer knows of the election.
 #[derive(Debug)]
 pub(super) struct Election {
     identity: Identity,
-    /// The Lease as it was seen last, and since when it is like that.
-    seen: Option<(Arc<Lease>, Instant)>,
-    /// The version that the watch told last.
-    told: Option<u64>,
-    /// When it was last written, as this balancer's.
+    /// The newest known Lease, and since when it is unchanged.
+    latest: Option<(Arc<Lease>, Instant)>,
+    /// The version that the watch delivered last.
+    watched: Option<u64>,
+    /// When this balancer, as the holder, began its last successful write.
     renewed: Option<Instant>,
     /// Nothing is written before then.
     earliest: Instant,
 }
 
-/// What is to be done.
+/// The next action.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
-    /// Nothing before this time has passed, unless the Lease changes.
+    /// Nothing for this long, unless the Lease changes.
     Wait(Duration),
-    /// Make the Lease.
     Create(Lease),
-    /// Write this over it; it says which version it replaces.
+    /// Replace the version that the Lease names.
     Replace(Lease),
 }
 
@@ -52,38 +53,49 @@ impl Election {
     pub(super) const fn new(identity: Identity, now: Instant) -> Self {
         Self {
             identity,
-            seen: None,
-            told: None,
+            latest: None,
+            watched: None,
             renewed: None,
             earliest: now,
         }
     }
 
-    /// Takes note of the Lease as the watch has it; `None` if there is none. The watch may be behind what
-    /// this balancer wrote.
-    pub(super) fn see(&mut self, lease: Option<&Arc<Lease>>, now: Instant) {
-        let told = lease.map(|lease| version(lease));
-        let news = self.told != told;
-        self.told = told;
-        let known = self.seen.as_ref().map_or(0, |(lease, _)| version(lease));
-        if news && told.is_none_or(|told| told > known) {
-            self.know(lease.cloned(), now);
+    /// Takes the Lease as the watch has it, `None` if there is none. The watch may lag behind this balancer's own
+    /// writes.
+    pub(super) fn observe(&mut self, lease: Option<&Arc<Lease>>, now: Instant) {
+        let watched = lease.map(|lease| version(lease));
+        let changed = self.watched != watched;
+        self.watched = watched;
+        let known = self.latest.as_ref().map_or(0, |(lease, _)| version(lease));
+        if changed && watched.is_none_or(|watched| watched > known) {
+            self.set_latest(lease.cloned(), now);
         }
     }
 
     /// Whether this balancer leads.
     pub(super) fn leads(&self, now: Instant) -> bool {
-        let renewed = self.renewed.filter(|_| self.holds());
-        renewed.is_some_and(|renewed| now.saturating_duration_since(renewed) < DEADLINE)
+        self.leads_until(now).is_some()
     }
 
-    /// What to do at `now` to lead, or to go on leading.
+    /// Until when this balancer leads unless it renews the Lease; `None` if it does not lead.
+    pub(super) fn leads_until(&self, now: Instant) -> Option<Instant> {
+        let end = self.renewed.filter(|_| self.holds())? + DEADLINE;
+        (now < end).then_some(end)
+    }
+
+    /// Whether another balancer holds the Lease, and it has not expired.
+    pub(super) fn follows(&self, now: Instant) -> bool {
+        let latest = self.latest.as_ref().filter(|_| !self.holds());
+        latest.is_some_and(|(lease, since)| holder(lease).is_some() && now < *since + duration(lease))
+    }
+
+    /// The next action in order to lead, or to continue to.
     pub(super) fn step(&self, now: Instant, wall: SystemTime) -> Step {
         let until = |at: Instant| at.checked_duration_since(now).filter(|left| !left.is_zero());
         if let Some(left) = until(self.earliest) {
             return Step::Wait(left);
         }
-        let Some((lease, since)) = &self.seen else {
+        let Some((lease, since)) = &self.latest else {
             return Step::Create(self.record(None, wall));
         };
         let due = if self.holds() {
@@ -99,30 +111,30 @@ impl Election {
         }
     }
 
-    /// A write that was begun at `began` was accepted, and `lease` is what there is now.
+    /// The write that began at `began` succeeded; the server now has `lease`.
     pub(super) fn wrote(&mut self, lease: Lease, began: Instant, now: Instant) {
-        self.know(Some(Arc::new(lease)), now);
+        self.set_latest(Some(Arc::new(lease)), now);
         self.renewed = self.holds().then_some(began);
     }
 
-    /// A write was refused, or its answer did not come.
+    /// A write was rejected, or not answered.
     pub(super) fn failed(&mut self, now: Instant) {
-        self.earliest = now + NEWS;
+        self.earliest = now + if self.holds() { RETRY } else { RIVAL };
     }
 
-    /// What to write to give up leading; `None` if this balancer does not hold the Lease.
+    /// The Lease to write in order to stop leading; `None` if this balancer does not hold it.
     pub(super) fn release(&self, wall: SystemTime) -> Option<Lease> {
-        let (lease, _) = self.seen.as_ref().filter(|_| self.holds())?;
+        let (lease, _) = self.latest.as_ref().filter(|_| self.holds())?;
         let mut record = self.record(Some(lease), wall);
         if let Some(spec) = &mut record.spec {
-            // Not left out: what is not in a patch stays.
+            // Empty and not absent: a merge patch keeps absent fields.
             spec.holder_identity = Some(String::new());
         }
         Some(record)
     }
 
-    fn know(&mut self, lease: Option<Arc<Lease>>, now: Instant) {
-        self.seen = lease.map(|lease| (lease, now));
+    fn set_latest(&mut self, lease: Option<Arc<Lease>>, now: Instant) {
+        self.latest = lease.map(|lease| (lease, now));
         self.earliest = now;
         if !self.holds() {
             self.renewed = None;
@@ -130,11 +142,11 @@ impl Election {
     }
 
     fn holds(&self) -> bool {
-        let holder = self.seen.as_ref().and_then(|(lease, _)| holder(lease));
+        let holder = self.latest.as_ref().and_then(|(lease, _)| holder(lease));
         holder == Some(self.identity.pod.as_str())
     }
 
-    /// The Lease with this balancer as its holder, instead of `lease`.
+    /// The Lease with this balancer as its holder, to replace `lease`.
     fn record(&self, lease: Option<&Lease>, wall: SystemTime) -> Lease {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
         let changes = spec.and_then(|spec| spec.lease_transitions).unwrap_or_default();
@@ -173,13 +185,13 @@ fn version(lease: &Lease) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// Who holds `lease`, if anybody does.
+/// The holder of `lease`, if it has one.
 pub(super) fn holder(lease: &Lease) -> Option<&str> {
     let holder = lease.spec.as_ref()?.holder_identity.as_deref();
     holder.filter(|holder| !holder.is_empty())
 }
 
-/// How long others have to wait for a holder that is silent.
+/// How long after its last change `lease` expires.
 fn duration(lease: &Lease) -> Duration {
     let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
     let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -192,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    /// The API server's Lease, two balancers that want it, and a clock.
+    /// The API server's Lease, two candidates and a clock.
     struct World {
         lease: Option<Arc<Lease>>,
         version: u64,
@@ -229,19 +241,19 @@ mod tests {
             self.start + Duration::from_secs(self.seconds)
         }
 
-        fn each(&mut self) -> [&mut Election; 2] {
+        fn candidates(&mut self) -> [&mut Election; 2] {
             [&mut self.a, &mut self.b]
         }
 
-        /// Both learn what there is.
-        fn tell(&mut self) {
+        /// Both watches deliver the current Lease.
+        fn deliver(&mut self) {
             let (lease, now) = (self.lease.clone(), self.now());
-            for election in self.each() {
-                election.see(lease.as_ref(), now);
+            for election in self.candidates() {
+                election.observe(lease.as_ref(), now);
             }
         }
 
-        /// What the server makes of a write.
+        /// A write as the server handles it.
         fn write(&mut self, mut lease: Lease) -> Result<Lease, ()> {
             let replaces = lease.metadata.resource_version.take();
             let before = self
@@ -257,17 +269,17 @@ mod tests {
             Ok(lease)
         }
 
-        /// The balancer does what is to be done, with what it was told last.
+        /// The candidate takes its next action on what it knows.
         fn act(&mut self, who: usize) {
             let now = self.now();
-            let lease = match self.each()[who].step(now, SystemTime::UNIX_EPOCH) {
+            let lease = match self.candidates()[who].step(now, SystemTime::UNIX_EPOCH) {
                 Step::Wait(_) => return,
                 Step::Create(lease) | Step::Replace(lease) => lease,
             };
             let written = self.write(lease);
             match written {
-                Ok(lease) => self.each()[who].wrote(lease, now, now),
-                Err(()) => self.each()[who].failed(now),
+                Ok(lease) => self.candidates()[who].wrote(lease, now, now),
+                Err(()) => self.candidates()[who].failed(now),
             }
         }
 
@@ -282,36 +294,36 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_want_to_lead_one_does() {
+    fn one_of_two_candidates_leads() {
         let mut world = World::new();
-        world.tell();
+        world.deliver();
         world.act(0);
         world.act(1);
         assert_eq!(world.leaders(), (true, false));
         assert_eq!(
             world.b.step(world.now(), SystemTime::UNIX_EPOCH),
-            Step::Wait(NEWS)
+            Step::Wait(RIVAL)
         );
-        world.tell();
+        world.deliver();
         for _ in 0..20 {
             world.seconds += 5;
             world.act(0);
             world.act(1);
-            world.tell();
+            world.deliver();
             assert_eq!(world.leaders(), (true, false));
         }
         assert_eq!(world.transitions(), 0);
     }
 
     #[test]
-    fn a_leader_that_is_silent_stops_before_another_takes_over() {
+    fn a_leader_that_cannot_renew_stops_before_another_takes_over() {
         let mut world = World::new();
         world.act(0);
-        world.tell();
+        world.deliver();
         let mut leaders = Vec::new();
         for _ in 0..=20 {
             world.act(1);
-            world.tell();
+            world.deliver();
             leaders.push(world.leaders());
             assert_ne!(world.leaders(), (true, true));
             world.seconds += 1;
@@ -323,11 +335,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_was_renewed_unseen_is_not_taken() {
+    fn a_stale_view_of_the_lease_cannot_take_it() {
         let mut world = World::new();
         world.act(0);
-        world.tell();
-        // b hears nothing for long, then acts on what it knows before it is told.
+        world.deliver();
+        // The watch of b lags.
         world.seconds = 14;
         world.act(0);
         world.seconds = 16;
@@ -336,43 +348,43 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_is_behind_does_not_unseat_the_leader() {
+    fn a_lagging_watch_does_not_unseat_the_leader() {
         let mut world = World::new();
-        world.tell();
+        world.deliver();
         world.act(0);
         let first = world.lease.clone();
-        world.a.see(None, world.now());
+        world.a.observe(None, world.now());
         assert!(world.a.leads(world.now()));
         world.seconds = 5;
         world.act(0);
-        world.a.see(first.as_ref(), world.now());
+        world.a.observe(first.as_ref(), world.now());
         assert!(world.a.leads(world.now()));
         world.seconds = 10;
         world.act(0);
-        assert!(world.a.leads(world.now()), "it goes on from what it wrote");
+        assert!(world.a.leads(world.now()), "it continues from its own write");
     }
 
     #[test]
-    fn what_is_given_up_is_taken_at_once() {
+    fn a_released_lease_is_taken_at_once() {
         let mut world = World::new();
         world.act(0);
-        world.tell();
+        world.deliver();
         assert_eq!(world.b.release(SystemTime::UNIX_EPOCH), None);
         let lease = world.a.release(SystemTime::UNIX_EPOCH).unwrap();
         world.write(lease).unwrap();
-        world.tell();
+        world.deliver();
         assert_eq!(world.leaders(), (false, false));
         world.act(1);
         assert_eq!(world.leaders(), (false, true));
     }
 
     #[test]
-    fn a_lease_that_is_deleted_is_made_again() {
+    fn a_deleted_lease_is_created_again() {
         let mut world = World::new();
         world.act(0);
-        world.tell();
+        world.deliver();
         world.lease = None;
-        world.tell();
+        world.deliver();
         assert_eq!(world.leaders(), (false, false));
         world.act(1);
         world.act(0);
@@ -380,54 +392,80 @@ mod tests {
     }
 
     #[test]
-    fn a_balancer_that_was_started_anew_goes_on_with_its_lease() {
+    fn a_restarted_balancer_continues_with_its_lease() {
         let mut world = World::new();
         world.act(0);
         world.a = World::new().a;
-        world.tell();
+        world.deliver();
         assert_eq!(world.leaders(), (false, false));
         world.act(0);
         assert_eq!((world.leaders(), world.transitions()), ((true, false), 0));
     }
 
-    /// What happens to one of the balancers.
-    #[derive(Debug, Clone)]
-    enum Happening {
-        Wait(u64),
-        /// The watch tells it what there is now.
-        Tell(usize),
-        Act(usize),
-        /// As above, and the answer to its write is lost.
-        ActUnheard(usize),
+    #[test]
+    fn two_attempts_to_renew_fit_into_the_term() {
+        let mut world = World::new();
+        world.act(0);
+        // Each attempt lasts two seconds and is not answered.
+        for begin in [5, 8] {
+            world.seconds = begin;
+            let step = world.a.step(world.now(), SystemTime::UNIX_EPOCH);
+            assert!(matches!(step, Step::Replace(_)), "{begin}: {step:?}");
+            world.seconds += 2;
+            assert!(world.a.leads(world.now()) == (begin == 5));
+            world.a.failed(world.now());
+        }
     }
 
-    fn happening() -> impl Strategy<Value = Happening> {
+    #[test]
+    fn a_follower_knows_that_the_lease_is_held() {
+        let mut world = World::new();
+        assert!(!world.b.follows(world.now()));
+        world.act(0);
+        world.deliver();
+        assert!(world.b.follows(world.now()) && !world.a.follows(world.now()));
+        world.seconds = 15;
+        assert!(!world.b.follows(world.now()), "expired");
+    }
+
+    /// One step of a random run.
+    #[derive(Debug, Clone)]
+    enum Action {
+        Wait(u64),
+        /// A watch delivers the current Lease.
+        Deliver(usize),
+        Act(usize),
+        /// As above, but the response to its write is lost.
+        ActWithoutResponse(usize),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            (1_u64..8).prop_map(Happening::Wait),
-            (0_usize..2).prop_map(Happening::Tell),
-            (0_usize..2).prop_map(Happening::Act),
-            (0_usize..2).prop_map(Happening::ActUnheard),
+            (1_u64..8).prop_map(Action::Wait),
+            (0_usize..2).prop_map(Action::Deliver),
+            (0_usize..2).prop_map(Action::Act),
+            (0_usize..2).prop_map(Action::ActWithoutResponse),
         ]
     }
 
     proptest! {
         #[test]
-        fn there_are_never_two_leaders(happenings in prop::collection::vec(happening(), 1..120)) {
+        fn there_are_never_two_leaders(actions in prop::collection::vec(action(), 1..120)) {
             let mut world = World::new();
-            for happening in happenings {
-                match happening {
-                    Happening::Wait(seconds) => world.seconds += seconds,
-                    Happening::Tell(who) => {
+            for action in actions {
+                match action {
+                    Action::Wait(seconds) => world.seconds += seconds,
+                    Action::Deliver(who) => {
                         let (lease, now) = (world.lease.clone(), world.now());
-                        world.each()[who].see(lease.as_ref(), now);
+                        world.candidates()[who].observe(lease.as_ref(), now);
                     }
-                    Happening::Act(who) => world.act(who),
-                    Happening::ActUnheard(who) => {
+                    Action::Act(who) => world.act(who),
+                    Action::ActWithoutResponse(who) => {
                         let now = world.now();
-                        let step = world.each()[who].step(now, SystemTime::UNIX_EPOCH);
+                        let step = world.candidates()[who].step(now, SystemTime::UNIX_EPOCH);
                         if let Step::Create(lease) | Step::Replace(lease) = step {
                             world.write(lease).ok();
-                            world.each()[who].failed(now);
+                            world.candidates()[who].failed(now);
                         }
                     }
                 }

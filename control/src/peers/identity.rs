@@ -1,21 +1,22 @@
-//! Which balancer this is, in Kubernetes.
+//! This balancer's pod and group.
+
+use crate::kubernetes::ingress::IngressClaim;
 
 /// The pod that the balancer runs in, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// PeerSet of one group in one namespace have the same configuration.
+    /// Balancers of one group in one namespace have the same configuration.
     pub group: String,
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
-    /// Without it the balancer's Lease outlives a pod that was killed, and is no Lease of a live one.
+    /// Kubernetes deletes the balancer's Lease with this pod; without it the Lease of a killed pod stays.
     pub uid: Option<String>,
     pub node: Option<String>,
 }
 
 impl Identity {
-    /// As the downward API tells it: POD_NAME and POD_NAMESPACE, without which there is no identity, and
-    /// POD_UID and NODE_NAME.
+    /// Reads the downward API: POD_NAME, POD_NAMESPACE, POD_UID and NODE_NAME. `None` without the first two.
     pub fn read(group: &str, env: &impl Fn(&str) -> Option<String>) -> Option<Self> {
         let text = |name| {
             env(name)
@@ -31,9 +32,14 @@ impl Identity {
         })
     }
 
-    /// The name of the Lease whose holder writes for the whole group.
+    /// The name of the leader's Lease.
     pub(super) fn leader_lease(&self) -> String {
         format!("{}-leader", self.group)
+    }
+
+    /// The annotation of the group's addresses in the status of a Service.
+    pub(super) fn ingress_annotation(&self) -> String {
+        IngressClaim::annotation(&self.group, &self.namespace)
     }
 }
 
@@ -42,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_balancer_outside_of_a_pod_has_no_identity() {
+    fn a_balancer_outside_a_pod_has_no_identity() {
         let pod = [
             ("POD_NAME", "vl3-lb-7c9d"),
             ("POD_NAMESPACE", "web"),

@@ -1,49 +1,44 @@
-//! Tells Kubernetes what an operator must know, as Events: on the Service that it is about if the
-//! balancer's service came from one, else on the balancer's pod.
+//! Kubernetes Events: what an operator must know, on the Service that it concerns if there is one, else on the
+//! balancer's pod.
 //!
-//! Once for each change, a bounded number, and those that repeat become one with a count. Several
-//! balancers each tell what they see; `reportingInstance` says who it was.
+//! One Event for each change; Kubernetes counts repeats. Each balancer of the group reports what it observes, and
+//! `reportingInstance` names it. Events that do not fit into `event_queue` are counted as dropped.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
-use crate::api::{self, EventCode};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
-use vl3lb_common::Duration;
 
-use super::api_calls::{Backoff, Resource, WriteError};
-use super::{Identity, KubeServices, Shared};
+use super::api_calls::{Call, CallError, Resource, Role};
+use super::context::Context;
+use super::event_queue::EventQueue;
+use super::identity::Identity;
+use super::kube_services::KubeServices;
+use crate::api::{self, EventCode};
 use crate::discovery::{Accepted, Refused};
 use crate::kubernetes::names::CONTROLLER;
 use crate::observe::events::Subscription;
 
-/// Events at once, and one more after each [`REFILL`].
-const BURST: u32 = 20;
-const REFILL: Duration = Duration::from_secs(10);
-/// Events that wait because the API server is away; older ones make room.
-const WAITING: usize = 64;
 /// Bytes of a note (Kubernetes API, `events.k8s.io/v1`).
 const LONGEST_NOTE: usize = 1000;
-/// How long until a failed write is tried again at the latest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// One Event.
+/// An Event to write.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct KubeEvent {
     kind: EventType,
     reason: &'static str,
-    /// What the balancer did about it.
+    /// The part of the balancer that was at work.
     action: &'static str,
     note: String,
-    about: About,
+    regarding: Regarding,
 }
 
-/// The object that an Event is about.
+/// The object that an Event concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum About {
+enum Regarding {
     /// The balancer's pod.
     Balancer,
     Service {
@@ -53,73 +48,114 @@ enum About {
     },
 }
 
-/// Tells for ever what `follower` hears, and which Services are refused.
+/// Writes what `events` yields, and which Services are refused. Never ends.
 pub(super) async fn run(
     client: &Client,
-    shared: &Shared,
-    mut follower: Subscription,
+    context: &Context,
+    mut events: Subscription,
     mut services: KubeServices,
 ) {
-    let reporter = Reporter {
-        controller: CONTROLLER.to_owned(),
-        instance: Some(shared.identity.pod.clone()),
-    };
-    let mut recorder = Recorder::new(client.clone(), reporter.clone());
-    let mut waiting = VecDeque::new();
-    let mut budget = Budget::new(Instant::now());
-    let mut backoff = Backoff::default();
-    let mut earliest = Instant::now();
+    let mut writer = Writer::new(client, context);
+    let mut queue = EventQueue::new();
     let mut known = HashSet::new();
+    let push = |queue: &mut EventQueue<KubeEvent>, event: KubeEvent| {
+        let dropped = queue.push(
+            event.regarding.namespace(&context.identity),
+            event.clone(),
+            Instant::now(),
+        );
+        if dropped > 0 {
+            debug!(
+                "event {} or an older one is dropped: there are too many",
+                event.reason
+            );
+            context.calls.count_dropped(Resource::Events, dropped);
+        }
+    };
     loop {
+        let due = queue.due();
         tokio::select! {
-            batch = follower.next() => {
+            batch = events.next() => {
                 let accepted = services.accepted.borrow().clone();
-                waiting.extend(batch.events.iter().filter_map(|event| read(event, &accepted)));
+                for event in batch.events.iter().filter_map(|event| convert(event, &accepted)) {
+                    push(&mut queue, event);
+                }
             }
             Ok(()) = services.refused.changed() => {
                 let refused = services.refused.borrow_and_update().clone();
-                waiting.extend(news(&refused, &mut known));
-            }
-            () = sleep_until(earliest), if !waiting.is_empty() => {
-                let Some(notice) = waiting.front() else { continue };
-                if !budget.spend(Instant::now()) {
-                    debug!("event {} is left out: there are too many", notice.reason);
-                    waiting.pop_front();
-                    continue;
+                for event in new_refusals(&refused, &mut known) {
+                    push(&mut queue, event);
                 }
-                match publish(&recorder, shared, notice).await {
-                    Ok(()) => {
-                        waiting.pop_front();
-                        backoff.succeeded();
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let Some((namespace, event)) = queue.front(Instant::now()) else { continue };
+                match writer.write(&event).await {
+                    Ok(()) => queue.written(&namespace, Instant::now()),
+                    // The namespace is gone.
+                    Err(CallError::NotFound(_)) => {
+                        context.calls.count_dropped(Resource::Events, 1);
+                        queue.written(&namespace, Instant::now());
                     }
-                    // The Event that was to be counted up is gone by now.
-                    Err(WriteError::Absent) => recorder = Recorder::new(client.clone(), reporter.clone()),
-                    Err(_) => earliest = Instant::now() + backoff.failed(LONGEST_PAUSE),
+                    Err(_) => queue.failed(&namespace, Instant::now()),
                 }
             }
         }
-        let surplus = waiting.len().saturating_sub(WAITING);
-        waiting.drain(..surplus);
     }
 }
 
-async fn publish(recorder: &Recorder, shared: &Shared, notice: &KubeEvent) -> Result<(), WriteError> {
-    let reference = notice.about.reference(&shared.identity);
-    let namespace = reference.namespace.as_deref().unwrap_or_default();
-    let attempt = format!("write events in namespace {namespace}");
-    let event = Event {
-        type_: notice.kind,
-        reason: notice.reason.to_owned(),
-        note: Some(notice.note.clone()),
-        action: notice.action.to_owned(),
-        secondary: None,
-    };
-    let publish = recorder.publish(&event, &reference);
-    shared.calls.attempt(Resource::Events, &attempt, publish).await
+/// Writes Events, repeated ones as one with a count.
+struct Writer<'a> {
+    client: &'a Client,
+    context: &'a Context,
+    recorder: Recorder,
 }
 
-/// What Kubernetes is to know of `event`, if anything.
-fn read(event: &api::Event, accepted: &[Accepted]) -> Option<KubeEvent> {
+impl<'a> Writer<'a> {
+    fn new(client: &'a Client, context: &'a Context) -> Self {
+        Self {
+            client,
+            context,
+            recorder: recorder(client, &context.identity),
+        }
+    }
+
+    async fn write(&mut self, event: &KubeEvent) -> Result<(), CallError> {
+        let result = self.publish(event).await;
+        if !matches!(result, Err(CallError::NotFound(_))) {
+            return result;
+        }
+        // The Event whose count was to be raised may be gone: without the recorder's memory a new one is created.
+        self.recorder = recorder(self.client, &self.context.identity);
+        self.publish(event).await
+    }
+
+    async fn publish(&self, event: &KubeEvent) -> Result<(), CallError> {
+        let reference = event.regarding.reference(&self.context.identity);
+        let namespace = event.regarding.namespace(&self.context.identity);
+        let attempt = format!("write events in namespace {namespace}");
+        let event = Event {
+            type_: event.kind,
+            reason: event.reason.to_owned(),
+            note: Some(event.note.clone()),
+            action: event.action.to_owned(),
+            secondary: None,
+        };
+        let call = Call::write(Role::Member, Resource::Events, &attempt);
+        let publish = self.recorder.publish(&event, &reference);
+        self.context.calls.run(call, publish).await
+    }
+}
+
+fn recorder(client: &Client, identity: &Identity) -> Recorder {
+    let reporter = Reporter {
+        controller: CONTROLLER.to_owned(),
+        instance: Some(identity.pod.clone()),
+    };
+    Recorder::new(client.clone(), reporter)
+}
+
+/// The Kubernetes Event for `event`, if it warrants one.
+fn convert(event: &api::Event, accepted: &[Accepted]) -> Option<KubeEvent> {
     let (kind, reason, action) = match (event.code, event.from.as_deref(), event.to.as_deref()) {
         (EventCode::ServiceState, _, Some("down")) => {
             (EventType::Warning, "ServiceWithoutBackends", "Balancing")
@@ -132,10 +168,10 @@ fn read(event: &api::Event, accepted: &[Accepted]) -> Option<KubeEvent> {
         _ => return None,
     };
     let service = event.service.as_ref();
-    let about = accepted
+    let regarding = accepted
         .iter()
         .find(|accepted| service.is_some_and(|service| accepted.services.contains(service)))
-        .map_or(About::Balancer, |accepted| About::Service {
+        .map_or(Regarding::Balancer, |accepted| Regarding::Service {
             namespace: accepted.namespace.clone(),
             name: accepted.name.clone(),
             uid: accepted.uid.clone(),
@@ -145,16 +181,16 @@ fn read(event: &api::Event, accepted: &[Accepted]) -> Option<KubeEvent> {
         reason,
         action,
         note: shortened(&event.text),
-        about,
+        regarding,
     })
 }
 
-/// Notices of those of `refused` that were not `known`, which are then.
-fn news(refused: &[Refused], known: &mut HashSet<KubeEvent>) -> Vec<KubeEvent> {
+/// Events for those of `refused` that are not in `known`; replaces `known`.
+fn new_refusals(refused: &[Refused], known: &mut HashSet<KubeEvent>) -> Vec<KubeEvent> {
     let now: HashSet<KubeEvent> = refused.iter().map(KubeEvent::from).collect();
-    let news = now.difference(known).cloned().collect();
+    let new = now.difference(known).cloned().collect();
     *known = now;
-    news
+    new
 }
 
 impl From<&Refused> for KubeEvent {
@@ -164,7 +200,7 @@ impl From<&Refused> for KubeEvent {
             reason: "ServiceRefused",
             action: "Admitting",
             note: shortened(&format!("{}: {}", refused.reason, refused.message)),
-            about: About::Service {
+            regarding: Regarding::Service {
                 namespace: refused.namespace.clone(),
                 name: refused.name.clone(),
                 uid: refused.uid.clone(),
@@ -173,7 +209,14 @@ impl From<&Refused> for KubeEvent {
     }
 }
 
-impl About {
+impl Regarding {
+    fn namespace<'a>(&'a self, identity: &'a Identity) -> &'a str {
+        match self {
+            Self::Balancer => &identity.namespace,
+            Self::Service { namespace, .. } => namespace,
+        }
+    }
+
     fn reference(&self, identity: &Identity) -> ObjectReference {
         let (kind, namespace, name, uid) = match self {
             Self::Balancer => ("Pod", &identity.namespace, &identity.pod, identity.uid.clone()),
@@ -190,40 +233,9 @@ impl About {
     }
 }
 
-/// `text`, cut to what a note may have.
+/// `text` within the limit of a note.
 fn shortened(text: &str) -> String {
     text[..text.floor_char_boundary(LONGEST_NOTE)].to_owned()
-}
-
-/// How many Events may be written. Pure.
-#[derive(Debug)]
-struct Budget {
-    left: u32,
-    /// When `left` was right.
-    since: Instant,
-}
-
-impl Budget {
-    const fn new(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            since: now,
-        }
-    }
-
-    /// Takes one, if there is one.
-    fn spend(&mut self, now: Instant) -> bool {
-        while self.left < BURST && now >= self.since + REFILL {
-            self.left += 1;
-            self.since += REFILL;
-        }
-        if self.left == BURST {
-            self.since = now;
-        }
-        let has = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        has
-    }
 }
 
 #[cfg(test)]
@@ -242,12 +254,13 @@ mod tests {
             backend: None,
             from: Some(from.to_owned()),
             to: Some(to.to_owned()),
-            text: "it happened".to_owned(),
+            text: "text".to_owned(),
         }
     }
 
     fn accepted() -> Accepted {
         Accepted {
+            claims: Vec::new(),
             namespace: "web".to_owned(),
             name: "front".to_owned(),
             uid: "u1".to_owned(),
@@ -257,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_must_know_is_told_and_nothing_else() {
+    fn only_events_that_an_operator_must_know_are_written() {
         use EventCode::*;
         for (code, from, to, reason) in [
             (ServiceState, "ok", "down", Some("ServiceWithoutBackends")),
@@ -272,16 +285,16 @@ mod tests {
             (CapacityShort, "ok", "full", Some("CapacityExhausted")),
             (CapacityBack, "full", "ok", None),
         ] {
-            let notice = read(&event(code, None, from, to), &[]);
-            assert_eq!(notice.map(|notice| notice.reason), reason, "{code:?} {from} {to}");
+            let event = convert(&event(code, None, from, to), &[]);
+            assert_eq!(event.map(|event| event.reason), reason, "{code:?} {from} {to}");
         }
     }
 
     #[test]
-    fn it_is_told_of_the_service_that_it_is_about() {
-        let about = |service| {
+    fn an_event_concerns_its_service_or_the_pod() {
+        let regarding = |service| {
             let event = event(EventCode::ServiceState, service, "ok", "down");
-            let reference = |notice: KubeEvent| {
+            let reference = |event: KubeEvent| {
                 let identity = Identity {
                     group: "finance".to_owned(),
                     namespace: "lb".to_owned(),
@@ -289,18 +302,18 @@ mod tests {
                     uid: None,
                     node: None,
                 };
-                let reference = notice.about.reference(&identity);
+                let reference = event.regarding.reference(&identity);
                 [reference.kind, reference.namespace, reference.name].map(Option::unwrap)
             };
-            reference(read(&event, &[accepted()]).unwrap())
+            reference(convert(&event, &[accepted()]).unwrap())
         };
-        assert_eq!(about(Some("front-https")), ["Service", "web", "front"]);
-        assert_eq!(about(Some("finance")), ["Pod", "lb", "lb-1"]);
-        assert_eq!(about(None), ["Pod", "lb", "lb-1"]);
+        assert_eq!(regarding(Some("front-https")), ["Service", "web", "front"]);
+        assert_eq!(regarding(Some("finance")), ["Pod", "lb", "lb-1"]);
+        assert_eq!(regarding(None), ["Pod", "lb", "lb-1"]);
     }
 
     #[test]
-    fn a_refusal_is_told_once_until_it_is_another_one() {
+    fn a_refusal_is_written_again_only_if_it_changed() {
         let refused = |message: &str| Refused {
             namespace: "web".to_owned(),
             name: "front".to_owned(),
@@ -310,38 +323,19 @@ mod tests {
         };
         let mut known = HashSet::new();
         let mut notes = |refused: &[Refused]| {
-            let news = news(refused, &mut known);
-            news.into_iter().map(|notice| notice.note).collect::<Vec<_>>()
+            let new = new_refusals(refused, &mut known);
+            new.into_iter().map(|event| event.note).collect::<Vec<_>>()
         };
         assert_eq!(notes(&[refused("a")]), ["PortConflict: a"]);
         assert!(notes(&[refused("a")]).is_empty());
         assert_eq!(notes(&[refused("a"), refused("b")]), ["PortConflict: b"]);
         assert!(notes(&[]).is_empty());
-        assert_eq!(
-            notes(&[refused("a")]),
-            ["PortConflict: a"],
-            "it was gone meanwhile"
-        );
+        assert_eq!(notes(&[refused("a")]), ["PortConflict: a"], "it had ended");
     }
 
     #[test]
-    fn notes_are_cut_between_letters() {
+    fn notes_are_shortened_between_characters() {
         assert_eq!(shortened(&"ä".repeat(600)).len(), 1000);
         assert_eq!(shortened("short"), "short");
-    }
-
-    #[test]
-    fn events_are_bounded_and_come_back_with_time() {
-        let start = Instant::now();
-        let mut budget = Budget::new(start);
-        let mut spent = |seconds| {
-            let now = start + Duration::from_secs(seconds);
-            (0..100).filter(|_| budget.spend(now)).count()
-        };
-        assert_eq!(spent(1), 20);
-        assert_eq!(spent(10), 0);
-        assert_eq!(spent(11), 1);
-        assert_eq!(spent(36), 2);
-        assert_eq!(spent(10_000), 20);
     }
 }

@@ -1,4 +1,4 @@
-//! Services of Kubernetes that the balancer serves, or not.
+//! What discovery decided about Services of Kubernetes.
 
 use std::sync::Arc;
 
@@ -6,22 +6,22 @@ use tokio::sync::watch;
 
 use crate::discovery::{Accepted, Refused, StaleStatus};
 
-/// All of them, as the discovery knows them now.
+/// The current decisions.
 #[derive(Debug, Clone)]
 pub struct KubeServices {
     pub accepted: watch::Receiver<Arc<Vec<Accepted>>>,
     pub refused: watch::Receiver<Arc<Vec<Refused>>>,
-    /// Those that are not served, and have the balancers' addresses in their status still.
-    pub left: watch::Receiver<Arc<Vec<StaleStatus>>>,
+    /// Services that are not served, but have balancers' addresses in their status.
+    pub stale: watch::Receiver<Arc<Vec<StaleStatus>>>,
 }
 
 impl KubeServices {
-    /// Where no Services are looked at.
+    /// For a balancer that serves no Services of Kubernetes.
     pub fn none() -> Self {
         Self {
             accepted: watch::Sender::default().subscribe(),
             refused: watch::Sender::default().subscribe(),
-            left: watch::Sender::default().subscribe(),
+            stale: watch::Sender::default().subscribe(),
         }
     }
 }

@@ -1,66 +1,76 @@
-//! Takes part in the election, and writes for the group while this balancer leads it.
+//! Writes for the group while this balancer leads it.
+//!
+//! The leader's Lease is renewed beside it (`campaign`): a slow write delays no renewal. A write that began while
+//! this balancer led ends before another balancer leads, because its time limit is less than what remains of the Lease
+//! after the leader has stopped.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use futures_util::StreamExt;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
 use vl3lb_common::Duration;
 
-use super::Shared;
-use super::api_calls::Resource;
+use super::api_calls::Role;
 use super::apply::Applier;
-use super::desired::{Balanced, GroupServices, Objects, PUBLISH, publishable};
-use super::election::{Election, Step};
+use super::campaign::Campaign;
+use super::changes::{self, Change};
+use super::context::Context;
+use super::desired::{BalancedService, Inputs, Objects, PUBLISH, publishable};
 use super::lease::Presence;
 use super::peer_set::PeerSet;
-use super::watching::{self, Change};
 use crate::discovery::{Accepted, StaleStatus};
 use crate::publisher::CurrentReceiver;
 
-/// How long to wait until the group is looked at again before it is known.
-const UNSETTLED: Duration = Duration::from_secs(1);
-
-/// What is told about where it cannot be done.
+/// The longest time for which writes go on without a look at what changed meanwhile.
+const ROUND: Duration = Duration::from_secs(5);
+/// The attempt that fails where a Service cannot be published.
 const PUBLISHING: &str = "publish services";
 
 /// Services of the balancer's namespace that are to be published, by name; `None` before the first list.
 type Published = Option<Arc<BTreeMap<String, Service>>>;
 
-/// What the leader writes about.
+/// What the written objects depend on.
 pub(super) struct Sources {
     pub(super) presence: watch::Receiver<Presence>,
     pub(super) current: CurrentReceiver,
     pub(super) accepted: watch::Receiver<Arc<Vec<Accepted>>>,
-    pub(super) left: watch::Receiver<Arc<Vec<StaleStatus>>>,
+    pub(super) stale: watch::Receiver<Arc<Vec<StaleStatus>>>,
 }
 
-/// Takes part until the balancer leaves; a leader then takes itself out of everything, and gives up
-/// leading.
-pub(super) async fn take_part(client: &Client, config: &kube::Config, shared: &Shared, sources: Sources) {
-    let (send, published) = watch::channel(None);
+/// Takes part in the election and writes for the group while it leads, until the balancer leaves the group. A leader
+/// then removes its own addresses first, and releases the Lease.
+pub(super) async fn run(client: &Client, config: &kube::Config, context: &Context, sources: Sources) {
+    let published = watch::Sender::default();
+    let stop = watch::Sender::new(false);
+    let final_term = watch::Sender::new(false);
+    let mut campaign = Campaign::new(client, context);
+    let participate = async {
+        let write = async {
+            let (published, final_term) = (published.subscribe(), final_term.subscribe());
+            write(client, context, sources, published, final_term).await;
+            stop.send_replace(true);
+        };
+        tokio::join!(campaign.run(stop.subscribe(), &final_term), write);
+        campaign.release().await;
+    };
     tokio::select! {
-        () = follow_published(config, shared, &send) => {}
-        () = lead(client, shared, sources, published) => {}
+        () = watch_published(config, context, &published) => {}
+        () = participate => {}
     }
 }
 
-/// Follows the Services that are to be published, for ever.
-async fn follow_published(config: &kube::Config, shared: &Shared, published: &watch::Sender<Published>) {
-    let namespace = &shared.identity.namespace;
-    let label = format!("{PUBLISH}=true");
-    let writes = Arc::clone(&shared.calls);
-    let what = "services to publish";
-    let changes = watching::follow::<Service>(config, namespace, &label, what, writes);
-    // Where Leases can be watched these can too: it is the same server and the same credentials.
+/// Watches the Services that are to be published. Never ends.
+async fn watch_published(config: &kube::Config, context: &Context, published: &watch::Sender<Published>) {
+    let namespace = &context.identity.namespace;
+    let labels = format!("{PUBLISH}=true");
+    let calls = Arc::clone(&context.calls);
+    let changes = changes::stream::<Service>(config, namespace, &labels, "services to publish", calls);
+    // The watch of Leases has the same server and credentials, and reports why it cannot start.
     let Ok(mut changes) = changes else {
         return std::future::pending().await;
     };
@@ -76,7 +86,7 @@ async fn follow_published(config: &kube::Config, shared: &Shared, published: &wa
             Change::Set(service) => {
                 services.insert(service.name_any(), service);
             }
-            Change::Gone(service) => {
+            Change::Removed(service) => {
                 services.remove(&service.name_any());
             }
         }
@@ -84,154 +94,106 @@ async fn follow_published(config: &kube::Config, shared: &Shared, published: &wa
     }
 }
 
-async fn lead(
+/// Brings the objects of the group in line with what is desired while this balancer leads, until it leaves.
+async fn write(
     client: &Client,
-    shared: &Shared,
+    context: &Context,
     mut sources: Sources,
     mut published: watch::Receiver<Published>,
+    mut final_term: watch::Receiver<bool>,
 ) {
-    let mut election = Election::new(shared.identity.clone(), Instant::now());
-    let mut group = shared.group.subscribe();
-    let mut balancers = shared.peers.subscribe();
-    let mut leave = shared.leave.subscribe();
-    let mut applier = Applier::default();
+    let mut term = context.term.subscribe();
+    let mut peers = context.peers.subscribe();
+    let mut leave = context.leave.subscribe();
+    let mut applier: Option<Applier> = None;
     loop {
         let leaving = *leave.borrow_and_update();
-        let settled = {
-            let group = group.borrow_and_update();
-            election.see(group.leader.as_ref(), Instant::now());
-            group.settled
-        };
-        let mut wait = UNSETTLED;
-        if settled && !leaving {
-            wait = elect(client, shared, &mut election).await;
+        if leaving {
+            // An acquisition that is in progress counts.
+            final_term.wait_for(|is_final| *is_final).await.ok();
         }
-        shared
-            .leads
-            .store(election.leads(Instant::now()), Ordering::Relaxed);
-        let known = balancers.borrow_and_update().clone();
-        let objects = wanted(shared, &mut sources, &known, &published.borrow_and_update());
-        if !election.leads(Instant::now()) {
-            applier = Applier::default();
-            shared.calls.note(PUBLISHING, None);
-        } else if let Some(objects) = objects {
-            // In time for the next renewal.
-            let end = Instant::now() + wait;
-            let may_write = || election.leads(Instant::now()) && (leaving || Instant::now() < end);
-            shared.calls.note(PUBLISHING, refused(&published.borrow()));
-            applier.find_left(&sources.left.borrow_and_update());
-            applier.write(client, shared, &objects, may_write).await;
-            wait = applier.next(Instant::now()).map_or(wait, |next| wait.min(next));
+        let leads = term.borrow_and_update().is_some_and(|end| Instant::now() < end);
+        let group = &context.identity.group;
+        if leads && applier.is_none() {
+            info!("this balancer leads group {group}");
+            applier = Some(Applier::default());
+        } else if !leads && applier.take().is_some() {
+            info!("this balancer leads group {group} no more");
+            context.calls.end_role(Role::Leader);
+        }
+        let known = peers.borrow_and_update().clone();
+        let objects = desired(context, &mut sources, &known, &published.borrow_and_update());
+        let mut wake = term.borrow().filter(|_| leads);
+        if let (Some(applier), Some(objects)) = (&mut applier, objects) {
+            let end = Instant::now() + ROUND;
+            let may_write = || {
+                let now = Instant::now();
+                context.leads(now) && (leaving || now < end)
+            };
+            let reason = not_publishable(&published.borrow());
+            context.calls.record(Role::Leader, PUBLISHING, reason);
+            let stale = sources.stale.borrow_and_update().clone();
+            applier.add_stale(&stale, &context.identity);
+            applier.write(client, context, objects, may_write).await;
+            wake = wake.into_iter().chain(applier.due()).min();
         }
         if leaving {
-            release(client, shared, &election).await;
-            shared.leads.store(false, Ordering::Relaxed);
+            context.calls.end_role(Role::Leader);
             return;
         }
         tokio::select! {
-            () = sleep(wait) => {}
-            Ok(()) = group.changed() => {}
-            Ok(()) = balancers.changed() => {}
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            Ok(()) = term.changed() => {}
+            Ok(()) = peers.changed() => {}
             Ok(()) = leave.changed() => {}
             Ok(()) = published.changed() => {}
             Ok(()) = sources.presence.changed() => {}
             Ok(()) = sources.current.changed() => {}
             Ok(()) = sources.accepted.changed() => {}
-            Ok(()) = sources.left.changed() => {}
+            Ok(()) = sources.stale.changed() => {}
         }
     }
 }
 
-/// Does what is to be done to lead. How long until there is something to do again.
-async fn elect(client: &Client, shared: &Shared, election: &mut Election) -> Duration {
-    let identity = &shared.identity;
-    let api = Api::<Lease>::namespaced(client.clone(), &identity.namespace);
-    let name = identity.leader_lease();
-    let attempt = format!("write lease {name} in namespace {}", identity.namespace);
-    let began = Instant::now();
-    let done = match election.step(began, SystemTime::now()) {
-        Step::Wait(time) => return time,
-        Step::Create(lease) => {
-            let params = PostParams::default();
-            let create = api.create(&params, &lease);
-            shared.calls.attempt(Resource::Leases, &attempt, create).await
-        }
-        Step::Replace(lease) => {
-            let params = PatchParams::default();
-            let patch = Patch::Merge(&lease);
-            let patch = api.patch(&name, &params, &patch);
-            shared.calls.attempt(Resource::Leases, &attempt, patch).await
-        }
-    };
-    let now = Instant::now();
-    match done {
-        Ok(lease) => election.wrote(lease, began, now),
-        Err(_) => election.failed(now),
-    }
-    match election.step(now, SystemTime::now()) {
-        Step::Wait(time) => time,
-        Step::Create(_) | Step::Replace(_) => Duration::ZERO,
-    }
+/// Why Services that are to be published are not; `None` if all are.
+fn not_publishable(published: &Published) -> Option<String> {
+    let services = published.iter().flat_map(|services| services.values());
+    let reasons = services.filter_map(|service| {
+        let reason = publishable(service).err()?;
+        Some(format!("service {}: {reason}", service.name_any()))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// Lets another one lead.
-async fn release(client: &Client, shared: &Shared, election: &Election) {
-    let identity = &shared.identity;
-    let Some(lease) = election.release(SystemTime::now()) else {
-        return;
-    };
-    let api = Api::<Lease>::namespaced(client.clone(), &identity.namespace);
-    let name = identity.leader_lease();
-    let attempt = format!("write lease {name} in namespace {}", identity.namespace);
-    let params = PatchParams::default();
-    let patch = Patch::Merge(&lease);
-    let patch = api.patch(&name, &params, &patch);
-    // Others take over as well when it is not renewed any more.
-    shared.calls.attempt(Resource::Leases, &attempt, patch).await.ok();
-}
-
-/// Why Services that are to be published are not.
-fn refused(published: &Published) -> Option<String> {
-    let refused: Vec<String> = published
-        .iter()
-        .flat_map(|services| services.values())
-        .filter_map(|service| {
-            let reason = publishable(service).err()?;
-            Some(format!("service {}: {reason}", service.name_any()))
-        })
-        .collect();
-    (!refused.is_empty()).then(|| refused.join("; "))
-}
-
-/// What should stand in Kubernetes now; `None` as long as not everything is known that it depends on.
-fn wanted(
-    shared: &Shared,
+/// The objects as they should be; `None` while an input is unknown.
+fn desired(
+    context: &Context,
     sources: &mut Sources,
-    balancers: &PeerSet,
+    peers: &PeerSet,
     published: &Published,
 ) -> Option<Objects> {
     let presence = sources.presence.borrow_and_update().clone();
     let current = sources.current.borrow_and_update().clone()?;
     let accepted = sources.accepted.borrow_and_update().clone();
     let published = published.as_ref()?;
-    let services: Vec<Balanced> = current
+    let services: Vec<BalancedService> = current
         .directory
         .live_services()
-        .map(|service| Balanced {
+        .map(|service| BalancedService {
             name: service.name.clone(),
             protocol: service.protocol,
             port: service.port,
         })
         .collect();
-    let stays = presence.ready && !balancers.leaving;
-    let own: &[IpAddr] = if stays { &presence.addresses } else { &[] };
-    let known = GroupServices {
-        identity: &shared.identity,
-        own,
-        balancers,
+    let serves = presence.ready && !peers.is_withdrawn();
+    let inputs = Inputs {
+        identity: &context.identity,
+        own: if serves { &presence.addresses } else { &[] },
+        peers,
         services: &services,
     };
-    let mut objects = known.statuses(&accepted);
-    objects.extend(known.slices(published.values()));
+    let mut objects = inputs.statuses(&accepted);
+    objects.extend(inputs.slices(published.values()));
     Some(objects)
 }

@@ -1,7 +1,5 @@
-//! A balancer's Lease (`coordination.k8s.io/v1`): what it says of itself, and how the others read it.
-//!
-//! The name is that of the pod, the label `vl3-lb.io/group` says whose peer it is, and annotations say
-//! where it can be reached and for which services.
+//! The format of a balancer's Lease (`coordination.k8s.io/v1`): its name is that of the pod, the label
+//! `vl3-lb.io/group` names the group, and annotations hold addresses, services and readiness.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use k8s_openapi::jiff::Timestamp;
 use vl3lb_common::Duration;
 
-use super::Identity;
+use super::identity::Identity;
 use crate::config::unicast;
 
 /// The label that balancers of one group share.
@@ -21,25 +19,25 @@ const ADDRESSES: &str = "vl3-lb.io/addresses";
 const SERVICES: &str = "vl3-lb.io/services";
 const READY: &str = "vl3-lb.io/ready";
 
-/// A balancer that was not heard of for so long is dead.
+/// A balancer whose Lease has not changed for this long is dead.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
-/// Durations of other balancers that are believed, in seconds.
+/// Accepted durations of other balancers' Leases, in seconds.
 const DURATIONS: std::ops::RangeInclusive<i32> = 3..=600;
-/// Addresses of a balancer that are believed.
+/// Accepted addresses of one balancer.
 const MOST_ADDRESSES: usize = 16;
 
-/// What a balancer says of itself.
+/// What a balancer publishes of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Presence {
-    /// Whether new flows can be sent to it.
+    /// Whether it accepts new flows.
     pub(super) ready: bool,
-    /// Where it balances, both families.
+    /// The addresses of its services, both families.
     pub(super) addresses: Vec<IpAddr>,
-    /// What it balances, by name.
+    /// The names of its services.
     pub(super) services: BTreeSet<String>,
 }
 
-/// The Lease with which `identity` says `presence` at `now`, to be applied as a whole.
+/// The Lease of `identity` at `now`, to be applied as a whole.
 pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration, now: SystemTime) -> Lease {
     let addresses: Vec<String> = presence.addresses.iter().map(ToString::to_string).collect();
     let services: Vec<&str> = presence.services.iter().map(String::as_str).collect();
@@ -48,7 +46,7 @@ pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration
         (SERVICES, services.join(",")),
         (READY, presence.ready.to_string()),
     ];
-    // Collected with the pod, if that is killed.
+    // Garbage-collected with the pod.
     let owner = identity.uid.as_ref().map(|uid| OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
@@ -74,18 +72,18 @@ pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration
     }
 }
 
-/// What others know of a balancer from its Lease.
+/// A balancer's Lease, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PeerLease {
     pub(super) name: String,
     pub(super) presence: Presence,
     pub(super) duration: Duration,
-    /// Changes whenever the balancer says that it is alive; compared, and never with a clock.
+    /// Changes with each renewal. Compared with earlier values only, never with a clock.
     pub(super) renewed: Option<Timestamp>,
 }
 
 impl PeerLease {
-    /// What `lease` says. What is malformed counts as not said.
+    /// Reads `lease`; malformed values count as absent.
     pub(super) fn read(lease: &Lease) -> Self {
         let annotations = lease.metadata.annotations.as_ref();
         let items = |key: &str| {
@@ -116,12 +114,12 @@ impl PeerLease {
     }
 }
 
-/// A time as the API has it, in microseconds.
+/// A time in the API's resolution of microseconds.
 pub(super) fn micro_time(time: SystemTime) -> MicroTime {
     MicroTime(Timestamp::try_from(time).unwrap_or_default())
 }
 
-/// A duration as Leases have it.
+/// A duration in the Lease's whole seconds.
 pub(super) fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
 }
@@ -135,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_understood() {
+    fn a_written_lease_reads_back() {
         let identity = Identity {
             group: "finance".to_owned(),
             namespace: "web".to_owned(),
@@ -173,19 +171,19 @@ mod tests {
                 },
             })
         );
-        let sighting = PeerLease::read(&lease);
-        assert_eq!(sighting.presence, presence);
-        assert_eq!((sighting.name.as_str(), sighting.duration), ("lb-1", DURATION));
-        assert!(sighting.renewed.is_some());
+        let read_back = PeerLease::read(&lease);
+        assert_eq!(read_back.presence, presence);
+        assert_eq!((read_back.name.as_str(), read_back.duration), ("lb-1", DURATION));
+        assert!(read_back.renewed.is_some());
     }
 
     #[test]
-    fn what_is_malformed_counts_as_not_said() {
+    fn malformed_values_count_as_absent() {
         let read = |annotations: serde_json::Value, spec: serde_json::Value| {
             let lease = json!({"metadata": {"name": "x", "annotations": annotations}, "spec": spec});
             PeerLease::read(&serde_json::from_value(lease).unwrap())
         };
-        let sighting = read(
+        let read_back = read(
             json!({
                 ADDRESSES: "127.0.0.1, 224.0.0.1,172.16.1.9,,nonsense",
                 READY: "True",
@@ -193,14 +191,14 @@ mod tests {
             json!({"leaseDurationSeconds": -5}),
         );
         assert_eq!(
-            sighting.presence.addresses,
+            read_back.presence.addresses,
             ["172.16.1.9".parse::<IpAddr>().unwrap()]
         );
-        assert!(!sighting.presence.ready);
-        assert_eq!(sighting.duration, Duration::from_secs(3));
-        let sighting = read(json!({}), json!({}));
+        assert!(!read_back.presence.ready);
+        assert_eq!(read_back.duration, Duration::from_secs(3));
+        let read_back = read(json!({}), json!({}));
         assert_eq!(
-            (sighting.presence, sighting.duration),
+            (read_back.presence, read_back.duration),
             (Presence::default(), DURATION)
         );
     }

@@ -1,59 +1,59 @@
-//! The group as the rest of the process asks about it, and leaves it.
+//! The group as seen from the rest of the process.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tracing::warn;
 use vl3lb_common::Duration;
 
-use super::Shared;
+use super::context::Context;
 use super::election::holder;
 use super::peer_set::{Peer, PeerSet, PeersReceiver};
 use crate::api;
 
-/// A balancer that leaves does not wait longer than this for the API server.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// The longest wait for the API server when leaving.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Those who ask about the group, or leave it.
+/// A handle to query the group, and to leave it.
 #[derive(Debug, Clone)]
-pub struct Membership(pub(super) Arc<Shared>);
+pub struct Membership(pub(super) Arc<Context>);
 
 impl Membership {
-    /// The balancers of the group, for who answers with their addresses.
+    /// The other balancers of the group.
     pub fn peers(&self) -> PeersReceiver {
         self.0.peers.subscribe()
     }
 
-    /// Everything there is to tell about the group.
+    /// The group's part of a report.
     pub fn report(&self) -> api::PeerGroup {
-        let shared = &self.0;
-        let leader = shared.group.borrow().leader.clone();
-        let balancers = shared.peers.borrow().clone();
+        let context = &self.0;
+        let leader = context.group.borrow().leader.clone();
+        let set = context.peers.borrow().clone();
         api::PeerGroup {
-            group: shared.identity.group.clone(),
-            name: shared.identity.pod.clone(),
+            group: context.identity.group.clone(),
+            name: context.identity.pod.clone(),
             leader: leader.as_ref().and_then(|lease| holder(lease).map(str::to_owned)),
-            leads: shared.leads.load(Ordering::Relaxed),
-            peers: balancers.peers.iter().map(Peer::report).collect(),
-            writes: shared.calls.counts(),
-            troubles: shared.calls.troubles(),
+            leads: context.leads(Instant::now()),
+            peers: set.peers.iter().map(Peer::report).collect(),
+            writes: context.calls.counts(),
+            troubles: context.calls.troubles(),
         }
     }
 
-    /// Leaves the group: from now on others are answered with instead, and they are told, if the API
-    /// server can be reached within a moment. Whether there are any that are ready.
+    /// Leaves the group: DNS answers name its peers instead of this balancer, and the peers learn it from the Lease,
+    /// if the API server can be reached within two seconds. Returns whether any peer is ready.
     pub async fn leave(&self) -> bool {
-        self.0.peers.send_modify(|balancers| {
-            *balancers = Arc::new(PeerSet {
-                peers: balancers.peers.clone(),
+        self.0.peers.send_modify(|set| {
+            *set = Arc::new(PeerSet {
                 leaving: true,
+                ..PeerSet::clone(set)
             });
         });
         self.0.leave.send_replace(true);
         let mut left = self.0.left.subscribe();
-        let told = timeout(FAREWELL, left.wait_for(|left| *left)).await;
-        if told.is_err() {
-            tracing::warn!(
+        let done = timeout(LEAVE_LIMIT, left.wait_for(|left| *left)).await;
+        if done.is_err() {
+            warn!(
                 "leave group {}: the API server does not answer",
                 self.0.identity.group
             );

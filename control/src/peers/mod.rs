@@ -1,29 +1,34 @@
-//! Several balancers with the same configuration, and what they write to Kubernetes.
+//! Balancers of one group: they share a configuration, answer DNS with each other's addresses, and one of them writes to
+//! Kubernetes for all.
 //!
-//! Each balancer of a group keeps a Lease that says where it is, and watches those of the others. So
-//! every balancer's name server can answer with all of them, and one that shuts down leaves the answers
-//! before it stops serving. No write is ever needed to serve: what cannot be written is shown and tried
-//! again.
+//! Each balancer keeps a Lease with its addresses, services and readiness, and watches those of its peers. A balancer
+//! that is not ready or shuts down leaves the peers' DNS answers within seconds. Serving depends on none of this: a
+//! failed call is shown and repeated.
 //!
 //! | idea | file |
 //! |---|---|
 //! | this balancer's pod and group | `identity` |
 //! | format of a balancer's Lease | `lease` |
 //! | renews and deletes this balancer's Lease | `own_lease` |
-//! | watches the Leases of the group | `lease_watch` |
+//! | watches the Leases of the group | `lease_watch`, `group` |
 //! | which peers are alive | `liveness`, `peer_set` |
 //! | handle for the rest of the process | `membership` |
-//! | leader election | `election`, `leadership` |
-//! | desired status of Services and EndpointSlices | `desired` |
-//! | writes those that differ | `apply` |
-//! | Kubernetes Events | `kube_events`, `kube_services` |
+//! | leader election | `election`, `campaign` |
+//! | what the leader writes: status of Services, EndpointSlices | `leadership`, `desired`, `apply` |
+//! | Kubernetes Events | `kube_events`, `event_queue`, `kube_services` |
 //! | time limit, counts and failures of API calls | `api_calls` |
-//! | watch stream | `watching` |
+//! | watch of a small collection | `changes` |
+//! | state that these share | `context` |
 
 mod api_calls;
 mod apply;
+mod campaign;
+mod changes;
+mod context;
 mod desired;
 mod election;
+mod event_queue;
+mod group;
 mod identity;
 mod kube_events;
 mod kube_services;
@@ -36,10 +41,8 @@ mod own_lease;
 mod peer_set;
 #[cfg(test)]
 mod tests;
-mod watching;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -55,100 +58,96 @@ pub use kube_services::KubeServices;
 pub use membership::Membership;
 pub use peer_set::{Peer, PeerSet, PeersReceiver};
 
-use api_calls::ApiCalls;
+use api_calls::Role;
+use context::Context;
 use leadership::Sources;
 use lease::Presence;
-use lease_watch::GroupState;
 
-/// How often to look whether the balancer is ready.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long until a missing kubeconfig or service account is looked for again.
+/// How often readiness is checked.
+const READINESS_CHECK: Duration = Duration::from_secs(1);
+/// The pause before a missing kubeconfig or service account is looked for again.
 const REOPEN: Duration = Duration::from_secs(5);
 
-/// This balancer among its peers, for as long as it runs.
+/// This balancer's part in the group, for as long as it runs.
 pub struct Peers {
     server: Server,
     current: CurrentReceiver,
     services: KubeServices,
-    shared: Arc<Shared>,
+    context: Arc<Context>,
 }
 
 impl std::fmt::Debug for Peers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Peers")
-            .field("identity", &self.shared.identity)
+            .field("identity", &self.context.identity)
             .finish_non_exhaustive()
     }
 }
 
-/// What the parts of this module, and those who ask it, have in common.
-#[derive(Debug)]
-struct Shared {
-    identity: Identity,
-    calls: Arc<ApiCalls>,
-    events: Arc<Events>,
-    peers: watch::Sender<Arc<PeerSet>>,
-    group: watch::Sender<GroupState>,
-    /// Whether this balancer writes for the group.
-    leads: AtomicBool,
-    /// Whether this balancer leaves.
-    leave: watch::Sender<bool>,
-    /// Whether it has left, as far as the API server could be told.
-    left: watch::Sender<bool>,
-}
-
 impl Peers {
-    /// The balancer `identity`, which balances what `current` says; `services` are those of Kubernetes that
-    /// it serves, `events` is what Kubernetes is told of, and who comes and goes is told there. The API server and the credentials are those of a kubeconfig
-    /// (KUBECONFIG), else of the pod's service account.
+    /// The balancer `identity`, which serves `current`. `services` are the Services of Kubernetes that discovery
+    /// decided about. `events` are written as Kubernetes Events, and peers that join or leave are added to them. API
+    /// server and credentials are those of a kubeconfig (KUBECONFIG), else of the pod's service account.
     pub fn new(
         identity: Identity,
         current: CurrentReceiver,
         services: KubeServices,
         events: Arc<Events>,
     ) -> (Self, Membership) {
-        let group = GroupState {
-            leader: None,
-            settled: false,
-            pace: (lease::DURATION / 3, lease::DURATION),
-        };
-        let shared = Arc::new(Shared {
-            identity,
-            calls: Arc::default(),
-            events,
-            peers: watch::channel(Arc::default()).0,
-            group: watch::channel(group).0,
-            leads: AtomicBool::new(false),
-            leave: watch::channel(false).0,
-            left: watch::channel(false).0,
-        });
+        let context = Arc::new(Context::new(identity, events));
         let peers = Self {
             server: Server::Inferred,
             current,
             services,
-            shared: Arc::clone(&shared),
+            context: Arc::clone(&context),
         };
-        (peers, Membership(shared))
+        (peers, Membership(context))
     }
 
-    /// Another API server than that.
+    /// With another API server.
     #[must_use]
     pub fn with_server(mut self, server: kube::Config) -> Self {
         self.server = Server::Given(Box::new(server));
         self
     }
 
-    /// Takes part in the group until the balancer has left it, and then follows it still. `ready` says
-    /// whether new flows can be sent here.
-    pub async fn run(mut self, ready: impl Fn() -> bool + Send) {
-        let (say, presence) = watch::channel(Presence::default());
-        let shared = Arc::clone(&self.shared);
-        let (config, client) = self.open().await;
-        let follow = async {
+    /// Takes part in the group until the balancer has left it, and watches it from then on. Never ends. `ready`
+    /// returns whether this balancer accepts new flows.
+    pub async fn run(self, ready: impl Fn() -> bool + Send) {
+        let (presence, receiver) = watch::channel(Presence::default());
+        tokio::join!(self.check_readiness(ready, presence), self.participate(receiver));
+    }
+
+    /// Publishes in `presence` what the Lease is to contain. Never ends.
+    async fn check_readiness(&self, ready: impl Fn() -> bool + Send, presence: watch::Sender<Presence>) {
+        let mut current = self.current.clone();
+        loop {
+            let ready = ready();
+            self.context.peers.send_if_modified(|set| {
+                let changed = set.not_ready == ready;
+                if changed {
+                    Arc::make_mut(set).not_ready = !ready;
+                }
+                changed
+            });
+            let now = Presence::of(current.borrow_and_update().as_deref(), ready);
+            presence.send_if_modified(|published| std::mem::replace(published, now.clone()) != now);
+            tokio::select! {
+                () = sleep(READINESS_CHECK) => {}
+                Ok(()) = current.changed() => {}
+            }
+        }
+    }
+
+    /// Everything that needs the API server. Never ends.
+    async fn participate(&self, presence: watch::Receiver<Presence>) {
+        let context = &*self.context;
+        let (config, client) = self.connect().await;
+        let watch_leases = async {
             loop {
-                let error = lease_watch::follow(&config, &shared).await.err();
-                let reason = error.map(|error| error.to_string());
-                shared.calls.note("watch leases", reason);
+                let failure = lease_watch::run(&config, context).await.err();
+                let reason = failure.map(|error| error.to_string());
+                context.calls.record(Role::Member, "watch leases", reason);
                 sleep(REOPEN).await;
             }
         };
@@ -156,43 +155,38 @@ impl Peers {
             presence: presence.clone(),
             current: self.current.clone(),
             accepted: self.services.accepted.clone(),
-            left: self.services.left.clone(),
+            stale: self.services.stale.clone(),
         };
-        let part = async {
-            let lead = leadership::take_part(&client, &config, &shared, sources);
-            tokio::join!(own_lease::keep(&client, &shared, presence), lead);
-            shared.left.send_replace(true);
+        let until_left = async {
+            tokio::join!(
+                own_lease::renew(&client, context, presence),
+                leadership::run(&client, &config, context, sources),
+            );
+            context.left.send_replace(true);
         };
-        let look = async {
-            loop {
-                let now = Presence::of(self.current.borrow_and_update().as_deref(), ready());
-                say.send_if_modified(|said| std::mem::replace(said, now.clone()) != now);
-                tokio::select! {
-                    () = sleep(LOOK) => {}
-                    Ok(()) = self.current.changed() => {}
-                }
-            }
-        };
-        let tell = kube_events::run(&client, &shared, shared.events.subscribe(), self.services.clone());
-        tokio::join!(follow, part, look, tell);
+        let events = kube_events::run(
+            &client,
+            context,
+            context.events.subscribe(),
+            self.services.clone(),
+        );
+        tokio::join!(watch_leases, until_left, events);
     }
 
-    /// The way to the API server, tried until there is one.
-    async fn open(&self) -> (kube::Config, Client) {
+    /// The connection to the API server, attempted until it succeeds.
+    async fn connect(&self) -> (kube::Config, Client) {
         let attempt = "find the Kubernetes API server";
         loop {
-            let opened = self.server.config().await.and_then(|config| {
-                let client = client(&config)?;
-                Ok((config, client))
-            });
-            let error = match opened {
-                Ok(opened) => {
-                    self.shared.calls.note(attempt, None);
-                    return opened;
+            let connected = self.server.config().await;
+            let connected = connected.and_then(|config| Ok((client(&config)?, config)));
+            let reason = match connected {
+                Ok((client, config)) => {
+                    self.context.calls.record(Role::Member, attempt, None);
+                    return (config, client);
                 }
-                Err(error) => error,
+                Err(error) => error.to_string(),
             };
-            self.shared.calls.note(attempt, Some(error.to_string()));
+            self.context.calls.record(Role::Member, attempt, Some(reason));
             sleep(REOPEN).await;
         }
     }

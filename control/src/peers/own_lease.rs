@@ -1,4 +1,4 @@
-//! Keeps this balancer's own Lease, and takes it away when the balancer leaves.
+//! Renews this balancer's own Lease, and deletes it when the balancer leaves the group.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -11,18 +11,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 use vl3lb_common::Duration;
 
-use super::Shared;
-use super::api_calls::{Backoff, Resource, WriteError};
+use super::api_calls::{Backoff, Call, CallError, Resource, Role};
+use super::context::Context;
 use super::lease::{self, Presence};
 use crate::kubernetes::names::MANAGER;
 use crate::publisher::Current;
 use crate::state::ServiceEntry;
 
-/// Two writes are at least this far apart, whatever changes.
-const APART: Duration = Duration::from_secs(1);
+/// The shortest time between two writes.
+const SPACING: Duration = Duration::from_secs(1);
 
 impl Presence {
-    /// Of a balancer that balances what `current` says.
+    /// Of a balancer that serves `current`.
     pub(super) fn of(current: Option<&Current>, ready: bool) -> Self {
         let Some(current) = current else {
             return Self::default();
@@ -39,24 +39,24 @@ impl Presence {
     }
 }
 
-/// ApiCalls the Lease whenever it is due or `presence` changes, until the balancer leaves.
-pub(super) async fn keep(client: &Client, shared: &Shared, mut presence: watch::Receiver<Presence>) {
-    let identity = &shared.identity;
+/// Writes the Lease when it is due or `presence` changes, until the balancer leaves the group.
+pub(super) async fn renew(client: &Client, context: &Context, mut presence: watch::Receiver<Presence>) {
+    let identity = &context.identity;
     let api = Api::<Lease>::namespaced(client.clone(), &identity.namespace);
     let attempt = format!("apply lease {} in namespace {}", identity.pod, identity.namespace);
+    let call = Call::write(Role::Member, Resource::Leases, &attempt);
     let params = PatchParams::apply(MANAGER).force();
-    let mut leave = shared.leave.subscribe();
+    let mut leave = context.leave.subscribe();
     let mut backoff = Backoff::default();
-    while !*leave.borrow_and_update() {
-        let (period, duration) = shared.group.borrow().pace;
-        let said = presence.borrow_and_update().clone();
-        let lease = lease::write(identity, &said, duration, SystemTime::now());
+    while !*leave.borrow() {
+        let (period, duration) = context.group.borrow().pace;
+        let current = presence.borrow_and_update().clone();
+        let lease = lease::write(identity, &current, duration, SystemTime::now());
         let began = Instant::now();
         let patch = Patch::Apply(&lease);
         let write = api.patch(&identity.pod, &params, &patch);
-        // Waited for also when leaving: a Lease that arrives after its deletion would be believed.
-        let done = shared.calls.attempt(Resource::Leases, &attempt, write).await;
-        let pause = match done {
+        // Awaited also when leaving: a Lease written after its deletion would be believed.
+        let pause = match context.calls.run(call, write).await {
             Ok(_) => {
                 backoff.succeeded();
                 period
@@ -65,18 +65,22 @@ pub(super) async fn keep(client: &Client, shared: &Shared, mut presence: watch::
         };
         tokio::select! {
             () = sleep(pause) => {}
-            Ok(()) = presence.changed() => sleep_until(began + APART).await,
-            Ok(()) = leave.changed() => {}
+            Ok(()) = presence.changed() => tokio::select! {
+                () = sleep_until(began + SPACING) => {}
+                Ok(()) = leave.changed() => break,
+            },
+            Ok(()) = leave.changed() => break,
         }
     }
     let attempt = format!(
         "delete lease {} in namespace {}",
         identity.pod, identity.namespace
     );
+    let call = Call::write(Role::Member, Resource::Leases, &attempt);
     let params = DeleteParams::default();
     let delete = api.delete(&identity.pod, &params);
-    match shared.calls.attempt(Resource::Leases, &attempt, delete).await {
-        Ok(_) | Err(WriteError::Absent) => {}
-        Err(_) => warn!("{attempt}: not done; others believe in this balancer until its Lease is over"),
+    match context.calls.run(call, delete).await {
+        Ok(_) | Err(CallError::NotFound(_)) => {}
+        Err(_) => warn!("{attempt}: failed; peers answer with this balancer until its Lease expires"),
     }
 }

@@ -1,30 +1,30 @@
-//! The balancers of a group as the rest of the program sees them.
+//! The other balancers of a group, as the rest of the process sees them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::api;
 use tokio::sync::watch;
+
+use crate::api;
 
 /// Another balancer of the group that is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The name of its pod.
     pub name: String,
-    /// Whether new flows can be sent to it.
+    /// Whether it accepts new flows.
     pub ready: bool,
-    /// Where it balances, both families.
+    /// The addresses of its services, both families.
     pub addresses: Vec<IpAddr>,
-    /// The names of what it balances.
+    /// The names of its services.
     pub services: BTreeSet<String>,
     /// Since when it is known to be alive.
     pub since: SystemTime,
 }
 
 impl Peer {
-    /// As it is shown.
     pub(super) fn report(&self) -> api::Peer {
         api::Peer {
             name: self.name.clone(),
@@ -35,26 +35,33 @@ impl Peer {
     }
 }
 
-/// The group, without this balancer itself.
+/// The group without this balancer, and whether its peers take this balancer's place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerSet {
     /// Those that are alive, by name.
     pub peers: Vec<Peer>,
-    /// This balancer is on its way out: others take its place wherever there are any.
+    /// This balancer is leaving the group.
     pub leaving: bool,
+    /// This balancer does not accept new flows: it has no interface, no carrier or no services yet.
+    pub not_ready: bool,
 }
 
-/// The newest; borrow it shortly, or clone the `Arc`.
+/// Borrow it briefly, or clone the `Arc`.
 pub type PeersReceiver = watch::Receiver<Arc<PeerSet>>;
 
 impl PeerSet {
-    /// Where new flows of `service` can go: to `own`, the addresses of this balancer, and to those of
-    /// its peers that balance it. Each once.
+    /// Whether new flows should go to peers, where there are any that are ready.
+    pub const fn is_withdrawn(&self) -> bool {
+        self.leaving || self.not_ready
+    }
+
+    /// The addresses for new flows of `service`: `own`, those of this balancer, and those of ready peers that serve it.
+    /// Each once. Of a family that no such peer has, `own` stays even if this balancer is withdrawn.
     pub fn addresses_of(&self, service: &str, own: &[IpAddr]) -> Vec<IpAddr> {
         self.addresses_of_all([service], own)
     }
 
-    /// As [`Self::addresses_of`], of those that balance all of `services`.
+    /// As [`Self::addresses_of`], of peers that serve all of `services`.
     pub fn addresses_of_all<'a>(
         &self,
         services: impl IntoIterator<Item = &'a str> + Clone,
@@ -72,8 +79,7 @@ impl PeerSet {
             .collect();
         let mut addresses = Vec::with_capacity(own.len() + peers.len());
         for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
-            // Who leaves is still better than nobody.
-            let replaced = self.leaving && peers.iter().any(family);
+            let replaced = self.is_withdrawn() && peers.iter().any(family);
             let own = own.iter().filter(|_| !replaced);
             for address in own.chain(&peers).filter(|address| family(address)) {
                 if !addresses.contains(address) {
@@ -104,9 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_where_it_is_balanced() {
+    fn the_addresses_of_a_service_are_those_of_ready_peers_that_serve_it() {
         let balancers = |leaving| PeerSet {
             leaving,
+            not_ready: false,
             peers: vec![
                 peer("a", true, &["10.0.0.2", "fd00::2"], &["finance", "dns"]),
                 peer("b", false, &["10.0.0.3"], &["finance"]),

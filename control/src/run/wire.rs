@@ -203,7 +203,7 @@ fn discover(
             let services = KubeServices {
                 accepted: source.accepted(),
                 refused: source.refused(),
-                left: source.stale_statuses(),
+                stale: source.stale_statuses(),
             };
             tasks.spawn("discovery", source.run(desired, status));
             Found {

@@ -14,6 +14,7 @@ use super::inventory::Key;
 use super::locality::Distribution;
 use super::service::{Port, Reason, ServiceRecord};
 use crate::config;
+use crate::kubernetes::ingress::IngressClaim;
 
 /// The longest DNS label (RFC 1035 section 2.3.4).
 const LONGEST_NAME: usize = 63;
@@ -31,6 +32,8 @@ pub struct Accepted {
     pub load_balancer: bool,
     /// The names of its services in the balancer, one for each port.
     pub services: Vec<String>,
+    /// The addresses in its status, by group.
+    pub claims: Vec<IngressClaim>,
 }
 
 /// Something that a Service asks for and does not get. If the Service is not among those accepted, nothing of it
@@ -46,11 +49,15 @@ pub struct Refused {
     pub message: String,
 }
 
-/// A Service that no balancer serves, whose status still lists addresses that a balancer wrote.
+/// A Service that this balancer does not serve, and that has addresses of balancers in its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleStatus {
     pub namespace: String,
     pub name: String,
+    /// The addresses in its status, by group.
+    pub claims: Vec<IngressClaim>,
+    /// Whether no balancer may serve it, whatever its configuration; otherwise another group may.
+    pub unserved: bool,
 }
 
 /// A Service with the ports that are served, each under its name.
@@ -139,11 +146,9 @@ impl Admission {
         }
         let mut decision = Decision::default();
         for record in ordered {
-            if record.has_stale_status() {
-                decision.stale_statuses.push(StaleStatus {
-                    namespace: record.namespace.clone(),
-                    name: record.name.clone(),
-                });
+            let unserved = record.has_stale_status();
+            if unserved {
+                decision.stale_statuses.push(StaleStatus::new(record, unserved));
             }
             if !record.enabled {
                 continue;
@@ -153,7 +158,12 @@ impl Admission {
                 Ok(admitted) => {
                     decision.admitted.insert(record.key(), admitted);
                 }
-                Err(reason) => reasons.push(reason),
+                Err(reason) => {
+                    reasons.push(reason);
+                    if !unserved && !record.claims.is_empty() {
+                        decision.stale_statuses.push(StaleStatus::new(record, unserved));
+                    }
+                }
             }
             decision
                 .refused
@@ -303,6 +313,18 @@ impl Admitted {
             uid: self.record.uid.to_string(),
             load_balancer: self.record.load_balancer,
             services: self.ports.iter().map(|(_, name)| name.clone()).collect(),
+            claims: self.record.claims.clone(),
+        }
+    }
+}
+
+impl StaleStatus {
+    fn new(record: &ServiceRecord, unserved: bool) -> Self {
+        Self {
+            namespace: record.namespace.clone(),
+            name: record.name.clone(),
+            claims: record.claims.clone(),
+            unserved,
         }
     }
 }

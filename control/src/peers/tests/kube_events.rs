@@ -1,4 +1,4 @@
-//! What Kubernetes is told as Events.
+//! Kubernetes Events.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::server::ApiServer;
 use crate::discovery::{Accepted, Refused};
 use crate::observe::events::Event;
 
-/// A service that has no backends any more.
+/// The event of a service without backends.
 fn down(service: &str) -> Event {
     let text = format!("service {service}: no backend up");
     Event::warn(EventCode::ServiceState, text)
@@ -18,7 +18,7 @@ fn down(service: &str) -> Event {
         .transition("ok", "down")
 }
 
-/// Waits until there are so many Events.
+/// Waits until there are `count` Events.
 async fn events(server: &ApiServer, count: usize) -> Vec<Value> {
     let found = |server: &ApiServer| {
         let events = server.objects("events");
@@ -32,6 +32,7 @@ async fn an_event_is_about_the_service_or_the_balancer() {
     let server = ApiServer::start().await;
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     a.accepted.send_replace(Arc::new(vec![Accepted {
+        claims: Vec::new(),
         namespace: "shop".to_owned(),
         name: "front".to_owned(),
         uid: "uid-front".to_owned(),
@@ -76,7 +77,7 @@ async fn an_event_is_about_the_service_or_the_balancer() {
 }
 
 #[tokio::test]
-async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
+async fn repeated_events_become_one_and_a_rejected_event_waits() {
     let server = ApiServer::start().await;
     server.refuse("create", "events", 403);
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
@@ -97,7 +98,7 @@ async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
             (events[0]["series"]["count"] == 2).then_some(())
         })
         .await;
-    // Somebody deletes it, and it is told anew.
+    // Another client deletes it, and it is created again.
     let name = server.objects("events")[0]["metadata"]["name"]
         .as_str()
         .unwrap()
@@ -105,4 +106,71 @@ async fn repeated_events_become_one_and_what_cannot_be_told_waits() {
     server.remove("events", "web", &name);
     a.events.emit(down("finance"));
     assert_eq!(events(&server, 1).await[0]["series"], Value::Null);
+}
+
+/// A Service of Kubernetes in `namespace` that became the service of its name.
+fn accepted(namespace: &str, name: &str) -> Accepted {
+    Accepted {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        load_balancer: false,
+        services: vec![name.to_owned()],
+        claims: Vec::new(),
+    }
+}
+
+/// How many Events were dropped.
+fn dropped(balancer: &Balancer) -> u64 {
+    let writes = balancer.membership.report().writes.into_iter();
+    let mut dropped = writes.filter(|count| (&*count.resource, &*count.result) == ("events", "dropped"));
+    dropped.next().unwrap().writes_total
+}
+
+#[tokio::test]
+async fn a_namespace_that_rejects_events_delays_no_other() {
+    let server = ApiServer::start().await;
+    server.refuse_in("shop", "create", "events", 403);
+    let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
+    let services = vec![accepted("shop", "front"), accepted("web", "back")];
+    a.accepted.send_replace(Arc::new(services));
+    a.events.emit(down("front"));
+    server
+        .wait("an attempt", |server| {
+            (!server.requests("create", "events").is_empty()).then_some(())
+        })
+        .await;
+    a.events.emit(down("back"));
+    let written = events(&server, 1).await;
+    assert_eq!(written[0]["regarding"]["name"], "back");
+    assert!(a.trouble("write events in namespace shop").is_some());
+    server.refuse_in("shop", "create", "events", 0);
+    events(&server, 2).await;
+    server
+        .wait("the failure to end", |_| {
+            a.trouble("write events in namespace shop")
+                .is_none()
+                .then_some(())
+        })
+        .await;
+    assert_eq!(dropped(&a), 0);
+}
+
+#[tokio::test]
+async fn an_event_of_a_deleted_namespace_is_dropped_and_counted() {
+    let server = ApiServer::start().await;
+    server.refuse_in("shop", "create", "events", 404);
+    let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
+    let services = vec![accepted("shop", "front"), accepted("web", "back")];
+    a.accepted.send_replace(Arc::new(services));
+    a.events.emit(down("front"));
+    server
+        .wait("the event to be dropped", |_| (dropped(&a) == 1).then_some(()))
+        .await;
+    a.events.emit(down("back"));
+    events(&server, 1).await;
+    assert!(
+        server.requests("create", "events").len() <= 3,
+        "not repeated for ever"
+    );
 }

@@ -19,22 +19,27 @@ use crate::observe::report::fixture;
 use crate::publisher::Current;
 use server::ApiServer;
 
-/// A balancer of group `finance` in namespace `web` that balances finance, dns and ledger.
+/// A balancer of group `finance` in namespace `web` with the services finance, dns and ledger.
 struct Balancer {
     membership: Membership,
     current: watch::Sender<Option<Arc<Current>>>,
     ready: Arc<AtomicBool>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
-    left: watch::Sender<Arc<Vec<StaleStatus>>>,
+    stale: watch::Sender<Arc<Vec<StaleStatus>>>,
     events: Arc<Events>,
     running: JoinHandle<()>,
 }
 
 impl Balancer {
     fn start(server: &ApiServer, pod: &str, address: [u8; 4]) -> Self {
+        Self::start_in("finance", server, pod, address)
+    }
+
+    /// In another group.
+    fn start_in(group: &str, server: &ApiServer, pod: &str, address: [u8; 4]) -> Self {
         let identity = Identity {
-            group: "finance".to_owned(),
+            group: group.to_owned(),
             namespace: "web".to_owned(),
             pod: pod.to_owned(),
             uid: Some(format!("uid-{pod}")),
@@ -42,11 +47,11 @@ impl Balancer {
         };
         let (current, receiver) = watch::channel(Some(Arc::new(current(address.into()))));
         let (accepted, refused) = (watch::Sender::default(), watch::Sender::default());
-        let left = watch::Sender::default();
+        let stale = watch::Sender::default();
         let services = KubeServices {
             accepted: accepted.subscribe(),
             refused: refused.subscribe(),
-            left: left.subscribe(),
+            stale: stale.subscribe(),
         };
         let events = Arc::new(Events::default());
         let (peers, membership) = Peers::new(identity, receiver, services, Arc::clone(&events));
@@ -59,13 +64,13 @@ impl Balancer {
             ready,
             accepted,
             refused,
-            left,
+            stale,
             events,
             running: tokio::spawn(peers.run(move || is_ready.load(Ordering::Relaxed))),
         }
     }
 
-    /// Why `attempt` does not work now, if it does not.
+    /// The reason why `attempt` fails now, if it does.
     fn trouble(&self, attempt: &str) -> Option<String> {
         let troubles = self.membership.report().troubles;
         let mut troubles = troubles.into_iter();
@@ -74,7 +79,7 @@ impl Balancer {
             .map(|trouble| trouble.reason)
     }
 
-    /// Names of those that it takes for alive, ready ones, that balance finance.
+    /// The peers that it considers alive and ready and that serve finance.
     fn peers(&self) -> Vec<String> {
         let balancers = self.membership.peers().borrow().clone();
         let peers = balancers.peers.iter();
@@ -104,7 +109,7 @@ impl Drop for Balancer {
     }
 }
 
-/// What a balancer at `address` balances.
+/// The services of a balancer at `address`.
 fn current(address: IpAddr) -> Current {
     let mut current = fixture::current(fixture::directory());
     let mut snapshot = (*current.snapshot).clone();

@@ -1,4 +1,4 @@
-//! An API server on loopback that takes writes of any kind in namespaces, and refuses what a test says.
+//! An API server on loopback that accepts writes of any kind in namespaces, and rejects what a test says.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -15,6 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// The code of [`ApiServer::refuse`] for requests that are never answered.
+pub(super) const SILENT: u16 = 1;
+
 /// Resource, namespace and name.
 type Key = (String, String, String);
 
@@ -27,7 +30,7 @@ pub(super) struct ApiServer {
 #[derive(Default)]
 struct World {
     state: Mutex<Inner>,
-    /// Told of each change of the state.
+    /// Notified of each change of the state.
     changed: watch::Sender<()>,
 }
 
@@ -36,8 +39,8 @@ struct Inner {
     objects: BTreeMap<Key, Value>,
     version: u64,
     history: Vec<Change>,
-    /// By verb and resource.
-    refused: HashMap<(String, String), u16>,
+    /// By verb, resource and namespace (empty: all).
+    refused: HashMap<(String, String, String), u16>,
     /// Verb, resource and name.
     requests: Vec<(String, String, String)>,
 }
@@ -56,7 +59,7 @@ impl ApiServer {
         world.state.lock().unwrap().version = 100;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = Router::new().fallback(answer).with_state(Arc::clone(&world));
+        let routes = Router::new().fallback(respond).with_state(Arc::clone(&world));
         let listening = tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
         Self {
             world,
@@ -69,10 +72,16 @@ impl ApiServer {
         kube::Config::new(format!("http://{}", self.address).parse().unwrap())
     }
 
-    /// From now on `verb` of `resource` is refused with `code`; 0 for no longer.
+    /// Rejects `verb` of `resource` with `code` from now on; [`SILENT`] for no response at all, 0 to accept again.
     pub(super) fn refuse(&self, verb: &str, resource: &str, code: u16) {
+        self.refuse_in("", verb, resource, code);
+    }
+
+    /// As [`Self::refuse`], in one namespace.
+    pub(super) fn refuse_in(&self, namespace: &str, verb: &str, resource: &str, code: u16) {
         let mut state = self.world.state.lock().unwrap();
-        state.refused.insert((verb.to_owned(), resource.to_owned()), code);
+        let key = [verb, resource, namespace].map(str::to_owned).into();
+        state.refused.insert(key, code);
     }
 
     pub(super) fn object(&self, resource: &str, name: &str) -> Option<Value> {
@@ -97,7 +106,7 @@ impl ApiServer {
         self.world.changed.send_replace(());
     }
 
-    /// Deletes as somebody else.
+    /// Deletes as another client.
     pub(super) fn remove(&self, resource: &str, namespace: &str, name: &str) {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         self.world.state.lock().unwrap().set(key, None);
@@ -114,7 +123,7 @@ impl ApiServer {
             .collect()
     }
 
-    /// Waits until `found` finds something, looking after each change.
+    /// Waits until `found` returns something, checked after each change.
     pub(super) async fn wait<T>(&self, what: &str, found: impl Fn(&Self) -> Option<T>) -> T {
         let mut changed = self.world.changed.subscribe();
         let waiting = async {
@@ -128,7 +137,7 @@ impl ApiServer {
         let limit = std::time::Duration::from_secs(30);
         tokio::time::timeout(limit, waiting)
             .await
-            .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+            .unwrap_or_else(|_| panic!("timed out waiting for {what}"))
     }
 }
 
@@ -162,8 +171,8 @@ impl Inner {
 }
 
 impl Change {
-    /// As a watch of those that `matches` is told.
-    fn told(&self, matches: impl Fn(&Value) -> bool) -> Option<Value> {
+    /// As a watch event of those that `matches`.
+    fn event(&self, matches: impl Fn(&Value) -> bool) -> Option<Value> {
         let was = self.before.as_ref().filter(|object| matches(object));
         let is = self.after.as_ref().filter(|object| matches(object));
         let (kind, object) = match (was, is) {
@@ -178,7 +187,7 @@ impl Change {
     }
 }
 
-/// Where a request goes: `/api/v1/namespaces/web/services/finance/status`.
+/// The target of a request: `/api/v1/namespaces/web/services/finance/status`.
 struct Target {
     api_version: String,
     resource: String,
@@ -216,7 +225,7 @@ impl Target {
     }
 }
 
-async fn answer(
+async fn respond(
     State(world): State<Arc<World>>,
     method: Method,
     OriginalUri(uri): OriginalUri,
@@ -232,7 +241,7 @@ async fn answer(
         Method::POST => "create",
         Method::PATCH => "patch",
         Method::DELETE => "delete",
-        other => panic!("{other} is not spoken here"),
+        other => panic!("unexpected method {other}"),
     };
     let object: Value = serde_json::from_slice(&body).unwrap_or_default();
     let name = target.name.clone().unwrap_or_else(|| {
@@ -241,12 +250,19 @@ async fn answer(
     });
     let refused = {
         let mut state = world.state.lock().unwrap();
-        let asked = (verb.to_owned(), target.resource.clone());
-        let code = state.refused.get(&asked).copied().unwrap_or(0);
-        state.requests.push((asked.0, asked.1, name.clone()));
+        let code = |namespace: &str| {
+            let key = [verb, &target.resource, namespace].map(str::to_owned).into();
+            state.refused.get(&key).copied().filter(|code| *code != 0)
+        };
+        let code = code(&target.namespace).or_else(|| code("")).unwrap_or(0);
+        let request = [verb, &target.resource, &name].map(str::to_owned).into();
+        state.requests.push(request);
         code
     };
     world.changed.send_replace(());
+    if refused == SILENT {
+        return std::future::pending().await;
+    }
     if refused != 0 {
         return refusal(refused);
     }
@@ -319,7 +335,7 @@ fn follow(world: Arc<World>, target: Target, selector: String, version: u64) -> 
                     changes.find_map(|change| {
                         version = change.at;
                         let here = change.key.0 == target.resource && change.key.1 == target.namespace;
-                        change.told(|object| here && matches(object, &selector))
+                        change.event(|object| here && matches(object, &selector))
                     })
                 };
                 if let Some(event) = next {
@@ -333,7 +349,7 @@ fn follow(world: Arc<World>, target: Target, selector: String, version: u64) -> 
     Body::from_stream(lines).into_response()
 }
 
-/// Does a write. Errors: the code to refuse it with.
+/// Performs a write. Errors: the code to reject it with.
 fn write(
     state: &mut Inner,
     target: &Target,
@@ -352,7 +368,7 @@ fn write(
             Ok(state.set(key, None))
         }
         _ => {
-            // What is applied comes into being; what is merged, and the status of something, has to be there.
+            // Apply creates; a merge, and a status, needs the object to exist.
             let may_create = !merge && !target.resource.contains('/');
             let mut after = match before {
                 Some(before) => before,
@@ -369,7 +385,7 @@ fn write(
     }
 }
 
-/// As in RFC 7396: null removes, lists are replaced.
+/// JSON merge patch (RFC 7396): null removes, lists are replaced.
 fn put_over(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();

@@ -98,9 +98,13 @@ fn a_disabled_service_with_our_status_has_a_stale_status() {
     let collected = served(
         "",
         &[
-            marked(load_balancer("served", 80)),
+            marked(load_balancer("first", 80)),
             // Another group may serve it.
-            marked(load_balancer("refused", 80)),
+            annotated(
+                marked(load_balancer("second", 80)),
+                "finance.lb.vl3-lb.io/ingress",
+                "172.16.1.9",
+            ),
             marked(disabled("disabled")),
             marked(with(
                 load_balancer("unreadable", 81),
@@ -113,12 +117,20 @@ fn a_disabled_service_with_our_status_has_a_stale_status() {
         &[],
         &[],
     );
-    let left: Vec<_> = collected
+    let stale: Vec<_> = collected
         .stale_statuses
         .iter()
-        .map(|left| left.name.as_str())
+        .map(|stale| (stale.name.as_str(), stale.unserved, stale.claims.len()))
         .collect();
-    assert_eq!(left, ["disabled", "unreadable"]);
+    // Another group may serve what only this balancer refuses; its own addresses are withdrawn from there.
+    assert_eq!(
+        stale,
+        [
+            ("disabled", true, 0),
+            ("second", false, 1),
+            ("unreadable", true, 0)
+        ]
+    );
     assert_eq!(collected.desired.services.len(), 1);
     assert!(
         refusals(&collected)

@@ -1,4 +1,4 @@
-//! Watches of kinds that few objects are of: all of them first, then each change.
+//! Watch of a small collection: all objects first, then each change. Failures are recorded and retried for ever.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,45 +10,44 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
-use super::api_calls::{ApiCalls, forbidden};
+use super::api_calls::{ApiCalls, CallError, Role};
 use crate::kubernetes::error::{ConnectError, chain, is_expired, status};
 use crate::kubernetes::watch::{self, Signal};
 
-/// What a watch tells.
+/// A change of the collection.
 #[derive(Debug)]
 pub(super) enum Change<K> {
-    /// Everything that is there.
+    /// The complete collection.
     All(Vec<K>),
-    /// Something that is new or different.
+    /// A new or modified object.
     Set(K),
-    Gone(K),
+    Removed(K),
 }
 
-/// Follows the objects of `namespace` that have `label`, for ever: after failures, which `writes` is told,
-/// with growing, random pauses. They are called `what` there.
+/// Watches the objects of `namespace` that the label selector `labels` selects; `kind` names them in messages.
 ///
 /// Errors: certificates or a token that cannot be read.
-pub(super) fn follow<K>(
+pub(super) fn stream<K>(
     config: &kube::Config,
     namespace: &str,
-    label: &str,
-    what: &str,
-    writes: Arc<ApiCalls>,
+    labels: &str,
+    kind: &str,
+    calls: Arc<ApiCalls>,
 ) -> Result<BoxStream<'static, Change<K>>, ConnectError>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    let signals = watch::stream(config, label, |client| Api::<K>::namespaced(client, namespace))?;
-    let attempt = format!("watch {what} in namespace {namespace}");
+    let signals = watch::stream(config, labels, |client| Api::<K>::namespaced(client, namespace))?;
+    let attempt = format!("watch {kind} in namespace {namespace}");
     let state = (signals, Vec::new());
     let changes = stream::unfold(state, move |(mut signals, mut list)| {
-        let (writes, attempt) = (Arc::clone(&writes), attempt.clone());
+        let (calls, attempt) = (Arc::clone(&calls), attempt.clone());
         async move {
             loop {
                 let change = match signals.next().await? {
                     Signal::Started => {
-                        writes.note(&attempt, None);
+                        calls.record(Role::Member, &attempt, None);
                         continue;
                     }
                     Signal::Event(Ok(Event::Init)) => continue,
@@ -58,16 +57,16 @@ where
                     }
                     Signal::Event(Ok(Event::InitDone)) => Change::All(std::mem::take(&mut list)),
                     Signal::Event(Ok(Event::Apply(object))) => Change::Set(object),
-                    Signal::Event(Ok(Event::Delete(object))) => Change::Gone(object),
+                    Signal::Event(Ok(Event::Delete(object))) => Change::Removed(object),
                     Signal::Event(Err(error)) => {
                         list.clear();
-                        if let Some(reason) = reason(&error) {
-                            writes.note(&attempt, Some(reason));
+                        if !is_expired(&error) {
+                            calls.record(Role::Member, &attempt, Some(reason(&error)));
                         }
                         continue;
                     }
                 };
-                writes.note(&attempt, None);
+                calls.record(Role::Member, &attempt, None);
                 return Some((change, (signals, list)));
             }
         }
@@ -75,12 +74,10 @@ where
     Ok(changes.boxed())
 }
 
-/// Why a watch failed; `None` if it is no fault.
-fn reason(error: &watcher::Error) -> Option<String> {
+/// The reason of a failed watch in the words of a failed call.
+fn reason(error: &watcher::Error) -> String {
     match status(error) {
-        Some(_) if is_expired(error) => None,
-        Some(status) if status.code == 403 => Some(forbidden(&status.message)),
-        Some(status) => Some(format!("{} {}", status.code, status.message)),
-        None => Some(chain(std::error::Error::source(error).unwrap_or(error))),
+        Some(status) => CallError::from(Box::new(status.clone())).to_string(),
+        None => chain(std::error::Error::source(error).unwrap_or(error)),
     }
 }
