@@ -55,7 +55,7 @@ fn current(names: &[&str]) -> Arc<Current> {
                 ..Desired::default()
             },
             network: &Arc::new(view(&["172.16.1.103", "2001:db8::67"])),
-            health: &HashMap::new(),
+            health: &Arc::default(),
             now: Moment {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,

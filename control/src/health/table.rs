@@ -1,6 +1,6 @@
 //! What checks have found out, in one place: checks write it, the publisher and the views read it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -66,6 +66,8 @@ pub struct HealthTable {
 #[derive(Debug, Default)]
 struct Notes {
     targets: HashMap<Target, Note>,
+    /// `None` once a verdict or the targets changed.
+    findings: Option<Arc<Findings>>,
     services: HashMap<Arc<str>, [Histogram<{ CHECK_BOUNDS.len() + 1 }>; CheckResult::COUNT]>,
 }
 
@@ -90,17 +92,25 @@ impl HealthTable {
         self.changed.subscribe()
     }
 
-    /// All findings. Cost: O(backends that are checked).
-    pub fn findings(&self) -> Findings {
-        let notes = self.lock();
-        let findings = notes.targets.iter().map(|(target, note)| {
-            let finding = Finding {
-                verdict: note.tally.verdict(),
-                why: note.why(),
-            };
-            (target.clone(), finding)
+    /// All findings, the same `Arc` while no verdict and no target changes.
+    ///
+    /// Cost: O(backends that are checked) after a change, else none.
+    pub fn findings(&self) -> Arc<Findings> {
+        let mut notes = self.lock();
+        let Notes {
+            targets, findings, ..
+        } = &mut *notes;
+        let findings = findings.get_or_insert_with(|| {
+            let findings = targets.iter().map(|(target, note)| {
+                let finding = Finding {
+                    verdict: note.tally.verdict(),
+                    why: note.why(),
+                };
+                (target.clone(), finding)
+            });
+            Arc::new(findings.collect())
         });
-        findings.collect()
+        Arc::clone(findings)
     }
 
     /// The checks of each target, as shown. Cost: O(backends that are checked).
@@ -136,7 +146,14 @@ impl HealthTable {
     /// Forgets what is not ordered any more, and begins with what is new.
     pub(crate) fn follow(&self, specs: &HashMap<Target, CheckSpec>) {
         let mut notes = self.lock();
-        let Notes { targets, services } = &mut *notes;
+        let Notes {
+            targets,
+            findings,
+            services,
+        } = &mut *notes;
+        if targets.len() != specs.len() || !specs.keys().all(|target| targets.contains_key(target)) {
+            *findings = None;
+        }
         targets.retain(|target, _| specs.contains_key(target));
         for (target, spec) in specs {
             match targets.get_mut(target) {
@@ -151,13 +168,18 @@ impl HealthTable {
                 }
             }
         }
-        services.retain(|name, _| specs.values().any(|spec| spec.service == *name));
+        let names: HashSet<&Arc<str>> = specs.values().map(|spec| &spec.service).collect();
+        services.retain(|name, _| names.contains(name));
     }
 
     /// Notes the end of a check; one that is not ordered any more says nothing.
     pub(crate) fn record(&self, target: &Target, answer: Answer, took: Duration) {
         let mut notes = self.lock();
-        let Notes { targets, services } = &mut *notes;
+        let Notes {
+            targets,
+            findings,
+            services,
+        } = &mut *notes;
         let Some(note) = targets.get_mut(target) else {
             return;
         };
@@ -171,6 +193,9 @@ impl HealthTable {
                 .record(result == CheckResult::Ok, note.spec.thresholds()),
         };
         note.last = Some((answer, took));
+        if turned {
+            *findings = None;
+        }
         drop(notes);
         if turned {
             self.changed.send_replace(());

@@ -17,7 +17,7 @@ use crate::network::{LinkState, NetworkView};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Answers as it was told, after a millisecond, and notes when it was asked.
+/// Gives scripted results after a millisecond, and records when it was asked.
 #[derive(Debug, Clone, Default)]
 struct Script(Arc<Mutex<Scripted>>);
 
@@ -204,8 +204,8 @@ async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() 
     let whys: Vec<_> = world
         .table
         .findings()
-        .into_values()
-        .map(|finding| finding.why)
+        .values()
+        .map(|finding| finding.why.clone())
         .collect();
     assert!(
         whys.contains(&"tcp connect timeout: no answer in 1s (3 of 3)".to_owned()),

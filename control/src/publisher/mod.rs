@@ -44,8 +44,8 @@ const SETTLE: Duration = Duration::from_millis(2);
 const REST: u32 = 2;
 /// How often workers are asked for events, and so how long an unresolved neighbour waits.
 const EVENTS: Duration = Duration::from_millis(50);
-/// How often draining backends are looked at for their last flows.
-const LEAVING: Duration = Duration::from_millis(500);
+/// How often draining backends are checked for remaining flows.
+const DRAINING: Duration = Duration::from_millis(500);
 /// A snapshot that did not reach the workers is tried again after this time.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the first snapshot waits for the backends' next hops. The kernel asks again after a
@@ -67,7 +67,7 @@ pub struct Publisher {
     problems: Vec<String>,
     events: Arc<Events>,
     /// Changes that are not live yet.
-    untold: Vec<state::Event>,
+    unreported: Vec<state::Event>,
     current: watch::Sender<Option<Arc<Current>>>,
     stats: Arc<PublisherStats>,
     /// When the first change was seen that is not published yet.
@@ -112,7 +112,7 @@ impl Publisher {
             usable: None,
             problems: Vec::new(),
             events,
-            untold: Vec::new(),
+            unreported: Vec::new(),
             current,
             stats: Arc::clone(&stats),
             seen: None,
@@ -133,16 +133,16 @@ impl Publisher {
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
-                    let heard = self.desired.borrow().as_ref().and_then(|desired| desired.observed);
-                    pace.wanted(self.see(heard));
+                    let observed = self.desired.borrow().as_ref().and_then(|desired| desired.observed);
+                    pace.wanted(self.note_change(observed));
                 }
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
-                    pace.network(self.see(None));
+                    pace.network(self.note_change(None));
                 }
                 changed = verdicts.changed() => {
                     if changed.is_err() { return; }
-                    pace.wanted(self.see(None));
+                    pace.wanted(self.note_change(None));
                 }
                 _ = events.tick() => self.take_events(),
                 () = reached(pace.next()) => {
@@ -153,15 +153,15 @@ impl Publisher {
         }
     }
 
-    /// Notes that there is a change, which was heard of before now if that is known. The time now.
-    fn see(&mut self, heard: Option<Instant>) -> Instant {
+    /// Notes a change, observed before now if that time is known. Returns the time now.
+    fn note_change(&mut self, observed: Option<Instant>) -> Instant {
         let now = Instant::now();
-        let seen = heard.unwrap_or(now).min(self.seen.unwrap_or(now));
+        let seen = observed.unwrap_or(now).min(self.seen.unwrap_or(now));
         self.seen = Some(seen);
         now
     }
 
-    /// What workers have to tell: neighbours that their packets need.
+    /// Takes the workers' events: neighbours that their packets need.
     fn take_events(&self) {
         while let Some(event) = self.dataplane.next_event() {
             match event {
@@ -195,7 +195,7 @@ impl Publisher {
         });
         self.worked = begin.elapsed();
         if let Some(update) = &update {
-            self.untold.extend_from_slice(&update.changes.events);
+            self.unreported.extend_from_slice(&update.changes.events);
         }
         if let Some(update) = update
             && let Err(reason) = self.publish(update, seen).await
@@ -212,8 +212,8 @@ impl Publisher {
             .state
             .next_deadline()
             .map(|deadline| deadline.since(self.dataplane.now()));
-        let leaving = self.state.is_leaving().then_some(LEAVING);
-        deadline.into_iter().chain(leaving).min()
+        let draining = self.state.is_draining().then_some(DRAINING);
+        deadline.into_iter().chain(draining).min()
     }
 
     /// How long to wait before the first snapshot, for the kernel to find a backend of each service
@@ -282,7 +282,7 @@ impl Publisher {
             applied_in,
         })));
         // Whoever hears of a change can see it already.
-        self.tell(&update, applied_in);
+        self.report(&update, applied_in);
         Ok(())
     }
 
@@ -301,8 +301,8 @@ impl Publisher {
         }
     }
 
-    fn tell(&mut self, update: &Update, applied_in: Duration) {
-        let changes = std::mem::take(&mut self.untold);
+    fn report(&mut self, update: &Update, applied_in: Duration) {
+        let changes = std::mem::take(&mut self.unreported);
         self.events.emit_all(changes.iter().map(Event::from).collect());
         if self.problems != update.directory.problems {
             self.problems.clone_from(&update.directory.problems);

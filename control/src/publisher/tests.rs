@@ -17,7 +17,7 @@ use vl3lb_common::{MacAddr, Protocol, Timestamp};
 use super::*;
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, DesiredSender, Eligibility, Origin};
-use crate::health::{Answer, CheckSpec, Findings, Target};
+use crate::health::{Answer, CheckSpec, Target};
 use crate::network::{LinkState, Monitor};
 
 /// A data plane that only remembers.
@@ -358,9 +358,9 @@ async fn a_snapshot_that_fails_is_published_again() {
     assert_eq!(world.events.total(), 0, "nothing is live yet");
     let current = world.published(1).await;
     assert_eq!(world.stats.failure(), None);
-    let told: Vec<_> = world.events.kept().into_iter().map(|event| event.text).collect();
+    let emitted: Vec<_> = world.events.kept().into_iter().map(|event| event.text).collect();
     assert_eq!(
-        told,
+        emitted,
         [
             "service finance added",
             "backend finance/172.16.1.2:8081 new -> up"
@@ -443,7 +443,7 @@ async fn the_log_line_has_both_generations_and_what_changed() {
         state.update(Inputs {
             desired: &finance(hosts),
             network: &network,
-            health: &Findings::new(),
+            health: &Arc::default(),
             now: Moment {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,

@@ -1,4 +1,4 @@
-//! The snapshot and the directory that show a state.
+//! Builds the snapshot and the directory of a state.
 
 use crate::api::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, ServiceMap, Snapshot};
@@ -9,7 +9,7 @@ use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State};
 use crate::network::NetworkView;
 
 impl State {
-    /// Builds the pools whose members changed, and notes which services came up or went down.
+    /// Refreshes stale pools, and emits the services that came up or went down.
     pub(super) fn refresh_services(&mut self, now: Moment, changes: &mut Changes) {
         for (_, service) in self.services.iter_mut() {
             if !std::mem::take(&mut service.stale) {
@@ -30,16 +30,16 @@ impl State {
             if from != Some(to) {
                 service.since = now.wall;
             }
-            changes.events.extend(service.news(counts));
+            changes.events.extend(service.event(counts));
         }
     }
 
-    /// The state for the workers.
+    /// The snapshot for the workers.
     pub(super) fn snapshot(&self, network: &NetworkView) -> Snapshot {
         let mut services = ServiceMap::default();
         // A removed service keeps its key while its flows drain, unless another one has it by now: its
-        // packets must still come here. It takes no new flows, since all its backends are leaving.
-        let leaving = self
+        // packets must still come here. It gets no new flows, since all its backends drain.
+        let removed = self
             .services
             .iter()
             .filter(|(_, service)| service.removed.is_some());
@@ -47,7 +47,7 @@ impl State {
             .services
             .iter()
             .filter(|(_, service)| service.removed.is_none());
-        for (index, service) in leaving.chain(live) {
+        for (index, service) in removed.chain(live) {
             for &address in &network.addresses {
                 let key = ServiceKey {
                     address,
@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// The state for people.
+    /// The directory for reports.
     pub(super) fn directory(&self) -> Directory {
         Directory {
             generation: self.generation,

@@ -1,4 +1,4 @@
-//! What an update changed, for the log and the events.
+//! The changes of an update, for the log and the events.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -6,11 +6,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
+use vl3lb_common::snapshot::BackendState;
+
+use super::backend_state::{reason, state_name};
+use super::merge::DesiredBackend;
 use crate::api::{BackendTransitions, ServiceState};
-
-use crate::discovery::Eligibility;
-
-use crate::discovery::Origin;
+use crate::discovery::{Eligibility, Origin, ServiceSpec};
+use crate::health::Verdict;
 
 /// The difference between two snapshots.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -19,11 +21,40 @@ pub struct Changes {
     pub added: usize,
     pub removed: usize,
     pub events: Vec<Event>,
-    /// Services, backends, addresses or the MTU changed: something that people follow. Otherwise
-    /// only next hops changed or a slot was freed.
+    /// Services, backends, addresses or the MTU changed, which is logged at level info. Otherwise only next
+    /// hops changed or a slot was freed.
     pub notable: bool,
-    /// When sources, as they say, had what made backends change their state.
+    /// Where and when the sources changed what made backends change their state.
     pub caused: Vec<(Origin, SystemTime)>,
+}
+
+impl Changes {
+    /// Records that a backend of `service` came into state `to`; `from` is `None` for a new one. `is_caused`
+    /// if its source changed it, and not a check or another backend.
+    pub(super) fn backend(
+        &mut self,
+        service: &ServiceSpec,
+        DesiredBackend { spec, eligibility }: DesiredBackend<'_>,
+        finding: Option<(Verdict, &str)>,
+        from: Option<BackendState>,
+        to: BackendState,
+        is_caused: bool,
+    ) {
+        let took_flows = from.is_some_and(BackendState::takes_new_flows);
+        self.added += usize::from(to.takes_new_flows() && !took_flows);
+        self.removed += usize::from(took_flows && !to.takes_new_flows());
+        if is_caused {
+            self.caused.extend(spec.changed.map(|time| (spec.origin, time)));
+        }
+        self.events.push(Event::Backend {
+            service: service.name.clone(),
+            backend: (spec.address, spec.port).into(),
+            from: from.map_or("new", state_name),
+            to: state_name(to),
+            reason: reason(finding, from, to)
+                .map_or_else(|| why(spec.eligibility, eligibility).into(), Cow::Owned),
+        });
+    }
 }
 
 /// One change of state.
@@ -37,7 +68,7 @@ pub enum Event {
     },
     Service {
         name: String,
-        /// `new` if it was not known before.
+        /// `new` for a new one.
         from: &'static str,
         to: ServiceState,
         up: usize,
@@ -46,11 +77,11 @@ pub enum Event {
     Backend {
         service: String,
         backend: SocketAddr,
-        /// `new` if it was not known before.
+        /// `new` for a new one.
         from: &'static str,
-        /// `removed` if it is not known any more.
+        /// `removed` once its slot is free.
         to: &'static str,
-        /// Why; empty where there is nothing to add.
+        /// Empty if there is none to give.
         reason: Cow<'static, str>,
     },
 }
@@ -91,12 +122,12 @@ impl fmt::Display for Event {
     }
 }
 
-/// Why flows of a pod never go on to the next one.
+/// The reason for ending the flows of a replaced instance.
 pub(super) const REPLACED: &str = "another instance has its address";
-/// Why a draining backend is given up before its time.
+/// The reason for ending a drain early.
 pub(super) const DEAD: &str = "its source says it is dead";
 
-/// Why a backend of this `eligibility`, for which its source asks `desired`, changes its state.
+/// The reason for a state that follows from `eligibility`; its source asked for `desired`.
 pub(super) const fn why(desired: Eligibility, eligibility: Eligibility) -> &'static str {
     match eligibility {
         Eligibility::NewFlows => "",
@@ -106,12 +137,12 @@ pub(super) const fn why(desired: Eligibility, eligibility: Eligibility) -> &'sta
     }
 }
 
-/// How often backends came into each state, by the name of their service.
+/// Transitions of backends into each state, by service name.
 #[derive(Debug, Default)]
 pub(super) struct TransitionCounts(BTreeMap<String, BackendTransitions>);
 
 impl TransitionCounts {
-    /// Counts what changed, and forgets services that are not `known`.
+    /// Counts the transitions in `changes`, and drops services that are not `known`.
     pub(super) fn count(&mut self, changes: &Changes, known: &HashSet<&str>) {
         for event in &changes.events {
             let Event::Backend { service, to, .. } = event else {

@@ -1,4 +1,4 @@
-//! What the workers' counters say about a slot: who still uses it, and where its next owner begins.
+//! Sums of the workers' counters for a slot: its remaining flows, and the baseline of its next owner.
 
 use std::sync::Arc;
 

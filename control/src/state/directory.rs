@@ -1,4 +1,4 @@
-//! Who is behind the slots of a snapshot: names and times for people, which workers do not need.
+//! The owners of the slots of a snapshot: names and times that reports need and workers do not.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ pub struct Directory {
     pub services: Vec<Option<ServiceEntry>>,
     /// Free slots are `None`.
     pub backends: Vec<Option<BackendEntry>>,
-    /// What was desired and left out, in words; for warnings.
+    /// Descriptions of what was desired and left out, for warnings.
     pub problems: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct ServiceEntry {
     pub state: ServiceState,
     /// When it came into that state.
     pub since: SystemTime,
-    /// Of its backends, since the service is known.
+    /// Of its backends, since the service was added.
     pub transitions: BackendTransitions,
     /// The sum over all workers of the slot's counters when this service got it; `None` for 0.
     /// Whoever reports the counters subtracts it.
@@ -64,7 +64,7 @@ pub struct BackendEntry {
     pub service: ServiceSlot,
     pub address: IpAddr,
     pub port: u16,
-    /// Who has the address, where it passes from one to another.
+    /// The instance, such as a pod's UID, where addresses are reused.
     pub instance: Option<Arc<str>>,
     pub weight: u16,
     pub origin: Origin,
@@ -73,16 +73,16 @@ pub struct BackendEntry {
     pub state: BackendState,
     /// When it came into that state.
     pub since: SystemTime,
-    /// How often it came into a state, since it is known.
+    /// Transitions into any state since it was added.
     pub transitions: u64,
-    /// When its last flows are ended; while it is draining, unless they may stay.
+    /// When its remaining flows are ended, while it drains with a time limit.
     pub drain_deadline: Option<SystemTime>,
     /// As [`ServiceEntry::baseline`]. Gauges were 0.
     pub baseline: Option<Arc<BackendStats>>,
 }
 
 impl ServiceEntry {
-    /// Those that DNS answers.
+    /// The names that DNS resolves.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         [Some(&self.name), self.host.as_ref()]
             .into_iter()
@@ -109,7 +109,7 @@ impl Directory {
         self.backends.get(slot.index())?.as_ref()
     }
 
-    /// Services that take new flows.
+    /// Services that get new flows.
     pub fn live_services(&self) -> impl Iterator<Item = &ServiceEntry> {
         self.services.iter().flatten().filter(|service| service.live)
     }

@@ -1,30 +1,27 @@
-//! From what should be to what the workers are told.
+//! Reconciles the desired set into snapshots with stable slots.
 //!
-//! [`State`] compares the desired set with what it published before and gives out stable slots. It
-//! is pure: time, counters and the network come in, a snapshot goes out. A backend that is no
-//! longer desired drains: it gets no new flows, keeps its old ones until they end or its drain
-//! time is over, and its slot is given to another only when no worker can still refer to it. One
-//! that is desired for its old flows only drains too, without a limit of time. One that its health
-//! checks found dead keeps its slot and loses its flows, until it is up again.
+//! [`State`] compares the desired set with the one it published last. It is pure: time, counters and the
+//! network come in, a snapshot goes out. A backend that is no longer desired drains: it gets no new flows
+//! and keeps its old ones until they end or its drain time is over. Its slot is freed when no worker can
+//! refer to it any more. A backend that is desired for existing flows only drains without a time limit. A
+//! backend that health checks found dead loses its flows and keeps its slot.
 //!
-//! What did not change costs next to nothing: a service that is wanted as before is not looked at, and
-//! keeps its pools.
+//! A service that did not change is skipped, and keeps its pools.
 
+mod address_owners;
+mod backend_state;
 mod build;
 mod change;
-mod claims;
 mod counts;
 mod directory;
-mod leaving;
+mod dirty;
+mod draining;
+mod merge;
 mod record;
 mod slots;
-mod standing;
 #[cfg(test)]
 mod tests;
-mod unsettled;
-mod wanted;
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -45,14 +42,14 @@ use crate::network::NetworkView;
 pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
 
-use change::{TransitionCounts, why};
-use claims::Claims;
+use address_owners::AddressOwners;
+use backend_state::{desired_state, finding};
+use change::TransitionCounts;
 use counts::{backend_counts, service_counts};
+use dirty::DirtyService;
+use merge::{DesiredBackend, DesiredService, ServiceIdentity};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::{Slots, backend_slot, service_slot};
-use standing::{finding, found, state_name, wanted_state};
-use unsettled::Unsettled;
-use wanted::{ServiceIdentity, Wanted, WantedBackend};
 
 /// One point in time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +65,8 @@ pub struct Moment {
 pub struct Inputs<'a> {
     pub desired: &'a Desired,
     pub network: &'a Arc<NetworkView>,
-    /// What health checks have found out.
-    pub health: &'a Findings,
+    /// What health checks found. Compared by pointer: an unchanged one costs nothing.
+    pub health: &'a Arc<Findings>,
     pub now: Moment,
     /// Counters of all workers: what flows are left, and which generation is in use.
     pub workers: &'a [Arc<WorkerStats>],
@@ -92,11 +89,12 @@ pub struct State {
     backends: Slots<BackendRecord>,
     /// Live services.
     by_service: HashMap<ServiceIdentity, ServiceSlot>,
-    /// Who wants which address.
-    claims: Claims,
-    /// Backends that leave, by slot.
-    leaving: BTreeSet<usize>,
+    address_owners: AddressOwners,
+    /// Slots of backends that are not desired any more and are not free yet.
+    draining: BTreeSet<usize>,
     network: Option<Arc<NetworkView>>,
+    /// What the last update applied.
+    findings: Option<Arc<Findings>>,
     problems: Vec<String>,
     transitions: TransitionCounts,
     stale: bool,
@@ -111,9 +109,10 @@ impl State {
             services: Slots::new(MAX_SERVICES),
             backends: Slots::new(MAX_BACKENDS),
             by_service: HashMap::new(),
-            claims: Claims::default(),
-            leaving: BTreeSet::new(),
+            address_owners: AddressOwners::default(),
+            draining: BTreeSet::new(),
             network: None,
+            findings: None,
             problems: Vec::new(),
             transitions: TransitionCounts::default(),
             stale: true,
@@ -133,24 +132,30 @@ impl State {
 
     /// Brings slots in line with `inputs`. A snapshot if anything changed, `None` if not.
     ///
-    /// Cost: O(services), and O(its backends) for each service that changed or has health checks, with a
-    /// table for each pool whose members changed. A snapshot costs a copy of all slots.
+    /// Cost: O(services), and O(its backends) for each service that changed, or that has health checks if their
+    /// findings changed, with a table for each pool whose members changed. A snapshot costs a copy of all slots.
     pub fn update(&mut self, inputs: Inputs<'_>) -> Option<Update> {
         let next = Generation(self.generation.0 + 1);
         let mut changes = Changes::default();
         let mut changed = std::mem::take(&mut self.stale);
         let mut problems = inputs.desired.problems.clone();
-        let wanted = wanted::collect(inputs.desired, &mut problems);
-        let unsettled = self.unsettled(&wanted, &inputs.network.addresses, &mut problems);
+        let desired = merge::services(inputs.desired, &mut problems);
+        let dirty = self.dirty(&desired, inputs, &mut problems);
 
-        changed |= self.remove_services(&wanted, next, inputs, &mut changes);
-        for (identity, service) in &unsettled {
-            changed |= self.follow_service(*identity, service, next, inputs, &mut problems, &mut changes);
+        changed |= self.remove_services(&desired, next, inputs, &mut changes);
+        for (identity, service) in &dirty {
+            changed |= self.update_service(*identity, service, next, inputs, &mut changes);
         }
         changed |= self.end_drains(inputs, &mut changes);
+        // Slots are freed before they are given out: at capacity, what was left out takes the place of what
+        // ended, in the same update.
+        let has_freed = self.free_slots(inputs, &mut changes);
+        for (identity, service) in &dirty {
+            changed |= self.add_missing(*identity, service, next, inputs, &mut problems, &mut changes);
+        }
         changes.notable = changed;
-        changed |= self.free_slots(inputs, &mut changes);
-        changed |= self.follow_network(inputs.network, &mut changes);
+        changed |= has_freed;
+        changed |= self.update_network(inputs.network, &mut changes);
         if problems != self.problems {
             self.problems = problems;
             changed = true;
@@ -170,17 +175,17 @@ impl State {
         })
     }
 
-    /// Live services that are no longer wanted lose their key, and all their backends drain.
+    /// Live services that are no longer desired lose their key, and all their backends drain.
     fn remove_services(
         &mut self,
-        wanted: &BTreeMap<ServiceIdentity, Wanted<'_>>,
+        desired: &BTreeMap<ServiceIdentity, DesiredService<'_>>,
         next: Generation,
         inputs: Inputs<'_>,
         changes: &mut Changes,
     ) -> bool {
         let gone: Vec<ServiceSlot> = self
             .by_service
-            .extract_if(|identity, _| !wanted.contains_key(identity))
+            .extract_if(|identity, _| !desired.contains_key(identity))
             .map(|(_, slot)| slot)
             .collect();
         for &slot in &gone {
@@ -190,107 +195,114 @@ impl State {
                     name: service.attributes.name.clone(),
                 });
             }
-            let Paired { gone, .. } = self.paired(slot, &[]);
+            let Matched { gone, .. } = self.matched(slot, &[]);
             self.drain_backends(slot, &gone, "its service was removed", next, inputs, changes);
         }
         !gone.is_empty()
     }
 
-    /// Creates or updates one wanted service and its backends. Whether anything changed.
-    fn follow_service(
+    /// Brings a service that has a slot, and those of its backends that have one, in line with what is desired.
+    /// Backends that are not desired begin to drain. Whether anything changed.
+    fn update_service(
         &mut self,
         identity: ServiceIdentity,
-        service: &Unsettled<'_>,
+        service: &DirtyService<'_>,
+        next: Generation,
+        inputs: Inputs<'_>,
+        changes: &mut Changes,
+    ) -> bool {
+        let Some(&slot) = self.by_service.get(&identity) else {
+            return false;
+        };
+        let spec = service.desired.spec;
+        let attributes = Attributes::from(&**spec);
+        let mut changed = false;
+        if let Some(record) = self.services.get_mut(slot.index())
+            && record.attributes != attributes
+        {
+            record.attributes = attributes;
+            changed = true;
+        }
+        let Matched { known, gone } = self.matched(slot, &service.backends);
+        changed |= self.drain_backends(slot, &gone, "not desired any more", next, inputs, changes);
+        for (&desired, known) in service.backends.iter().zip(known) {
+            let Some((backend, record)) =
+                known.and_then(|slot| Some((slot, self.backends.get_mut(slot.index())?)))
+            else {
+                continue;
+            };
+            let finding = finding(spec, desired.spec, inputs.health);
+            let from = record.state;
+            let to = desired_state(desired.eligibility, finding, Some(from), inputs.now);
+            let is_caused = record.changed != desired.spec.changed;
+            let is_updated = record.update(desired.spec, to);
+            let has_turned = record.turn(to, next, inputs.now);
+            if is_updated || has_turned {
+                changed = true;
+                self.note_draining(backend);
+            }
+            if has_turned {
+                changes.backend(spec, desired, finding, Some(from), to, is_caused);
+            }
+        }
+        self.note_stale(slot, changed);
+        changed
+    }
+
+    /// Gives slots to a service and those of its backends that have none. What does not fit is left out, is
+    /// put into `problems`, and is tried again by the next update. Whether anything changed.
+    fn add_missing(
+        &mut self,
+        identity: ServiceIdentity,
+        service: &DirtyService<'_>,
         next: Generation,
         inputs: Inputs<'_>,
         problems: &mut Vec<String>,
         changes: &mut Changes,
     ) -> bool {
-        let Unsettled { wanted, backends, .. } = service;
-        let mut is_whole = service.is_whole;
-        let attributes = Attributes::from(&**wanted.spec);
+        let spec = service.desired.spec;
+        let mut is_complete = service.is_complete;
         let mut changed = false;
         let slot = match self.by_service.get(&identity) {
-            Some(&slot) => {
-                if let Some(service) = self.services.get_mut(slot.index())
-                    && service.attributes != attributes
-                {
-                    service.attributes = attributes;
-                    changed = true;
-                }
-                slot
-            }
+            Some(&slot) => slot,
             None => {
-                let Some(slot) = self.add_service(identity, attributes, inputs) else {
+                let Some(slot) = self.add_service(identity, Attributes::from(&**spec), inputs) else {
                     problems.push(format!(
                         "service {}: all {MAX_SERVICES} places are taken, by draining services too; left out",
-                        wanted.spec.name
+                        spec.name
                     ));
                     return false;
                 };
                 changes.events.push(Event::ServiceAdded {
-                    name: wanted.spec.name.clone(),
+                    name: spec.name.clone(),
                 });
                 changed = true;
                 slot
             }
         };
-        let Paired { known, gone } = self.paired(slot, backends);
-        changed |= self.drain_backends(slot, &gone, "not desired any more", next, inputs, changes);
-        for (&WantedBackend { spec, eligibility }, known) in backends.iter().zip(known) {
-            let finding = finding(wanted.spec, spec, inputs.health);
-            let record = known.and_then(|slot| self.backends.get(slot.index()));
-            let before = record.map(|record| record.state);
-            let news = record.is_none_or(|record| record.changed != spec.changed);
-            let to = wanted_state(eligibility, finding, before, inputs.now);
-            let from = if let Some((slot, record)) =
-                known.and_then(|slot| Some((slot, self.backends.get_mut(slot.index())?)))
-            {
-                let followed = record.follow(spec, to);
-                let from = record.state;
-                let turned = record.turn(to, next, inputs.now);
-                changed |= followed;
-                if followed || turned {
-                    self.note_leaving(slot);
-                }
-                if !turned {
-                    continue;
-                }
-                Some(from)
-            } else if eligibility == Eligibility::Dead {
+        let Matched { known, .. } = self.matched(slot, &service.backends);
+        for (&desired, known) in service.backends.iter().zip(known) {
+            if known.is_some() || desired.eligibility == Eligibility::Dead {
                 continue;
-            } else if self.add_backend(slot, identity, spec, to, next, inputs) {
-                None
+            }
+            let finding = finding(spec, desired.spec, inputs.health);
+            let to = desired_state(desired.eligibility, finding, None, inputs.now);
+            if self.add_backend(slot, identity, desired.spec, to, next, inputs) {
+                changed = true;
+                changes.backend(spec, desired, finding, None, to, true);
             } else {
-                is_whole = false;
+                is_complete = false;
                 problems.push(format!(
                     "service {}: all {MAX_BACKENDS} places for backends are taken, by draining ones too; {} \
                      left out",
-                    wanted.spec.name, spec.address
+                    spec.name, desired.spec.address
                 ));
-                continue;
-            };
-            let took_flows = from.is_some_and(BackendState::takes_new_flows);
-            changes.added += usize::from(to.takes_new_flows() && !took_flows);
-            changes.removed += usize::from(took_flows && !to.takes_new_flows());
-            if news {
-                let caused = spec.changed.map(|time| (spec.origin, time));
-                changes.caused.extend(caused);
             }
-            changed = true;
-            changes.events.push(Event::Backend {
-                service: wanted.spec.name.clone(),
-                backend: (spec.address, spec.port).into(),
-                from: from.map_or("new", state_name),
-                to: state_name(to),
-                reason: found(finding, from, to)
-                    .map_or_else(|| why(spec.eligibility, eligibility).into(), Cow::Owned),
-            });
         }
-        if let Some(service) = self.services.get_mut(slot.index()) {
-            service.stale |= changed;
-            service.settled = if is_whole {
-                wanted.specs().cloned().collect()
+        self.note_stale(slot, changed);
+        if let Some(record) = self.services.get_mut(slot.index()) {
+            record.applied = if is_complete {
+                service.desired.specs().cloned().collect()
             } else {
                 Vec::new()
             };
@@ -298,14 +310,14 @@ impl State {
         changed
     }
 
-    /// The slots of those backends of a service that are `wanted`, both in order.
-    fn paired(&self, service: ServiceSlot, wanted: &[WantedBackend<'_>]) -> Paired {
+    /// Matches the members of a service with its `desired` backends; both are in order.
+    fn matched(&self, service: ServiceSlot, desired: &[DesiredBackend<'_>]) -> Matched {
         let service = self.services.get(service.index());
         let members = service.map(|service| &service.members);
         let mut members = members.into_iter().flatten().peekable();
         let mut gone = Vec::new();
-        let mut known = Vec::with_capacity(wanted.len());
-        for WantedBackend { spec, .. } in wanted {
+        let mut known = Vec::with_capacity(desired.len());
+        for DesiredBackend { spec, .. } in desired {
             while let Some((_, &slot)) = members.next_if(|(member, _)| member.order(spec) == Ordering::Less) {
                 gone.push(slot);
             }
@@ -314,7 +326,7 @@ impl State {
         }
         gone.extend(members.map(|(_, &slot)| slot));
         gone.sort_unstable();
-        Paired { known, gone }
+        Matched { known, gone }
     }
 
     fn add_service(
@@ -329,10 +341,10 @@ impl State {
             attributes,
             removed: None,
             state: None,
-            told: None,
+            emitted: None,
             since: inputs.now.wall,
             members: BTreeMap::new(),
-            settled: Vec::new(),
+            applied: Vec::new(),
             stale: true,
             v4: CachedPool::empty(),
             v6: CachedPool::empty(),
@@ -379,13 +391,13 @@ impl State {
         if let Some(service) = self.services.get_mut(service.index()) {
             service.members.insert(spec.into(), backend_slot(index));
         }
-        self.note_leaving(backend_slot(index));
+        self.note_draining(backend_slot(index));
         true
     }
 
-    fn follow_network(&mut self, network: &Arc<NetworkView>, changes: &mut Changes) -> bool {
+    fn update_network(&mut self, network: &Arc<NetworkView>, changes: &mut Changes) -> bool {
         let last = self.network.replace(Arc::clone(network));
-        // Told again without a change, most often.
+        // Most views repeat the last one.
         if last.as_ref() == Some(network) {
             return false;
         }
@@ -409,8 +421,8 @@ impl State {
 }
 
 /// Slots of the backends of a service.
-struct Paired {
-    /// Of each that is wanted; `None` if it has none.
+struct Matched {
+    /// Of each desired backend; `None` if it has none.
     known: Vec<Option<BackendSlot>>,
     /// Of all others, by slot.
     gone: Vec<BackendSlot>,

@@ -1,4 +1,4 @@
-//! What the state remembers about each slot.
+//! The owners of slots.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, Ser
 use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, MacAddr, Protocol};
 
-use super::wanted::BackendIdentity;
+use super::merge::BackendIdentity;
 use super::{Event, Moment};
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Origin, PodPlace, ServiceSpec};
@@ -25,15 +25,15 @@ pub(super) struct ServiceRecord {
     pub(super) attributes: Attributes,
     /// `Some` once removed: the first generation without it.
     pub(super) removed: Option<Generation>,
-    /// `None` until its backends have been looked at.
+    /// `None` until the first refresh.
     pub(super) state: Option<ServiceState>,
-    /// The state that was told last; `None` of a new one.
-    pub(super) told: Option<ServiceState>,
+    /// The state in the last event; `None` for a new service.
+    pub(super) emitted: Option<ServiceState>,
     pub(super) since: SystemTime,
-    /// All its backends, leaving ones too, in order.
+    /// All its backends, draining ones too, in order.
     pub(super) members: BTreeMap<BackendIdentity, BackendSlot>,
-    /// What was wanted for it when all of that was done; empty if something was left out.
-    pub(super) settled: Vec<Arc<ServiceSpec>>,
+    /// The specifications that were applied completely; empty if something was left out.
+    pub(super) applied: Vec<Arc<ServiceSpec>>,
     /// Whether its pools may have to change.
     pub(super) stale: bool,
     pub(super) v4: CachedPool,
@@ -42,13 +42,12 @@ pub(super) struct ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// What is to be told of its state, if it is another than was told last. Of a new one that is as it
-    /// should be nothing is: it was added. Of a removed one neither.
-    pub(super) fn news(&mut self, backends: BackendCounts) -> Option<Event> {
+    /// The event to emit if the state changed; none for a new healthy or a removed service.
+    pub(super) fn event(&mut self, backends: BackendCounts) -> Option<Event> {
         let state = self.state?;
-        let before = self.told.replace(state);
-        let told = before.unwrap_or(ServiceState::Ok);
-        (told != state && self.removed.is_none()).then(|| Event::Service {
+        let before = self.emitted.replace(state);
+        let last = before.unwrap_or(ServiceState::Ok);
+        (last != state && self.removed.is_none()).then(|| Event::Service {
             name: self.attributes.name.clone(),
             from: before.map_or("new", ServiceState::name),
             to: state,
@@ -104,16 +103,16 @@ pub(super) struct BackendRecord {
     pub(super) origin: Origin,
     pub(super) pod: Option<Arc<PodPlace>>,
     pub(super) state: BackendState,
-    /// Draining though it is desired: its flows stay without a limit of time.
+    /// Desired for existing flows only: it drains without a time limit.
     pub(super) held: bool,
     pub(super) since: SystemTime,
-    /// While it leaves: when it was not desired any more, and its drain time began.
+    /// When its drain time began, if it is draining.
     pub(super) left: SystemTime,
     /// How often it came into a state.
     pub(super) transitions: u64,
-    /// What the source last said about when it changed.
+    /// When its source changed it last, according to the source.
     pub(super) changed: Option<SystemTime>,
-    /// While it takes no new flows: the first generation in which it did not.
+    /// The first generation in which it got no new flows, while it gets none.
     pub(super) inactive_from: Generation,
     pub(super) baseline: Option<Arc<BackendStats>>,
 }
@@ -127,8 +126,9 @@ impl BackendRecord {
         }
     }
 
-    /// Whether it leaves: not desired any more, or replaced. One that checks found dead does not.
-    pub(super) const fn is_leaving(&self) -> bool {
+    /// Whether its slot is to be freed: not desired any more, or replaced. A backend that checks found dead
+    /// keeps it.
+    pub(super) const fn is_ending(&self) -> bool {
         match self.state {
             BackendState::Active | BackendState::Unknown | BackendState::Down => false,
             BackendState::Draining { .. } => !self.held,
@@ -136,9 +136,8 @@ impl BackendRecord {
         }
     }
 
-    /// Takes over what may change of a desired backend that is to be in state `to`. Whether anything
-    /// did.
-    pub(super) fn follow(&mut self, spec: &BackendSpec, to: BackendState) -> bool {
+    /// Takes over the attributes of `spec` for a backend that comes into state `to`. Whether any changed.
+    pub(super) fn update(&mut self, spec: &BackendSpec, to: BackendState) -> bool {
         let before = (self.weight, self.origin, self.held);
         let held = matches!(to, BackendState::Draining { .. });
         (self.weight, self.origin, self.held) = (spec.weight, spec.origin, held);
@@ -150,7 +149,7 @@ impl BackendRecord {
         moved || before != (self.weight, self.origin, self.held)
     }
 
-    /// Comes into state `to`, unless it is in it already. Whether it did.
+    /// Comes into state `to`. Whether it was in another one before.
     pub(super) fn turn(&mut self, to: BackendState, next: Generation, now: Moment) -> bool {
         if std::mem::discriminant(&self.state) == std::mem::discriminant(&to) {
             return false;
@@ -164,7 +163,7 @@ impl BackendRecord {
         true
     }
 
-    /// As the workers see it.
+    /// Its entry in a snapshot.
     pub(super) const fn backend(&self, slot: BackendSlot) -> Backend {
         Backend {
             slot,
@@ -180,8 +179,8 @@ impl BackendRecord {
     }
 }
 
-/// A pool that is built again only when what it depends on changes: a Maglev table takes
-/// milliseconds and 128 KiB, a snapshot may change for many other reasons.
+/// A pool that is rebuilt only when its members or scheduler change: a Maglev table takes milliseconds and
+/// 128 KiB.
 #[derive(Debug)]
 pub(super) struct CachedPool {
     scheduler: Scheduler,
@@ -198,12 +197,12 @@ impl CachedPool {
         }
     }
 
-    /// The pool of those of `backends` that take new flows. A slot never changes its owner while
-    /// it is taken, and is left out of every pool before it is freed, so slots and weights say all.
+    /// The pool of those of `backends` that take new flows. Slots and weights identify its members: a slot is
+    /// out of every pool before it is freed.
     ///
-    /// A backend that no health check has answered is left out as long as another one is up: it may not
-    /// be there yet. So is one whose next hop the kernel has not found as long as another one can be
-    /// reached: its flows would lose their first packets, and wait a second for the next.
+    /// A backend without a finding yet is used only while no other is up: it may not be there yet. A backend
+    /// whose next hop is unresolved is used only while no other is reachable: its flows would lose their first
+    /// packets, and wait a second for the next.
     pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
         let takes_flows = |backend: &&Backend| backend.state.takes_new_flows() && backend.weight > 0;
         let candidates: Vec<&Backend> = backends.iter().filter(takes_flows).collect();

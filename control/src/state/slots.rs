@@ -1,4 +1,4 @@
-//! Numbered places that keep their number for as long as they are taken.
+//! A table with stable indexes.
 
 use std::collections::BTreeSet;
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_free_slot_is_reused_and_said_to_be() {
+    fn the_lowest_free_slot_is_reused_and_marked_as_used_before() {
         let mut slots = Slots::new(3);
         for index in 0..3 {
             assert_eq!(slots.insert(|assigned| assigned.used_before), Some(index));

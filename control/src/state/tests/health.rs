@@ -43,7 +43,7 @@ impl World {
             Verdict::Down => "tcp connect refused (3 of 3)",
         };
         let why = why.to_owned();
-        self.health.insert(target(host), Finding { verdict, why });
+        Arc::make_mut(&mut self.health).insert(target(host), Finding { verdict, why });
     }
 
     fn events(&self) -> Vec<String> {
@@ -60,7 +60,7 @@ impl World {
 }
 
 #[test]
-fn the_pool_is_chosen_by_what_is_known() {
+fn backends_that_are_up_are_preferred() {
     use Verdict::{Down, Unknown, Up};
     for (what, findings, want) in [
         ("nobody has answered: all", [None, None, None], &[2, 3, 4][..]),
@@ -88,7 +88,7 @@ fn the_pool_is_chosen_by_what_is_known() {
 }
 
 #[test]
-fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
+fn a_dead_backend_keeps_its_slot() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.find(3, Verdict::Up);
@@ -109,7 +109,7 @@ fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
         // Its flows have ended; the slot is not for others.
         world.set_flows(2, 0);
         assert!(!world.update(&all(&[2, 3])));
-        assert!(!world.state.is_leaving());
+        assert!(!world.state.is_draining());
         world.find(2, Verdict::Up);
         assert!(world.update(&all(&[2, 3])));
         assert_eq!(
@@ -129,7 +129,7 @@ fn a_dead_backend_keeps_its_slot_and_comes_back_in_it() {
 }
 
 #[test]
-fn a_new_backend_gets_nothing_before_it_has_answered() {
+fn a_new_backend_gets_no_flows_before_its_first_finding() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.update(&all(&[2]));
@@ -142,7 +142,7 @@ fn a_new_backend_gets_nothing_before_it_has_answered() {
 }
 
 #[test]
-fn checks_say_nothing_about_a_backend_that_drains() {
+fn findings_are_ignored_while_a_backend_drains() {
     let mut world = World::new();
     let (ready, unready) = (all(&[2]), checked(&[(2, Eligibility::ExistingFlows)]));
     world.find(2, Verdict::Up);
@@ -168,7 +168,7 @@ fn checks_say_nothing_about_a_backend_that_drains() {
 }
 
 #[test]
-fn a_removed_backend_drains_whatever_checks_say() {
+fn a_removed_backend_drains_with_any_finding() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.update(&all(&[2]));
@@ -180,7 +180,7 @@ fn a_removed_backend_drains_whatever_checks_say() {
 }
 
 #[test]
-fn checks_that_begin_or_end_change_nothing_by_themselves() {
+fn enabling_or_disabling_checks_changes_no_state() {
     let mut world = World::new();
     let mut unchecked = all(&[2]);
     changed(&mut unchecked, 0).health_check = None;
@@ -199,7 +199,7 @@ fn checks_that_begin_or_end_change_nothing_by_themselves() {
 }
 
 #[test]
-fn what_was_found_of_one_instance_does_not_hold_for_the_next() {
+fn a_new_instance_does_not_inherit_findings() {
     let mut world = World::new();
     world.find(2, Verdict::Down);
     let mut next = pods(&[(2, "b", Eligibility::NewFlows)]);
@@ -209,7 +209,7 @@ fn what_was_found_of_one_instance_does_not_hold_for_the_next() {
 }
 
 #[test]
-fn an_outage_is_told_once_and_so_is_its_end() {
+fn an_outage_and_its_end_are_one_event_each() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.update(&all(&[2, 3]));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
+fn a_backend_for_existing_flows_drains_without_a_limit() {
     let mut world = World::new();
     let ready = pods(&[(2, "a", Eligibility::NewFlows), (3, "b", Eligibility::NewFlows)]);
     let unready = pods(&[
@@ -30,17 +30,17 @@ fn a_backend_for_old_flows_only_keeps_them_without_a_limit() {
 }
 
 #[test]
-fn a_backend_for_old_flows_only_stays_without_any() {
+fn a_backend_for_existing_flows_stays_without_flows() {
     let mut world = World::new();
     let unready = pods(&[(2, "a", Eligibility::ExistingFlows)]);
     assert!(world.update(&unready));
     assert!(!world.update(&unready));
     assert!(world.slot(2).is_some() && world.eligible().is_empty());
-    assert!(!world.state.is_leaving());
+    assert!(!world.state.is_draining());
 }
 
 #[test]
-fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
+fn the_drain_time_begins_when_a_backend_is_not_desired_any_more() {
     let mut world = World::new();
     world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
     world.set_flows(2, 1);
@@ -56,7 +56,7 @@ fn the_drain_time_of_a_backend_begins_when_it_is_not_desired_any_more() {
 }
 
 #[test]
-fn an_instance_that_is_gone_has_its_drain_time_whatever_it_was_before() {
+fn a_removed_instance_drains_from_any_state() {
     for before in [Eligibility::NewFlows, Eligibility::ExistingFlows] {
         let mut world = World::new();
         world.update(&pods(&[(2, "a", Eligibility::NewFlows)]));
@@ -78,7 +78,7 @@ fn an_instance_that_is_gone_has_its_drain_time_whatever_it_was_before() {
 }
 
 #[test]
-fn flows_of_an_instance_that_drains_end_once_it_is_dead_or_another_has_its_address() {
+fn a_drain_ends_early_if_the_instance_is_dead_or_replaced() {
     let dead = Instances {
         dead: ["a".into()].into(),
         ..Instances::default()
@@ -104,13 +104,13 @@ fn flows_of_an_instance_that_drains_end_once_it_is_dead_or_another_has_its_addre
         assert_eq!(world.update(&left), reason.is_some());
         let Some(reason) = reason else { continue };
         assert_eq!(world.state_of(2), Some(BackendState::Gone));
-        let told = world.last.as_ref().unwrap().changes.events[0].to_string();
-        assert!(told.ends_with(&format!("draining -> gone: {reason}")), "{told}");
+        let event = world.last.as_ref().unwrap().changes.events[0].to_string();
+        assert!(event.ends_with(&format!("draining -> gone: {reason}")), "{event}");
     }
 }
 
 #[test]
-fn an_update_says_when_the_source_had_what_changed_backends() {
+fn an_update_has_the_source_and_time_of_its_causes() {
     let mut world = World::new();
     let at = |seconds, eligibility| {
         let changed = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
@@ -156,7 +156,7 @@ fn a_dead_backend_loses_its_flows_at_once() {
 }
 
 #[test]
-fn another_instance_at_an_address_inherits_no_flows() {
+fn a_new_instance_at_an_address_inherits_no_flows() {
     let first = pods(&[(2, "a", Eligibility::NewFlows)]);
     // At once; while the first is still there; after it has begun to drain; as another service's.
     let mut elsewhere = pods(&[]);
@@ -194,7 +194,7 @@ fn another_instance_at_an_address_inherits_no_flows() {
 }
 
 #[test]
-fn the_pod_behind_a_backend_is_shown_and_moves_no_flow() {
+fn a_change_of_the_pod_moves_no_flow() {
     let mut world = World::new();
     let mut desired = finance(&[2]);
     world.update(&desired);

@@ -1,8 +1,9 @@
-//! The state against a simple model, and the rules one by one.
+//! The invariants of the state, one by one and against a model.
 
+mod capacity;
+mod events;
 mod health;
 mod instances;
-mod news;
 mod properties;
 mod unchanged;
 
@@ -91,7 +92,7 @@ fn finance(hosts: &[u8]) -> Desired {
 struct World {
     state: State,
     network: NetworkView,
-    health: Findings,
+    health: Arc<Findings>,
     worker: Arc<WorkerStats>,
     seconds: u64,
     last: Option<Update>,
@@ -102,14 +103,14 @@ impl World {
         Self {
             state: State::new(NatPorts::new(10_240, 32_767).unwrap()),
             network: network(),
-            health: Findings::new(),
+            health: Arc::default(),
             worker: Arc::new(WorkerStats::default()),
             seconds: 1000,
             last: None,
         }
     }
 
-    /// Updates without the worker taking note of it.
+    /// Updates; the worker keeps its generation.
     fn update_only(&mut self, desired: &Desired) -> Option<Update> {
         let update = self.state.update(Inputs {
             desired,
@@ -127,7 +128,7 @@ impl World {
         update
     }
 
-    /// Updates and publishes. Whether there was anything to publish.
+    /// Updates and publishes. Whether there was a new snapshot.
     fn update(&mut self, desired: &Desired) -> bool {
         let update = self.update_only(desired);
         if let Some(update) = &update {
@@ -166,7 +167,7 @@ impl World {
         self.worker.backend(slot).nat_ports.set(flows);
     }
 
-    /// Backends that new flows of clients of IPv4 can get.
+    /// Backends that new IPv4 flows can get.
     fn eligible(&self) -> BTreeSet<BackendSlot> {
         let key = ServiceKey {
             address: address(103),
@@ -181,7 +182,7 @@ impl World {
 }
 
 #[test]
-fn a_service_is_known_at_each_own_address() {
+fn a_service_has_a_key_for_each_own_address() {
     let mut world = World::new();
     assert!(world.update(&finance(&[2, 3])));
     let keys: BTreeSet<_> = world.snapshot().services.keys().map(|key| key.address).collect();
@@ -206,7 +207,7 @@ fn the_same_set_in_any_order_and_with_duplicates_changes_nothing() {
 }
 
 #[test]
-fn a_removed_backend_drains_ends_and_leaves() {
+fn a_removed_backend_drains_and_frees_its_slot() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     world.set_flows(3, 5);
@@ -229,16 +230,16 @@ fn a_removed_backend_drains_ends_and_leaves() {
     world.seconds += DRAIN;
     assert!(world.update(&finance(&[2])));
     assert_eq!(world.state_of(3), Some(BackendState::Gone));
-    assert!(world.state.is_leaving());
+    assert!(world.state.is_draining());
 
     world.set_flows(3, 0);
     assert!(world.update(&finance(&[2])));
     assert_eq!(world.slot(3), None);
-    assert!(!world.state.is_leaving());
+    assert!(!world.state.is_draining());
 }
 
 #[test]
-fn a_backend_without_flows_leaves_at_once() {
+fn a_removed_backend_without_flows_frees_its_slot_at_once() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     world.update(&finance(&[2]));
@@ -247,7 +248,7 @@ fn a_backend_without_flows_leaves_at_once() {
 }
 
 #[test]
-fn a_slot_is_not_freed_before_all_workers_know_that_it_drains() {
+fn a_slot_is_freed_once_all_workers_use_a_generation_without_it() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     // The worker still uses generation 1, so it may open a flow on host 3 at any time.
@@ -260,7 +261,7 @@ fn a_slot_is_not_freed_before_all_workers_know_that_it_drains() {
 }
 
 #[test]
-fn a_backend_that_comes_back_has_its_old_slot() {
+fn a_backend_that_returns_gets_its_old_slot() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     world.set_flows(2, 1);
@@ -285,7 +286,7 @@ fn a_backend_that_comes_back_has_its_old_slot() {
 }
 
 #[test]
-fn a_removed_service_keeps_its_key_until_its_flows_are_gone() {
+fn a_removed_service_keeps_its_key_until_its_flows_end() {
     let mut world = World::new();
     world.update(&finance(&[2]));
     world.set_flows(2, 1);
@@ -332,7 +333,7 @@ fn a_renamed_service_keeps_its_flows() {
 }
 
 #[test]
-fn pools_are_kept_as_long_as_their_members_stay() {
+fn a_pool_is_kept_while_its_members_stay() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     let pool = |world: &World| Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
@@ -370,7 +371,7 @@ fn each_family_has_its_own_pool() {
 }
 
 #[test]
-fn a_backend_takes_flows_once_its_next_hop_is_known() {
+fn a_backend_gets_flows_once_its_next_hop_is_resolved() {
     let mut world = World::new();
     let members = |world: &World| match &*world.snapshot().service_slots[0].as_ref().unwrap().v4 {
         Pool::Cycle(cycle) => cycle.len(),
@@ -413,7 +414,7 @@ fn the_balancer_itself_is_no_backend() {
 }
 
 #[test]
-fn contradictions_are_left_out_and_named() {
+fn contradictions_are_left_out_and_reported() {
     let mut world = World::new();
     world.update(&Desired {
         services: vec![
@@ -434,7 +435,7 @@ fn contradictions_are_left_out_and_named() {
 }
 
 #[test]
-fn a_reused_slot_remembers_the_counters_it_began_with() {
+fn a_reused_slot_has_a_baseline_of_its_counters() {
     let mut world = World::new();
     world.update(&finance(&[2]));
     world.worker.backend(BackendSlot(0)).flows_opened.set(7);
@@ -452,7 +453,7 @@ fn a_reused_slot_remembers_the_counters_it_began_with() {
 }
 
 #[test]
-fn a_snapshot_that_did_not_arrive_is_made_again() {
+fn a_stale_state_is_published_again() {
     let mut world = World::new();
     world.update(&finance(&[2]));
     assert!(!world.update(&finance(&[2])));

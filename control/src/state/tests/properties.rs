@@ -27,7 +27,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_sequence_of_sets_keeps_the_rules(steps in prop::collection::vec(step(), 1..40)) {
+    fn any_sequence_of_desired_sets_keeps_the_invariants(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::new();
         let mut desired = Desired::default();
         // Owners of slots that have flows: they may not change hands.
@@ -110,7 +110,7 @@ proptest! {
     /// Balancers do not talk about flows: a client that another balancer gets next time still finds the
     /// backend that it had.
     #[test]
-    fn balancers_with_different_pasts_send_each_client_to_the_same_backend(
+    fn balancers_with_different_histories_map_clients_alike(
         pasts in [prop::collection::vec(weighted(), 0..6), prop::collection::vec(weighted(), 0..6)],
         last in weighted(),
     ) {

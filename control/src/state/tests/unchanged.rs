@@ -1,15 +1,15 @@
-//! That what did not change is not looked at makes no difference.
+//! Skipping unchanged services does not change the result of an update.
 
 use super::*;
 use crate::config::HealthCheck;
 use crate::health::{Finding, Target, Verdict};
 
 impl State {
-    /// Has the next update look at everything, as if nothing were known of what was wanted before.
-    fn forget_what_was_wanted(&mut self) {
-        self.claims = Claims::default();
+    /// Makes every service dirty.
+    fn forget_applied(&mut self) {
+        self.address_owners = AddressOwners::default();
         for (_, service) in self.services.iter_mut() {
-            service.settled.clear();
+            service.applied.clear();
             service.stale = true;
         }
     }
@@ -154,7 +154,7 @@ impl Surroundings {
                             verdict: *verdict,
                             why: format!("{verdict:?}"),
                         };
-                        world.health.insert(target, finding);
+                        Arc::make_mut(&mut world.health).insert(target, finding);
                     }
                 }
                 _ => {}
@@ -185,7 +185,7 @@ impl Surroundings {
     }
 }
 
-/// All of an update that anybody sees.
+/// The visible parts of an update.
 fn shown(update: &Update) -> String {
     let Update {
         snapshot,
@@ -212,22 +212,22 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn an_update_is_the_same_as_one_that_looks_at_everything(steps in prop::collection::vec(step(), 1..40)) {
+    fn skipping_unchanged_services_changes_no_result(steps in prop::collection::vec(step(), 1..40)) {
         let mut worlds = [World::new(), World::new()];
         let mut surroundings = Surroundings { own: 103, ..Surroundings::default() };
         for step in steps {
             surroundings.take(&step, &mut worlds);
             let desired = surroundings.desired();
             let [world, careful] = &mut worlds;
-            careful.state.forget_what_was_wanted();
+            careful.state.forget_applied();
             let changed = world.update(&desired);
             prop_assert_eq!(changed, careful.update(&desired), "{:?}", step);
             if let (Some(update), Some(same)) = (&world.last, &careful.last) {
                 prop_assert_eq!(shown(update), shown(same), "{:?}", step);
             }
-            let leaving = world.state.backends.iter().filter(|(_, backend)| backend.is_leaving());
-            let leaving: BTreeSet<_> = leaving.map(|(index, _)| index).collect();
-            prop_assert_eq!(&leaving, &world.state.leaving);
+            let ending = world.state.backends.iter().filter(|(_, backend)| backend.is_ending());
+            let ending: BTreeSet<_> = ending.map(|(index, _)| index).collect();
+            prop_assert_eq!(&ending, &world.state.draining);
         }
     }
 }
@@ -244,7 +244,7 @@ fn two(first: &[u8], second: &[u8]) -> Desired {
 }
 
 #[test]
-fn a_service_that_did_not_change_keeps_its_pool_beside_one_that_did() {
+fn an_unchanged_service_keeps_its_pool() {
     let mut world = World::new();
     world.update(&two(&[2, 3], &[4]));
     let pools = |world: &World| {
@@ -261,14 +261,14 @@ fn a_service_that_did_not_change_keeps_its_pool_beside_one_that_did() {
 }
 
 #[test]
-fn the_same_content_read_again_changes_nothing() {
+fn equal_content_changes_nothing() {
     let mut world = World::new();
     world.update(&two(&[2, 3], &[4]));
     assert!(!world.update(&two(&[2, 3], &[4])));
 }
 
 #[test]
-fn a_service_that_did_not_change_loses_a_backend_whose_address_another_instance_has_elsewhere() {
+fn an_unchanged_service_loses_a_backend_replaced_in_another_service() {
     let pod = |instance: &str| BackendSpec {
         instance: Some(instance.into()),
         ..backend(2, 1)

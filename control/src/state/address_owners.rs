@@ -1,5 +1,5 @@
-//! Who wants which address and port, of all services: an address has one instance at a time, and another
-//! one's flows end wherever they are.
+//! The owner of each backend address and port, over all services. An address has one instance at a time; the
+//! flows of any other instance at it end, in whatever service they are.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -8,125 +8,127 @@ use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
-use super::wanted::{BackendIdentity, ServiceIdentity, WantedBackend};
+use super::merge::{BackendIdentity, DesiredBackend, ServiceIdentity};
 use crate::discovery::Eligibility;
 
 type Socket = (Protocol, IpAddr, u16);
 
-/// What services claim. Follows them one by one, so that what did not change costs nothing.
+/// The backends that services desire, by address and port. Updated service by service, so that an unchanged
+/// one costs nothing.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct AddressOwners {
     /// In order.
     services: HashMap<ServiceIdentity, Vec<(BackendIdentity, Eligibility)>>,
-    sockets: HashMap<Socket, Vec<Claim>>,
-    /// Sockets that more than one backend claims.
+    sockets: HashMap<Socket, Vec<Candidate>>,
+    /// Sockets with more than one candidate.
     contested: usize,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct Candidate {
     service: ServiceIdentity,
     instance: Option<Arc<str>>,
     eligibility: Eligibility,
 }
 
-impl Claims {
-    /// `service` wants these backends, which are in order, and no others. Puts services into `affected` that
-    /// want one of the addresses that changed hands, perhaps.
+impl AddressOwners {
+    /// Replaces the backends of `service` by `desired`, which is in order. Other services that have a backend
+    /// at one of the addresses that changed are put into `affected`.
     ///
-    /// Cost: O(backends of the service), and hashing of those that are new, gone or take something else.
-    pub(super) fn follow(
+    /// Cost: O(backends of the service), and hashing of those that are new, gone or of another eligibility.
+    pub(super) fn replace(
         &mut self,
         service: ServiceIdentity,
-        wanted: &[WantedBackend<'_>],
+        desired: &[DesiredBackend<'_>],
         affected: &mut BTreeSet<ServiceIdentity>,
     ) {
         let mut before = std::mem::take(self.services.entry(service).or_default())
             .into_iter()
             .peekable();
-        let mut after = Vec::with_capacity(wanted.len());
-        for backend in wanted {
+        let mut after = Vec::with_capacity(desired.len());
+        for backend in desired {
             let spec = backend.spec;
             while let Some((gone, _)) = before.next_if(|(known, _)| known.order(spec) == Ordering::Less) {
-                self.withdraw(service, &gone, affected);
+                self.remove(service, &gone, affected);
             }
             let known = before.next_if(|(known, _)| known.order(spec) == Ordering::Equal);
             let identity = known
                 .as_ref()
                 .map_or_else(|| spec.into(), |(identity, _)| identity.clone());
             if known.is_none_or(|(_, eligibility)| eligibility != spec.eligibility) {
-                self.withdraw(service, &identity, affected);
-                self.claim(service, &identity, spec.eligibility, affected);
+                self.remove(service, &identity, affected);
+                self.add(service, &identity, spec.eligibility, affected);
             }
             after.push((identity, spec.eligibility));
         }
         for (gone, _) in before {
-            self.withdraw(service, &gone, affected);
+            self.remove(service, &gone, affected);
         }
         self.services.insert(service, after);
     }
 
-    /// Services for which `wanted` says no want nothing any more.
+    /// Removes the services that are not `desired`.
     pub(super) fn retain(
         &mut self,
-        wanted: impl Fn(ServiceIdentity) -> bool,
+        is_desired: impl Fn(ServiceIdentity) -> bool,
         affected: &mut BTreeSet<ServiceIdentity>,
     ) {
         let services = self.services.keys().copied();
-        let gone: Vec<_> = services.filter(|service| !wanted(*service)).collect();
+        let gone: Vec<_> = services.filter(|service| !is_desired(*service)).collect();
         for service in gone {
-            self.follow(service, &[], affected);
+            self.replace(service, &[], affected);
             self.services.remove(&service);
         }
     }
 
-    /// Whether any address is claimed more than once.
+    /// Whether any address has more than one candidate.
     pub(super) const fn are_contested(&self) -> bool {
         self.contested > 0
     }
 
-    /// Whether another instance has the address and port of `instance` now: of several the one that takes
-    /// most.
+    /// Whether another instance owns the address and port of `instance`. The candidate with the highest
+    /// eligibility is the owner.
     pub(super) fn is_replaced(&self, socket: Socket, instance: Option<&Arc<str>>) -> bool {
-        let claims = self.sockets.get(&socket).into_iter().flatten();
-        let holder = claims.max_by(|a, b| (a.eligibility, &a.instance).cmp(&(b.eligibility, &b.instance)));
-        holder.is_some_and(|holder| holder.instance.as_ref() != instance)
+        let candidates = self.sockets.get(&socket).into_iter().flatten();
+        let owner = candidates.max_by(|a, b| (a.eligibility, &a.instance).cmp(&(b.eligibility, &b.instance)));
+        owner.is_some_and(|owner| owner.instance.as_ref() != instance)
     }
 
-    fn claim(
+    fn add(
         &mut self,
         service: ServiceIdentity,
         backend: &BackendIdentity,
         eligibility: Eligibility,
         affected: &mut BTreeSet<ServiceIdentity>,
     ) {
-        let claims = self.sockets.entry(socket(service, backend)).or_default();
-        affected.extend(claims.iter().map(|claim| claim.service));
-        claims.push(Claim {
+        let candidates = self.sockets.entry(socket(service, backend)).or_default();
+        affected.extend(candidates.iter().map(|candidate| candidate.service));
+        candidates.push(Candidate {
             service,
             instance: backend.instance.clone(),
             eligibility,
         });
-        self.contested += usize::from(claims.len() == 2);
+        self.contested += usize::from(candidates.len() == 2);
     }
 
-    fn withdraw(
+    fn remove(
         &mut self,
         service: ServiceIdentity,
         backend: &BackendIdentity,
         affected: &mut BTreeSet<ServiceIdentity>,
     ) {
         let socket = socket(service, backend);
-        let Some(claims) = self.sockets.get_mut(&socket) else {
+        let Some(candidates) = self.sockets.get_mut(&socket) else {
             return;
         };
-        let own = |claim: &Claim| claim.service == service && claim.instance == backend.instance;
-        let Some(index) = claims.iter().position(own) else {
+        let own =
+            |candidate: &Candidate| candidate.service == service && candidate.instance == backend.instance;
+        let Some(index) = candidates.iter().position(own) else {
             return;
         };
-        claims.swap_remove(index);
-        affected.extend(claims.iter().map(|claim| claim.service));
-        match claims.len() {
+        candidates.swap_remove(index);
+        affected.extend(candidates.iter().map(|candidate| candidate.service));
+        match candidates.len() {
             0 => {
                 self.sockets.remove(&socket);
             }

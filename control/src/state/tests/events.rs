@@ -1,4 +1,4 @@
-//! What is counted and told of a change.
+//! What is counted and reported of a change.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn the_state_of_a_service_follows_its_backends_with_the_time_of_the_change() {
 }
 
 #[test]
-fn what_changed_is_counted_and_told() {
+fn changes_are_counted_and_emitted() {
     let mut world = World::new();
     world.update(&finance(&[2, 3]));
     world.update(&finance(&[3, 4, 5]));
@@ -56,9 +56,9 @@ fn what_changed_is_counted_and_told() {
 }
 
 #[test]
-fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
+fn a_service_emits_changes_of_state_and_no_healthy_start() {
     let mut world = World::new();
-    let told = |world: &mut World, desired: &Desired| -> Vec<String> {
+    let emitted = |world: &mut World, desired: &Desired| -> Vec<String> {
         let update = world.update_only(desired);
         let events = update.into_iter().flat_map(|update| update.changes.events);
         events
@@ -66,13 +66,13 @@ fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
             .map(|event| event.to_string())
             .collect()
     };
-    assert_eq!(told(&mut world, &finance(&[2])), [""; 0]);
+    assert_eq!(emitted(&mut world, &finance(&[2])), [""; 0]);
     assert_eq!(
-        told(&mut world, &finance(&[])),
+        emitted(&mut world, &finance(&[])),
         ["service finance ok -> down: no backend up (0 of 1); new flows are refused"]
     );
     assert_eq!(
-        told(&mut world, &finance(&[3])),
+        emitted(&mut world, &finance(&[3])),
         ["service finance down -> ok: 1 of 2 backends up"]
     );
     let empty = Desired {
@@ -80,7 +80,7 @@ fn a_service_tells_its_state_when_it_changes_and_a_good_start_is_no_news() {
         ..Desired::default()
     };
     assert_eq!(
-        told(&mut world, &empty),
+        emitted(&mut world, &empty),
         ["service ledger new -> down: no backend up (0 of 0); new flows are refused"],
         "and of the removed one nothing"
     );

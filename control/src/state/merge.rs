@@ -1,5 +1,5 @@
-//! The desired set in a form that has one entry for each thing: duplicates are merged, and what
-//! contradicts itself is left out and named.
+//! Merges what several sources desire: one entry for each service and backend. Contradictions are left out and
+//! reported.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -10,10 +10,10 @@ use vl3lb_common::Protocol;
 
 use crate::discovery::{BackendSpec, Desired, Eligibility, ServiceSpec};
 
-/// What a service is known by: flows of a port stay with it, whatever it is called.
+/// Identifies a service. Its flows survive a change of its name.
 pub(super) type ServiceIdentity = (Protocol, u16);
 
-/// What a backend of a service is known by.
+/// Identifies a backend of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BackendIdentity {
     pub(super) address: IpAddr,
@@ -32,43 +32,43 @@ impl From<&BackendSpec> for BackendIdentity {
 }
 
 impl BackendIdentity {
-    /// Its place relative to that of `spec`.
+    /// Its order relative to the identity of `spec`.
     pub(super) fn order(&self, spec: &BackendSpec) -> Ordering {
         (self.address, self.port, &self.instance).cmp(&(spec.address, spec.port, &spec.instance))
     }
 }
 
-/// A service that is wanted, by one source or several.
+/// A service that one or more sources desire.
 #[derive(Debug)]
-pub(super) struct Wanted<'a> {
-    /// Whose attributes count.
+pub(super) struct DesiredService<'a> {
+    /// Its attributes are used.
     pub(super) spec: &'a Arc<ServiceSpec>,
-    /// More specifications of the same service, whose backends count too.
+    /// More specifications of the same service; only their backends are used.
     pub(super) others: Vec<&'a Arc<ServiceSpec>>,
 }
 
-/// A backend, and what it is to take: nothing if another instance has its address, whatever is desired.
+/// A backend and its eligibility: dead, whatever its source asks for, if another instance owns its address.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct WantedBackend<'a> {
+pub(super) struct DesiredBackend<'a> {
     pub(super) spec: &'a BackendSpec,
     pub(super) eligibility: Eligibility,
 }
 
-/// Each service once, by identity; what had to be left out is put into `problems`. O(services).
-pub(super) fn collect<'a>(
+/// Each service once, by identity. Those that are left out go into `problems`. Cost: O(services).
+pub(super) fn services<'a>(
     desired: &'a Desired,
     problems: &mut Vec<String>,
-) -> BTreeMap<ServiceIdentity, Wanted<'a>> {
+) -> BTreeMap<ServiceIdentity, DesiredService<'a>> {
     let mut services: Vec<&Arc<ServiceSpec>> = desired.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut wanted: BTreeMap<ServiceIdentity, Wanted<'_>> = BTreeMap::new();
+    let mut merged: BTreeMap<ServiceIdentity, DesiredService<'_>> = BTreeMap::new();
     let mut names: HashMap<&str, ServiceIdentity> = HashMap::new();
     for spec in services {
         let identity = (spec.protocol, spec.port);
-        let holder = wanted.get(&identity).map(|first| first.spec.name.as_str());
-        if let Some(holder) = holder.filter(|holder| *holder != spec.name) {
+        let owner = merged.get(&identity).map(|first| first.spec.name.as_str());
+        if let Some(owner) = owner.filter(|owner| *owner != spec.name) {
             problems.push(format!(
-                "service {}: {} {} belongs to service {holder}; left out",
+                "service {}: {} {} belongs to service {owner}; left out",
                 spec.name, spec.protocol, spec.port
             ));
             continue;
@@ -81,28 +81,28 @@ pub(super) fn collect<'a>(
             ));
             continue;
         }
-        wanted
+        merged
             .entry(identity)
             .and_modify(|service| service.others.push(spec))
-            .or_insert_with(|| Wanted {
+            .or_insert_with(|| DesiredService {
                 spec,
                 others: Vec::new(),
             });
     }
-    wanted
+    merged
 }
 
-impl<'a> Wanted<'a> {
-    /// All that it is made from.
+impl<'a> DesiredService<'a> {
+    /// All its specifications.
     pub(super) fn specs(&self) -> impl Iterator<Item = &'a Arc<ServiceSpec>> {
         std::iter::once(self.spec).chain(self.others.iter().copied())
     }
 
-    /// Each backend once, by identity, without those that are the balancer itself, which `problems` gets.
+    /// Each backend once, by identity. Those at the balancer's `own` addresses go into `problems`.
     ///
     /// Cost: O(backends), if they come in order.
-    pub(super) fn backends(&self, own: &[IpAddr], problems: &mut Vec<String>) -> Vec<WantedBackend<'a>> {
-        let mut backends: Vec<WantedBackend<'a>> = Vec::with_capacity(self.spec.backends.len());
+    pub(super) fn backends(&self, own: &[IpAddr], problems: &mut Vec<String>) -> Vec<DesiredBackend<'a>> {
+        let mut backends: Vec<DesiredBackend<'a>> = Vec::with_capacity(self.spec.backends.len());
         for backend in self.specs().flat_map(|spec| &spec.backends) {
             if own.contains(&backend.address) {
                 let socket = SocketAddr::new(backend.address, backend.port);
@@ -112,15 +112,15 @@ impl<'a> Wanted<'a> {
                 ));
                 continue;
             }
-            backends.push(WantedBackend {
+            backends.push(DesiredBackend {
                 spec: backend,
                 eligibility: backend.eligibility,
             });
         }
-        backends.sort_by(|a, b| place(a.spec).cmp(&place(b.spec)));
+        backends.sort_by(|a, b| sort_key(a.spec).cmp(&sort_key(b.spec)));
         backends.dedup_by(|next, first| {
-            let same = place(next.spec) == place(first.spec);
-            // Of two the one that gets more counts, in whatever order they come.
+            let same = sort_key(next.spec) == sort_key(first.spec);
+            // The one with the higher eligibility and weight is kept, in whatever order they come.
             if same && (next.eligibility, next.spec.weight) > (first.eligibility, first.spec.weight) {
                 *first = *next;
             }
@@ -130,7 +130,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// As [`BackendIdentity`] compares.
-fn place(spec: &BackendSpec) -> (IpAddr, u16, Option<&Arc<str>>) {
+/// Sorts as [`BackendIdentity`] does.
+fn sort_key(spec: &BackendSpec) -> (IpAddr, u16, Option<&Arc<str>>) {
     (spec.address, spec.port, spec.instance.as_ref())
 }

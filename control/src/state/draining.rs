@@ -1,26 +1,26 @@
-//! How backends leave: drained, cut when their time is over, forgotten when no worker refers to them.
+//! Draining of backends that are not desired any more: the drain time, its end, and freeing their slots.
 
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::{Duration, Timestamp};
 
+use super::backend_state::state_name;
 use super::change::{DEAD, REPLACED};
 use super::counts::{flows_left, generation_in_use};
 use super::record::BackendRecord;
 use super::slots::backend_slot;
-use super::standing::state_name;
+
 use super::{Changes, Event, Inputs, State};
 
 impl State {
-    /// Whether slots wait for their last flows, so that [`Self::update`] has to look from time to
-    /// time.
-    pub fn is_leaving(&self) -> bool {
-        !self.leaving.is_empty() || self.services.iter().any(|(_, service)| service.removed.is_some())
+    /// Whether slots wait for their last flows, so that [`Self::update`] has to be called periodically.
+    pub fn is_draining(&self) -> bool {
+        !self.draining.is_empty() || self.services.iter().any(|(_, service)| service.removed.is_some())
     }
 
     /// When the next drain time is over.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = self
-            .leaving_backends()
+            .draining_backends()
             .filter_map(|(_, backend)| match backend.state {
                 BackendState::Draining { since } => Some(since + self.drain_of(backend)),
                 BackendState::Active | BackendState::Unknown | BackendState::Down | BackendState::Gone => {
@@ -30,23 +30,23 @@ impl State {
         deadlines.min()
     }
 
-    /// Backends that leave, by slot.
-    fn leaving_backends(&self) -> impl Iterator<Item = (usize, &BackendRecord)> {
-        let leaving = self.leaving.iter();
-        leaving.filter_map(|&index| Some((index, self.backends.get(index)?)))
+    /// Backends that are not desired any more, by slot.
+    fn draining_backends(&self) -> impl Iterator<Item = (usize, &BackendRecord)> {
+        let draining = self.draining.iter();
+        draining.filter_map(|&index| Some((index, self.backends.get(index)?)))
     }
 
-    /// Keeps the list of those that leave, after a change of the backend in `slot`.
-    pub(super) fn note_leaving(&mut self, slot: BackendSlot) {
+    /// Updates the list of draining backends after a change of the backend in `slot`.
+    pub(super) fn note_draining(&mut self, slot: BackendSlot) {
         let backend = self.backends.get(slot.index());
-        if backend.is_some_and(BackendRecord::is_leaving) {
-            self.leaving.insert(slot.index());
+        if backend.is_some_and(BackendRecord::is_ending) {
+            self.draining.insert(slot.index());
         } else {
-            self.leaving.remove(&slot.index());
+            self.draining.remove(&slot.index());
         }
     }
 
-    /// Those of the backends `gone` of `service` that do not leave yet begin to drain.
+    /// The backends `gone` of `service` begin to drain, unless they drain already.
     pub(super) fn drain_backends(
         &mut self,
         service: ServiceSlot,
@@ -62,14 +62,14 @@ impl State {
             let Some(backend) = self.backends.get_mut(slot.index()) else {
                 continue;
             };
-            if backend.is_leaving() {
+            if backend.is_ending() {
                 continue;
             }
             changed = true;
-            self.leaving.insert(slot.index());
+            self.draining.insert(slot.index());
             backend.left = inputs.now.wall;
             let from = backend.state;
-            // Flows of a dead one are ended already.
+            // The flows of a dead backend have ended already.
             let to = match from {
                 BackendState::Down => BackendState::Gone,
                 _ => BackendState::Draining {
@@ -95,19 +95,19 @@ impl State {
         changed
     }
 
-    /// Has the pools of a service looked at, if it `changed`.
-    fn note_stale(&mut self, service: ServiceSlot, changed: bool) {
+    /// Marks the pools of a service to be refreshed, if it `changed`.
+    pub(super) fn note_stale(&mut self, service: ServiceSlot, changed: bool) {
         if let Some(service) = self.services.get_mut(service.index()) {
             service.stale |= changed;
         }
     }
 
-    /// Leaving backends lose their remaining flows when their drain time is over, or as soon as the
-    /// instance is dead or another has its address.
+    /// Ends the remaining flows of draining backends whose drain time is over, whose instance is dead, or whose
+    /// address another instance owns.
     pub(super) fn end_drains(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let instances = &inputs.desired.instances;
         let over: Vec<(usize, &'static str)> = self
-            .leaving_backends()
+            .draining_backends()
             .filter_map(|(index, backend)| match backend.state {
                 BackendState::Draining { since } => {
                     let instance = backend.instance.as_ref();
@@ -117,7 +117,7 @@ impl State {
                         DEAD
                     } else if instances.is_replaced(backend.address, instance)
                         || self
-                            .claims
+                            .address_owners
                             .is_replaced((backend.protocol, backend.address, backend.port), instance)
                     {
                         REPLACED
@@ -150,12 +150,12 @@ impl State {
         !over.is_empty()
     }
 
-    /// Frees slots that no worker can refer to any more: all use a generation in which the owner
+    /// Frees slots that no worker can refer to any more: all workers use a generation in which the backend
     /// got no new flows, and no flow is left.
     pub(super) fn free_slots(&mut self, inputs: Inputs<'_>, changes: &mut Changes) -> bool {
         let in_use = generation_in_use(inputs.workers).unwrap_or(self.generation);
         let finished: Vec<usize> = self
-            .leaving_backends()
+            .draining_backends()
             .filter(|(index, backend)| {
                 in_use >= backend.inactive_from && flows_left(inputs.workers, backend_slot(*index)) == 0
             })
@@ -165,7 +165,7 @@ impl State {
             let Some(backend) = self.backends.remove(index) else {
                 continue;
             };
-            self.leaving.remove(&index);
+            self.draining.remove(&index);
             if let Some(service) = self.services.get_mut(backend.service.index()) {
                 service.members.remove(&backend.identity());
                 service.stale = true;

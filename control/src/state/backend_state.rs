@@ -1,4 +1,4 @@
-//! What a backend may get: what its source wants for it, and what its health checks found, together.
+//! The state of a backend, from its eligibility and the findings of its health checks.
 
 use vl3lb_common::snapshot::BackendState;
 
@@ -6,7 +6,7 @@ use super::Moment;
 use crate::discovery::{BackendSpec, Eligibility, ServiceSpec};
 use crate::health::{Finding, Findings, Target, Verdict};
 
-/// What is known of a backend of a service with health checks; `None` of one without.
+/// The finding about a backend; `None` if its service has no health checks.
 pub(super) fn finding<'a>(
     service: &ServiceSpec,
     backend: &BackendSpec,
@@ -18,7 +18,7 @@ pub(super) fn finding<'a>(
 }
 
 /// The state of a desired backend of this `eligibility` that was in state `before`.
-pub(super) fn wanted_state(
+pub(super) fn desired_state(
     eligibility: Eligibility,
     finding: Option<(Verdict, &str)>,
     before: Option<BackendState>,
@@ -26,13 +26,13 @@ pub(super) fn wanted_state(
 ) -> BackendState {
     match (eligibility, finding.map(|(verdict, _)| verdict)) {
         (Eligibility::Dead, _) => BackendState::Gone,
-        // What is shutting down may have closed its port and finish its flows all the same, so checks
-        // say nothing about a backend that drains; one that was dead before stays dead.
+        // A backend that shuts down may close its port and still finish its flows, so checks are ignored
+        // while it drains. One that was dead before stays dead.
         (Eligibility::ExistingFlows, Some(Verdict::Down)) if before == Some(BackendState::Down) => {
             BackendState::Down
         }
         (Eligibility::ExistingFlows, _) => BackendState::Draining { since: now.monotonic },
-        // That checks begin is no news of a backend that is in use.
+        // Enabling checks does not demote a backend already in use.
         (Eligibility::NewFlows, Some(Verdict::Unknown)) if before != Some(BackendState::Active) => {
             BackendState::Unknown
         }
@@ -41,8 +41,8 @@ pub(super) fn wanted_state(
     }
 }
 
-/// The finding that brought a backend from one state to another, if one did.
-pub(super) fn found(
+/// The text of the finding that caused a transition; `None` if checks did not cause it.
+pub(super) fn reason(
     finding: Option<(Verdict, &str)>,
     from: Option<BackendState>,
     to: BackendState,
@@ -58,7 +58,7 @@ pub(super) fn found(
     (by_check && !why.is_empty()).then(|| why.to_owned())
 }
 
-/// The word for people.
+/// The name that users see.
 pub(super) const fn state_name(state: BackendState) -> &'static str {
     match state {
         BackendState::Active => "up",
