@@ -18,6 +18,7 @@ macro_rules! on_attachments {
 }
 
 mod affinity;
+mod attachment;
 mod bulk;
 mod capability;
 mod change;
