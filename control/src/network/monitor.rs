@@ -241,12 +241,20 @@ impl Monitor {
         let absent = NetworkView::absent();
         let last = last.as_deref().unwrap_or(&absent);
         self.events.emit_all(change::events(&self.interface, last, view));
-        // With a new MAC address of its own the interface has forgotten its neighbours, and they do not know it.
-        let is_new = view.index != last.index || view.next_hops.link != last.next_hops.link;
-        let came_back = is_new || view.is_up() && !last.is_up();
+        let is_new = view.index != last.index
+            || view.next_hops.link != last.next_hops.link
+            || view.is_up() && !last.is_up();
+        let has_new_address = view.addresses.iter().any(|own| !last.addresses.contains(own));
+        let can_probe = view.is_up() && !view.addresses.is_empty();
         self.view.send_replace(Some(Arc::new(view.clone())));
-        if came_back {
-            self.resolution.restart(Instant::now());
+        // The requests carry the interface's MAC address and the balancer's own address: everyone who knew the
+        // interface before learns from them, without waiting until its own entry fails.
+        if can_probe && (is_new || has_new_address) {
+            let now = Instant::now();
+            for neighbor in self.tables.take_former_neighbors() {
+                self.resolution.need(neighbor, now);
+            }
+            self.resolution.restart(now);
         }
         self.keep_backends();
     }

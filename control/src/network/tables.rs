@@ -1,6 +1,6 @@
 //! The kernel's tables of one interface, as last heard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use vl3lb_common::MacAddr;
@@ -11,6 +11,9 @@ use super::view::{LinkState, NetworkView};
 
 /// Neighbours that the kernel has forgotten and that are remembered here, at most.
 const COLLECTED: usize = 16_384;
+
+/// Neighbours of a replaced interface that are probed on the new one, at most.
+const FORMER: usize = 256;
 
 /// A neighbour of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(super) struct Tables {
     addresses: Vec<IpAddr>,
     routes: Vec<Route>,
     neighbors: HashMap<IpAddr, Neighbor>,
+    /// Neighbours that knew the interface before it was replaced, or got another MAC address.
+    former: HashSet<IpAddr>,
     /// Whether the view may be another one than the last.
     changed: bool,
     /// The last view; its next hops' generation goes on from there.
@@ -52,6 +57,7 @@ impl Tables {
             addresses: Vec::new(),
             routes: Vec::new(),
             neighbors: HashMap::new(),
+            former: HashSet::new(),
             changed: true,
             view: NetworkView::absent(),
         }
@@ -70,12 +76,13 @@ impl Tables {
 
     /// Replaces everything by a new dump.
     pub(super) fn replace(&mut self, dump: Dump) {
-        let same_link = dump.link.is_some_and(|new| {
-            new.is_up()
-                && self
-                    .link
-                    .is_some_and(|old| old.index == new.index && old.link == new.link)
+        let last = self.link;
+        let keeps_neighbors = dump.link.is_some_and(|new| {
+            new.is_up() && last.is_some_and(|old| old.index == new.index && is_same_kind(old.link, new.link))
         });
+        if dump.link.map(|link| link.link) != last.map(|link| link.link) || !keeps_neighbors {
+            self.remember_neighbors();
+        }
         self.changed = true;
         let before = std::mem::take(&mut self.neighbors);
         self.link = dump.link;
@@ -86,13 +93,29 @@ impl Tables {
         for (address, reach, mac) in dump.neighbors {
             self.neighbors.insert(address, Neighbor { reach, mac });
         }
-        if same_link {
+        if keeps_neighbors {
             for (address, neighbor) in before {
                 if !self.neighbors.contains_key(&address) {
                     self.collect(address, neighbor);
                 }
             }
         }
+    }
+
+    /// Keeps the addresses of the present neighbours for [`Self::take_former_neighbors`].
+    fn remember_neighbors(&mut self) {
+        let known = self
+            .neighbors
+            .iter()
+            .filter(|(address, neighbor)| neighbor.mac.is_some() && !address.is_multicast());
+        let left = FORMER.saturating_sub(self.former.len());
+        self.former.extend(known.map(|(&address, _)| address).take(left));
+    }
+
+    /// The neighbours that knew the interface before it was replaced or got another MAC address: they have to
+    /// learn the new one. Once.
+    pub(super) fn take_former_neighbors(&mut self) -> HashSet<IpAddr> {
+        std::mem::take(&mut self.former)
     }
 
     /// A neighbour changed.
@@ -161,6 +184,13 @@ impl Tables {
         };
         &self.view
     }
+}
+
+const fn is_same_kind(a: Link, b: Link) -> bool {
+    matches!(
+        (a, b),
+        (Link::Ethernet(_), Link::Ethernet(_)) | (Link::RawIp, Link::RawIp)
+    )
 }
 
 #[cfg(test)]
@@ -234,6 +264,34 @@ mod tests {
         tables.replace(down);
         tables.replace(without());
         assert_eq!(resolve(&mut tables), NextHop::Unresolved(ip("172.16.1.2")));
+    }
+
+    #[test]
+    fn neighbors_of_a_replaced_interface_are_probed_once() {
+        let mut tables = Tables::new(Vec::new());
+        tables.replace(dump());
+        tables.set_neighbor(ip("ff02::1"), Reach::Confirmed, Some(MAC));
+        assert!(tables.take_former_neighbors().is_empty());
+        tables.replace(Dump::default());
+        let mut other = dump();
+        other.link.as_mut().unwrap().index = 9;
+        other.neighbors.clear();
+        tables.replace(other);
+        assert_eq!(resolve(&mut tables), NextHop::Unresolved(ip("172.16.1.2")));
+        assert_eq!(tables.take_former_neighbors(), [ip("172.16.1.2")].into());
+        assert!(tables.take_former_neighbors().is_empty());
+    }
+
+    #[test]
+    fn a_new_mac_address_keeps_the_neighbors_and_has_them_probed() {
+        let mut tables = Tables::new(Vec::new());
+        tables.replace(dump());
+        let mut other = dump();
+        other.link.as_mut().unwrap().link = Link::Ethernet(MacAddr([4; 6]));
+        other.neighbors.clear();
+        tables.replace(other);
+        assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
+        assert_eq!(tables.take_former_neighbors(), [ip("172.16.1.2")].into());
     }
 
     #[test]

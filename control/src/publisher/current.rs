@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 use vl3lb_common::Duration;
+use vl3lb_common::dataplane::PublishError;
 use vl3lb_common::snapshot::{Generation, Snapshot};
 use vl3lb_common::stats::{Counter, Histogram};
 
@@ -77,14 +78,15 @@ impl PublisherStats {
             .clone()
     }
 
-    /// Takes note of how handing a snapshot over went.
-    pub(crate) fn note(&self, outcome: &Result<(), String>) {
+    /// Counts a publication.
+    pub(crate) fn record(&self, outcome: &Result<(), PublishError>) {
         let counter = if outcome.is_ok() {
             &self.published
         } else {
             &self.failed
         };
         counter.add(1);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.as_ref().err().cloned();
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+            outcome.as_ref().err().map(ToString::to_string);
     }
 }

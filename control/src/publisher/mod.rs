@@ -1,12 +1,13 @@
-//! From changes to snapshots: merges what is desired with what the network is, and hands the
-//! result to the workers.
+//! Publishes snapshots: merges the desired set, the network and the health checks, and hands the result to the
+//! workers.
 //!
-//! Nothing is published before the first complete set and a first address. The first change after
-//! a quiet time goes out at once, those that follow within milliseconds go out together. When the
-//! interface or a source is lost, the last good state stays.
+//! Nothing is published before the first complete set and the first address. The first change after a quiet time is
+//! published at once, those that follow within milliseconds together. When the interface or a source is lost, the
+//! last good state stays in force.
 
 mod current;
 mod events;
+mod own_network;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod tests;
 use std::collections::HashSet;
 use std::future::pending;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 use vl3lb_common::Duration;
-use vl3lb_common::dataplane::Dataplane;
+use vl3lb_common::dataplane::{Dataplane, PublishError};
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
@@ -32,23 +34,24 @@ use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::observe::events::{Event, Events};
 use crate::state::{self, Inputs, Moment, State, Update};
 
+use own_network::OwnNetwork;
 use pace::Pace;
 
 pub use current::{APPLY_BOUNDS, Current, CurrentReceiver, PROGRAM_BOUNDS, PublisherStats};
 
-/// Two snapshots are at least this far apart, so that a burst of changes becomes one. Those of what is wanted
+/// Two snapshots are at least this far apart, so that a burst of changes becomes one. Changes of the desired set
 /// do not wait for those of the network: new backends bring new neighbours, one after the other.
 const SETTLE: Duration = Duration::from_millis(2);
-/// And so many times as far as it takes to work one out: with thousands of backends that change all the
-/// time this is a third of a core at most, and the balancer still has its CPU for packets.
+/// Two snapshots are also at least this many times as far apart as the last one took to compute: with thousands of
+/// backends that change all the time the publisher uses a third of a core at most.
 const REST: u32 = 2;
-/// How often workers are asked for events, and so how long an unresolved neighbour waits.
+/// Time between two looks at the workers' events, and so the delay of neighbour resolution.
 const EVENTS: Duration = Duration::from_millis(50);
-/// How often draining backends are checked for remaining flows.
+/// Time between two looks whether draining backends have flows left.
 const DRAINING: Duration = Duration::from_millis(500);
-/// A snapshot that did not reach the workers is tried again after this time.
+/// Pause before a failed snapshot is published again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the first snapshot waits for the backends' next hops. The kernel asks again after a
+/// How long the first snapshot waits for the backends' next hops. The kernel repeats a request after a
 /// second, and a link that just came up loses what is sent in its first moments.
 const FIRST_NEXT_HOPS: Duration = Duration::from_secs(2);
 /// Problems that are logged one by one for each snapshot.
@@ -62,12 +65,11 @@ pub struct Publisher {
     health: Arc<HealthTable>,
     resolver: Resolver,
     state: State,
-    /// The last view that could be balanced on.
-    usable: Option<Arc<NetworkView>>,
+    own_network: OwnNetwork,
     problems: Vec<String>,
     events: Arc<Events>,
     /// Changes that are not live yet.
-    unreported: Vec<state::Event>,
+    pending_events: Vec<state::Event>,
     current: watch::Sender<Option<Arc<Current>>>,
     stats: Arc<PublisherStats>,
     /// When the first change was seen that is not published yet.
@@ -89,8 +91,8 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher from `desired`, `network` and `health` to `dataplane`, which tells `events` what
-    /// became live.
+    /// A publisher from `desired`, `network` and `health` to `dataplane`, which emits changes to `events` once they
+    /// are live.
     pub fn new(
         dataplane: Arc<dyn Dataplane>,
         nat_ports: NatPorts,
@@ -109,10 +111,10 @@ impl Publisher {
             health,
             resolver,
             state: State::new(nat_ports),
-            usable: None,
+            own_network: OwnNetwork::default(),
             problems: Vec::new(),
             events,
-            unreported: Vec::new(),
+            pending_events: Vec::new(),
             current,
             stats: Arc::clone(&stats),
             seen: None,
@@ -175,9 +177,9 @@ impl Publisher {
     async fn step(&mut self) -> Option<Duration> {
         // What only the passing of time brings is seen now.
         let seen = self.seen.take().unwrap_or_else(Instant::now);
-        self.look_at_network();
+        self.follow_network();
         let desired = self.desired.borrow_and_update().clone()?;
-        let network = self.usable.clone()?;
+        let network = self.own_network.current().cloned()?;
         if let Some(wait) = self.first_next_hops(&desired, &network) {
             return Some(wait);
         }
@@ -195,7 +197,7 @@ impl Publisher {
         });
         self.worked = begin.elapsed();
         if let Some(update) = &update {
-            self.unreported.extend_from_slice(&update.changes.events);
+            self.pending_events.extend_from_slice(&update.changes.events);
         }
         if let Some(update) = update
             && let Err(reason) = self.publish(update, seen).await
@@ -213,7 +215,9 @@ impl Publisher {
             .next_deadline()
             .map(|deadline| deadline.since(self.dataplane.now()));
         let draining = self.state.is_draining().then_some(DRAINING);
-        deadline.into_iter().chain(draining).min()
+        let addresses = self.own_network.deadline();
+        let addresses = addresses.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        deadline.into_iter().chain(draining).chain(addresses).min()
     }
 
     /// How long to wait before the first snapshot, for the kernel to find a backend of each service
@@ -242,21 +246,21 @@ impl Publisher {
         Some(left)
     }
 
-    /// Takes over a new view of the network, unless there is nothing to balance on.
-    fn look_at_network(&mut self) {
+    /// Takes over the newest view of the network.
+    fn follow_network(&mut self) {
         let Some(view) = self.network.borrow_and_update().clone() else {
             return;
         };
-        if view.usable() {
-            self.usable = Some(view);
-        } else if self.usable.is_some() {
+        let was_usable = self.own_network.is_usable();
+        self.own_network.update(&view, Instant::now());
+        if was_usable && !view.usable() {
             let generation = self.state.generation().0;
             warn!("no interface or address to balance on; keeping snapshot {generation}");
         }
     }
 
     /// Hands an update, the first of whose changes was seen at `seen`, to the workers.
-    async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), String> {
+    async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), PublishError> {
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
         let publishing = tokio::task::spawn_blocking(move || dataplane.publish(snapshot));
@@ -264,11 +268,12 @@ impl Publisher {
         let backends = update.snapshot.backend_slots.iter().flatten();
         self.resolver
             .keep(backends.map(|backend| backend.address).collect());
-        let outcome = publishing
-            .await
-            .map_err(|error| error.to_string())
-            .and_then(|published| published.map_err(|error| error.to_string()));
-        self.stats.note(&outcome);
+        let outcome = match publishing.await {
+            Ok(outcome) => outcome,
+            // The supervisor of this task reports it.
+            Err(ended) => resume_unwind(ended.into_panic()),
+        };
+        self.stats.record(&outcome);
         outcome?;
         let (applied_in, published) = (seen.elapsed(), SystemTime::now());
 
@@ -301,8 +306,8 @@ impl Publisher {
         }
     }
 
-    fn report(&mut self, update: &Update, applied_in: Duration) {
-        let changes = std::mem::take(&mut self.unreported);
+    fn tell(&mut self, update: &Update, applied_in: Duration) {
+        let changes = std::mem::take(&mut self.pending_events);
         self.events.emit_all(changes.iter().map(Event::from).collect());
         if self.problems != update.directory.problems {
             self.problems.clone_from(&update.directory.problems);

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use crate::api::{BackendState, ServiceState, Severity};
+use vl3lb_common::dataplane::PublishError;
 use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
 use vl3lb_common::stats::ServiceStats;
 use vl3lb_common::{DropReason, snapshot};
@@ -126,7 +127,8 @@ fn every_warning_has_a_subject_a_next_step_and_a_time() {
     live.current
         .send_replace(Some(Arc::new(fixture::current(directory))));
     live.reporter.sample();
-    live.publisher.note(&Err("workers are stuck".to_owned()));
+    live.publisher
+        .record(&Err(PublishError::Steer("workers are stuck".into())));
     fixture::count_traffic(&live.recorder);
     *live.recorder.now.lock().unwrap() = at(3700);
     let warnings = live.reporter.report().status.warnings;
