@@ -10,6 +10,8 @@ mod tests;
 
 use std::sync::Arc;
 
+use rustix::net::netdevice::index_to_name_inlined;
+use rustix::net::{AddressFamily, SocketType, socket};
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
@@ -38,6 +40,7 @@ pub struct Attacher {
     events: Arc<Events>,
     stepper: Stepper,
     failure: watch::Sender<Option<Arc<str>>>,
+    attached: watch::Sender<Option<u32>>,
 }
 
 impl std::fmt::Debug for Attacher {
@@ -65,8 +68,14 @@ impl Attacher {
             events,
             stepper: Stepper::default(),
             failure,
+            attached: watch::channel(None).0,
         };
         (attacher, receiver)
+    }
+
+    /// The index of the interface that the data plane is attached to.
+    pub fn attached(&self) -> watch::Receiver<Option<u32>> {
+        self.attached.subscribe()
     }
 
     /// Attaches if the interface is there and up. Call it once, before [`Self::run`].
@@ -106,6 +115,10 @@ impl Attacher {
                 .needs_check(&view, attachment.as_deref(), Instant::now())
                 .then(|| self.dataplane.link_change())
                 .flatten();
+            if view.index.is_none() && attachment.as_ref().is_some_and(|old| is_there(old.index)) {
+                // Renamed: its ports go on until it is removed or another interface has the name.
+                return Some(Instant::now() + RECHECK);
+            }
             match self
                 .stepper
                 .step(&view, attachment.as_deref(), change, Instant::now())
@@ -138,10 +151,13 @@ impl Attacher {
 
     async fn attach(&self) -> Result<Arc<Attachment>, AttachError> {
         let dataplane = Arc::clone(&self.dataplane);
-        match spawn_blocking(move || dataplane.attach()).await {
+        let outcome = match spawn_blocking(move || dataplane.attach()).await {
             Ok(outcome) => outcome,
             Err(ended) => resume(ended),
-        }
+        };
+        let index = outcome.as_ref().ok().map(|attachment| attachment.index);
+        self.attached.send_replace(index);
+        outcome
     }
 
     async fn detach(&self) {
@@ -149,6 +165,7 @@ impl Attacher {
         spawn_blocking(move || dataplane.detach())
             .await
             .unwrap_or_else(|ended| resume(ended));
+        self.attached.send_replace(None);
         info!("detached from interface {}", self.interface);
     }
 
@@ -190,6 +207,12 @@ impl Attacher {
             tracing::warn!("mode {}: {refuses}", mode.name());
         }
     }
+}
+
+/// Whether there is an interface of this index, by whatever name.
+fn is_there(index: u32) -> bool {
+    socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .is_ok_and(|any| index_to_name_inlined(&any, index).is_ok())
 }
 
 /// Goes on with the panic of a blocking call, so that the task's supervisor reports it.

@@ -200,6 +200,7 @@ impl Dataplane for Script {
     }
 }
 
+/// Its indexes are none of the machine's.
 struct World {
     script: Arc<Script>,
     network: watch::Sender<Option<Arc<NetworkView>>>,
@@ -249,19 +250,19 @@ async fn an_interface_that_comes_and_goes_is_attached_each_time() {
     assert_eq!(world.attached(), None);
     world.see(NetworkView::absent()).await;
     assert_eq!(world.attached(), None);
-    world.interface(Some(7));
-    world.see(view(7, LinkState::Up)).await;
-    assert_eq!(world.attached(), Some(7));
+    world.interface(Some(70_007));
+    world.see(view(70_007, LinkState::Up)).await;
+    assert_eq!(world.attached(), Some(70_007));
     world.interface(None);
     world.see(NetworkView::absent()).await;
     assert_eq!(world.attached(), None);
-    world.interface(Some(9));
-    world.see(view(9, LinkState::Up)).await;
-    assert_eq!(world.attached(), Some(9));
+    world.interface(Some(70_009));
+    world.see(view(70_009, LinkState::Up)).await;
+    assert_eq!(world.attached(), Some(70_009));
     // Replaced so fast that no view was without it.
-    world.interface(Some(11));
-    world.see(view(11, LinkState::Up)).await;
-    assert_eq!(world.attached(), Some(11));
+    world.interface(Some(70_011));
+    world.see(view(70_011, LinkState::Up)).await;
+    assert_eq!(world.attached(), Some(70_011));
     assert_eq!(world.events(), ["attached"; 3]);
     assert_eq!(*world.failure.borrow(), None);
 }
@@ -269,26 +270,26 @@ async fn an_interface_that_comes_and_goes_is_attached_each_time() {
 #[tokio::test(start_paused = true)]
 async fn a_view_that_is_late_does_not_attach_again() {
     let mut world = World::new();
-    world.interface(Some(9));
-    world.see(view(7, LinkState::Up)).await;
+    world.interface(Some(70_009));
+    world.see(view(70_007, LinkState::Up)).await;
     world.attacher.step().await;
-    assert_eq!(world.attached(), Some(9));
+    assert_eq!(world.attached(), Some(70_009));
     assert_eq!(*world.script.attempts.lock().unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_an_event_once_for_each_reason_and_ends_with_success() {
     let mut world = World::new();
-    world.interface(Some(7));
+    world.interface(Some(70_007));
     *world.script.failure.lock().unwrap() = Some("nsm-1 has no native XDP");
-    let retry = world.see(view(7, LinkState::Up)).await.unwrap();
+    let retry = world.see(view(70_007, LinkState::Up)).await.unwrap();
     assert_eq!(world.failure.borrow().as_deref(), Some("nsm-1 has no native XDP"));
     sleep_until(retry).await;
     world.attacher.step().await;
     assert_eq!(world.events(), ["attach_failed"]);
     assert_eq!(*world.script.attempts.lock().unwrap(), 2);
     *world.script.failure.lock().unwrap() = None;
-    let mut other = view(7, LinkState::Up);
+    let mut other = view(70_007, LinkState::Up);
     other.mtu = 9000;
     world.see(other).await;
     assert_eq!(world.events(), ["attach_failed", "attached"]);
@@ -298,7 +299,7 @@ async fn a_failure_is_an_event_once_for_each_reason_and_ends_with_success() {
 #[tokio::test(start_paused = true)]
 async fn an_impossible_attachment_is_an_error_at_start() {
     let mut world = World::new();
-    world.interface(Some(7));
+    world.interface(Some(70_007));
     *world.script.failure.lock().unwrap() = Some("nsm-1 has no native XDP");
     let error = world.attacher.start().await.unwrap_err();
     assert_eq!(error.to_string(), "nsm-1 has no native XDP");

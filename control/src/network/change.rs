@@ -1,4 +1,4 @@
-//! What people should know when the interface changes.
+//! Events about changes of the interface.
 
 use vl3lb_common::next_hop::Link;
 
@@ -7,12 +7,12 @@ use crate::api::EventCode;
 use super::view::NetworkView;
 use crate::observe::events::Event;
 
-/// The difference between two views of `interface`, in words.
+/// The events for the step from one view of `interface` to the next.
 pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> Vec<Event> {
     let turned = |event: Event| event.transition(old.state.name(), new.state.name());
     match (old.index, new.index) {
         (None, None) => {
-            let text = format!("interface {interface} does not exist yet");
+            let text = format!("interface {interface} does not exist; waiting for it");
             vec![turned(Event::warn(EventCode::InterfaceLost, text))]
         }
         (Some(_), None) => {
@@ -55,7 +55,7 @@ pub(super) fn events(interface: &str, old: &NetworkView, new: &NetworkView) -> V
     }
 }
 
-/// Of an interface that is there.
+/// The event for an interface that exists.
 fn present(view: &NetworkView, text: String) -> Event {
     if view.is_up() {
         Event::new(EventCode::InterfaceBack, text)
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_of_an_interface_is_told() {
+    fn changes_of_the_interface_are_events() {
         use EventCode::{InterfaceBack, InterfaceChanged, InterfaceLost};
         use LinkState::{Down, NoCarrier, Up};
         let absent = NetworkView::absent;
@@ -121,12 +121,12 @@ mod tests {
             ),
             (up(), up(), vec![]),
         ] {
-            let told: Vec<_> = events("nsm-1", &old, &new)
+            let emitted: Vec<_> = events("nsm-1", &old, &new)
                 .into_iter()
                 .map(|event| (event.code, event.to.unwrap_or_default()))
                 .collect();
             let want: Vec<_> = want.into_iter().map(|(code, to)| (code, to.to_owned())).collect();
-            assert_eq!(told, want, "{old:?} {new:?}");
+            assert_eq!(emitted, want, "{old:?} {new:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What netlink messages mean for one interface.
+//! Netlink messages about one interface, parsed.
 
 use std::net::IpAddr;
 
@@ -32,16 +32,16 @@ impl LinkAttributes {
     }
 }
 
-/// How much the kernel knows about a neighbour.
+/// State of a neighbour in the kernel, reduced to what resolution needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// It answered lately, or does not have to.
+    /// It answered recently, or need not.
     Confirmed,
-    /// It answered once; whether it still would is open.
+    /// It answered once, some time ago.
     Unconfirmed,
-    /// Its entry was collected by the kernel, which does not see our traffic.
+    /// The kernel removed its entry, as it does not see our traffic.
     Collected,
-    /// Asked, no answer yet, or none at all.
+    /// No answer.
     Unknown,
 }
 
@@ -166,7 +166,7 @@ const fn address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// A neighbour on interface `index`: its address, what is known, and its MAC address if any.
+/// A neighbour on interface `index`: address, state, and MAC address if known.
 pub(super) fn neighbor(message: &NeighbourMessage, index: u32) -> Option<(IpAddr, Reach, Option<MacAddr>)> {
     if message.header.ifindex != index {
         return None;

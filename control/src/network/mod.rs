@@ -1,8 +1,9 @@
-//! The kernel's side of the vL3 interface, followed by netlink.
+//! Observes the vL3 interface by netlink.
 //!
-//! [`Monitor`] turns addresses, routes and neighbours into a [`NetworkView`], and has the kernel
-//! resolve the next hops that packets need. Nothing is ever configured here.
+//! [`Monitor`] turns link, addresses, routes and neighbours into a [`NetworkView`], and has the kernel
+//! resolve the next hops that packets need. It configures nothing.
 
+mod announcement;
 mod change;
 mod message;
 mod monitor;

@@ -1,6 +1,7 @@
-//! Following the kernel: notifications tell that something changed, dumps tell what is.
+//! The netlink monitor: notifications trigger dumps, and dumps are the truth.
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{debug, error, warn};
 use vl3lb_common::Duration;
+use vl3lb_common::next_hop::Link;
 
+use super::announcement;
 use super::change;
 use super::message;
 use super::resolution::Resolution;
@@ -26,14 +29,17 @@ use super::tables::{Dump, Tables};
 use super::view::NetworkView;
 use crate::observe::events::Events;
 
-/// Everything is read again this often, whatever the notifications said.
+/// Everything is read again this often, with or without notifications.
 const RESYNC: Duration = Duration::from_secs(30);
-/// A dump that takes longer has lost its end.
+/// A dump that takes longer has lost its last message.
 const DUMP_LIMIT: Duration = Duration::from_secs(5);
+/// Announcements of an address (RFC 5227 and RFC 4861 send up to three), as the first may be lost while a link comes up.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
-/// Notifications that fit: a few thousand.
+/// Bytes of the notification socket: a few thousand messages.
 const RECEIVE_BUFFER: u32 = 1 << 20;
-/// Neighbours that packets asked for and nobody looked at yet.
+/// Requests for neighbours that may wait.
 const REQUESTS: usize = 1024;
 
 const GROUPS: [MulticastGroup; 6] = [
@@ -48,7 +54,7 @@ const GROUPS: [MulticastGroup; 6] = [
 /// The newest view; `None` before the first complete one.
 pub type NetworkReceiver = watch::Receiver<Option<Arc<NetworkView>>>;
 
-/// Tells the [`Monitor`] which neighbours are needed.
+/// Requests neighbours from the [`Monitor`].
 #[derive(Debug, Clone)]
 pub struct Resolver {
     backends: Arc<watch::Sender<HashSet<IpAddr>>>,
@@ -74,7 +80,7 @@ impl Resolver {
     }
 }
 
-/// Follows one interface for as long as it runs.
+/// Observes one interface for as long as it runs.
 #[derive(Debug)]
 pub struct Monitor {
     interface: String,
@@ -84,12 +90,16 @@ pub struct Monitor {
     events: Arc<Events>,
     backends: watch::Receiver<HashSet<IpAddr>>,
     requests: mpsc::Receiver<IpAddr>,
+    /// Index of the interface that the data plane is attached to.
+    attached: Option<watch::Receiver<Option<u32>>>,
+    /// When the addresses are announced next, and how often from then on.
+    announcement: Option<(Instant, u32)>,
 }
 
 impl Monitor {
     /// A monitor of `interface`, by name, so that it is found again when it comes back with
-    /// another index. With `addresses` these are the balancer's, else the interface's own. What
-    /// people should know of it is told to `events`.
+    /// another index. The balancer's addresses are `addresses`, or the interface's own if there are none. Changes of
+    /// the interface are emitted to `events`.
     pub fn new(
         interface: String,
         addresses: Vec<IpAddr>,
@@ -106,6 +116,8 @@ impl Monitor {
             events,
             backends: backends_receiver,
             requests: requests_receiver,
+            attached: None,
+            announcement: None,
         };
         let resolver = Resolver {
             backends: Arc::new(backends),
@@ -114,8 +126,18 @@ impl Monitor {
         (monitor, view_receiver, resolver)
     }
 
-    /// Follows the interface of the network namespace of the calling thread. Ends when every
-    /// [`Resolver`] is gone; errors are logged and retried.
+    /// Leaves the link silent until the data plane is attached to it: neighbours that learn the interface's MAC
+    /// address before would send packets of flows to the kernel, which resets them.
+    #[must_use]
+    pub fn with_attachment(self, attached: watch::Receiver<Option<u32>>) -> Self {
+        Self {
+            attached: Some(attached),
+            ..self
+        }
+    }
+
+    /// Observes the interface in the network namespace of the calling thread. Ends when every
+    /// [`Resolver`] is dropped; errors are logged and retried.
     pub async fn run(mut self) {
         loop {
             match self.session().await {
@@ -128,7 +150,7 @@ impl Monitor {
         }
     }
 
-    /// One pair of netlink sockets: one for notifications, which may overflow, one for questions.
+    /// One pair of netlink sockets: one for notifications, which may overflow, one for requests.
     async fn session(&mut self) -> io::Result<()> {
         let mut connections = JoinSet::new();
         let (mut connection, _, mut notifications) = rtnetlink::new_multicast_connection(&GROUPS)?;
@@ -141,7 +163,12 @@ impl Monitor {
         let mut resync = interval(RESYNC);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let next_probe = self.resolution.next();
+            let next_probe = self.resolution.next().filter(|_| self.is_served());
+            let next_announcement = self
+                .announcement
+                .map(|(time, _)| time)
+                .filter(|_| self.is_served());
+            let next = next_probe.into_iter().chain(next_announcement).min();
             tokio::select! {
                 notification = notifications.next() => {
                     if self.receive(notification, &mut notifications)? {
@@ -161,13 +188,15 @@ impl Monitor {
                     self.keep_backends();
                 }
                 Some(neighbor) = self.requests.recv() => self.resolution.need(neighbor, Instant::now()),
-                () = sleep_until(next_probe.unwrap_or_else(Instant::now)), if next_probe.is_some() => {}
+                () = changed(&mut self.attached) => self.appear(),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
+            self.announce();
             self.probe(&handle).await;
         }
     }
 
-    /// Takes in all notifications that are there. Whether only a dump can tell what is now.
+    /// Takes all waiting notifications. True if a dump is needed.
     fn receive(
         &mut self,
         first: Option<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -215,7 +244,7 @@ impl Monitor {
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
                 Some(address.header.index) == index
             }
-            // A route that now leaves elsewhere matters as much as one that leaves here.
+            // A route that moves to another interface matters too.
             RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => true,
             _ => false,
         }
@@ -231,7 +260,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Sends the view if it changed, and says so if people should know.
+    /// Publishes the view if it changed, with events.
     fn publish(&mut self) {
         let view = self.tables.view();
         let last = self.view.borrow().clone();
@@ -247,19 +276,55 @@ impl Monitor {
         let has_new_address = view.addresses.iter().any(|own| !last.addresses.contains(own));
         let can_probe = view.is_up() && !view.addresses.is_empty();
         self.view.send_replace(Some(Arc::new(view.clone())));
-        // The requests carry the interface's MAC address and the balancer's own address: everyone who knew the
-        // interface before learns from them, without waiting until its own entry fails.
         if can_probe && (is_new || has_new_address) {
-            let now = Instant::now();
-            for neighbor in self.tables.take_former_neighbors() {
-                self.resolution.need(neighbor, now);
-            }
-            self.resolution.restart(now);
+            self.appear();
         }
         self.keep_backends();
     }
 
-    /// The neighbours behind all backends, by the routes as they are now.
+    /// Announces the addresses and probes all neighbours, as the interface or an address of it is new.
+    fn appear(&mut self) {
+        let now = Instant::now();
+        self.announcement = Some((now, ANNOUNCEMENTS));
+        for neighbor in self.tables.take_former_neighbors() {
+            self.resolution.need(neighbor, now);
+        }
+        self.resolution.restart(now);
+    }
+
+    /// Whether the data plane takes the packets of this interface.
+    fn is_served(&self) -> bool {
+        let index = self.tables.index();
+        self.attached
+            .as_ref()
+            .is_none_or(|attached| *attached.borrow() == index)
+    }
+
+    /// Announces the addresses if that is due.
+    fn announce(&mut self) {
+        let now = Instant::now();
+        let Some((time, left)) = self.announcement else {
+            return;
+        };
+        if time > now || !self.is_served() {
+            return;
+        }
+        self.announcement = (left > 1).then_some((now + ANNOUNCE_INTERVAL, left - 1));
+        let view = self.view.borrow().clone();
+        let Some(view) = view.filter(|view| view.is_up()) else {
+            return;
+        };
+        let (Some(index), Link::Ethernet(mac)) = (view.index, view.next_hops.link) else {
+            return;
+        };
+        for &own in &view.addresses {
+            if let Err(error) = announcement::announce(index, own, mac) {
+                debug!("announce {own} on {}: {error}", self.interface);
+            }
+        }
+    }
+
+    /// Updates the next hops of all backends after a change of routes or backends.
     fn keep_backends(&mut self) {
         let backends = self.backends.borrow_and_update();
         let neighbors = backends
@@ -269,8 +334,11 @@ impl Monitor {
         self.resolution.keep(&neighbors, Instant::now());
     }
 
-    /// Has the kernel resolve what is due: NTF_USE does what a packet of its own would.
+    /// Has the kernel resolve what is due: NTF_USE has the effect of a packet that the kernel itself sends.
     async fn probe(&mut self, handle: &Handle) {
+        if !self.is_served() {
+            return;
+        }
         let tables = &self.tables;
         let due = self
             .resolution
@@ -291,6 +359,16 @@ impl Monitor {
             }
         }
     }
+}
+
+/// Waits for a change; for ever without a sender.
+async fn changed(attached: &mut Option<watch::Receiver<Option<u32>>>) {
+    if let Some(attached) = attached
+        && attached.changed().await.is_ok()
+    {
+        return;
+    }
+    pending().await
 }
 
 async fn dump(handle: &Handle, interface: &str) -> Result<Dump, rtnetlink::Error> {

@@ -1,4 +1,4 @@
-//! The kernel's tables of one interface, as last heard.
+//! The kernel's tables of one interface, as last read.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use vl3lb_common::next_hop::{Link, NextHops, Route};
 use super::message::{LinkAttributes, Reach};
 use super::view::{LinkState, NetworkView};
 
-/// Neighbours that the kernel has forgotten and that are remembered here, at most.
+/// Limit of neighbours that are kept after the kernel removed them.
 const COLLECTED: usize = 16_384;
 
 /// Neighbours of a replaced interface that are probed on the new one, at most.
@@ -49,7 +49,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Nothing heard yet.
+    /// Empty tables.
     pub(super) fn new(configured: Vec<IpAddr>) -> Self {
         Self {
             configured,
@@ -132,9 +132,9 @@ impl Tables {
         }
     }
 
-    /// Keeps the MAC address of a neighbour that the kernel forgot while it was good. The kernel
-    /// collects entries that it does not use itself, and our packets pass it by; a client with a
-    /// new MAC address makes itself known by its next ARP or ND packet. One that failed has none.
+    /// Keeps the MAC address of a neighbour that the kernel removed while it was valid. The kernel
+    /// collects entries that it does not use itself, and our packets bypass it; a client with a
+    /// new MAC address announces it by its next ARP or ND packet. A failed entry has no MAC address.
     fn collect(&mut self, address: IpAddr, neighbor: Neighbor) {
         if neighbor.mac.is_some() && self.neighbors.len() < COLLECTED {
             let reach = Reach::Collected;
@@ -142,7 +142,7 @@ impl Tables {
         }
     }
 
-    /// What is known about a neighbour.
+    /// The state of a neighbour.
     pub(super) fn reach(&self, neighbor: IpAddr) -> Reach {
         self.neighbors
             .get(&neighbor)
@@ -154,8 +154,7 @@ impl Tables {
         self.view.next_hops.neighbor_of(destination)
     }
 
-    /// The tables as the rest of the program sees them. The next hops' generation is a new one
-    /// exactly if they differ from the last view's. O(routes + neighbours) after a change, else O(1).
+    /// The tables as a view. The next hops get a new generation exactly if they differ from the last view's. O(routes + neighbours) after a change, else O(1).
     pub(super) fn view(&mut self) -> &NetworkView {
         if !std::mem::take(&mut self.changed) {
             return &self.view;
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_generation_changes_with_next_hops_only() {
+    fn only_next_hops_change_the_generation() {
         let mut tables = Tables::new(Vec::new());
         tables.replace(dump());
         let first = tables.view().clone();
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbor_that_the_kernel_collects_is_still_known() {
+    fn a_neighbor_that_the_kernel_collects_keeps_its_mac_address() {
         let mut tables = Tables::new(Vec::new());
         tables.replace(dump());
         tables.remove_neighbor(ip("172.16.1.2"));

@@ -54,6 +54,7 @@ impl Control {
             network.clone(),
             Arc::clone(&events),
         );
+        let monitor = monitor.with_attachment(attacher.attached());
         // Before the listeners: of two balancers on one interface the second one learns that from its log.
         attacher.start().await.map_err(refused)?;
         let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
