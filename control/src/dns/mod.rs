@@ -3,6 +3,10 @@
 //! The zone has the services of the published snapshot, so a name exists exactly as long as its service,
 //! with the addresses of every balancer of the group that balances it. The server listens on the balancer's
 //! own addresses and follows their changes.
+//!
+//! Without an interface there is no own address to listen on; the listeners open when addresses appear. A server on a
+//! configured address answers from the start: SERVFAIL before the first snapshot, so that resolvers try another server,
+//! and from the last snapshot while the interface is away.
 
 mod handler;
 mod listener;

@@ -1,12 +1,12 @@
-//! Health checks: asks each backend of a service that wants it, over and over, whether it is well.
+//! Active health checks of the backends of services that configure them.
 //!
-//! [`Checker`] follows the desired set with one task per backend. What comes back is counted in the
-//! [`HealthTable`], by rules that are pure (`tally.rs`); a verdict that changes wakes the publisher, and the
-//! state decides what it means. Checks know nothing about flows, weights or drains.
+//! [`Checker`] runs one task for each backend of the desired set. Results are counted in the [`HealthTable`], by pure
+//! rules (`tally.rs`); a changed verdict wakes the publisher, and the state decides what it means. Checks know nothing
+//! about flows, weights or drains.
 //!
-//! New backends are asked at once, a thousand within a quarter of a second, and then spread evenly
-//! over the interval by their hash, so that checks never come in bursts. While the balancer has no
-//! network of its own, nobody is asked: that would say nothing about the backends.
+//! New backends are checked at once, a thousand within a quarter of a second, and then spread evenly over the interval
+//! by their hash, so that checks never come in bursts. While the balancer's own interface is down, nothing is checked:
+//! failures would say nothing about the backends.
 
 mod probe;
 mod table;
@@ -34,13 +34,12 @@ pub use tally::Verdict;
 
 pub(crate) use table::CheckSpec;
 
-/// Checks that wait for an answer at the same time, each with a socket: leaves most of the usual
-/// limit of 1024 open files to others.
+/// Limit of concurrent checks, each with a socket.
 const AT_ONCE: usize = 256;
-/// The first checks of new backends are this far apart, until they would take longer than an interval.
+/// Time between the first checks of two new backends; less if all of them would take longer than an interval.
 const FIRST_APART: Duration = Duration::from_micros(250);
 
-/// Asks backends for as long as it runs.
+/// Checks backends for as long as it runs.
 ///
 /// Cost: a task of about a kilobyte per backend, and a socket while one waits for its answer.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ struct Running {
 }
 
 impl<P: Probe> Checker<P> {
-    /// A checker of what is `desired`, which asks by `probe` as long as there is a `network`.
+    /// A checker of the `desired` backends by `probe`, while the `network` is up.
     pub fn new(probe: P, desired: DesiredReceiver, network: NetworkReceiver) -> (Self, Arc<HealthTable>) {
         let table = Arc::new(HealthTable::new());
         let checker = Self {
@@ -84,7 +83,7 @@ impl<P: Probe> Checker<P> {
         (checker, table)
     }
 
-    /// Follows the desired set until its source ends. Dropping it ends all checks.
+    /// Follows the desired set until its source ends. Dropping the future ends all checks.
     pub async fn run(mut self) {
         loop {
             self.follow();
@@ -102,7 +101,7 @@ impl<P: Probe> Checker<P> {
         }
     }
 
-    /// Starts and cancels checks so that those of the desired set run.
+    /// Starts and cancels checks to match the desired set.
     fn follow(&mut self) {
         let Some(desired) = self.desired.borrow_and_update().clone() else {
             return;
@@ -136,7 +135,7 @@ impl<P: Probe> Checker<P> {
     }
 }
 
-/// Who is to be looked at. One that is known to be dead need not be.
+/// The backends to check: all but those that get no flows anyway.
 fn specs(desired: &Desired) -> HashMap<Target, CheckSpec> {
     let mut specs = HashMap::new();
     for service in &desired.services {
@@ -171,17 +170,17 @@ impl Target {
         }
     }
 
-    /// Its place within an interval, 0 to 1: evenly spread over many, and always the same for one.
-    fn place(&self) -> f64 {
+    /// Its offset within an interval, 0 to 1: spread evenly over targets, and constant for each.
+    fn offset(&self) -> f64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         #[expect(clippy::cast_precision_loss, reason = "a part of 2^64 is as good")]
-        let place = hasher.finish() as f64 / u64::MAX as f64;
-        place
+        let offset = hasher.finish() as f64 / u64::MAX as f64;
+        offset
     }
 }
 
-/// Checks one backend for ever: once within `spread` from now, then in its place of each interval.
+/// Checks one backend for ever: once within `spread` from now, then at its offset in each interval.
 async fn follow_one<P: Probe>(
     asking: Asking<P>,
     table: Arc<HealthTable>,
@@ -196,18 +195,18 @@ async fn follow_one<P: Probe>(
             table.record(&target, answer, took);
         }
     };
-    sleep_until(start + spread.min(check.interval).mul_f64(target.place())).await;
+    sleep_until(start + spread.min(check.interval).mul_f64(target.offset())).await;
     ask().await;
-    let mut turns = interval_at(start + check.interval.mul_f64(target.place()), check.interval);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut ticks = interval_at(start + check.interval.mul_f64(target.offset()), check.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        turns.tick().await;
+        ticks.tick().await;
         ask().await;
     }
 }
 
 impl<P: Probe> Asking<P> {
-    /// One check, and how long it took; `None` if nothing can be said for want of a network.
+    /// One check and its duration; `None` without a network.
     async fn ask(&self, address: SocketAddr, limit: Duration) -> Option<(Answer, Duration)> {
         let _permit = self.permits.acquire().await.ok()?;
         if !self.is_connected() {

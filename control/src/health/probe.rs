@@ -1,4 +1,4 @@
-//! One check of one backend: a question over the network, and what came back.
+//! One check of one backend over the network.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -9,16 +9,16 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 use vl3lb_common::Duration;
 
-/// What came back.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub result: CheckResult,
-    /// In words, without what was asked: `refused`, `timeout: no answer in 1s`.
+    /// The result in words, without the kind of probe: `refused`, `timeout: no answer in 1s`.
     pub text: String,
 }
 
 impl Answer {
-    /// The backend is well.
+    /// The backend is healthy.
     pub fn good() -> Self {
         Self {
             result: CheckResult::Ok,
@@ -27,18 +27,18 @@ impl Answer {
     }
 }
 
-/// Asks a backend.
+/// Probes a backend.
 pub trait Probe: Clone + Send + Sync + 'static {
-    /// Whether the backend answers at `address` within `limit`; ends soon after it at the latest.
+    /// Probes `address`. Returns within `limit`, or soon after.
     fn ask(&self, address: SocketAddr, limit: Duration) -> impl Future<Output = Answer> + Send;
 }
 
 /// Opens a TCP connection through the kernel, from the balancer's own address, and resets it.
 ///
-/// The connection's port is one of the kernel's ephemeral ones, which never are NAT ports: the steer
-/// program leaves the answer to the kernel, and no check goes through the packet path. It is ended by
-/// a reset (`SO_LINGER` 0) and not by a FIN: that would leave a socket in TIME-WAIT here for each
-/// check of the last minute, tens of thousands with many backends.
+/// The connection's port is one of the kernel's ephemeral ports, which are never NAT ports: the steer
+/// program passes the replies to the kernel, and no check uses the packet path. The connection is closed by
+/// a reset (`SO_LINGER` 0): a FIN would leave a socket in TIME-WAIT for each check of the last minute, tens of
+/// thousands with many backends.
 #[derive(Debug, Clone, Copy)]
 pub struct TcpConnect;
 
@@ -95,7 +95,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[tokio::test]
-    async fn a_listener_of_either_family_is_well() {
+    async fn a_listener_of_either_family_is_healthy() {
         for own in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
             let address = SocketAddr::new(own, 0);
             let listener = TcpListener::bind(address).await.unwrap();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_balancers_own_trouble_is_no_news_of_the_backend() {
+    fn errors_of_the_balancer_itself_are_no_verdict() {
         for (raw, want) in [
             (rustix::io::Errno::HOSTUNREACH, CheckResult::Unreachable),
             (rustix::io::Errno::NETUNREACH, CheckResult::Unreachable),

@@ -1,4 +1,4 @@
-//! What checks have found out, in one place: checks write it, the publisher and the views read it.
+//! The results of health checks: written by the checks, read by the publisher and the reports.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -13,15 +13,15 @@ use super::probe::Answer;
 use super::tally::{Tally, Thresholds, Verdict};
 use crate::config::HealthCheck;
 
-/// Upper bounds of the time that a check takes, in microseconds.
+/// Upper bounds of the duration of a check, in microseconds.
 pub const CHECK_BOUNDS: [u64; 12] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
 ];
 
-/// The name of the one kind of check, in every view.
+/// The name of the only kind of check, in every report.
 pub const KIND: &str = "tcp";
 
-/// A backend of a service, as one that is looked at.
+/// The backend of a service that a check is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Of the service.
@@ -31,18 +31,18 @@ pub struct Target {
     pub address: IpAddr,
     /// Of the backend.
     pub port: u16,
-    /// Who has the address: what was found out about one instance says nothing about the next.
+    /// The owner of the address: a verdict on one instance does not apply to the next.
     pub instance: Option<Arc<str>>,
 }
 
-/// How a target is to be looked at, and for which service.
+/// How to check a target, and for which service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckSpec {
     pub(crate) service: Arc<str>,
     pub(crate) check: HealthCheck,
 }
 
-/// What there is to say about a backend.
+/// The verdict on a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub verdict: Verdict,
@@ -50,13 +50,13 @@ pub struct Finding {
     pub why: String,
 }
 
-/// Findings by target. One that is not there has not been looked at.
+/// Findings by target; a target without checks has none.
 pub type Findings = HashMap<Target, Finding>;
 
-/// Everything that checks have found out.
+/// The results of all checks.
 ///
-/// Counts of a backend stay for as long as it is looked at, whatever else about it or its service
-/// changes; those of a service for as long as one of its name is checked.
+/// A backend keeps its counts while it is checked, whatever else about it or its service changes; a service keeps them
+/// while one of its name is checked.
 #[derive(Debug)]
 pub struct HealthTable {
     notes: Mutex<Notes>,
@@ -79,7 +79,7 @@ struct Note {
 }
 
 impl HealthTable {
-    /// Nothing looked at yet.
+    /// A table without targets.
     pub fn new() -> Self {
         Self {
             notes: Mutex::default(),
@@ -87,7 +87,7 @@ impl HealthTable {
         }
     }
 
-    /// Told when a verdict changes.
+    /// Notified when a verdict changes.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -113,7 +113,7 @@ impl HealthTable {
         Arc::clone(findings)
     }
 
-    /// The checks of each target, as shown. Cost: O(backends that are checked).
+    /// The checks of each target, for reports. Cost: O(backends that are checked).
     pub fn checks(&self) -> HashMap<Target, BackendCheck> {
         let notes = self.lock();
         let checks = notes.targets.iter();
@@ -122,7 +122,7 @@ impl HealthTable {
             .collect()
     }
 
-    /// Checks of the backends of `service` by result; all are there, also those that never came.
+    /// Checks of the backends of `service` by result, including results that never occurred.
     pub fn results(&self, service: &str) -> Vec<CheckCount> {
         let notes = self.lock();
         let histograms = notes.services.get(service);
@@ -143,7 +143,7 @@ impl HealthTable {
             .collect()
     }
 
-    /// Forgets what is not ordered any more, and begins with what is new.
+    /// Replaces the set of targets. Those that stay keep their counts.
     pub(crate) fn follow(&self, specs: &HashMap<Target, CheckSpec>) {
         let mut notes = self.lock();
         let Notes {
@@ -172,7 +172,7 @@ impl HealthTable {
         services.retain(|name, _| names.contains(name));
     }
 
-    /// Notes the end of a check; one that is not ordered any more says nothing.
+    /// Records the result of a check; ignored if the target is no longer checked.
     pub(crate) fn record(&self, target: &Target, answer: Answer, took: Duration) {
         let mut notes = self.lock();
         let Notes {
@@ -202,7 +202,7 @@ impl HealthTable {
         }
     }
 
-    /// What is kept here is consistent after every step, so a panic elsewhere does not spoil it.
+    /// The table is consistent after every step, so a panic elsewhere leaves it usable.
     fn lock(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }

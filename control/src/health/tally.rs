@@ -1,20 +1,20 @@
-//! When a backend counts as up or down: the counters of its checks.
+//! Counts the checks of one backend into a verdict.
 //!
-//! A backend starts out unknown. The first good check makes it up: there is nothing to wait for. It
-//! takes `fall` failed checks in a row to be down, from unknown too, so that one packet lost while a
-//! link comes up does not turn all backends away; and then `rise` good ones to be up again.
+//! A backend starts as unknown. The first good check makes it up. `fall` failed checks in a row make it down, from
+//! unknown too, so that one packet lost while a link comes up does not remove all backends; `rise` good ones in a row
+//! make it up again.
 
-/// What checks say about a backend.
+/// The result of all checks of a backend so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing yet.
+    /// Too few checks yet.
     #[default]
     Unknown,
     Up,
     Down,
 }
 
-/// How many checks in a row turn a verdict.
+/// Number of checks in a row that change a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Thresholds {
     pub(super) rise: u32,
@@ -25,11 +25,11 @@ pub(super) struct Thresholds {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     verdict: Verdict,
-    /// Whether the last ones were good.
+    /// Result of the last checks in a row.
     good: bool,
-    /// How many in a row.
+    /// Number of them.
     consecutive: u32,
-    /// How many of them turn the verdict, or did.
+    /// Number of them that changes the verdict, or has changed it.
     needed: u32,
 }
 
@@ -38,17 +38,17 @@ impl Tally {
         self.verdict
     }
 
-    /// Checks in a row with the same end.
+    /// Checks in a row with the same result.
     pub(super) const fn consecutive(&self) -> u32 {
         self.consecutive
     }
 
-    /// How many checks like the last turn the verdict, or have turned it.
+    /// Number of checks in a row, with the result of the last one, that changes the verdict or has changed it.
     pub(super) const fn needed(&self) -> u32 {
         self.needed
     }
 
-    /// Counts a check. Whether the verdict changed.
+    /// Counts a check. True if the verdict changed.
     pub(super) fn record(&mut self, good: bool, thresholds: Thresholds) -> bool {
         let row = if good == self.good { self.consecutive } else { 0 };
         self.consecutive = row.saturating_add(1);
@@ -88,18 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_follow_the_counters() {
+    fn verdicts_follow_consecutive_results() {
         for (what, checks, rise, fall, want) in [
-            ("the first answer is enough", "+", 2, 3, "u"),
-            ("also after failures that were too few", "--+", 2, 3, "??u"),
-            ("nothing but failures", "---", 2, 3, "??d"),
-            ("a failure alone is forgiven", "+-+-+", 2, 3, "uuuuu"),
+            ("the first good check is enough", "+", 2, 3, "u"),
+            ("also after too few failures", "--+", 2, 3, "??u"),
+            ("failures only", "---", 2, 3, "??d"),
+            ("a single failure changes nothing", "+-+-+", 2, 3, "uuuuu"),
             ("failures must be in a row", "+--+--+---", 2, 3, "uuuuuuuuud"),
             ("so must successes", "+---+-+-++", 2, 3, "uuuddddddu"),
-            ("one failure is enough if it is to be", "+-+-", 1, 1, "udud"),
+            ("thresholds of one", "+-+-", 1, 1, "udud"),
             ("down stays down", "+-----", 2, 2, "uudddd"),
             (
-                "up and down again need their counts anew",
+                "counts start again after each verdict",
                 "+--++-+--",
                 2,
                 2,
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_says_how_far_it_is_to_the_other_verdict() {
+    fn consecutive_and_needed_count_towards_the_next_verdict() {
         let thresholds = Thresholds { rise: 2, fall: 3 };
         let mut tally = Tally::default();
         let mut counts = Vec::new();

@@ -17,7 +17,7 @@ use crate::network::{LinkState, NetworkView};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Gives scripted results after a millisecond, and records when it was asked.
+/// A scripted probe: answers after a millisecond, and records when it was called.
 #[derive(Debug, Clone, Default)]
 struct Script(Arc<Mutex<Scripted>>);
 
@@ -87,7 +87,7 @@ impl World {
             .push((address(host), 8081).into());
     }
 
-    /// When backends were asked since the last look.
+    /// The probes since the last call.
     fn asked(&self) -> Vec<(Instant, SocketAddr)> {
         std::mem::take(&mut self.script.0.lock().unwrap().asked)
     }
@@ -145,7 +145,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lone_backend_is_asked_at_once_and_once_an_interval() {
+async fn a_single_backend_is_checked_at_once_and_every_interval() {
     let world = World::start();
     let started = Instant::now();
     world.want(finance([2]));
@@ -162,7 +162,7 @@ async fn a_lone_backend_is_asked_at_once_and_once_an_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_are_spread_over_the_interval() {
+async fn many_checks_are_spread_over_the_interval() {
     let world = World::start();
     world.want(finance(0..1000));
     sleep(Duration::from_millis(300)).await;
@@ -185,7 +185,7 @@ async fn many_are_spread_over_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() {
+async fn a_backend_is_down_after_fall_failures_and_up_after_rise_successes() {
     let world = World::start();
     world.want(finance([2, 3]));
     sleep(Duration::from_secs(3)).await;
@@ -231,7 +231,7 @@ async fn a_dead_backend_is_down_after_its_failures_and_up_after_its_successes() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn counts_stay_while_other_things_change() {
+async fn counts_stay_when_other_settings_change() {
     let world = World::start();
     world.kill(2);
     world.want(finance([2]));
@@ -263,7 +263,7 @@ async fn counts_stay_while_other_things_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_removed_is_asked_no_more_and_starts_anew() {
+async fn a_removed_backend_is_not_checked_and_starts_as_unknown() {
     let world = World::start();
     world.kill(2);
     world.want(finance([2, 3]));
@@ -292,7 +292,7 @@ async fn what_is_removed_is_asked_no_more_and_starts_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_blamed_while_the_balancer_has_no_network() {
+async fn no_backend_fails_while_the_balancer_has_no_network() {
     let world = World::start();
     world.want(finance([2]));
     sleep(Duration::from_secs(3)).await;
@@ -306,7 +306,7 @@ async fn nobody_is_blamed_while_the_balancer_has_no_network() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sockets_are_bounded_and_the_dead_do_not_stop_the_rest() {
+async fn sockets_are_bounded_and_dead_backends_do_not_delay_others() {
     let world = World::start();
     (0..900).for_each(|host| world.kill(host));
     world.want(finance(0..1000));
@@ -319,7 +319,7 @@ async fn sockets_are_bounded_and_the_dead_do_not_stop_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_port_to_ask_can_be_another_one() {
+async fn the_checked_port_can_differ() {
     let world = World::start();
     let mut service = finance([2]);
     service.health_check.as_mut().unwrap().tcp.port = Some(9090);

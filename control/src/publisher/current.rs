@@ -1,4 +1,4 @@
-//! What the workers have now.
+//! The snapshot in force, and the publisher's counters.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -11,14 +11,14 @@ use vl3lb_common::stats::{Counter, Histogram};
 
 use crate::state::Directory;
 
-/// A snapshot that all workers use, and who is behind its slots.
+/// A snapshot that all workers use, and the services and backends in its slots.
 #[derive(Debug, Clone)]
 pub struct Current {
     pub snapshot: Arc<Snapshot>,
     pub directory: Arc<Directory>,
-    /// When all workers had it.
+    /// When the last worker switched to it.
     pub published: SystemTime,
-    /// How long that took since the first of its changes was seen.
+    /// Time from its first change until then.
     pub applied_in: Duration,
 }
 
@@ -29,18 +29,18 @@ impl Current {
     }
 }
 
-/// The newest; `None` before the first. Borrow it shortly, or clone the `Arc`.
+/// The newest snapshot; `None` before the first. Borrow it briefly, or clone the `Arc`.
 pub type CurrentReceiver = watch::Receiver<Option<Arc<Current>>>;
 
-/// Upper bounds of the time from a change to the last worker that has it, in microseconds: from 1 ms
-/// on, each twice the one before, as kube-proxy's.
+/// Upper bounds of the time from a change until the last worker has it, in microseconds: from 1 ms, each twice the
+/// one before, as in kube-proxy.
 pub const APPLY_BOUNDS: [u64; 15] = [
     1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000, 512_000, 1_024_000, 2_048_000,
     4_096_000, 8_192_000, 16_384_000,
 ];
 
-/// Upper bounds of the time from a change in Kubernetes to the last worker that has it, in microseconds:
-/// a choice of kube-proxy's. Kubernetes tells most times to the second.
+/// Upper bounds of the time from a change in Kubernetes until the last worker has it, in microseconds: a selection of
+/// those of kube-proxy. Most times in Kubernetes are whole seconds.
 pub const PROGRAM_BOUNDS: [u64; 10] = [
     250_000,
     500_000,
@@ -59,13 +59,13 @@ pub const PROGRAM_BOUNDS: [u64; 10] = [
 pub struct PublisherStats {
     /// Snapshots that reached all workers.
     pub published: Counter,
-    /// Snapshots that did not.
+    /// Snapshots that did not reach all workers.
     pub failed: Counter,
-    /// Why the last one did not.
+    /// Why the last one failed.
     failure: Mutex<Option<String>>,
-    /// Time from a change that was seen to the last worker that had it.
+    /// Time from a change until the last worker had it.
     pub applied: Histogram<{ APPLY_BOUNDS.len() + 1 }>,
-    /// Time from a change in Kubernetes, as it says, to the last worker that had it.
+    /// Time from a change in Kubernetes, by its own timestamps, until the last worker had it.
     pub programmed: Histogram<{ PROGRAM_BOUNDS.len() + 1 }>,
 }
 

@@ -136,17 +136,17 @@ impl Publisher {
                 changed = self.desired.changed() => {
                     if changed.is_err() { return; }
                     let observed = self.desired.borrow().as_ref().and_then(|desired| desired.observed);
-                    pace.wanted(self.note_change(observed));
+                    pace.desired_changed(self.note_change(observed));
                 }
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
-                    pace.network(self.note_change(None));
+                    pace.network_changed(self.note_change(None));
                 }
                 changed = verdicts.changed() => {
                     if changed.is_err() { return; }
-                    pace.wanted(self.note_change(None));
+                    pace.desired_changed(self.note_change(None));
                 }
-                _ = events.tick() => self.take_events(),
+                _ = events.tick() => self.take_worker_events(),
                 () = reached(pace.next()) => {
                     let wait = self.step().await;
                     pace.stepped(Instant::now(), SETTLE.max(self.worked * REST), wait);
@@ -155,7 +155,7 @@ impl Publisher {
         }
     }
 
-    /// Notes a change, observed before now if that time is known. Returns the time now.
+    /// Notes a change that was observed at this time, or now. Returns the time now.
     fn note_change(&mut self, observed: Option<Instant>) -> Instant {
         let now = Instant::now();
         let seen = observed.unwrap_or(now).min(self.seen.unwrap_or(now));
@@ -164,7 +164,7 @@ impl Publisher {
     }
 
     /// Takes the workers' events: neighbours that their packets need.
-    fn take_events(&self) {
+    fn take_worker_events(&self) {
         while let Some(event) = self.dataplane.next_event() {
             match event {
                 WorkerEvent::Unresolved(neighbor) => self.resolver.resolve(neighbor),
@@ -172,10 +172,9 @@ impl Publisher {
         }
     }
 
-    /// Publishes what is new, if anything is. How long until there is something to do without
-    /// any change from outside.
+    /// Publishes a snapshot if anything changed. Returns the time until the next step that is due without a change.
     async fn step(&mut self) -> Option<Duration> {
-        // What only the passing of time brings is seen now.
+        // A step without a change was triggered by a deadline.
         let seen = self.seen.take().unwrap_or_else(Instant::now);
         self.follow_network();
         let desired = self.desired.borrow_and_update().clone()?;
@@ -220,8 +219,8 @@ impl Publisher {
         deadline.into_iter().chain(draining).chain(addresses).min()
     }
 
-    /// How long to wait before the first snapshot, for the kernel to find a backend of each service
-    /// and family: with it the balancer is ready, and its first flows shall not lose packets.
+    /// How long to delay the first snapshot until the kernel has resolved a backend of each service
+    /// and family: the first snapshot makes the balancer ready, and its first flows must not lose packets.
     fn first_next_hops(&mut self, desired: &Desired, network: &NetworkView) -> Option<Duration> {
         let started = *self.started.get_or_insert_with(Instant::now);
         let left = FIRST_NEXT_HOPS.checked_sub(started.elapsed())?;
@@ -259,12 +258,12 @@ impl Publisher {
         }
     }
 
-    /// Hands an update, the first of whose changes was seen at `seen`, to the workers.
+    /// Hands an update, whose first change was seen at `seen`, to the workers.
     async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), PublishError> {
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
         let publishing = tokio::task::spawn_blocking(move || dataplane.publish(snapshot));
-        // Meanwhile: new backends get their first flows when their next hop is known.
+        // Meanwhile, new backends are resolved.
         let backends = update.snapshot.backend_slots.iter().flatten();
         self.resolver
             .keep(backends.map(|backend| backend.address).collect());
@@ -286,13 +285,12 @@ impl Publisher {
             published,
             applied_in,
         })));
-        // Whoever hears of a change can see it already.
-        self.report(&update, applied_in);
+        // Events come after the state that they are about.
+        self.emit(&update, applied_in);
         Ok(())
     }
 
-    /// How long changes in Kubernetes took. Those that are older than the first snapshot say nothing about
-    /// this balancer.
+    /// Measures the time since changes in Kubernetes. Changes before the first snapshot are not this balancer's delay.
     fn measure_programming(&mut self, update: &Update) {
         let now = SystemTime::now();
         let began = *self.began.get_or_insert(now);
@@ -306,7 +304,7 @@ impl Publisher {
         }
     }
 
-    fn tell(&mut self, update: &Update, applied_in: Duration) {
+    fn emit(&mut self, update: &Update, applied_in: Duration) {
         let changes = std::mem::take(&mut self.pending_events);
         self.events.emit_all(changes.iter().map(Event::from).collect());
         if self.problems != update.directory.problems {
@@ -325,8 +323,7 @@ impl Publisher {
     }
 }
 
-/// Waits until `time`, if there is one. What is due already does not wait for the timer, which counts in
-/// milliseconds.
+/// Waits until `time`; for ever without one. A time that has passed does not wait for the timer's next millisecond.
 async fn reached(time: Option<Instant>) {
     match time {
         Some(time) if time > Instant::now() => sleep_until(time).await,

@@ -1,58 +1,58 @@
-//! When the next snapshot is due.
+//! Decides when the next snapshot is due.
 //!
-//! What is wanted, and what the network is, have a pause of their own after each snapshot that had something
-//! new of it: so a change of backends does not wait because neighbours answer. The network's is longer, since
-//! neighbours answer one after the other and are better taken together.
+//! The desired set and the network each have a pause of their own after a snapshot with changes of theirs: a change of
+//! backends does not wait because neighbours answer. The network's pause is longer, since neighbours answer one after
+//! the other and are better taken together.
 
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
-/// The network's pauses are so many times as long.
+/// The network's pauses are this many times as long.
 const NETWORK: u32 = 2;
 
-/// Decides when to look for what is new. Pure.
+/// The times of the next snapshots. Pure.
 #[derive(Debug)]
 pub(super) struct Pace {
     next: Option<Instant>,
-    /// Pauses end then.
-    wanted_from: Instant,
+    /// Ends of the pauses.
+    desired_from: Instant,
     network_from: Instant,
-    /// Whether what is wanted has changed since the last look.
-    wanted: bool,
+    /// Whether the desired set has changed since the last step.
+    desired: bool,
 }
 
 impl Pace {
-    /// The first look is due at `now`.
+    /// The first step is due at `now`.
     pub(super) const fn from(now: Instant) -> Self {
         Self {
             next: Some(now),
-            wanted_from: now,
+            desired_from: now,
             network_from: now,
-            wanted: false,
+            desired: false,
         }
     }
 
-    /// When to look; `None` if there is nothing to wait for.
+    /// When the next step is due; `None` if it needs a change.
     pub(super) const fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// What is wanted changed at `now`.
-    pub(super) fn wanted(&mut self, now: Instant) {
-        self.wanted = true;
-        self.at(now.max(self.wanted_from));
+    /// The desired set changed at `now`.
+    pub(super) fn desired_changed(&mut self, now: Instant) {
+        self.desired = true;
+        self.at(now.max(self.desired_from));
     }
 
     /// The network changed at `now`.
-    pub(super) fn network(&mut self, now: Instant) {
+    pub(super) fn network_changed(&mut self, now: Instant) {
         self.at(now.max(self.network_from));
     }
 
-    /// A look ended at `now`, that makes a pause of `pause`; the next is due after `wait` at the latest.
+    /// A step ended at `now` and is followed by a pause; the next one is due after `wait` at the latest.
     pub(super) fn stepped(&mut self, now: Instant, pause: Duration, wait: Option<Duration>) {
         self.network_from = now + pause * NETWORK;
-        if std::mem::take(&mut self.wanted) {
-            self.wanted_from = now + pause;
+        if std::mem::take(&mut self.desired) {
+            self.desired_from = now + pause;
         }
         self.next = wait.map(|wait| now + wait.max(pause));
     }
@@ -77,9 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_change_is_due_at_once_and_those_that_follow_after_a_pause() {
+    fn the_first_change_is_due_at_once_and_later_ones_after_a_pause() {
         type Change = fn(&mut Pace, Instant);
-        let changes: [(Change, Duration); 2] = [(Pace::wanted, PAUSE), (Pace::network, PAUSE * NETWORK)];
+        let changes: [(Change, Duration); 2] = [
+            (Pace::desired_changed, PAUSE),
+            (Pace::network_changed, PAUSE * NETWORK),
+        ];
         for (change, pause) in changes {
             let (mut pace, now) = rested();
             assert_eq!(pace.next(), None);
@@ -92,34 +95,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_does_not_wait_for_the_network() {
+    fn the_desired_set_does_not_wait_for_the_network() {
         let (mut pace, now) = rested();
-        pace.network(now);
+        pace.network_changed(now);
         pace.stepped(now, PAUSE, None);
-        pace.network(now);
-        pace.wanted(now);
+        pace.network_changed(now);
+        pace.desired_changed(now);
         assert_eq!(pace.next(), Some(now));
-        // The network was looked at with it.
+        // That step took the network too.
         pace.stepped(now, PAUSE, None);
         assert_eq!(pace.next(), None);
     }
 
     #[test]
-    fn the_network_waits_after_a_change_of_what_is_wanted() {
+    fn the_network_waits_after_a_change_of_the_desired_set() {
         let (mut pace, now) = rested();
-        pace.wanted(now);
+        pace.desired_changed(now);
         pace.stepped(now, PAUSE, None);
-        pace.network(now);
+        pace.network_changed(now);
         assert_eq!(pace.next(), Some(now + PAUSE * NETWORK));
     }
 
     #[test]
-    fn what_only_time_brings_makes_no_haste_and_waits_for_nobody() {
+    fn a_deadline_respects_the_pause_and_does_not_delay_changes() {
         let (mut pace, now) = rested();
         let wait = Duration::from_secs(1);
         pace.stepped(now, PAUSE, Some(wait));
         assert_eq!(pace.next(), Some(now + wait));
-        pace.wanted(now + PAUSE);
+        pace.desired_changed(now + PAUSE);
         assert_eq!(pace.next(), Some(now + PAUSE));
         pace.stepped(now, PAUSE, Some(Duration::ZERO));
         assert_eq!(pace.next(), Some(now + PAUSE));

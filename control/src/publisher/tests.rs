@@ -20,7 +20,7 @@ use crate::discovery::{BackendSpec, DesiredSender, Eligibility, Origin};
 use crate::health::{Answer, CheckSpec, Target};
 use crate::network::{LinkState, Monitor};
 
-/// A data plane that only remembers.
+/// A data plane that records.
 struct Recorder {
     attachment: Arc<Attachment>,
     stats: Vec<Arc<WorkerStats>>,
@@ -222,7 +222,7 @@ async fn pass(duration: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_published_before_everything_is_known() {
+async fn nothing_is_published_before_the_first_complete_inputs() {
     let mut world = World::start();
     pass(Duration::from_secs(1)).await;
     world.want(&[2]);
@@ -260,7 +260,7 @@ fn ethernet(neighbors: &[u8]) -> Arc<NetworkView> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_snapshot_waits_for_next_hops_and_not_for_ever() {
+async fn the_first_snapshot_waits_for_next_hops_for_a_limited_time() {
     let (found, missing) = (Duration::from_millis(100), FIRST_NEXT_HOPS);
     for (hosts, waited) in [(&[2][..], found), (&[2, 3], found), (&[3], missing)] {
         let mut world = World::start();
@@ -280,7 +280,7 @@ async fn the_first_snapshot_waits_for_next_hops_and_not_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_change_goes_out_at_once_and_a_burst_together() {
+async fn the_first_change_is_published_at_once_and_a_burst_together() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2]);
@@ -309,7 +309,7 @@ async fn the_first_change_goes_out_at_once_and_a_burst_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_again_is_not_published() {
+async fn an_unchanged_set_is_not_published() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2]);
@@ -323,7 +323,7 @@ async fn the_same_again_is_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_by_itself() {
+async fn a_drain_ends_at_its_deadline() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2, 3]);
@@ -348,7 +348,7 @@ async fn a_drain_ends_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_fails_is_published_again() {
+async fn a_failed_snapshot_is_published_again() {
     let mut world = World::start();
     *world.recorder.refuse.lock().unwrap() = 2;
     world.network.send_replace(Some(view(&[OWN])));
@@ -376,7 +376,7 @@ async fn a_snapshot_that_fails_is_published_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_from_a_change_in_kubernetes_counts_from_the_first_snapshot_on() {
+async fn changes_in_kubernetes_are_timed_after_the_first_snapshot() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     let desired = world.desired.clone();
@@ -400,7 +400,7 @@ async fn the_time_from_a_change_in_kubernetes_counts_from_the_first_snapshot_on(
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_interface_is_lost_the_state_stays_and_changes_go_on() {
+async fn without_an_interface_the_state_stays_and_changes_are_published() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2]);
@@ -423,7 +423,7 @@ async fn when_the_interface_is_lost_the_state_stays_and_changes_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_workers_are_taken_while_idle() {
+async fn worker_events_are_taken_while_idle() {
     let mut world = World::start();
     world.network.send_replace(Some(view(&[OWN])));
     world.want(&[2]);
@@ -439,7 +439,7 @@ async fn events_of_workers_are_taken_while_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_log_line_has_both_generations_and_what_changed() {
+async fn the_log_line_has_both_generations_and_the_changes() {
     let mut state = State::new(NatPorts::new(1, 2).unwrap());
     let network = view(&[OWN]);
     let mut update = |hosts: &[u8]| {
