@@ -59,6 +59,7 @@ pub type NetworkReceiver = watch::Receiver<Option<Arc<NetworkView>>>;
 pub struct Resolver {
     backends: Arc<watch::Sender<HashSet<IpAddr>>>,
     requests: mpsc::Sender<IpAddr>,
+    published: Arc<watch::Sender<Option<Link>>>,
 }
 
 impl Resolver {
@@ -71,8 +72,13 @@ impl Resolver {
         });
     }
 
-    /// A packet needs this neighbour. Forgotten if there are too many at once; the next packet
-    /// resolution again.
+    /// A snapshot for `link` is in force: packets for its MAC address reach the workers.
+    pub fn published(&self, link: Link) {
+        self.published
+            .send_if_modified(|last| last.replace(link) != Some(link));
+    }
+
+    /// Resolves a neighbour that a packet needs. Dropped if too many wait; the next packet requests it again.
     pub fn resolve(&self, neighbor: IpAddr) {
         if self.requests.try_send(neighbor).is_err() {
             debug!("too many unresolved neighbours at once, {neighbor} has to wait");
@@ -92,6 +98,8 @@ pub struct Monitor {
     requests: mpsc::Receiver<IpAddr>,
     /// Index of the interface that the data plane is attached to.
     attached: Option<watch::Receiver<Option<u32>>>,
+    /// The link of the snapshot in force; `None` before the first.
+    published: watch::Receiver<Option<Link>>,
     /// When the addresses are announced next, and how often from then on.
     announcement: Option<(Instant, u32)>,
 }
@@ -108,6 +116,7 @@ impl Monitor {
         let (view, view_receiver) = watch::channel(None);
         let (backends, backends_receiver) = watch::channel(HashSet::new());
         let (requests, requests_receiver) = mpsc::channel(REQUESTS);
+        let (published, published_receiver) = watch::channel(None);
         let monitor = Self {
             interface,
             tables: Tables::new(addresses),
@@ -117,17 +126,19 @@ impl Monitor {
             backends: backends_receiver,
             requests: requests_receiver,
             attached: None,
+            published: published_receiver,
             announcement: None,
         };
         let resolver = Resolver {
             backends: Arc::new(backends),
             requests,
+            published: Arc::new(published),
         };
         (monitor, view_receiver, resolver)
     }
 
-    /// Leaves the link silent until the data plane is attached to it: neighbours that learn the interface's MAC
-    /// address before would send packets of flows to the kernel, which resets them.
+    /// Leaves the link silent until the data plane is attached to it and has a snapshot for it: neighbours that learn
+    /// the interface's MAC address before would send packets of flows to the kernel, which resets them.
     #[must_use]
     pub fn with_attachment(self, attached: watch::Receiver<Option<u32>>) -> Self {
         Self {
@@ -189,6 +200,7 @@ impl Monitor {
                 }
                 Some(neighbor) = self.requests.recv() => self.resolution.need(neighbor, Instant::now()),
                 () = changed(&mut self.attached) => self.appear(),
+                Ok(()) = self.published.changed() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
             self.announce();
@@ -292,12 +304,13 @@ impl Monitor {
         self.resolution.restart(now);
     }
 
-    /// Whether the data plane takes the packets of this interface.
+    /// Whether the data plane takes the packets for this interface and its MAC address.
     fn is_served(&self) -> bool {
         let index = self.tables.index();
-        self.attached
-            .as_ref()
-            .is_none_or(|attached| *attached.borrow() == index)
+        let is_attached = |attached: &watch::Receiver<Option<u32>>| *attached.borrow() == index;
+        let link = self.view.borrow().as_ref().map(|view| view.next_hops.link);
+        let published = *self.published.borrow();
+        self.attached.as_ref().is_none_or(is_attached) && (published.is_none() || published == link)
     }
 
     /// Announces the addresses if that is due.

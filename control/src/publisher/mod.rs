@@ -274,6 +274,7 @@ impl Publisher {
         };
         self.stats.record(&outcome);
         outcome?;
+        self.resolver.published(update.snapshot.next_hops.link);
         let (applied_in, published) = (seen.elapsed(), SystemTime::now());
 
         let micros = u64::try_from(applied_in.as_micros()).unwrap_or(u64::MAX);
