@@ -14,12 +14,12 @@ use crate::observe::report::Reporter;
 #[derive(Debug, Clone)]
 pub(super) struct Reports {
     reporter: Arc<Reporter>,
-    last: Arc<Mutex<Last>>,
+    pub(super) last: Arc<Mutex<Last>>,
 }
 
 /// When the last report was begun, and the report while somebody uses it.
 #[derive(Debug, Default)]
-struct Last(Option<(Instant, Weak<Report>)>);
+pub(super) struct Last(Option<(Instant, Weak<Report>)>);
 
 impl Reports {
     pub(super) fn new(reporter: Arc<Reporter>) -> Self {
