@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use serde_json::Value;
 use vl3lb_tests::attachment::Attachment;
@@ -215,7 +216,7 @@ fn a_download_survives_the_way_from_ethernet_to_raw_ip_and_back() {
     download(&topology, Family::V4, || {
         drop(link.take());
         wait_not_ready(&balancer, "does not exist");
-        add_routed(&topology);
+        add_routed(&topology, &balancer);
     });
     balancer.wait_ready();
     assert_eq!(interface(&balancer)["link"], "ethernet");
@@ -232,6 +233,7 @@ fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let netns = &topology.balancer.netns;
     download(&topology, Family::V4, || {
+        wait_quiet(&balancer);
         // Most kernels rename an interface only while it is down.
         netns.ip(&format!(
             "link set {INTERFACE} down\nlink set {INTERFACE} name away"
@@ -243,6 +245,7 @@ fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
     });
     balancer.wait_ready();
     download(&topology, Family::V4, || {
+        wait_quiet(&balancer);
         netns.ip(&format!("link set {INTERFACE} down"));
         wait_not_ready(&balancer, "is down");
         assert_eq!(balancer.http("/healthz").expect("GET /healthz").0, 200);
@@ -356,17 +359,11 @@ fn add(topology: &Topology, new: &New) {
 }
 
 /// As [`add`], for a network whose pods are behind router ports.
-fn add_routed(topology: &Topology) {
+fn add_routed(topology: &Topology, balancer: &Balancer<'_>) {
     add_pair(topology, 1, 1500);
     let port = &topology.balancer.router_port;
     let [gateway4, gateway6] = Family::BOTH.map(Family::gateway);
     let [own4, own6] = Family::BOTH.map(Family::balancer);
-    topology.router().ip(&format!(
-        "addr add {gateway4}/32 dev {port}
-         addr add {gateway6}/128 dev {port} nodad
-         route add {own4}/32 dev {port}
-         route add {own6}/128 dev {port}"
-    ));
     topology.balancer.netns.ip(&format!(
         "link set {INTERFACE} up
          addr add {own4}/32 dev {INTERFACE}
@@ -375,6 +372,14 @@ fn add_routed(topology: &Topology) {
          route add default via {gateway4} dev {INTERFACE}
          route add {gateway6} dev {INTERFACE}
          route add default via {gateway6} dev {INTERFACE}"
+    ));
+    // A router resolves the balancer on its own, and until it is attached the kernel resets the flows' packets.
+    wait_attached(balancer, "veth");
+    topology.router().ip(&format!(
+        "addr add {gateway4}/32 dev {port}
+         addr add {gateway6}/128 dev {port} nodad
+         route add {own4}/32 dev {port}
+         route add {own6}/128 dev {port}"
     ));
 }
 
@@ -520,6 +525,24 @@ fn wait_not_ready(balancer: &Balancer<'_>, reason: &str) {
             other => Err(format!("{other:?}")),
         },
     );
+}
+
+/// Waits until the client's window is full and no packet is under way. A veth device that goes down takes its XDP
+/// program off before its queues, and the kernel resets the flows of packets that it finds in them.
+fn wait_quiet(balancer: &Balancer<'_>) {
+    let received = || {
+        balancer
+            .metrics()
+            .sum("vl3lb_worker_received_packets_total", &[])
+    };
+    let mut last = received();
+    wait::until("no packet to come", wait::STEP, || {
+        std::thread::sleep(Duration::from_millis(50));
+        let before = std::mem::replace(&mut last, received());
+        (before == last)
+            .then_some(())
+            .ok_or_else(|| format!("{before} packets, then {last}"))
+    });
 }
 
 fn wait_attached(balancer: &Balancer<'_>, kind: &str) {
