@@ -530,11 +530,7 @@ fn wait_not_ready(balancer: &Balancer<'_>, reason: &str) {
 /// Waits until the client's window is full and no packet is under way. A veth device that goes down takes its XDP
 /// program off before its queues, and the kernel resets the flows of packets that it finds in them.
 fn wait_quiet(balancer: &Balancer<'_>) {
-    let received = || {
-        balancer
-            .metrics()
-            .sum("vl3lb_worker_received_packets_total", &[])
-    };
+    let received = || balancer.metrics().sum("vl3lb_worker_received_packets_total", &[]);
     let mut last = received();
     wait::until("no packet to come", wait::STEP, || {
         std::thread::sleep(Duration::from_millis(50));
