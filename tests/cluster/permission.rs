@@ -62,7 +62,8 @@ const LOST: [(&str, &str, Effect); 17] = [
     ("delete", "leases", Effect::Leaves),
     ("list", "services", Effect::FollowsServices),
     ("watch", "services", Effect::FollowsServices),
-    ("list", "endpointslices", Effect::FollowsEndpoints),
+    // A service none of whose endpoints is known is not published.
+    ("list", "endpointslices", Effect::FollowsServices),
     ("watch", "endpointslices", Effect::FollowsEndpoints),
     ("create", "endpointslices", Effect::Publishes),
     ("patch", "endpointslices", Effect::Publishes),
