@@ -12,8 +12,7 @@ fn downloads_live_through_scaling_up_and_down() {
     let downloads = Jobs::downloads(cluster, 6);
     cluster.scale(6);
     cluster.settle(6);
-    let answers = ask(cluster, 24);
-    assert!(answers.len() > 3, "the new servers get no requests: {answers:?}");
+    ask_until_all_answer(cluster, 6);
 
     cluster.scale(2);
     cluster.settle(2);
@@ -97,7 +96,7 @@ fn a_rolling_update_of_the_balancers_keeps_the_name_answered() {
         assert!(begin.elapsed() < PATIENCE, "the update does not end");
     }
     cluster.settle(3);
-    assert_eq!(ask(cluster, 12).len(), 3, "after the update");
+    ask_until_all_answer(cluster, 3);
 }
 
 #[test]
@@ -130,6 +129,20 @@ fn wait_ready(cluster: &Cluster, servers: usize) {
             .then_some(())
             .ok_or_else(|| format!("{states:?}"))
     });
+}
+
+/// Requests until each server has answered. The server of a connection is chosen by a hash: any fixed number of
+/// requests misses one of them now and then (12 requests and 3 servers: once in 43 runs).
+fn ask_until_all_answer(cluster: &Cluster, servers: usize) {
+    const LIMIT: usize = 200;
+    let mut answered = BTreeSet::new();
+    for _ in 0..LIMIT {
+        answered.append(&mut ask(cluster, 1));
+        if answered.len() == servers {
+            return;
+        }
+    }
+    panic!("{LIMIT} requests were answered by {answered:?} alone, expected {servers} servers");
 }
 
 /// The servers that answer so many requests.
