@@ -6,67 +6,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use serde::Serialize;
 use url::Url;
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::Protocol;
 
 use super::document::{self, Document};
+use super::nsm::{NetworkService, Nsm};
 use super::refusal::Refusal;
 use super::selector::Selector;
 use super::service::{Draft, PORTS, TargetPort};
 use super::{duration, kubernetes, names};
 
-/// What only a client of Network Service Mesh needs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Nsm {
-    /// NSM_NAME: this client's name.
-    pub name: String,
-    /// NSM_CONNECT_TO: the manager.
-    pub connect_to: Url,
-    #[serde(serialize_with = "duration::serialize")]
-    pub dial_timeout: Duration,
-    #[serde(serialize_with = "duration::serialize")]
-    pub request_timeout: Duration,
-    #[serde(serialize_with = "duration::serialize")]
-    pub max_token_lifetime: Duration,
-    /// NSM_NETWORK_SERVICES: `kernel://NETWORK-SERVICE/INTERFACE?label=value`.
-    pub network_services: Vec<Url>,
-    pub open_telemetry_endpoint: String,
-    #[serde(serialize_with = "duration::serialize")]
-    pub metrics_export_interval: Duration,
-    pub pprof_enabled: bool,
-    pub pprof_listen_on: String,
-}
-
-const DEFAULT_CONNECT_TO: &str = "unix:///var/lib/networkservicemesh/nsm.io.sock";
-
-impl Default for Nsm {
-    /// The predecessor's defaults.
-    fn default() -> Self {
-        Self {
-            name: "cmd-lb-vl3-vpp".to_owned(),
-            connect_to: Url::parse(DEFAULT_CONNECT_TO).expect("the default is a URL"),
-            dial_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(15),
-            max_token_lifetime: Duration::from_secs(600),
-            network_services: Vec::new(),
-            open_telemetry_endpoint: "otel-collector.observability.svc.cluster.local:4317".to_owned(),
-            metrics_export_interval: Duration::from_secs(10),
-            pprof_enabled: false,
-            pprof_listen_on: "localhost:6060".to_owned(),
-        }
-    }
-}
-
-/// Variables that are read, checked and kept, and that nothing uses yet.
-const WITHOUT_EFFECT: [&str; 9] = [
-    "NSM_CONNECT_TO",
-    "NSM_DIAL_TIMEOUT",
-    "NSM_REQUEST_TIMEOUT",
-    "NSM_MAX_TOKEN_LIFETIME",
-    "NSM_NETWORK_SERVICES",
+/// Variables that are read, checked and kept, and that nothing uses.
+const WITHOUT_EFFECT: [&str; 4] = [
     "NSM_OPEN_TELEMETRY_ENDPOINT",
     "NSM_METRICS_EXPORT_INTERVAL",
     "NSM_PPROF_ENABLED",
@@ -104,6 +55,18 @@ pub(super) fn apply(
         );
     }
     variables.nsm(&mut config.nsm);
+    let network_service = variables.network_service(&config.interface);
+    if let Some(service) = &network_service {
+        if service.interface != config.interface {
+            notes.push(format!(
+                "NSM_NETWORK_SERVICES sets the interface to {} in place of {}",
+                service.interface, config.interface
+            ));
+        }
+        config.interface.clone_from(&service.interface);
+        variables.check_client(&config.nsm, notes);
+    }
+    config.nsm.network_service = network_service;
     let unused: Vec<_> = WITHOUT_EFFECT
         .into_iter()
         .filter(|name| variables.text(name).is_some())
@@ -118,11 +81,9 @@ pub(super) fn apply(
 /// The environment's service is called what the vL3 network calls this pod: the `podName` label
 /// of its request, else NSM_NAME.
 fn service_name(variables: &Variables<'_>, nsm: &Nsm) -> Option<String> {
-    nsm.network_services
-        .iter()
-        .flat_map(Url::query_pairs)
-        .find(|(key, _)| key == "podName")
-        .map(|(_, value)| value.into_owned())
+    let service = nsm.network_service.as_ref();
+    service
+        .and_then(|service| service.labels.get("podName").cloned())
         .or_else(|| variables.text("NSM_NAME"))
 }
 
@@ -176,13 +137,12 @@ impl Variables<'_> {
             });
         }
         self.set(
-            "NSM_NETWORK_SERVICES",
-            "URLs such as kernel://my-vl3/nsm-1?podName=finance, with commas between",
-            &mut nsm.network_services,
+            "SPIFFE_ENDPOINT_SOCKET",
+            "a URL such as unix:///run/spire/sockets/agent.sock",
+            &mut nsm.workload_api,
             |text| {
-                text.split(',')
-                    .map(|url| Url::parse(url.trim()).ok().filter(Url::has_host))
-                    .collect()
+                let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+                matches!(scheme, Some("unix" | "tcp")).then(|| text.to_owned())
             },
         );
         self.set(
@@ -203,6 +163,66 @@ impl Variables<'_> {
             &mut nsm.pprof_listen_on,
             host_and_port,
         );
+    }
+
+    /// The vL3 network to join, with all labels of the request: those of the URL, of NSM_LABELS, and the names of
+    /// pod, node and cluster.
+    fn network_service(&mut self, interface: &str) -> Option<NetworkService> {
+        let labels = self.optional("NSM_LABELS", "labels such as app:finance,tier:web", labels);
+        let text = self.text("NSM_NETWORK_SERVICES")?;
+        let mut service = match NetworkService::parse(&text, interface) {
+            Ok(service) => service,
+            Err(rejected) => {
+                self.refusals.push(Refusal::new(
+                    "NSM_NETWORK_SERVICES",
+                    rejected.value,
+                    rejected.allowed,
+                ));
+                return None;
+            }
+        };
+        for (key, value) in labels.unwrap_or_default() {
+            service.add_label(&key, value);
+        }
+        for (key, variable) in [
+            ("podName", "POD_NAME"),
+            ("nodeName", "NODE_NAME"),
+            ("clusterName", "CLUSTER_NAME"),
+        ] {
+            if let Some(value) = self.text(variable) {
+                service.add_label(key, value);
+            }
+        }
+        Some(service)
+    }
+
+    /// Settings that exclude each other in a client.
+    fn check_client(&mut self, nsm: &Nsm, notes: &mut Vec<String>) {
+        if nsm.connect_to.scheme() != "unix" {
+            self.refusals.push(Refusal::new(
+                "NSM_CONNECT_TO",
+                nsm.connect_to.as_str(),
+                "a unix:// URL with NSM_NETWORK_SERVICES: the network namespace is passed as a file descriptor",
+            ));
+        }
+        // Managers close a connection when its token's remaining life falls below the deadline of its request.
+        if nsm.request_timeout * 2 > nsm.max_token_lifetime {
+            self.refusals.push(Refusal::new(
+                "NSM_REQUEST_TIMEOUT",
+                duration::format(nsm.request_timeout),
+                format!(
+                    "at most half of NSM_MAX_TOKEN_LIFETIME, {}",
+                    duration::format(nsm.max_token_lifetime)
+                ),
+            ));
+        }
+        if self.text("NSM_NAME").is_none() {
+            notes.push(format!(
+                "NSM_NAME is not set: this client is called {}, and so is every other balancer of this node \
+                 without it, although they need different names",
+                nsm.name
+            ));
+        }
     }
 
     /// The one service of the environment changes the file's service of that name, or the file's
@@ -268,15 +288,18 @@ fn port(text: &str) -> Option<u16> {
 
 /// `app:finance,tier:web`.
 fn selector(text: &str) -> Option<Selector> {
-    let labels: BTreeMap<_, _> = text
-        .split(',')
+    Selector::equal(&labels(text)?)
+}
+
+/// `app:finance,tier:web`, as a map of Go's envconfig.
+fn labels(text: &str) -> Option<BTreeMap<String, String>> {
+    text.split(',')
         .map(|label| {
             let (name, value) = label.split_once(':')?;
             let (name, value) = (name.trim(), value.trim());
             Some((name.to_owned(), value.to_owned()))
         })
-        .collect::<Option<_>>()?;
-    Selector::equal(&labels)
+        .collect()
 }
 
 /// As Go's `strconv.ParseBool`.

@@ -12,6 +12,7 @@ mod kubernetes;
 mod names;
 mod nat_ports;
 mod node;
+mod nsm;
 mod refusal;
 mod selector;
 mod service;
@@ -26,11 +27,11 @@ use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
 
-pub use environment::Nsm;
 pub use health_check::{HealthCheck, TcpCheck};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub(crate) use names::unicast;
 pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
+pub use nsm::{NetworkService, Nsm};
 pub use refusal::{Refusal, join};
 pub use selector::Selector;
 pub use service::{

@@ -32,7 +32,8 @@ fn the_predecessors_environment_makes_a_service() {
     assert_eq!(config.nsm.dial_timeout, Duration::from_secs(600));
     assert_eq!(config.nsm.max_token_lifetime, Duration::from_secs(600));
     assert_eq!(config.nsm.metrics_export_interval, Duration::from_secs(10));
-    assert_eq!(config.nsm.network_services[0].path(), "/nsm-1");
+    assert_eq!(config.nsm.network_service.unwrap().name, "vl3-lb");
+    assert_eq!(config.interface, "nsm-1");
     assert_eq!(config.admin.listen.to_string(), "10.0.0.1:9090");
 }
 
@@ -55,6 +56,99 @@ fn the_service_is_called_as_the_network_calls_the_pod() {
     )
     .unwrap();
     assert_eq!(config.services[0].name, "finance");
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance-lb-7c9d"),
+            ("POD_NAME", "finance"),
+            ("NSM_PORT", "80"),
+            ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(
+        config.services[0].name, "finance",
+        "the label that becomes the DNS name"
+    );
+}
+
+#[test]
+fn the_request_has_the_labels_of_url_variables_and_place() {
+    let config = with_env(
+        None,
+        &[
+            ("NSM_NAME", "finance-lb-7c9d"),
+            ("NSM_PORT", "80"),
+            (
+                "NSM_NETWORK_SERVICES",
+                "kernel://vl3-lb/net0?podName=finance&app=lb",
+            ),
+            ("NSM_LABELS", "app:other,tier:web"),
+            ("POD_NAME", "finance-lb-7c9d"),
+            ("NODE_NAME", "node-1"),
+            ("CLUSTER_NAME", "west"),
+            ("SPIFFE_ENDPOINT_SOCKET", "unix:///tmp/agent.sock"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.interface, "net0");
+    assert_eq!(config.nsm.workload_api, "unix:///tmp/agent.sock");
+    let labels = config.nsm.network_service.unwrap().labels;
+    let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(
+        labels,
+        [
+            "app=lb",
+            "clusterName=west",
+            "nodeName=node-1",
+            "podName=finance",
+            "tier=web"
+        ]
+    );
+}
+
+#[test]
+fn the_predecessors_defaults_are_kept() {
+    let nsm = with_env(None, &[("NSM_PORT", "80")]).unwrap().nsm;
+    assert_eq!(nsm.name, "cmd-lb-vl3-vpp");
+    assert_eq!(
+        nsm.connect_to.as_str(),
+        "unix:///var/lib/networkservicemesh/nsm.io.sock"
+    );
+    assert_eq!(nsm.dial_timeout, Duration::from_secs(5));
+    assert_eq!(nsm.request_timeout, Duration::from_secs(15));
+    assert_eq!(nsm.max_token_lifetime, Duration::from_secs(600));
+    assert_eq!(nsm.network_service, None);
+}
+
+#[test]
+fn settings_of_a_client_that_cannot_work_are_refused() {
+    let network_service = ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1");
+    for (variable, refusal) in [
+        (
+            ("NSM_CONNECT_TO", "tcp://127.0.0.1:5001"),
+            "NSM_CONNECT_TO: tcp://127.0.0.1:5001, allowed a unix:// URL with NSM_NETWORK_SERVICES: the network \
+             namespace is passed as a file descriptor",
+        ),
+        (
+            ("NSM_MAX_TOKEN_LIFETIME", "20s"),
+            "NSM_REQUEST_TIMEOUT: 15s, allowed at most half of NSM_MAX_TOKEN_LIFETIME, 20s",
+        ),
+        (
+            ("NSM_LABELS", "app"),
+            "NSM_LABELS: app, allowed labels such as app:finance,tier:web",
+        ),
+        (
+            ("SPIFFE_ENDPOINT_SOCKET", "/run/agent.sock"),
+            "SPIFFE_ENDPOINT_SOCKET: /run/agent.sock, allowed a URL such as unix:///run/spire/sockets/agent.sock",
+        ),
+    ] {
+        let refused = with_env(None, &[("NSM_PORT", "80"), network_service, variable]);
+        assert_eq!(refused, Err(vec![refusal.to_owned()]));
+    }
+    // Without a request of its own it may be anywhere.
+    let discovers = [("NSM_PORT", "80"), ("NSM_CONNECT_TO", "tcp://127.0.0.1:5001")];
+    with_env(None, &discovers).unwrap();
 }
 
 #[test]
@@ -113,6 +207,11 @@ fn refused_variables_are_named() {
             "NSM_CONNECT_TO",
             "nsmgr",
             "NSM_CONNECT_TO: nsmgr, allowed a unix:// or tcp:// URL",
+        ),
+        (
+            "NSM_NETWORK_SERVICES",
+            "memif://vl3-lb/nsm-1",
+            "NSM_NETWORK_SERVICES: memif://vl3-lb/nsm-1, allowed kernel://, as in kernel://vl3-lb/nsm-1",
         ),
         (
             "NSM_LOG_LEVEL",
