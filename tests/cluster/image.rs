@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
+use vl3lb_testbed::{OrPanic, process};
 use vl3lb_tests::balancer::binary;
-use vl3lb_tests::netns::must_run;
 
 #[test]
 fn the_image_holds_the_program_with_its_libraries_and_nothing_else() {
@@ -21,7 +21,7 @@ fn so_does_the_image_of_the_load_generator() {
 fn check(program: &str) {
     let folder = TempDir::with_prefix("vl3lb-image").expect("make a temporary directory");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/dockerfile.sh");
-    let output = must_run(Command::new(script).arg(folder.path()).arg(program).arg(binary()));
+    let output = process::run(Command::new(script).arg(folder.path()).arg(program).arg(binary())).or_panic();
     let mut lines: Vec<&str> = output.lines().collect();
     let version = lines.pop().expect("it prints something");
     assert!(version.starts_with("vl3-lb "), "the program starts: {version}");

@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::api_server::{ApiServer, program};
 use vl3lb_tests::client::text;
-use vl3lb_tests::netns::{Netns, must_run};
 
 use crate::permission::single_rules;
 
@@ -17,7 +17,7 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 #[test]
 fn the_api_server_accepts_everything_below_deploy() {
-    let place = Netns::new("api-server");
+    let place = Netns::new("api-server").or_panic();
     let server = ApiServer::start(&place, Ipv4Addr::LOCALHOST.into());
     server.must_kubectl(&["apply", "--filename=-"], include_str!("podmonitor.yaml"));
     server.must_kubectl(
@@ -144,7 +144,7 @@ fn the_chart_gives_no_permission_for_other_namespaces_that_the_base_has_not() {
 }
 
 /// Has the server validate `manifests`, with its schemas, without storing them.
-fn accept(server: &ApiServer<'_>, name: &str, manifests: &str) {
+fn accept(server: &ApiServer, name: &str, manifests: &str) {
     // Objects are refused where their namespace is not there; those of this dry run are not.
     for object in objects(manifests) {
         if object["kind"] == "Namespace" {
@@ -212,7 +212,7 @@ fn kustomization_files() -> impl Iterator<Item = (PathBuf, String)> {
 }
 
 fn kustomize(folder: &Path) -> String {
-    must_run(Command::new(program("kubectl")).arg("kustomize").arg(folder))
+    process::run(Command::new(program("kubectl")).arg("kustomize").arg(folder)).or_panic()
 }
 
 fn chart(values: &str) -> String {

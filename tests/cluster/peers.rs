@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
 use vl3lb_tests::api_server::ApiServer;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::dig;
 use vl3lb_tests::config::Config;
-use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods};
@@ -34,7 +36,7 @@ spec:
 #[test]
 fn balancers_answer_for_each_other_until_one_leaves() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
-    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
     Pods::new(&server).create(0..1);
     let (first, second) = (&topology.balancer, &topology.servers[0]);
@@ -51,7 +53,7 @@ fn balancers_answer_for_each_other_until_one_leaves() {
     for family in Family::BOTH {
         expect_published(&server, family, &both(family));
     }
-    let status = |balancer: &Balancer<'_>| balancer.cli_json(&["status"])["items"][0]["replicas"].clone();
+    let status = |balancer: &Balancer| balancer.cli_json(&["status"])["items"][0]["replicas"].clone();
     for balancer in [&a, &b] {
         let group = status(balancer);
         assert_eq!(group["peers"].as_array().map(Vec::len), Some(1), "{group}");
@@ -87,13 +89,13 @@ fn balancers_answer_for_each_other_until_one_leaves() {
 #[test]
 fn a_balancer_that_dies_is_in_no_answer_once_its_lease_is_over() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
-    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
     Pods::new(&server).create(0..1);
     let (first, second) = (&topology.balancer, &topology.servers[0]);
     let a = start(&server, first, "lb-a");
     let mut b = start(&server, second, "lb-b");
-    let addresses = [first, second].map(|host| host.address(Family::V4));
+    let addresses = [first, second].map(|node| node.address(Family::V4));
     let client = &topology.clients[0];
     expect_answers(client, first, Family::V4, &sorted(addresses.to_vec()));
     b.kill();
@@ -107,7 +109,7 @@ fn a_balancer_that_dies_is_in_no_answer_once_its_lease_is_over() {
 #[test]
 fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
-    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
     let pods = Pods::new(&server);
     pods.create(0..1);
@@ -122,7 +124,7 @@ fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
 #[test]
 fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
-    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     let mut balancer = start(&server, &topology.balancer, "lb-a");
     for (name, port) in [("front", 9000), ("taken", 8080)] {
         let service = json!({
@@ -161,7 +163,7 @@ fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() 
 }
 
 /// Starts a balancer that runs in pod `name`, as far as it knows, with the permissions that we ship.
-fn start<'a>(server: &ApiServer<'_>, host: &'a Host, name: &str) -> Balancer<'a> {
+fn start(server: &ApiServer, node: &Node, name: &str) -> Balancer {
     let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
     let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
     server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", role], "");
@@ -179,13 +181,13 @@ fn start<'a>(server: &ApiServer<'_>, host: &'a Host, name: &str) -> Balancer<'a>
     ];
     let mut program = vec!["env"];
     program.extend(variables.iter().map(String::as_str));
-    let mut balancer = Balancer::launch_through(host, &config, &program);
+    let mut balancer = Balancer::launch_through(node, &config, &program);
     balancer.wait_answering();
     balancer
 }
 
 /// Waits until the name server at `asked` answers with these addresses, in any order.
-fn expect_answers(client: &Host, asked: &Host, family: Family, expected: &[IpAddr]) {
+fn expect_answers(client: &Node, asked: &Node, family: Family, expected: &[IpAddr]) {
     let kind = match family {
         Family::V4 => "A",
         Family::V6 => "AAAA",
@@ -204,7 +206,7 @@ fn expect_answers(client: &Host, asked: &Host, family: Family, expected: &[IpAdd
 }
 
 /// Waits until the EndpointSlice of the family has these addresses, in any order.
-fn expect_published(server: &ApiServer<'_>, family: Family, expected: &[IpAddr]) {
+fn expect_published(server: &ApiServer, family: Family, expected: &[IpAddr]) {
     let kind = match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
@@ -239,7 +241,7 @@ fn expect_published(server: &ApiServer<'_>, family: Family, expected: &[IpAddr])
 }
 
 /// Waits until there is an Event of this reason about this object.
-fn expect_event(server: &ApiServer<'_>, reason: &str, regarding: &str) {
+fn expect_event(server: &ApiServer, reason: &str, regarding: &str) {
     wait::until(&format!("an event {reason} of {regarding}"), CONVERGENCE, || {
         let columns = "custom-columns=REASON:.reason,KIND:.regarding.kind,NAME:.regarding.name";
         let get = [

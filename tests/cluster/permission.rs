@@ -4,12 +4,15 @@
 //! All balancers run at once on one API server, each in a namespace of Kubernetes with its own Role.
 
 use serde_json::{Value, json};
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
 use vl3lb_tests::api_server::ApiServer;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::text;
 use vl3lb_tests::config::Config;
-use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::pods::Pods;
@@ -85,7 +88,7 @@ fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing(
     let mut shape = Shape::of(&Attachment::VETH_AUTO);
     shape.servers = u8::try_from(1 + lesser.len()).expect("a few");
     let topology = Topology::build(&shape);
-    let server = ApiServer::start(topology.router(), Family::V4.gateway());
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     let whole = (None, &role);
     let parts = lesser
         .iter()
@@ -96,7 +99,7 @@ fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing(
         .servers
         .iter()
         .zip(roles)
-        .map(|(host, (denied, role))| Subject::start(&server, host, denied, role))
+        .map(|(node, (denied, role))| Subject::start(&server, node, denied, role))
         .collect();
     std::thread::scope(|scope| {
         for subject in &mut subjects {
@@ -111,8 +114,8 @@ fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing(
 
 /// A balancer whose Role lacks something, or nothing.
 struct Subject<'a> {
-    server: &'a ApiServer<'a>,
-    balancer: Balancer<'a>,
+    server: &'a ApiServer,
+    balancer: Balancer,
     namespace: String,
     /// A verb and a resource.
     denied: Option<(&'a str, &'a str)>,
@@ -120,8 +123,8 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn start(
-        server: &'a ApiServer<'a>,
-        host: &'a Host,
+        server: &'a ApiServer,
+        node: &'a Node,
         denied: Option<(&'a str, &'a str)>,
         role: &Value,
     ) -> Self {
@@ -140,8 +143,9 @@ impl<'a> Subject<'a> {
             "subjects": [{"kind": "ServiceAccount", "name": "vl3-lb", "namespace": namespace}],
         });
         server.apply(&format!("{rbac}/rolebindings/vl3-lb"), &binding);
-        host.netns
-            .ip(&format!("route add 10.128.0.0/16 via {}", Family::V4.gateway()));
+        node.netns
+            .ip(&format!("route add 10.128.0.0/16 via {}", Family::V4.router()))
+            .or_panic();
 
         Pods::of(server, &namespace).create(0..1);
         let config = Config::new("auto")
@@ -163,7 +167,7 @@ impl<'a> Subject<'a> {
         program.extend(variables.iter().map(String::as_str));
         Self {
             server,
-            balancer: Balancer::launch_through(host, &config, &program),
+            balancer: Balancer::launch_through(node, &config, &program),
             namespace,
             denied,
         }

@@ -18,18 +18,18 @@ pub(crate) const SHARDS: usize = 20;
 
 /// The pods `finance-N` of a namespace, with the labels `app=finance` and `shard`.
 pub(crate) struct Pods<'a> {
-    server: &'a ApiServer<'a>,
+    server: &'a ApiServer,
     namespace: &'a str,
 }
 
 impl<'a> Pods<'a> {
     /// Those of [`NAMESPACE`].
-    pub(crate) const fn new(server: &'a ApiServer<'a>) -> Self {
+    pub(crate) const fn new(server: &'a ApiServer) -> Self {
         Self::of(server, NAMESPACE)
     }
 
     /// Those of another namespace.
-    pub(crate) const fn of(server: &'a ApiServer<'a>, namespace: &'a str) -> Self {
+    pub(crate) const fn of(server: &'a ApiServer, namespace: &'a str) -> Self {
         Self { server, namespace }
     }
 

@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
+use vl3lb_testbed::{OrPanic, process};
 use vl3lb_tests::balancer::binary;
 use vl3lb_tests::client::text;
 use vl3lb_tests::cluster::{Cluster, script_path};
-use vl3lb_tests::netns::must_run;
 
 /// What a kubelet changes for the whole machine.
 const SETTINGS: [&str; 4] = [
@@ -37,7 +37,7 @@ fn a_start_that_is_stopped_leaves_nothing() {
         start_until("nodes", |pid| {
             kill_process(pid, Signal::KILL).expect("kill the script");
         });
-        must_run(Command::new(script_path()).arg("down"));
+        process::run(Command::new(script_path()).arg("down")).or_panic();
         assert_eq!(traces(), before, "killed, and then removed");
     });
 }

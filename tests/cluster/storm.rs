@@ -68,7 +68,7 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
 }
 
 /// What the balancer has in memory, in MiB.
-fn memory(balancer: &Balancer<'_>) -> u64 {
+fn memory(balancer: &Balancer) -> u64 {
     let status = proc(balancer, "status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
@@ -79,7 +79,7 @@ fn memory(balancer: &Balancer<'_>) -> u64 {
 
 /// How long its threads have been on a processor, in user space and in the kernel (proc(5): fields 14 and 15 of
 /// stat, in hundredths of a second).
-fn busy(balancer: &Balancer<'_>) -> Duration {
+fn busy(balancer: &Balancer) -> Duration {
     let stat = proc(balancer, "stat");
     let (_, fields) = stat.rsplit_once(')').expect("the name in parentheses");
     let times = fields.split_whitespace().skip(11).take(2);
@@ -87,6 +87,6 @@ fn busy(balancer: &Balancer<'_>) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-fn proc(balancer: &Balancer<'_>, file: &str) -> String {
+fn proc(balancer: &Balancer, file: &str) -> String {
     std::fs::read_to_string(format!("/proc/{}/{file}", balancer.pid())).expect("read what the kernel says")
 }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::api_server::ApiServer;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::Config;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods};
@@ -91,7 +93,7 @@ fn two_thousand_pods_and_statuses_by_the_thousand_converge() {
 }
 
 /// Waits until so many backends take new flows, and so many do not.
-pub(crate) fn expect_backends(balancer: &Balancer<'_>, up: u32, draining: u32) {
+pub(crate) fn expect_backends(balancer: &Balancer, up: u32, draining: u32) {
     let what = format!("{up} backends up and {draining} draining");
     wait::until(&what, CONVERGENCE, || {
         let metrics = balancer.metrics();
@@ -117,34 +119,35 @@ impl World {
         topology
             .balancer
             .netns
-            .ip(&format!("route add 10.128.0.0/16 via {}", Family::V4.gateway()));
+            .ip(&format!("route add 10.128.0.0/16 via {}", Family::V4.router()))
+            .or_panic();
         Self(topology)
     }
 
-    pub(crate) fn server(&self) -> ApiServer<'_> {
+    pub(crate) fn server(&self) -> ApiServer {
         self.server_with(&[])
     }
 
-    fn server_with(&self, options: &[&str]) -> ApiServer<'_> {
-        let server = ApiServer::start_with(self.0.router(), Family::V4.gateway(), options);
+    fn server_with(&self, options: &[&str]) -> ApiServer {
+        let server = ApiServer::start_with(&self.0.router().netns, Family::V4.router(), options);
         server.kubeconfig_of(NAMESPACE, "vl3-lb");
         server
     }
 
     /// A balancer with the permissions that we ship.
-    pub(crate) fn balancer(&self, server: &ApiServer<'_>) -> Balancer<'_> {
+    pub(crate) fn balancer(&self, server: &ApiServer) -> Balancer {
         self.balancer_of(server, &finance())
     }
 
     /// The same with another configuration.
-    pub(crate) fn balancer_of(&self, server: &ApiServer<'_>, config: &Config) -> Balancer<'_> {
+    pub(crate) fn balancer_of(&self, server: &ApiServer, config: &Config) -> Balancer {
         server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
         let mut balancer = self.launch_with(server, config);
         balancer.wait_answering();
         balancer
     }
 
-    fn launch_with(&self, server: &ApiServer<'_>, config: &Config) -> Balancer<'_> {
+    fn launch_with(&self, server: &ApiServer, config: &Config) -> Balancer {
         let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
         let variable = format!("KUBECONFIG={}", kubeconfig.display());
         Balancer::launch_through(&self.0.balancer, config, &["env", &variable])

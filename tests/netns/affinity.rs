@@ -7,12 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::socket::connect_tcp;
-use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -90,12 +92,12 @@ fn a_client_meets_one_server_over_scale_up_and_replacement(attachment: &Attachme
 }
 
 /// Opens a connection and closes it again; the name of the server behind it.
-fn meet(client: &Host, port: u16) -> String {
+fn meet(client: &Node, port: u16) -> String {
     let mut stream = connect(client, port, wait::STEP).expect("connect to the service");
     greeting(&mut stream).expect("the backend greets")
 }
 
-fn connect(client: &Host, port: u16, patience: Duration) -> std::io::Result<std::net::TcpStream> {
+fn connect(client: &Node, port: u16, patience: Duration) -> std::io::Result<std::net::TcpStream> {
     let from = SocketAddr::new(client.address(Family::V4), 0);
     let to = SocketAddr::new(Family::V4.balancer(), port);
     client.netns.run(|| connect_tcp(from, to, patience))

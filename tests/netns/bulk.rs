@@ -1,9 +1,10 @@
 //! Bulk data arrives byte for byte, in both directions.
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 

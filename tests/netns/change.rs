@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::json;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::Config;
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::socket::connect_tcp;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -90,15 +91,15 @@ struct Connections(Vec<(TcpStream, String)>);
 
 impl Connections {
     fn open(topology: &Topology, count: usize) -> Self {
-        let host = &topology.clients[0];
-        let from = SocketAddr::new(host.address(Family::V4), 0);
+        let node = &topology.clients[0];
+        let from = SocketAddr::new(node.address(Family::V4), 0);
         let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
         let open = || {
             let mut stream = connect_tcp(from, to, wait::STEP).expect("connect to the service");
             let name = greeting(&mut stream).expect("the backend greets");
             (stream, name)
         };
-        Self(host.netns.run(|| (0..count).map(|_| open()).collect()))
+        Self(node.netns.run(|| (0..count).map(|_| open()).collect()))
     }
 
     /// The backends that serve these connections.

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::{Value, json};
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::{Balancer, binary};
 use vl3lb_tests::client::{self, text};
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::socket::connect_tcp;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -20,10 +21,10 @@ fn every_view_shows_what_is() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
-    let host = &topology.clients[0];
-    let from = SocketAddr::new(host.address(Family::V4), 40_000);
+    let node = &topology.clients[0];
+    let from = SocketAddr::new(node.address(Family::V4), 40_000);
     let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
-    let mut stream = host.netns.run(|| connect_tcp(from, to, wait::STEP)).unwrap();
+    let mut stream = node.netns.run(|| connect_tcp(from, to, wait::STEP)).unwrap();
     let greeted = greeting(&mut stream).unwrap();
 
     let status = envelope(&balancer, &["status"]);
@@ -79,7 +80,7 @@ fn every_view_shows_what_is() {
     }
 }
 
-fn envelope(balancer: &Balancer<'_>, arguments: &[&str]) -> Value {
+fn envelope(balancer: &Balancer, arguments: &[&str]) -> Value {
     let answer = balancer.cli_json(arguments);
     assert_eq!(answer["apiVersion"], "v1", "{answer}");
     assert!(
@@ -94,7 +95,7 @@ fn envelope(balancer: &Balancer<'_>, arguments: &[&str]) -> Value {
 fn exit_codes_tell_failures_apart() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
-    let code = |balancer: &Balancer<'_>, arguments: &[&str], expected: i32, says: &str| {
+    let code = |balancer: &Balancer, arguments: &[&str], expected: i32, says: &str| {
         let output = balancer.cli(arguments);
         let all = text(&output);
         assert_eq!(output.status.code(), Some(expected), "{arguments:?}: {all}");

@@ -3,11 +3,12 @@
 use std::net::{SocketAddr, TcpStream};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vl3lb_testbed::Netns;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::dig;
-use vl3lb_tests::netns::Netns;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 

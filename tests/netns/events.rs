@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::follower::Follower;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance::{PORT, TARGET_PORT};
 

@@ -6,13 +6,15 @@ use std::ops::Range;
 use std::process::Stdio;
 
 use serde_json::Value;
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::follower::Follower;
 use vl3lb_tests::server::UdpServer;
-use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance::{self, PORT};
@@ -171,9 +173,9 @@ fn a_follower_that_does_not_read_stops_neither_traffic_nor_others() {
 }
 
 /// Sends one datagram from each of these ports.
-fn open_flows(host: &Host, to: SocketAddr, ports: Range<u16>) {
-    let address = host.address(Family::V4);
-    host.netns.run(|| {
+fn open_flows(node: &Node, to: SocketAddr, ports: Range<u16>) {
+    let address = node.address(Family::V4);
+    node.netns.run(|| {
         for port in ports {
             let socket = UdpSocket::bind((address, port)).expect("bind a UDP socket");
             socket.send_to(b"x", to).expect("send a datagram");
@@ -181,7 +183,7 @@ fn open_flows(host: &Host, to: SocketAddr, ports: Range<u16>) {
     });
 }
 
-fn wait_followers(balancer: &Balancer<'_>, count: u64) {
+fn wait_followers(balancer: &Balancer, count: u64) {
     wait::until("the followers of flows", wait::STEP, || {
         let status: Value = balancer.cli_json(&["status"]);
         match &status["items"][0]["flowFollowers"] {

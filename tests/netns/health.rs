@@ -4,13 +4,15 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use serde_json::{Value, json};
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{UdpServer, greeting};
 use vl3lb_tests::socket::{connect_tcp, receive};
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance::{self, PORT, TARGET_PORT};
@@ -30,9 +32,15 @@ fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
     let mut connection = connection_to(&topology, 0);
     let question = question_to(&topology, 0);
 
-    topology
-        .router()
-        .ip(&format!("link set {} down", topology.servers[0].router_port));
+    let port = &topology.servers[0].router_port;
+    let set_port = |state: &str| {
+        topology
+            .router()
+            .netns
+            .ip(&format!("link set {port} {state}"))
+            .or_panic()
+    };
+    set_port("down");
     wait_states(&balancer, &topology, ["down", "up", "up"]);
     // Not even a packet of the dead server could tell the client.
     assert_eq!(
@@ -54,9 +62,7 @@ fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
         "{note}"
     );
 
-    topology
-        .router()
-        .ip(&format!("link set {} up", topology.servers[0].router_port));
+    set_port("up");
     wait_states(&balancer, &topology, ["up", "up", "up"]);
     wait::until("new connections to reach the backend again", wait::STEP, || {
         let names = new_connections(&topology);
@@ -113,7 +119,7 @@ fn checks_do_not_go_through_the_workers(attachment: &Attachment) {
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
     wait_states(&balancer, &topology, ["up", "up", "up"]);
-    let good = |balancer: &Balancer<'_>| {
+    let good = |balancer: &Balancer| {
         let labels = [("service", "finance"), ("result", "ok")];
         balancer.metrics().sum("vl3lb_health_checks_total", &labels)
     };
@@ -131,7 +137,7 @@ fn config(topology: &Topology, mode: &str) -> Config {
     let backends: Vec<_> = topology
         .servers
         .iter()
-        .map(|host| host.address(Family::V4))
+        .map(|node| node.address(Family::V4))
         .collect();
     let checked = |mut service: Value, tcp: Value| {
         service["scheduler"] = "round-robin".into();
@@ -149,15 +155,15 @@ fn config(topology: &Topology, mode: &str) -> Config {
 fn question_servers(topology: &Topology) -> Vec<UdpServer> {
     let servers = topology.servers.iter().enumerate();
     servers
-        .map(|(index, host)| UdpServer::echo(&host.netns, &finance::server_name(index), QUESTIONS))
+        .map(|(index, node)| UdpServer::echo(&node.netns, &finance::server_name(index), QUESTIONS))
         .collect()
 }
 
 /// Waits until the backends of both services are in these states.
-fn wait_states(balancer: &Balancer<'_>, topology: &Topology, states: [&str; 3]) {
+fn wait_states(balancer: &Balancer, topology: &Topology, states: [&str; 3]) {
     let servers = topology.servers.iter().zip(states);
     let expected: Vec<_> = servers
-        .map(|(host, state)| (host.address(Family::V4).to_string(), state))
+        .map(|(node, state)| (node.address(Family::V4).to_string(), state))
         .collect();
     for service in ["finance", "questions"] {
         balancer.wait_backends(service, &expected);
@@ -165,7 +171,7 @@ fn wait_states(balancer: &Balancer<'_>, topology: &Topology, states: [&str; 3]) 
 }
 
 /// What the views say of the checks of a backend of `finance`.
-fn note(balancer: &Balancer<'_>, topology: &Topology, server: usize) -> Value {
+fn note(balancer: &Balancer, topology: &Topology, server: usize) -> Value {
     let answer = balancer.cli_json(&["backends", "--service", "finance"]);
     let address = topology.servers[server].address(Family::V4).to_string();
     let items = answer["items"].as_array().unwrap();
@@ -174,10 +180,10 @@ fn note(balancer: &Balancer<'_>, topology: &Topology, server: usize) -> Value {
 }
 
 fn open(topology: &Topology) -> io::Result<TcpStream> {
-    let host = &topology.clients[0];
-    let from = SocketAddr::new(host.address(Family::V4), 0);
+    let node = &topology.clients[0];
+    let from = SocketAddr::new(node.address(Family::V4), 0);
     let to = SocketAddr::new(Family::V4.balancer(), PORT);
-    host.netns.run(|| connect_tcp(from, to, wait::STEP))
+    node.netns.run(|| connect_tcp(from, to, wait::STEP))
 }
 
 /// The names of the servers that new connections reach.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Layout;
 use vl3lb_tests::attachment::Attachment;
-use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
-use vl3lb_tests::topology::{Family, Layout, Shape, Topology};
+use vl3lb_tests::topology::Shape;
 
-use crate::finance;
+use crate::finance::Testbed;
 
 on_attachments!(requests_by_name_reach_every_backend:
     veth_auto = Attachment::VETH_AUTO,
@@ -46,10 +47,8 @@ fn requests_reach_every_backend_behind_a_router(attachment: &Attachment) {
 }
 
 fn ask(shape: &Shape, mode: &str) {
-    let topology = Topology::build(shape);
-    let servers = finance::http_servers(&topology);
-    let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, mode));
-    let client = &topology.clients[0].netns;
+    let testbed = Testbed::http(shape, mode);
+    let client = &testbed.topology.clients[0].netns;
     client.resolve_with(Family::V4.balancer());
     // The chance that one of three backends gets none of 40 is below one in a million.
     const REQUESTS: u32 = 40;
@@ -66,8 +65,9 @@ fn ask(shape: &Shape, mode: &str) {
         );
         assert_eq!(answers.values().sum::<u32>(), REQUESTS, "{family:?}: {answers:?}");
     }
-    let accepted: u64 = servers.iter().map(|server| server.accepted()).sum();
-    let opened = balancer
+    let accepted: u64 = testbed.servers.iter().map(|server| server.accepted()).sum();
+    let opened = testbed
+        .balancer
         .metrics()
         .sum("vl3lb_service_flows_opened_total", &[("service", "finance")]);
     assert_eq!(opened, accepted as f64, "flows opened and connections accepted");

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_ip_ttl, set_ipv6_unicast_hops, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketType, ipproto, recvfrom};
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::{Layout, Node};
+use vl3lb_testbed::{OrPanic, process};
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
-use vl3lb_tests::netns::must_run;
 use vl3lb_tests::socket::receive;
-use vl3lb_tests::topology::{Family, Host, Layout, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 
@@ -37,12 +39,14 @@ fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attac
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let (client, server) = (&topology.clients[0], &topology.servers[0]);
     for family in Family::BOTH {
-        let narrow = |host: &Host, mtu: u16| {
+        let narrow = |node: &Node, mtu: u16| {
             let prefix = if family == Family::V4 { 32 } else { 128 };
-            let (address, port) = (host.address(family), &host.router_port);
+            let (address, port) = (node.address(family), &node.router_port);
             topology
                 .router()
-                .ip(&format!("route replace {address}/{prefix} dev {port} mtu {mtu}"));
+                .netns
+                .ip(&format!("route replace {address}/{prefix} dev {port} mtu {mtu}"))
+                .or_panic();
         };
         // Neither end can know: its own interface says 1500.
         narrow(server, 1400);
@@ -63,9 +67,9 @@ fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attac
     assert_eq!(balancer.metrics().drops("internal"), 0.0);
 }
 
-/// What `host` has learned about the path to `to`.
-fn path_mtu(host: &Host, to: IpAddr) -> Option<u16> {
-    let route = must_run(host.netns.command("ip").args(["route", "get", &to.to_string()]));
+/// What `node` has learned about the path to `to`.
+fn path_mtu(node: &Node, to: IpAddr) -> Option<u16> {
+    let route = process::run(node.netns.command("ip").args(["route", "get", &to.to_string()])).or_panic();
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1)?.parse().ok()
 }
@@ -103,10 +107,10 @@ on_attachments!(a_packet_whose_time_is_up_is_answered_with_time_exceeded:
 fn a_packet_whose_time_is_up_is_answered_with_time_exceeded(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let balancer = Balancer::start(&topology.balancer, &udp_config(&topology, attachment));
-    let host = &topology.clients[0];
+    let node = &topology.clients[0];
     for family in Family::BOTH {
-        let errors = icmp_listener(host, family);
-        let socket = client::udp(host, 0, SocketAddr::new(family.balancer(), UDP_PORT));
+        let errors = icmp_listener(node, family);
+        let socket = client::udp(node, 0, SocketAddr::new(family.balancer(), UDP_PORT));
         let source_port = socket.local_addr().expect("a bound socket").port();
         match family {
             Family::V4 => set_ip_ttl(&socket, 1),
@@ -140,12 +144,12 @@ fn udp_config(topology: &Topology, attachment: &Attachment) -> Config {
     ))
 }
 
-fn icmp_listener(host: &Host, family: Family) -> OwnedFd {
+fn icmp_listener(node: &Node, family: Family) -> OwnedFd {
     let (domain, protocol) = match family {
         Family::V4 => (AddressFamily::INET, ipproto::ICMP),
         Family::V6 => (AddressFamily::INET6, ipproto::ICMPV6),
     };
-    let socket = host
+    let socket = node
         .netns
         .run(|| rustix::net::socket(domain, SocketType::RAW, Some(protocol)))
         .expect("open a raw ICMP socket");

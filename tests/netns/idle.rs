@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 

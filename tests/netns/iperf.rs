@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::{Iperf3Server, iperf3};
 use vl3lb_tests::config::{Config, service};
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 const PORT: u16 = 5201;
 

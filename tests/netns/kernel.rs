@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::json;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::socket::connect_tcp;
-use vl3lb_tests::topology::{Family, INTERFACE, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -51,12 +52,12 @@ fn neighbours_are_resolved_again_after_they_are_forgotten(attachment: &Attachmen
     let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let client = &topology.clients[0].netns;
     for _ in 0..3 {
-        for host in topology
+        for node in topology
             .servers
             .iter()
             .chain([&topology.clients[0], &topology.balancer])
         {
-            let mut flush = host.netns.command("ip");
+            let mut flush = node.netns.command("ip");
             // It fails if an entry is back before it is done, which is what we are after.
             flush
                 .args(["neigh", "flush", "dev", INTERFACE])

@@ -1,11 +1,12 @@
 //! The balancer leaves as it came, and comes back after it was killed.
 
 use serde_json::Value;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
+use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
-use vl3lb_tests::netns::{Netns, must_run};
-use vl3lb_tests::topology::{Family, INTERFACE, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 
@@ -76,7 +77,7 @@ struct Traces {
 
 impl Traces {
     fn of(netns: &Netns) -> Self {
-        let json = must_run(netns.command("ip").args(["-j", "-d", "link", "show"]));
+        let json = process::run(netns.command("ip").args(["-j", "-d", "link", "show"])).or_panic();
         let links: Value = serde_json::from_str(&json).expect("ip prints JSON");
         let links = links.as_array().expect("a list of links");
         let name = |link: &Value| link["ifname"].as_str().unwrap_or_default().to_owned();
@@ -95,7 +96,7 @@ impl Traces {
         Self {
             links: links.iter().map(name).collect(),
             xdp: vl3["xdp"].clone(),
-            qdiscs: must_run(netns.command("tc").args(["qdisc", "show", "dev", INTERFACE])),
+            qdiscs: process::run(netns.command("tc").args(["qdisc", "show", "dev", INTERFACE])).or_panic(),
             filters: filters.concat(),
         }
     }

@@ -6,12 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
 use serde_json::Value;
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::text;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::perf::{self, OtherEnd};
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance::{self, PORT, TARGET_PORT};
 
@@ -30,7 +31,7 @@ fn config(topology: &Topology, mode: &str) -> Config {
 fn servers(topology: &Topology) -> Vec<OtherEnd> {
     let servers = topology.servers.iter();
     servers
-        .map(|host| OtherEnd::serve(&host.netns, TARGET_PORT))
+        .map(|node| OtherEnd::serve(&node.netns, TARGET_PORT))
         .collect()
 }
 
@@ -92,9 +93,9 @@ fn made_up_connections_pass_as_real_ones() {
     let _reflectors: Vec<_> = topology
         .servers
         .iter()
-        .map(|host| {
-            let listen = Family::BOTH.map(|family| SocketAddr::new(host.address(family), TARGET_PORT));
-            OtherEnd::reflect(&host.netns, "auto", &listen)
+        .map(|node| {
+            let listen = Family::BOTH.map(|family| SocketAddr::new(node.address(family), TARGET_PORT));
+            OtherEnd::reflect(&node.netns, "auto", &listen)
         })
         .collect();
     let balancer = Balancer::start(&topology.balancer, &config(&topology, "native"));

@@ -3,11 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::socket::connect_tcp;
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -24,15 +25,15 @@ fn both_workers_serve_and_hand_over_replies(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
-    let host = &topology.clients[0];
+    let node = &topology.clients[0];
     for family in Family::BOTH {
         let (from, to) = (
-            SocketAddr::new(host.address(family), 0),
+            SocketAddr::new(node.address(family), 0),
             SocketAddr::new(family.balancer(), finance::PORT),
         );
         let mut streams: Vec<TcpStream> = (0..CONNECTIONS)
             .map(|_| {
-                host.netns
+                node.netns
                     .run(|| connect_tcp(from, to, wait::STEP))
                     .expect("connect")
             })

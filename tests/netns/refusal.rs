@@ -4,13 +4,15 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, greeting};
 use vl3lb_tests::socket::{connect_tcp, receive};
-use vl3lb_tests::topology::{Family, Host, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -79,13 +81,13 @@ fn a_service_refuses_the_family_that_it_has_no_backends_of() {
         &v4,
     ));
     let _balancer = Balancer::start(&topology.balancer, &config);
-    let host = &topology.clients[0];
+    let node = &topology.clients[0];
     let answer = client::curl(
-        &host.netns,
+        &node.netns,
         &client::url(Family::V4.balancer(), finance::PORT, "/"),
     );
     assert!(answer.starts_with("Hello!"), "{answer}");
-    refuses_tcp(host, SocketAddr::new(Family::V6.balancer(), finance::PORT));
+    refuses_tcp(node, SocketAddr::new(Family::V6.balancer(), finance::PORT));
 }
 
 on_attachments!(a_port_without_a_service_is_the_kernels:
@@ -100,18 +102,18 @@ on_attachments!(a_port_without_a_service_is_the_kernels:
 fn a_port_without_a_service_is_the_kernels(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
-    let host = &topology.clients[0];
+    let node = &topology.clients[0];
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), NO_SERVICE);
-        refuses_both(host, to);
+        refuses_both(node, to);
         // The service's port over the other protocol is no service either.
-        refuses_udp(host, SocketAddr::new(family.balancer(), finance::PORT));
+        refuses_udp(node, SocketAddr::new(family.balancer(), finance::PORT));
     }
     let _listener = TcpServer::echo(&topology.balancer.netns, "kernel", NO_SERVICE);
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), NO_SERVICE);
-        let from = SocketAddr::new(host.address(family), 0);
-        let mut stream = host
+        let from = SocketAddr::new(node.address(family), 0);
+        let mut stream = node
             .netns
             .run(|| connect_tcp(from, to, wait::STEP))
             .expect("connect to a listener beside the balancer");
@@ -119,16 +121,16 @@ fn a_port_without_a_service_is_the_kernels(attachment: &Attachment) {
     }
 }
 
-fn refuses_both(host: &Host, to: SocketAddr) {
-    refuses_tcp(host, to);
-    refuses_udp(host, to);
+fn refuses_both(node: &Node, to: SocketAddr) {
+    refuses_tcp(node, to);
+    refuses_udp(node, to);
 }
 
-fn refuses_tcp(host: &Host, to: SocketAddr) {
+fn refuses_tcp(node: &Node, to: SocketAddr) {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-    let from = SocketAddr::new(host.address(family), 0);
+    let from = SocketAddr::new(node.address(family), 0);
     let start = Instant::now();
-    let result = host.netns.run(|| connect_tcp(from, to, AT_ONCE));
+    let result = node.netns.run(|| connect_tcp(from, to, AT_ONCE));
     let error = result.expect_err("a connection to nothing");
     assert_eq!(
         error.kind(),
@@ -138,8 +140,8 @@ fn refuses_tcp(host: &Host, to: SocketAddr) {
     );
 }
 
-fn refuses_udp(host: &Host, to: SocketAddr) {
-    let socket = client::udp(host, 0, to);
+fn refuses_udp(node: &Node, to: SocketAddr) {
+    let socket = client::udp(node, 0, to);
     socket.send(b"anyone?").expect("send");
     let error = receive(&socket, &mut [0; 10]).expect_err("an answer from nothing");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "UDP {to}: {error}");

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, UdpServer, greeting};
 use vl3lb_tests::socket::{connect_tcp, receive};
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 const PORT: u16 = 7000;
@@ -50,13 +51,13 @@ fn equal_source_ports_do_not_mix(attachment: &Attachment) {
 }
 
 /// All clients write before any reads, in each round.
-fn tcp(topology: &Topology, balancer: &Balancer<'_>, family: Family, to: SocketAddr) {
+fn tcp(topology: &Topology, balancer: &Balancer, family: Family, to: SocketAddr) {
     let mut streams: Vec<TcpStream> = topology
         .clients
         .iter()
-        .map(|host| {
-            let from = SocketAddr::new(host.address(family), SOURCE_PORT);
-            let mut stream = host
+        .map(|node| {
+            let from = SocketAddr::new(node.address(family), SOURCE_PORT);
+            let mut stream = node
                 .netns
                 .run(|| connect_tcp(from, to, wait::STEP))
                 .unwrap_or_else(|error| panic!("connect from {from} to {to}: {error}"));
@@ -91,7 +92,7 @@ fn udp(topology: &Topology, to: SocketAddr) {
     let sockets: Vec<_> = topology
         .clients
         .iter()
-        .map(|host| client::udp(host, SOURCE_PORT, to))
+        .map(|node| client::udp(node, SOURCE_PORT, to))
         .collect();
     for round in 0..ROUNDS {
         for (client, socket) in sockets.iter().enumerate() {

@@ -2,13 +2,14 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
+use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::UdpServer;
 use vl3lb_tests::socket::{receive, set_udp_segment};
-use vl3lb_tests::topology::{Family, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 const PORT: u16 = 4433;

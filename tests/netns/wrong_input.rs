@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
+use vl3lb_testbed::packet_socket::PacketSocket;
+use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::hostile::{ETHERNET, Frames, Target};
-use vl3lb_tests::netns::{Netns, must_run};
-use vl3lb_tests::socket::PacketSocket;
-use vl3lb_tests::topology::{Family, INTERFACE, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance;
@@ -65,15 +66,21 @@ fn wrong_frames_are_counted_and_cost_no_memory(attachment: &Attachment) {
 fn send_wrong_frames(topology: &Topology, attachment: &Attachment) -> usize {
     let (sender, interface, skip) = match attachment.link {
         // The other end of the balancer's own veth pair.
-        Link::Veth { .. } => (topology.router(), topology.balancer.router_port.as_str(), 0),
+        Link::Veth { .. } => (
+            &topology.router().netns,
+            topology.balancer.router_port.as_str(),
+            0,
+        ),
         // A client's device: the switch passes on what has a destination.
         Link::Tun { .. } => (&topology.clients[0].netns, INTERFACE, ETHERNET),
     };
     // Room for all of them, should the reader be slower.
-    sender.ip(&format!("link set {interface} txqueuelen {FRAMES}"));
+    sender
+        .ip(&format!("link set {interface} txqueuelen {FRAMES}"))
+        .or_panic();
     let mut frames = Frames::new(target(topology, attachment), 0x5eed);
     sender.run(|| {
-        let socket = PacketSocket::open(interface).expect("open a packet socket");
+        let socket = PacketSocket::sender(interface).or_panic();
         // What a full queue refuses was not sent.
         (0..FRAMES)
             .filter(|_| socket.send(&frames.frame()[skip..]).is_ok())
@@ -96,7 +103,7 @@ fn target(topology: &Topology, attachment: &Attachment) -> Target {
 
 /// The MAC address of the vL3 interface; none on raw IP.
 fn mac(netns: &Netns) -> Option<[u8; 6]> {
-    let json = must_run(netns.command("ip").args(["-j", "link", "show", INTERFACE]));
+    let json = process::run(netns.command("ip").args(["-j", "link", "show", INTERFACE])).or_panic();
     let links: Value = serde_json::from_str(&json).expect("ip prints JSON");
     let bytes = links[0]["address"].as_str()?.split(':');
     let bytes: Option<Vec<u8>> = bytes.map(|byte| u8::from_str_radix(byte, 16).ok()).collect();

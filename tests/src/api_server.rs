@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -20,8 +20,9 @@ use tempfile::TempDir;
 
 use crate::client::text;
 use crate::metrics::Metrics;
-use crate::netns::{Netns, must_run};
 use crate::wait;
+use vl3lb_testbed::process::{self, Process};
+use vl3lb_testbed::{Netns, OrPanic};
 
 const PORT: u16 = 6443;
 /// Of the user that may do everything.
@@ -44,8 +45,8 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A started API server. Dropping it ends it, and shows the end of its log if the test is failing.
 #[derive(Debug)]
-pub struct ApiServer<'a> {
-    place: &'a Netns,
+pub struct ApiServer {
+    place: Netns,
     address: IpAddr,
     /// More options of the program.
     options: Vec<String>,
@@ -55,26 +56,27 @@ pub struct ApiServer<'a> {
     _etcd: Process,
 }
 
-impl<'a> ApiServer<'a> {
+impl ApiServer {
     /// Starts it at `address`, port 6443, of the namespace `place`, and waits until it is ready.
-    pub fn start(place: &'a Netns, address: IpAddr) -> Self {
+    pub fn start(place: &Netns, address: IpAddr) -> Self {
         Self::start_with(place, address, &[])
     }
 
     /// The same with more options, such as `--watch-cache=false`.
-    pub fn start_with(place: &'a Netns, address: IpAddr, options: &[&str]) -> Self {
+    pub fn start_with(place: &Netns, address: IpAddr, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("vl3lb-api-server").expect("make a temporary directory");
         let etcd = start_etcd(place, dir.path());
         // Signs the tokens of service accounts.
-        must_run(
+        process::run(
             Command::new("openssl")
                 .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
                 .arg(dir.path().join("service-account.key")),
-        );
+        )
+        .or_panic();
         let tokens = format!("{ADMIN_TOKEN},admin,admin,system:masters\n");
         std::fs::write(dir.path().join("tokens.csv"), tokens).expect("write the token");
         let mut server = Self {
-            place,
+            place: place.clone(),
             address,
             options: options.iter().map(|&option| option.to_owned()).collect(),
             dir,
@@ -88,7 +90,9 @@ impl<'a> ApiServer<'a> {
 
     /// Kills the API server. etcd goes on and keeps what was stored.
     pub fn kill(&mut self) {
-        self.server = None;
+        if let Some(mut server) = self.server.take() {
+            server.kill().or_panic();
+        }
     }
 
     /// Starts it again, or for the first time, and waits until it is ready.
@@ -117,9 +121,9 @@ impl<'a> ApiServer<'a> {
             format!("--token-auth-file={}", file("tokens.csv")),
         ];
         options.extend(self.options.iter().cloned());
-        let mut server = Process::start(self.place, "kube-apiserver", &options, &dir.join("server.log"));
+        let mut server = start(&self.place, "kube-apiserver", &options, &dir.join("server.log"));
         wait::until("the API server to be ready", START, || {
-            server.must_run();
+            server.check_running().or_panic();
             if !dir.join("certificates/apiserver.crt").exists() {
                 return Err("no certificate yet".to_owned());
             }
@@ -213,7 +217,7 @@ impl<'a> ApiServer<'a> {
         let post = |path: &str, body: &str| -> Value {
             let mut curl = self.place.command("curl");
             curl.args(["-sSf", "--max-time", "10", "--data", body]);
-            let answer = must_run(curl.arg(format!("http://127.0.0.1:2379{path}")));
+            let answer = process::run(curl.arg(format!("http://127.0.0.1:2379{path}"))).or_panic();
             serde_json::from_str(&answer).unwrap_or_else(|error| panic!("etcd {path}: {error}: {answer}"))
         };
         let key = post("/v3/kv/range", r#"{"key": "AA=="}"#);
@@ -292,8 +296,9 @@ impl<'a> ApiServer<'a> {
     }
 }
 
-impl Drop for ApiServer<'_> {
+impl Drop for ApiServer {
     fn drop(&mut self) {
+        self.kill();
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -327,61 +332,10 @@ fn start_etcd(place: &Netns, dir: &Path) -> Process {
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
     ];
-    Process::start(place, "etcd", &options, &dir.join("etcd.log"))
+    start(place, "etcd", &options, &dir.join("etcd.log"))
 }
 
-/// A program of the control plane. Dropping it kills it.
-#[derive(Debug)]
-struct Process {
-    name: &'static str,
-    log: PathBuf,
-    child: Child,
-}
-
-impl Process {
-    fn start(place: &Netns, name: &'static str, options: &[String], log: &Path) -> Self {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .unwrap_or_else(|error| panic!("open {}: {error}", log.display()));
-        // Should the test be killed, the program goes with it.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "ip", "netns", "exec", place.name()])
-            .arg(program(name))
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("duplicate a descriptor"))
-            .stderr(file)
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("run {name} through setpriv (util-linux) and ip (iproute2): {error}")
-            });
-        Self {
-            name,
-            log: log.to_owned(),
-            child,
-        }
-    }
-
-    /// Panics with the end of its log if it has ended.
-    fn must_run(&mut self) {
-        if let Some(status) = self.child.try_wait().expect("look at a child") {
-            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let end: Vec<&str> = log.lines().rev().take(10).collect();
-            panic!(
-                "{} ended: {status}; its last words, the newest first:\n{}",
-                self.name,
-                end.join("\n")
-            );
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+fn start(place: &Netns, name: &str, options: &[String], log: &Path) -> Process {
+    let mut command = place.command(program(name));
+    Process::start(command.args(options).stdin(Stdio::null()), log).or_panic()
 }

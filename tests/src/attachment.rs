@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// A veth pair, Ethernet, with so many queues in each direction on both ends of the balancer's.
-    Veth { queues: u8 },
+    Veth { queues: u32 },
     /// A TUN device, raw IP. With `offloads` the forwarder takes super-packets.
     Tun { offloads: bool },
 }

@@ -1,23 +1,24 @@
 //! The binary under test: start it, ask it, change its configuration, stop it.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use vl3lb_testbed::process::Process;
+use vl3lb_testbed::{Netns, OrPanic};
 
 use crate::client::text;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::netns::Netns;
-use crate::topology::Host;
 use crate::wait;
+use vl3lb_testbed::node::Node;
 
 const ADMIN_PORT: u16 = 9090;
 /// Lines of the log shown when a test fails.
@@ -40,36 +41,37 @@ pub fn binary() -> PathBuf {
 
 /// A started balancer. Dropping it ends it, and shows its log if the test is failing.
 #[derive(Debug)]
-pub struct Balancer<'a> {
-    host: &'a Host,
+pub struct Balancer {
+    node: Node,
+    // Ends before its files are removed.
+    process: Process,
     dir: TempDir,
-    child: Child,
     /// Number of the next file that the configuration's symbolic link points to.
     next_file: u32,
 }
 
-impl<'a> Balancer<'a> {
+impl Balancer {
     /// Starts it in the balancer's pod and waits until it is ready.
-    pub fn start(host: &'a Host, config: &Config) -> Self {
-        let mut balancer = Self::launch(host, config);
+    pub fn start(node: &Node, config: &Config) -> Self {
+        let mut balancer = Self::launch(node, config);
         balancer.wait_ready();
         balancer
     }
 
     /// Starts it without waiting.
-    pub fn launch(host: &'a Host, config: &Config) -> Self {
-        Self::launch_through(host, config, &[])
+    pub fn launch(node: &Node, config: &Config) -> Self {
+        Self::launch_through(node, config, &[])
     }
 
     /// Starts it by a program that replaces itself with its last arguments, without waiting.
-    pub fn launch_through(host: &'a Host, config: &Config, program: &[&str]) -> Self {
+    pub fn launch_through(node: &Node, config: &Config, program: &[&str]) -> Self {
         let dir = TempDir::with_prefix("vl3lb-test").expect("make a temporary directory");
         write_config(dir.path(), "config.yaml", config);
-        let child = spawn(&host.netns, dir.path(), program);
+        let process = spawn(&node.netns, dir.path(), program);
         Self {
-            host,
+            node: node.clone(),
+            process,
             dir,
-            child,
             next_file: 0,
         }
     }
@@ -90,9 +92,7 @@ impl<'a> Balancer<'a> {
     /// Waits until `/readyz` says yes; panics if the process ends before.
     pub fn wait_answering(&mut self) {
         wait::until("the balancer to be ready", wait::STEP, || {
-            if let Some(status) = self.child.try_wait().expect("look at the balancer") {
-                panic!("the balancer ended instead of starting: {status}");
-            }
+            self.process.check_running().or_panic();
             match self.http("/readyz") {
                 Ok((200, _)) => Ok(()),
                 Ok((status, body)) => Err(format!("/readyz: {status} {body}")),
@@ -105,21 +105,21 @@ impl<'a> Balancer<'a> {
     /// [`kill`](Self::kill), and waits until it is ready.
     pub fn restart(&mut self) {
         assert!(
-            matches!(self.child.try_wait(), Ok(Some(_))),
+            self.process.exit_status().or_panic().is_some(),
             "the balancer is still running"
         );
-        self.child = spawn(&self.host.netns, self.dir.path(), &[]);
+        self.process = spawn(&self.node.netns, self.dir.path(), &[]);
         self.wait_ready();
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     /// GETs a path of the admin listener: status and body.
     pub fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
-        let answer = self.host.netns.run(|| -> std::io::Result<String> {
+        let answer = self.node.netns.run(|| -> std::io::Result<String> {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -153,7 +153,7 @@ impl<'a> Balancer<'a> {
 
     /// `vl3-lb ARGUMENTS` against it, not started yet.
     pub fn cli_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.netns.command(path_str(&binary()));
+        let mut command = self.node.netns.command(path_str(&binary()));
         command
             .arg("--socket")
             .arg(self.dir.path().join("admin.sock"))
@@ -239,8 +239,7 @@ impl<'a> Balancer<'a> {
 
     /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
-        self.signal(Signal::KILL);
-        self.wait_end();
+        self.process.kill().or_panic();
     }
 
     /// Stops it where it is, until [`resume`](Self::resume).
@@ -255,60 +254,50 @@ impl<'a> Balancer<'a> {
 
     /// Waits for the end of the process.
     pub fn wait_end(&mut self) -> ExitStatus {
-        wait::until("the balancer to end", wait::STEP, || {
-            let status = self.child.try_wait().expect("look at the balancer");
-            status.ok_or_else(|| "still running".to_owned())
-        })
+        self.process.wait_end(wait::STEP).or_panic()
     }
 
     /// What it logged so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = self.child.id().cast_signed();
-        let pid = Pid::from_raw(pid).expect("a process id");
-        kill_process(pid, signal).expect("signal the balancer");
+        self.process.signal(signal).or_panic();
     }
 }
 
-impl Drop for Balancer<'_> {
+impl Drop for Balancer {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
-            eprintln!("--- log of the balancer, last {} lines", tail.len());
-            eprintln!("{}\n---", tail.join("\n"));
+            eprintln!(
+                "--- end of the balancer's log\n{}\n---",
+                self.process.log_tail(LOG_TAIL)
+            );
             if let Ok((200, metrics)) = self.http("/metrics") {
                 eprintln!("drops: {:?}", Metrics::parse(&metrics).all_drops());
             }
         }
-        // It may have ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        // At once: nothing that it would still do is of interest. It may have ended already.
+        self.process.kill().ok();
     }
 }
 
-fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"))
-        .expect("open the log");
-    // Should the test be killed, the balancer goes with it.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
-        .args(program)
-        .arg(binary())
+fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Process {
+    let binary = binary();
+    let mut command = match program {
+        [] => netns.command(binary),
+        [program, arguments @ ..] => {
+            let mut command = netns.command(program);
+            command.args(arguments).arg(binary);
+            command
+        }
+    };
+    command
         .args(["run", "--config"])
         .arg(dir.join("config.yaml"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("duplicate a descriptor"))
-        .stderr(log)
-        .spawn()
-        .expect("run the balancer through setpriv (util-linux) and ip (iproute2)")
+        .stdin(Stdio::null());
+    Process::start(&mut command, &dir.join("log")).or_panic()
 }
 
 fn write_config(dir: &Path, name: &str, config: &Config) {

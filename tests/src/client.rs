@@ -1,15 +1,17 @@
 //! Clients: real programs, as a user would run them.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::netns::{Netns, must_run};
 use crate::payload;
-use crate::topology::{Family, Host};
+use crate::socket::connect_tcp;
 use crate::wait;
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Node;
+use vl3lb_testbed::{Netns, OrPanic, process};
 
 /// What a URL needs: brackets round an IPv6 address.
 pub fn url(address: IpAddr, port: u16, path: &str) -> String {
@@ -18,23 +20,24 @@ pub fn url(address: IpAddr, port: u16, path: &str) -> String {
 
 /// Gets `url` with curl; panics if that fails.
 pub fn curl(netns: &Netns, url: &str) -> String {
-    must_run(netns.command("curl").args(["-sS", "--max-time", "20", url]))
+    process::run(netns.command("curl").args(["-sS", "--max-time", "20", url])).or_panic()
 }
 
 /// Gets `url` with curl and drops the body; panics if that fails.
 pub fn curl_discard(netns: &Netns, url: &str) {
-    must_run(
+    process::run(
         netns
             .command("curl")
             .args(["-sS", "--max-time", "20", "-o", "/dev/null", url]),
-    );
+    )
+    .or_panic();
 }
 
 /// Makes `count` requests over as many connections, to a name that may have addresses of both families;
 /// returns the answers' lines.
 pub fn curl_many(netns: &Netns, family: Family, url: &str, count: u32) -> Vec<String> {
     let url = format!("{url}?[1-{count}]");
-    let answers = must_run(netns.command("curl").args([
+    let answers = process::run(netns.command("curl").args([
         if family == Family::V4 { "-4" } else { "-6" },
         "-sS",
         "--max-time",
@@ -44,7 +47,8 @@ pub fn curl_many(netns: &Netns, family: Family, url: &str, count: u32) -> Vec<St
         "-H",
         "Connection: close",
         &url,
-    ]));
+    ]))
+    .or_panic();
     answers.lines().map(str::to_owned).collect()
 }
 
@@ -110,13 +114,14 @@ pub struct DnsAnswer {
 
 /// Asks `server` with dig.
 pub fn dig(netns: &Netns, server: IpAddr, question: &[&str]) -> DnsAnswer {
-    let output = must_run(
+    let output = process::run(
         netns
             .command("dig")
             .arg(format!("@{server}"))
             .args(question)
             .args(["+time=3", "+tries=2", "+noall", "+comments", "+answer"]),
-    );
+    )
+    .or_panic();
     let status = output
         .split_once("status: ")
         .and_then(|(_, rest)| rest.split(',').next())
@@ -140,7 +145,8 @@ pub fn dig(netns: &Netns, server: IpAddr, question: &[&str]) -> DnsAnswer {
 /// Pings `address` three times; panics unless all three are answered.
 pub fn ping(netns: &Netns, address: IpAddr) {
     let mut ping = netns.command("ping");
-    let output = must_run(ping.args(["-n", "-c", "3", "-i", "0.05", "-W", "3", &address.to_string()]));
+    let output =
+        process::run(ping.args(["-n", "-c", "3", "-i", "0.05", "-W", "3", &address.to_string()])).or_panic();
     assert!(output.contains(" 0% packet loss"), "ping {address}: {output}");
 }
 
@@ -151,10 +157,9 @@ pub struct Iperf3Server(Child);
 impl Iperf3Server {
     /// Starts it; it listens when this returns.
     pub fn start(netns: &Netns, port: u16) -> Self {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()]);
-        let child = command
-            .args(["iperf3", "--server", "--one-off", "--port", &port.to_string()])
+        let child = netns
+            .command("iperf3")
+            .args(["--server", "--one-off", "--port", &port.to_string()])
             .stdout(Stdio::null())
             .spawn()
             .expect("run iperf3");
@@ -208,12 +213,21 @@ pub fn iperf3(netns: &Netns, address: IpAddr, port: u16, arguments: &[&str]) -> 
     report
 }
 
-/// A UDP socket of `host` with source port `port` (0: any), connected to `to`, with a time-out of five
+/// A TCP connection from `node` to `to`, whose reads and writes have [`wait::STEP`] as their time-out; panics if it
+/// is not opened.
+pub fn tcp(node: &Node, to: SocketAddr) -> TcpStream {
+    let from = SocketAddr::new(node.address(Family::of(to.ip())), 0);
+    node.netns
+        .run(|| connect_tcp(from, to, wait::STEP))
+        .unwrap_or_else(|error| panic!("connect from {from} to {to}: {error}"))
+}
+
+/// A UDP socket of `node` with source port `port` (0: any), connected to `to`, with a time-out of five
 /// seconds.
-pub fn udp(host: &Host, port: u16, to: SocketAddr) -> UdpSocket {
-    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-    host.netns.run(|| {
-        let socket = UdpSocket::bind((host.address(family), port)).expect("bind a UDP socket");
+pub fn udp(node: &Node, port: u16, to: SocketAddr) -> UdpSocket {
+    let family = Family::of(to.ip());
+    node.netns.run(|| {
+        let socket = UdpSocket::bind((node.address(family), port)).expect("bind a UDP socket");
         socket.connect(to).expect("connect a UDP socket");
         socket
             .set_read_timeout(Some(Duration::from_secs(5)))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use crate::topology::INTERFACE;
+use vl3lb_testbed::addresses::INTERFACE;
 
 /// A configuration file in the making. JSON is YAML too.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ pub struct Follower {
 
 impl Follower {
     /// Starts `vl3-lb ARGUMENTS --follow -o jsonl` against a balancer.
-    pub fn start(balancer: &Balancer<'_>, arguments: &[&str]) -> Self {
+    pub fn start(balancer: &Balancer, arguments: &[&str]) -> Self {
         let mut command = balancer.cli_command(&[arguments, &["--follow", "-o", "jsonl"]].concat());
         let mut child = command
             .stdout(Stdio::piped())

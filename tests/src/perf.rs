@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::client::text;
-use crate::netns::Netns;
-use crate::topology::INTERFACE;
 use crate::wait;
+use vl3lb_testbed::Netns;
+use vl3lb_testbed::addresses::INTERFACE;
 
 /// The binary, from the environment variable VL3PERF_BIN.
 pub fn binary() -> PathBuf {
@@ -27,12 +27,8 @@ pub fn binary() -> PathBuf {
 
 /// A command `vl3-perf WORDS` in `netns`, ended with this process should that be killed.
 pub fn command(netns: &Netns, words: &[&str]) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "ip", "netns", "exec", netns.name()])
-        .arg(binary())
-        .args(words)
-        .stdin(Stdio::null());
+    let mut command = netns.command(binary());
+    command.args(words).stdin(Stdio::null());
     command
 }
 

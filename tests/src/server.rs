@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::netns::Netns;
 use crate::payload;
+use vl3lb_testbed::{Netns, OrPanic};
 
 /// How often a server looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -60,15 +60,17 @@ impl TcpServer {
     ) -> Self {
         let listener = netns.run(|| {
             TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-                .unwrap_or_else(|error| panic!("listen on TCP port {port} in {}: {error}", netns.name()))
+                .unwrap_or_else(|error| panic!("listen on TCP port {port} in {}: {error}", netns.label()))
         });
         listener.set_nonblocking(true).expect("set non-blocking");
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(Connections::default());
         let accepting = (Arc::clone(&stop), Arc::clone(&connections));
-        let thread = netns.spawn("tcp-server", move || {
-            accept(&listener, &accepting.0, &accepting.1, &Arc::new(serve));
-        });
+        let thread = netns
+            .spawn("tcp-server", move || {
+                accept(&listener, &accepting.0, &accepting.1, &Arc::new(serve));
+            })
+            .or_panic();
         Self {
             stop,
             connections,
@@ -205,25 +207,27 @@ impl UdpServer {
     pub fn echo(netns: &Netns, name: &str, port: u16) -> Self {
         let socket = netns.run(|| {
             UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
-                .unwrap_or_else(|error| panic!("bind UDP port {port} in {}: {error}", netns.name()))
+                .unwrap_or_else(|error| panic!("bind UDP port {port} in {}: {error}", netns.label()))
         });
         socket.set_read_timeout(Some(LOOK)).expect("set a time-out");
         let stop = Arc::new(AtomicBool::new(false));
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let (stopping, seen, prefix) = (Arc::clone(&stop), Arc::clone(&sizes), format!("{name}:"));
-        let thread = netns.spawn("udp-server", move || {
-            let mut buffer = vec![0; 65_536];
-            while !stopping.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                seen.lock().expect("no holder panics").push(length);
-                let mut answer = prefix.clone().into_bytes();
-                answer.extend_from_slice(&buffer[..length]);
-                // A client that is gone is no concern of the server.
-                socket.send_to(&answer, from).ok();
-            }
-        });
+        let thread = netns
+            .spawn("udp-server", move || {
+                let mut buffer = vec![0; 65_536];
+                while !stopping.load(Ordering::Relaxed) {
+                    let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+                        continue;
+                    };
+                    seen.lock().expect("no holder panics").push(length);
+                    let mut answer = prefix.clone().into_bytes();
+                    answer.extend_from_slice(&buffer[..length]);
+                    // A client that is gone is no concern of the server.
+                    socket.send_to(&answer, from).ok();
+                }
+            })
+            .or_panic();
         Self {
             stop,
             sizes,

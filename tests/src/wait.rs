@@ -1,13 +1,14 @@
 //! Waiting with a deadline.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// How long a step may take that needs no network time-out: generous, because CI has two cores.
 pub const STEP: Duration = Duration::from_secs(15);
 
-/// Calls `probe` until it succeeds and returns what it found. Panics with `what` and the last reason when
-/// `limit` is over.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+/// Calls `probe` until it succeeds and returns its result. Panics with `what` and the last reason when `limit` is
+/// over.
+pub fn until<T, R: Display>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<T, R>) -> T {
     let start = Instant::now();
     loop {
         match probe() {

@@ -1,12 +1,18 @@
-//! The ground that the other tests stand on: clients and servers talk directly, without a balancer.
+//! The testbed itself, without a balancer: its links carry what tests send, and nothing outlives a test.
 
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 
+use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::node::Layout;
+use vl3lb_testbed::tun::{self, TunKind};
+use vl3lb_testbed::veth::{self, VethEnd};
+use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::client;
 use vl3lb_tests::server::{TcpServer, UdpServer};
 use vl3lb_tests::socket::{receive, set_udp_segment};
-use vl3lb_tests::topology::{Family, Layout, Shape, Topology};
+use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::finance::{TARGET_PORT, http_servers};
@@ -48,7 +54,7 @@ fn talk(shape: &Shape) {
 }
 
 #[test]
-fn super_packets_are_seen_whole_only_where_the_link_says_so() {
+fn only_a_tun_device_with_offloads_passes_super_packets_whole() {
     for (offloads, expected) in [(true, 42_000 + 28..=42_000 + 28), (false, 1400 + 28..=1500)] {
         let topology = Topology::build(&Shape {
             link: Link::Tun { offloads },
@@ -82,21 +88,79 @@ fn iperf3_runs_directly() {
 }
 
 #[test]
-fn the_echo_servers_say_who_they_are() {
+fn echo_servers_answer_with_their_name() {
     let topology = Topology::build(&Shape::of(&Attachment::TUN_AUTO));
     let _tcp = TcpServer::echo(&topology.servers[0].netns, "alice", 6000);
     let _udp = UdpServer::echo(&topology.servers[0].netns, "alice", 6000);
-    let host = &topology.clients[0];
+    let node = &topology.clients[0];
     let to = SocketAddr::new(topology.servers[0].address(Family::V6), 6000);
-    let from = SocketAddr::new(host.address(Family::V6), 0);
-    let mut stream = host
-        .netns
-        .run(|| vl3lb_tests::socket::connect_tcp(from, to, wait::STEP))
-        .unwrap();
+    let mut stream = client::tcp(node, to);
     assert_eq!(vl3lb_tests::server::greeting(&mut stream).unwrap(), "alice");
-    let socket = client::udp(host, 0, to);
+    let socket = client::udp(node, 0, to);
     socket.send(b"hi").unwrap();
     let mut answer = [0; 100];
     let length = receive(&socket, &mut answer).unwrap();
     assert_eq!(&answer[..length], b"alice:hi");
+}
+
+#[test]
+fn a_program_gets_sigkill_when_the_thread_that_started_it_ends() {
+    let netns = Netns::new("netns").or_panic();
+    let mut child = std::thread::scope(|scope| {
+        let start = || netns.command("sleep").arg("600").spawn().expect("run sleep");
+        scope.spawn(start).join().expect("the thread does not panic")
+    });
+    let status = wait::until("the end of the program", wait::STEP, || {
+        child.try_wait().expect("look at sleep").ok_or("still running")
+    });
+    assert_eq!(status.signal(), Some(libc::SIGKILL));
+}
+
+#[test]
+fn a_namespace_and_its_devices_are_removed_with_its_last_handle() {
+    let [near, far] = ["near", "far"].map(|label| Netns::new(label).or_panic());
+    veth::create(&VethEnd::new(&near, "near"), &VethEnd::new(&far, "far"), 1500).or_panic();
+    let devices = || process::run(near.command("ls").arg("/sys/class/net")).or_panic();
+    assert_eq!(devices(), "lo\nnear\n");
+    let other = far.clone();
+    drop(far);
+    other.ip("link set far up").or_panic();
+    drop(other);
+    wait::until("the veth pair to be removed", wait::STEP, || match devices() {
+        devices if devices == "lo\n" => Ok(()),
+        devices => Err(devices),
+    });
+}
+
+#[test]
+fn errors_name_the_namespace_the_command_and_the_cause() {
+    let netns = Netns::new("client0").or_panic();
+    let error = netns
+        .ip("link set lo up\nlink set nsm-1 up")
+        .unwrap_err()
+        .to_string();
+    for part in [
+        "ip -batch - in client0",
+        "exit status: 1",
+        "nsm-1",
+        "link set lo up",
+    ] {
+        assert!(error.contains(part), "no {part:?}: {error}");
+    }
+    let error = netns.sysctl("net/ipv4/nonsense", "1").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "set net/ipv4/nonsense to 1 in client0: No such file or directory (os error 2)"
+    );
+    let error = process::run(&mut netns.command("no-such-program"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("run no-such-program: "), "{error}");
+    let error = tun::open(&netns, "longer-than-fifteen", TunKind::Plain)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.ends_with("an interface name has at most 15 bytes"),
+        "{error}"
+    );
 }

@@ -1,0 +1,145 @@
+//! MTU, MAC address, addresses, name, state and carrier of the interface change while it is attached.
+
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
+use vl3lb_tests::attachment::Attachment;
+use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::server::greeting;
+use vl3lb_tests::{client, wait};
+
+use super::{
+    assert_no_defects, download, echo, get, get_at, http, interface, interface_lost, wait_interface_lost,
+    wait_not_ready,
+};
+use crate::finance::PORT;
+
+on_attachments!(the_mtu_and_the_mac_address_change_under_a_download:
+    veth_native = Attachment::VETH_NATIVE,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+);
+
+fn the_mtu_and_the_mac_address_change_under_a_download(attachment: &Attachment) {
+    let testbed = http(attachment);
+    let (topology, balancer) = (&testbed.topology, &testbed.balancer);
+    let ip = |lines: &str| topology.balancer.netns.ip(lines).or_panic();
+    download(topology, Family::V4, || {
+        ip(&format!("link set {INTERFACE} address 02:00:00:00:00:77"));
+    });
+    get(topology);
+    download(topology, Family::V4, || {
+        ip(&format!("link set {INTERFACE} mtu 3000"))
+    });
+    wait::until("the new MTU in the status", wait::STEP, || {
+        let mtu = interface(balancer)["mtu"].clone();
+        (mtu == 3000).then_some(()).ok_or(mtu)
+    });
+    get(topology);
+    assert_no_defects(balancer);
+    assert_eq!(interface_lost(balancer), 0.0);
+}
+
+#[test]
+fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
+    let mut testbed = http(&Attachment::VETH_AUTO);
+    let (topology, balancer) = (&testbed.topology, &mut testbed.balancer);
+    let ip = |lines: &str| topology.balancer.netns.ip(lines).or_panic();
+    download(topology, Family::V4, || {
+        wait_quiet(balancer);
+        // Most kernels rename an interface only while it is down.
+        ip(&format!(
+            "link set {INTERFACE} down\nlink set {INTERFACE} name away"
+        ));
+        wait_not_ready(balancer, "does not exist");
+        ip(&format!(
+            "link set away name {INTERFACE}\nlink set {INTERFACE} up"
+        ));
+    });
+    balancer.wait_ready();
+    download(topology, Family::V4, || {
+        wait_quiet(balancer);
+        ip(&format!("link set {INTERFACE} down"));
+        wait_not_ready(balancer, "is down");
+        assert_eq!(balancer.http("/healthz").expect("GET /healthz").0, 200);
+        ip(&format!("link set {INTERFACE} up"));
+    });
+    balancer.wait_ready();
+    let port = &topology.balancer.router_port;
+    let set_port = |state: &str| {
+        topology
+            .router()
+            .netns
+            .ip(&format!("link set {port} {state}"))
+            .or_panic()
+    };
+    download(topology, Family::V4, || {
+        set_port("down");
+        wait_not_ready(balancer, "has no carrier");
+        assert_eq!(balancer.http("/healthz").expect("GET /healthz").0, 200);
+        set_port("up");
+    });
+    balancer.wait_ready();
+    get_at(topology, Family::V4.balancer());
+    assert_no_defects(balancer);
+}
+
+#[test]
+fn addresses_are_added_and_removed_live() {
+    let mut testbed = echo(&Attachment::VETH_AUTO);
+    let (topology, balancer) = (&testbed.topology, &mut testbed.balancer);
+    let ip = |lines: &str| topology.balancer.netns.ip(lines).or_panic();
+    let [old, new] = [103, 104].map(|number| Family::V4.address(number));
+    let connect = |address| {
+        let mut stream = client::tcp(&topology.clients[0], (address, PORT).into());
+        greeting(&mut stream).expect("a server greets");
+        stream
+    };
+    let mut kept = connect(Family::V6.balancer());
+    let _ended = connect(old);
+    ip(&format!("addr add {new}/24 dev {INTERFACE}"));
+    wait_addresses(balancer, &[old, new, Family::V6.balancer()]);
+    ip(&format!("addr del {old}/24 dev {INTERFACE}"));
+    // The kernel removes the secondary address with the primary one.
+    ip(&format!("addr replace {new}/24 dev {INTERFACE}"));
+    wait_addresses(balancer, &[new, Family::V6.balancer()]);
+    wait_interface_lost(balancer, 1.0);
+    kept.write_all(b"on").expect("write");
+    kept.read_exact(&mut [0; 2])
+        .expect("the echo of the other address's flow");
+    balancer.wait_ready();
+    connect(new);
+
+    ip(&format!("addr flush dev {INTERFACE}"));
+    wait_not_ready(balancer, "has no address");
+}
+
+/// Waits until the client's window is full and no packet is under way. A veth device that goes down takes its XDP
+/// program off before its queues, and the kernel resets the flows of packets that it finds in them.
+fn wait_quiet(balancer: &Balancer) {
+    let received = || balancer.metrics().sum("vl3lb_worker_received_packets_total", &[]);
+    let mut last = received();
+    wait::until("no packet to come", wait::STEP, || {
+        std::thread::sleep(Duration::from_millis(50));
+        let before = std::mem::replace(&mut last, received());
+        (before == last)
+            .then_some(())
+            .ok_or_else(|| format!("{before} packets, then {last}"))
+    });
+}
+
+fn wait_addresses(balancer: &Balancer, addresses: &[IpAddr]) {
+    let expected: Vec<Value> = addresses
+        .iter()
+        .map(|address| address.to_string().into())
+        .collect();
+    let expected = Value::from(expected);
+    wait::until("the addresses to be in use", wait::STEP, || {
+        let found = interface(balancer)["addresses"].clone();
+        (found == expected).then_some(()).ok_or(found)
+    });
+}
