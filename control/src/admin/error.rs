@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::api::Report;
-use crate::config::Refusal;
+use crate::config::ConfigError;
 
 /// The answer to a request that fails: status, cause, and what to do.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ impl ApiError {
     }
 }
 
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
+impl From<ConfigError> for ApiError {
+    fn from(error: ConfigError) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
-            error: refusal.to_string(),
+            error: error.to_string(),
             hint: None,
         }
     }

@@ -1,7 +1,7 @@
 //! Query parameters: filters, order and limit.
 
 use super::error::ApiError;
-use crate::config::Refusal;
+use crate::config::ConfigError;
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::observe::flows::FlowOrder;
 
@@ -12,29 +12,29 @@ const MAX_LIMIT: usize = 100_000;
 fn each(
     query: Option<&str>,
     known: &str,
-    mut take: impl FnMut(&str, &str) -> Result<bool, Refusal>,
+    mut take: impl FnMut(&str, &str) -> Result<bool, ConfigError>,
 ) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         if !take(&name, &value)? {
             return Err(
-                Refusal::new(name.as_ref(), format!("unknown parameter (value {value})"), known).into(),
+                ConfigError::new(name.as_ref(), format!("unknown parameter (value {value})"), known).into(),
             );
         }
     }
     Ok(())
 }
 
-fn one_of(name: &str, value: &str, allowed: &[&'static str]) -> Result<&'static str, Refusal> {
+fn one_of(name: &str, value: &str, allowed: &[&'static str]) -> Result<&'static str, ConfigError> {
     allowed
         .iter()
         .find(|&&word| word == value)
         .copied()
-        .ok_or_else(|| Refusal::new(name, value, allowed.join(", ")))
+        .ok_or_else(|| ConfigError::new(name, value, allowed.join(", ")))
 }
 
-fn limit(name: &str, value: &str) -> Result<usize, Refusal> {
+fn limit(name: &str, value: &str) -> Result<usize, ConfigError> {
     let number = value.parse().ok().filter(|&number| number <= MAX_LIMIT);
-    number.ok_or_else(|| Refusal::new(name, value, format!("0-{MAX_LIMIT}")))
+    number.ok_or_else(|| ConfigError::new(name, value, format!("0-{MAX_LIMIT}")))
 }
 
 /// Parameters of a list of services.
@@ -105,8 +105,9 @@ impl FlowParams {
         each(query, known, |name, value| {
             match name {
                 "sort" => {
-                    params.order = FlowOrder::from_name(value)
-                        .ok_or_else(|| Refusal::new(name, value, "activity, age, idle, bytes, packets"))?;
+                    params.order = FlowOrder::from_name(value).ok_or_else(|| {
+                        ConfigError::new(name, value, "activity, age, idle, bytes, packets")
+                    })?;
                     sorted = true;
                 }
                 "limit" => params.limit = Some(limit(name, value)?),
@@ -118,7 +119,7 @@ impl FlowParams {
         })?;
         if params.follow && (sorted || params.all) {
             let allowed = "false with sort or all: a stream of new flows is in order of time, and endless";
-            return Err(Refusal::new("follow", "true", allowed).into());
+            return Err(ConfigError::new("follow", "true", allowed).into());
         }
         Ok(params)
     }

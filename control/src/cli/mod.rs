@@ -29,7 +29,7 @@ use std::path::Path;
 use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 
-use crate::config::{Config, Refusal};
+use crate::config::{Config, ConfigError};
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
 use args::{
@@ -74,8 +74,8 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
 ///
 /// Errors: every invalid setting, one per line.
 pub fn load_config(path: Option<&Path>) -> Result<crate::config::Loaded, Failure> {
-    Config::load(path, &|name| std::env::var(name).ok()).map_err(|refusals| {
-        let lines: Vec<_> = refusals.iter().map(Refusal::to_string).collect();
+    Config::load(path, &|name| std::env::var(name).ok()).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ConfigError::to_string).collect();
         Failure::new(FailureKind::Refused, lines.join("\nerror: "))
             .hint("`vl3-lb check --config FILE` validates a configuration and changes nothing")
     })

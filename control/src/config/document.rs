@@ -7,8 +7,8 @@ use serde_json::Value;
 use vl3lb_common::Duration;
 use vl3lb_common::snapshot::NatPorts;
 
+use super::error::ConfigError;
 use super::node::{self, Section};
-use super::refusal::Refusal;
 use super::service::Draft;
 use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
@@ -54,11 +54,11 @@ pub(super) fn read(
     text: Option<&str>,
     file: &str,
     ephemeral: &RangeInclusive<u16>,
-    refusals: &mut Vec<Refusal>,
+    errors: &mut Vec<ConfigError>,
 ) -> Document {
-    let value = text.map_or(Value::Null, |text| parse(text, file, refusals));
+    let value = text.map_or(Value::Null, |text| parse(text, file, errors));
     let mut config = Config::defaults();
-    let mut section = Section::new("", Some(&value), KEYS, refusals);
+    let mut section = Section::new("", Some(&value), KEYS, errors);
 
     let set = &mut section;
     replace(
@@ -70,14 +70,14 @@ pub(super) fn read(
     for (path, value) in set.list("addresses", "a list of addresses, [] for the interface's own") {
         match value.as_str().and_then(names::unicast) {
             Some(address) if config.addresses.contains(&address) => {
-                set.refusals().push(Refusal::new(
+                set.errors().push(ConfigError::new(
                     path.to_string(),
                     address.to_string(),
                     "each address once",
                 ));
             }
             Some(address) => config.addresses.push(address),
-            None => set.refusals().push(Refusal::new(
+            None => set.errors().push(ConfigError::new(
                 path.to_string(),
                 node::shown(value),
                 names::ADDRESS_FORM,
@@ -133,25 +133,29 @@ pub(super) fn read(
     let services = set
         .list("services", "a list of services, [] for none")
         .into_iter()
-        .map(|(place, value)| Draft::read(&place, value, set.refusals()))
+        .map(|(place, value)| Draft::read(&place, value, set.errors()))
         .collect();
     Document { config, services }
 }
 
-fn parse(text: &str, file: &str, refusals: &mut Vec<Refusal>) -> Value {
+fn parse(text: &str, file: &str, errors: &mut Vec<ConfigError>) -> Value {
     if let Some(value) = json::read(text) {
         return value;
     }
     let parsed = read_yaml(text);
     if let Ok(Value::Null) = parsed {
         // More likely half written than meant.
-        refusals.push(Refusal::new(file, "empty", "a YAML mapping, {} for all defaults"));
+        errors.push(ConfigError::new(
+            file,
+            "empty",
+            "a YAML mapping, {} for all defaults",
+        ));
     }
     parsed.unwrap_or_else(|error| {
         // The plain text names the parser's own options.
         let reason = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         let reason = reason.lines().collect::<Vec<_>>().join(" ");
-        refusals.push(Refusal::new(file, reason, "a YAML mapping"));
+        errors.push(ConfigError::new(file, reason, "a YAML mapping"));
         Value::Null
     })
 }
@@ -202,7 +206,7 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
     let kernel = format!("{}-{}", ephemeral.start(), ephemeral.end());
     match text.and_then(nat_ports::parse) {
         Some(ports) if nat_ports::overlap(ports, ephemeral) => {
-            section.refuse(
+            section.reject(
                 "natPorts",
                 format!("{}-{}", ports.first(), ports.last()),
                 format!(
@@ -216,7 +220,7 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
         None => {
             let chosen = nat_ports::choose(ephemeral);
             if chosen.is_none() {
-                section.refuse(
+                section.reject(
                     "natPorts",
                     "auto",
                     format!(
@@ -234,7 +238,7 @@ fn read_discovery(section: &mut Section<'_>) -> Option<Discovery> {
     let choices = names::listed(names::DISCOVERIES);
     if section.value("discovery").and_then(Value::as_str) == Some("nsm") {
         let allowed = format!("{choices}: not supported by this version");
-        section.refuse("discovery", "nsm", allowed);
+        section.reject("discovery", "nsm", allowed);
         return None;
     }
     section.optional("discovery", &choices, |value| {
@@ -246,10 +250,10 @@ fn read_kubernetes(section: &mut Section<'_>, discovery: Discovery) -> Option<Ku
     let path = section.path("kubernetes");
     let value = section.value("kubernetes");
     match (discovery, value) {
-        (Discovery::Kubernetes, value) => Some(Kubernetes::read(&path, value, section.refusals())),
+        (Discovery::Kubernetes, value) => Some(Kubernetes::read(&path, value, section.errors())),
         (Discovery::Static, None) => None,
         (Discovery::Static, Some(value)) => {
-            section.refuse(
+            section.reject(
                 "kubernetes",
                 node::shown(value),
                 "it with discovery: kubernetes only",
@@ -263,7 +267,7 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
     let path = parent.path("timeouts");
     let value = parent.value("timeouts");
     let keys = ["tcpEstablished", "tcpTransitory", "udp"];
-    let mut section = Section::new(&*path, value, &keys, parent.refusals());
+    let mut section = Section::new(&*path, value, &keys, parent.errors());
     for (key, target, minimum, rfc) in [
         (
             "tcpEstablished",
@@ -297,7 +301,7 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
 fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
     let path = parent.path("dns");
     let value = parent.value("dns");
-    let mut section = Section::new(&*path, value, &["zone", "listen", "upstream"], parent.refusals());
+    let mut section = Section::new(&*path, value, &["zone", "listen", "upstream"], parent.errors());
     replace(
         &mut dns.zone,
         section.optional("zone", names::ZONE_FORM, |value| names::zone(&node::text(value)?)),
@@ -309,7 +313,7 @@ fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
     for (path, value) in section.list("upstream", "a list of DNS servers, [] for none") {
         match value.as_str().and_then(|text| names::socket_address(text, 53)) {
             Some(server) => dns.upstream.push(server),
-            None => section.refusals().push(Refusal::new(
+            None => section.errors().push(ConfigError::new(
                 path.to_string(),
                 node::shown(value),
                 "an address, or an address and port",
@@ -334,7 +338,7 @@ fn dns_listen(text: &str) -> Option<DnsListen> {
 fn read_admin(parent: &mut Section<'_>, admin: &mut Admin) {
     let path = parent.path("admin");
     let value = parent.value("admin");
-    let mut section = Section::new(&*path, value, &["listen", "socket"], parent.refusals());
+    let mut section = Section::new(&*path, value, &["listen", "socket"], parent.errors());
     replace(
         &mut admin.listen,
         section.optional("listen", ADMIN_LISTEN_FORM, |value| admin_listen(value.as_str()?)),

@@ -3,7 +3,7 @@
 use serde::Serializer;
 use vl3lb_common::Duration;
 
-/// What a refused duration is told.
+/// What a rejected duration is told.
 pub(super) const FORM: &str = "a duration such as 500ms, 60s, 10m0s or 1h30m";
 
 /// Units, longest name first so that `ms` is not read as `m`. Nanoseconds each.

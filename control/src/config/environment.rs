@@ -10,8 +10,8 @@ use url::Url;
 use vl3lb_common::Protocol;
 
 use super::document::{self, Document};
+use super::error::ConfigError;
 use super::nsm::{NetworkService, Nsm};
-use super::refusal::Refusal;
 use super::selector::Selector;
 use super::service::{Draft, PORTS, TargetPort};
 use super::{duration, kubernetes, names};
@@ -28,10 +28,10 @@ const WITHOUT_EFFECT: [&str; 4] = [
 pub(super) fn apply(
     env: &dyn Fn(&str) -> Option<String>,
     document: &mut Document,
-    refusals: &mut Vec<Refusal>,
+    errors: &mut Vec<ConfigError>,
     notes: &mut Vec<String>,
 ) {
-    let mut variables = Variables { env, refusals };
+    let mut variables = Variables { env, errors };
     let config = &mut document.config;
     let levels = names::listed(names::LOG_LEVELS);
     variables.set("NSM_LOG_LEVEL", &levels, &mut config.log_level, |text| {
@@ -89,7 +89,7 @@ fn service_name(variables: &Variables<'_>, nsm: &Nsm) -> Option<String> {
 
 struct Variables<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
-    refusals: &'a mut Vec<Refusal>,
+    errors: &'a mut Vec<ConfigError>,
 }
 
 impl Variables<'_> {
@@ -103,7 +103,7 @@ impl Variables<'_> {
         let text = self.text(name)?;
         let parsed = parse(&text);
         if parsed.is_none() {
-            self.refusals.push(Refusal::new(name, text, allowed));
+            self.errors.push(ConfigError::new(name, text, allowed));
         }
         parsed
     }
@@ -173,7 +173,7 @@ impl Variables<'_> {
         let mut service = match NetworkService::parse(&text, interface) {
             Ok(service) => service,
             Err(rejected) => {
-                self.refusals.push(Refusal::new(
+                self.errors.push(ConfigError::new(
                     "NSM_NETWORK_SERVICES",
                     rejected.value,
                     rejected.allowed,
@@ -199,7 +199,7 @@ impl Variables<'_> {
     /// Settings that exclude each other in a client.
     fn check_client(&mut self, nsm: &Nsm, notes: &mut Vec<String>) {
         if nsm.connect_to.scheme() != "unix" {
-            self.refusals.push(Refusal::new(
+            self.errors.push(ConfigError::new(
                 "NSM_CONNECT_TO",
                 nsm.connect_to.as_str(),
                 "a unix:// URL with NSM_NETWORK_SERVICES: the network namespace is passed as a file descriptor",
@@ -207,7 +207,7 @@ impl Variables<'_> {
         }
         // Managers close a connection when its token's remaining life falls below the deadline of its request.
         if nsm.request_timeout * 2 > nsm.max_token_lifetime {
-            self.refusals.push(Refusal::new(
+            self.errors.push(ConfigError::new(
                 "NSM_REQUEST_TIMEOUT",
                 duration::format(nsm.request_timeout),
                 format!(
@@ -249,13 +249,13 @@ impl Variables<'_> {
             }
             None => {
                 if self.text("NSM_PORT").is_none() {
-                    self.refusals.push(Refusal::new("NSM_PORT", "missing", PORTS));
+                    self.errors.push(ConfigError::new("NSM_PORT", "missing", PORTS));
                 }
                 let default = Nsm::default().name;
                 let name = name.unwrap_or(&default);
                 if !names::is_label(name) {
-                    self.refusals
-                        .push(Refusal::new("NSM_NAME", name, names::LABEL_FORM));
+                    self.errors
+                        .push(ConfigError::new("NSM_NAME", name, names::LABEL_FORM));
                 }
                 let mut draft = Draft::named("NSM_PORT", name);
                 overlay(&mut draft, port, target_port, protocol, selector);

@@ -5,8 +5,8 @@ use serde_json::Value;
 use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
+use super::error::ConfigError;
 use super::node::{self, Section};
-use super::refusal::Refusal;
 use super::service::PORTS;
 
 /// How each backend of a service is looked at.
@@ -49,9 +49,9 @@ impl HealthCheck {
     }
 
     /// Reads the mapping at `path`; `None` if it says too little to go on.
-    pub(super) fn read(path: &str, value: &Value, refusals: &mut Vec<Refusal>) -> Option<Self> {
+    pub(super) fn read(path: &str, value: &Value, errors: &mut Vec<ConfigError>) -> Option<Self> {
         let known = ["tcp", "interval", "timeout", "rise", "fall"];
-        let mut section = Section::new(path, Some(value), &known, refusals);
+        let mut section = Section::new(path, Some(value), &known, errors);
         let tcp = read_tcp(&mut section);
         let interval = section
             .optional("interval", INTERVALS, |value| {
@@ -83,11 +83,11 @@ impl HealthCheck {
         })
     }
 
-    /// Refuses, at `path`, what the service's protocol cannot do with: the port of a UDP service
+    /// Rejects, at `path`, what the service's protocol cannot do with: the port of a UDP service
     /// says nothing about TCP.
-    pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, refusals: &mut Vec<Refusal>) {
+    pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, errors: &mut Vec<ConfigError>) {
         if protocol == Protocol::Udp && self.tcp.port.is_none() {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 format!("{path}.tcp.port"),
                 "missing",
                 format!("{PORTS}: the port at which the backends of a UDP service answer TCP"),
@@ -107,7 +107,7 @@ const KINDS: &str = "tcp: {} for the backends' own port, or tcp: {port: 1-65535}
 fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
     let value = section.required("tcp", KINDS, |value| value.is_object().then_some(value))?;
     let path = section.path("tcp");
-    let mut tcp = Section::new(&*path, Some(value), &["port"], section.refusals());
+    let mut tcp = Section::new(&*path, Some(value), &["port"], section.errors());
     let port = tcp.optional("port", PORTS, super::service::port);
     Some(TcpCheck { port })
 }

@@ -4,9 +4,9 @@
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::error::ConfigError;
 use super::names;
 use super::node::{self, Section};
-use super::refusal::Refusal;
 use super::selector::{self, SELECTOR_FORM, Selector};
 
 /// How backends are found in Kubernetes.
@@ -148,7 +148,7 @@ impl Default for Kubernetes {
 
 impl Kubernetes {
     /// Reads the section; an absent one is all defaults.
-    pub(super) fn read(path: &str, value: Option<&Value>, refusals: &mut Vec<Refusal>) -> Self {
+    pub(super) fn read(path: &str, value: Option<&Value>, errors: &mut Vec<ConfigError>) -> Self {
         let keys = [
             "services",
             "namespaces",
@@ -157,7 +157,7 @@ impl Kubernetes {
             "topology",
             "group",
         ];
-        let mut section = Section::new(path, value, &keys, refusals);
+        let mut section = Section::new(path, value, &keys, errors);
         let services = section.optional("services", "true, false", Value::as_bool);
         let namespaces = section.optional("namespaces", NAMESPACES_FORM, namespaces);
         let address_from = section.optional("addressFrom", ADDRESS_FROM_FORM, |value| {
@@ -167,7 +167,7 @@ impl Kubernetes {
         if address_from == Some(AddressFrom::Nsm) {
             let allowed =
                 format!("{ADDRESS_FROM_FORM}: it takes discovery: nsm, which this version does not have");
-            section.refuse("addressFrom", "nsm", allowed);
+            section.reject("addressFrom", "nsm", allowed);
         }
         let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
         let topology = read_topology(&mut section);
@@ -182,8 +182,8 @@ impl Kubernetes {
         }
     }
 
-    /// Refuses a preference for what is near if it is not known where the balancer is.
-    pub(super) fn check(&self, refusals: &mut Vec<Refusal>) {
+    /// Rejects a preference for what is near if it is not known where the balancer is.
+    pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         let Topology { prefer, node, zone } = &self.topology;
         let (known, needs) = match prefer {
             Prefer::None => return,
@@ -193,7 +193,7 @@ impl Kubernetes {
         if !known {
             let chosen = names::spelled(PREFERS, *prefer);
             let allowed = format!("none, or set {needs} (spec.nodeName by the downward API)");
-            refusals.push(Refusal::new("kubernetes.topology.prefer", chosen, allowed));
+            errors.push(ConfigError::new("kubernetes.topology.prefer", chosen, allowed));
         }
     }
 }
@@ -201,7 +201,7 @@ impl Kubernetes {
 fn read_topology(section: &mut Section<'_>) -> Topology {
     let path = section.path("topology");
     let value = section.value("topology");
-    let mut topology = Section::new(&*path, value, &["prefer"], section.refusals());
+    let mut topology = Section::new(&*path, value, &["prefer"], section.errors());
     let prefer = topology.optional("prefer", &names::listed(PREFERS), |value| {
         names::choice(PREFERS, value.as_str()?)
     });

@@ -1,11 +1,12 @@
 //! The configuration: file and environment, read into a type that cannot be wrong.
 //!
-//! Everything that is refused is refused here, all of it at once, with field, value and what is
+//! Everything that is rejected is rejected here, all of it at once, with field, value and what is
 //! allowed. Whoever holds a [`Config`] need not check anything again.
 
 mod document;
 pub mod duration;
 mod environment;
+mod error;
 mod health_check;
 mod json;
 mod kubernetes;
@@ -13,7 +14,6 @@ mod names;
 mod nat_ports;
 mod node;
 mod nsm;
-mod refusal;
 mod selector;
 mod service;
 #[cfg(test)]
@@ -27,12 +27,12 @@ use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
 
+pub use error::{ConfigError, join_errors};
 pub use health_check::{HealthCheck, TcpCheck};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub(crate) use names::unicast;
 pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
 pub use nsm::{NetworkService, Nsm};
-pub use refusal::{Refusal, join};
 pub use selector::Selector;
 pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
@@ -113,7 +113,7 @@ pub struct Dns {
     /// The domain whose names are the services; in lower case, without a dot at the end.
     pub zone: String,
     pub listen: DnsListen,
-    /// Servers to ask for names outside the zone; empty: such questions are refused.
+    /// Servers to ask for names outside the zone; empty: such queries are refused.
     pub upstream: Vec<SocketAddr>,
 }
 
@@ -178,40 +178,43 @@ impl Config {
     /// this network namespace.
     ///
     /// Errors: everything that is wrong, not just the first.
-    pub fn load(file: Option<&Path>, env: &impl Fn(&str) -> Option<String>) -> Result<Loaded, Vec<Refusal>> {
-        let text = file.map(read_file).transpose().map_err(|refusal| vec![refusal])?;
-        let ephemeral = local_port_range().map_err(|refusal| vec![refusal])?;
+    pub fn load(
+        file: Option<&Path>,
+        env: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Loaded, Vec<ConfigError>> {
+        let text = file.map(read_file).transpose().map_err(|error| vec![error])?;
+        let ephemeral = local_port_range().map_err(|error| vec![error])?;
         let name = file.map_or_else(String::new, |file| file.display().to_string());
         Self::parse(text.as_deref(), &name, env, &ephemeral)
     }
 
-    /// As [`Self::load`], from text. `file` names the text in refusals; `ephemeral` are the ports
+    /// As [`Self::load`], from text. `file` names the text in errors; `ephemeral` are the ports
     /// that the kernel gives to connections of its own.
     pub fn parse(
         text: Option<&str>,
         file: &str,
         env: &impl Fn(&str) -> Option<String>,
         ephemeral: &RangeInclusive<u16>,
-    ) -> Result<Loaded, Vec<Refusal>> {
-        let mut refusals = Vec::new();
+    ) -> Result<Loaded, Vec<ConfigError>> {
+        let mut errors = Vec::new();
         let mut notes = Vec::new();
-        let mut document = document::read(text, file, ephemeral, &mut refusals);
-        environment::apply(env, &mut document, &mut refusals, &mut notes);
-        if text.is_none() && document.services.is_empty() && refusals.is_empty() {
-            refusals.push(Refusal::new(
+        let mut document = document::read(text, file, ephemeral, &mut errors);
+        environment::apply(env, &mut document, &mut errors, &mut notes);
+        if text.is_none() && document.services.is_empty() && errors.is_empty() {
+            errors.push(ConfigError::new(
                 "configuration",
                 "missing",
                 "--config FILE, or NSM_PORT for one service",
             ));
         }
         for draft in &document.services {
-            draft.check_discovery(document.config.discovery, &mut refusals);
-            draft.check_health(&mut refusals);
+            draft.check_discovery(document.config.discovery, &mut errors);
+            draft.check_health(&mut errors);
         }
-        service::check_together(&document.services, &mut refusals);
+        service::check_together(&document.services, &mut errors);
         let mut config = document.config;
         if let Some(kubernetes) = &config.kubernetes {
-            kubernetes.check(&mut refusals);
+            kubernetes.check(&mut errors);
         }
         for draft in document.services {
             if let Some(port) = draft.port.filter(|port| ephemeral.contains(port)) {
@@ -225,12 +228,12 @@ impl Config {
             }
             config.services.extend(draft.finish());
         }
-        config.check_listeners(&mut refusals);
-        config.check_own_addresses(&mut refusals);
-        if refusals.is_empty() {
+        config.check_listeners(&mut errors);
+        config.check_own_addresses(&mut errors);
+        if errors.is_empty() {
             Ok(Loaded { config, notes })
         } else {
-            Err(refusals)
+            Err(errors)
         }
     }
 
@@ -298,7 +301,7 @@ impl Config {
     }
 
     /// A listener on a NAT port would see the replies of flows, or they it. Loopback is apart.
-    fn check_listeners(&self, refusals: &mut Vec<Refusal>) {
+    fn check_listeners(&self, errors: &mut Vec<ConfigError>) {
         for (field, port, loopback) in [
             (
                 "dns.listen",
@@ -313,7 +316,7 @@ impl Config {
         ] {
             if !loopback && self.nat_ports.contains(port) {
                 let (first, last) = (self.nat_ports.first(), self.nat_ports.last());
-                refusals.push(Refusal::new(
+                errors.push(ConfigError::new(
                     field,
                     port.to_string(),
                     format!("a port outside natPorts {first}-{last}"),
@@ -326,7 +329,7 @@ impl Config {
         };
         let ports = usize::from(self.nat_ports.last() - self.nat_ports.first()) + 1;
         if ports < workers {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 "natPorts",
                 format!("{ports} ports"),
                 format!("at least one for each of {workers} workers"),
@@ -336,11 +339,11 @@ impl Config {
 
     /// A backend that is the balancer itself would be a loop, and a listener on a service's port
     /// would never hear anything.
-    fn check_own_addresses(&self, refusals: &mut Vec<Refusal>) {
+    fn check_own_addresses(&self, errors: &mut Vec<ConfigError>) {
         for (index, service) in self.services.iter().enumerate() {
             for backend in &service.backends {
                 if self.addresses.contains(&backend.address) {
-                    refusals.push(Refusal::new(
+                    errors.push(ConfigError::new(
                         format!("services[{index}].backends"),
                         backend.address.to_string(),
                         "addresses other than the balancer's own",
@@ -353,7 +356,7 @@ impl Config {
                 && service.port == self.admin.listen.port();
             for (meets, key, server) in [(dns, "dns.listen", "DNS"), (admin, "admin.listen", "HTTP")] {
                 if meets {
-                    refusals.push(Refusal::new(
+                    errors.push(ConfigError::new(
                         format!("services[{index}].port"),
                         service.port.to_string(),
                         format!("a port other than {key}, or move the {server} server by {key}"),
@@ -364,9 +367,9 @@ impl Config {
     }
 }
 
-fn read_file(file: &Path) -> Result<String, Refusal> {
+fn read_file(file: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(file).map_err(|error| {
-        Refusal::new(
+        ConfigError::new(
             file.display().to_string(),
             format!("cannot be read: {error}"),
             "a readable YAML file",
@@ -374,10 +377,10 @@ fn read_file(file: &Path) -> Result<String, Refusal> {
     })
 }
 
-fn local_port_range() -> Result<RangeInclusive<u16>, Refusal> {
+fn local_port_range() -> Result<RangeInclusive<u16>, ConfigError> {
     let text = std::fs::read_to_string(nat_ports::LOCAL_PORT_RANGE).unwrap_or_default();
     nat_ports::parse_local_port_range(&text).ok_or_else(|| {
-        Refusal::new(
+        ConfigError::new(
             nat_ports::LOCAL_PORT_RANGE,
             format!("{text:?}"),
             "two port numbers; is /proc mounted?",

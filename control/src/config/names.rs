@@ -135,7 +135,7 @@ pub(super) fn spelled<'a, T: PartialEq>(choices: &[(&'a str, T)], choice: T) -> 
     choices.find(|(_, of)| *of == choice).map_or("", |(name, _)| name)
 }
 
-/// The choices as a refusal lists them.
+/// The choices as an error lists them.
 pub(super) fn listed<T>(choices: &[(&str, T)]) -> String {
     choices
         .iter()
@@ -178,9 +178,9 @@ pub(crate) fn unicast(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.trim().parse().ok()?;
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    let refused =
+    let rejected =
         address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast || mapped;
-    (!refused).then_some(address)
+    (!rejected).then_some(address)
 }
 
 /// As the kernel's `dev_valid_name`.

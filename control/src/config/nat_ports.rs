@@ -10,7 +10,7 @@ use vl3lb_common::snapshot::NatPorts;
 /// Where the kernel of this network namespace takes ephemeral ports from.
 pub(super) const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// What a refused range is told.
+/// What a rejected range is told.
 pub(super) const FORM: &str = "auto, or a range such as 10240-32767";
 
 /// Ports below are left to well-known services.

@@ -1,17 +1,17 @@
 //! Reading a tree of values by path, and collecting everything that is wrong with it.
 //!
 //! Deserialising straight into structs would stop at the first error and name types instead of
-//! what is allowed. Here a refused value is replaced by its default and reading goes on; whoever
-//! reads looks at the refusals before using the result.
+//! what is allowed. Here a rejected value is replaced by its default and reading goes on; whoever
+//! reads looks at the errors before using the result.
 
 use std::fmt;
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::refusal::Refusal;
+use super::error::ConfigError;
 
-/// Where something stands: a path, or an item of the list there. It is written out only for a refusal, for
+/// Where something stands: a path, or an item of the list there. It is written out only for an error, for
 /// there are thousands of items that nothing is wrong with.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -51,9 +51,9 @@ impl Place {
 pub(super) struct Section<'a> {
     place: Place,
     entries: Option<&'a Map<String, Value>>,
-    /// False if something other than a mapping stands here, which is refused already.
+    /// False if something other than a mapping stands here, which is rejected already.
     readable: bool,
-    refusals: &'a mut Vec<Refusal>,
+    errors: &'a mut Vec<ConfigError>,
 }
 
 impl<'a> Section<'a> {
@@ -62,7 +62,7 @@ impl<'a> Section<'a> {
         place: impl Into<Place>,
         value: Option<&'a Value>,
         known: &[&str],
-        refusals: &'a mut Vec<Refusal>,
+        errors: &'a mut Vec<ConfigError>,
     ) -> Self {
         let place = place.into();
         let mut readable = true;
@@ -72,7 +72,7 @@ impl<'a> Section<'a> {
             Some(other) => {
                 let path = place.to_string();
                 let field = if path.is_empty() { "configuration" } else { &path };
-                refusals.push(Refusal::new(
+                errors.push(ConfigError::new(
                     field,
                     shown(other),
                     format!("a mapping of {}", known.join(", ")),
@@ -83,7 +83,7 @@ impl<'a> Section<'a> {
         };
         let unknown = entries.into_iter().flat_map(Map::iter);
         for (key, value) in unknown.filter(|(key, _)| !known.contains(&key.as_str())) {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 place.key(key),
                 format!("unknown key (value {})", shown(value)),
                 known.join(", "),
@@ -93,7 +93,7 @@ impl<'a> Section<'a> {
             place,
             entries,
             readable,
-            refusals,
+            errors,
         }
     }
 
@@ -107,7 +107,7 @@ impl<'a> Section<'a> {
         self.entries?.get(key).filter(|value| !value.is_null())
     }
 
-    /// The value of `key` as `parse` understands it; `None` if it is absent or was refused.
+    /// The value of `key` as `parse` understands it; `None` if it is absent or was rejected.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
@@ -117,7 +117,7 @@ impl<'a> Section<'a> {
         let value = self.value(key)?;
         let parsed = parse(value);
         if parsed.is_none() {
-            self.refuse(key, shown(value), allowed);
+            self.reject(key, shown(value), allowed);
         }
         parsed
     }
@@ -130,7 +130,7 @@ impl<'a> Section<'a> {
         parse: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Option<T> {
         if self.readable && self.value(key).is_none() {
-            self.refuse(key, "missing", allowed);
+            self.reject(key, "missing", allowed);
             return None;
         }
         self.optional(key, allowed, parse)
@@ -150,25 +150,25 @@ impl<'a> Section<'a> {
                 items.map(|(index, item)| (place(index), item)).collect()
             }
             Some(other) => {
-                self.refuse(key, shown(other), allowed);
+                self.reject(key, shown(other), allowed);
                 Vec::new()
             }
         }
     }
 
-    /// Refuses `value` at `key`.
-    pub(super) fn refuse(&mut self, key: &str, value: impl Into<String>, allowed: impl Into<String>) {
+    /// Rejects `value` at `key`.
+    pub(super) fn reject(&mut self, key: &str, value: impl Into<String>, allowed: impl Into<String>) {
         let field = self.path(key);
-        self.refusals.push(Refusal::new(field, value, allowed));
+        self.errors.push(ConfigError::new(field, value, allowed));
     }
 
-    /// Where refusals of nested sections go.
-    pub(super) fn refusals(&mut self) -> &mut Vec<Refusal> {
-        self.refusals
+    /// Where errors of nested sections go.
+    pub(super) fn errors(&mut self) -> &mut Vec<ConfigError> {
+        self.errors
     }
 }
 
-/// A value as a refusal shows it: scalars bare, the rest as one line of JSON.
+/// A value as an error shows it: scalars bare, the rest as one line of JSON.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() || text.contains(char::is_whitespace) => {

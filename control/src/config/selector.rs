@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::node;
 
-/// What a selector may look like, for refusals.
+/// What a selector may look like, for errors.
 pub(super) const SELECTOR_FORM: &str =
     "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
 
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_well_formed_is_refused() {
+    fn what_is_not_well_formed_is_rejected() {
         for text in [
             ",",
             "a=b,",

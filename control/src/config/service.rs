@@ -11,10 +11,10 @@ use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
 use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
+use super::error::ConfigError;
 use super::health_check::HealthCheck;
 use super::names::{self, Discovery};
 use super::node::{self, Place, Section};
-use super::refusal::Refusal;
 use super::selector::{SELECTOR_FORM, Selector};
 
 /// A service as it was configured.
@@ -90,15 +90,15 @@ const NETWORK_FORM: &str = "a network such as 10.0.0.0/8 or 2001:db8::/32, witho
 /// A service while environment and file are still being put together.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    /// Where it stands, for refusals.
+    /// Where it stands, for errors.
     pub(super) path: String,
     pub(super) name: Option<String>,
     pub(super) protocol: Option<Protocol>,
     pub(super) port: Option<u16>,
     pub(super) target_port: Option<TargetPort>,
     pub(super) selector: Selector,
-    /// Whether what stood there is refused already.
-    selector_refused: bool,
+    /// Whether what stood there is rejected already.
+    selector_rejected: bool,
     scheduler: Option<Scheduler>,
     affinity: Option<Duration>,
     source_ranges: Vec<IpNet>,
@@ -118,7 +118,7 @@ impl Draft {
     }
 
     /// Reads one entry of `services`.
-    pub(super) fn read(place: &Place, value: &Value, refusals: &mut Vec<Refusal>) -> Self {
+    pub(super) fn read(place: &Place, value: &Value, errors: &mut Vec<ConfigError>) -> Self {
         let mut section = Section::new(
             place.clone(),
             Some(value),
@@ -135,7 +135,7 @@ impl Draft {
                 "healthCheck",
                 "backends",
             ],
-            refusals,
+            errors,
         );
         let name = section.required("name", names::LABEL_FORM, |value| {
             node::text(value).filter(|name| names::is_label(name))
@@ -149,7 +149,7 @@ impl Draft {
         let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
         let health_check = section.value("healthCheck").and_then(|value| {
             let path = section.path("healthCheck");
-            HealthCheck::read(&path, value, section.refusals())
+            HealthCheck::read(&path, value, section.errors())
         });
         let selector_given = section.value("selector").is_some();
         let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
@@ -162,7 +162,7 @@ impl Draft {
             protocol,
             port,
             target_port,
-            selector_refused: selector.is_none() && selector_given,
+            selector_rejected: selector.is_none() && selector_given,
             selector: selector.unwrap_or_default(),
             scheduler,
             affinity,
@@ -173,7 +173,7 @@ impl Draft {
         }
     }
 
-    /// The finished service; `None` if a part that has no default was refused.
+    /// The finished service; `None` if a part that has no default was rejected.
     pub(super) fn finish(self) -> Option<Service> {
         let port = self.port?;
         Some(Service {
@@ -191,23 +191,23 @@ impl Draft {
         })
     }
 
-    /// Refuses a health check that the protocol, from file or environment, cannot do with.
-    pub(super) fn check_health(&self, refusals: &mut Vec<Refusal>) {
+    /// Rejects a health check that the protocol, from file or environment, cannot do with.
+    pub(super) fn check_health(&self, errors: &mut Vec<ConfigError>) {
         if let Some(check) = &self.health_check {
             let path = format!("{}.healthCheck", self.path);
-            check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), refusals);
+            check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), errors);
         }
     }
 
-    /// Refuses what the discovery cannot do without, and what it would ignore.
-    pub(super) fn check_discovery(&self, discovery: Discovery, refusals: &mut Vec<Refusal>) {
-        let mut refuse = |key: &str, value: String, allowed: &str| {
-            refusals.push(Refusal::new(format!("{}.{key}", self.path), value, allowed));
+    /// Rejects what the discovery cannot do without, and what it would ignore.
+    pub(super) fn check_discovery(&self, discovery: Discovery, errors: &mut Vec<ConfigError>) {
+        let mut reject = |key: &str, value: String, allowed: &str| {
+            errors.push(ConfigError::new(format!("{}.{key}", self.path), value, allowed));
         };
         match discovery {
             Discovery::Static => {
                 if let Some(TargetPort::Name(name)) = &self.target_port {
-                    refuse(
+                    reject(
                         "targetPort",
                         name.clone(),
                         "1-65535; a name with discovery: kubernetes only",
@@ -215,27 +215,27 @@ impl Draft {
                 }
             }
             Discovery::Kubernetes => {
-                if self.selector.is_empty() && !self.selector_refused {
-                    refuse("selector", "missing".to_owned(), SELECTOR_FORM);
+                if self.selector.is_empty() && !self.selector_rejected {
+                    reject("selector", "missing".to_owned(), SELECTOR_FORM);
                 }
                 if !self.backends.is_empty() {
                     let allowed = "none: with discovery: kubernetes they are the pods that selector selects";
-                    refuse("backends", format!("{} listed", self.backends.len()), allowed);
+                    reject("backends", format!("{} listed", self.backends.len()), allowed);
                 }
             }
         }
     }
 }
 
-/// Refuses what is wrong between services: names or ports that two of them claim, and too many.
-pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
+/// Rejects what is wrong between services: names or ports that two of them claim, and too many.
+pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
     let mut by_name: HashMap<&str, &Draft> = HashMap::new();
     let mut by_port: HashMap<(Protocol, u16), &Draft> = HashMap::new();
     for draft in drafts {
         if let Some(name) = &draft.name
             && let Some(first) = by_name.insert(name, draft)
         {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 format!("{}.name", draft.path),
                 name,
                 format!("a name of its own ({name} is {})", first.path),
@@ -245,7 +245,7 @@ pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
         if let Some(port) = draft.port
             && let Some(first) = by_port.insert((protocol, port), draft)
         {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 format!("{}.port", draft.path),
                 port.to_string(),
                 format!(
@@ -261,7 +261,7 @@ pub(super) fn check_together(drafts: &[Draft], refusals: &mut Vec<Refusal>) {
         (backends, MAX_BACKENDS, "backends, all services together"),
     ] {
         if count > limit {
-            refusals.push(Refusal::new(
+            errors.push(ConfigError::new(
                 "services",
                 format!("{count} {what}"),
                 format!("at most {limit}"),
@@ -275,7 +275,7 @@ pub fn scheduler(text: &str) -> Option<Scheduler> {
     names::choice(names::SCHEDULERS, text)
 }
 
-/// The names of schedulers, as a refusal lists them.
+/// The names of schedulers, as an error lists them.
 pub fn schedulers() -> String {
     names::listed(names::SCHEDULERS)
 }
@@ -285,7 +285,7 @@ pub fn drain(text: &str) -> Option<Duration> {
     duration::parse(text).filter(|drain| *drain <= LONGEST_DRAIN)
 }
 
-/// Drain times that are allowed, as a refusal has it.
+/// Drain times that are allowed, as an error has it.
 pub fn drains() -> String {
     format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN))
 }
@@ -305,7 +305,7 @@ fn target_port(value: &Value) -> Option<TargetPort> {
 fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
     let path = section.path("affinity");
     let value = section.value("affinity");
-    let mut affinity = Section::new(&*path, value, &["clientIP"], section.refusals());
+    let mut affinity = Section::new(&*path, value, &["clientIP"], section.errors());
     affinity.optional(
         "clientIP",
         &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_AFFINITY)),
@@ -319,11 +319,11 @@ fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
     for (place, value) in items {
         match value.as_str().and_then(network) {
             Some(network) => networks.push(network),
-            None => {
-                section
-                    .refusals()
-                    .push(Refusal::new(place.to_string(), node::shown(value), NETWORK_FORM))
-            }
+            None => section.errors().push(ConfigError::new(
+                place.to_string(),
+                node::shown(value),
+                NETWORK_FORM,
+            )),
         }
     }
     networks
@@ -344,7 +344,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
             place.clone(),
             Some(value),
             &["address", "weight"],
-            section.refusals(),
+            section.errors(),
         );
         let address = backend.required("address", names::ADDRESS_FORM, |value| {
             names::unicast(value.as_str()?)
@@ -354,7 +354,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
         });
         let Some(address) = address else { continue };
         if let Some(first) = seen.insert(address, place) {
-            backend.refuse(
+            backend.reject(
                 "address",
                 address.to_string(),
                 format!("each address once per service (also {first})"),

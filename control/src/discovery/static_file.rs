@@ -115,13 +115,14 @@ where
                         accept(&loaded.config);
                     }
                 }
-                Err(refusals) => {
+                Err(errors) => {
                     // The content of a file that can be opened was refused.
                     let reason = match std::fs::File::open(path) {
                         Ok(_) => ErrorReason::Invalid,
                         Err(_) => ErrorReason::Io,
                     };
-                    self.events.emit(refused(status, reason, config::join(&refusals)));
+                    self.events
+                        .emit(refused(status, reason, config::join_errors(&errors)));
                 }
             }
         }

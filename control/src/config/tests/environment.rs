@@ -122,9 +122,9 @@ fn the_predecessors_defaults_are_kept() {
 }
 
 #[test]
-fn settings_of_a_client_that_cannot_work_are_refused() {
+fn settings_of_a_client_that_cannot_work_are_rejected() {
     let network_service = ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1");
-    for (variable, refusal) in [
+    for (variable, error) in [
         (
             ("NSM_CONNECT_TO", "tcp://127.0.0.1:5001"),
             "NSM_CONNECT_TO: tcp://127.0.0.1:5001, allowed a unix:// URL with NSM_NETWORK_SERVICES: the network \
@@ -143,8 +143,8 @@ fn settings_of_a_client_that_cannot_work_are_refused() {
             "SPIFFE_ENDPOINT_SOCKET: /run/agent.sock, allowed a URL such as unix:///run/spire/sockets/agent.sock",
         ),
     ] {
-        let refused = with_env(None, &[("NSM_PORT", "80"), network_service, variable]);
-        assert_eq!(refused, Err(vec![refusal.to_owned()]));
+        let rejected = with_env(None, &[("NSM_PORT", "80"), network_service, variable]);
+        assert_eq!(rejected, Err(vec![error.to_owned()]));
     }
     // Without a request of its own it may be anywhere.
     let discovers = [("NSM_PORT", "80"), ("NSM_CONNECT_TO", "tcp://127.0.0.1:5001")];
@@ -189,7 +189,7 @@ fn the_environment_beats_the_file() {
 
 #[test]
 fn refused_variables_are_named() {
-    for (name, value, refusal) in [
+    for (name, value, error) in [
         ("NSM_PORT", "70000", "NSM_PORT: 70000, allowed 1-65535"),
         ("NSM_TARGET_PORT", "0", "NSM_TARGET_PORT: 0, allowed 1-65535"),
         ("NSM_PROTOCOL", "SCTP", "NSM_PROTOCOL: SCTP, allowed TCP, UDP"),
@@ -229,8 +229,8 @@ fn refused_variables_are_named() {
             "VL3LB_ADMIN_LISTEN: 9090, allowed an address and port such as 127.0.0.1:9090",
         ),
     ] {
-        let refused = with_env(Some("services: [{name: a, port: 80}]"), &[(name, value)]);
-        assert_eq!(refused, Err(vec![refusal.to_owned()]));
+        let rejected = with_env(Some("services: [{name: a, port: 80}]"), &[(name, value)]);
+        assert_eq!(rejected, Err(vec![error.to_owned()]));
     }
     assert_eq!(
         with_env(Some("{}"), &[("NSM_NAME", "a"), ("NSM_TARGET_PORT", "80")]),

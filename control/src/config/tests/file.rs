@@ -13,33 +13,33 @@ fn text_that_is_not_yaml_is_refused_with_its_place() {
         "",
         "# nothing",
     ] {
-        let refused = parse(text).unwrap_err();
-        assert_eq!(refused.len(), 1, "{text}: {refused:?}");
-        assert!(!refused[0].contains('\n'), "{refused:?}");
+        let rejected = parse(text).unwrap_err();
+        assert_eq!(rejected.len(), 1, "{text}: {rejected:?}");
+        assert!(!rejected[0].contains('\n'), "{rejected:?}");
         assert!(
-            !refused[0].contains("Options"),
-            "no advice for programs: {refused:?}"
+            !rejected[0].contains("Options"),
+            "no advice for programs: {rejected:?}"
         );
     }
-    let refused = parse("mode: auto\nservices: [").unwrap_err();
+    let rejected = parse("mode: auto\nservices: [").unwrap_err();
     assert!(
-        refused[0].starts_with("lb.yaml: ") && refused[0].contains("line 2"),
-        "{refused:?}"
+        rejected[0].starts_with("lb.yaml: ") && rejected[0].contains("line 2"),
+        "{rejected:?}"
     );
 }
 
 #[test]
 fn a_file_that_is_missing_is_refused_by_name() {
-    let refused = Config::load(Some(Path::new("/nonexistent/lb.yaml")), &no_env).unwrap_err();
+    let rejected = Config::load(Some(Path::new("/nonexistent/lb.yaml")), &no_env).unwrap_err();
     assert_eq!(
-        join(&refused),
+        join_errors(&rejected),
         "/nonexistent/lb.yaml: cannot be read: No such file or directory (os error 2), allowed a readable \
          YAML file"
     );
 }
 
 #[test]
-fn nothing_configured_at_all_is_refused() {
+fn nothing_configured_at_all_is_rejected() {
     assert_eq!(
         with_env(None, &[]),
         Err(vec![

@@ -3,9 +3,9 @@
 use super::*;
 
 #[test]
-fn what_discovery_by_kubernetes_cannot_use_is_refused() {
+fn what_discovery_by_kubernetes_cannot_use_is_rejected() {
     let form = "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
-    for (section, service, refusal) in [
+    for (section, service, error) in [
         ("{}", "port: 80", format!("services[0].selector: missing, allowed {form}")),
         ("{}", "port: 80, selector: {}", format!("services[0].selector: missing, allowed {form}")),
         (
@@ -83,7 +83,7 @@ fn what_discovery_by_kubernetes_cannot_use_is_refused() {
     ] {
         let text =
             format!("{{discovery: kubernetes, kubernetes: {section}, services: [{{name: a, {service}}}]}}");
-        assert_eq!(parse(&text), Err(vec![refusal]), "{text}");
+        assert_eq!(parse(&text), Err(vec![error]), "{text}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is accepted, and what each refusal says.
+//! What is accepted, and what each error says.
 
 mod environment;
 mod file;
@@ -23,7 +23,7 @@ fn with_env(text: Option<&str>, variables: &[(&str, &str)]) -> Result<Config, Ve
     };
     Config::parse(text, "lb.yaml", &env, &EPHEMERAL)
         .map(|loaded| loaded.config)
-        .map_err(|refusals| refusals.iter().map(Refusal::to_string).collect())
+        .map_err(|errors| errors.iter().map(ConfigError::to_string).collect())
 }
 
 /// The example of the documentation, with all keys.
@@ -169,9 +169,9 @@ services:
 }
 
 #[test]
-fn each_refusal_names_field_value_and_what_is_allowed() {
+fn each_error_names_field_value_and_what_is_allowed() {
     let service = |rest: &str| format!("services: [{{name: a, port: 80}}, {{name: b, {rest}}}]");
-    for (text, refusal) in [
+    for (text, error) in [
         (service("port: 70000"), "services[1].port: 70000, allowed 1-65535"),
         (service("port: 0"), "services[1].port: 0, allowed 1-65535"),
         (service("port: http"), "services[1].port: http, allowed 1-65535"),
@@ -431,15 +431,15 @@ fn each_refusal_names_field_value_and_what_is_allowed() {
             "services: {\"a\":1}, allowed a list of services, [] for none",
         ),
     ] {
-        assert_eq!(parse(&text), Err(vec![refusal.to_owned()]), "{text}");
+        assert_eq!(parse(&text), Err(vec![error.to_owned()]), "{text}");
     }
 }
 
 #[test]
-fn all_refusals_come_at_once() {
-    let refused =
+fn all_errors_come_at_once() {
+    let rejected =
         parse("{mode: fast, flows: 0, sevices: [], services: [{name: a, port: 0, drain: x}]}").unwrap_err();
-    let fields: Vec<_> = refused
+    let fields: Vec<_> = rejected
         .iter()
         .map(|line| line.split(':').next().unwrap())
         .collect();

@@ -13,7 +13,7 @@ use crate::api::{Backend, BackendState, Event, Service, ServiceState, Time};
 use vl3lb_common::Protocol;
 use vl3lb_common::flow_query::{FlowRecord, FlowState};
 
-use crate::config::Refusal;
+use crate::config::ConfigError;
 
 /// The values of one filter.
 #[derive(Debug, Clone)]
@@ -38,12 +38,12 @@ impl<T> Values<T> {
         text: &str,
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ConfigError> {
         let (list, value) = match text.strip_prefix('!') {
             Some(value) => (&mut self.rejected, value),
             None => (&mut self.accepted, text),
         };
-        let parsed = parse(value).ok_or_else(|| Refusal::new(name, value, allowed))?;
+        let parsed = parse(value).ok_or_else(|| ConfigError::new(name, value, allowed))?;
         list.push(parsed);
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Endpoint {
 struct ServiceNames(Values<Name>);
 
 impl ServiceNames {
-    fn add(&mut self, text: &str) -> Result<(), Refusal> {
+    fn add(&mut self, text: &str) -> Result<(), ConfigError> {
         self.0.add("service", text, "the name of a service", Name::parse)
     }
 
@@ -141,7 +141,7 @@ pub struct ServiceFilter {
 
 impl ServiceFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         match name {
             "service" => self.names.add(value)?,
             "state" => self
@@ -176,7 +176,7 @@ pub struct BackendFilter {
 
 impl BackendFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         match name {
             "service" => self.names.add(value)?,
             "state" => self
@@ -214,12 +214,12 @@ pub struct EventFilter {
 
 impl EventFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         match name {
             "service" => self.names.add(value)?,
             "since" => {
                 let age = duration(value)
-                    .ok_or_else(|| Refusal::new(name, value, "a duration such as 30s or 10m"))?;
+                    .ok_or_else(|| ConfigError::new(name, value, "a duration such as 30s or 10m"))?;
                 self.since = Some(age);
             }
             _ => return Ok(false),
@@ -264,7 +264,7 @@ pub struct FlowFilter {
 
 impl FlowFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, Refusal> {
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         const PORT: &str = "0-65535";
         const DURATION: &str = "a duration such as 30s or 5m";
         match name {

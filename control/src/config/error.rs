@@ -1,20 +1,20 @@
-//! A value that is not allowed, as people are told about it.
+//! An invalid setting.
 
 use std::fmt;
 
-/// One thing that is wrong with a configuration: `services[1].port: 70000, allowed 1-65535`.
+/// One invalid setting: `services[1].port: 70000, allowed 1-65535`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ConfigError {
     /// Path of the key in the file, or name of the environment variable or file.
     pub field: String,
-    /// What stands there, as it was written.
+    /// The value as written.
     pub value: String,
-    /// What may stand there.
+    /// The valid values.
     pub allowed: String,
 }
 
-impl Refusal {
-    /// Refuses `value` at `field`.
+impl ConfigError {
+    /// `value` is not allowed at `field`.
     pub fn new(field: impl Into<String>, value: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -24,19 +24,19 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}, allowed {}", self.field, self.value, self.allowed)
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for ConfigError {}
 
-/// Several refusals on one line, for a log.
-pub fn join(refusals: &[Refusal]) -> String {
-    refusals
+/// All errors on one line, for the log.
+pub fn join_errors(errors: &[ConfigError]) -> String {
+    errors
         .iter()
-        .map(Refusal::to_string)
+        .map(ConfigError::to_string)
         .collect::<Vec<_>>()
         .join("; ")
 }
