@@ -14,6 +14,7 @@ pub(crate) mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod network;
+pub mod nsm;
 pub mod observe;
 pub mod peers;
 pub mod publisher;

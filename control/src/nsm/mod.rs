@@ -1,0 +1,3 @@
+//! Network Service Mesh: its API.
+
+pub mod proto;
