@@ -9,6 +9,7 @@ pub mod config;
 pub mod connections;
 pub mod discovery;
 pub mod dns;
+pub(crate) mod error_chain;
 pub mod health;
 pub(crate) mod kubernetes;
 pub mod log;

@@ -6,6 +6,8 @@ use std::fmt;
 use kube::core::Status;
 use kube::runtime::watcher;
 
+use crate::error_chain::chain;
+
 /// There is no client for the API server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -75,18 +77,4 @@ pub(crate) fn status(error: &watcher::Error) -> Option<&Status> {
         | watcher::Error::WatchError(status) => Some(status),
         _ => None,
     }
-}
-
-/// An error and its causes on one line, without causes that the text already contains.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use vl3lb_common::Duration;
 
 use crate::api::{Time, WriteCount, WriteTrouble};
-use crate::kubernetes::error::chain;
+use crate::error_chain::chain;
 
 /// The time limit of a call.
 const LIMIT: Duration = Duration::from_secs(5);

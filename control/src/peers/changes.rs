@@ -11,7 +11,8 @@ use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 
 use super::api_calls::{ApiCalls, CallError, Role};
-use crate::kubernetes::error::{ConnectError, chain, is_expired, status};
+use crate::error_chain::chain;
+use crate::kubernetes::error::{ConnectError, is_expired, status};
 use crate::kubernetes::watch::{self, Signal};
 
 /// A change of the collection.
