@@ -1,3 +1,17 @@
-//! Network Service Mesh: its API.
+//! Network Service Mesh: its API, the identity of this workload, and authenticated connections to its servers.
+//!
+//! | step | where |
+//! |---|---|
+//! | the Workload API streams SVID and trust bundles | [`identity`] |
+//! | a connection: socket, descriptor of the network namespace, TLS, HTTP/2 | [`connector`] |
+//! | a call: its token names the peer of the connection | [`connector::Session`] |
+//! | messages and clients | [`proto`] |
 
+mod channel;
+pub mod connector;
+pub mod identity;
 pub mod proto;
+mod target;
+
+pub use channel::Channel;
+pub use target::{Target, TargetError};
