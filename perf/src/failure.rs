@@ -38,6 +38,12 @@ impl Failure {
     }
 }
 
+impl From<vl3lb_testbed::TestbedError> for Failure {
+    fn from(error: vl3lb_testbed::TestbedError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -21,7 +21,7 @@ use crate::compare::services::PACKETS;
 use crate::compare::tester::{Load, Outcome, Tester};
 use crate::compare::{Scratch, balancer};
 use crate::failure::Failure;
-use crate::net::{BACKENDS, Network, Process, Wire, backend_address};
+use crate::net::{BACKENDS, Network, Process, Wire, backend_address, start};
 use crate::report::environment::Environment;
 use crate::report::number;
 
@@ -90,10 +90,10 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
     }
     let cores = Cores::here()?;
     let network = Network::build()?;
-    let site = network.site(Wire::Veth)?;
+    let node = network.peer_node(Wire::Veth)?;
     let scratch = Scratch::new()?;
     let place = Place {
-        site: &site,
+        node: &node,
         directory: &scratch.0,
         cores: &cores,
         balancer: &binary,
@@ -102,13 +102,14 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
     source.replace(0)?;
     progress(format!("{} backends: starting", args.backends));
     let mut process = source.start()?;
-    let mut admin = Admin::wait(&site.netns, PATIENCE).map_err(|failure| explained(failure, &mut process))?;
+    let mut admin =
+        Admin::wait(node.netns(), PATIENCE).map_err(|failure| explained(failure, &mut process))?;
     let done = AtomicBool::new(false);
     let (times, loads, started, duration) = std::thread::scope(|scope| {
         let (ready, opened) = std::sync::mpsc::channel();
         let (network, done) = (&network, &done);
         let load = scope.spawn(move || {
-            network.router.run(|| {
+            network.router.netns.run(|| {
                 let mut tester = Tester::open(PacketPath::Balanced, args.flows, MOST_BACKENDS)?;
                 open_flows(&mut tester, args.flows)?;
                 let before = stretch(&mut tester, args);
@@ -136,7 +137,7 @@ pub(crate) fn run(args: &ChurnArgs, progress: &mut dyn FnMut(String)) -> Result<
         Ok::<_, Failure>((changes?, load, started, duration))
     })
     .map_err(|failure| explained(failure, &mut process))?;
-    process.alive()?;
+    process.check_running()?;
     Ok(Report {
         command: std::env::args().collect(),
         environment: Environment::of_namespaces(),
@@ -204,8 +205,8 @@ impl Source<'_> {
             self.path().display().to_string(),
         ];
         let log: &Path = &self.place.directory.join("vl3-lb.log");
-        Process::start(
-            &self.place.site.netns,
+        start(
+            self.place.node.netns(),
             &self.place.cores.all_list(),
             &program,
             log,
@@ -267,8 +268,8 @@ fn keep_going(tester: &mut Tester, args: &ChurnArgs, done: &AtomicBool) -> Vec<O
 
 /// If the balancer has ended, that is why.
 fn explained(failure: Failure, process: &mut Process) -> Failure {
-    match process.alive() {
+    match process.check_running() {
         Ok(()) => failure,
-        Err(ended) => ended,
+        Err(ended) => ended.into(),
     }
 }

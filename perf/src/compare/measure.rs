@@ -68,9 +68,9 @@ pub(super) fn packets(
         core: place.cores.peer_core(),
         processes: running.processes.iter().map(Process::pid).collect(),
     };
-    let measured = network.router.run(|| {
+    let measured = network.router.netns.run(|| {
         place.cores.pin_tester()?;
-        match place.site.device()? {
+        match place.node.device()? {
             Some(device) => measured_by(Tester::on_tun(device, path, args.flows), &observed, args),
             None => measured_by(Tester::open(path, args.flows, BACKENDS.into())?, &observed, args),
         }
@@ -236,7 +236,7 @@ pub(super) fn connections(clients: &Clients<'_>, running: &mut Running) -> Resul
 /// If a process of the peer has ended, that is why a measurement failed, and no result is one.
 fn explained(measured: Result<Measured, Failure>, running: &mut Running) -> Result<Measured, Failure> {
     for process in &mut running.processes {
-        process.alive()?;
+        process.check_running()?;
     }
     measured
 }

@@ -141,9 +141,9 @@ impl Ground<'_> {
         let directory = self.directory.join(peer.name());
         std::fs::create_dir_all(&directory)
             .map_err(|error| Failure::new(format!("make {}: {error}", directory.display())))?;
-        let site = self.network.site(self.args.link)?;
+        let node = self.network.peer_node(self.args.link)?;
         let place = Place {
-            site: &site,
+            node: &node,
             directory: &directory,
             cores: self.cores,
             balancer: self.balancer,
@@ -161,7 +161,7 @@ impl Ground<'_> {
             )?);
         }
         if peer.connections() && self.no_connections.is_none() {
-            let _forwarder = site.forwarder()?;
+            let _switch = node.switch()?;
             let clients = Clients {
                 netns: &self.network.client,
                 cores: self.cores.all_list(),

@@ -53,8 +53,8 @@ pub(crate) fn start(netns: &Netns, cores: &str, directory: &Path, at: At) -> Res
         at.port(BULK).to_string(),
     ];
     Ok(vec![
-        Process::start(netns, cores, &web, &directory.join("web.log"))?,
-        Process::start(netns, cores, &bulk, &directory.join("bulk.log"))?,
+        crate::net::start(netns, cores, &web, &directory.join("web.log"))?,
+        crate::net::start(netns, cores, &bulk, &directory.join("bulk.log"))?,
     ])
 }
 

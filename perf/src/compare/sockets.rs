@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::net::{BALANCER_ADDRESS, Netns, on_path, open_many_files, output};
+use crate::net::{BALANCER_ADDRESS, Netns, on_path, output};
 
 use super::services::{BULK, WEB};
 
@@ -84,7 +84,6 @@ impl Clients<'_> {
 
     /// Of `wanted` connections, those that are open at the same time and each carry a request at the end.
     pub(crate) fn connections(&self, wanted: u32) -> u32 {
-        open_many_files();
         self.netns.run(|| {
             let mut failures = 0;
             let mut open: Vec<TcpStream> = (0..wanted)

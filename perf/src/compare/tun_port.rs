@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use vl3lb_dataplane::port::{Frame, Port};
-
-use crate::net::VNET_HEADER;
+use vl3lb_testbed::tun::VNET_HEADER;
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = 14;

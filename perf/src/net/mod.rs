@@ -1,17 +1,15 @@
-//! The ground of whole-balancer measurements: network namespaces, the network in them, and processes.
+//! The testbed of whole-balancer measurements: the network, and programs in it on chosen cores.
 //!
-//! Nothing outlives this process, however it ends: a namespace is only an open descriptor, and each
-//! program gets SIGKILL when its parent dies.
+//! Namespaces, links and processes are those of `vl3lb-testbed`; nothing outlives this process.
 
-mod netns;
 mod process;
 mod topology;
-mod tun;
 
-pub(crate) use netns::Netns;
-pub(crate) use process::{Process, on_path, open_many_files, output};
+pub(crate) use process::{on_path, output, start};
 pub(crate) use topology::{
-    BACKENDS, BALANCER_ADDRESS, BALANCER_MAC, CLIENT_ADDRESS, INTERFACE, NETWORK_PORT, Network, Site,
-    WIRE_MAC, Wire, backend_address,
+    BACKENDS, BALANCER_ADDRESS, BALANCER_MAC, CLIENT_ADDRESS, NETWORK_PORT, Network, PeerNode, WIRE_MAC,
+    Wire, backend_address,
 };
-pub(crate) use tun::VNET_HEADER;
+pub(crate) use vl3lb_testbed::Netns;
+pub(crate) use vl3lb_testbed::addresses::INTERFACE;
+pub(crate) use vl3lb_testbed::process::Process;

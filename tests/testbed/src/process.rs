@@ -37,7 +37,7 @@ impl Process {
             .spawn()
             .map_err(|cause| not_started(command, cause))?;
         Ok(Self {
-            program: command.get_program().to_string_lossy().into_owned(),
+            program: line(command),
             child,
             log: log.to_owned(),
         })

@@ -31,7 +31,7 @@ impl Peer for Direct {
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
         let processes = servers::start(
-            &place.site.netns,
+            place.node.netns(),
             &place.cores.all_list(),
             place.directory,
             servers::At::Service,

@@ -33,7 +33,7 @@ impl Peer for Haproxy {
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        place.site.widen_ports()?;
+        place.node.widen_ports()?;
         let file = place.write("haproxy.cfg", &config(&services::ALL))?;
         let steering = place.steer_to_own_core()?;
         let mut running = place.start(

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path as FilePath, PathBuf};
 
 use crate::failure::Failure;
-use crate::net::{INTERFACE, Process, Site, Wire, on_path};
+use crate::net::{INTERFACE, PeerNode, Process, Wire, on_path, start};
 
 use super::cores::Cores;
 
@@ -60,7 +60,7 @@ pub(crate) enum Path {
 /// Where a peer runs.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
-    pub(crate) site: &'a Site<'a>,
+    pub(crate) node: &'a PeerNode<'a>,
     /// For its files: configuration, sockets, logs.
     pub(crate) directory: &'a FilePath,
     pub(crate) cores: &'a Cores,
@@ -118,7 +118,7 @@ impl Place<'_> {
     fn start(&self, name: &str, program: &[&str]) -> Result<Running, Failure> {
         let program: Vec<String> = program.iter().map(|&word| word.to_owned()).collect();
         let log = self.directory.join(format!("{name}.log"));
-        let process = Process::start(&self.site.netns, &self.cores.peer_list(), &program, &log)?;
+        let process = start(self.node.netns(), &self.cores.peer_list(), &program, &log)?;
         Ok(Running {
             processes: vec![process],
             commands: vec![program.join(" ")],
@@ -131,7 +131,7 @@ impl Place<'_> {
         let path = format!("/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus");
         let line = format!("echo {:x} > {path}", self.cores.peer_mask());
         let program = ["sh", "-c", &line].map(str::to_owned);
-        let output = crate::net::output(&self.site.netns, &self.cores.peer_list(), &program)?;
+        let output = crate::net::output(self.node.netns(), &self.cores.peer_list(), &program)?;
         if output.status.success() {
             Ok(line)
         } else {
@@ -147,7 +147,7 @@ impl Place<'_> {
             ("net/ipv4/conf/all/send_redirects", "0"),
             (&format!("net/ipv4/conf/{INTERFACE}/send_redirects"), "0"),
         ] {
-            self.site.netns.sysctl(path, value)?;
+            self.node.netns().sysctl(path, value)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The kernel: nftables DNAT to a random backend, and masquerade.
 
 use std::fmt::Write as _;
+use std::process::Command;
 
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, backend_address};
@@ -35,7 +36,10 @@ impl Peer for Nftables {
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
         place.forward()?;
         let rules = rules(&services::ALL);
-        place.site.netns.feed(&["nft", "-f", "-"], &rules)?;
+        place
+            .node
+            .netns()
+            .feed(Command::new("nft").args(["-f", "-"]), &rules)?;
         let steering = place.steer_to_own_core()?;
         Ok(Running {
             processes: Vec::new(),

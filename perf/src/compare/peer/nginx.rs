@@ -40,7 +40,7 @@ impl Peer for Nginx {
     }
 
     fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        place.site.widen_ports()?;
+        place.node.widen_ports()?;
         let directory = place.directory.display().to_string();
         let file = place.write("nginx.conf", &config(PACKETS, &directory))?;
         let steering = place.steer_to_own_core()?;

@@ -47,7 +47,7 @@ impl Peer for Vpp {
         );
         let file = place.write("vpp.conf", &config)?;
         // The kernel's own address would answer for the interface that VPP takes over.
-        place.site.netns.ip(&format!("addr flush dev {INTERFACE}"))?;
+        place.node.netns().ip(&format!("addr flush dev {INTERFACE}"))?;
         let mut running = place.start("vpp", &[&program("vpp"), "-c", &file.display().to_string()])?;
         running.commands.push(commands);
         Ok(running)
