@@ -119,7 +119,12 @@ fn a_program_gets_sigkill_when_the_thread_that_started_it_ends() {
 #[test]
 fn a_namespace_and_its_devices_are_removed_with_its_last_handle() {
     let [near, far] = ["near", "far"].map(|label| Netns::new(label).or_panic());
-    veth::create(&VethEnd::new(&near, "near"), &VethEnd::new(&far, "far"), 1500).or_panic();
+    veth::create(
+        (&near, &VethEnd::new("near", 1)),
+        (&far, &VethEnd::new("far", 1)),
+        1500,
+    )
+    .or_panic();
     let devices = || process::run(near.command("ls").arg("/sys/class/net")).or_panic();
     assert_eq!(devices(), "lo\nnear\n");
     let other = far.clone();

@@ -175,9 +175,9 @@ mod tests {
     use crate::testing::netns::{NEAR, ip, with_veth};
 
     fn addresses() {
-        ip(&["addr", "add", "10.1.0.1/24", "dev", NEAR]);
-        ip(&["addr", "add", "2001:db8::1/64", "dev", NEAR, "nodad"]);
-        ip(&["route", "add", "default", "via", "10.1.0.9"]);
+        ip(&format!("addr add 10.1.0.1/24 dev {NEAR}"));
+        ip(&format!("addr add 2001:db8::1/64 dev {NEAR} nodad"));
+        ip("route add default via 10.1.0.9");
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
             addresses();
             let mac = MACS.0.to_string();
             for address in ["10.1.0.7", "2001:db8::7"] {
-                ip(&["neigh", "add", address, "lladdr", &mac, "dev", NEAR]);
+                ip(&format!("neigh add {address} lladdr {mac} dev {NEAR}"));
                 let path = Path::to(address.parse().unwrap()).unwrap().unwrap();
                 assert_eq!(path.resolve(Duration::ZERO).unwrap(), Some(MACS.0), "{address}");
             }

@@ -1,15 +1,12 @@
-//! Temporary network namespaces with a veth pair, for tests against the kernel. They fail without root.
-#![expect(
-    unsafe_code,
-    reason = "packet sockets and namespaces have no safe interface here"
-)]
+//! Namespaces of their own for tests against the kernel, with the links of `vl3lb-testbed`. They fail without root.
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::Command;
-use std::thread;
+use std::fs::File;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vl3lb_testbed::packet_socket::PacketSocket;
+use vl3lb_testbed::tun::{self, TunKind, VNET_HEADER};
+use vl3lb_testbed::veth::{self, VethEnd};
+use vl3lb_testbed::{Netns, OrPanic};
 
 use super::builder::MACS;
 
@@ -17,11 +14,24 @@ use super::builder::MACS;
 pub(crate) const NEAR: &str = "lb0";
 pub(crate) const FAR: &str = "peer0";
 
-/// Runs `test` in a thread with a network namespace of its own, in which [`NEAR`] and [`FAR`] are
-/// up with `queues` queues each, and [`MACS`] are their addresses. The namespace goes when the thread does.
-pub(crate) fn with_veth(queues: u32, test: impl FnOnce() + Send + 'static) {
-    in_namespace(move || {
-        ip(&["link", "set", "lo", "up"]);
+/// Time after which no more frame is expected.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs `test` on a thread in a namespace of its own, whose interfaces send nothing by themselves; panics if `test`
+/// does.
+pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    let netns = Netns::new("test").or_panic();
+    // New interfaces get no link-local address (1: none), so they send no router solicitations and the like.
+    netns
+        .sysctl("net/ipv6/conf/default/addr_gen_mode", "1")
+        .or_panic();
+    netns.run(test)
+}
+
+/// Runs `test` in a namespace in which [`NEAR`] and [`FAR`] are up with `queues` queues each, and [`MACS`] are their
+/// addresses.
+pub(crate) fn with_veth(queues: u32, test: impl FnOnce() + Send) {
+    in_namespace(|| {
         remake_veth(queues);
         test();
     });
@@ -29,113 +39,51 @@ pub(crate) fn with_veth(queues: u32, test: impl FnOnce() + Send + 'static) {
 
 /// Makes the pair of [`with_veth`] in this thread's namespace, for instance after it was deleted.
 pub(crate) fn remake_veth(queues: u32) {
-    let queues = queues.to_string();
-    let end = ["numrxqueues", &queues, "numtxqueues", &queues];
-    ip(&[
-        &["link", "add", NEAR],
-        &end[..],
-        &["type", "veth", "peer", "name", FAR],
-        &end[..],
-    ]
-    .concat());
-    for (name, mac) in [(NEAR, MACS.1), (FAR, MACS.0)] {
-        ip(&["link", "set", name, "address", &mac.to_string(), "up"]);
-    }
+    let [near, far] = [(NEAR, MACS.1), (FAR, MACS.0)].map(|(name, mac)| VethEnd::new(name, queues).mac(mac));
+    veth_pair(&near, &far, 1500);
 }
 
-/// Runs `test` in a thread with an empty network namespace of its own; panics if it does.
-pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let run = move || {
-        // SAFETY: affects this thread only, which has no other user of its namespaces.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(
-            result,
-            0,
-            "make a network namespace (root is needed): {}",
-            io::Error::last_os_error()
-        );
-        test();
-    };
-    if let Err(panic) = thread::spawn(run).join() {
-        std::panic::resume_unwind(panic);
-    }
+/// Makes a veth pair in this thread's namespace that is up.
+pub(crate) fn veth_pair(one: &VethEnd<'_>, other: &VethEnd<'_>, mtu: u16) {
+    veth_pair_down(one, other, mtu);
+    bring_up(one.name);
+    bring_up(other.name);
 }
 
-/// Runs `ip` in this thread's namespace.
-pub(crate) fn ip(arguments: &[&str]) {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .expect("run ip (install iproute2)");
-    assert!(
-        output.status.success(),
-        "ip {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
+/// Makes a veth pair in this thread's namespace that is down.
+pub(crate) fn veth_pair_down(one: &VethEnd<'_>, other: &VethEnd<'_>, mtu: u16) {
+    let netns = Netns::of_this_thread().or_panic();
+    veth::create((&netns, one), (&netns, other), mtu).or_panic();
 }
 
-/// The far end of the wire: a packet socket that sends and receives whole frames.
-pub(crate) struct Wire {
-    socket: OwnedFd,
+/// Opens queues of a TUN device in this thread's namespace; it is up. A packet that is written to a queue arrives
+/// at the device.
+pub(crate) fn tun<const QUEUES: usize>(name: &str, kind: TunKind) -> [File; QUEUES] {
+    let netns = Netns::of_this_thread().or_panic();
+    let queues = [(); QUEUES].map(|()| tun::open(&netns, name, kind).or_panic());
+    bring_up(name);
+    queues
 }
 
-/// `struct virtio_net_hdr`: offloads that a frame needs (virtio 1.2, section 5.1.6).
-const VNET_HEADER: usize = 10;
+/// Runs a line of `ip` in this thread's namespace.
+pub(crate) fn ip(line: &str) {
+    Netns::of_this_thread().or_panic().ip(line).or_panic();
+}
+
+fn bring_up(name: &str) {
+    ip(&format!("link set {name} up"));
+}
+
+/// The far end of the wire: sends and receives whole frames at [`FAR`].
+pub(crate) struct Wire(PacketSocket);
+
+/// Of `struct virtio_net_hdr`: virtio 1.2, section 5.1.6.
 const VNET_NEEDS_CSUM: u8 = 1;
 const VNET_GSO_TCPV4: u8 = 1;
 
 impl Wire {
-    /// All frames of [`FAR`].
     pub(crate) fn open() -> Self {
-        let all = u16::try_from(libc::ETH_P_ALL).unwrap().to_be();
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        // SAFETY: creates a descriptor, no memory is involved.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(all)) };
-        assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
-        // SAFETY: just created, nobody else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let wire = Self { socket };
-        wire.set_option(libc::PACKET_VNET_HDR);
-        wire.set_option(libc::PACKET_IGNORE_OUTGOING);
-
-        let name = std::ffi::CString::new(FAR).unwrap();
-        // SAFETY: the name ends with 0 and lives across the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        let address = libc::sockaddr_ll {
-            sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-            sll_protocol: all,
-            sll_ifindex: i32::try_from(index).unwrap(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        let len = u32::try_from(size_of_val(&address)).unwrap();
-        // SAFETY: `address` lives across the call and has `len` bytes.
-        let result = unsafe { libc::bind(wire.socket.as_raw_fd(), (&raw const address).cast(), len) };
-        assert_eq!(result, 0, "bind to {FAR}: {}", io::Error::last_os_error());
-        wire
-    }
-
-    fn set_option(&self, option: i32) {
-        let on = 1_i32;
-        // SAFETY: `on` lives across the call and has the length given.
-        let result = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                option,
-                (&raw const on).cast(),
-                4,
-            )
-        };
-        assert_eq!(
-            result,
-            0,
-            "packet socket option {option}: {}",
-            io::Error::last_os_error()
-        );
+        Self(PacketSocket::with_vnet_header(FAR).or_panic())
     }
 
     /// Sends one frame as it is.
@@ -157,24 +105,13 @@ impl Wire {
     }
 
     fn write(&self, header: &[u8], frame: &[u8]) {
-        let bytes = [header, frame].concat();
-        let written = rustix::io::write(&self.socket, &bytes).expect("send on a packet socket");
-        assert_eq!(written, bytes.len());
+        self.0.send(&[header, frame].concat()).expect("send a frame");
     }
 
     /// The next frame that the near end sent; `None` after two seconds without one.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let limit = Timespec {
-            tv_sec: 2,
-            tv_nsec: 0,
-        };
-        if poll(&mut fds, Some(&limit)).unwrap() == 0 {
-            return None;
-        }
-        let mut bytes = vec![0; VNET_HEADER + (1 << 16)];
-        let len = rustix::io::read(&self.socket, &mut bytes).unwrap();
-        Some(bytes[VNET_HEADER..len].to_vec())
+        let frame = self.0.receive(LIMIT).expect("receive a frame")?;
+        Some(frame[VNET_HEADER..].to_vec())
     }
 
     /// The next frame that `wanted` accepts: namespaces have traffic of their own.

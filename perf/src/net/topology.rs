@@ -123,9 +123,9 @@ impl Network {
         let router = &self.router;
         let devices = match wire {
             Wire::Veth => {
-                let near = VethEnd::new(&router.netns, NETWORK_PORT).mac(WIRE_MAC);
-                let far = VethEnd::new(&node.netns, INTERFACE).mac(BALANCER_MAC);
-                veth::create(&near, &far, MTU)?;
+                let near = VethEnd::new(NETWORK_PORT, 1).mac(WIRE_MAC);
+                let far = VethEnd::new(INTERFACE, 1).mac(BALANCER_MAC);
+                veth::create((&router.netns, &near), (&node.netns, &far), MTU)?;
                 None
             }
             Wire::Tun => {

@@ -47,16 +47,19 @@ impl Netns {
         };
         let file = joined(std::thread::scope(|scope| scope.spawn(make).join()))
             .map_err(TestbedError::system(format!("make network namespace {label}")))?;
-        let netns = Self {
-            label: label.into(),
-            file: Arc::new(file),
-            resolver: Arc::default(),
-        };
+        let netns = Self::from_file(label, file);
         netns.ip("link set lo up")?;
         for interfaces in ["all", "default"] {
             netns.sysctl(&format!("net/ipv6/conf/{interfaces}/accept_dad"), "0")?;
         }
         Ok(netns)
+    }
+
+    /// The namespace of the calling thread.
+    pub fn of_this_thread() -> Result<Self, TestbedError> {
+        let file = File::open("/proc/thread-self/ns/net")
+            .map_err(TestbedError::system("open the network namespace of this thread"))?;
+        Ok(Self::from_file("this thread's namespace", file))
     }
 
     /// The label that it was made with.
@@ -157,6 +160,14 @@ impl Netns {
         let text = format!("nameserver {nameserver}\noptions timeout:2 attempts:2\n");
         let mut resolver = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
         *resolver = Some(text.into_bytes().into());
+    }
+
+    fn from_file(label: &str, file: File) -> Self {
+        Self {
+            label: label.into(),
+            file: Arc::new(file),
+            resolver: Arc::default(),
+        }
     }
 }
 

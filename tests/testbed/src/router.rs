@@ -45,9 +45,9 @@ impl Router {
 
     /// Makes the veth pair of a node and brings the router's end up.
     pub fn add_link(&self, node: &Node, mtu: u16, queues: u32) -> Result<(), TestbedError> {
-        let near = VethEnd::new(&self.netns, &node.router_port).queues(queues);
-        let far = VethEnd::new(&node.netns, INTERFACE).queues(queues);
-        veth::create(&near, &far, mtu)?;
+        let near = VethEnd::new(&node.router_port, queues);
+        let far = VethEnd::new(INTERFACE, queues);
+        veth::create((&self.netns, &near), (&node.netns, &far), mtu)?;
         self.netns.ip(&format!("link set {} up", node.router_port))
     }
 

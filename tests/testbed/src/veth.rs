@@ -7,7 +7,6 @@ use crate::{Netns, TestbedError};
 /// One end of a veth pair.
 #[derive(Debug, Clone)]
 pub struct VethEnd<'a> {
-    pub netns: &'a Netns,
     pub name: &'a str,
     /// MAC address, as in `ip link`; a random one if empty.
     pub mac: String,
@@ -16,24 +15,13 @@ pub struct VethEnd<'a> {
 }
 
 impl<'a> VethEnd<'a> {
-    /// An end with one queue in each direction and a random MAC address.
-    pub const fn new(netns: &'a Netns, name: &'a str) -> Self {
+    /// An end with `queues` in each direction and a random MAC address.
+    pub const fn new(name: &'a str, queues: u32) -> Self {
         Self {
-            netns,
             name,
             mac: String::new(),
-            receive_queues: 1,
-            transmit_queues: 1,
-        }
-    }
-
-    /// The same with `queues` in each direction.
-    #[must_use]
-    pub fn queues(self, queues: u32) -> Self {
-        Self {
             receive_queues: queues,
             transmit_queues: queues,
-            ..self
         }
     }
 
@@ -48,8 +36,8 @@ impl<'a> VethEnd<'a> {
 
     fn options(&self, mtu: u16) -> String {
         let mut options = format!(
-            "mtu {mtu} numrxqueues {} numtxqueues {}",
-            self.receive_queues, self.transmit_queues
+            "name {} mtu {mtu} numrxqueues {} numtxqueues {}",
+            self.name, self.receive_queues, self.transmit_queues
         );
         if !self.mac.is_empty() {
             write!(options, " address {}", self.mac).expect("writing to a string");
@@ -58,14 +46,16 @@ impl<'a> VethEnd<'a> {
     }
 }
 
-/// Makes a pair. Both ends are down.
-pub fn create(one: &VethEnd<'_>, other: &VethEnd<'_>, mtu: u16) -> Result<(), TestbedError> {
-    one.netns.ip(&format!(
-        "link add name {} {} type veth peer name {} {} netns {}",
-        one.name,
-        one.options(mtu),
-        other.name,
-        other.options(mtu),
-        other.netns.path().display()
+/// Makes a pair of `one` in a namespace and `other` in the same or another one. Both ends are down.
+pub fn create(
+    one: (&Netns, &VethEnd<'_>),
+    other: (&Netns, &VethEnd<'_>),
+    mtu: u16,
+) -> Result<(), TestbedError> {
+    one.0.ip(&format!(
+        "link add {} type veth peer {} netns {}",
+        one.1.options(mtu),
+        other.1.options(mtu),
+        other.0.path().display()
     ))
 }

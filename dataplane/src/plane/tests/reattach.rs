@@ -25,7 +25,7 @@ fn survives(mode: Mode, queues: u32) {
     let index = plane.attachment().unwrap().index;
     assert_eq!(plane.link_change(), None);
 
-    ip(&["link", "del", NEAR]);
+    ip(&format!("link del {NEAR}"));
     assert_eq!(plane.link_change(), Some(LinkChange::Gone));
     plane.detach();
     assert!(plane.attachment().is_none());
@@ -141,7 +141,7 @@ fn a_new_mac_address_is_taken_over_live() {
             let (plane, wire) = start(mode);
             exchange(&wire, 40_000).unwrap();
             let mac = MacAddr([2, 0, 0, 0, 9, 9]);
-            ip(&["link", "set", NEAR, "address", &mac.to_string()]);
+            ip(&format!("link set {NEAR} address {mac}"));
             assert_eq!(plane.link_change(), None, "no new attachment is needed");
             let link = Link::Ethernet(mac);
             plane.publish(Arc::new(world::snapshot(2, link))).unwrap();
@@ -162,7 +162,7 @@ fn the_companion_pair_follows_the_mtu() {
         let (plane, wire) = start(Mode::Companion);
         exchange(&wire, 40_000).unwrap();
         for name in [NEAR, FAR] {
-            ip(&["link", "set", name, "mtu", "4000"]);
+            ip(&format!("link set {name} mtu 4000"));
         }
         let mut snapshot = world::snapshot(2, Link::Ethernet(MACS.1));
         snapshot.mtu = 4000;
@@ -181,13 +181,13 @@ fn the_companion_pair_follows_the_mtu() {
 #[test]
 fn an_interface_that_is_down_is_waited_for() {
     with_veth(1, || {
-        ip(&["link", "set", NEAR, "down"]);
+        ip(&format!("link set {NEAR} down"));
         let plane = Plane::new(config(Mode::Native));
         let down = plane.attach().unwrap_err();
         assert_eq!(down.kind, AttachErrorKind::InterfaceAbsent, "{down}");
-        ip(&["link", "set", NEAR, "up"]);
+        ip(&format!("link set {NEAR} up"));
         plane.attach().unwrap();
-        ip(&["link", "set", NEAR, "down"]);
+        ip(&format!("link set {NEAR} down"));
         assert_eq!(plane.link_change(), None, "it serves again when it is up");
     });
 }
@@ -195,7 +195,7 @@ fn an_interface_that_is_down_is_waited_for() {
 #[test]
 fn an_unsuitable_interface_is_distinguished_from_an_absent_one() {
     with_veth(1, || {
-        ip(&["link", "set", NEAR, "mtu", "500"]);
+        ip(&format!("link set {NEAR} mtu 500"));
         let unsuitable = Plane::new(config(Mode::Native)).attach().unwrap_err();
         assert_eq!(
             unsuitable.kind,

@@ -266,7 +266,7 @@ fn a_tcp_super_packet_arrives_whole_in_generic_mode() {
 fn packets_of_several_frames_are_sent_as_one() {
     with_veth(1, || {
         for name in [NEAR, crate::testing::netns::FAR] {
-            crate::testing::netns::ip(&["link", "set", name, "mtu", "9000"]);
+            crate::testing::netns::ip(&format!("link set {name} mtu 9000"));
         }
         let mut bench = Bench::new(Mode::Generic);
         let addresses = Addresses::ethernet("172.16.1.100:40000", SERVICE);

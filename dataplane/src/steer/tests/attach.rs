@@ -9,11 +9,16 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use vl3lb_common::Protocol;
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::packet_socket::PacketSocket;
+use vl3lb_testbed::tun::{TunKind, VNET_HEADER};
+use vl3lb_testbed::veth::VethEnd;
 
 use super::super::*;
-use super::netns::{End, VNET_HEADER, in_new_namespace, link, link_names, send, tun, veth};
 use super::packets::*;
 use super::receiver::Receiver;
+use crate::link::netlink::Netlink;
+use crate::testing::netns::{in_namespace, tun, veth_pair};
 use companion::has_program;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 1, 100));
@@ -75,6 +80,17 @@ fn tcx_programs() -> usize {
         .len()
 }
 
+/// Sends `frame` out of the Ethernet interface `name`.
+fn send(name: &str, frame: &[u8]) {
+    let socket = PacketSocket::sender(name).or_panic();
+    socket.send(frame).unwrap();
+}
+
+/// The names of all interfaces.
+fn link_names() -> Vec<String> {
+    Netlink::open().unwrap().link_names().unwrap()
+}
+
 /// Nothing of the balancer's is at or beside `nsm-1`.
 fn assert_untouched() {
     let left: Vec<_> = link_names()
@@ -82,14 +98,15 @@ fn assert_untouched() {
         .filter(|name| name.starts_with("lb"))
         .collect();
     assert_eq!(left, Vec::<String>::new());
-    assert!(!has_program(&link("nsm-1").unwrap()));
+    let link = Netlink::open().unwrap().link("nsm-1").unwrap();
+    assert!(!has_program(&link.unwrap()));
     assert_eq!(tcx_programs(), 0);
 }
 
 #[test]
 fn on_a_veth_native_mode_is_chosen_and_leaves_nothing_behind() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let (steer, mut receivers) = start(Mode::Auto, None);
         assert_eq!(
             (steer.mode(), steer.queues(), steer.refuses()),
@@ -117,8 +134,8 @@ fn on_a_veth_native_mode_is_chosen_and_leaves_nothing_behind() {
 
 #[test]
 fn generic_mode_redirects_the_same_frames_and_reports_what_it_cannot_serve() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let (steer, mut receivers) = start(Mode::Generic, Some(1));
         assert_eq!(
             (steer.mode(), steer.reason()),
@@ -143,8 +160,8 @@ fn generic_mode_redirects_the_same_frames_and_reports_what_it_cannot_serve() {
 
 #[test]
 fn a_long_frame_reaches_a_native_program() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 9000);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 9000);
         let (steer, _receivers) = start(Mode::Native, None);
         let mut packet = request(40_000);
         packet.resize(9000, 0);
@@ -161,13 +178,13 @@ fn a_long_frame_reaches_a_native_program() {
 
 #[test]
 fn the_companion_pair_brings_each_flow_to_its_owner() {
-    in_new_namespace(|| {
-        veth(
-            End::new("peer", 1),
-            End {
-                name: "nsm-1",
+    in_namespace(|| {
+        veth_pair(
+            &VethEnd::new("peer", 1),
+            &VethEnd {
                 receive_queues: 1,
                 transmit_queues: 2,
+                ..VethEnd::new("nsm-1", 1)
             },
             1500,
         );
@@ -201,8 +218,8 @@ fn the_companion_pair_brings_each_flow_to_its_owner() {
 
 #[test]
 fn on_a_tun_device_the_companion_pair_delivers_packets_from_their_ip_header_on() {
-    in_new_namespace(|| {
-        let mut device = tun("nsm-1", false);
+    in_namespace(|| {
+        let [mut device] = tun("nsm-1", TunKind::Plain);
         let (steer, mut receivers) = start(Mode::Auto, None);
         assert_eq!(
             (steer.mode(), steer.queues(), steer.refuses()),
@@ -236,8 +253,8 @@ fn on_a_tun_device_the_companion_pair_delivers_packets_from_their_ip_header_on()
 
 #[test]
 fn the_companion_pair_segments_udp_super_packets() {
-    in_new_namespace(|| {
-        let mut device = tun("nsm-1", true);
+    in_namespace(|| {
+        let [mut device] = tun("nsm-1", TunKind::VnetHeader);
         let (_steer, mut receivers) = start(Mode::Auto, None);
         // struct virtio_net_hdr: NEEDS_CSUM, GSO_UDP_L4, header length, segment size, where the checksum is.
         let mut write = vec![1, 5];
@@ -260,8 +277,8 @@ fn the_companion_pair_segments_udp_super_packets() {
 
 #[test]
 fn generic_mode_on_a_tun_device_takes_raw_ip() {
-    in_new_namespace(|| {
-        let mut device = tun("nsm-1", false);
+    in_namespace(|| {
+        let [mut device] = tun("nsm-1", TunKind::Plain);
         let (steer, mut receivers) = start(Mode::Generic, None);
         assert_eq!(device.write(&request(40_000)).unwrap(), request(40_000).len());
         assert_eq!(receivers[0].receive(LIMIT), Some(request(40_000)));
@@ -272,8 +289,8 @@ fn generic_mode_on_a_tun_device_takes_raw_ip() {
 
 #[test]
 fn rules_can_be_added_and_taken_away_live() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let (mut steer, _receivers) = start(Mode::Native, None);
         let frame = framed("nsm-1", &request(40_000));
         let mut less = rules(1);
@@ -296,8 +313,8 @@ fn rules_can_be_added_and_taken_away_live() {
 
 #[test]
 fn a_forced_mode_that_cannot_be_is_an_error() {
-    in_new_namespace(|| {
-        let _device = tun("tun0", false);
+    in_namespace(|| {
+        let [_device] = tun("tun0", TunKind::Plain);
         let error = Steer::attach(&LinkInfo::inspect("tun0").unwrap(), Mode::Native, None).unwrap_err();
         assert!(
             error
@@ -306,13 +323,13 @@ fn a_forced_mode_that_cannot_be_is_an_error() {
             "{error}"
         );
 
-        veth(
-            End {
-                name: "peer",
+        veth_pair(
+            &VethEnd {
                 receive_queues: 1,
                 transmit_queues: 2,
+                ..VethEnd::new("peer", 1)
             },
-            End::new("nsm-1", 1),
+            &VethEnd::new("nsm-1", 1),
             1500,
         );
         let link = LinkInfo::inspect("nsm-1").unwrap();
@@ -330,8 +347,8 @@ fn a_forced_mode_that_cannot_be_is_an_error() {
 
 #[test]
 fn a_second_balancer_on_the_same_interface_is_refused() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         let first = Steer::attach(&link, Mode::Companion, None).unwrap();
         let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
@@ -345,8 +362,8 @@ fn a_second_balancer_on_the_same_interface_is_refused() {
 
 #[test]
 fn a_pair_that_a_killed_process_left_is_replaced() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         // As after kill -9: the pair is there, no program is.
         let left = Companion::create(&link, 1).unwrap();
@@ -361,9 +378,9 @@ fn a_pair_that_a_killed_process_left_is_replaced() {
 
 #[test]
 fn an_interface_that_has_the_name_of_the_pair_is_not_touched() {
-    in_new_namespace(|| {
-        let _device = tun("nsm-1", true);
-        veth(End::new("lbf-nsm-1", 1), End::new("other", 1), 1500);
+    in_namespace(|| {
+        let [_device] = tun("nsm-1", TunKind::VnetHeader);
+        veth_pair(&VethEnd::new("lbf-nsm-1", 1), &VethEnd::new("other", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
         assert!(matches!(error, SetupError::CompanionNameTaken { .. }), "{error}");
@@ -382,8 +399,8 @@ fn an_interface_that_has_the_name_of_the_pair_is_not_touched() {
 
 #[test]
 fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         let mut killed = Programs::load(&link, 1, 1).unwrap();
         killed.attach_clsact().unwrap();
@@ -397,8 +414,8 @@ fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
 
 #[test]
 fn a_socket_of_a_queue_without_a_worker_is_refused() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let (mut steer, _receivers) = start(Mode::Native, None);
         let no_socket = std::fs::File::open("/dev/null").unwrap();
         let error = steer.register_socket(1, no_socket.as_fd()).unwrap_err();
@@ -420,9 +437,9 @@ fn drop_capabilities_but(kept: CapabilitySet) {
 
 #[test]
 fn three_capabilities_are_enough_for_every_mode() {
-    in_new_namespace(|| {
-        let _device = tun("tun0", false);
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        let [_device] = tun("tun0", TunKind::Plain);
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF);
         for (interface, mode) in [
             ("nsm-1", Mode::Native),
@@ -439,8 +456,8 @@ fn three_capabilities_are_enough_for_every_mode() {
 
 #[test]
 fn a_missing_capability_is_named() {
-    in_new_namespace(|| {
-        veth(End::new("peer", 1), End::new("nsm-1", 1), 1500);
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
         let error = Steer::attach(&link, Mode::Auto, None).unwrap_err().to_string();

@@ -4,7 +4,6 @@ mod attach;
 mod classify;
 mod decide;
 mod link;
-mod netns;
 mod owner;
 mod packets;
 mod receiver;
