@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod config;
 pub mod follower;
 pub mod hostile;
+pub mod mesh;
 pub mod metrics;
 pub mod payload;
 pub mod perf;

@@ -67,15 +67,20 @@ func Run(arguments []string) error {
 	if err := mesh.serve(ctx, failed); err != nil {
 		return err
 	}
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, syscall.SIGQUIT)
 	if err := mesh.startAll(ctx); err != nil {
-		return errors.Join(err, mesh.stopAll())
+		return errors.Join(err, mesh.stopAll(syscall.SIGTERM))
 	}
 	fmt.Println("ready")
+	farewell := syscall.SIGTERM
 	select {
 	case <-ctx.Done():
+	case <-quit:
+		farewell = syscall.SIGKILL
 	case err = <-failed:
 	}
-	return errors.Join(err, mesh.stopAll())
+	return errors.Join(err, mesh.stopAll(farewell))
 }
 
 // takeFolder claims the folder and removes what a killed mesh left in it.
@@ -163,8 +168,8 @@ func (m *mesh) startAll(ctx context.Context) error {
 	return nil
 }
 
-// stopAll ends the parts: clients first, so that they close their connections.
-func (m *mesh) stopAll() error {
+// stopAll ends the parts: clients first, so that they can close their connections.
+func (m *mesh) stopAll(farewell syscall.Signal) error {
 	order := []string{"client", "endpoint", "forwarder", "manager", "ipam", "registry"}
 	m.mutex.Lock()
 	parts := slices.Collect(maps.Values(m.parts))
@@ -174,7 +179,7 @@ func (m *mesh) stopAll() error {
 		var group sync.WaitGroup
 		for _, part := range parts {
 			if part.spec.Kind == kind && part.running() {
-				group.Go(func() { _ = part.stop(syscall.SIGTERM) })
+				group.Go(func() { _ = part.stop(farewell) })
 			}
 		}
 		group.Wait()
