@@ -40,6 +40,13 @@ pub enum EventCode {
     Attached,
     /// The interface is there, and the data plane cannot serve it.
     AttachFailed,
+    /// The connection to the vL3 network changed its state.
+    NsmState,
+    /// A call to the manager of Network Service Mesh failed. Only the first failure in a row is an event, and
+    /// later ones of another kind.
+    NsmCallFailed,
+    /// The vL3 network assigned other addresses.
+    NsmAddressChanged,
     /// A limit is reached or nearly reached.
     CapacityShort,
     CapacityBack,
@@ -49,7 +56,7 @@ pub enum EventCode {
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -67,6 +74,9 @@ impl EventCode {
         Self::InterfaceChanged,
         Self::Attached,
         Self::AttachFailed,
+        Self::NsmState,
+        Self::NsmCallFailed,
+        Self::NsmAddressChanged,
         Self::CapacityShort,
         Self::CapacityBack,
         Self::EventsLost,
@@ -92,6 +102,9 @@ impl EventCode {
             Self::InterfaceChanged => "interface_changed",
             Self::Attached => "attached",
             Self::AttachFailed => "attach_failed",
+            Self::NsmState => "nsm_state",
+            Self::NsmCallFailed => "nsm_call_failed",
+            Self::NsmAddressChanged => "nsm_address_changed",
             Self::CapacityShort => "capacity_short",
             Self::CapacityBack => "capacity_back",
             Self::EventsLost => "events_lost",

@@ -11,6 +11,7 @@ mod event;
 mod flow;
 mod flow_event;
 mod measure;
+mod nsm;
 mod peers;
 mod service;
 mod status;
@@ -23,6 +24,7 @@ pub use event::{Event, EventCode, EventList};
 pub use flow::{Flow, FlowStreamEnd, FlowStreamLine, FlowTraffic};
 pub use flow_event::FlowEvent;
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
+pub use nsm::{NsmCallCount, NsmConnection, NsmHealCount, NsmState};
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{

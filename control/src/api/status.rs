@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendCounts, Distribution, PeerGroup, ReasonCount, Time, Traffic};
+use super::{BackendCounts, Distribution, NsmConnection, PeerGroup, ReasonCount, Time, Traffic};
 
 /// The vL3 interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,6 +292,9 @@ pub struct Status {
     /// `None` where there is no group, as outside of Kubernetes.
     #[serde(rename = "replicas")]
     pub peer_group: Option<PeerGroup>,
+    /// `None` where another process makes the interface.
+    #[serde(default)]
+    pub nsm: Option<NsmConnection>,
     pub process: Process,
     /// Events that readers missed because they were too slow.
     pub events_lost_total: u64,

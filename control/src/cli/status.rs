@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::api::{
-    BackendState, Discovery, Envelope, Peer, PeerGroup, ServiceState, Severity, Status, Time, Traffic,
-    Warning, Worker,
+    BackendState, Discovery, Envelope, NsmConnection, Peer, PeerGroup, ServiceState, Severity, Status, Time,
+    Traffic, Warning, Worker,
 };
 
 use super::number::{Digits, UNKNOWN, age, percent};
@@ -29,7 +29,9 @@ pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
         ];
         let group = status.peer_group.as_ref();
         let group = group.map(|group| labelled("peers", &peer_group(group, answer.time)));
-        for line in lines.into_iter().chain(group) {
+        let nsm = status.nsm.as_ref();
+        let nsm = nsm.map(|connection| labelled("nsm", &nsm_connection(connection, answer.time)));
+        for line in lines.into_iter().chain(nsm).chain(group) {
             screen.push_str(line.trim_end());
             screen.push('\n');
         }
@@ -256,6 +258,37 @@ fn control(status: &Status, now: Time) -> String {
         since(config.loaded_time, now)
     ));
     parts(&texts)
+}
+
+/// The connection to the vL3 network: state, path, and what keeps it.
+fn nsm_connection(nsm: &NsmConnection, now: Time) -> String {
+    let state = nsm.state.name();
+    let reason = nsm
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(" ({reason})"));
+    let left = |what: &str, time: Option<Time>| {
+        time.map_or_else(String::new, |time| format!("{what} {}", age(time.since(now))))
+    };
+    let data_plane = match nsm.round_trip_seconds {
+        Some(took) => format!("data plane {} {:.1} ms", nsm.data_plane, took * 1e3),
+        None => format!("data plane {}", nsm.data_plane),
+    };
+    let addresses: Vec<_> = nsm.addresses.iter().map(ToString::to_string).collect();
+    parts(&[
+        format!(
+            "{} {state}{reason} {}",
+            nsm.network_service,
+            age(now.since(nsm.state_since))
+        ),
+        nsm.path.join(" > "),
+        addresses.join("  "),
+        data_plane,
+        left("refresh in", nsm.next_refresh_time),
+        left("tokens", nsm.token_expiry_time),
+        left("SVID", nsm.svid_expiry_time),
+        if nsm.monitored { "" } else { "NOT MONITORED" }.to_owned(),
+    ])
 }
 
 /// The peers, each with its state, addresses and age.

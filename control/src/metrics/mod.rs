@@ -5,6 +5,7 @@
 
 mod balancer;
 mod family;
+mod nsm;
 mod services;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// All families, in order.
 pub fn families(report: &Report) -> Vec<Family> {
     let mut families = balancer::families(report);
+    families.extend(nsm::families(&report.status));
     families.extend(services::families(report));
     families
 }

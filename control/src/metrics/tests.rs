@@ -64,6 +64,19 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_leader", "gauge", ""),
     ("vl3lb_kubernetes_writes", "counter", "resource result"),
     ("vl3lb_kubernetes_troubles", "gauge", ""),
+    ("vl3lb_nsm_connection_info", "gauge", "network_service endpoint"),
+    ("vl3lb_nsm_connection_state", "gauge", "state"),
+    ("vl3lb_nsm_monitored", "gauge", ""),
+    ("vl3lb_nsm_data_plane_alive", "gauge", ""),
+    ("vl3lb_nsm_round_trip_seconds", "gauge", ""),
+    ("vl3lb_nsm_next_refresh_timestamp_seconds", "gauge", ""),
+    ("vl3lb_nsm_token_expiry_timestamp_seconds", "gauge", ""),
+    ("vl3lb_nsm_svid_expiry_timestamp_seconds", "gauge", ""),
+    ("vl3lb_nsm_calls", "counter", "call result"),
+    ("vl3lb_nsm_heals", "counter", "reason"),
+    ("vl3lb_nsm_replacements", "counter", ""),
+    ("vl3lb_nsm_address_changes", "counter", ""),
+    ("vl3lb_nsm_monitor_losses", "counter", ""),
     ("vl3lb_service_flows", "gauge", "service"),
     ("vl3lb_service_flows_opened", "counter", "service"),
     ("vl3lb_service_flows_closed", "counter", "service cause"),
@@ -120,6 +133,8 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_backend_info", &["backend_pod", "backend_node"]),
     ("vl3lb_discovery_missing", &["resource", "namespace"]),
     ("vl3lb_kubernetes_writes", &["resource", "result"]),
+    ("vl3lb_nsm_connection_info", &["network_service", "endpoint"]),
+    ("vl3lb_nsm_calls", &["call"]),
 ];
 
 /// The name, labels and value of a sample line.

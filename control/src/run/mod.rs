@@ -3,10 +3,12 @@
 //! Start: configuration, log, privileges, data plane, then the control side that feeds and reports it.
 //! Nothing is balanced before the first complete set of services, and `/readyz` says so.
 //! SIGTERM or SIGINT: not ready at once, then out of the DNS answers of every balancer if there are other
-//! balancers, flows may finish within a limit, then the data plane detaches; a second signal ends the wait.
+//! balancers, flows may finish within a limit, then the data plane detaches and the vL3 network is left; a second
+//! signal ends the wait.
 
 mod descriptors;
 mod drain;
+mod nsm;
 mod plane;
 mod privileges;
 mod signals;
@@ -28,6 +30,9 @@ use vl3lb_control::version;
 use signals::Signals;
 use wire::Control;
 
+/// The vL3 network forgets a client that has not left in time when its tokens expire. With the longest drain this is
+/// less than the 30 s that Kubernetes grants by default.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// Flow-table readers and file accesses that are still busy get this long at the end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -100,6 +105,10 @@ async fn balance(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Resul
             drain::drain(&control.reporter, control.membership.as_ref(), &mut signals).await;
             // The data plane stops first, while metrics can still be read.
             plane::stop(plane).await;
+            // After a failure the restarted container continues with the connection.
+            if let Some(nsm) = control.nsm.filter(|_| done.is_ok()) {
+                nsm.leave(LEAVE_LIMIT).await;
+            }
             done
         }
         Err(failure) => {

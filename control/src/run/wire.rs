@@ -15,6 +15,7 @@ use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, Source
 use vl3lb_control::dns::Dns;
 use vl3lb_control::health::{Checker, TcpConnect};
 use vl3lb_control::network::Monitor;
+use vl3lb_control::nsm::client::Handle;
 use vl3lb_control::observe::events::{Event, Events};
 use vl3lb_control::observe::report::{Identity, Reporter, Sources};
 use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
@@ -23,7 +24,7 @@ use vl3lb_control::supervise::{Supervisor, Tasks};
 use vl3lb_control::version;
 use vl3lb_dataplane::plane::Plane;
 
-use super::refused;
+use super::{nsm, refused};
 
 /// Everything that runs beside the data plane.
 pub(super) struct Control {
@@ -31,6 +32,8 @@ pub(super) struct Control {
     pub(super) reporter: Arc<Reporter>,
     /// `None` outside of a pod.
     pub(super) membership: Option<Membership>,
+    /// The client of the vL3 network; `None` where another process makes the interface.
+    pub(super) nsm: Option<Handle>,
 }
 
 impl Control {
@@ -84,6 +87,7 @@ impl Control {
             .map_or_else(|| watch::Sender::default().subscribe(), Membership::peers);
         let (dns, dns_stats) =
             Dns::new(&config.dns, current.clone(), peer_set, network.clone()).map_err(refused)?;
+        let nsm = nsm::prepare(config, &network, &events)?;
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -104,6 +108,7 @@ impl Control {
             dns: dns_stats,
             events: Arc::clone(&events),
             membership: membership.clone(),
+            nsm: nsm.as_ref().map(|nsm| nsm.handle.clone()),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
         info!(
@@ -134,10 +139,14 @@ impl Control {
                 }
             }
         });
+        let handle = nsm.as_ref().map(|nsm| nsm.handle.clone());
+        // Last: a start that fails has nothing to close.
+        nsm.map_or(Ok(()), |nsm| nsm.start(&tasks))?;
         Ok(Self {
             supervisor,
             reporter,
             membership,
+            nsm: handle,
         })
     }
 }

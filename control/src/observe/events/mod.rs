@@ -125,6 +125,8 @@ fn log(event: &Event) {
         EventCode::BalancerJoined | EventCode::BalancerLeft => line!(),
         EventCode::InterfaceLost | EventCode::InterfaceBack | EventCode::InterfaceChanged => line!(),
         EventCode::Attached | EventCode::AttachFailed => line!(),
+        EventCode::NsmState | EventCode::NsmAddressChanged => line!(),
+        EventCode::NsmCallFailed => line!(),
         EventCode::CapacityShort | EventCode::CapacityBack => line!(),
         EventCode::EventsLost => line!(),
     }

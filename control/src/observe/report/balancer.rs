@@ -84,6 +84,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         },
         dns: dns(facts),
         peer_group: facts.peer_group.clone(),
+        nsm: facts.nsm.clone(),
         process: facts.process,
         events_lost_total: facts.events_lost,
         flow_followers: facts.flow_followers,

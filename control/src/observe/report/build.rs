@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::api::{
     Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
-    NatPortUse, NextHop, PeerGroup, Process, ReasonCount, Report, Service, ServiceCheck, Time, Traffic,
+    NatPortUse, NextHop, NsmConnection, PeerGroup, Process, ReasonCount, Report, Service, ServiceCheck, Time,
+    Traffic,
 };
 use vl3lb_common::dataplane::{Attachment, Steered};
 use vl3lb_common::next_hop::{self, Link};
@@ -68,6 +69,8 @@ pub(super) struct Facts<'a> {
     pub(super) flow_events_lost: u64,
     /// `None` without a group.
     pub(super) peer_group: Option<PeerGroup>,
+    /// `None` where another process makes the interface.
+    pub(super) nsm: Option<NsmConnection>,
     pub(super) process: Process,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.

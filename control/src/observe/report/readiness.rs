@@ -7,6 +7,7 @@ use vl3lb_common::Snapshot;
 use vl3lb_common::dataplane::Attachment;
 use vl3lb_common::stats::WorkerStats;
 
+use crate::api::{NsmConnection, NsmState};
 use crate::discovery::SourceStatus;
 use crate::network::{LinkState, NetworkView};
 
@@ -15,6 +16,13 @@ use crate::network::{LinkState, NetworkView};
 pub enum NotReady {
     #[error("shutting down: existing flows are finishing")]
     Draining,
+    #[error("network service {service} is not connected ({}){}", state.name(), cause(error.as_deref()))]
+    NotConnected {
+        service: String,
+        state: NsmState,
+        /// The last error of a call.
+        error: Option<String>,
+    },
     #[error(transparent)]
     Interface(#[from] InterfaceProblem),
     #[error("no complete set of services is live yet{}", cause(source_error.as_deref()))]
@@ -69,6 +77,8 @@ pub(super) struct Inputs<'a> {
     /// The snapshot that is live.
     pub(super) snapshot: Option<&'a Snapshot>,
     pub(super) source: &'a SourceStatus,
+    /// `None` where another process makes the interface.
+    pub(super) nsm: Option<&'a NsmConnection>,
     pub(super) workers: &'a [Arc<WorkerStats>],
 }
 
@@ -80,6 +90,7 @@ pub(super) fn readiness(inputs: &Inputs<'_>) -> Result<(), NotReady> {
         return Err(NotReady::Draining);
     }
     let (interface, network) = (inputs.interface, inputs.network);
+    connection(inputs.nsm, network)?;
     link(interface, network)?;
     if inputs.attachment.is_none() {
         return Err(unattached(interface, inputs.attach_failure).into());
@@ -113,6 +124,24 @@ pub(super) fn readiness(inputs: &Inputs<'_>) -> Result<(), NotReady> {
         }
     }
     Ok(())
+}
+
+/// Whether the vL3 network is connected, or an earlier connection is in use. Errors: why not.
+fn connection(nsm: Option<&NsmConnection>, network: Option<&NetworkView>) -> Result<(), NotReady> {
+    let absent = network.is_none_or(|network| network.index.is_none());
+    let Some(nsm) = nsm else {
+        return Ok(());
+    };
+    match nsm.state {
+        NsmState::Connected | NsmState::Healing => Ok(()),
+        // The packets of an earlier process's connection go on.
+        NsmState::Restoring | NsmState::Requesting if !absent => Ok(()),
+        state => Err(NotReady::NotConnected {
+            service: nsm.network_service.clone(),
+            state,
+            error: nsm.last_error.clone(),
+        }),
+    }
 }
 
 /// Whether the interface can carry packets. Errors: why not.

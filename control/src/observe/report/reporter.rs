@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::api::{Report, Time};
+use crate::api::{NsmConnection, Report, Time};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -23,6 +23,7 @@ use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::HealthTable;
 use crate::network::NetworkReceiver;
+use crate::nsm::client::Handle;
 use crate::observe::events::Events;
 use crate::observe::flow_events::FlowEvents;
 use crate::observe::flows::{ServiceNames, service_names};
@@ -60,6 +61,8 @@ pub struct Sources {
     pub events: Arc<Events>,
     /// `None` without a group.
     pub membership: Option<Membership>,
+    /// `None` where another process makes the interface.
+    pub nsm: Option<Handle>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -164,6 +167,7 @@ impl Reporter {
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
             flow_followers: self.flow_events.subscriber_count(),
             flow_events_lost: self.flow_events.lost(),
+            nsm: self.nsm(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
             draining: self.is_draining(),
@@ -188,6 +192,7 @@ impl Reporter {
             network: network.as_deref(),
             snapshot: current.as_deref().map(|current| &*current.snapshot),
             source: &source,
+            nsm: self.nsm().as_ref(),
             workers: self.sources.dataplane.stats(),
         })
     }
@@ -264,6 +269,10 @@ impl Reporter {
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    fn nsm(&self) -> Option<NsmConnection> {
+        self.sources.nsm.as_ref().map(Handle::status)
     }
 
     fn current(&self) -> Option<Arc<Current>> {

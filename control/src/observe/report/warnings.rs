@@ -1,7 +1,8 @@
 //! Warnings: conditions that an operator should know.
 
 use crate::api::{
-    Backend, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning, WriteTrouble, XskDrops,
+    Backend, NsmConnection, NsmState, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning,
+    WriteTrouble, XskDrops,
 };
 use vl3lb_common::{DropReason, Duration};
 
@@ -25,6 +26,7 @@ pub(super) fn all(
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(interface(facts, status));
+    warnings.extend(facts.nsm.iter().flat_map(nsm));
     warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(publishing(facts));
@@ -112,6 +114,36 @@ fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
         return None;
     };
     Some(about(name, next, error(code, text)))
+}
+
+/// The connection to the vL3 network, and the identity that it needs.
+fn nsm(nsm: &NsmConnection) -> Vec<Warning> {
+    let service = &nsm.network_service;
+    let next = "vl3-lb events --since 10m";
+    let reason = nsm
+        .last_error
+        .as_ref()
+        .map_or_else(String::new, |error| format!(": {error}"));
+    let mut warnings = Vec::new();
+    let failing = nsm.last_error_time > nsm.granted_time;
+    let problem = match nsm.state {
+        NsmState::Requesting | NsmState::Replacing | NsmState::Restoring if failing => {
+            let text = format!("network service {service} is not connected{reason}");
+            Some(error("nsm_disconnected", text))
+        }
+        NsmState::Healing | NsmState::Connected if failing && !nsm.monitored => {
+            let text = format!("the connection to network service {service} is not maintained{reason}");
+            Some(warn("nsm_failing", text))
+        }
+        _ => None,
+    };
+    warnings.extend(problem.map(|warning| since(Some(nsm.state_since), about(service, next, warning))));
+    if let Some(reason) = &nsm.identity_error {
+        let text = format!("no new SVID: {reason}");
+        let next = "look at the SPIRE agent of this node, and at SPIFFE_ENDPOINT_SOCKET";
+        warnings.push(about("identity", next, warn("identity_stale", text)));
+    }
+    warnings
 }
 
 fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {

@@ -1,0 +1,509 @@
+//! Decides about the connection to the vL3 network. Pure: the time, ends of calls, signals of the monitor, the state of
+//! the data plane and the order to leave come in, one step goes out.
+//!
+//! | situation | calls |
+//! |---|---|
+//! | start | Restore: a restarted container continues with its connection, else a first Request |
+//! | a fifth of the tokens' life is over | Request that keeps everything |
+//! | the monitor is lost, or reports that the connection is down, gone or to be refreshed | the same, at once |
+//! | the interface is gone | the same; if that does not bring it back, as in the next row |
+//! | the data plane is dead, or unknown and the tokens have expired | Close, then Request without address and endpoint |
+//! | leaving | Close |
+//!
+//! A Request that keeps everything also keeps address and DNS name, and names in client caches live for an hour.
+//! So it is the first choice; a connection is replaced only if it carries no packets.
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use tokio::time::Instant;
+use vl3lb_common::Duration;
+
+/// The first pause after a failed call; it doubles with each further one. The SDK's clients retry at this pace.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A connection is refreshed at least this much after the last Request, even if its tokens live shorter.
+const SHORTEST_REFRESH: Duration = Duration::from_millis(500);
+/// The limit of a Close that makes room for a replacement.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// An interface that a Request should bring back gets this long to carry packets.
+const REPAIR_GRACE: Duration = Duration::from_secs(5);
+/// Requests that should bring back the interface are tried for this long.
+const REPAIR_LIMIT: Duration = Duration::from_secs(20);
+/// A monitor that lasted this long is opened again without a pause.
+const LASTING_MONITOR: Duration = Duration::from_secs(10);
+const LONGEST_MONITOR_PAUSE: Duration = Duration::from_secs(30);
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Begin this call. It is the only one in flight, and ends within the limit.
+    Call(Call, Duration),
+    /// Drop the call in flight.
+    Cancel,
+    /// Open the monitor of the connection.
+    OpenMonitor,
+    /// Nothing before this time or the next input.
+    Wait(Option<Instant>),
+    /// It is over. Whether the connection, if there was one, is closed.
+    Done { closed: bool },
+}
+
+/// A call to the manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Look for a connection of an earlier process with this client's id.
+    Restore,
+    Request(Content),
+    Close,
+}
+
+/// The connection that a Request carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// A new one.
+    First,
+    /// The last reply.
+    Keep,
+    /// The path of the last reply, without context, mechanism and endpoint: another address, perhaps another endpoint.
+    Reselect,
+}
+
+/// The end of [`Call::Restore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Restored {
+    /// A connection to continue with; its tokens live this long.
+    Found(Duration),
+    /// One that does not fit, because it is for another interface.
+    Unfit,
+    /// There is none, or the manager does not tell.
+    Nothing,
+    /// No answer.
+    Failed,
+}
+
+/// What the monitor reports about the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Signal {
+    Up,
+    Down,
+    /// Closed, or missing in the manager's list.
+    Gone,
+    RefreshRequested,
+}
+
+/// Whether packets reach the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum DataPlane {
+    Unknown,
+    Alive,
+    /// The interface is there, and the endpoint is silent.
+    Silent,
+    /// There is no interface.
+    Absent,
+}
+
+/// Why a connection is refreshed before that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Trigger {
+    /// It was made by an earlier process.
+    Restored,
+    MonitorLost,
+    Down,
+    Gone,
+    RefreshRequested,
+    InterfaceAbsent,
+}
+
+impl Trigger {
+    /// All triggers.
+    pub(super) const ALL: [Self; 6] = [
+        Self::Restored,
+        Self::MonitorLost,
+        Self::Down,
+        Self::Gone,
+        Self::RefreshRequested,
+        Self::InterfaceAbsent,
+    ];
+}
+
+/// The state, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Looking for the connection of an earlier process.
+    Restoring,
+    /// Waiting for a first reply.
+    Requesting,
+    Connected,
+    /// Refreshing early; packets are not affected by that.
+    Healing(Trigger),
+    /// The data plane is dead: getting another connection.
+    Replacing,
+    Closing,
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Restoring,
+    /// There is no connection: the next call is this Request.
+    Vacant(Content),
+    Granted(Grant),
+    /// The next call is a Close, then comes a Request of this content.
+    Replacing(Content),
+    Leaving {
+        end: Instant,
+    },
+    Done {
+        closed: bool,
+    },
+}
+
+/// A connection, as far as decisions depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Grant {
+    refresh: Instant,
+    expires: Instant,
+}
+
+impl Grant {
+    /// Refreshed after a fifth of the life of the path's shortest-lived token, as by the SDK's clients.
+    fn new(life: Duration, now: Instant) -> Self {
+        Self {
+            refresh: now + (life / 5).max(SHORTEST_REFRESH),
+            expires: now + life,
+        }
+    }
+}
+
+/// Requests that are to bring back the interface.
+#[derive(Debug, Clone, Copy)]
+struct Repair {
+    since: Instant,
+    /// When one succeeded.
+    granted: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Monitor {
+    Closed { retry: Instant },
+    Opening,
+    Open { since: Instant },
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct Stepper {
+    request_timeout: Duration,
+    phase: Phase,
+    calling: Option<Call>,
+    /// Whether any Request began, so that there is something to close.
+    requested: bool,
+    /// No call begins before this.
+    earliest: Instant,
+    pause: Duration,
+    trigger: Option<Trigger>,
+    /// What caused the Request in flight.
+    cause: Option<Trigger>,
+    /// Whether the last Request failed.
+    failing: bool,
+    data_plane: DataPlane,
+    repair: Option<Repair>,
+    monitor: Monitor,
+    monitor_pause: Duration,
+}
+
+impl Stepper {
+    /// No connection is known. A Request may take `request_timeout`.
+    pub(super) const fn new(request_timeout: Duration, now: Instant) -> Self {
+        Self {
+            request_timeout,
+            phase: Phase::Restoring,
+            calling: None,
+            requested: false,
+            earliest: now,
+            pause: Duration::ZERO,
+            trigger: None,
+            cause: None,
+            failing: false,
+            data_plane: DataPlane::Unknown,
+            repair: None,
+            monitor: Monitor::Closed { retry: now },
+            monitor_pause: Duration::ZERO,
+        }
+    }
+
+    /// The next step. The caller carries it out and reports its end; then it asks again.
+    pub(super) fn step(&mut self, now: Instant) -> Step {
+        self.decide(now);
+        if let Phase::Done { closed } = self.phase {
+            return Step::Done { closed };
+        }
+        let leaving = matches!(self.phase, Phase::Leaving { .. });
+        if let Some(call) = self.calling {
+            if leaving && call != Call::Close {
+                self.calling = None;
+                return Step::Cancel;
+            }
+            return Step::Wait(None);
+        }
+        if now < self.earliest {
+            let end = match self.phase {
+                Phase::Leaving { end } => end,
+                _ => self.earliest,
+            };
+            return Step::Wait(Some(self.earliest.min(end)));
+        }
+        match self.phase {
+            Phase::Restoring => self.call(Call::Restore, self.request_timeout),
+            Phase::Vacant(content) => self.request(content),
+            Phase::Granted(grant) => {
+                if self.trigger.is_some() || now >= grant.refresh {
+                    return self.request(Content::Keep);
+                }
+                match self.monitor {
+                    Monitor::Closed { retry } if now >= retry => {
+                        self.monitor = Monitor::Opening;
+                        Step::OpenMonitor
+                    }
+                    _ => Step::Wait(Some(self.wake(grant))),
+                }
+            }
+            Phase::Replacing(_) => self.call(Call::Close, CLOSE_LIMIT.min(self.request_timeout)),
+            Phase::Leaving { end } => self.call(Call::Close, end - now),
+            Phase::Done { closed } => Step::Done { closed },
+        }
+    }
+
+    /// [`Call::Restore`] ended.
+    pub(super) fn restored(&mut self, restored: Restored, now: Instant) {
+        self.calling = None;
+        if self.phase != Phase::Restoring {
+            return;
+        }
+        self.phase = match restored {
+            Restored::Found(life) => {
+                self.requested = true;
+                self.trigger = Some(Trigger::Restored);
+                Phase::Granted(Grant::new(life, now))
+            }
+            Restored::Unfit => {
+                self.requested = true;
+                Phase::Replacing(Content::First)
+            }
+            Restored::Nothing => Phase::Vacant(Content::First),
+            Restored::Failed => {
+                self.back_off(now);
+                return;
+            }
+        };
+        self.pause = Duration::ZERO;
+    }
+
+    /// [`Call::Request`] succeeded. The shortest-lived token of the path lives for `life`.
+    pub(super) fn granted(&mut self, life: Duration, now: Instant) {
+        let kept = self.calling.take() == Some(Call::Request(Content::Keep));
+        if !matches!(self.phase, Phase::Vacant(_) | Phase::Granted(_)) {
+            return;
+        }
+        self.phase = Phase::Granted(Grant::new(life, now));
+        self.failing = false;
+        match &mut self.repair {
+            Some(repair) if kept => repair.granted = Some(now),
+            repair => *repair = None,
+        }
+        if !kept {
+            self.data_plane = DataPlane::Unknown;
+        }
+        if self.cause.take().is_some_and(|cause| cause != Trigger::Restored) {
+            // One after another must not become a stream of Requests.
+            self.back_off(now);
+        } else {
+            self.pause = Duration::ZERO;
+            self.earliest = now;
+        }
+    }
+
+    /// [`Call::Request`] failed, or had no reply within its limit.
+    pub(super) fn request_failed(&mut self, now: Instant) {
+        self.calling = None;
+        self.failing = true;
+        let cause = self.cause.take();
+        self.trigger = self.trigger.or(cause);
+        self.back_off(now);
+    }
+
+    /// [`Call::Close`] ended.
+    pub(super) fn closed(&mut self, succeeded: bool, now: Instant) {
+        self.calling = None;
+        match self.phase {
+            // Whatever is left of the old connection ends with its tokens.
+            Phase::Replacing(content) => {
+                self.phase = Phase::Vacant(content);
+                (self.earliest, self.pause) = (now, Duration::ZERO);
+            }
+            Phase::Leaving { .. } if succeeded => self.phase = Phase::Done { closed: true },
+            _ => self.back_off(now),
+        }
+    }
+
+    /// The monitor has sent its first event.
+    pub(super) fn monitor_opened(&mut self, now: Instant) {
+        self.monitor = Monitor::Open { since: now };
+    }
+
+    /// The monitor reports about the connection.
+    pub(super) fn monitor_signal(&mut self, signal: Signal) {
+        let trigger = match signal {
+            Signal::Up => return,
+            Signal::Down => Trigger::Down,
+            Signal::Gone => Trigger::Gone,
+            Signal::RefreshRequested => Trigger::RefreshRequested,
+        };
+        self.set_trigger(trigger);
+    }
+
+    /// The monitor ended, or could not be opened. One that never opened says nothing about the connection.
+    pub(super) fn monitor_ended(&mut self, now: Instant) {
+        let opened = match self.monitor {
+            Monitor::Open { since } => Some(since),
+            Monitor::Opening | Monitor::Closed { .. } => None,
+        };
+        self.monitor_pause = match opened {
+            Some(since) if now - since >= LASTING_MONITOR => Duration::ZERO,
+            _ => (self.monitor_pause * 2)
+                .max(FIRST_PAUSE)
+                .min(LONGEST_MONITOR_PAUSE),
+        };
+        let retry = now + self.monitor_pause;
+        self.monitor = Monitor::Closed { retry };
+        if opened.is_some() {
+            self.set_trigger(Trigger::MonitorLost);
+        }
+    }
+
+    /// The state of the data plane now.
+    pub(super) fn data_plane(&mut self, state: DataPlane) {
+        self.data_plane = state;
+    }
+
+    /// Ends the connection, within `limit`.
+    pub(super) fn leave(&mut self, limit: Duration, now: Instant) {
+        if matches!(self.phase, Phase::Leaving { .. } | Phase::Done { .. }) {
+            return;
+        }
+        self.phase = if self.requested {
+            Phase::Leaving { end: now + limit }
+        } else {
+            Phase::Done { closed: true }
+        };
+        (self.earliest, self.pause) = (now, Duration::ZERO);
+    }
+
+    /// The state, for people.
+    pub(super) fn state(&self) -> State {
+        match self.phase {
+            Phase::Restoring => State::Restoring,
+            Phase::Vacant(Content::Reselect) | Phase::Replacing(Content::Reselect) => State::Replacing,
+            Phase::Vacant(_) | Phase::Replacing(_) => State::Requesting,
+            Phase::Granted(_) => match self.trigger.or(self.cause) {
+                Some(trigger) => State::Healing(trigger),
+                None => State::Connected,
+            },
+            Phase::Leaving { .. } => State::Closing,
+            Phase::Done { .. } => State::Closed,
+        }
+    }
+
+    /// When the connection is refreshed; `None` if there is none.
+    pub(super) const fn refresh(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Granted(grant) => Some(grant.refresh),
+            _ => None,
+        }
+    }
+
+    /// Whether the monitor is open.
+    pub(super) const fn is_monitored(&self) -> bool {
+        matches!(self.monitor, Monitor::Open { .. })
+    }
+
+    /// Changes of phase that time and the data plane cause.
+    fn decide(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Granted(grant) => self.judge(grant, now),
+            Phase::Leaving { end } if now >= end => self.phase = Phase::Done { closed: false },
+            _ => {}
+        }
+    }
+
+    /// Replaces a connection that carries no packets, or has an absent interface brought back.
+    fn judge(&mut self, grant: Grant, now: Instant) {
+        let replace = match self.data_plane {
+            DataPlane::Alive => {
+                self.repair = None;
+                false
+            }
+            // While Requests succeed only clocks disagree.
+            DataPlane::Unknown => self.failing && now >= grant.expires,
+            DataPlane::Silent => true,
+            DataPlane::Absent => match self.repair {
+                None => {
+                    self.repair = Some(Repair {
+                        since: now,
+                        granted: None,
+                    });
+                    self.set_trigger(Trigger::InterfaceAbsent);
+                    false
+                }
+                Some(repair) => now >= repair.end(),
+            },
+        };
+        // A Request in flight may still bring it back.
+        if replace && self.calling.is_none() {
+            self.phase = Phase::Replacing(Content::Reselect);
+            (self.repair, self.trigger, self.cause) = (None, None, None);
+            (self.earliest, self.pause) = (now, Duration::ZERO);
+        }
+    }
+
+    fn set_trigger(&mut self, trigger: Trigger) {
+        if matches!(self.phase, Phase::Granted(_)) {
+            self.trigger.get_or_insert(trigger);
+        }
+    }
+
+    fn request(&mut self, content: Content) -> Step {
+        self.cause = self.trigger.take();
+        self.requested = true;
+        self.call(Call::Request(content), self.request_timeout)
+    }
+
+    const fn call(&mut self, call: Call, limit: Duration) -> Step {
+        self.calling = Some(call);
+        Step::Call(call, limit)
+    }
+
+    /// When a connected client has something to do.
+    fn wake(&self, grant: Grant) -> Instant {
+        let mut wake = grant.refresh;
+        if let Monitor::Closed { retry } = self.monitor {
+            wake = wake.min(retry);
+        }
+        self.repair.map_or(wake, |repair| wake.min(repair.end()))
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        self.pause = (self.pause * 2).max(FIRST_PAUSE).min(LONGEST_PAUSE);
+        self.earliest = now + self.pause;
+    }
+}
+
+impl Repair {
+    fn end(self) -> Instant {
+        self.granted
+            .map_or(self.since + REPAIR_LIMIT, |granted| granted + REPAIR_GRACE)
+    }
+}
