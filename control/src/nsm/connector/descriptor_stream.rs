@@ -19,6 +19,9 @@ use tokio::net::UnixStream;
 ///
 /// It reads with `read(2)`, for which the kernel closes descriptors that the other side sends (`scm_recv` in
 /// include/net/scm.h, without a control buffer): none of them can leak into this process.
+///
+/// The kernel ends a read where a descriptor came along. So a short read does not mean that nothing is left, as
+/// [`UnixStream`]'s own `poll_read` assumes, which would wait for an edge that never comes.
 #[derive(Debug)]
 pub(super) struct DescriptorStream {
     stream: UnixStream,
@@ -37,11 +40,21 @@ impl DescriptorStream {
 
 impl AsyncRead for DescriptorStream {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(length) => {
+                    buffer.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
     }
 }
 
@@ -93,4 +106,28 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptor: &OwnedFd) -> io::Result<u
         SendFlags::NOSIGNAL,
     )?;
     Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_after_a_descriptor_of_the_other_side_are_read() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let descriptor: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        // As grpcfd sends: one byte with the descriptor, then the rest.
+        send(&theirs, b"a", &descriptor).unwrap();
+        assert_eq!(theirs.try_write(b"bcd").unwrap(), 3);
+        let mut stream = DescriptorStream::new(ours, None);
+        let mut bytes = [0; 4];
+        timeout(std::time::Duration::from_secs(10), stream.read_exact(&mut bytes))
+            .await
+            .expect("all is there already")
+            .unwrap();
+        assert_eq!(&bytes, b"abcd");
+    }
 }
