@@ -1,12 +1,12 @@
-//! Packets made and checked by etherparse.
+//! Packets made by etherparse.
 
 use std::net::{IpAddr, SocketAddr};
 
 pub use etherparse::TcpOptionElement;
 use etherparse::{
     Ethernet2Header, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpFragOffset, IpHeaders, IpNumber,
-    Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, NetSlice, SlicedPacket,
-    TcpHeader, TransportSlice, UdpHeader, ether_type,
+    Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, TcpHeader, UdpHeader,
+    ether_type,
 };
 use vl3lb_common::MacAddr;
 
@@ -279,112 +279,6 @@ pub fn make_checksum_partial(packet: &mut [u8], ethernet: bool) {
     ip[field + 1] = low;
 }
 
-/// Panics with the reason unless etherparse finds all lengths and checksums of the packet right. A
-/// UDP checksum of 0 over IPv4 is right (RFC 768).
-pub fn assert_valid(packet: &[u8], ethernet: bool) {
-    if let Err(reason) = validate(packet, ethernet) {
-        panic!("{reason}: {packet:02x?}");
-    }
-}
-
-/// Checks all lengths and checksums with etherparse. The error describes the first fault.
-pub fn validate(packet: &[u8], ethernet: bool) -> Result<(), String> {
-    let sliced = if ethernet {
-        SlicedPacket::from_ethernet(packet)
-    } else {
-        SlicedPacket::from_ip(packet)
-    }
-    .map_err(|error| error.to_string())?;
-    let link = if ethernet { Ethernet2Header::LEN } else { 0 };
-    let (pair, ip_len) = match &sliced.net {
-        Some(NetSlice::Ipv4(v4)) => {
-            let header = v4.header();
-            same(
-                "IPv4 header checksum",
-                header.header_checksum(),
-                header.to_header().calc_header_checksum(),
-            )?;
-            (
-                IpPair::V4(header.source(), header.destination()),
-                usize::from(header.total_len()),
-            )
-        }
-        Some(NetSlice::Ipv6(v6)) => {
-            let header = v6.header();
-            (
-                IpPair::V6(header.source(), header.destination()),
-                Ipv6Header::LEN + usize::from(header.payload_length()),
-            )
-        }
-        _ => return Err("no IP packet".to_owned()),
-    };
-    if ip_len != packet.len() - link {
-        return Err(format!("IP length {ip_len}, but {} bytes", packet.len() - link));
-    }
-    match (&sliced.transport, pair) {
-        (Some(TransportSlice::Tcp(tcp)), IpPair::V4(source, destination)) => same(
-            "TCP checksum",
-            tcp.checksum(),
-            tcp.calc_checksum_ipv4(source, destination)
-                .map_err(|error| error.to_string())?,
-        ),
-        (Some(TransportSlice::Tcp(tcp)), IpPair::V6(source, destination)) => same(
-            "TCP checksum",
-            tcp.checksum(),
-            tcp.calc_checksum_ipv6(source, destination)
-                .map_err(|error| error.to_string())?,
-        ),
-        (Some(TransportSlice::Udp(udp)), pair) => {
-            if usize::from(udp.length()) != UdpHeader::LEN + udp.payload().len() {
-                return Err(format!(
-                    "UDP length {}, but {} bytes of payload",
-                    udp.length(),
-                    udp.payload().len()
-                ));
-            }
-            let header = udp.to_header();
-            match pair {
-                IpPair::V4(..) if header.checksum == 0 => Ok(()),
-                IpPair::V4(source, destination) => same(
-                    "UDP checksum",
-                    header.checksum,
-                    header
-                        .calc_checksum_ipv4_raw(source, destination, udp.payload())
-                        .map_err(|error| error.to_string())?,
-                ),
-                IpPair::V6(source, destination) => same(
-                    "UDP checksum",
-                    header.checksum,
-                    header
-                        .calc_checksum_ipv6_raw(source, destination, udp.payload())
-                        .map_err(|error| error.to_string())?,
-                ),
-            }
-        }
-        (Some(TransportSlice::Icmpv4(icmp)), _) => same(
-            "ICMP checksum",
-            icmp.checksum(),
-            icmp.icmp_type().calc_checksum(icmp.payload()),
-        ),
-        (Some(TransportSlice::Icmpv6(icmp)), IpPair::V6(source, destination)) => same(
-            "ICMPv6 checksum",
-            icmp.checksum(),
-            icmp.icmp_type()
-                .calc_checksum(source, destination, icmp.payload())
-                .map_err(|error| error.to_string())?,
-        ),
-        _ => Ok(()),
-    }
-}
-
-fn same(what: &str, found: u16, expected: u16) -> Result<(), String> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(format!("{what} is {found:#06x}, should be {expected:#06x}"))
-    }
-}
-
 fn assemble(addresses: Addresses, headers: &IpHeaders, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some((source, destination)) = addresses.macs {
@@ -420,6 +314,7 @@ fn ip_of(addresses: Addresses) -> IpPair {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::validate::{assert_valid, validate};
 
     fn both_families() -> [Addresses; 2] {
         [

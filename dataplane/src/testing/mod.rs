@@ -7,6 +7,7 @@
 pub mod builder;
 #[cfg(test)]
 pub(crate) mod netns;
+pub mod validate;
 pub mod world;
 
 pub use crate::port::memory::{CHUNK, MemFrame, MemPort, frame, frames_of};

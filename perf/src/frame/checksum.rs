@@ -85,9 +85,8 @@ fn fold(mut sum: u64) -> u16 {
 mod tests {
     use proptest::prelude::*;
     use vl3lb_dataplane::packet::Framing;
-    use vl3lb_dataplane::testing::builder::{
-        Addresses, Tcp, assert_valid, flags, make_checksum_partial, tcp, udp,
-    };
+    use vl3lb_dataplane::testing::builder::{Addresses, Tcp, flags, make_checksum_partial, tcp, udp};
+    use vl3lb_dataplane::testing::validate::assert_valid;
 
     use super::*;
 

@@ -68,7 +68,8 @@ fn swap(frame: &mut [u8], at: usize, len: usize) {
 
 #[cfg(test)]
 mod tests {
-    use vl3lb_dataplane::testing::builder::{Addresses, Tcp, assert_valid, make_checksum_partial, tcp, udp};
+    use vl3lb_dataplane::testing::builder::{Addresses, Tcp, make_checksum_partial, tcp, udp};
+    use vl3lb_dataplane::testing::validate::assert_valid;
 
     use super::*;
 

@@ -128,7 +128,7 @@ impl Segment {
 
 #[cfg(test)]
 mod tests {
-    use vl3lb_dataplane::testing::builder::assert_valid;
+    use vl3lb_dataplane::testing::validate::assert_valid;
 
     use super::*;
     use crate::frame::{UDP, be16, be32};

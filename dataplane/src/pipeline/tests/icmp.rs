@@ -51,7 +51,7 @@ fn an_error_about_a_packet_to_the_backend_reaches_the_client_as_its_own() {
         );
         let (verdict, out) = world.send(&error);
         assert_eq!(verdict, Verdict::Transmit);
-        builder::assert_valid(&out, true);
+        validate::assert_valid(&out, true);
         assert_eq!((out[case.icmp], out[case.icmp + 1]), (case.kind, case.code));
         assert_eq!(&out[case.icmp + 4..case.icmp + 8], 1_400_u32.to_be_bytes());
         // The quoted packet is the client's own, except for its hop limit and what follows from it.
@@ -87,7 +87,7 @@ fn an_error_about_a_packet_to_the_client_reaches_the_backend_as_its_own() {
         );
         let (verdict, out) = world.send(&error);
         assert_eq!(verdict, Verdict::Transmit);
-        builder::assert_valid(&out, true);
+        validate::assert_valid(&out, true);
         let quoted = Seen::of(&[&out[..14], &out[case.icmp + 8..]].concat(), true);
         assert_eq!(
             (quoted.source, quoted.destination),
@@ -178,7 +178,7 @@ fn a_packet_without_hops_left_is_rejected_with_time_exceeded() {
             addresses.ttl = 1;
             let (verdict, error) = world.send(&builder::tcp(*addresses, &Tcp::flags(flags::ACK), b"x"));
             assert_eq!(verdict, Verdict::Reject);
-            builder::assert_valid(&error, true);
+            validate::assert_valid(&error, true);
             assert_eq!((error[icmp], error[icmp + 1]), (kind, 0));
         }
         assert_eq!(world.dropped(DropReason::TtlExpired), 2);

@@ -78,7 +78,7 @@ fn flows_of_a_backend_that_is_gone_end_at_once() {
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK | flags::PSH, b"x");
     let (verdict, reset) = world.send(&data);
     assert_eq!(verdict, Verdict::Reject);
-    builder::assert_valid(&reset, true);
+    validate::assert_valid(&reset, true);
     let reset = Seen::of(&reset, true);
     assert_eq!(reset.tcp_flags & flags::RST, flags::RST);
     assert_eq!(reset.destination.to_string(), "172.16.1.100:40000");
@@ -196,7 +196,7 @@ fn a_service_without_backends_refuses_at_once() {
     let syn = world.client_tcp("172.16.1.100:40000", flags::SYN, b"");
     let (verdict, reset) = world.send(&syn);
     assert_eq!(verdict, Verdict::Reject);
-    builder::assert_valid(&reset, true);
+    validate::assert_valid(&reset, true);
     let reset = Seen::of(&reset, true);
     assert_eq!(
         reset.tcp_flags & (flags::RST | flags::ACK),
@@ -206,7 +206,7 @@ fn a_service_without_backends_refuses_at_once() {
     let question = world.client_udp("[2001:db8::64]:40000", b"q");
     let (verdict, error) = world.send(&question);
     assert_eq!(verdict, Verdict::Reject);
-    builder::assert_valid(&error, true);
+    validate::assert_valid(&error, true);
     assert_eq!((error[54], error[55]), (1, 4), "ICMPv6 port unreachable");
     assert_eq!(world.dropped(DropReason::NoBackend), 2);
     assert_eq!(world.flows(), 0);
@@ -332,7 +332,7 @@ fn each_backend_has_all_nat_ports_and_exhaustion_is_rejected() {
     let syn = world.client_tcp("172.16.1.101:1024", flags::SYN, b"");
     let (verdict, error) = world.send(&syn);
     assert_eq!(verdict, Verdict::Reject);
-    builder::assert_valid(&error, true);
+    validate::assert_valid(&error, true);
     assert_eq!((error[34], error[35]), (3, 13), "RFC 5508 REQ-8");
     assert_eq!(world.dropped(DropReason::NatPortsExhausted), 1);
     assert_eq!(

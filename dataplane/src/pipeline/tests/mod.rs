@@ -33,6 +33,7 @@ use crate::config::Timeouts;
 use crate::packet::Framing;
 use crate::port::Frame;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
+use crate::testing::validate;
 use crate::testing::{MemFrame, frame, frames_of};
 
 const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x1b]);
@@ -192,7 +193,7 @@ impl World {
     fn forward(&mut self, packet: &[u8]) -> Seen {
         let (verdict, out) = self.send(packet);
         assert_eq!(verdict, Verdict::Transmit);
-        builder::assert_valid(&out, self.ethernet());
+        validate::assert_valid(&out, self.ethernet());
         Seen::of(&out, self.ethernet())
     }
 

@@ -49,7 +49,7 @@ proptest! {
                     let packet = world.client_tcp(&client.to_string(), bits, b"");
                     let (verdict, out) = world.send(&packet);
                     if verdict == Verdict::Transmit {
-                        builder::assert_valid(&out, true);
+                        validate::assert_valid(&out, true);
                         let seen = Seen::of(&out, true);
                         let key = (seen.source, seen.destination);
                         if bits == flags::SYN {
@@ -65,7 +65,7 @@ proptest! {
                     let packet = world.backend_tcp(&seen, bits, b"");
                     let (verdict, out) = world.send(&packet);
                     if verdict == Verdict::Transmit {
-                        builder::assert_valid(&out, true);
+                        validate::assert_valid(&out, true);
                         let back = Seen::of(&out, true);
                         prop_assert_eq!(owners.get(&(seen.source, seen.destination)), Some(&back.destination));
                     }

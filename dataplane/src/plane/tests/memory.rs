@@ -77,7 +77,7 @@ fn exchange_all(provider: &MemProvider, interface: MemInterface) -> Vec<u16> {
         let [to_backend] = &transmitted(&wires, 1)[..] else {
             panic!("one packet for one")
         };
-        builder::assert_valid(to_backend, link != Link::RawIp);
+        validate::assert_valid(to_backend, link != Link::RawIp);
         nat_ports.push(port(to_backend, 0));
         let to = format!("172.16.1.103:{}", port(to_backend, 0));
         let reply = builder::udp(addresses(link, BACKEND, &to), b"reply");
@@ -85,7 +85,7 @@ fn exchange_all(provider: &MemProvider, interface: MemInterface) -> Vec<u16> {
         let [to_client] = &transmitted(&wires, 1)[..] else {
             panic!("one packet for one")
         };
-        builder::assert_valid(to_client, link != Link::RawIp);
+        validate::assert_valid(to_client, link != Link::RawIp);
         assert_eq!((port(to_client, 0), port(to_client, 2)), (8080, client));
     }
     nat_ports

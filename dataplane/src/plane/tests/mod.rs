@@ -14,6 +14,7 @@ use super::*;
 use crate::config::{Mode, Timeouts, ZeroCopy};
 use crate::testing::builder::{self, Addresses, MACS};
 use crate::testing::netns::{NEAR, Wire, in_namespace, with_veth};
+use crate::testing::validate;
 use crate::testing::world::{self, BACKEND, SERVICE};
 
 const LIMIT: Duration = Duration::from_secs(2);
@@ -55,14 +56,14 @@ fn exchange(wire: &Wire, client_port: u16) -> Result<u16, &'static str> {
     let to_backend = wire
         .receive_matching(|frame| addressed(frame, [172, 16, 1, 2]))
         .ok_or("the backend got no request")?;
-    builder::validate(&to_backend, true).expect("a valid request");
+    validate::validate(&to_backend, true).expect("a valid request");
     let nat_port = u16::from_be_bytes([to_backend[34], to_backend[35]]);
     let reply = Addresses::ethernet(BACKEND, &format!("172.16.1.103:{nat_port}"));
     wire.send(&builder::udp(reply, b"reply"));
     let to_client = wire
         .receive_matching(|frame| addressed(frame, [172, 16, 1, 100]))
         .ok_or("the client got no reply")?;
-    builder::validate(&to_client, true).expect("a valid reply");
+    validate::validate(&to_client, true).expect("a valid reply");
     assert_eq!(
         to_client[34..38],
         [8080_u16.to_be_bytes(), client_port.to_be_bytes()].concat()

@@ -173,7 +173,7 @@ fn the_companion_pair_follows_the_mtu() {
         let long = wire
             .receive_matching(|frame| addressed(frame, [172, 16, 1, 2]))
             .expect("longer than the pair's first MTU");
-        builder::validate(&long, true).unwrap();
+        validate::validate(&long, true).unwrap();
         assert_eq!(plane.stop(), 0);
     });
 }

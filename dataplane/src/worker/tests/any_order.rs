@@ -116,7 +116,7 @@ proptest! {
     fn no_frame_is_lost_or_doubled(events in prop::collection::vec(event(true), 1..150)) {
         let (sent, _) = run(events);
         for packet in sent {
-            prop_assert_eq!(builder::validate(&packet, false), Ok(()));
+            prop_assert_eq!(validate::validate(&packet, false), Ok(()));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::packet::Framing;
 use crate::pipeline::EngineConfig;
 use crate::port::Port;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
+use crate::testing::validate;
 use crate::testing::world::{self, BACKEND, NO_BACKENDS, SERVICE};
 use crate::testing::{MemFrame, MemPort};
 use crate::worker::handoff;
@@ -235,7 +236,7 @@ fn a_super_packet_is_segmented() {
     assert!(out.len() > 40);
     for packet in &out {
         assert!(packet.len() <= 1500);
-        builder::assert_valid(packet, false);
+        validate::assert_valid(packet, false);
     }
     assert_eq!(
         out.iter()
