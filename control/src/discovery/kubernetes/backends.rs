@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use thiserror::Error;
 use vl3lb_common::Protocol;
 
 use super::inventory::{Inventory, Key};
@@ -125,7 +126,7 @@ impl View<'_> {
                     backend: self.pod_backend(pod, address, port),
                 })),
                 Err(problem) if pod.eligibility == Eligibility::NewFlows => {
-                    problems.insert(describe(pod, &problem));
+                    problems.insert(describe(pod, &problem.to_string()));
                 }
                 Err(_) => {}
             }
@@ -246,19 +247,25 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn port(self, pod: &PodRecord) -> Result<u16, String> {
-        let Self {
-            name: service,
-            protocol,
-            target,
-        } = self;
-        match target {
+    fn port(self, pod: &PodRecord) -> Result<u16, MissingPort> {
+        match self.target {
             TargetPort::Number(number) => Ok(*number),
-            TargetPort::Name(name) => pod.port(name, protocol).ok_or_else(|| {
-                format!("no {protocol} port named {name}, which service {service} asks for; left out")
+            TargetPort::Name(name) => pod.port(name, self.protocol).ok_or_else(|| MissingPort {
+                protocol: self.protocol,
+                port: name.clone(),
+                service: self.name.to_owned(),
             }),
         }
     }
+}
+
+/// A pod without the port that its service targets by name.
+#[derive(Debug, Error)]
+#[error("no {protocol} port named {port}, the target port of service {service}; left out")]
+struct MissingPort {
+    protocol: Protocol,
+    port: String,
+    service: String,
 }
 
 /// The port of most backends, the lowest of equally frequent ones; without backends the service's own.

@@ -221,7 +221,7 @@ fn a_named_port_is_looked_up_in_each_pod() {
     );
     assert_eq!(backends, ["10.0.0.1:5353 1 NewFlows", "10.0.0.4:1053 1 NewFlows"]);
     let missing =
-        |pod| format!("pod web/{pod}: no UDP port named dns, which service finance asks for; left out");
+        |pod| format!("pod web/{pod}: no UDP port named dns, the target port of service finance; left out");
     assert_eq!(problems, ["aa", "aaa", "aaaaa"].map(missing));
 }
 
