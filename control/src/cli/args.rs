@@ -8,6 +8,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::candidates;
 use super::client::DEFAULT_SOCKET;
+use crate::config::duration;
 use crate::{config, version};
 
 /// The whole command line.
@@ -50,10 +51,10 @@ pub struct Global {
     pub color: ColorChoice,
     /// Repeat at this interval [default: 1s]
     #[arg(short, long, global = true, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
-          require_equals = true, value_parser = duration)]
+          require_equals = true, value_parser = duration::parse)]
     pub watch: Option<Duration>,
     /// Limit of the wait for an answer
-    #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     pub timeout: Duration,
 }
 
@@ -290,7 +291,7 @@ pub struct EventsArgs {
     #[arg(short, long, conflicts_with = "limit")]
     pub follow: bool,
     /// Maximum age of events; 0s with --follow shows only new ones
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub since: Option<Duration>,
     /// Name of a service; `*` is a wildcard
     #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
@@ -312,8 +313,3 @@ pub struct Not {
 
 const FILTER_HELP: &str = "A filter given twice accepts either value; different filters must all match; --not negates \
                            the next filter.";
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; allowed a duration such as 500ms, 5s or 1m"))
-}

@@ -4,6 +4,7 @@ use clap::ArgMatches;
 use thiserror::Error;
 
 use super::args::EventsArgs;
+use crate::config::duration;
 
 /// The clap ids of all filters; query parameters have `-` for `_`.
 const FILTERS: [&str; 11] = [
@@ -42,8 +43,7 @@ pub(super) fn filters(matches: &ArgMatches) -> Result<Query, DanglingNot> {
 
 /// The maximum age of events as a query parameter.
 pub(super) fn since(args: &EventsArgs) -> Option<(String, String)> {
-    let since = humantime::format_duration(args.since?);
-    Some(("since".to_owned(), since.to_string()))
+    Some(("since".to_owned(), duration::format(args.since?)))
 }
 
 /// Each value of an argument with its index on the command line.

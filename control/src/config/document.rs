@@ -13,7 +13,7 @@ use super::service::Draft;
 use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 
-/// What the file says: everything but the services is finished.
+/// The content of the file: the services are drafts, the rest is complete.
 pub(super) struct Document {
     /// Without services.
     pub(super) config: Config,
@@ -39,13 +39,13 @@ const KEYS: &[&str] = &[
     "logFormat",
 ];
 
-/// Cores that a machine may have.
+/// Highest number of CPU cores.
 const CORES: u64 = 4096;
-/// Workers at most; as many queues as a large NIC has.
+/// Highest number of workers; large NICs have as many queues.
 const WORKERS: usize = 64;
 const FLOWS: RangeInclusive<u64> = 1..=1 << 28;
 const FRAMES: RangeInclusive<u64> = 1024..=65_536;
-/// A socket's path has to fit `struct sockaddr_un`.
+/// The path of a socket must fit into `struct sockaddr_un`.
 const SOCKET_PATH: usize = 107;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
@@ -144,7 +144,7 @@ fn parse(text: &str, file: &str, errors: &mut Vec<ConfigError>) -> Value {
     }
     let parsed = read_yaml(text);
     if let Ok(Value::Null) = parsed {
-        // More likely half written than meant.
+        // Probably a file that is being written.
         errors.push(ConfigError::new(
             file,
             "empty",
@@ -152,7 +152,7 @@ fn parse(text: &str, file: &str, errors: &mut Vec<ConfigError>) -> Value {
         ));
     }
     parsed.unwrap_or_else(|error| {
-        // The plain text names the parser's own options.
+        // The plain text names options of the parser.
         let reason = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
         let reason = reason.lines().collect::<Vec<_>>().join(" ");
         errors.push(ConfigError::new(file, reason, "a YAML mapping"));
@@ -161,7 +161,7 @@ fn parse(text: &str, file: &str, errors: &mut Vec<ConfigError>) -> Value {
 }
 
 pub(super) fn read_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
-    // Plain words stay words: YAML 1.1 would read `off` as false.
+    // YAML 1.1 would read `off` as false.
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     serde_saphyr::from_str_with_options(text, options)
 }
@@ -256,7 +256,7 @@ fn read_kubernetes(section: &mut Section<'_>, discovery: Discovery) -> Option<Ku
             section.reject(
                 "kubernetes",
                 node::shown(value),
-                "it with discovery: kubernetes only",
+                "this section with discovery: kubernetes only",
             );
             None
         }
@@ -292,7 +292,9 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
         replace(
             target,
             section.optional(key, &allowed, |value| {
-                duration::parse(&node::text(value)?).filter(|time| range.contains(time))
+                duration::parse(&node::text(value)?)
+                    .ok()
+                    .filter(|time| range.contains(time))
             }),
         );
     }

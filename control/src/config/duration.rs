@@ -1,67 +1,46 @@
-//! Durations as people write them in configurations: `60s`, `1m`, `1h 30m`, and Go's `10m0s`.
+//! Durations in the configuration, the environment, annotations, queries and arguments: `60s`, `1h 30m`, and the
+//! spelling of Go, which Network Service Mesh uses: `10m0s`.
 
 use serde::Serializer;
 use vl3lb_common::Duration;
 
-/// What a rejected duration is told.
-pub(super) const FORM: &str = "a duration such as 500ms, 60s, 10m0s or 1h30m";
+/// The valid durations, for errors.
+pub const FORM: &str = "a duration such as 500ms, 60s, 10m0s or 1h30m";
 
-/// Units, longest name first so that `ms` is not read as `m`. Nanoseconds each.
-const UNITS: [(&str, f64); 9] = [
-    ("ms", 1e6),
-    ("us", 1e3),
-    ("µs", 1e3),
-    ("ns", 1.0),
-    ("s", 1e9),
-    ("m", 60e9),
-    ("h", 3600e9),
-    ("d", 86_400e9),
-    ("w", 604_800e9),
-];
+/// Longer durations are mistakes. Within it, sums of durations do not overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Reads a sequence of decimal numbers with units, or a bare `0`. `None` if it is anything else or
-/// too long to be meant.
-pub fn parse(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut nanos = 0.0;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .filter(|&digits| digits > 0)?;
-        let (number, tail) = rest.split_at(digits);
-        let number: f64 = number.parse().ok()?;
-        let (name, unit) = UNITS.iter().find(|(name, _)| tail.starts_with(name))?;
-        nanos += number * unit;
-        rest = tail[name.len()..].trim_start();
-    }
-    Duration::try_from_secs_f64(nanos / 1e9)
-        .ok()
-        .filter(|duration| *duration <= Duration::from_secs(100 * 365 * 86_400))
+/// humantime 2.4 panics if a carry of nanoseconds overflows the seconds; texts within these limits cannot get there.
+const LONGEST_TEXT: usize = 64;
+const MOST_DIGITS: usize = 9;
+
+/// Why a text is no duration.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum DurationError {
+    #[error("{source}; allowed {FORM}")]
+    Syntax {
+        #[from]
+        source: humantime::DurationError,
+    },
+    #[error("too long; allowed {FORM}")]
+    TooLong,
 }
 
-/// Writes a duration so that [`parse`] reads it back: `2h4m`, `60s` as `1m`, `0s`. Parts below a
-/// microsecond are left out.
+/// Reads a sequence of decimal numbers with units, or a bare `0`.
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    let digits = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+    if text.len() > LONGEST_TEXT || digits > Some(MOST_DIGITS) {
+        return Err(DurationError::TooLong);
+    }
+    let duration = humantime::parse_duration(text.trim())?;
+    (duration <= LONGEST)
+        .then_some(duration)
+        .ok_or(DurationError::TooLong)
+}
+
+/// Writes a duration so that [`parse`] reads it back: `2h4m`, `60s` as `1m`, `0s`.
 pub fn format(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let parts = [
-        (seconds / 3600, "h"),
-        (seconds / 60 % 60, "m"),
-        (seconds % 60, "s"),
-        (u64::from(duration.subsec_millis()), "ms"),
-        (u64::from(duration.subsec_micros() % 1000), "us"),
-    ];
-    let text: String = parts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, unit)| format!("{count}{unit}"))
-        .collect();
-    if text.is_empty() { "0s".to_owned() } else { text }
+    humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
 /// For `#[serde(serialize_with)]`.
@@ -74,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_spellings_of_both_worlds() {
+    fn reads_the_spellings_of_people_and_of_go() {
         for (text, millis) in [
             ("60s", 60_000),
             ("1m", 60_000),
@@ -86,31 +65,36 @@ mod tests {
             ("1d", 86_400_000),
             ("0", 0),
             ("0s", 0),
+            (" 5s ", 5_000),
         ] {
-            assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
+        for text in ["", "60", "s", "1x", "1m s", "-1s", "1..5s", "1e9s", "m1"] {
+            let error = parse(text).unwrap_err();
+            assert!(matches!(error, DurationError::Syntax { .. }), "{text}: {error}");
+            assert!(error.to_string().ends_with(FORM), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_duration_that_would_overflow_is_an_error() {
         for text in [
-            "",
-            "60",
-            "s",
-            "1x",
-            "1m s",
-            "-1s",
-            "1..5s",
-            "1e9s",
-            "99999w99999w",
-            "m1",
+            "101y",
+            "999999999w",
+            "99999999999999999999s",
+            // A panic in humantime 2.4.
+            "18446744073709551615s1000ms",
         ] {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(parse(text), Err(DurationError::TooLong), "{text}");
         }
     }
 
     #[test]
     fn writes_what_it_reads() {
-        for text in ["2h4m", "1m", "1h30m", "500ms", "0s", "1m0s", "1s250us"] {
+        for text in ["2h4m", "1m", "1h30m", "500ms", "0s", "1s250us", "1day", "7days"] {
             let duration = parse(text).unwrap();
-            assert_eq!(parse(&format(duration)), Some(duration), "{text}");
+            assert_eq!(format(duration), text);
         }
-        assert_eq!(format(Duration::from_secs(7_440)), "2h4m");
+        assert_eq!(format(parse("1m0s").unwrap()), "1m");
     }
 }

@@ -1,7 +1,7 @@
-//! The predecessor's environment, which beats the file.
+//! Environment variables, which take precedence over the file.
 //!
-//! It knows one service and its defaults, durations, URLs and maps are those of Go's envconfig.
-//! An empty variable counts as unset.
+//! The names, defaults and formats are those of the predecessor, cmd-lb-vl3-vpp, which used Go's envconfig: one service,
+//! and Go's durations, URLs and maps. An empty variable counts as unset.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use super::document::{self, Document};
 use super::error::ConfigError;
 use super::nsm::{NetworkService, Nsm};
 use super::selector::Selector;
-use super::service::{Draft, PORTS, TargetPort};
-use super::{duration, kubernetes, names};
+use super::service::{Draft, TargetPort};
+use super::{duration, kubernetes, names, port};
 
-/// Variables that are read, checked and kept, and that nothing uses.
+/// Variables that are parsed and have no effect.
 const WITHOUT_EFFECT: [&str; 4] = [
     "NSM_OPEN_TELEMETRY_ENDPOINT",
     "NSM_METRICS_EXPORT_INTERVAL",
@@ -24,7 +24,7 @@ const WITHOUT_EFFECT: [&str; 4] = [
     "NSM_PPROF_LISTEN_ON",
 ];
 
-/// Puts what `env` says over `document`.
+/// Overrides settings of `document` with those of `env`.
 pub(super) fn apply(
     env: &dyn Fn(&str) -> Option<String>,
     document: &mut Document,
@@ -78,8 +78,8 @@ pub(super) fn apply(
     variables.service(name.as_deref(), &mut document.services, notes);
 }
 
-/// The environment's service is called what the vL3 network calls this pod: the `podName` label
-/// of its request, else NSM_NAME.
+/// The name of the environment's service is the pod's name in the vL3 network: the `podName` label of the request, else
+/// NSM_NAME.
 fn service_name(variables: &Variables<'_>, nsm: &Nsm) -> Option<String> {
     let service = nsm.network_service.as_ref();
     service
@@ -133,7 +133,7 @@ impl Variables<'_> {
             ("NSM_METRICS_EXPORT_INTERVAL", &mut nsm.metrics_export_interval),
         ] {
             self.set(name, duration::FORM, target, |text| {
-                duration::parse(text).filter(|duration| !duration.is_zero())
+                duration::parse(text).ok().filter(|duration| !duration.is_zero())
             });
         }
         self.set(
@@ -225,11 +225,11 @@ impl Variables<'_> {
         }
     }
 
-    /// The one service of the environment changes the file's service of that name, or the file's
-    /// only service, or is added.
+    /// The environment's service changes the file's service of the same name or the file's only service; otherwise it is
+    /// added.
     fn service(&mut self, name: Option<&str>, drafts: &mut Vec<Draft>, notes: &mut Vec<String>) {
-        let port = self.optional("NSM_PORT", PORTS, port);
-        let target_port = self.optional("NSM_TARGET_PORT", PORTS, self::port);
+        let port = self.optional("NSM_PORT", port::FORM, port::parse);
+        let target_port = self.optional("NSM_TARGET_PORT", port::FORM, port::parse);
         let protocol = self.optional("NSM_PROTOCOL", &names::listed(names::PROTOCOLS), |text| {
             names::choice(names::PROTOCOLS, text)
         });
@@ -244,12 +244,13 @@ impl Variables<'_> {
             .or_else(|| (drafts.len() == 1).then_some(0));
         match known.and_then(|index| drafts.get_mut(index)) {
             Some(draft) => {
-                notes.push(format!("{first} and the like change {}", draft.path));
+                notes.push(format!("{first} and related variables change {}", draft.path));
                 overlay(draft, port, target_port, protocol, selector);
             }
             None => {
                 if self.text("NSM_PORT").is_none() {
-                    self.errors.push(ConfigError::new("NSM_PORT", "missing", PORTS));
+                    self.errors
+                        .push(ConfigError::new("NSM_PORT", "missing", port::FORM));
                 }
                 let default = Nsm::default().name;
                 let name = name.unwrap_or(&default);
@@ -282,16 +283,12 @@ fn overlay(
     }
 }
 
-fn port(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|&port| port > 0)
-}
-
 /// `app:finance,tier:web`.
 fn selector(text: &str) -> Option<Selector> {
     Selector::equal(&labels(text)?)
 }
 
-/// `app:finance,tier:web`, as a map of Go's envconfig.
+/// `app:finance,tier:web`, the format of maps of Go's envconfig.
 fn labels(text: &str) -> Option<BTreeMap<String, String>> {
     text.split(',')
         .map(|label| {
@@ -302,7 +299,7 @@ fn labels(text: &str) -> Option<BTreeMap<String, String>> {
         .collect()
 }
 
-/// As Go's `strconv.ParseBool`.
+/// The values that Go's `strconv.ParseBool` accepts.
 fn go_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

@@ -1,4 +1,4 @@
-//! The `healthCheck` of a service: how its backends are looked at.
+//! The `healthCheck` of a service.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -7,27 +7,27 @@ use vl3lb_common::{Duration, Protocol};
 use super::duration;
 use super::error::ConfigError;
 use super::node::{self, Section};
-use super::service::PORTS;
+use super::port;
 
-/// How each backend of a service is looked at.
+/// The health check of each backend of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HealthCheck {
     /// Opens a TCP connection and closes it again.
     pub tcp: TcpCheck,
-    /// From the start of one check to the start of the next.
+    /// Time between the starts of two checks.
     #[serde(serialize_with = "duration::serialize")]
     pub interval: Duration,
-    /// How long a check waits for its answer; at most `interval`.
+    /// Limit of one check; at most `interval`.
     #[serde(serialize_with = "duration::serialize")]
     pub timeout: Duration,
-    /// Good checks in a row after which a backend that is down is up again.
+    /// Consecutive successful checks that bring a backend up.
     pub rise: u32,
-    /// Failed checks in a row after which a backend that is up is down.
+    /// Consecutive failed checks that take a backend down.
     pub fall: u32,
 }
 
-/// Where a connection is opened to.
+/// A check by a TCP connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TcpCheck {
@@ -37,7 +37,7 @@ pub struct TcpCheck {
 }
 
 impl HealthCheck {
-    /// A check of the backends' own port, with the default times and counts.
+    /// A check of the backend's port, with the default times and counts.
     pub const fn tcp() -> Self {
         Self {
             tcp: TcpCheck { port: None },
@@ -48,14 +48,14 @@ impl HealthCheck {
         }
     }
 
-    /// Reads the mapping at `path`; `None` if it says too little to go on.
+    /// Reads the mapping at `path`; `None` without a valid `tcp`.
     pub(super) fn read(path: &str, value: &Value, errors: &mut Vec<ConfigError>) -> Option<Self> {
         let known = ["tcp", "interval", "timeout", "rise", "fall"];
         let mut section = Section::new(path, Some(value), &known, errors);
         let tcp = read_tcp(&mut section);
         let interval = section
             .optional("interval", INTERVALS, |value| {
-                let interval = duration::parse(&node::text(value)?)?;
+                let interval = duration::parse(&node::text(value)?).ok()?;
                 (SHORTEST..=LONGEST).contains(&interval).then_some(interval)
             })
             .unwrap_or(INTERVAL);
@@ -64,7 +64,7 @@ impl HealthCheck {
             duration::format(interval)
         );
         let timeout = section.optional("timeout", &timeouts, |value| {
-            let timeout = duration::parse(&node::text(value)?)?;
+            let timeout = duration::parse(&node::text(value)?).ok()?;
             (!timeout.is_zero() && timeout <= interval).then_some(timeout)
         });
         let mut count = |key| {
@@ -83,14 +83,16 @@ impl HealthCheck {
         })
     }
 
-    /// Rejects, at `path`, what the service's protocol cannot do with: the port of a UDP service
-    /// says nothing about TCP.
+    /// A check of a UDP service needs a port, since the service's port does not answer TCP. `path` is the check's.
     pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, errors: &mut Vec<ConfigError>) {
         if protocol == Protocol::Udp && self.tcp.port.is_none() {
             errors.push(ConfigError::new(
                 format!("{path}.tcp.port"),
                 "missing",
-                format!("{PORTS}: the port at which the backends of a UDP service answer TCP"),
+                format!(
+                    "{}: the port at which the backends of a UDP service answer TCP",
+                    port::FORM
+                ),
             ));
         }
     }
@@ -108,6 +110,6 @@ fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
     let value = section.required("tcp", KINDS, |value| value.is_object().then_some(value))?;
     let path = section.path("tcp");
     let mut tcp = Section::new(&*path, Some(value), &["port"], section.errors());
-    let port = tcp.optional("port", PORTS, super::service::port);
+    let port = tcp.optional("port", port::FORM, port::read);
     Some(TcpCheck { port })
 }

@@ -1,18 +1,18 @@
-//! A file that is JSON.
+//! A configuration file in JSON.
 //!
-//! JSON is YAML, and programs that write the file often write it so. A reader of its own reads it several
-//! times as fast as one of YAML: of a thousand backends in a fraction of a millisecond.
+//! JSON is valid YAML, and programs often write it. The JSON parser is several times as fast: a thousand backends take a
+//! fraction of a millisecond.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// YAML merges what stands behind this key into its mapping.
+/// YAML merges the value of this key into its mapping.
 const MERGE: &str = "<<";
 
-/// What `text` says if it is a JSON object that says the same as YAML, each key once. Otherwise `None`: what
-/// it is, or what is wrong with it, a reader of YAML tells.
+/// Parses a JSON object that has the same meaning in YAML, without duplicate keys. Otherwise `None`; the YAML parser then
+/// reads it or reports the error.
 pub(super) fn read(text: &str) -> Option<Value> {
     if !text.trim_start().starts_with('{') {
         return None;
@@ -20,7 +20,7 @@ pub(super) fn read(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok().map(|Strict(value)| value)
 }
 
-/// A value whose mappings have each key once.
+/// A value without duplicate keys.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_clear_is_left_to_yaml() {
+    fn ambiguous_json_is_left_to_the_yaml_parser() {
         for text in [
             "",
             "[]",

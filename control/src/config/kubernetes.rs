@@ -1,5 +1,4 @@
-//! The `kubernetes` section: what is looked at, where the addresses of pods are found, and which of them
-//! come first.
+//! The `kubernetes` section: watched objects, source of pod addresses, locality.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -9,24 +8,24 @@ use super::names;
 use super::node::{self, Section};
 use super::selector::{self, SELECTOR_FORM, Selector};
 
-/// How backends are found in Kubernetes.
+/// Discovery in Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Kubernetes {
-    /// Whether Services that ask for it are served, beside the services of the file.
+    /// Whether annotated Services are served in addition to the services of the file.
     pub services: bool,
     pub namespaces: Namespaces,
     pub address_from: AddressFrom,
-    /// What every backend of every service must be labelled with, beside the service's own selector. No
-    /// other pods are watched: one that loses such a label counts as gone.
+    /// Labels of all backends, in addition to the service's selector. Other pods are not watched: a pod that loses such a
+    /// label counts as deleted.
     pub label_selector: Selector,
-    /// Balancers of one group in one namespace have the same configuration, and answer for each other.
+    /// Balancers of one group in one namespace have the same configuration, and each answers DNS queries with all of them.
     pub group: String,
     pub topology: Topology,
 }
 
-/// Which backends come first, and where the balancer is itself.
+/// Preference for near backends, and the balancer's own location.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Topology {
@@ -39,27 +38,26 @@ pub struct Topology {
     pub zone: Option<String>,
 }
 
-/// Backends that get all new flows for as long as one of them is ready.
+/// Backends that get all new flows while one of them is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefer {
     #[default]
     None,
-    /// Those in the balancer's zone.
+    /// Backends in the balancer's zone.
     Zone,
-    /// Those on the balancer's node, else those in its zone.
+    /// Backends on the balancer's node; if there are none, those in its zone.
     Node,
 }
 
-/// Where pods are looked for.
+/// The watched namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Namespaces {
-    /// In the balancer's own namespace.
+    /// The balancer's own namespace.
     #[default]
     Own,
-    /// In each of these.
     Named(Vec<String>),
-    /// In all: needs a ClusterRole.
+    /// All namespaces, which needs a ClusterRole.
     All,
 }
 
@@ -73,16 +71,15 @@ impl Serialize for Namespaces {
     }
 }
 
-/// Where the addresses of a pod that the balancer can reach are found.
+/// The source of the pod addresses that the balancer can reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AddressFrom {
     /// `status.podIPs`.
     #[default]
     PodIp,
-    /// The annotation of Multus: the addresses of this network (`NAMESPACE/NAME` or `NAME`) or
-    /// interface.
+    /// The `network-status` annotation of Multus: the addresses of this network (`NAMESPACE/NAME` or `NAME`) or interface.
     NetworkStatus(String),
-    /// An annotation that lists addresses, with commas between.
+    /// An annotation with a comma-separated list of addresses.
     Annotation(String),
     /// The pod's connection to the vL3 network.
     Nsm,
@@ -121,9 +118,9 @@ impl Serialize for AddressFrom {
     }
 }
 
-/// The group of balancers that are not told one.
+/// The default group.
 const GROUP: &str = "vl3-lb";
-/// The group is part of names and a label's value.
+/// The group is part of object names and the value of a label.
 pub(super) const GROUP_FORM: &str = names::LABEL_FORM;
 const ADDRESS_FROM_FORM: &str = "pod-ip, network-status:NETWORK or INTERFACE, annotation:KEY";
 const PREFERS: &[(&str, Prefer)] = &[
@@ -182,7 +179,7 @@ impl Kubernetes {
         }
     }
 
-    /// Rejects a preference for what is near if it is not known where the balancer is.
+    /// A preference for near backends needs the balancer's location.
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         let Topology { prefer, node, zone } = &self.topology;
         let (known, needs) = match prefer {

@@ -1,7 +1,6 @@
-//! The configuration: file and environment, read into a type that cannot be wrong.
+//! The configuration: file and environment, parsed into types that hold valid values only.
 //!
-//! Everything that is rejected is rejected here, all of it at once, with field, value and what is
-//! allowed. Whoever holds a [`Config`] need not check anything again.
+//! Loading collects all errors, each with field, value and the allowed values. A [`Config`] needs no further checks.
 
 mod document;
 pub mod duration;
@@ -14,6 +13,7 @@ mod names;
 mod nat_ports;
 mod node;
 mod nsm;
+mod port;
 mod selector;
 mod service;
 #[cfg(test)]
@@ -38,8 +38,8 @@ pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
 };
 
-/// A complete and consistent configuration. Serialises to the form of the file, every default
-/// filled in; what is printed can be read again and means the same.
+/// A complete and consistent configuration. Serialises to the format of the file with all defaults; the result parses
+/// to an equal configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -72,10 +72,10 @@ pub struct Config {
     pub nsm: Nsm,
 }
 
-/// How many workers, and where.
+/// The number of workers and their CPU cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Workers {
-    /// One per receive queue, on the cores that this process may use.
+    /// One per receive queue, on the cores that the process's CPU affinity allows.
     Auto,
     /// One on each of these CPU cores.
     Cores(Vec<usize>),
@@ -90,7 +90,7 @@ impl Serialize for Workers {
     }
 }
 
-/// How long a silent flow is kept; never below the RFC minima.
+/// Idle timeouts of flows, at least the minima of the RFCs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -110,24 +110,24 @@ pub struct Timeouts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Dns {
-    /// The domain whose names are the services; in lower case, without a dot at the end.
+    /// The parent domain of the services' names; in lower case, without a dot at the end.
     pub zone: String,
     pub listen: DnsListen,
-    /// Servers to ask for names outside the zone; empty: such queries are refused.
+    /// Servers for names outside the zone; empty: such queries are refused.
     pub upstream: Vec<SocketAddr>,
 }
 
-/// Where the DNS server listens, by UDP and TCP.
+/// Listening address of the DNS server, UDP and TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsListen {
-    /// On this port of each of the balancer's own addresses, whatever they are at the time.
+    /// This port of all present addresses of the balancer.
     OwnAddresses(u16),
-    /// Here only.
+    /// This address only.
     Address(SocketAddr),
 }
 
 impl DnsListen {
-    /// The port alone.
+    /// The port.
     pub const fn port(self) -> u16 {
         match self {
             Self::OwnAddresses(port) => port,
@@ -135,7 +135,7 @@ impl DnsListen {
         }
     }
 
-    /// Whether nobody but this machine can ask.
+    /// Whether only processes of this network namespace reach it.
     pub const fn is_loopback(self) -> bool {
         match self {
             Self::OwnAddresses(_) => false,
@@ -153,7 +153,7 @@ impl Serialize for DnsListen {
     }
 }
 
-/// Where metrics, health and the command line are served.
+/// Listeners of the admin API: probes, metrics, command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Admin {
@@ -165,19 +165,19 @@ fn range<S: Serializer>(ports: &NatPorts, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_str(&format!("{}-{}", ports.first(), ports.last()))
 }
 
-/// A configuration and what is to be said about it.
+/// A configuration and notes about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub config: Config,
-    /// Things that are allowed and may still surprise; for the log.
+    /// Valid settings with unexpected effects, for the log.
     pub notes: Vec<String>,
 }
 
 impl Config {
-    /// Reads `file`, if there is one, and `env` over it. Looks at the kernel's ephemeral ports of
-    /// this network namespace.
+    /// Reads `file`, if given, then `env`, which takes precedence. Reads the ephemeral port range of this network
+    /// namespace from /proc.
     ///
-    /// Errors: everything that is wrong, not just the first.
+    /// Errors: all invalid settings.
     pub fn load(
         file: Option<&Path>,
         env: &impl Fn(&str) -> Option<String>,
@@ -188,8 +188,7 @@ impl Config {
         Self::parse(text.as_deref(), &name, env, &ephemeral)
     }
 
-    /// As [`Self::load`], from text. `file` names the text in errors; `ephemeral` are the ports
-    /// that the kernel gives to connections of its own.
+    /// As [`Self::load`], from text. `file` is its name in errors; `ephemeral` is the kernel's ephemeral port range.
     pub fn parse(
         text: Option<&str>,
         file: &str,
@@ -220,7 +219,7 @@ impl Config {
             if let Some(port) = draft.port.filter(|port| ephemeral.contains(port)) {
                 notes.push(format!(
                     "{}.port: {port} is among the kernel's ephemeral ports {}-{}: reserve it with \
-                     net.ipv4.ip_local_reserved_ports, or connections of this machine may meet it",
+                     net.ipv4.ip_local_reserved_ports, or the kernel may use it for a local connection",
                     draft.path,
                     ephemeral.start(),
                     ephemeral.end()
@@ -237,12 +236,12 @@ impl Config {
         }
     }
 
-    /// The configuration as YAML, every default filled in.
+    /// The configuration as YAML with all defaults.
     pub fn to_yaml(&self) -> String {
         serde_saphyr::to_string(self).expect("names, numbers and addresses can be written as YAML")
     }
 
-    /// Keys that differ and that a running balancer can only take over by a restart.
+    /// Keys that differ and take effect after a restart only.
     pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
         [
             ("interface", self.interface != other.interface),
@@ -266,7 +265,7 @@ impl Config {
         .collect()
     }
 
-    /// The contract's defaults, without services.
+    /// The documented defaults, without services.
     fn defaults() -> Self {
         Self {
             interface: "nsm-1".to_owned(),
@@ -300,7 +299,7 @@ impl Config {
         }
     }
 
-    /// A listener on a NAT port would see the replies of flows, or they it. Loopback is apart.
+    /// A listener on a NAT port would conflict with replies to that port. Loopback addresses cannot conflict.
     fn check_listeners(&self, errors: &mut Vec<ConfigError>) {
         for (field, port, loopback) in [
             (
@@ -337,8 +336,8 @@ impl Config {
         }
     }
 
-    /// A backend that is the balancer itself would be a loop, and a listener on a service's port
-    /// would never hear anything.
+    /// A backend at an address of the balancer would be a loop; a listener on a service's port would receive no
+    /// packets.
     fn check_own_addresses(&self, errors: &mut Vec<ConfigError>) {
         for (index, service) in self.services.iter().enumerate() {
             for backend in &service.backends {

@@ -1,4 +1,4 @@
-//! Values that are a choice of words, and the form of names and addresses.
+//! Enumerated values, and the syntax of names and addresses.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 use vl3lb_common::Protocol;
 use vl3lb_common::schedule::Scheduler;
 
-/// How to attach to the interface.
+/// The way of attaching to the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Whatever is right for every sender and works best on this link.
+    /// The fastest mode that handles all senders of this link.
     #[default]
     Auto,
     Native,
@@ -18,7 +18,7 @@ pub enum Mode {
     Companion,
 }
 
-/// Whether the driver may share its buffers.
+/// Whether the NIC reads and writes packet memory directly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ZeroCopy {
@@ -28,18 +28,18 @@ pub enum ZeroCopy {
     Off,
 }
 
-/// Where services and backends come from.
+/// The source of services and backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Discovery {
-    /// The configuration file itself.
+    /// The configuration file.
     #[default]
     Static,
-    /// Services from the file, and from the cluster if that is asked for; backends from pods.
+    /// Services from the file and, with `kubernetes.services`, from the cluster; backends from pods.
     Kubernetes,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -50,7 +50,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The least important log lines that are written.
+/// The lowest level that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -63,7 +63,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// The name in the configuration, which is also a filter directive.
+    /// The name in the configuration and in filters of tracing-subscriber.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -82,7 +82,7 @@ pub(super) const MODES: &[(&str, Mode)] = &[
     ("companion", Mode::Companion),
 ];
 
-/// YAML 1.1 reads a bare `on` as true.
+/// YAML 1.1 reads an unquoted `on` as true.
 pub(super) const ZERO_COPY: &[(&str, ZeroCopy)] = &[
     ("auto", ZeroCopy::Auto),
     ("on", ZeroCopy::On),
@@ -100,8 +100,7 @@ pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[
     ("json", LogFormat::Json),
 ];
 
-/// The names of NSM's commands, where the two most severe ones end the program; here they are
-/// errors.
+/// The names that NSM's commands accept. Their `panic` and `fatal` end the program; here they mean `error`.
 pub(super) const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("panic", LogLevel::Error),
     ("fatal", LogLevel::Error),
@@ -121,7 +120,7 @@ pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
     ("least-connections", Scheduler::LeastConnections),
 ];
 
-/// The choice that is spelled `text`, in capitals or not.
+/// Parses a choice, ignoring case.
 pub(super) fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Option<T> {
     choices
         .iter()
@@ -129,13 +128,13 @@ pub(super) fn choice<T: Copy>(choices: &[(&str, T)], text: &str) -> Option<T> {
         .map(|&(_, choice)| choice)
 }
 
-/// How `choice` is spelled.
+/// The name of `choice`.
 pub(super) fn spelled<'a, T: PartialEq>(choices: &[(&'a str, T)], choice: T) -> &'a str {
     let mut choices = choices.iter();
     choices.find(|(_, of)| *of == choice).map_or("", |(name, _)| name)
 }
 
-/// The choices as an error lists them.
+/// The names of all choices, for errors.
 pub(super) fn listed<T>(choices: &[(&str, T)]) -> String {
     choices
         .iter()
@@ -149,7 +148,7 @@ pub(super) const ZONE_FORM: &str = "a domain name: labels of a-z, 0-9 and - with
 pub(super) const ADDRESS_FORM: &str = "an IPv4 or IPv6 unicast address that is not loopback";
 pub(super) const INTERFACE_FORM: &str = "an interface name: 1-15 characters without / and blanks";
 
-/// A label as in RFC 1123 section 2.1, in lower case as in Kubernetes.
+/// A DNS label (RFC 1123 section 2.1), in lower case as in Kubernetes.
 pub(super) fn is_label(text: &str) -> bool {
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&text.len())
@@ -158,7 +157,7 @@ pub(super) fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// A name of a container's port, as Kubernetes takes it (RFC 6335 section 5.1).
+/// The name of a container's port (RFC 6335 section 5.1, Kubernetes).
 pub(super) fn is_port_name(text: &str) -> bool {
     is_label(text)
         && text.len() <= 15
@@ -166,14 +165,13 @@ pub(super) fn is_port_name(text: &str) -> bool {
         && !text.contains("--")
 }
 
-/// A domain name short enough to leave room for a label in front (RFC 1035 section 2.3.4); a dot
-/// at the end is accepted and dropped.
+/// Parses a domain name that leaves room for one more label (RFC 1035 section 2.3.4). A trailing dot is removed.
 pub(super) fn zone(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text);
     (text.len() <= 189 && text.split('.').all(is_label)).then(|| text.to_owned())
 }
 
-/// An address that a frame on the vL3 interface can carry.
+/// Parses an address that is valid on the vL3 interface.
 pub(crate) fn unicast(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.trim().parse().ok()?;
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
@@ -183,7 +181,7 @@ pub(crate) fn unicast(text: &str) -> Option<IpAddr> {
     (!rejected).then_some(address)
 }
 
-/// As the kernel's `dev_valid_name`.
+/// The rules of the kernel's `dev_valid_name`.
 pub(super) fn is_interface(text: &str) -> bool {
     (1..=15).contains(&text.len())
         && text != "."
@@ -191,7 +189,7 @@ pub(super) fn is_interface(text: &str) -> bool {
         && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
 }
 
-/// An address with a port, or an address alone, which gets `port`.
+/// Parses an address and port, or an address with the default `port`.
 pub(super) fn socket_address(text: &str, port: u16) -> Option<SocketAddr> {
     let text = text.trim();
     let socket = text

@@ -1,21 +1,20 @@
-//! Which ports the balancer may use as the source of translated flows.
+//! The range of NAT ports: source ports of translated flows.
 //!
-//! They must not meet the kernel's ephemeral ports: a reply to a connection of the kernel's own
-//! would look like the reply to a flow.
+//! It must not overlap the kernel's ephemeral ports: a reply to a local connection would look like a reply to a flow.
 
 use std::ops::RangeInclusive;
 
 use vl3lb_common::snapshot::NatPorts;
 
-/// Where the kernel of this network namespace takes ephemeral ports from.
+/// The ephemeral port range of this network namespace.
 pub(super) const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// What a rejected range is told.
+/// The valid values, for errors.
 pub(super) const FORM: &str = "auto, or a range such as 10240-32767";
 
-/// Ports below are left to well-known services.
+/// Lower ports are left to well-known services.
 const LOWEST: u16 = 10_240;
-/// A choice of `auto` smaller than this would surprise.
+/// `auto` needs at least this many ports.
 const FEWEST: u16 = 1024;
 
 /// Reads the text of [`LOCAL_PORT_RANGE`].
@@ -27,8 +26,8 @@ pub(super) fn parse_local_port_range(text: &str) -> Option<RangeInclusive<u16>> 
     }
 }
 
-/// The largest range from [`LOWEST`] on that avoids `ephemeral`, with the kernel's usual
-/// 32768-60999 the one below it. `None` if there is no room.
+/// The largest range from [`LOWEST`] on that does not overlap `ephemeral`; with the kernel's default 32768-60999, the
+/// range below it. `None` if there is no such range.
 pub(super) fn choose(ephemeral: &RangeInclusive<u16>) -> Option<NatPorts> {
     let below = (LOWEST, ephemeral.start().saturating_sub(1));
     let above = (ephemeral.end().saturating_add(1).max(LOWEST), u16::MAX);
@@ -55,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_takes_the_larger_side_of_the_ephemeral_ports() {
+    fn auto_uses_the_larger_range_beside_the_ephemeral_ports() {
         for (ephemeral, want) in [
             (32_768..=60_999, Some((10_240, 32_767))),
             (15_000..=40_000, Some((40_001, 65_535))),

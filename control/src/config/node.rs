@@ -1,8 +1,7 @@
-//! Reading a tree of values by path, and collecting everything that is wrong with it.
+//! Reads a tree of values by path and collects all errors.
 //!
-//! Deserialising straight into structs would stop at the first error and name types instead of
-//! what is allowed. Here a rejected value is replaced by its default and reading goes on; whoever
-//! reads looks at the errors before using the result.
+//! serde would stop at the first error and name types instead of the allowed values. Here an invalid value adds an error
+//! and is replaced by its default; callers check for errors before they use the result.
 
 use std::fmt;
 use std::rc::Rc;
@@ -11,8 +10,8 @@ use serde_json::{Map, Value};
 
 use super::error::ConfigError;
 
-/// Where something stands: a path, or an item of the list there. It is written out only for an error, for
-/// there are thousands of items that nothing is wrong with.
+/// The position of a value: a path, or an item of the list at that path. Formatted for errors only, because a file may
+/// have thousands of valid items.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     path: Rc<str>,
@@ -38,7 +37,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Where `key` of the mapping here stands.
+    /// The position of `key` in the mapping at this place.
     fn key(&self, key: &str) -> String {
         match (self.item, &*self.path) {
             (None, "") => key.to_owned(),
@@ -47,17 +46,17 @@ impl Place {
     }
 }
 
-/// The keys of one mapping, with the place where it stands.
+/// The keys of one mapping, with its position.
 pub(super) struct Section<'a> {
     place: Place,
     entries: Option<&'a Map<String, Value>>,
-    /// False if something other than a mapping stands here, which is rejected already.
+    /// False if the value is no mapping, for which there is an error already.
     readable: bool,
     errors: &'a mut Vec<ConfigError>,
 }
 
 impl<'a> Section<'a> {
-    /// Reads `value` as a mapping with the keys `known` only. An absent one has no keys.
+    /// Reads `value` as a mapping; keys other than `known` are errors. An absent value is an empty mapping.
     pub(super) fn new(
         place: impl Into<Place>,
         value: Option<&'a Value>,
@@ -97,7 +96,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Where `key` stands.
+    /// The path of `key`.
     pub(super) fn path(&self, key: &str) -> String {
         self.place.key(key)
     }
@@ -107,7 +106,7 @@ impl<'a> Section<'a> {
         self.entries?.get(key).filter(|value| !value.is_null())
     }
 
-    /// The value of `key` as `parse` understands it; `None` if it is absent or was rejected.
+    /// The value of `key` after `parse`; `None` if it is absent or invalid.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
@@ -156,19 +155,19 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Rejects `value` at `key`.
+    /// Adds an error for `value` at `key`.
     pub(super) fn reject(&mut self, key: &str, value: impl Into<String>, allowed: impl Into<String>) {
         let field = self.path(key);
         self.errors.push(ConfigError::new(field, value, allowed));
     }
 
-    /// Where errors of nested sections go.
+    /// The list of errors, for nested sections.
     pub(super) fn errors(&mut self) -> &mut Vec<ConfigError> {
         self.errors
     }
 }
 
-/// A value as an error shows it: scalars bare, the rest as one line of JSON.
+/// A value in an error: scalars as text, others as one line of JSON.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() || text.contains(char::is_whitespace) => {
@@ -189,7 +188,7 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// A whole number within `range`, written as a number.
+/// An integer within `range`; quoted numbers are invalid.
 pub(super) fn number(value: &Value, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
     value.as_u64().filter(|number| range.contains(number))
 }

@@ -1,4 +1,4 @@
-//! Label selectors, as Kubernetes writes and understands them.
+//! Label selectors of Kubernetes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use super::node;
 
-/// What a selector may look like, for errors.
+/// The valid selectors, for errors.
 pub(super) const SELECTOR_FORM: &str =
     "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
 
-/// Demands on labels, all of which must be met. Without any it selects everything.
+/// Requirements on labels, all of which must be met. An empty selector selects all objects.
 ///
-/// Written as a mapping (`{app: finance}`) where each label must have one value, or as text in the
-/// form of `kubectl get -l`: `app=finance,tier in (web,api),env!=test,zone,!canary`.
+/// Written as a mapping (`{app: finance}`) of labels and values, or as text in the syntax of `kubectl get -l`:
+/// `app=finance,tier in (web,api),env!=test,zone,!canary`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     requirements: BTreeSet<Requirement>,
@@ -38,7 +38,7 @@ enum Rule {
 }
 
 impl Selector {
-    /// Whether there is no demand.
+    /// Whether there are no requirements.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
@@ -50,7 +50,7 @@ impl Selector {
             .all(|requirement| requirement.is_met(labels.get(&requirement.label)))
     }
 
-    /// A label that an object must have, with the values that are allowed; `None` if there is no such demand.
+    /// A label that an object must have, with the allowed values; `None` if there is no such requirement.
     pub fn demanded_values(&self) -> Option<(&str, &BTreeSet<String>)> {
         self.requirements
             .iter()
@@ -60,7 +60,7 @@ impl Selector {
             })
     }
 
-    /// Each label with the value that it must have, or with its rule.
+    /// Each label with its required value or rule.
     pub fn shown(&self) -> BTreeMap<String, String> {
         let mut shown: BTreeMap<String, String> = BTreeMap::new();
         for Requirement { label, rule } in &self.requirements {
@@ -79,7 +79,7 @@ impl Selector {
         shown
     }
 
-    /// Reads a mapping or text; `None` if it is neither, or not well formed.
+    /// Reads a mapping or text; `None` if it is malformed.
     pub(super) fn read(value: &Value) -> Option<Self> {
         match value {
             Value::Object(labels) => labels
@@ -92,7 +92,7 @@ impl Selector {
         }
     }
 
-    /// Reads the form of `kubectl get -l`.
+    /// Parses the syntax of `kubectl get -l`.
     pub fn parse(text: &str) -> Option<Self> {
         let requirements = split(text)?.into_iter().map(Requirement::parse);
         Some(Self {
@@ -100,7 +100,7 @@ impl Selector {
         })
     }
 
-    /// One value for each label; `None` if one is not well formed.
+    /// One value for each label; `None` if one is malformed.
     pub fn equal(labels: &BTreeMap<String, String>) -> Option<Self> {
         let requirements = labels
             .iter()
@@ -110,7 +110,7 @@ impl Selector {
         })
     }
 
-    /// Its labels and values, if it can be written as a mapping.
+    /// Labels and values, if it can be written as a mapping.
     fn as_mapping(&self) -> Option<BTreeMap<&str, &str>> {
         let mut labels = BTreeMap::new();
         for Requirement { label, rule } in &self.requirements {
@@ -180,7 +180,7 @@ impl Requirement {
     }
 }
 
-/// At the commas that are not within brackets; no demands at all are written as nothing.
+/// Splits at commas outside brackets. An empty text has no parts.
 fn split(text: &str) -> Option<Vec<&str>> {
     if text.trim().is_empty() {
         return Some(Vec::new());
@@ -225,7 +225,7 @@ pub(super) fn is_label(text: &str) -> bool {
         && is_value(name)
 }
 
-/// At most 63 letters, digits, `-`, `_` and `.`, the last three not at the ends; or nothing.
+/// At most 63 letters, digits, `-`, `_` and `.`, the last three not at the ends; may be empty.
 fn is_value(text: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let end = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
@@ -236,7 +236,7 @@ fn list(values: &BTreeSet<String>) -> String {
     values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
-/// In the form of `kubectl get -l`, which is the API server's too.
+/// The syntax of `kubectl get -l` and of the API server.
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, requirement) in self.requirements.iter().enumerate() {
@@ -261,7 +261,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// A mapping if that says it all, text otherwise.
+/// A mapping if possible, else text.
 impl Serialize for Selector {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Some(labels) = self.as_mapping() else {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn all_demands_must_be_met() {
+    fn all_requirements_must_be_met() {
         for (selector, object, selected) in [
             ("", "", true),
             ("app=finance", "app=finance,tier=web", true),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_well_formed_is_rejected() {
+    fn malformed_selectors_are_rejected() {
         for text in [
             ",",
             "a=b,",
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_stays_a_mapping_and_the_rest_is_text() {
+    fn a_selector_of_equalities_is_written_as_a_mapping() {
         for (selector, json) in [
             ("app=finance,tier=web", r#"{"app":"finance","tier":"web"}"#),
             ("app in (a,b),tier=web", r#""app in (a,b),tier=web""#),
@@ -385,7 +385,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(selector in selector()) {
+        fn a_written_selector_parses_to_the_same(selector in selector()) {
             prop_assert_eq!(Selector::parse(&selector.to_string()), Some(selector.clone()));
             let value = serde_json::to_value(&selector).unwrap();
             prop_assert_eq!(Selector::read(&value), Some(selector));

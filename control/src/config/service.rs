@@ -15,9 +15,10 @@ use super::error::ConfigError;
 use super::health_check::HealthCheck;
 use super::names::{self, Discovery};
 use super::node::{self, Place, Section};
+use super::port;
 use super::selector::{SELECTOR_FORM, Selector};
 
-/// A service as it was configured.
+/// A configured service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -29,30 +30,30 @@ pub struct Service {
     pub port: u16,
     /// The backends' port.
     pub target_port: TargetPort,
-    /// What a backend must be labelled with; for discoveries that select.
+    /// The labels of its backends; for Kubernetes discovery.
     pub selector: Selector,
     #[serde(serialize_with = "scheduler_name")]
     pub scheduler: Scheduler,
-    /// For how long after a flow a client keeps its backend; zero: for no time.
+    /// How long after its last flow a client keeps its backend; zero: no affinity.
     #[serde(serialize_with = "client_ip")]
     pub affinity: Duration,
-    /// The networks of the clients that may open flows; none: everyone.
+    /// The networks of clients that may open flows; empty: all clients.
     pub source_ranges: Vec<IpNet>,
-    /// How long flows of a removed backend may go on.
+    /// How long flows of a removed backend may continue.
     #[serde(serialize_with = "duration::serialize")]
     pub drain: Duration,
-    /// `None`: a backend is up as long as discovery says so.
+    /// `None`: discovery alone decides whether a backend is up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<Backend>,
 }
 
-/// A backend as it was configured.
+/// A configured backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Backend {
     pub address: IpAddr,
-    /// Share of new flows, 0 to 1000; 0 gets none.
+    /// Share of new flows, 0 to 1000; 0: no new flows.
     pub weight: u16,
 }
 
@@ -61,7 +62,7 @@ pub struct Backend {
 #[serde(untagged)]
 pub enum TargetPort {
     Number(u16),
-    /// The number that each pod has under this name, which may differ from pod to pod.
+    /// The name of a container port; the number may differ between pods.
     Name(String),
 }
 
@@ -69,35 +70,32 @@ fn scheduler_name<S: Serializer>(scheduler: &Scheduler, serializer: S) -> Result
     serializer.serialize_str(scheduler.name())
 }
 
-/// As the file says it.
+/// In the format of the file.
 fn client_ip<S: Serializer>(affinity: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     let text = duration::format(*affinity);
     serializer.collect_map([("clientIP", text)])
 }
 
-pub(super) const PORTS: &str = "1-65535";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
-/// What is taken where nothing is said.
 pub const DEFAULT_SCHEDULER: Scheduler = Scheduler::Maglev;
-/// What is taken where nothing is said.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
-/// As Kubernetes (`sessionAffinityConfig.clientIP.timeoutSeconds`).
+/// The limit of Kubernetes (`sessionAffinityConfig.clientIP.timeoutSeconds`).
 const LONGEST_AFFINITY: Duration = Duration::from_secs(24 * 3600);
 const NETWORK_FORM: &str = "a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits";
 
-/// A service while environment and file are still being put together.
+/// A service before file and environment are merged.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    /// Where it stands, for errors.
+    /// Its path, for errors.
     pub(super) path: String,
     pub(super) name: Option<String>,
     pub(super) protocol: Option<Protocol>,
     pub(super) port: Option<u16>,
     pub(super) target_port: Option<TargetPort>,
     pub(super) selector: Selector,
-    /// Whether what stood there is rejected already.
+    /// Whether there is an error for the selector already.
     selector_rejected: bool,
     scheduler: Option<Scheduler>,
     affinity: Option<Duration>,
@@ -108,7 +106,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A service of which only the name is known yet.
+    /// A service with a name and nothing more.
     pub(super) fn named(path: &str, name: &str) -> Self {
         Self {
             path: path.to_owned(),
@@ -143,7 +141,7 @@ impl Draft {
         let protocol = section.optional("protocol", &names::listed(names::PROTOCOLS), |value| {
             names::choice(names::PROTOCOLS, value.as_str()?)
         });
-        let port = section.required("port", PORTS, port);
+        let port = section.required("port", port::FORM, port::read);
         let target_port = section.optional("targetPort", TARGET_PORTS, target_port);
         let scheduler = section.optional("scheduler", &schedulers(), |value| scheduler(value.as_str()?));
         let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
@@ -173,7 +171,7 @@ impl Draft {
         }
     }
 
-    /// The finished service; `None` if a part that has no default was rejected.
+    /// The finished service; `None` if a setting without a default is invalid.
     pub(super) fn finish(self) -> Option<Service> {
         let port = self.port?;
         Some(Service {
@@ -191,7 +189,7 @@ impl Draft {
         })
     }
 
-    /// Rejects a health check that the protocol, from file or environment, cannot do with.
+    /// Checks `healthCheck` against the protocol, which may come from the environment.
     pub(super) fn check_health(&self, errors: &mut Vec<ConfigError>) {
         if let Some(check) = &self.health_check {
             let path = format!("{}.healthCheck", self.path);
@@ -199,7 +197,7 @@ impl Draft {
         }
     }
 
-    /// Rejects what the discovery cannot do without, and what it would ignore.
+    /// Errors for settings that `discovery` requires or would ignore.
     pub(super) fn check_discovery(&self, discovery: Discovery, errors: &mut Vec<ConfigError>) {
         let mut reject = |key: &str, value: String, allowed: &str| {
             errors.push(ConfigError::new(format!("{}.{key}", self.path), value, allowed));
@@ -227,7 +225,7 @@ impl Draft {
     }
 }
 
-/// Rejects what is wrong between services: names or ports that two of them claim, and too many.
+/// Errors between services: duplicate names or ports, and too many of them.
 pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
     let mut by_name: HashMap<&str, &Draft> = HashMap::new();
     let mut by_port: HashMap<(Protocol, u16), &Draft> = HashMap::new();
@@ -270,35 +268,30 @@ pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
     }
 }
 
-/// The scheduler of that name.
+/// Parses a scheduler.
 pub fn scheduler(text: &str) -> Option<Scheduler> {
     names::choice(names::SCHEDULERS, text)
 }
 
-/// The names of schedulers, as an error lists them.
+/// The names of schedulers, for errors.
 pub fn schedulers() -> String {
     names::listed(names::SCHEDULERS)
 }
 
-/// A drain time that is not too long.
+/// Parses a drain time.
 pub fn drain(text: &str) -> Option<Duration> {
-    duration::parse(text).filter(|drain| *drain <= LONGEST_DRAIN)
+    duration::parse(text).ok().filter(|drain| *drain <= LONGEST_DRAIN)
 }
 
-/// Drain times that are allowed, as an error has it.
+/// The valid drain times, for errors.
 pub fn drains() -> String {
     format!("{}, up to {}", duration::FORM, duration::format(LONGEST_DRAIN))
-}
-
-/// A port as a number.
-pub(super) fn port(value: &Value) -> Option<u16> {
-    node::number(value, 1..=65_535).and_then(|port| u16::try_from(port).ok())
 }
 
 fn target_port(value: &Value) -> Option<TargetPort> {
     match value {
         Value::String(name) => names::is_port_name(name).then(|| TargetPort::Name(name.clone())),
-        number => port(number).map(TargetPort::Number),
+        number => port::read(number).map(TargetPort::Number),
     }
 }
 
@@ -309,7 +302,11 @@ fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
     affinity.optional(
         "clientIP",
         &format!("{}, up to {}", duration::FORM, duration::format(LONGEST_AFFINITY)),
-        |value| duration::parse(&node::text(value)?).filter(|time| *time <= LONGEST_AFFINITY),
+        |value| {
+            duration::parse(&node::text(value)?)
+                .ok()
+                .filter(|time| *time <= LONGEST_AFFINITY)
+        },
     )
 }
 
@@ -329,7 +326,7 @@ fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
     networks
 }
 
-/// A network in CIDR notation. One with host bits is more likely a wrong length than meant so.
+/// Parses a network in CIDR notation. Host bits are an error: they usually mean a wrong prefix length.
 fn network(text: &str) -> Option<IpNet> {
     let network: IpNet = text.parse().ok()?;
     (network.trunc() == network).then_some(network)

@@ -152,7 +152,7 @@ fn settings_of_a_client_that_cannot_work_are_rejected() {
 }
 
 #[test]
-fn the_environment_beats_the_file() {
+fn the_environment_takes_precedence_over_the_file() {
     let file = "{logLevel: error, services: [{name: a, port: 80, backends: [{address: 10.0.0.1}]}, {name: b, \
                 port: 81}]}";
     let changed = with_env(
@@ -188,7 +188,7 @@ fn the_environment_beats_the_file() {
 }
 
 #[test]
-fn refused_variables_are_named() {
+fn invalid_variables_are_named() {
     for (name, value, error) in [
         ("NSM_PORT", "70000", "NSM_PORT: 70000, allowed 1-65535"),
         ("NSM_TARGET_PORT", "0", "NSM_TARGET_PORT: 0, allowed 1-65535"),

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn text_that_is_not_yaml_is_refused_with_its_place() {
+fn invalid_yaml_is_rejected_with_its_line() {
     for text in [
         "services: [",
         "a: b: c",
@@ -29,7 +29,7 @@ fn text_that_is_not_yaml_is_refused_with_its_place() {
 }
 
 #[test]
-fn a_file_that_is_missing_is_refused_by_name() {
+fn a_missing_file_is_rejected_by_name() {
     let rejected = Config::load(Some(Path::new("/nonexistent/lb.yaml")), &no_env).unwrap_err();
     assert_eq!(
         join_errors(&rejected),
@@ -39,7 +39,7 @@ fn a_file_that_is_missing_is_refused_by_name() {
 }
 
 #[test]
-fn nothing_configured_at_all_is_rejected() {
+fn an_empty_configuration_is_rejected() {
     assert_eq!(
         with_env(None, &[]),
         Err(vec![

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn what_discovery_by_kubernetes_cannot_use_is_rejected() {
+fn settings_invalid_with_kubernetes_discovery_are_rejected() {
     let form = "a mapping of labels to values, or text such as \"app=finance,tier in (web,api),!canary\"";
     for (section, service, error) in [
         ("{}", "port: 80", format!("services[0].selector: missing, allowed {form}")),
@@ -88,7 +88,7 @@ fn what_discovery_by_kubernetes_cannot_use_is_rejected() {
 }
 
 #[test]
-fn the_environment_names_the_group_if_there_are_any() {
+fn the_environment_sets_the_group_with_kubernetes_discovery() {
     let group = |text| {
         let config = with_env(Some(text), &[("VL3LB_GROUP", "finance")]).unwrap();
         config.kubernetes.map(|kubernetes| kubernetes.group)
@@ -101,7 +101,7 @@ fn the_environment_names_the_group_if_there_are_any() {
 }
 
 #[test]
-fn discovery_by_kubernetes_has_defaults() {
+fn kubernetes_discovery_has_defaults() {
     let config = parse(
         "{discovery: kubernetes, services: [{name: a, port: 80, targetPort: http, selector: 'app in (a,b)'}]}",
     )
@@ -115,7 +115,7 @@ fn discovery_by_kubernetes_has_defaults() {
 }
 
 #[test]
-fn where_the_balancer_is_comes_from_the_environment() {
+fn the_environment_sets_node_and_zone() {
     let text = "{discovery: kubernetes, kubernetes: {topology: {prefer: node}}}";
     let env = |name: &str| match name {
         "NODE_NAME" => Some("worker-1".to_owned()),

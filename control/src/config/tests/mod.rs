@@ -1,4 +1,4 @@
-//! What is accepted, and what each error says.
+//! Valid configurations, and the error of each invalid setting.
 
 mod environment;
 mod file;
@@ -56,7 +56,7 @@ admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
 "#;
 
 #[test]
-fn the_documented_example_is_read() {
+fn the_documented_example_is_valid() {
     let config = parse(FULL).unwrap();
     assert_eq!(config.interface, "nsm-1");
     assert_eq!(config.nat_ports, NatPorts::new(10_240, 32_767).unwrap());
@@ -73,7 +73,7 @@ fn the_documented_example_is_read() {
     assert_eq!(service.backends[1].weight, 1);
 }
 
-/// As in the contract of the command line, the configuration and the environment.
+/// The example of the user documentation with a health check.
 const CONTRACT: &str = r#"
 interface: nsm-1
 addresses: []              # default: the interface's own global addresses, both families
@@ -99,7 +99,7 @@ admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
 "#;
 
 #[test]
-fn the_contract_is_accepted_as_written_and_says_the_defaults() {
+fn a_health_check_has_defaults() {
     let config = parse(CONTRACT).unwrap();
     assert_eq!(config.services[0].health_check, Some(HealthCheck::tcp()));
     let short = CONTRACT.replace(", interval: 2s, timeout: 1s, rise: 2, fall: 3", "");
@@ -107,7 +107,7 @@ fn the_contract_is_accepted_as_written_and_says_the_defaults() {
 }
 
 #[test]
-fn a_health_check_is_read_as_it_is_written() {
+fn a_health_check_has_its_configured_values() {
     let check = |text: &str| {
         let config = parse(&format!(
             "services: [{{name: a, port: 80, protocol: UDP, healthCheck: {text}}}]"
@@ -122,14 +122,14 @@ fn a_health_check_is_read_as_it_is_written() {
 }
 
 #[test]
-fn the_example_says_the_defaults() {
+fn the_documented_defaults_are_the_defaults() {
     let short = "services: [{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}, \
                  backends: [{address: 172.16.1.2}, {address: '2001:db8::2'}]}]";
     assert_eq!(parse(short), parse(FULL));
 }
 
 #[test]
-fn what_is_printed_is_read_again_and_means_the_same() {
+fn a_printed_configuration_parses_to_the_same() {
     let other = "
 interface: eth0
 addresses: [172.16.1.103, '2001:db8::67']
@@ -194,7 +194,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, drain: 60"),
-            "services[1].drain: 60, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 24h",
+            "services[1].drain: 60, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 1day",
         ),
         (
             service("port: 81, selector: [app]"),
@@ -203,7 +203,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, affinity: {clientIP: 25h}"),
-            "services[1].affinity.clientIP: 25h, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 24h",
+            "services[1].affinity.clientIP: 25h, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 1day",
         ),
         (
             service("port: 81, affinity: {cookie: 10s}"),
@@ -374,15 +374,15 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             "timeouts: {tcpEstablished: 1h}".to_owned(),
-            "timeouts.tcpEstablished: 1h, allowed 2h4m (RFC 5382 REQ-5) to 168h",
+            "timeouts.tcpEstablished: 1h, allowed 2h4m (RFC 5382 REQ-5) to 7days",
         ),
         (
             "timeouts: {tcpTransitory: 3m59s}".to_owned(),
-            "timeouts.tcpTransitory: 3m59s, allowed 4m (RFC 5382 REQ-5) to 168h",
+            "timeouts.tcpTransitory: 3m59s, allowed 4m (RFC 5382 REQ-5) to 7days",
         ),
         (
             "timeouts: {udp: 30s}".to_owned(),
-            "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 168h",
+            "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 7days",
         ),
         (
             "discovery: nsm".to_owned(),
@@ -394,7 +394,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             "kubernetes: {namespaces: all}".to_owned(),
-            "kubernetes: {\"namespaces\":\"all\"}, allowed it with discovery: kubernetes only",
+            "kubernetes: {\"namespaces\":\"all\"}, allowed this section with discovery: kubernetes only",
         ),
         (
             service("port: 81, targetPort: http"),
@@ -473,7 +473,7 @@ fn a_service_on_an_ephemeral_port_is_noted() {
         loaded.notes,
         [
             "services[0].port: 40000 is among the kernel's ephemeral ports 32768-60999: reserve it with \
-          net.ipv4.ip_local_reserved_ports, or connections of this machine may meet it"
+          net.ipv4.ip_local_reserved_ports, or the kernel may use it for a local connection"
         ]
     );
 }

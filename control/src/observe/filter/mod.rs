@@ -13,7 +13,7 @@ use crate::api::{Backend, BackendState, Event, Service, ServiceState, Time};
 use vl3lb_common::Protocol;
 use vl3lb_common::flow_query::{FlowRecord, FlowState};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, duration};
 
 /// The values of one filter.
 #[derive(Debug, Clone)]
@@ -218,8 +218,8 @@ impl EventFilter {
         match name {
             "service" => self.names.add(value)?,
             "since" => {
-                let age = duration(value)
-                    .ok_or_else(|| ConfigError::new(name, value, "a duration such as 30s or 10m"))?;
+                let age =
+                    duration::parse(value).map_err(|_| ConfigError::new(name, value, duration::FORM))?;
                 self.since = Some(age);
             }
             _ => return Ok(false),
@@ -266,7 +266,6 @@ impl FlowFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         const PORT: &str = "0-65535";
-        const DURATION: &str = "a duration such as 30s or 5m";
         match name {
             "service" => self.names.add(value)?,
             "backend" => {
@@ -285,8 +284,8 @@ impl FlowFilter {
                 .add(name, value, &names(&FlowState::ALL, |s| s.name()), |text| {
                     by_name(&FlowState::ALL, text, |s| s.name())
                 })?,
-            "older" => self.older.add(name, value, DURATION, duration)?,
-            "idle" => self.idle.add(name, value, DURATION, duration)?,
+            "older" => self.older.add(name, value, duration::FORM, time)?,
+            "idle" => self.idle.add(name, value, duration::FORM, time)?,
             "worker" => self.worker.add(name, value, "the number of a worker", parse)?,
             _ => return Ok(false),
         }
@@ -330,8 +329,8 @@ fn parse<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
 }
 
-fn duration(text: &str) -> Option<Duration> {
-    humantime::parse_duration(text).ok()
+fn time(text: &str) -> Option<Duration> {
+    duration::parse(text).ok()
 }
 
 fn protocol(text: &str) -> Option<Protocol> {
