@@ -14,6 +14,8 @@ pub mod connector;
 pub mod identity;
 pub mod proto;
 mod target;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use channel::Channel;
 pub use target::{Target, TargetError};

@@ -65,7 +65,13 @@ impl AsyncWrite for DescriptorStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let Some(descriptor) = self.unsent.clone().filter(|_| !bytes.is_empty()) else {
-            return Pin::new(&mut self.stream).poll_write(context, bytes);
+            let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+            return Poll::Ready(match written {
+                // The peer is gone, and the bytes with it. Why it is gone may be the last that it sent (a TLS alert
+                // about our certificate): the reader finds that, or the end of the stream.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+                written => written,
+            });
         };
         loop {
             ready!(self.stream.poll_write_ready(context))?;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::tls::TlsError;
 use crate::nsm::identity::WorkloadApiError;
 use crate::nsm::target::Target;
 
@@ -44,7 +45,7 @@ pub enum ConnectError {
     Tls {
         target: Target,
         #[source]
-        source: io::Error,
+        source: TlsError,
     },
     #[error("HTTP/2 with {target}")]
     Http {

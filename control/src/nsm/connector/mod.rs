@@ -4,6 +4,8 @@ mod credentials;
 mod descriptor_stream;
 mod error;
 mod namespace;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::os::fd::OwnedFd;
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 pub(super) use credentials::Credentials;
 pub use error::{ConnectError, Step};
 pub use namespace::{NamespaceError, NetworkNamespace};
-pub use tls::PeerError;
+pub use tls::{PeerError, TlsError};
 
 use super::channel::{Channel, MAX_MESSAGE_BYTES};
 use super::identity::{Identity, X509Context};

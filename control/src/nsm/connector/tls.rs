@@ -30,6 +30,8 @@ const ALPN: &[u8] = b"h2";
 pub enum PeerError {
     #[error("the peer has no X.509-SVID")]
     Leaf(#[from] LeafError),
+    #[error("the peer has shown no certificate")]
+    NoCertificate,
     #[error("no trust bundle for the trust domain of the peer {0}")]
     TrustDomain(SpiffeId),
     #[error("the trust bundle of its trust domain does not vouch for the peer {id}")]
@@ -40,21 +42,48 @@ pub enum PeerError {
     },
 }
 
+/// No TLS session.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A [`PeerError`].
+    #[error("{0}")]
+    Peer(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error("{0}")]
+    Handshake(#[source] io::Error),
+    #[error("prepare the SVID for it")]
+    Config(#[source] Error),
+}
+
 /// Connects as the client, and returns who the server is.
-pub(super) async fn connect<S>(stream: S, context: &X509Context) -> io::Result<(TlsStream<S>, Leaf)>
+pub(super) async fn connect<S>(stream: S, context: &X509Context) -> Result<(TlsStream<S>, Leaf), TlsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let config = config(context).map_err(io::Error::other)?;
+    let config = config(context).map_err(TlsError::Config)?;
     // It is not sent (no SNI) and not checked.
     let name = ServerName::try_from("localhost").expect("a host name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(handshake_error)?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificate = certificates
-        .first()
-        .ok_or_else(|| io::Error::other("no certificate"))?;
-    let peer = Leaf::parse(certificate).map_err(io::Error::other)?;
+    let peer = match certificates.first() {
+        Some(certificate) => Leaf::parse(certificate).map_err(PeerError::Leaf),
+        None => Err(PeerError::NoCertificate),
+    };
+    let peer = peer.map_err(|rejected| TlsError::Peer(Arc::new(rejected)))?;
     Ok((stream, peer))
+}
+
+/// Our own reason for rejecting the peer, which TLS wraps, or the error as it is.
+fn handshake_error(error: io::Error) -> TlsError {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match tls {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(rejected)))) => {
+            TlsError::Peer(rejected.clone())
+        }
+        _ => TlsError::Handshake(error),
+    }
 }
 
 /// The configuration of one connection. It is made anew for each, because a resumed session would show the server

@@ -5,6 +5,8 @@
 mod bundle;
 mod certificate;
 mod svid;
+#[cfg(test)]
+mod tests;
 mod workload_api;
 
 use std::sync::Arc;
