@@ -18,11 +18,14 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::connector::Credentials;
+use super::proto::connection::monitor_connection_client::MonitorConnectionClient;
+use super::proto::networkservice::network_service_client::NetworkServiceClient;
+use super::proto::registry::network_service_endpoint_registry_client::NetworkServiceEndpointRegistryClient;
 use super::target::Target;
 use crate::error_chain::chain;
 
 /// Messages of NSM carry the path and its tokens, up to 2 KB for each client of a network.
-pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// Errors of NSM are in trailers and quote the errors of all hops.
 const MAX_HEADER_BYTES: u32 = 1 << 20;
@@ -38,7 +41,7 @@ pub struct Channel {
 
 impl Channel {
     /// Speaks HTTP/2 on a connected stream. Call it in a tokio runtime: a task serves the connection.
-    pub(super) async fn open<S>(
+    pub(crate) async fn open<S>(
         stream: S,
         target: Arc<Target>,
         credentials: Option<Arc<Credentials>>,
@@ -61,6 +64,24 @@ impl Channel {
             target,
             credentials,
         })
+    }
+
+    /// The client for `Request` and `Close`.
+    pub(crate) fn network_service(&self) -> NetworkServiceClient<Self> {
+        NetworkServiceClient::with_origin(self.clone(), self.origin())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The client for `MonitorConnections`.
+    pub(crate) fn monitor(&self) -> MonitorConnectionClient<Self> {
+        MonitorConnectionClient::with_origin(self.clone(), self.origin())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The client for `Find` of network service endpoints.
+    pub(crate) fn registry(&self) -> NetworkServiceEndpointRegistryClient<Self> {
+        NetworkServiceEndpointRegistryClient::with_origin(self.clone(), self.origin())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The origin of the requests, for `with_origin` of the generated clients.

@@ -13,9 +13,11 @@ pub mod client;
 pub mod connector;
 pub mod identity;
 pub mod proto;
+mod status_text;
 mod target;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use channel::Channel;
+pub(crate) use status_text::status_text;
 pub use target::{Target, TargetError};

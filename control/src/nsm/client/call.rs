@@ -8,22 +8,19 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use vl3lb_common::Duration;
 
-use crate::nsm::Target;
 use crate::nsm::connector::{ConnectError, Connector, NetworkNamespace, Session};
 use crate::nsm::proto::connection::{Connection, ConnectionEvent};
 use crate::nsm::proto::networkservice::NetworkServiceRequest;
+use crate::nsm::{Target, status_text};
 
 use super::message::Terms;
-
-/// Bytes of an error of the manager that are kept: errors quote the errors of all hops.
-const LONGEST_MESSAGE: usize = 400;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("the manager answers {:?}: {}", .0.code(), message(.0))]
+    #[error("the manager answers {:?}: {}", .0.code(), status_text(.0))]
     Refused(Box<Status>),
     #[error("no reply of the manager within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
@@ -47,29 +44,6 @@ impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         Self::Refused(Box::new(status))
     }
-}
-
-/// The manager's message on one line, not too long, and without tokens.
-fn message(status: &Status) -> String {
-    let mut text = String::new();
-    for word in status.message().split_whitespace() {
-        if text.len() + word.len() > LONGEST_MESSAGE {
-            text.push_str(" ...");
-            break;
-        }
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        // A JWT begins with `{"`, in base64.
-        match word.find("eyJ") {
-            Some(token) => {
-                text.push_str(word.get(..token).unwrap_or_default());
-                text.push_str("TOKEN");
-            }
-            None => text.push_str(word),
-        }
-    }
-    text
 }
 
 /// Calls the manager. Cheap to clone.
@@ -164,28 +138,5 @@ pub(super) async fn within<T>(
     match timeout_at(end, call(end)).await {
         Ok(done) => done,
         Err(_) => Err(CallError::Timeout(limit)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_of_the_manager_is_one_short_line_without_tokens() {
-        let long = format!(
-            "no sufficient\nprivileges: token=eyJhbGciOiJFUzI1NiJ9.e30.c2ln {}",
-            "x ".repeat(900)
-        );
-        let error = CallError::from(Status::permission_denied(long)).to_string();
-        assert!(
-            error.starts_with(
-                "the manager answers PermissionDenied: no sufficient privileges: token=TOKEN x x"
-            ),
-            "{error}"
-        );
-        assert!(error.ends_with(" ..."));
-        assert!(error.len() < LONGEST_MESSAGE + 50);
-        assert!(!error.contains("eyJ"));
     }
 }

@@ -22,7 +22,7 @@ pub use error::{ConnectError, Step};
 pub use namespace::{NamespaceError, NetworkNamespace};
 pub use tls::{PeerError, TlsError};
 
-use super::channel::{Channel, MAX_MESSAGE_BYTES};
+use super::channel::Channel;
 use super::identity::{Identity, X509Context};
 use super::proto::connection::monitor_connection_client::MonitorConnectionClient;
 use super::proto::networkservice::network_service_client::NetworkServiceClient;
@@ -190,21 +190,18 @@ impl Session {
 
     /// `Request` and `Close`.
     pub fn network_service(&self) -> NetworkServiceClient<Channel> {
-        NetworkServiceClient::with_origin(self.channel.clone(), self.channel.origin())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        self.channel.network_service()
     }
 
     /// `MonitorConnections`. Events hold the bearer tokens of other clients: their `Debug` leaves them out, and so
     /// must everything that is shown or stored.
     pub fn monitor(&self) -> MonitorConnectionClient<Channel> {
-        MonitorConnectionClient::with_origin(self.channel.clone(), self.channel.origin())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        self.channel.monitor()
     }
 
     /// `Find` of network service endpoints.
     pub fn registry(&self) -> NetworkServiceEndpointRegistryClient<Channel> {
-        NetworkServiceEndpointRegistryClient::with_origin(self.channel.clone(), self.channel.origin())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        self.channel.registry()
     }
 }
 
