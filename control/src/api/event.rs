@@ -27,6 +27,10 @@ pub enum EventCode {
     /// The connection to a source of backends is lost.
     DiscoveryLost,
     DiscoveryBack,
+    /// Two clients of the vL3 network claim one address.
+    AddressConflict,
+    /// Two clients of the vL3 network claim one pod name.
+    NameConflict,
     /// Another balancer of the group is ready.
     BalancerJoined,
     /// Another balancer of the group is not ready any more, has left, or does not renew its Lease.
@@ -56,7 +60,7 @@ pub enum EventCode {
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -67,6 +71,8 @@ impl EventCode {
         Self::ConfigRejected,
         Self::DiscoveryLost,
         Self::DiscoveryBack,
+        Self::AddressConflict,
+        Self::NameConflict,
         Self::BalancerJoined,
         Self::BalancerLeft,
         Self::InterfaceLost,
@@ -95,6 +101,8 @@ impl EventCode {
             Self::ConfigRejected => "config_rejected",
             Self::DiscoveryLost => "discovery_lost",
             Self::DiscoveryBack => "discovery_back",
+            Self::AddressConflict => "address_conflict",
+            Self::NameConflict => "name_conflict",
             Self::BalancerJoined => "balancer_joined",
             Self::BalancerLeft => "balancer_left",
             Self::InterfaceLost => "interface_lost",

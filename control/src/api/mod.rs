@@ -12,6 +12,7 @@ mod flow;
 mod flow_event;
 mod measure;
 mod nsm;
+mod nsm_discovery;
 mod peers;
 mod service;
 mod status;
@@ -25,6 +26,7 @@ pub use flow::{Flow, FlowStreamEnd, FlowStreamLine, FlowTraffic};
 pub use flow_event::FlowEvent;
 pub use measure::{Bucket, CauseCount, Distribution, ReasonCount, Traffic};
 pub use nsm::{NsmCallCount, NsmConnection, NsmHealCount, NsmState};
+pub use nsm_discovery::{NsmConflict, NsmDiscovery, NsmEndpoint, NsmReasonCount, NsmStream};
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendCounts, Distribution, NsmConnection, PeerGroup, ReasonCount, Time, Traffic};
+use super::{
+    BackendCounts, Distribution, NsmConnection, NsmDiscovery, PeerGroup, ReasonCount, Time, Traffic,
+};
 
 /// The vL3 interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +154,9 @@ pub struct Discovery {
     /// The collections that the set in use lacks, because the source may not list them.
     #[serde(default)]
     pub missing: Vec<MissingCollection>,
+    /// The streams of the source `nsm`; `None` for others.
+    #[serde(default)]
+    pub nsm: Option<NsmDiscovery>,
 }
 
 /// Objects of one kind in one place that a source may not list.

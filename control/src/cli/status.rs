@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::api::{
-    BackendState, Discovery, Envelope, NsmConnection, Peer, PeerGroup, ServiceState, Severity, Status, Time,
-    Traffic, Warning, Worker,
+    BackendState, Discovery, Envelope, NsmConnection, NsmDiscovery, Peer, PeerGroup, ServiceState, Severity,
+    Status, Time, Traffic, Warning, Worker,
 };
 
 use super::number::{Digits, UNKNOWN, age, percent};
@@ -235,10 +235,21 @@ fn traffic(status: &Status, digits: Digits) -> String {
 }
 
 fn control(status: &Status, now: Time) -> String {
+    let clients = |nsm: &NsmDiscovery| {
+        let followed = nsm.endpoints.iter().filter(|endpoint| endpoint.monitor.live);
+        let connections: u64 = nsm.endpoints.iter().map(|endpoint| endpoint.connections).sum();
+        format!(
+            " of {} ({} of {} endpoints followed, {connections} connections)",
+            nsm.network_service,
+            followed.count(),
+            nsm.endpoints.len()
+        )
+    };
     let source = |discovery: &Discovery| {
         format!(
-            "discovery {} {}, last event {} ago",
+            "discovery {}{} {}, last event {} ago",
             discovery.source,
+            discovery.nsm.as_ref().map_or_else(String::new, clients),
             if discovery.synced {
                 "in sync"
             } else if !discovery.missing.is_empty() && discovery.last_error.is_none() {

@@ -32,6 +32,7 @@ const KEYS: &[&str] = &[
     "timeouts",
     "discovery",
     "kubernetes",
+    "networkService",
     "services",
     "dns",
     "admin",
@@ -115,6 +116,11 @@ pub(super) fn read(
     replace(&mut config.nat_ports, read_nat_ports(set, ephemeral));
     replace(&mut config.discovery, read_discovery(set));
     config.kubernetes = read_kubernetes(set, config.discovery);
+    config.network_service = set.optional("networkService", NETWORK_SERVICE_FORM, |value| {
+        let name = value.as_str()?;
+        let is_plain = |c: char| c.is_ascii_graphic() && c != '/';
+        (!name.is_empty() && name.chars().all(is_plain)).then(|| name.to_owned())
+    });
     replace(
         &mut config.log_level,
         set.optional("logLevel", &names::listed(names::LOG_LEVELS), |value| {
@@ -234,14 +240,10 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
     }
 }
 
+const NETWORK_SERVICE_FORM: &str = "the name of a network service";
+
 fn read_discovery(section: &mut Section<'_>) -> Option<Discovery> {
-    let choices = names::listed(names::DISCOVERIES);
-    if section.value("discovery").and_then(Value::as_str) == Some("nsm") {
-        let allowed = format!("{choices}: not supported by this version");
-        section.reject("discovery", "nsm", allowed);
-        return None;
-    }
-    section.optional("discovery", &choices, |value| {
+    section.optional("discovery", &names::listed(names::DISCOVERIES), |value| {
         names::choice(names::DISCOVERIES, value.as_str()?)
     })
 }
@@ -251,8 +253,8 @@ fn read_kubernetes(section: &mut Section<'_>, discovery: Discovery) -> Option<Ku
     let value = section.value("kubernetes");
     match (discovery, value) {
         (Discovery::Kubernetes, value) => Some(Kubernetes::read(&path, value, section.errors())),
-        (Discovery::Static, None) => None,
-        (Discovery::Static, Some(value)) => {
+        (Discovery::Static | Discovery::Nsm, None) => None,
+        (Discovery::Static | Discovery::Nsm, Some(value)) => {
             section.reject(
                 "kubernetes",
                 node::shown(value),

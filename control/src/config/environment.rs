@@ -13,7 +13,7 @@ use super::document::{self, Document};
 use super::error::ConfigError;
 use super::nsm::{NetworkService, Nsm};
 use super::selector::Selector;
-use super::service::{Draft, TargetPort};
+use super::service::{Draft, ENVIRONMENT, TargetPort};
 use super::{duration, kubernetes, names, port};
 
 /// Variables that are parsed and have no effect.
@@ -258,7 +258,7 @@ impl Variables<'_> {
                     self.errors
                         .push(ConfigError::new("NSM_NAME", name, names::LABEL_FORM));
                 }
-                let mut draft = Draft::named("NSM_PORT", name);
+                let mut draft = Draft::named(ENVIRONMENT, name);
                 overlay(&mut draft, port, target_port, protocol, selector);
                 drafts.push(draft);
             }

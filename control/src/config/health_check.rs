@@ -1,6 +1,6 @@
 //! The `healthCheck` of a service.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use vl3lb_common::{Duration, Protocol};
 
@@ -48,8 +48,21 @@ impl HealthCheck {
         }
     }
 
+    /// Reads the value at `path`: `Some(None)` if there are to be no checks, `None` if it is invalid.
+    pub(super) fn read_or_off(
+        path: &str,
+        value: &Value,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<Option<Self>> {
+        match value {
+            Value::Bool(false) => Some(None),
+            Value::String(text) if text.eq_ignore_ascii_case(OFF) => Some(None),
+            _ => Self::read(path, value, errors).map(Some),
+        }
+    }
+
     /// Reads the mapping at `path`; `None` without a valid `tcp`.
-    pub(super) fn read(path: &str, value: &Value, errors: &mut Vec<ConfigError>) -> Option<Self> {
+    fn read(path: &str, value: &Value, errors: &mut Vec<ConfigError>) -> Option<Self> {
         let known = ["tcp", "interval", "timeout", "rise", "fall"];
         let mut section = Section::new(path, Some(value), &known, errors);
         let tcp = read_tcp(&mut section);
@@ -95,6 +108,20 @@ impl HealthCheck {
                 ),
             ));
         }
+    }
+}
+
+/// No checks, where they are the default.
+const OFF: &str = "off";
+
+/// As the file says it.
+pub(super) fn serialize<S: Serializer>(
+    check: &Option<HealthCheck>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match check {
+        Some(check) => check.serialize(serializer),
+        None => serializer.serialize_str(OFF),
     }
 }
 

@@ -122,7 +122,7 @@ impl Serialize for AddressFrom {
 const GROUP: &str = "vl3-lb";
 /// The group is part of object names and the value of a label.
 pub(super) const GROUP_FORM: &str = names::LABEL_FORM;
-const ADDRESS_FROM_FORM: &str = "pod-ip, network-status:NETWORK or INTERFACE, annotation:KEY";
+const ADDRESS_FROM_FORM: &str = "pod-ip, network-status:NETWORK or INTERFACE, annotation:KEY, nsm";
 const PREFERS: &[(&str, Prefer)] = &[
     ("none", Prefer::None),
     ("zone", Prefer::Zone),
@@ -160,12 +160,6 @@ impl Kubernetes {
         let address_from = section.optional("addressFrom", ADDRESS_FROM_FORM, |value| {
             AddressFrom::parse(value.as_str()?)
         });
-        // Whoever has a source of connections for `Kubernetes::with_connections` takes this out.
-        if address_from == Some(AddressFrom::Nsm) {
-            let allowed =
-                format!("{ADDRESS_FROM_FORM}: it takes discovery: nsm, which this version does not have");
-            section.reject("addressFrom", "nsm", allowed);
-        }
         let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
         let topology = read_topology(&mut section);
         let group = section.optional("group", GROUP_FORM, |value| group(&node::text(value)?));

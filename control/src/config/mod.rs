@@ -62,6 +62,9 @@ pub struct Config {
     /// With discovery kubernetes only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<Kubernetes>,
+    /// The network service whose clients are backends, or where pods have their addresses; else `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_service: Option<String>,
     pub services: Vec<Service>,
     pub dns: Dns,
     pub admin: Admin,
@@ -206,6 +209,11 @@ impl Config {
                 "--config FILE, or NSM_PORT for one service",
             ));
         }
+        if text.is_none() && document.config.nsm.network_service.is_some() {
+            // Backends cannot be listed by variables.
+            document.config.discovery = Discovery::Nsm;
+        }
+        document.config.resolve_network_service(&mut errors);
         for draft in &document.services {
             draft.check_discovery(document.config.discovery, &mut errors);
             draft.check_health(&mut errors);
@@ -225,7 +233,14 @@ impl Config {
                     ephemeral.end()
                 ));
             }
-            config.services.extend(draft.finish());
+            if config.uses_nsm() && draft.is_unchecked() {
+                notes.push(format!(
+                    "{}: clients that die without leaving the network service are noticed when their tokens expire: \
+                     set healthCheck.tcp.port to a port where they answer TCP",
+                    draft.path
+                ));
+            }
+            config.services.extend(draft.finish(config.uses_nsm()));
         }
         config.check_listeners(&mut errors);
         config.check_own_addresses(&mut errors);
@@ -255,6 +270,7 @@ impl Config {
             ("timeouts", self.timeouts != other.timeouts),
             ("discovery", self.discovery != other.discovery),
             ("kubernetes", self.kubernetes != other.kubernetes),
+            ("networkService", self.network_service != other.network_service),
             ("dns", self.dns != other.dns),
             ("admin", self.admin != other.admin),
             ("logLevel", self.log_level != other.log_level),
@@ -263,6 +279,34 @@ impl Config {
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
         .collect()
+    }
+
+    /// Whether backends, or the addresses of pods, come from connections to a network service.
+    pub fn uses_nsm(&self) -> bool {
+        let kubernetes = self.kubernetes.as_ref();
+        self.discovery == Discovery::Nsm
+            || kubernetes.is_some_and(|kubernetes| kubernetes.address_from == AddressFrom::Nsm)
+    }
+
+    /// Without a name in the file it is the network service that the balancer joins.
+    fn resolve_network_service(&mut self, errors: &mut Vec<ConfigError>) {
+        let joined = self.nsm.network_service.as_ref();
+        match (self.uses_nsm(), &self.network_service) {
+            (true, None) => match joined {
+                Some(joined) => self.network_service = Some(joined.name.clone()),
+                None => errors.push(ConfigError::new(
+                    "networkService",
+                    "missing",
+                    "the network service whose clients are backends, or NSM_NETWORK_SERVICES",
+                )),
+            },
+            (false, Some(name)) => errors.push(ConfigError::new(
+                "networkService",
+                name,
+                "it with discovery: nsm or kubernetes.addressFrom: nsm only",
+            )),
+            (true, Some(_)) | (false, None) => {}
+        }
     }
 
     /// The documented defaults, without services.
@@ -283,6 +327,7 @@ impl Config {
             },
             discovery: Discovery::Static,
             kubernetes: None,
+            network_service: None,
             services: Vec::new(),
             dns: Dns {
                 zone: "vl3-lb".to_owned(),

@@ -37,6 +37,8 @@ pub enum Discovery {
     Static,
     /// Services from the file and, with `kubernetes.services`, from the cluster; backends from pods.
     Kubernetes,
+    /// Backends from the clients of a network service.
+    Nsm,
 }
 
 /// The format of log lines.
@@ -92,6 +94,7 @@ pub(super) const ZERO_COPY: &[(&str, ZeroCopy)] = &[
 pub(super) const DISCOVERIES: &[(&str, Discovery)] = &[
     ("static", Discovery::Static),
     ("kubernetes", Discovery::Kubernetes),
+    ("nsm", Discovery::Nsm),
 ];
 
 pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[

@@ -12,7 +12,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
 use super::error::ConfigError;
-use super::health_check::HealthCheck;
+use super::health_check::{self, HealthCheck};
 use super::names::{self, Discovery};
 use super::node::{self, Place, Section};
 use super::port;
@@ -43,7 +43,7 @@ pub struct Service {
     #[serde(serialize_with = "duration::serialize")]
     pub drain: Duration,
     /// `None`: discovery alone decides whether a backend is up.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "health_check::serialize")]
     pub health_check: Option<HealthCheck>,
     pub backends: Vec<Backend>,
 }
@@ -76,6 +76,8 @@ fn client_ip<S: Serializer>(affinity: &Duration, serializer: S) -> Result<S::Ok,
     serializer.collect_map([("clientIP", text)])
 }
 
+/// The path of the service that the environment adds.
+pub(super) const ENVIRONMENT: &str = "NSM_PORT";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
 const WEIGHTS: &str = "0-1000";
 pub const DEFAULT_SCHEDULER: Scheduler = Scheduler::Maglev;
@@ -101,7 +103,8 @@ pub(super) struct Draft {
     affinity: Option<Duration>,
     source_ranges: Vec<IpNet>,
     drain: Option<Duration>,
-    health_check: Option<HealthCheck>,
+    /// `Some(None)`: none, also where they are the default.
+    health_check: Option<Option<HealthCheck>>,
     backends: Vec<Backend>,
 }
 
@@ -147,7 +150,7 @@ impl Draft {
         let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
         let health_check = section.value("healthCheck").and_then(|value| {
             let path = section.path("healthCheck");
-            HealthCheck::read(&path, value, section.errors())
+            HealthCheck::read_or_off(&path, value, section.errors())
         });
         let selector_given = section.value("selector").is_some();
         let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
@@ -171,9 +174,12 @@ impl Draft {
         }
     }
 
-    /// The finished service; `None` if a setting without a default is invalid.
-    pub(super) fn finish(self) -> Option<Service> {
+    /// The finished service; `None` if a setting without a default is invalid. With `is_checked` its backends are
+    /// checked unless that is switched off; those of a UDP service cannot be without a port that answers TCP.
+    pub(super) fn finish(self, is_checked: bool) -> Option<Service> {
         let port = self.port?;
+        let is_tcp = self.protocol.unwrap_or(Protocol::Tcp) == Protocol::Tcp;
+        let default_check = (is_checked && is_tcp).then(HealthCheck::tcp);
         Some(Service {
             name: self.name?,
             protocol: self.protocol.unwrap_or(Protocol::Tcp),
@@ -184,14 +190,14 @@ impl Draft {
             affinity: self.affinity.unwrap_or_default(),
             source_ranges: self.source_ranges,
             drain: self.drain.unwrap_or(DEFAULT_DRAIN),
-            health_check: self.health_check,
+            health_check: self.health_check.unwrap_or(default_check),
             backends: self.backends,
         })
     }
 
     /// Checks `healthCheck` against the protocol, which may come from the environment.
     pub(super) fn check_health(&self, errors: &mut Vec<ConfigError>) {
-        if let Some(check) = &self.health_check {
+        if let Some(Some(check)) = &self.health_check {
             let path = format!("{}.healthCheck", self.path);
             check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), errors);
         }
@@ -199,29 +205,44 @@ impl Draft {
 
     /// Errors for settings that `discovery` requires or would ignore.
     pub(super) fn check_discovery(&self, discovery: Discovery, errors: &mut Vec<ConfigError>) {
-        let mut reject = |key: &str, value: String, allowed: &str| {
-            errors.push(ConfigError::new(format!("{}.{key}", self.path), value, allowed));
+        let mut reject = |field: String, value: String, allowed: &str| {
+            errors.push(ConfigError::new(field, value, allowed));
         };
-        match discovery {
-            Discovery::Static => {
-                if let Some(TargetPort::Name(name)) = &self.target_port {
-                    reject(
-                        "targetPort",
-                        name.clone(),
-                        "1-65535; a name with discovery: kubernetes only",
-                    );
-                }
-            }
-            Discovery::Kubernetes => {
-                if self.selector.is_empty() && !self.selector_rejected {
-                    reject("selector", "missing".to_owned(), SELECTOR_FORM);
-                }
-                if !self.backends.is_empty() {
-                    let allowed = "none: with discovery: kubernetes they are the pods that selector selects";
-                    reject("backends", format!("{} listed", self.backends.len()), allowed);
-                }
-            }
+        let field = |key: &str| format!("{}.{key}", self.path);
+        if let (Discovery::Static | Discovery::Nsm, Some(TargetPort::Name(name))) =
+            (discovery, &self.target_port)
+        {
+            let allowed = "1-65535; a name with discovery: kubernetes only";
+            reject(field("targetPort"), name.clone(), allowed);
         }
+        let selected = match discovery {
+            Discovery::Static => return,
+            Discovery::Kubernetes => "pods",
+            Discovery::Nsm => "clients of the network service",
+        };
+        if self.selector.is_empty() && !self.selector_rejected {
+            let (field, allowed) = match self.path.as_str() {
+                ENVIRONMENT => ("NSM_SELECTOR".to_owned(), "labels such as app:finance,tier:web"),
+                _ => (field("selector"), SELECTOR_FORM),
+            };
+            reject(field, "missing".to_owned(), allowed);
+        }
+        if !self.backends.is_empty() {
+            let discovery = names::spelled(names::DISCOVERIES, discovery);
+            let allowed =
+                format!("none: with discovery: {discovery} they are the {selected} that selector selects");
+            reject(
+                field("backends"),
+                format!("{} listed", self.backends.len()),
+                &allowed,
+            );
+        }
+    }
+
+    /// Whether nothing would notice a backend that died without leaving the network service: a UDP service has no
+    /// checks by default.
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.health_check.is_none() && self.protocol == Some(Protocol::Udp)
     }
 }
 

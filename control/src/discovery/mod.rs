@@ -7,6 +7,7 @@
 mod file_events;
 mod instances;
 pub(crate) mod kubernetes;
+mod nsm;
 mod static_file;
 mod status;
 
@@ -29,6 +30,7 @@ pub use instances::Instances;
 pub use kubernetes::{
     Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Refused, StaleStatus,
 };
+pub use nsm::{Nsm, NsmClients};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, Missing, SourceStatus};
 
@@ -135,6 +137,8 @@ pub enum Origin {
     Static,
     /// Pods.
     Kubernetes,
+    /// Clients of the network service.
+    Nsm,
 }
 
 impl Origin {
@@ -143,6 +147,7 @@ impl Origin {
         match self {
             Self::Static => "static",
             Self::Kubernetes => "kubernetes",
+            Self::Nsm => "nsm",
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The state of a source, for status and metrics.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Origin;
+use crate::api::NsmDiscovery;
 
 /// The state of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct SourceStatus {
     pub events: u64,
     /// Sets that were refused or could not be read.
     pub errors: ErrorCounts,
+    /// The streams of the source `nsm`; `None` for others.
+    pub nsm: Option<Arc<NsmDiscovery>>,
 }
 
 impl SourceStatus {
@@ -36,6 +40,7 @@ impl SourceStatus {
             missing: Vec::new(),
             events: 0,
             errors: ErrorCounts::NONE,
+            nsm: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod balancer;
 mod family;
 mod nsm;
+mod nsm_discovery;
 mod services;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub fn families(report: &Report) -> Vec<Family> {
     let mut families = balancer::families(report);
     families.extend(nsm::families(&report.status));
+    families.extend(nsm_discovery::families(&report.status));
     families.extend(services::families(report));
     families
 }

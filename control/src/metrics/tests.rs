@@ -77,6 +77,14 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_nsm_replacements", "counter", ""),
     ("vl3lb_nsm_address_changes", "counter", ""),
     ("vl3lb_nsm_monitor_losses", "counter", ""),
+    ("vl3lb_nsm_registry_followed", "gauge", ""),
+    ("vl3lb_nsm_endpoint_followed", "gauge", "endpoint"),
+    ("vl3lb_nsm_endpoint_connections", "gauge", "endpoint"),
+    ("vl3lb_nsm_stream_losses", "counter", "stream"),
+    ("vl3lb_nsm_conflicts", "counter", "kind"),
+    ("vl3lb_nsm_conflicts_open", "gauge", ""),
+    ("vl3lb_nsm_skipped_connections", "counter", "reason"),
+    ("vl3lb_nsm_unknown_events", "counter", ""),
     ("vl3lb_service_flows", "gauge", "service"),
     ("vl3lb_service_flows_opened", "counter", "service"),
     ("vl3lb_service_flows_closed", "counter", "service cause"),
@@ -135,6 +143,10 @@ const OWN_LABELS: &[(&str, &[&str])] = &[
     ("vl3lb_kubernetes_writes", &["resource", "result"]),
     ("vl3lb_nsm_connection_info", &["network_service", "endpoint"]),
     ("vl3lb_nsm_calls", &["call"]),
+    ("vl3lb_nsm_endpoint_followed", &["endpoint"]),
+    ("vl3lb_nsm_endpoint_connections", &["endpoint"]),
+    ("vl3lb_nsm_stream_losses", &["stream"]),
+    ("vl3lb_nsm_conflicts", &["kind"]),
 ];
 
 /// The name, labels and value of a sample line.

@@ -14,14 +14,17 @@ use vl3lb_control::supervise::Tasks;
 
 use super::{failed, refused};
 
-/// A client that is not started yet.
+/// What is not started yet.
 pub(super) struct Nsm {
+    /// Connects with this process's identity, once [`Self::start`] keeps it current.
+    pub(super) connector: Connector,
     workload_api: WorkloadApi,
-    client: Client,
-    pub(super) handle: Handle,
+    /// `None` where another process makes the interface.
+    client: Option<Client>,
+    pub(super) handle: Option<Handle>,
 }
 
-/// The client that NSM_NETWORK_SERVICES asks for; `None` without it.
+/// Prepares what NSM_NETWORK_SERVICES and discovery ask for; `None` if neither asks for anything.
 ///
 /// Errors: settings that cannot be used.
 pub(super) fn prepare(
@@ -30,22 +33,36 @@ pub(super) fn prepare(
     events: &Arc<Events>,
 ) -> Result<Option<Nsm>, Failure> {
     let nsm = &config.nsm;
-    let Some(service) = nsm.network_service.clone() else {
+    if nsm.network_service.is_none() && !config.uses_nsm() {
         return Ok(None);
-    };
-    info!(
-        "client {} of network service {}, manager {}, identity from {}, labels {:?}",
-        nsm.name, service.name, nsm.connect_to, nsm.workload_api, service.labels
-    );
+    }
+    info!("manager {}, identity from {}", nsm.connect_to, nsm.workload_api);
     let (identity, workload_api) = Identity::new(&nsm.workload_api).map_err(refused)?;
     let limits = Limits {
         dial_timeout: nsm.dial_timeout,
         max_token_lifetime: nsm.max_token_lifetime,
     };
     let connector = Connector::new(identity, limits);
-    let (client, handle) =
-        Client::new(nsm, service, connector, network.clone(), Arc::clone(events)).map_err(refused)?;
+    let (client, handle) = match nsm.network_service.clone() {
+        Some(service) => {
+            info!(
+                "client {} of network service {}, labels {:?}",
+                nsm.name, service.name, service.labels
+            );
+            let client = Client::new(
+                nsm,
+                service,
+                connector.clone(),
+                network.clone(),
+                Arc::clone(events),
+            );
+            let (client, handle) = client.map_err(refused)?;
+            (Some(client), Some(handle))
+        }
+        None => (None, None),
+    };
     Ok(Some(Nsm {
+        connector,
         workload_api,
         client,
         handle,
@@ -53,8 +70,14 @@ pub(super) fn prepare(
 }
 
 impl Nsm {
-    /// Requests the network service from now on.
+    /// Keeps the identity current from now on, and requests the network service.
     pub(super) fn start(self, tasks: &Tasks) -> Result<(), Failure> {
-        self.client.start(self.workload_api, tasks).map_err(failed)
+        match self.client {
+            Some(client) => client.start(self.workload_api, tasks).map_err(failed),
+            None => {
+                tasks.spawn("the SPIFFE identity", self.workload_api.run());
+                Ok(())
+            }
+        }
     }
 }

@@ -11,11 +11,14 @@ use vl3lb_control::api::{EventCode, Time};
 use vl3lb_control::attachment::Attacher;
 use vl3lb_control::cli::Failure;
 use vl3lb_control::config::{Config, Discovery};
-use vl3lb_control::discovery::{DesiredSender, Kubernetes, Origin, Source, SourceStatus, StaticFile};
+use vl3lb_control::discovery::{
+    DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
+};
 use vl3lb_control::dns::Dns;
 use vl3lb_control::health::{Checker, TcpConnect};
-use vl3lb_control::network::Monitor;
+use vl3lb_control::network::{Monitor, NetworkReceiver};
 use vl3lb_control::nsm::client::Handle;
+use vl3lb_control::nsm::connector::Connector;
 use vl3lb_control::observe::events::{Event, Events};
 use vl3lb_control::observe::report::{Identity, Reporter, Sources};
 use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
@@ -74,20 +77,30 @@ impl Control {
             resolver,
             Arc::clone(&events),
         );
+        let nsm = nsm::prepare(config, &network, &events)?;
+        let connector = nsm.as_ref().map(|nsm| &nsm.connector);
         let supervisor = Supervisor::new();
         let tasks = supervisor.tasks();
         let Found {
             source,
+            connections,
             file,
             services,
-        } = discover(config, path.clone(), desired, &events, &tasks);
+        } = discover(
+            config,
+            path.clone(),
+            desired,
+            &network,
+            connector,
+            &events,
+            &tasks,
+        )?;
         let (peers, membership) = join(config, &current, services, &events).unzip();
         let peer_set = membership
             .as_ref()
             .map_or_else(|| watch::Sender::default().subscribe(), Membership::peers);
         let (dns, dns_stats) =
             Dns::new(&config.dns, current.clone(), peer_set, network.clone()).map_err(refused)?;
-        let nsm = nsm::prepare(config, &network, &events)?;
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -103,12 +116,13 @@ impl Control {
             attach_failure,
             health,
             source,
+            connections,
             file,
             publisher: publisher_stats,
             dns: dns_stats,
             events: Arc::clone(&events),
             membership: membership.clone(),
-            nsm: nsm.as_ref().map(|nsm| nsm.handle.clone()),
+            nsm: nsm.as_ref().and_then(|nsm| nsm.handle.clone()),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
         info!(
@@ -139,7 +153,7 @@ impl Control {
                 }
             }
         });
-        let handle = nsm.as_ref().map(|nsm| nsm.handle.clone());
+        let handle = nsm.as_ref().and_then(|nsm| nsm.handle.clone());
         // Last: a start that fails has nothing to close.
         nsm.map_or(Ok(()), |nsm| nsm.start(&tasks))?;
         Ok(Self {
@@ -181,6 +195,8 @@ fn join(
 struct Found {
     /// Of the source of backends.
     source: watch::Receiver<SourceStatus>,
+    /// Of the addresses of pods, where they have a source of their own.
+    connections: Option<watch::Receiver<SourceStatus>>,
     /// Of the configuration file.
     file: watch::Receiver<SourceStatus>,
     /// Services of Kubernetes.
@@ -192,37 +208,67 @@ fn discover(
     config: &Arc<Config>,
     path: Option<PathBuf>,
     desired: DesiredSender,
+    network: &NetworkReceiver,
+    connector: Option<&Connector>,
     events: &Arc<Events>,
     tasks: &Tasks,
-) -> Found {
+) -> Result<Found, Failure> {
     let env = |name: &str| std::env::var(name).ok();
     let file = StaticFile::new(path, env, Arc::clone(config), Arc::clone(events));
     let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
-    match config.discovery {
-        Discovery::Static => {
-            tasks.spawn("discovery", file.run(desired, file_status));
-            Found {
-                source: file_state.clone(),
-                file: file_state,
-                services: KubeServices::none(),
-            }
+    let clients = match (&config.network_service, connector) {
+        (Some(service), Some(connector)) => {
+            info!("clients of network service {service} are followed");
+            let clients = NsmClients::new(
+                connector.clone(),
+                &config.nsm,
+                service,
+                network.clone(),
+                Arc::clone(events),
+            );
+            Some(clients.map_err(refused)?)
         }
-        Discovery::Kubernetes => {
+        _ => None,
+    };
+    let mut connections = None;
+    let mut services = KubeServices::none();
+    let source = match (config.discovery, clients) {
+        (Discovery::Static, _) => {
+            tasks.spawn("discovery", file.run(desired, file_status));
+            file_state.clone()
+        }
+        (Discovery::Kubernetes, clients) => {
             let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
-            let source = Kubernetes::new(file, file_status);
-            let services = KubeServices {
+            let mut source = Kubernetes::new(file, file_status);
+            if let Some(clients) = clients {
+                let (status, state) = watch::channel(SourceStatus::new(Origin::Nsm));
+                let (receiver, task) = clients.connections(status);
+                tasks.spawn("the addresses of pods", task);
+                source = source.with_connections(receiver);
+                connections = Some(state);
+            }
+            services = KubeServices {
                 accepted: source.accepted(),
                 refused: source.refused(),
                 stale: source.stale_statuses(),
             };
             tasks.spawn("discovery", source.run(desired, status));
-            Found {
-                source: state,
-                file: file_state,
-                services,
-            }
+            state
         }
-    }
+        (Discovery::Nsm, clients) => {
+            let clients = clients.expect("the configuration names a network service");
+            let (status, state) = watch::channel(SourceStatus::new(Origin::Nsm));
+            let source = Nsm::new(file, file_status, clients);
+            tasks.spawn("discovery", source.run(desired, status));
+            state
+        }
+    };
+    Ok(Found {
+        source,
+        connections,
+        file: file_state,
+        services,
+    })
 }
 
 /// The name of the pod or host.

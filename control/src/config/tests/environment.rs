@@ -51,6 +51,7 @@ fn the_service_is_called_as_the_network_calls_the_pod() {
         &[
             ("NSM_NAME", "finance-lb-7c9d"),
             ("NSM_PORT", "80"),
+            ("NSM_SELECTOR", "app:finance"),
             ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1?podName=finance"),
         ],
     )
@@ -62,6 +63,7 @@ fn the_service_is_called_as_the_network_calls_the_pod() {
             ("NSM_NAME", "finance-lb-7c9d"),
             ("POD_NAME", "finance"),
             ("NSM_PORT", "80"),
+            ("NSM_SELECTOR", "app:finance"),
             ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1"),
         ],
     )
@@ -79,6 +81,7 @@ fn the_request_has_the_labels_of_url_variables_and_place() {
         &[
             ("NSM_NAME", "finance-lb-7c9d"),
             ("NSM_PORT", "80"),
+            ("NSM_SELECTOR", "app:finance"),
             (
                 "NSM_NETWORK_SERVICES",
                 "kernel://vl3-lb/net0?podName=finance&app=lb",
@@ -143,7 +146,8 @@ fn settings_of_a_client_that_cannot_work_are_rejected() {
             "SPIFFE_ENDPOINT_SOCKET: /run/agent.sock, allowed a URL such as unix:///run/spire/sockets/agent.sock",
         ),
     ] {
-        let rejected = with_env(None, &[("NSM_PORT", "80"), network_service, variable]);
+        let selector = ("NSM_SELECTOR", "app:finance");
+        let rejected = with_env(None, &[("NSM_PORT", "80"), selector, network_service, variable]);
         assert_eq!(rejected, Err(vec![error.to_owned()]));
     }
     // Without a request of its own it may be anywhere.

@@ -21,17 +21,10 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
                 .to_owned(),
         ),
         (
-            "{addressFrom: nsm}",
-            "port: 80, selector: {app: a}",
-            "kubernetes.addressFrom: nsm, allowed pod-ip, network-status:NETWORK or INTERFACE, \
-             annotation:KEY: it takes discovery: nsm, which this version does not have"
-                .to_owned(),
-        ),
-        (
             "{addressFrom: 'annotation:'}",
             "port: 80, selector: {app: a}",
             "kubernetes.addressFrom: annotation:, allowed pod-ip, network-status:NETWORK or INTERFACE, \
-             annotation:KEY"
+             annotation:KEY, nsm"
                 .to_owned(),
         ),
         (

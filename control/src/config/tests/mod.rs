@@ -3,6 +3,7 @@
 mod environment;
 mod file;
 mod kubernetes;
+mod nsm;
 
 use super::*;
 
@@ -385,12 +386,8 @@ fn each_error_names_field_value_and_what_is_allowed() {
             "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 7days",
         ),
         (
-            "discovery: nsm".to_owned(),
-            "discovery: nsm, allowed static, kubernetes: not supported by this version",
-        ),
-        (
             "discovery: magic".to_owned(),
-            "discovery: magic, allowed static, kubernetes",
+            "discovery: magic, allowed static, kubernetes, nsm",
         ),
         (
             "kubernetes: {namespaces: all}".to_owned(),

@@ -14,8 +14,12 @@ use crate::discovery::PodPlace;
 /// A pod's end of a connection to the vL3 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// The pod that requested it, and its node if the connection's path names it.
-    pub client: PodPlace,
+    /// The name of the pod that requested it.
+    pub pod: String,
+    /// Its namespace, if that is known.
+    pub namespace: Option<String>,
+    /// Its node, if that is known.
+    pub node: Option<String>,
     /// Its addresses in the vL3 network, of both families.
     pub addresses: Vec<IpAddr>,
 }
@@ -31,8 +35,7 @@ impl FromIterator<Connection> for Connections {
     fn from_iter<T: IntoIterator<Item = Connection>>(connections: T) -> Self {
         let mut by_pod: HashMap<String, Vec<Connection>> = HashMap::new();
         for connection in connections {
-            let pod = connection.client.pod.clone();
-            by_pod.entry(pod).or_default().push(connection);
+            by_pod.entry(connection.pod.clone()).or_default().push(connection);
         }
         Self(by_pod)
     }
@@ -42,12 +45,18 @@ impl Connections {
     /// The addresses of the pod at `place`, sorted and without duplicates; none if it is not connected.
     ///
     /// A pod may have the name of its predecessor on another node (as in a StatefulSet), whose connection may still be
-    /// listed. So the nodes must be the same where both are known.
-    pub(super) fn addresses(&self, place: &PodPlace) -> Vec<IpAddr> {
-        let connections = self.0.get(&place.pod).into_iter().flatten();
+    /// listed, or that of a pod in another namespace. So nodes and namespaces must be the same where both are known.
+    pub(in crate::discovery) fn addresses(&self, place: &PodPlace) -> Vec<IpAddr> {
+        let Some((namespace, name)) = place.pod.split_once('/') else {
+            return Vec::new();
+        };
+        let connections = self.0.get(name).into_iter().flatten();
         let own = connections.filter(|connection| {
-            let nodes = connection.client.node.as_ref().zip(place.node.as_ref());
-            nodes.is_none_or(|(there, here)| there == here)
+            let is_of_node = match (&connection.node, &place.node) {
+                (Some(there), Some(here)) => there == here,
+                _ => true,
+            };
+            is_of_node && connection.namespace.as_deref().is_none_or(|of| of == namespace)
         });
         let mut addresses: Vec<IpAddr> = own
             .flat_map(|connection| &connection.addresses)

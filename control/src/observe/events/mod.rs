@@ -122,6 +122,7 @@ fn log(event: &Event) {
         EventCode::BackendState => line!(),
         EventCode::ConfigRead | EventCode::ConfigRejected => line!(),
         EventCode::DiscoveryLost | EventCode::DiscoveryBack => line!(),
+        EventCode::AddressConflict | EventCode::NameConflict => line!(),
         EventCode::BalancerJoined | EventCode::BalancerLeft => line!(),
         EventCode::InterfaceLost | EventCode::InterfaceBack | EventCode::InterfaceChanged => line!(),
         EventCode::Attached | EventCode::AttachFailed => line!(),

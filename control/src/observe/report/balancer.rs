@@ -14,7 +14,7 @@ use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::stats::WorkerStats;
 
 use super::build::{Facts, count, reasons, rounded};
-use crate::discovery::Missing;
+use crate::discovery::{Missing, SourceStatus};
 use crate::dns;
 use crate::network::NetworkView;
 use crate::publisher::{APPLY_BOUNDS, PROGRAM_BOUNDS};
@@ -26,7 +26,6 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
     let Facts {
         identity,
         attachment,
-        source,
         file,
         ..
     } = facts;
@@ -58,24 +57,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             pass: facts.steered.passed,
         },
         totals: totals(facts, services, backends),
-        discovery: vec![Discovery {
-            source: source.origin.name().to_owned(),
-            synced: source.synced,
-            last_event_time: source.last_event.map(Time),
-            last_error: source.error.clone(),
-            events_total: source.events,
-            errors_total: source.errors.total(),
-            loaded_time: source.loaded.map(Time),
-            errors: source
-                .errors
-                .by_reason()
-                .map(|(reason, errors_total)| ErrorCount {
-                    reason: reason.name().to_owned(),
-                    errors_total,
-                })
-                .collect(),
-            missing: source.missing.iter().map(missing).collect(),
-        }],
+        discovery: facts.sources().map(discovery).collect(),
         config: ConfigFile {
             path: identity.config_path.clone(),
             ok: file.error.is_none(),
@@ -90,6 +72,28 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         flow_followers: facts.flow_followers,
         flow_events_lost_total: facts.flow_events_lost,
         warnings: Vec::new(),
+    }
+}
+
+fn discovery(source: &SourceStatus) -> Discovery {
+    let errors = source
+        .errors
+        .by_reason()
+        .map(|(reason, errors_total)| ErrorCount {
+            reason: reason.name().to_owned(),
+            errors_total,
+        });
+    Discovery {
+        source: source.origin.name().to_owned(),
+        synced: source.synced,
+        last_event_time: source.last_event.map(Time),
+        last_error: source.error.clone(),
+        events_total: source.events,
+        errors_total: source.errors.total(),
+        loaded_time: source.loaded.map(Time),
+        errors: errors.collect(),
+        missing: source.missing.iter().map(missing).collect(),
+        nsm: source.nsm.as_deref().cloned(),
     }
 }
 

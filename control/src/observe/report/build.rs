@@ -62,6 +62,8 @@ pub(super) struct Facts<'a> {
     pub(super) checks: &'a HashMap<Target, BackendCheck>,
     pub(super) publisher: &'a PublisherStats,
     pub(super) source: &'a SourceStatus,
+    /// `None` where the addresses of backends have no source of their own.
+    pub(super) connections: Option<&'a SourceStatus>,
     pub(super) file: &'a SourceStatus,
     pub(super) dns: &'a DnsStats,
     pub(super) events_lost: u64,
@@ -96,6 +98,11 @@ pub(super) fn report(facts: &Facts<'_>) -> Report {
 }
 
 impl Facts<'_> {
+    /// The sources of backends and of their addresses.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &SourceStatus> {
+        std::iter::once(self.source).chain(self.connections)
+    }
+
     pub(super) fn directory(&self) -> Option<&Directory> {
         self.current.map(|current| &*current.directory)
     }

@@ -54,6 +54,8 @@ pub struct Sources {
     pub health: Arc<HealthTable>,
     /// How the source of backends is doing.
     pub source: watch::Receiver<SourceStatus>,
+    /// How the addresses of pods are doing, where they have a source of their own.
+    pub connections: Option<watch::Receiver<SourceStatus>>,
     /// How the configuration file is doing; the same where it is the source.
     pub file: watch::Receiver<SourceStatus>,
     pub publisher: Arc<PublisherStats>,
@@ -139,6 +141,8 @@ impl Reporter {
         let current = self.current();
         let network = self.sources.network.borrow().clone();
         let source = self.sources.source.borrow().clone();
+        let connections = self.sources.connections.as_ref();
+        let connections = connections.map(|connections| connections.borrow().clone());
         let file = self.sources.file.borrow().clone();
         let dataplane = &*self.sources.dataplane;
         let attachment = dataplane.attachment();
@@ -162,6 +166,7 @@ impl Reporter {
             checks: &self.sources.health.checks(),
             publisher: &self.sources.publisher,
             source: &source,
+            connections: connections.as_ref(),
             file: &file,
             dns: &self.sources.dns,
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),

@@ -9,12 +9,12 @@ use vl3lb_common::{DropReason, Duration};
 use super::build::Facts;
 use super::readiness::{self, InterfaceProblem};
 use super::reporter::WORKER_STUCK;
-use crate::discovery::{Missing, Origin};
+use crate::discovery::{Missing, Origin, SourceStatus};
 use crate::network::LinkState;
 
 /// A table fuller than this is nearly full.
 const NEARLY_FULL: f64 = 0.8;
-/// Warnings about the Kubernetes API at most.
+/// Warnings of one kind at most.
 const MOST_TROUBLES: usize = 5;
 
 /// All warnings, worst first.
@@ -31,7 +31,8 @@ pub(super) fn all(
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(publishing(facts));
     warnings.extend(config(facts, status));
-    warnings.extend(discovery(facts));
+    warnings.extend(facts.sources().filter_map(discovery));
+    warnings.extend(facts.sources().flat_map(conflicts));
     warnings.extend(facts.source.missing.iter().map(missing));
     warnings.extend(
         facts
@@ -203,8 +204,7 @@ fn config(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
 
 /// Only of a source beside the file, whose own error is told already. Since when: what is balanced by
 /// was known to be right until then.
-fn discovery(facts: &Facts<'_>) -> Option<Warning> {
-    let source = facts.source;
+fn discovery(source: &SourceStatus) -> Option<Warning> {
     let reason = source
         .error
         .as_ref()
@@ -216,9 +216,30 @@ fn discovery(facts: &Facts<'_>) -> Option<Warning> {
         "nothing is known yet"
     };
     let text = format!("{name} is not followed, {kept}: {reason}");
-    let next = "look at the API server, and at the Role of the balancer's service account";
+    let next = match source.origin {
+        Origin::Nsm => "look at the manager (nsmgr) of this node, and at the SPIRE agent",
+        Origin::Static | Origin::Kubernetes => {
+            "look at the API server, and at the Role of the balancer's service account"
+        }
+    };
     let warning = about(name, next, warn("discovery_failing", text));
     Some(since(source.loaded.map(Time), warning))
+}
+
+/// Claims of clients of the vL3 network that exclude each other. A second connection of one client is none.
+fn conflicts(source: &SourceStatus) -> impl Iterator<Item = Warning> {
+    let conflicts = source.nsm.iter().flat_map(|nsm| &nsm.conflicts);
+    let conflicts = conflicts.filter(|conflict| conflict.kind != "connections");
+    conflicts.take(MOST_TROUBLES).map(|conflict| {
+        let (code, next) = match conflict.kind.as_str() {
+            "address" => (
+                "address_conflict",
+                "restart the client that should have another address; see vl3-lb events",
+            ),
+            _ => ("name_conflict", "see which pod claims the name of another"),
+        };
+        about(&conflict.kind, next, warn(code, conflict.text.clone()))
+    })
 }
 
 /// Objects that a source may not list, so that what depends on them is not served.

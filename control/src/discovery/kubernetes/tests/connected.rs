@@ -6,7 +6,6 @@ use super::super::{Connection, Connections};
 use super::following::Following;
 use super::server::ApiServer;
 use super::*;
-use crate::discovery::PodPlace;
 
 /// A configuration as it will be accepted once there is a source.
 fn nsm() -> Config {
@@ -16,17 +15,18 @@ fn nsm() -> Config {
     config
 }
 
-/// `POD[@NODE] ADDRESS...` each.
+/// `[NAMESPACE/]POD[@NODE] ADDRESS...` each.
 fn connections(all: &[&str]) -> Arc<Connections> {
     let connection = |text: &&str| {
         let mut words = text.split(' ');
         let client = words.next().unwrap();
         let (pod, node) = client.split_once('@').unwrap_or((client, ""));
+        let (namespace, pod) = pod.split_once('/').unwrap_or(("", pod));
+        let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Connection {
-            client: PodPlace {
-                pod: format!("web/{pod}"),
-                node: (!node.is_empty()).then(|| node.to_owned()),
-            },
+            pod: pod.to_owned(),
+            namespace: known(namespace),
+            node: known(node),
             addresses: words.map(|address| address.parse().unwrap()).collect(),
         }
     };
