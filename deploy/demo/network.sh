@@ -8,7 +8,8 @@
 # IPv6 is 2001:db8:1::HOST, with the same last number.
 # shellcheck shell=bash
 
-readonly prefix=vl3demo
+: "${prefix:=vl3demo}"
+readonly prefix
 
 # Set by make_router: yes, or no where the kernel has IPv6 switched off.
 ipv6=no

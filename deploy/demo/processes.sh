@@ -5,13 +5,21 @@
 # A line for each: its id and its start time, which no other process with that id shares.
 readonly processes=$state/processes
 
-# start OUTPUT NAME COMMAND...: runs a command in the background, in the namespace of NAME and in a session
-# of its own, which Ctrl-C does not reach. Sets $started to its process id.
+# start OUTPUT NAME COMMAND...: runs a command in the background, in the namespace of NAME. Sets $started to its
+# process id.
 start() {
     local output=$1 name=$2
     shift 2
+    start_here "$output" ip netns exec "$prefix-$name" "$@"
+}
+
+# start_here OUTPUT COMMAND...: runs a command in the background, in a session of its own, which Ctrl-C does not reach.
+# Sets $started to its process id.
+start_here() {
+    local output=$1
+    shift
     # 9 is the demo's lock, which must end with the demo.
-    setsid ip netns exec "$prefix-$name" "$@" </dev/null >"$output" 2>&1 9>&- &
+    setsid "$@" </dev/null >"$output" 2>&1 9>&- &
     started=$!
     echo "$started $(start_time "$started")" >>"$processes"
     disown "$started" # no message from bash when it ends
