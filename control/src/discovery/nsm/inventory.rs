@@ -296,7 +296,7 @@ impl Inventory {
             .map(|(name, endpoint)| (name, &endpoint.manager))
     }
 
-    /// Whether the registry and the managers have told enough for a first set: an endpoint whose manager does not
+    /// Whether the lists of the registry and the managers suffice for a first set: an endpoint whose manager does not
     /// answer does not hold up the others.
     pub(super) fn is_complete(&self) -> bool {
         let streams = || self.endpoints.values().map(|endpoint| endpoint.stream);

@@ -89,7 +89,7 @@ impl Caller {
         .await
     }
 
-    /// The connection of an earlier process, if the manager has one and tells.
+    /// The connection of an earlier process, if the manager reports one.
     pub(super) async fn restore(
         self,
         terms: Arc<Terms>,

@@ -93,7 +93,7 @@ impl Driver {
         }
     }
 
-    /// Keeps the connection until it is told to close it.
+    /// Keeps the connection until a close is requested.
     pub(super) async fn run(mut self, mut leave: mpsc::Receiver<Leave>) {
         let mut leaving: Option<oneshot::Sender<bool>> = None;
         loop {

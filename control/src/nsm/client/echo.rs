@@ -85,7 +85,7 @@ fn open(target: IpAddr) -> Result<(Socket, bool), EchoError> {
 
 type Cookie = [u8; 16];
 
-/// What tells this request's answer from all others.
+/// Identifies the reply to this request.
 fn cookie() -> io::Result<Cookie> {
     let mut cookie = Cookie::default();
     getrandom(&mut cookie, GetRandomFlags::empty())?;

@@ -78,7 +78,7 @@ pub(super) enum Restored {
     Found(Duration),
     /// One that does not fit, because it is for another interface.
     Unfit,
-    /// There is none, or the manager does not tell.
+    /// The manager has none, or did not answer.
     Nothing,
     /// No answer.
     Failed,
