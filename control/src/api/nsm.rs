@@ -17,7 +17,7 @@ pub enum NsmState {
     Connected,
     /// Refreshing early, which does not affect packets.
     Healing,
-    /// It carries no packets: getting another connection.
+    /// It was closed, or carries no packets: getting another connection.
     Replacing,
     Closing,
     Closed,
@@ -58,7 +58,7 @@ pub struct NsmConnection {
     pub id: String,
     pub state: NsmState,
     pub state_since: Time,
-    /// Why it is healing.
+    /// Why it is healing or replacing.
     pub reason: Option<String>,
     /// The name of the endpoint.
     pub endpoint: Option<String>,
@@ -89,7 +89,7 @@ pub struct NsmConnection {
     pub calls: Vec<NsmCallCount>,
     /// Early refreshes by reason.
     pub heals: Vec<NsmHealCount>,
-    /// Connections that were replaced because they carried no packets.
+    /// Connections that were replaced because they carried no packets, or were closed by others.
     pub replacements_total: u64,
     /// Replies with other addresses than before.
     pub address_changes_total: u64,

@@ -42,7 +42,7 @@ pub(super) fn families(status: &Status) -> Vec<Family> {
     let mut heals = Family::counter("vl3lb_nsm_heals", "Early refreshes of the connection, by reason");
     let mut replacements = Family::counter(
         "vl3lb_nsm_replacements",
-        "Connections replaced because they carried no packets",
+        "Connections replaced because they carried no packets, or were closed by others",
     );
     let mut addresses = Family::counter(
         "vl3lb_nsm_address_changes",

@@ -180,6 +180,8 @@ impl Driver {
                 Box::pin(async move { Ended::Requested(content, caller.request(request, limit).await) })
             }
             Call::Close => {
+                // Its events are about the old connection.
+                self.monitor = None;
                 let connection = self.terms.close(last);
                 Box::pin(async move { Ended::Closed(caller.close(connection, limit).await) })
             }

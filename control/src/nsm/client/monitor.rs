@@ -82,9 +82,9 @@ pub(super) fn signal(terms: &Terms, event: &ConnectionEvent, manager_id: Option<
     let own = terms.own(event).find(|connection| is_current(&connection.id));
     match (event.r#type(), own) {
         // A list without it.
-        (ConnectionEventType::InitialStateTransfer, None) => Some(Signal::Gone),
+        (ConnectionEventType::InitialStateTransfer, None) => Some(Signal::Missing),
         (_, None) => None,
-        (ConnectionEventType::Delete, Some(_)) => Some(Signal::Gone),
+        (ConnectionEventType::Delete, Some(_)) => Some(Signal::Closed),
         (_, Some(connection)) => Some(match connection.state() {
             State::Down => Signal::Down,
             State::RefreshRequested => Signal::RefreshRequested,
@@ -141,9 +141,9 @@ mod tests {
         deeper.path.as_mut().unwrap().index = 2;
         for (kind, connection, want) in [
             (Initial, Some(up()), Some(Signal::Up)),
-            (Initial, None, Some(Signal::Gone)),
-            (Initial, Some(other()), Some(Signal::Gone)),
-            (Initial, Some(deeper), Some(Signal::Gone)),
+            (Initial, None, Some(Signal::Missing)),
+            (Initial, Some(other()), Some(Signal::Missing)),
+            (Initial, Some(deeper), Some(Signal::Missing)),
             (
                 Initial,
                 Some(connection("c1", "m-1", State::Down)),
@@ -166,7 +166,7 @@ mod tests {
             ),
             (Update, Some(connection("c2", "m-2", State::Down)), None),
             (Update, None, None),
-            (Delete, Some(up()), Some(Signal::Gone)),
+            (Delete, Some(up()), Some(Signal::Closed)),
             // One that was replaced times out.
             (Delete, Some(old()), None),
             (Delete, Some(other()), None),

@@ -15,7 +15,7 @@ use crate::observe::events::{Event, Events};
 
 use super::call::CallError;
 use super::message::{self, Terms};
-use super::stepper::{Call, Content, DataPlane, State, Trigger};
+use super::stepper::{Call, Content, DataPlane, Loss, State, Trigger};
 
 /// Failures of another kind than the last one are reported this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -208,24 +208,25 @@ impl Record {
         {
             self.healing(trigger);
         }
-        if now == State::Replacing {
+        if matches!(now, State::Replacing(_)) && !matches!(before, State::Replacing(_)) {
             self.status.replacements_total += 1;
         }
         self.status.state = shown(now);
         self.status.state_since = Time::now();
         self.status.reason = match now {
             State::Healing(trigger) => Some(reason_name(trigger).to_owned()),
+            State::Replacing(loss) => Some(loss_name(loss).to_owned()),
             _ => None,
         };
         let event = Event {
             code: EventCode::NsmState,
-            ..self.entered(now, view)
+            ..self.entered(now)
         };
         self.events
             .emit(event.transition(shown(before).name(), shown(now).name()));
     }
 
-    fn entered(&self, state: State, view: &View) -> Event {
+    fn entered(&self, state: State) -> Event {
         let NsmConnection {
             network_service: service,
             endpoint,
@@ -253,11 +254,12 @@ impl Record {
                     _ => Event::warn(EventCode::NsmState, text),
                 }
             }
-            State::Replacing => {
-                let why = match view.data_plane {
-                    DataPlane::Silent => "the endpoint does not answer",
-                    DataPlane::Absent => "the interface is gone",
-                    DataPlane::Alive | DataPlane::Unknown => "its tokens have expired",
+            State::Replacing(loss) => {
+                let why = match loss {
+                    Loss::Closed => "it was closed, and not by this client",
+                    Loss::Silent => "the endpoint does not answer",
+                    Loss::Absent => "the interface did not come back",
+                    Loss::Expired => "its tokens have expired",
                 };
                 let text = format!("replacing the connection to network service {service}: {why}");
                 Event::error(EventCode::NsmState, text)
@@ -322,7 +324,7 @@ const fn shown(state: State) -> NsmState {
         State::Requesting => NsmState::Requesting,
         State::Connected => NsmState::Connected,
         State::Healing(_) => NsmState::Healing,
-        State::Replacing => NsmState::Replacing,
+        State::Replacing(_) => NsmState::Replacing,
         State::Closing => NsmState::Closing,
         State::Closed => NsmState::Closed,
     }
@@ -333,9 +335,18 @@ const fn reason_name(trigger: Trigger) -> &'static str {
         Trigger::Restored => "restored",
         Trigger::MonitorLost => "monitor_lost",
         Trigger::Down => "down",
-        Trigger::Gone => "gone",
+        Trigger::Missing => "missing",
         Trigger::RefreshRequested => "refresh_requested",
         Trigger::InterfaceAbsent => "interface_absent",
+    }
+}
+
+const fn loss_name(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Closed => "closed",
+        Loss::Silent => "silent",
+        Loss::Absent => "interface_absent",
+        Loss::Expired => "expired",
     }
 }
 
@@ -344,7 +355,7 @@ const fn explained(trigger: Trigger) -> &'static str {
         Trigger::Restored => "an earlier process made it",
         Trigger::MonitorLost => "the manager's stream of events ended",
         Trigger::Down => "the manager reports that it is down",
-        Trigger::Gone => "the manager has closed it, or forgotten",
+        Trigger::Missing => "the manager does not know it",
         Trigger::RefreshRequested => "its parameters have changed",
         Trigger::InterfaceAbsent => "the interface is gone",
     }

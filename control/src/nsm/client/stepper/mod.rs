@@ -5,13 +5,16 @@
 //! |---|---|
 //! | start | Restore: a restarted container continues with its connection, else a first Request |
 //! | a fifth of the tokens' life is over | Request that keeps everything |
-//! | the monitor is lost, or reports that the connection is down, gone or to be refreshed | the same, at once |
+//! | the monitor is lost, or reports that the connection is down, missing or to be refreshed | the same, at once |
 //! | the interface is gone | the same; if that does not bring it back, as in the next row |
 //! | the data plane is dead, or unknown and the tokens have expired | Close, then Request without address and endpoint |
+//! | the monitor reports that the connection was closed | the same |
 //! | leaving | Close |
 //!
 //! A Request that keeps everything also keeps address and DNS name, and names in client caches live for an hour.
-//! So it is the first choice; a connection is replaced only if it carries no packets.
+//! So it is the first choice; a connection is replaced only if it carries no packets, or was closed. An endpoint gives
+//! the address of a closed connection to the next client, so it must not be claimed: asked for any, the endpoint mostly
+//! gives the same one, and reserves it.
 
 #[cfg(test)]
 mod model;
@@ -21,8 +24,9 @@ mod tests;
 use tokio::time::Instant;
 use vl3lb_common::Duration;
 
-/// The first pause after a failed call; it doubles with each further one. The SDK's clients retry at this pace.
+/// The pause after a failed call, as of the SDK's clients. After [`QUICK`] calls it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const QUICK: u32 = 10;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A connection is refreshed at least this much after the last Request, even if its tokens live shorter.
 const SHORTEST_REFRESH: Duration = Duration::from_millis(500);
@@ -39,7 +43,7 @@ const LONGEST_MONITOR_PAUSE: Duration = Duration::from_secs(30);
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Begin this call. It is the only one in flight, and ends within the limit.
+    /// Begin this call. It is the only one in flight, and ends within the limit. [`Call::Close`] ends the monitor.
     Call(Call, Duration),
     /// Drop the call in flight.
     Cancel,
@@ -89,8 +93,9 @@ pub(super) enum Restored {
 pub(super) enum Signal {
     Up,
     Down,
-    /// Closed, or missing in the manager's list.
-    Gone,
+    /// The manager's list does not have it.
+    Missing,
+    Closed,
     RefreshRequested,
 }
 
@@ -112,9 +117,22 @@ pub(super) enum Trigger {
     Restored,
     MonitorLost,
     Down,
-    Gone,
+    Missing,
     RefreshRequested,
     InterfaceAbsent,
+}
+
+/// Why a connection is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Loss {
+    /// Somebody closed it: the servers, whose tokens of it expired, or another client.
+    Closed,
+    /// The endpoint is silent.
+    Silent,
+    /// The interface did not come back.
+    Absent,
+    /// Its tokens have expired, and nothing speaks for its data plane.
+    Expired,
 }
 
 impl Trigger {
@@ -123,7 +141,7 @@ impl Trigger {
         Self::Restored,
         Self::MonitorLost,
         Self::Down,
-        Self::Gone,
+        Self::Missing,
         Self::RefreshRequested,
         Self::InterfaceAbsent,
     ];
@@ -139,8 +157,8 @@ pub(super) enum State {
     Connected,
     /// Refreshing early; packets are not affected by that.
     Healing(Trigger),
-    /// The data plane is dead: getting another connection.
-    Replacing,
+    /// Getting another connection.
+    Replacing(Loss),
     Closing,
     Closed,
 }
@@ -203,7 +221,8 @@ pub(super) struct Stepper {
     requested: bool,
     /// No call begins before this.
     earliest: Instant,
-    pause: Duration,
+    /// Calls in a row that were followed by a pause.
+    pauses: u32,
     trigger: Option<Trigger>,
     /// What caused the Request in flight.
     cause: Option<Trigger>,
@@ -211,6 +230,10 @@ pub(super) struct Stepper {
     failing: bool,
     data_plane: DataPlane,
     repair: Option<Repair>,
+    /// Why the connection is, or was last, replaced.
+    loss: Loss,
+    /// The connection was closed during a call, which may have made it again.
+    closed_meanwhile: bool,
     monitor: Monitor,
     monitor_pause: Duration,
 }
@@ -224,12 +247,14 @@ impl Stepper {
             calling: None,
             requested: false,
             earliest: now,
-            pause: Duration::ZERO,
+            pauses: 0,
             trigger: None,
             cause: None,
             failing: false,
             data_plane: DataPlane::Unknown,
             repair: None,
+            loss: Loss::Expired,
+            closed_meanwhile: false,
             monitor: Monitor::Closed { retry: now },
             monitor_pause: Duration::ZERO,
         }
@@ -299,7 +324,7 @@ impl Stepper {
                 return;
             }
         };
-        self.pause = Duration::ZERO;
+        self.pauses = 0;
     }
 
     /// [`Call::Request`] succeeded. The shortest-lived token of the path lives for `life`.
@@ -321,7 +346,7 @@ impl Stepper {
             // One after another must not become a stream of Requests.
             self.back_off(now);
         } else {
-            self.pause = Duration::ZERO;
+            self.pauses = 0;
             self.earliest = now;
         }
     }
@@ -342,7 +367,7 @@ impl Stepper {
             // Whatever is left of the old connection ends with its tokens.
             Phase::Replacing(content) => {
                 self.phase = Phase::Vacant(content);
-                (self.earliest, self.pause) = (now, Duration::ZERO);
+                (self.earliest, self.pauses) = (now, 0);
             }
             Phase::Leaving { .. } if succeeded => self.phase = Phase::Done { closed: true },
             _ => self.back_off(now),
@@ -359,7 +384,11 @@ impl Stepper {
         let trigger = match signal {
             Signal::Up => return,
             Signal::Down => Trigger::Down,
-            Signal::Gone => Trigger::Gone,
+            Signal::Missing => Trigger::Missing,
+            Signal::Closed => {
+                self.closed_meanwhile = matches!(self.phase, Phase::Granted(_));
+                return;
+            }
             Signal::RefreshRequested => Trigger::RefreshRequested,
         };
         self.set_trigger(trigger);
@@ -399,14 +428,16 @@ impl Stepper {
         } else {
             Phase::Done { closed: true }
         };
-        (self.earliest, self.pause) = (now, Duration::ZERO);
+        (self.earliest, self.pauses) = (now, 0);
     }
 
     /// The state, for people.
     pub(super) fn state(&self) -> State {
         match self.phase {
             Phase::Restoring => State::Restoring,
-            Phase::Vacant(Content::Reselect) | Phase::Replacing(Content::Reselect) => State::Replacing,
+            Phase::Vacant(Content::Reselect) | Phase::Replacing(Content::Reselect) => {
+                State::Replacing(self.loss)
+            }
             Phase::Vacant(_) | Phase::Replacing(_) => State::Requesting,
             Phase::Granted(_) => match self.trigger.or(self.cause) {
                 Some(trigger) => State::Healing(trigger),
@@ -439,16 +470,17 @@ impl Stepper {
         }
     }
 
-    /// Replaces a connection that carries no packets, or has an absent interface brought back.
+    /// Replaces a connection that is closed or carries no packets, or has an absent interface brought back.
     fn judge(&mut self, grant: Grant, now: Instant) {
-        let replace = match self.data_plane {
+        let loss = match self.data_plane {
+            _ if self.closed_meanwhile => Some(Loss::Closed),
             DataPlane::Alive => {
                 self.repair = None;
-                false
+                None
             }
             // While Requests succeed only clocks disagree.
-            DataPlane::Unknown => self.failing && now >= grant.expires,
-            DataPlane::Silent => true,
+            DataPlane::Unknown => (self.failing && now >= grant.expires).then_some(Loss::Expired),
+            DataPlane::Silent => Some(Loss::Silent),
             DataPlane::Absent => match self.repair {
                 None => {
                     self.repair = Some(Repair {
@@ -456,17 +488,20 @@ impl Stepper {
                         granted: None,
                     });
                     self.set_trigger(Trigger::InterfaceAbsent);
-                    false
+                    None
                 }
-                Some(repair) => now >= repair.end(),
+                Some(repair) => (now >= repair.end()).then_some(Loss::Absent),
             },
         };
         // A Request in flight may still bring it back.
-        if replace && self.calling.is_none() {
-            self.phase = Phase::Replacing(Content::Reselect);
-            (self.repair, self.trigger, self.cause) = (None, None, None);
-            (self.earliest, self.pause) = (now, Duration::ZERO);
-        }
+        let Some(loss) = loss.filter(|_| self.calling.is_none()) else {
+            return;
+        };
+        self.phase = Phase::Replacing(Content::Reselect);
+        (self.repair, self.trigger, self.cause) = (None, None, None);
+        (self.earliest, self.pauses) = (now, 0);
+        (self.loss, self.closed_meanwhile) = (loss, false);
+        self.monitor = Monitor::Closed { retry: now };
     }
 
     fn set_trigger(&mut self, trigger: Trigger) {
@@ -496,8 +531,9 @@ impl Stepper {
     }
 
     fn back_off(&mut self, now: Instant) {
-        self.pause = (self.pause * 2).max(FIRST_PAUSE).min(LONGEST_PAUSE);
-        self.earliest = now + self.pause;
+        let doublings = self.pauses.saturating_sub(QUICK - 1).min(8);
+        self.pauses = self.pauses.saturating_add(1);
+        self.earliest = now + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
     }
 }
 

@@ -23,6 +23,8 @@ enum Action {
     MonitorIsDenied,
     MonitorIsAllowed,
     Signal(Signal),
+    /// Another client closes the connection.
+    ForeignClose,
     /// The endpoint forgets the connection, and is silent until it is requested anew.
     EndpointRestarts,
     /// The interface is removed; the next Request brings it back if the forwarder knows about it.
@@ -46,9 +48,10 @@ fn action() -> impl Strategy<Value = Action> {
         1 => prop_oneof![
             Just(Signal::Up),
             Just(Signal::Down),
-            Just(Signal::Gone),
+            Just(Signal::Missing),
             Just(Signal::RefreshRequested)
         ].prop_map(Action::Signal),
+        1 => Just(Action::ForeignClose),
         1 => Just(Action::EndpointRestarts),
         1 => any::<bool>().prop_map(|known| Action::InterfaceGoes { known }),
     ]
@@ -164,6 +167,9 @@ impl World {
                         Duration::ZERO
                     };
                     self.in_flight = Some((call, self.now + took, self.latency < limit));
+                    if call == Call::Close {
+                        (self.monitor, self.monitor_opens) = (false, None);
+                    }
                     self.begun.push(self.now);
                 }
                 Step::Cancel => assert!(self.in_flight.take().is_some()),
@@ -265,7 +271,7 @@ impl World {
                     self.monitor = true;
                     self.stepper.monitor_opened(self.now);
                     if self.connection.is_none() {
-                        self.stepper.monitor_signal(Signal::Gone);
+                        self.stepper.monitor_signal(Signal::Missing);
                     }
                 } else {
                     self.stepper.monitor_ended(self.now);
@@ -276,15 +282,21 @@ impl World {
                 .is_some_and(|connection| connection.end <= self.now)
             {
                 self.server_closed += 1;
-                self.excused = true;
-                self.connection = None;
-                if self.monitor {
-                    self.stepper.monitor_signal(Signal::Gone);
-                }
+                self.close();
             }
             let recent = self.now.checked_sub(Duration::from_secs(10));
             self.begun.retain(|&begun| Some(begun) > recent);
-            assert!(self.begun.len() <= 25, "{} calls in 10 s", self.begun.len());
+            // Five in a second, and what follows from each other.
+            assert!(self.begun.len() <= 55, "{} calls in 10 s", self.begun.len());
+        }
+    }
+
+    /// The servers close the connection.
+    fn close(&mut self) {
+        self.excused = true;
+        self.connection = None;
+        if self.monitor {
+            self.stepper.monitor_signal(Signal::Closed);
         }
     }
 
@@ -304,6 +316,7 @@ impl World {
             Action::MonitorIsAllowed => self.monitor_allowed = true,
             Action::Signal(signal) if self.monitor => self.stepper.monitor_signal(*signal),
             Action::Signal(_) => {}
+            Action::ForeignClose => self.close(),
             Action::EndpointRestarts => {
                 if let Some(connection) = &mut self.connection {
                     connection.answers = false;

@@ -76,7 +76,8 @@ fn failed_calls_are_repeated_at_the_protocols_pace() {
     let mut stepper = Stepper::new(TIMEOUT, now);
     stepper.step(now);
     stepper.restored(Restored::Nothing, now);
-    for pause in [0.2, 0.4, 0.8, 1.0, 1.0] {
+    let quick = [0.2; QUICK as usize];
+    for pause in quick.into_iter().chain([0.4, 0.8, 1.0, 1.0]) {
         assert_eq!(stepper.step(now), request(Content::First));
         stepper.request_failed(now);
         let next = now + seconds(pause);
@@ -89,7 +90,7 @@ fn failed_calls_are_repeated_at_the_protocols_pace() {
 fn a_signal_of_the_monitor_refreshes_at_once_and_keeps_everything() {
     for (signal, trigger) in [
         (Signal::Down, Trigger::Down),
-        (Signal::Gone, Trigger::Gone),
+        (Signal::Missing, Trigger::Missing),
         (Signal::RefreshRequested, Trigger::RefreshRequested),
     ] {
         let now = Instant::now();
@@ -151,11 +152,48 @@ fn a_silent_endpoint_is_replaced_without_address() {
     let mut stepper = connected(now);
     stepper.data_plane(DataPlane::Silent);
     assert_eq!(stepper.step(now), Step::Call(Call::Close, CLOSE_LIMIT));
-    assert_eq!(stepper.state(), State::Replacing);
+    assert_eq!(stepper.state(), State::Replacing(Loss::Silent));
     stepper.closed(false, now);
     assert_eq!(stepper.step(now), request(Content::Reselect));
     stepper.granted(LIFE, now);
-    assert_eq!(stepper.step(now), Step::Wait(Some(now + seconds(120.0))));
+    assert_eq!(stepper.step(now), Step::OpenMonitor);
+}
+
+#[test]
+fn a_closed_connection_is_replaced_since_its_address_is_free() {
+    let now = Instant::now();
+    let mut stepper = connected(now);
+    stepper.monitor_signal(Signal::Closed);
+    assert_eq!(stepper.step(now), Step::Call(Call::Close, CLOSE_LIMIT));
+    assert_eq!(stepper.state(), State::Replacing(Loss::Closed));
+    stepper.closed(true, now);
+    // The answer to the own Close.
+    stepper.monitor_signal(Signal::Closed);
+    assert_eq!(stepper.step(now), request(Content::Reselect));
+    stepper.granted(LIFE, now);
+    assert_eq!(stepper.state(), State::Connected);
+}
+
+#[test]
+fn a_connection_that_was_closed_during_a_refresh_is_replaced_too() {
+    for succeeds in [true, false] {
+        let now = Instant::now();
+        let mut stepper = connected(now);
+        let due = now + seconds(120.0);
+        assert_eq!(stepper.step(due), request(Content::Keep));
+        stepper.monitor_signal(Signal::Closed);
+        assert_eq!(stepper.step(due), Step::Wait(None));
+        if succeeds {
+            stepper.granted(LIFE, due);
+        } else {
+            stepper.request_failed(due);
+        }
+        assert_eq!(
+            stepper.step(due),
+            Step::Call(Call::Close, CLOSE_LIMIT),
+            "{succeeds}"
+        );
+    }
 }
 
 #[test]
