@@ -295,7 +295,11 @@ fn nsm_connection(nsm: &NsmConnection, now: Time) -> String {
         nsm.path.join(" > "),
         addresses.join("  "),
         data_plane,
-        left("refresh in", nsm.next_refresh_time),
+        if nsm.next_refresh_time.is_some_and(|time| time < now) {
+            "refresh OVERDUE".to_owned()
+        } else {
+            left("refresh in", nsm.next_refresh_time)
+        },
         left("tokens", nsm.token_expiry_time),
         left("SVID", nsm.svid_expiry_time),
         if nsm.monitored { "" } else { "NOT MONITORED" }.to_owned(),

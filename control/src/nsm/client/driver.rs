@@ -296,13 +296,12 @@ impl Driver {
     }
 
     fn show(&mut self, now: Instant) {
-        let refresh = self.stepper.refresh();
         self.record.show(View {
             state: self.stepper.state(),
             data_plane: self.liveness.verdict(now),
             round_trip: self.liveness.round_trip(),
             monitored: self.stepper.is_monitored(),
-            refresh_in: refresh.map(|refresh| refresh.saturating_duration_since(now)),
+            refresh: self.stepper.refresh(),
             identity: self.identity.status(),
         });
     }

@@ -20,7 +20,7 @@ const LOST: u32 = 8;
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 /// An interface is replaced within this time when the connection heals.
-const ABSENT_AFTER: Duration = Duration::from_secs(2);
+const ABSENT_AFTER: Duration = Duration::from_millis(300);
 
 /// What echo requests have shown of one connection after the other.
 #[derive(Debug, Clone)]

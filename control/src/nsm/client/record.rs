@@ -27,6 +27,8 @@ pub(super) struct Record {
     shown: watch::Sender<NsmConnection>,
     events: Arc<Events>,
     state: State,
+    /// When the next refresh is due, as shown.
+    refresh: Option<Instant>,
     /// The failure that was reported last, and when; `None` while calls succeed.
     reported: Option<(&'static str, Instant)>,
 }
@@ -38,8 +40,8 @@ pub(super) struct View {
     pub(super) data_plane: DataPlane,
     pub(super) round_trip: Option<Duration>,
     pub(super) monitored: bool,
-    /// The time until the next refresh.
-    pub(super) refresh_in: Option<Duration>,
+    /// When the next refresh is due.
+    pub(super) refresh: Option<Instant>,
     pub(super) identity: IdentityStatus,
 }
 
@@ -85,6 +87,7 @@ impl Record {
             shown,
             events,
             state: State::Restoring,
+            refresh: None,
             reported: None,
         };
         (record, receiver)
@@ -170,9 +173,15 @@ impl Record {
     /// Shows the state as it is now.
     pub(super) fn show(&mut self, view: View) {
         self.enter(&view);
-        let next_refresh = self.next_refresh(view.refresh_in);
+        if view.refresh != self.refresh {
+            self.refresh = view.refresh;
+            let wall = |due: Instant| {
+                let left = due.saturating_duration_since(Instant::now());
+                Time(std::time::SystemTime::now() + left)
+            };
+            self.status.next_refresh_time = view.refresh.map(wall);
+        }
         let status = &mut self.status;
-        status.next_refresh_time = next_refresh;
         data_plane_name(view.data_plane).clone_into(&mut status.data_plane);
         status.round_trip_seconds = view.round_trip.map(|took| took.as_secs_f64());
         status.monitored = view.monitored;
@@ -186,15 +195,6 @@ impl Record {
             }
             changed
         });
-    }
-
-    /// The wall clock's time of the next refresh. One that differs by less than a second is the same.
-    fn next_refresh(&self, left: Option<Duration>) -> Option<Time> {
-        let next = Time(std::time::SystemTime::now() + left?);
-        let known = self.status.next_refresh_time;
-        known
-            .filter(|known| (known.unix_seconds() - next.unix_seconds()).abs() < 1.0)
-            .or(Some(next))
     }
 
     fn enter(&mut self, view: &View) {

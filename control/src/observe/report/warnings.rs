@@ -26,7 +26,12 @@ pub(super) fn all(
 ) -> Vec<Warning> {
     let mut warnings = Vec::new();
     warnings.extend(interface(facts, status));
-    warnings.extend(facts.nsm.iter().flat_map(nsm));
+    warnings.extend(
+        facts
+            .nsm
+            .iter()
+            .flat_map(|connection| nsm(connection, facts.time)),
+    );
     warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(publishing(facts));
@@ -118,7 +123,7 @@ fn interface(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
 }
 
 /// The connection to the vL3 network, and the identity that it needs.
-fn nsm(nsm: &NsmConnection) -> Vec<Warning> {
+fn nsm(nsm: &NsmConnection, now: Time) -> Vec<Warning> {
     let service = &nsm.network_service;
     let next = "vl3-lb events --since 10m";
     let reason = nsm
@@ -132,7 +137,9 @@ fn nsm(nsm: &NsmConnection) -> Vec<Warning> {
             let text = format!("network service {service} is not connected{reason}");
             Some(error("nsm_disconnected", text))
         }
-        NsmState::Healing | NsmState::Connected if failing && !nsm.monitored => {
+        NsmState::Healing | NsmState::Connected
+            if failing && (!nsm.monitored || nsm.next_refresh_time < Some(now)) =>
+        {
             let text = format!("the connection to network service {service} is not maintained{reason}");
             Some(warn("nsm_failing", text))
         }
@@ -429,4 +436,37 @@ fn refuses(status: &Status) -> Option<Warning> {
     let text = format!("mode {}: {}", mode.attach, mode.refuses);
     let warning = about(&mode.attach, "mode: auto", warn("mode_refuses", text));
     Some(since(Some(status.start_time), warning))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::nsm_connection;
+    use super::*;
+
+    #[test]
+    fn a_connection_that_nobody_maintains_is_a_warning() {
+        let known = nsm_connection();
+        let due = known.next_refresh_time.unwrap();
+        let (early, late) = (
+            due.before(Duration::from_secs(1)),
+            Time(due.0 + Duration::from_secs(1)),
+        );
+        for (state, fails, monitored, now, want) in [
+            (NsmState::Connected, false, true, late, None),
+            (NsmState::Connected, true, true, early, None),
+            (NsmState::Connected, true, true, late, Some("nsm_failing")),
+            (NsmState::Healing, true, false, early, Some("nsm_failing")),
+            (NsmState::Healing, false, false, early, None),
+            (NsmState::Replacing, true, false, early, Some("nsm_disconnected")),
+        ] {
+            let mut connection = known.clone();
+            (connection.state, connection.monitored) = (state, monitored);
+            if fails {
+                connection.last_error_time = Some(early);
+            }
+            let codes: Vec<_> = nsm(&connection, now).into_iter().map(|w| w.code).collect();
+            let want: Vec<_> = want.into_iter().map(str::to_owned).collect();
+            assert_eq!(codes, want, "{state:?}, fails: {fails}, monitored: {monitored}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::*;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// The real check takes this long to notice.
 const SILENT_AFTER: Duration = Duration::from_secs(3);
-const ABSENT_AFTER: Duration = Duration::from_secs(2);
+const ABSENT_AFTER: Duration = Duration::from_millis(300);
 
 /// What happens to the world.
 #[derive(Debug, Clone)]
