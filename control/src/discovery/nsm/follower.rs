@@ -70,6 +70,8 @@ pub(super) struct Follower<D> {
     monitors: HashMap<Arc<str>, Running>,
     /// Monitors started so far.
     started: u64,
+    /// The inventory's revision in the last set, or in the next one.
+    revision: u64,
     tasks: JoinSet<()>,
     reports: mpsc::Sender<MonitorReport>,
     /// When to send the next set; `None` if nothing has changed.
@@ -117,6 +119,7 @@ impl<D: Dial> Follower<D> {
             output,
             monitors: HashMap::new(),
             started: 0,
+            revision: 0,
             tasks: JoinSet::new(),
             reports,
             due: None,
@@ -141,6 +144,8 @@ impl<D: Dial> Follower<D> {
         network.mark_changed();
         loop {
             let deadline = self.inventory.deadline(Instant::now());
+            // What was known may look different by now.
+            let mut is_due = false;
             tokio::select! {
                 biased;
                 () = at(self.due) => {
@@ -150,8 +155,11 @@ impl<D: Dial> Follower<D> {
                 }
                 Some(report) = registrations.recv() => self.apply_registry(report),
                 Some(report) = changes.recv() => self.apply_monitor(report),
-                addresses = own_addresses(&mut network) => self.own.addresses = addresses,
-                () = at(deadline) => {}
+                addresses = own_addresses(&mut network) => {
+                    self.own.addresses = addresses;
+                    is_due = true;
+                }
+                () = at(deadline) => is_due = true,
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         std::panic::resume_unwind(error.into_panic());
@@ -159,7 +167,7 @@ impl<D: Dial> Follower<D> {
                     continue;
                 }
             }
-            self.settle();
+            self.settle(is_due);
         }
     }
 
@@ -240,11 +248,14 @@ impl<D: Dial> Follower<D> {
     }
 
     /// Follows up a change: forgets what is over, runs the monitors that are needed, and schedules a set.
-    fn settle(&mut self) {
+    fn settle(&mut self, is_due: bool) {
         self.inventory.expire(Instant::now());
         self.run_monitors();
         self.record.show(&self.inventory, &self.owners);
-        if self.inventory.is_complete() || self.output.borrow().is_some() {
+        let is_first = self.output.borrow().is_none();
+        let is_changed = is_due || self.revision != self.inventory.revision();
+        if self.inventory.is_complete() && is_first || is_changed && !is_first {
+            self.revision = self.inventory.revision();
             self.observed.get_or_insert_with(Instant::now);
             self.due.get_or_insert(self.earliest);
         }

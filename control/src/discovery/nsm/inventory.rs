@@ -36,6 +36,8 @@ pub(super) struct Inventory {
     is_listed: bool,
     /// Connections seen so far.
     seen: u64,
+    /// Changes so far. A refresh that changes nothing does not count.
+    revision: u64,
     /// When clients lost an address by closing or changing a connection.
     closed: BTreeMap<Holder, Instant>,
 }
@@ -113,6 +115,9 @@ impl Inventory {
     /// An endpoint was registered, or its registration was repeated.
     pub(super) fn register(&mut self, registration: Registration, now: Instant) {
         let Registration { name, manager } = registration;
+        if !self.endpoints.contains_key(&name) {
+            self.revision += 1;
+        }
         let endpoint = self.endpoints.entry(name).or_insert_with(|| Endpoint {
             manager: manager.clone(),
             unlisted: None,
@@ -147,6 +152,7 @@ impl Inventory {
         for (id, record) in &mut known.records {
             if !connections.contains_key(id) {
                 record.unconfirmed.get_or_insert(now);
+                self.revision += 1;
             }
         }
         self.update(endpoint, connections, now);
@@ -165,6 +171,7 @@ impl Inventory {
         };
         let manager = known.manager.clone();
         let old = known.records.remove(&id);
+        let before = old.clone();
         let lost = old.as_ref().map_or_else(Vec::new, |old| {
             let mut holders = holders(&old.connection);
             let is_kept = |(name, id, address): &Holder| {
@@ -197,6 +204,7 @@ impl Inventory {
             down,
             unconfirmed: None,
         };
+        self.revision += u64::from(before.as_ref() != Some(&record));
         for holder in holders(&record.connection) {
             self.closed.remove(&holder);
         }
@@ -249,6 +257,7 @@ impl Inventory {
     }
 
     fn close(&mut self, holders: Vec<Holder>, now: Instant) {
+        self.revision += holders.len() as u64;
         for holder in holders {
             self.closed.insert(holder, now);
         }
@@ -267,6 +276,11 @@ impl Inventory {
             });
         }
         self.endpoints.retain(|_, endpoint| !endpoint.is_over(now));
+    }
+
+    /// Changes so far of what [`super::owners::Owners::resolve`] depends on, but for those of time.
+    pub(super) const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// When the next thing is to be forgotten or judged anew; `None` if nothing is pending.

@@ -77,10 +77,28 @@ fn a_deleted_connection_leaves_at_once_and_unknown_ones_change_nothing() {
     scene.replace("nse-0", [server(1), server(2)]);
     scene.delete("nse-0", "server-1");
     assert_eq!(scene.backends(), ["172.16.1.2"]);
+    let revision = scene.inventory.revision();
     scene.delete("nse-0", "server-7");
     scene.delete("nse-7", "server-2");
     scene.inventory.delete("nse-0", ["nonsense"], scene.now);
+    assert_eq!(scene.inventory.revision(), revision, "nothing to publish");
     assert_eq!(scene.backends(), ["172.16.1.2"]);
+}
+
+#[test]
+fn a_refresh_without_a_change_is_nothing_to_publish() {
+    let mut scene = Scene::new();
+    scene.replace("nse-0", [server(1), server(2)]);
+    let revision = scene.inventory.revision();
+    scene.update(
+        "nse-0",
+        [server(1).subject("spiffe://k8s.nsm/ns/web/pod/server-1")],
+    );
+    scene.replace("nse-0", [server(1), server(2)]);
+    scene.list(vec![local("nse-0")]);
+    assert_eq!(scene.inventory.revision(), revision);
+    scene.update("nse-0", [server(1).label("app", "ledger")]);
+    assert_ne!(scene.inventory.revision(), revision);
 }
 
 #[test]
