@@ -18,6 +18,8 @@ pub enum DropReason {
     NotSyn,
     /// A fragment whose first fragment was not seen in time.
     FragmentUnmatched,
+    /// A fragment that repeats or overlaps another one of its datagram (RFC 5722).
+    FragmentOverlap,
     /// TTL or hop limit used up; rejected with Time Exceeded.
     TtlExpired,
     /// An invalid source address: loopback, multicast, the balancer's own.
@@ -36,7 +38,7 @@ pub enum DropReason {
     FlowTableFull,
     /// No NAT port left towards this backend.
     NatPortsExhausted,
-    /// Too many unfinished fragmented datagrams.
+    /// Too many unfinished fragmented datagrams, of one source or in all.
     FragmentTableFull,
     /// The transmit ring stayed full.
     TxRingFull,
@@ -58,13 +60,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
         Self::NoService,
         Self::NotSyn,
         Self::FragmentUnmatched,
+        Self::FragmentOverlap,
         Self::TtlExpired,
         Self::Martian,
         Self::SourceNotAllowed,
@@ -102,6 +105,7 @@ impl DropReason {
             Self::NoService => "no_service",
             Self::NotSyn => "not_syn",
             Self::FragmentUnmatched => "fragment_unmatched",
+            Self::FragmentOverlap => "fragment_overlap",
             Self::TtlExpired => "ttl_expired",
             Self::Martian => "martian",
             Self::SourceNotAllowed => "source_not_allowed",
@@ -133,6 +137,9 @@ impl DropReason {
             Self::NotSyn => "the flow is unknown: timed out, or older than this balancer",
             Self::FragmentUnmatched => {
                 "fragments arrive without their first one; look for loss or a small MTU on the way"
+            }
+            Self::FragmentOverlap => {
+                "a path that duplicates packets, or an attack; look at the sender's packets"
             }
             Self::TtlExpired => "a routing loop, or a traceroute",
             Self::SourceNotAllowed => "if the client should be served, add its network to `sourceRanges`",

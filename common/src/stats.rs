@@ -280,6 +280,8 @@ pub struct WorkerStats {
     pub answers_suppressed: Counter,
     /// Super-packets that were segmented.
     pub segmented: Counter,
+    /// Fragments that came before the first one of their datagram and waited for it.
+    pub fragments_waited: Counter,
     /// Affinity entries evicted before they expired because the table was full.
     pub affinity_evicted: Counter,
     /// Events for the control side that found their ring full.
@@ -352,6 +354,7 @@ impl Default for WorkerStats {
             answers: Counter::default(),
             answers_suppressed: Counter::default(),
             segmented: Counter::default(),
+            fragments_waited: Counter::default(),
             affinity_evicted: Counter::default(),
             events_lost: Counter::default(),
             busy_nanos: Counter::default(),

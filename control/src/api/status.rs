@@ -89,6 +89,8 @@ pub struct Worker {
     pub answers_suppressed_total: u64,
     /// Super-packets that were segmented (GSO).
     pub segmented_packets_total: u64,
+    /// Fragments that came before the first one of their datagram and waited for it.
+    pub waited_fragments_total: u64,
     /// Clients whose affinity was evicted early because the table was full.
     pub affinity_evicted_clients_total: u64,
     pub flow_table_entries: u64,

@@ -169,6 +169,14 @@ fn workers(report: &Report) -> Vec<Family> {
         ),
         per_worker(
             Family::counter(
+                "vl3lb_worker_waited_fragments",
+                "Fragments that came before the first one of their datagram and waited for it",
+            ),
+            workers,
+            |worker| worker.waited_fragments_total,
+        ),
+        per_worker(
+            Family::counter(
                 "vl3lb_worker_affinity_evicted_clients",
                 "Clients whose affinity was evicted early because the table was full",
             ),

@@ -19,6 +19,10 @@ pub const ACK: u8 = 0x10;
 pub const fn advance(state: State, direction: Direction, flags: u8) -> State {
     use Direction::{In, Out};
     let (fin, syn, ack) = (flags & FIN != 0, flags & SYN != 0, flags & ACK != 0);
+    if flags & (FIN | SYN | RST | ACK) == 0 {
+        // Of no segment: a fragment other than the first one.
+        return state;
+    }
     if flags & RST != 0 {
         // Many ends send RST instead of their last ACK; that flow has finished in order.
         return match state {

@@ -16,9 +16,11 @@ const NEXT_HEADER: usize = 0;
 const LENGTH: usize = 1;
 const SEGMENTS_LEFT: usize = 3;
 const FRAGMENT_OFFSET: usize = 2;
-const FRAGMENT_ID: usize = 4;
+pub(super) const FRAGMENT_ID: usize = 4;
 /// All of them are multiples of 8 bytes, and their first 8 hold what is needed here.
 const UNIT: usize = 8;
+/// Length of the header of a fragment.
+pub(super) const FRAGMENT_LEN: usize = UNIT;
 
 /// What comes behind the extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +62,8 @@ pub(super) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<C
 #[cold]
 fn walk_extensions(head: &[u8], start: usize, end: usize, first: u8) -> Result<Chain, DropReason> {
     let (mut at, mut protocol) = (start, first);
-    for _ in 0..LIMIT {
+    // Once more than the limit, for what comes behind the last one.
+    for _ in 0..=LIMIT {
         if !is_extension(protocol) {
             return Ok(Chain {
                 protocol,

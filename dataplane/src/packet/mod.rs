@@ -27,5 +27,5 @@ pub use mac::{set_macs, source_mac};
 pub use mss::tcp_mss_option;
 pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
 pub use reject::{IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
-pub use rewrite::{ChecksumPolicy, Translation, set_ipv4_identification, translate};
+pub use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
 pub use segment::segment;

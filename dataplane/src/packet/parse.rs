@@ -79,6 +79,8 @@ pub struct Parsed {
     l4: u16,
     pub family: Family,
     pub hop_limit: u8,
+    /// Routers may not fragment it: the flag of IPv4, always over IPv6.
+    pub dont_fragment: bool,
 }
 
 impl Parsed {
@@ -92,6 +94,7 @@ impl Parsed {
         l4: 0,
         family: Family::V4,
         hop_limit: 0,
+        dont_fragment: true,
     };
 
     /// Offset of the IP header.
@@ -110,6 +113,17 @@ impl Parsed {
     #[inline(always)]
     pub const fn end(&self) -> usize {
         self.end as usize
+    }
+
+    /// IP protocol number of what it carries; a fragment's is that of its datagram.
+    pub(crate) const fn protocol(&self) -> u8 {
+        match (self.transport, self.family) {
+            (Transport::Tcp { .. }, _) => Protocol::Tcp.number(),
+            (Transport::Udp { .. }, _) => Protocol::Udp.number(),
+            (Transport::Fragment { protocol, .. }, _) => protocol,
+            (Transport::Icmp, Family::V4) => icmp::PROTOCOL_V4,
+            (Transport::Icmp, Family::V6) => icmp::PROTOCOL_V6,
+        }
     }
 
     /// Length of the IP packet in bytes, to be compared with an MTU.
@@ -155,6 +169,8 @@ pub enum Transport {
         more: bool,
         /// Source and destination port; the first fragment has them.
         ports: Option<(u16, u16)>,
+        /// Of the first fragment of a TCP segment, else none.
+        flags: TcpFlags,
     },
 }
 
@@ -223,6 +239,7 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     parsed.set_offsets(l3, l4, end)?;
     parsed.family = Family::V4;
     parsed.hop_limit = header[ipv4::TTL];
+    parsed.dont_fragment = be16(header, ipv4::FLAGS_OFFSET) & ipv4::DONT_FRAGMENT != 0;
     (parsed.source, parsed.destination) = ipv4_addresses(header);
     let protocol = header[ipv4::PROTOCOL];
     let packet = Packet { head, l4, end };
@@ -288,6 +305,7 @@ fn parse_ipv6(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     parsed.set_offsets(l3, chain.at, end)?;
     parsed.family = Family::V6;
     parsed.hop_limit = header[ipv6::HOP_LIMIT];
+    parsed.dont_fragment = true;
     (parsed.source, parsed.destination) = (source, destination);
     let packet = Packet {
         head,
@@ -387,12 +405,15 @@ impl Packet<'_> {
             Protocol::Tcp => tcp::HEADER_LEN,
             Protocol::Udp => udp::HEADER_LEN,
         };
-        let ports = match usize::from(fragment.offset) {
+        let (ports, flags) = match usize::from(fragment.offset) {
             0 if length < header_len => return Err(DropReason::Malformed),
-            0 => Some(self.first_fragment_ports(family, protocol)?),
+            0 => {
+                let (ports, flags) = self.first_fragment(family, protocol)?;
+                (Some(ports), flags)
+            }
             // The first fragment has the whole header, which this one would overwrite.
             offset if offset < header_len => return Err(DropReason::Malformed),
-            _ => None,
+            _ => (None, TcpFlags(0)),
         };
         *transport = Transport::Fragment {
             protocol: protocol.number(),
@@ -400,20 +421,30 @@ impl Packet<'_> {
             offset: fragment.offset,
             more: fragment.more,
             ports,
+            flags,
         };
         Ok(())
     }
 
-    fn first_fragment_ports(&self, family: Family, protocol: Protocol) -> Result<(u16, u16), DropReason> {
+    /// Ports and TCP flags of a first fragment.
+    fn first_fragment(
+        &self,
+        family: Family,
+        protocol: Protocol,
+    ) -> Result<((u16, u16), TcpFlags), DropReason> {
         let header: &[u8; udp::HEADER_LEN] = header_at(self.head, self.l4)?;
-        match protocol {
+        let flags = match protocol {
             Protocol::Tcp => {
-                header_at::<{ tcp::HEADER_LEN }>(self.head, self.l4)?;
+                let header: &[u8; tcp::HEADER_LEN] = header_at(self.head, self.l4)?;
+                TcpFlags(header[tcp::FLAGS])
             }
             Protocol::Udp if lacks_checksum(header, family) => return Err(DropReason::Malformed),
-            Protocol::Udp => {}
-        }
-        Ok((be16(header, ports::SOURCE), be16(header, ports::DESTINATION)))
+            Protocol::Udp => TcpFlags(0),
+        };
+        Ok((
+            (be16(header, ports::SOURCE), be16(header, ports::DESTINATION)),
+            flags,
+        ))
     }
 }
 

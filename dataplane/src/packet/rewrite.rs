@@ -3,10 +3,11 @@
 use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::{Delta, Sum, transport_field};
+use super::extension;
 use super::field::{
     be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, tcp, udp, unmapped, word,
 };
-use super::parse::{Family, Parsed, Transport};
+use super::parse::{Family, Parsed, Transport, ipv4_addresses, ipv6_addresses};
 use crate::port::Frame;
 
 /// The hop limit in the word of an IPv4 header that it shares with the protocol, and one hop of it.
@@ -167,12 +168,33 @@ pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translati
     delta.ports(before, after)
 }
 
-/// Sets the identification of an IPv4 packet, for fragments of datagrams from many clients that share
-/// one source address after translation. Does nothing over IPv6.
-pub fn set_ipv4_identification(head: &mut [u8], parsed: &Parsed, id: u16) -> Result<(), DropReason> {
+/// Source and destination of a packet that was translated since it was parsed.
+///
+/// # Errors
+/// `Internal` if `parsed` is not of this packet.
+pub fn addresses(head: &[u8], parsed: &Parsed) -> Result<([u8; 16], [u8; 16]), DropReason> {
+    let addresses = match parsed.family {
+        Family::V4 => header_at(head, parsed.l3()).map(ipv4_addresses),
+        Family::V6 => header_at(head, parsed.l3()).map(ipv6_addresses),
+    };
+    addresses.map_err(|_| DropReason::Internal)
+}
+
+/// Sets the identification of an IPv4 packet, of which the lower 16 bits of `id` are used, or of a fragment over IPv6;
+/// an IPv6 packet that is not one has none. Many clients share one source address after translation.
+///
+/// # Errors
+/// `Internal` if `parsed` is not of this packet.
+pub fn set_identification(head: &mut [u8], parsed: &Parsed, id: u32) -> Result<(), DropReason> {
     if parsed.family == Family::V6 {
+        if let Transport::Fragment { .. } = parsed.transport {
+            let at = parsed.l4() - extension::FRAGMENT_LEN + extension::FRAGMENT_ID;
+            *header_at_mut(head, at)? = id.to_be_bytes();
+        }
         return Ok(());
     }
+    #[expect(clippy::cast_possible_truncation, reason = "the lower 16 bits")]
+    let id = id as u16;
     let header: &mut [u8; ipv4::HEADER_LEN] = header_at_mut(head, parsed.l3())?;
     let checksum = Delta::default()
         .word(word(header, ipv4::IDENTIFICATION), id.to_be())

@@ -26,6 +26,7 @@ mod batch;
 mod classify;
 mod early_selection;
 mod emit;
+mod identification;
 mod limit;
 mod lookup;
 mod next_hop;
@@ -56,12 +57,14 @@ use crate::port::{Frame, Port, packet_len};
 use batch::Prepared;
 use classify::{Class, check_source};
 use early_selection::EarlySelection;
+use identification::Identifications;
 use limit::Limits;
 use lookup::{Found, Lookup};
 use policy::Policy;
 use reject::DropContext;
 use select::Selector;
-use slow_path::FragmentTable;
+use slow_path::{Arrival, FragmentTable};
+pub use slow_path::{Release, Ticket};
 use tuple::Tuple;
 
 /// What to do with a packet.
@@ -74,6 +77,8 @@ pub enum Verdict {
     Segment { mss: u16 },
     /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, release the others.
     Reject,
+    /// A fragment whose ports are not known yet: keep its frames until [`Engine::next_release`] returns the ticket.
+    Wait(Ticket),
     /// The packet's flow belongs to that worker.
     Handoff(u16),
     /// Counted; release its frames.
@@ -129,6 +134,7 @@ pub struct EngineConfig {
 struct Tables {
     flows: Flows,
     fragments: FragmentTable,
+    identifications: Identifications,
     selector: Selector,
 }
 
@@ -184,6 +190,7 @@ impl Engine {
             tables: Tables {
                 flows,
                 fragments: FragmentTable::default(),
+                identifications: Identifications::new(config.worker, config.workers, config.seed),
                 selector: Selector::new(config.seed),
             },
             limits: Limits::default(),
@@ -237,12 +244,57 @@ impl Engine {
                     origin,
                     now,
                 };
-                self.balance(packet, context, prepared.early.as_ref())
+                let decided = self.balance(packet, context, prepared.early.as_ref());
+                if parsed.dont_fragment {
+                    decided
+                } else {
+                    self.identify(packet, parsed, decided)
+                }
             }
-            &Class::SlowPath { local } => self.slow_path(packet, parsed, local, origin, now),
+            &Class::SlowPath { local } => self.slow_path(packet, parsed, local, Arrival::New, origin, now),
             &Class::Drop(reason) => Err(reason.into()),
         };
         decided.unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
+    }
+
+    /// Gives a translated packet that may be fragmented on its way an identification of the balancer's own.
+    #[cold]
+    fn identify<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        decided: Result<Verdict, DropContext>,
+    ) -> Result<Verdict, DropContext> {
+        let verdict = decided?;
+        let count = match verdict {
+            Verdict::Transmit => 1,
+            // Segments have numbers in a row.
+            Verdict::Segment { mss } => parsed.ip_len() / u32::from(mss.max(1)) + 1,
+            _ => return Ok(verdict),
+        };
+        let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+        let identification = self.tables.identifications.next(head, parsed, count)?;
+        packet::set_identification(head, parsed, identification)?;
+        Ok(verdict)
+    }
+
+    /// Decides about a packet with the verdict [`Verdict::Wait`] whose ticket was released.
+    pub fn resume<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
+        let mut prepared = Prepared::EMPTY;
+        prepared.classify(&self.policy, self.tables.flows.table(), packet);
+        let &Class::SlowPath { local } = &prepared.class else {
+            return self.decide(packet, &prepared, origin, now);
+        };
+        let parsed = &prepared.parsed;
+        self.slow_path(packet, parsed, local, Arrival::Waited, origin, now)
+            .unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
+    }
+
+    /// The next packets with the verdict [`Verdict::Wait`] that need not wait any longer; call it until there are none,
+    /// after each burst and each sweep.
+    #[inline]
+    pub fn next_release(&mut self) -> Option<Release> {
+        self.tables.fragments.next_release()
     }
 
     /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
@@ -424,6 +476,7 @@ impl Engine {
         self.tables
             .flows
             .sweep(now, BUDGET, |entry| policy.sweep_cause(entry));
+        self.tables.fragments.expire(now);
         self.limits.refill(now);
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use vl3lb_common::stats::{PortStatistics, WorkerStats};
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
-use crate::pipeline::{Engine, Origin, Verdict};
+use crate::pipeline::{Engine, Origin, Ticket, Verdict};
 use crate::port::{Frame, Port, fitting_frames, packets_in};
 
 pub(crate) use doorbell::Doorbell;
@@ -30,11 +31,14 @@ use handoff::Handoff;
 pub(crate) use inbox::Inbox;
 use relay::Relay;
 pub(crate) use thread::spawn;
+use waiting::Waiting;
 
 /// Frames taken from each source in one round.
 const BURST: usize = 64;
 /// Frames that may wait for room in the transmit ring; the newest beyond that are dropped.
 const BACKLOG: usize = 512;
+/// Free frames below which no fragment waits for the first one of its datagram.
+const LEAST_FREE: usize = 128;
 /// How long to poll without a packet before sleeping: the CPU time spent on each pause in the traffic.
 /// Waking up costs some 10 us.
 const BUSY_POLL_TIMEOUT: Duration = Duration::from_micros(50);
@@ -72,6 +76,10 @@ pub(crate) struct Worker<P: Port> {
     verdicts: Vec<(Verdict, usize)>,
     /// One packet to be handed over or segmented.
     packet: Vec<P::Frame>,
+    /// Fragments that wait for the first one of their datagram.
+    waiting: Waiting<P::Frame>,
+    /// One of them that need not wait any longer.
+    resumed: Vec<P::Frame>,
     /// Packets to send.
     outgoing: Vec<P::Frame>,
     sweep_due: Timestamp,
@@ -104,6 +112,8 @@ impl<P: Port> Worker<P> {
             burst: Vec::with_capacity(4 * BURST),
             verdicts: Vec::with_capacity(4 * BURST),
             packet: Vec::with_capacity(BURST),
+            waiting: Waiting::new(),
+            resumed: Vec::with_capacity(BURST),
             outgoing: Vec::with_capacity(4 * BACKLOG),
             sweep_due: Timestamp::default(),
             statistics_due: Timestamp::default(),
@@ -142,6 +152,7 @@ impl<P: Port> Worker<P> {
 
         let received = self.receive_from_queues(now);
         let handed_over = self.receive_from_workers(now);
+        self.resume_waiting(now);
         let relayed = self.receive_to_relay();
         self.send();
 
@@ -205,37 +216,77 @@ impl<P: Port> Worker<P> {
         self.engine
             .forward_burst(&mut self.burst, origin, now, &mut self.verdicts);
         let packets = self.verdicts.len() as u64;
-        let mut frames = self.burst.drain(..);
-        for (verdict, count) in self.verdicts.drain(..) {
-            let mut packet = frames.by_ref().take(count);
-            match verdict {
-                Verdict::Transmit => self.outgoing.extend(packet),
-                Verdict::Reject => {
-                    if let Some(mut answer) = packet.next() {
-                        answer.set_continues(false);
-                        self.outgoing.push(answer);
-                    }
-                    packet.for_each(|frame| self.port.release(frame));
+        let (mut burst, mut verdicts) = (
+            std::mem::take(&mut self.burst),
+            std::mem::take(&mut self.verdicts),
+        );
+        let mut frames = burst.drain(..);
+        for (verdict, count) in verdicts.drain(..) {
+            self.carry_out(verdict, frames.by_ref().take(count), origin);
+        }
+        drop(frames);
+        (self.burst, self.verdicts) = (burst, verdicts);
+        packets
+    }
+
+    /// Carries out the verdict on a packet, which came in by `origin`.
+    #[inline(always)]
+    fn carry_out(&mut self, verdict: Verdict, mut packet: impl Iterator<Item = P::Frame>, origin: Origin) {
+        match verdict {
+            Verdict::Transmit => self.outgoing.extend(packet),
+            Verdict::Reject => {
+                if let Some(mut answer) = packet.next() {
+                    answer.set_continues(false);
+                    self.outgoing.push(answer);
                 }
-                Verdict::Segment { mss } => {
-                    self.packet.extend(packet);
-                    self.engine
-                        .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
+                packet.for_each(|frame| self.port.release(frame));
+            }
+            Verdict::Segment { mss } => {
+                self.packet.extend(packet);
+                self.engine
+                    .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
+                self.packet.drain(..).for_each(|frame| self.port.release(frame));
+            }
+            Verdict::Wait(ticket) => self.keep(ticket, packet, origin),
+            Verdict::Handoff(to) => {
+                self.packet.extend(packet);
+                if self.handoff.send(to, &mut self.packet) {
+                    self.stats.handoffs.add(1);
+                } else {
+                    self.engine.count_drop(DropReason::HandoffFull);
                     self.packet.drain(..).for_each(|frame| self.port.release(frame));
                 }
-                Verdict::Handoff(to) => {
-                    self.packet.extend(packet);
-                    if self.handoff.send(to, &mut self.packet) {
-                        self.stats.handoffs.add(1);
-                    } else {
-                        self.engine.count_drop(DropReason::HandoffFull);
-                        self.packet.drain(..).for_each(|frame| self.port.release(frame));
+            }
+            Verdict::Drop => packet.for_each(|frame| self.port.release(frame)),
+        }
+    }
+
+    /// Keeps a fragment that came before the first one of its datagram, unless few frames are free.
+    fn keep(&mut self, ticket: Ticket, packet: impl Iterator<Item = P::Frame>, origin: Origin) {
+        if self.port.free_frames() >= LEAST_FREE {
+            self.waiting.keep(ticket, origin, packet);
+            return;
+        }
+        self.engine.count_drop(DropReason::UmemExhausted);
+        packet.for_each(|frame| self.port.release(frame));
+    }
+
+    /// Goes on with fragments whose first one has come, and drops those that waited in vain.
+    fn resume_waiting(&mut self, now: Timestamp) {
+        let mut packet = std::mem::take(&mut self.resumed);
+        while let Some(release) = self.engine.next_release() {
+            while let Some(origin) = self.waiting.take(release.ticket, &mut packet) {
+                let verdict = match release.outcome {
+                    Ok(()) => self.engine.resume(&mut packet, origin, now),
+                    Err(reason) => {
+                        self.engine.count_drop(reason);
+                        Verdict::Drop
                     }
-                }
-                Verdict::Drop => packet.for_each(|frame| self.port.release(frame)),
+                };
+                self.carry_out(verdict, packet.drain(..), origin);
             }
         }
-        packets
+        self.resumed = packet;
     }
 
     /// Transmits as many packets as there is room for, and drops those that exceed the backlog.
@@ -349,6 +400,7 @@ impl<P: Port> Worker<P> {
             .chain(self.outgoing)
             .chain(self.burst)
             .chain(self.packet)
+            .chain(self.waiting.into_frames())
         {
             self.port.release(frame);
         }

@@ -267,6 +267,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::NoService
         | DropReason::NotSyn
         | DropReason::FragmentUnmatched
+        | DropReason::FragmentOverlap
         | DropReason::TtlExpired
         | DropReason::Martian
         | DropReason::UnknownReply

@@ -323,10 +323,22 @@ fn recognises_ipv6_fragments() {
         offset,
         more,
         ports,
+        flags: crate::packet::TcpFlags(0),
     };
     let transport = |bytes: &[u8]| parse_all(bytes, Framing::Ethernet).unwrap().transport;
     assert_eq!(transport(&first), expected(0, true, Some((40000, 8080))));
     assert_eq!(transport(&second), expected(16, false, None));
+}
+
+/// As many as the steer program walks; it would redirect what is dropped here.
+#[test]
+fn eight_extension_headers_are_walked_and_nine_are_not() {
+    for (count, is_parsed) in [(7, true), (8, true), (9, false)] {
+        let mut bytes = Spec::request_v6(Protocol::Udp).bytes();
+        insert(&mut bytes, &vec![(60, 0); count]);
+        let parsed = parse_all(&bytes, Framing::Ethernet);
+        assert_eq!(parsed.is_ok(), is_parsed, "{count}: {parsed:?}");
+    }
 }
 
 #[test]

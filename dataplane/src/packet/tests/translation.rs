@@ -211,6 +211,7 @@ fn fragments_of_a_translated_datagram_reassemble_to_it() {
             offset: offset * 8,
             more: more != 0,
             ports: (offset == 0).then_some((40000, 8080)),
+            flags: crate::packet::TcpFlags(0),
         };
         assert_eq!(parsed.transport, expected);
         let mut packet = frames(&fragment, &[]);

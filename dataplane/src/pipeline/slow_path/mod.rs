@@ -7,14 +7,13 @@ use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{DropReason, ServiceSlot, Timestamp};
 
 use super::classify::check_source;
-use super::lookup::Lookup;
 use super::reject::DropContext;
-use super::{Context, Engine, Origin, Tuple, Verdict};
-use crate::packet::{self, Parsed, TcpFlags, Transport};
+use super::{Engine, Origin, Tuple, Verdict};
+use crate::packet::{self, Parsed, Transport};
 use crate::port::Frame;
 
-pub(super) use fragment::FragmentTable;
-use fragment::{Part, Step};
+pub(super) use fragment::{Arrival, FragmentTable};
+pub use fragment::{Release, Ticket};
 
 impl Engine {
     /// Decides about a packet to the address with the index `local`.
@@ -24,6 +23,7 @@ impl Engine {
         packet: &mut [F],
         parsed: &Parsed,
         local: u8,
+        arrival: Arrival,
         origin: Origin,
         now: Timestamp,
     ) -> Result<Verdict, DropContext> {
@@ -44,48 +44,9 @@ impl Engine {
                 };
                 icmp::forward(&self.policy, &mut self.tables.flows, &self.signals, packet, error)
             }
-            Transport::Fragment {
-                protocol, id, ports, ..
-            } => self.fragment(packet, parsed, local, Part { protocol, id, ports }, origin, now),
+            Transport::Fragment { .. } => self.fragment(packet, parsed, local, arrival, origin, now),
             Transport::Tcp { .. } | Transport::Udp { .. } => Err(DropReason::Internal.into()),
         }
-    }
-
-    /// A fragment follows the flow of its datagram's first fragment.
-    fn fragment<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        local: u8,
-        part: Part,
-        origin: Origin,
-        now: Timestamp,
-    ) -> Result<Verdict, DropContext> {
-        let (policy, tables) = (&self.policy, &mut self.tables);
-        let datagram = match tables
-            .fragments
-            .track(policy, parsed.source, local, part, origin, now)?
-        {
-            Step::Handoff(worker) => return Ok(Verdict::Handoff(worker)),
-            Step::Known(datagram) => datagram,
-        };
-        let tuple = datagram.tuple;
-        let flags = TcpFlags(TcpFlags::ACK);
-        let lookup = Lookup::new(policy, tables.flows.table(), parsed, tuple, flags);
-        let context = Context {
-            parsed,
-            lookup: &lookup,
-            origin,
-            now,
-        };
-        let identification = datagram.identification(policy);
-        let verdict = self.balance(packet, context, None)?;
-        if verdict == Verdict::Transmit
-            && let Some(head) = packet.first_mut()
-        {
-            packet::set_ipv4_identification(head.bytes_mut(), parsed, identification)?;
-        }
-        Ok(verdict)
     }
 
     /// Ends the flow of a packet to an own address that is gone.

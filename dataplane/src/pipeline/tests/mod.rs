@@ -28,7 +28,7 @@ use vl3lb_common::{
     Snapshot, SourceRanges, Timestamp,
 };
 
-use super::{Engine, EngineConfig, Origin, Verdict};
+use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
 use crate::config::Timeouts;
 use crate::packet::Framing;
 use crate::port::Frame;
@@ -84,6 +84,8 @@ struct World {
     now: Timestamp,
     /// The worker at whose queue packets come in.
     enters: u16,
+    /// Fragments that wait for the first one of their datagram, and the worker where they do.
+    waiting: Vec<(usize, Ticket, Origin, Vec<MemFrame>)>,
 }
 
 impl World {
@@ -118,6 +120,7 @@ impl World {
             snapshot,
             now,
             enters: 0,
+            waiting: Vec::new(),
         }
     }
 
@@ -172,21 +175,73 @@ impl World {
     }
 
     fn send_frames(&mut self, mut frames: Vec<MemFrame>) -> (Verdict, Vec<u8>) {
-        let mut worker = usize::from(self.enters);
-        let mut origin = Origin::Queue;
+        let worker = usize::from(self.enters);
+        let verdict = self.engines[worker].forward(&mut frames, Origin::Queue, self.now);
+        self.follow(worker, Origin::Queue, verdict, frames)
+    }
+
+    /// Follows a packet, which came to `worker` by `origin`, to the last verdict.
+    fn follow(
+        &mut self,
+        mut worker: usize,
+        mut origin: Origin,
+        mut verdict: Verdict,
+        mut frames: Vec<MemFrame>,
+    ) -> (Verdict, Vec<u8>) {
         // Queue, tracker of fragments, the owner under a rule of before, owner: three handoffs at most.
         for _ in 0..4 {
-            match self.engines[worker].forward(&mut frames, origin, self.now) {
+            match verdict {
                 Verdict::Handoff(to) => {
                     assert_ne!(usize::from(to), worker, "a worker hands over to another one");
                     worker = usize::from(to);
                     origin = Origin::Handoff;
+                    verdict = self.engines[worker].forward(&mut frames, origin, self.now);
+                }
+                Verdict::Wait(ticket) => {
+                    self.waiting.push((worker, ticket, origin, frames));
+                    return (verdict, Vec::new());
                 }
                 Verdict::Reject => return (Verdict::Reject, frames[0].bytes().to_vec()),
                 verdict => return (verdict, frames.iter().flat_map(|f| f.bytes().to_vec()).collect()),
             }
         }
         panic!("the packet is handed round and round");
+    }
+
+    /// Goes on with fragments that need not wait any longer; what comes out.
+    fn resume(&mut self) -> Vec<(Verdict, Vec<u8>)> {
+        let mut out = Vec::new();
+        for worker in 0..self.engines.len() {
+            while let Some(release) = self.engines[worker].next_release() {
+                let is_released = |held: &mut (usize, Ticket, Origin, Vec<MemFrame>)| {
+                    (held.0, held.1) == (worker, release.ticket)
+                };
+                let released: Vec<_> = self.waiting.extract_if(.., is_released).collect();
+                for (_, _, origin, mut frames) in released {
+                    if let Err(reason) = release.outcome {
+                        self.engines[worker].count_drop(reason);
+                        continue;
+                    }
+                    let verdict = self.engines[worker].resume(&mut frames, origin, self.now);
+                    out.push(self.follow(worker, origin, verdict, frames));
+                }
+            }
+        }
+        out
+    }
+
+    /// Sends packets; all that come out, in order.
+    fn send_all(&mut self, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        for packet in packets {
+            out.push(self.send(packet));
+            out.extend(self.resume());
+        }
+        let is_sent = |(verdict, _): &(Verdict, Vec<u8>)| *verdict == Verdict::Transmit;
+        out.into_iter()
+            .filter(is_sent)
+            .map(|(_, packet)| packet)
+            .collect()
     }
 
     /// Sends a packet that must come out, valid, and returns how it looks then.

@@ -24,6 +24,12 @@ enum Event {
         worker: usize,
         length: usize,
     },
+    /// One of the seven fragments of one of eight datagrams.
+    Fragment {
+        worker: usize,
+        datagram: u16,
+        index: usize,
+    },
     /// The port accepts or allocates only so many frames more.
     Room {
         worker: usize,
@@ -52,6 +58,8 @@ fn event(super_packets: bool) -> impl Strategy<Value = Event> {
         1 => (worker.clone(), 1..5000_usize).prop_map(|(worker, length)| Event::Garbage { worker, length }),
         u32::from(super_packets) => (worker.clone(), length)
             .prop_map(|(worker, length)| Event::SuperPacket { worker, length }),
+        u32::from(super_packets) * 4 => (worker.clone(), 0..8_u16, 0..7_usize)
+            .prop_map(|(worker, datagram, index)| Event::Fragment { worker, datagram, index }),
         1 => (worker.clone(), frames.clone()).prop_map(|(worker, frames)| Event::Room { worker, frames }),
         1 => (worker.clone(), frames).prop_map(|(worker, frames)| Event::Allocations { worker, frames }),
         8 => worker.prop_map(|worker| Event::Step { worker }),
@@ -84,6 +92,15 @@ fn run(events: Vec<Event>) -> (Vec<Vec<u8>>, Team) {
             Event::SuperPacket { worker, length } => {
                 let packet = segment(flags::ACK, SERVICE, &vec![1; length]);
                 team.port(worker).push_packet(&packet);
+            }
+            Event::Fragment {
+                worker,
+                datagram,
+                index,
+            } => {
+                let whole = request(40_000 + datagram, &[5; 9_000]);
+                let fragment = &builder::fragments(&whole, false, 1_480, datagram)[index];
+                team.port(worker).push_packet(fragment);
             }
             Event::Room { worker, frames } => team.port(worker).set_transmit_room(frames),
             Event::Allocations { worker, frames } => team.port(worker).set_allocations(frames),

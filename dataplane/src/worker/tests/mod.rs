@@ -1,6 +1,7 @@
 //! Workers over memory ports, with the real engine.
 
 mod any_order;
+mod fragments;
 
 use crossbeam::queue::ArrayQueue;
 use etherparse::{SlicedPacket, TransportSlice};

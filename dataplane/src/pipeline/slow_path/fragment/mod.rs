@@ -1,0 +1,145 @@
+//! Fragmented datagrams: only the first fragment has ports, the others follow its flow.
+//!
+//! All fragments of a datagram meet at one worker, its tracker, which learns the ports from the first one. Others that
+//! came before wait for it. The tracker hands them on to the worker that owns the flow; that one learns the ports too.
+//! The datagram is not reassembled. One whose fragments overlap is dropped from there on (RFC 5722, RFC 8200 section
+//! 4.5): whoever reassembles it never gets what the balancer has not seen.
+
+mod coverage;
+mod slab;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_common::{DropReason, Protocol, Timestamp};
+
+use crate::packet::{self, Parsed, Transport};
+use crate::pipeline::lookup::Lookup;
+use crate::pipeline::reject::DropContext;
+use crate::pipeline::tuple::Tuple;
+use crate::pipeline::{Context, Engine, Origin, Verdict};
+use crate::port::Frame;
+
+pub(in crate::pipeline) use table::FragmentTable;
+use table::{Key, Piece, Tracked};
+pub use table::{Release, Ticket};
+
+impl Key {
+    /// The worker where the fragments of this datagram meet. The steer program computes the same.
+    fn tracker(&self, workers: u16) -> u16 {
+        let [a, b, c, d] = self.id.to_be_bytes();
+        let hash = owner_hash(
+            &self.source,
+            u16::from_be_bytes([a, b]),
+            u16::from_be_bytes([c, d]),
+            self.protocol,
+        );
+        u16::try_from(reduce(hash, u32::from(workers))).unwrap_or(0)
+    }
+}
+
+/// Whether a fragment is new, or has waited for the first one of its datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pipeline) enum Arrival {
+    New,
+    Waited,
+}
+
+impl Engine {
+    /// A fragment follows the flow of its datagram's first fragment.
+    pub(super) fn fragment<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        local: u8,
+        arrival: Arrival,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<Verdict, DropContext> {
+        let (key, piece) = read(parsed, local).ok_or(DropReason::Internal)?;
+        let protocol = Protocol::from_number(key.protocol).ok_or(DropReason::UnsupportedProtocol)?;
+        let tracker = key.tracker(self.policy.workers);
+        let is_tracker = tracker == self.policy.worker;
+        let fragments = &mut self.tables.fragments;
+        let tracked = match arrival {
+            Arrival::New if origin == Origin::Queue && !is_tracker => return Ok(Verdict::Handoff(tracker)),
+            Arrival::New => fragments.track(key, piece, is_tracker, now)?,
+            Arrival::Waited => fragments.resume(key, now)?,
+        };
+        let (ports, identification) = match tracked {
+            Tracked::Waiting(ticket) => {
+                self.signals.stats.fragments_waited.add(1);
+                return Ok(Verdict::Wait(ticket));
+            }
+            Tracked::Known {
+                ports,
+                identification,
+            } => (ports, identification),
+        };
+        let tuple = Tuple {
+            protocol,
+            source_port: ports.0,
+            destination_port: ports.1,
+            local,
+        };
+        let lookup = Lookup::new(
+            &self.policy,
+            self.tables.flows.table(),
+            parsed,
+            tuple,
+            piece.flags,
+        );
+        let context = Context {
+            parsed,
+            lookup: &lookup,
+            origin,
+            now,
+        };
+        let verdict = self.balance(packet, context, None)?;
+        if matches!(verdict, Verdict::Handoff(_)) {
+            return Ok(verdict);
+        }
+        let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+        let identification = match identification {
+            Some(identification) => identification,
+            None => {
+                let new = self.tables.identifications.next(head, parsed, 1)?;
+                self.tables.fragments.set_identification(&key, new);
+                new
+            }
+        };
+        packet::set_identification(head, parsed, identification)?;
+        Ok(verdict)
+    }
+}
+
+/// A fragment and the datagram that it is part of.
+fn read(parsed: &Parsed, local: u8) -> Option<(Key, Piece)> {
+    let Transport::Fragment {
+        protocol,
+        id,
+        offset,
+        more,
+        ports,
+        flags,
+    } = parsed.transport
+    else {
+        return None;
+    };
+    let key = Key {
+        source: parsed.source,
+        local,
+        protocol,
+        id,
+    };
+    let length = u16::try_from(parsed.end() - parsed.l4()).ok()?;
+    let piece = Piece {
+        from: offset,
+        to: offset.checked_add(length)?,
+        more,
+        ports,
+        flags,
+    };
+    Some((key, piece))
+}

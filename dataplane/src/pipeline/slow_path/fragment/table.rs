@@ -1,0 +1,400 @@
+//! The datagrams whose fragments are in flight at one worker.
+//!
+//! A datagram is forgotten when all of it was seen, so the table holds little more than what is reordered or lost. It
+//! is bounded three times over: datagrams in all and of each source, and fragments that wait for their first one, in
+//! all and of each source. Where room is needed, the oldest datagram of the source that has most gives way, so a flood
+//! from one source costs that source only (RFC 4787 REQ-14).
+
+use std::collections::HashMap;
+
+use vl3lb_common::{DropReason, Duration, Timestamp};
+
+use super::coverage::{Coverage, Fit};
+use super::slab::Slab;
+use crate::packet::TcpFlags;
+
+/// Datagrams at most.
+pub(super) const DATAGRAMS: u16 = 2048;
+/// Datagrams of one source at most.
+pub(super) const DATAGRAMS_OF_SOURCE: u16 = 256;
+/// Fragments that wait for the first one of their datagram, at most.
+pub(super) const WAITING: u16 = 256;
+/// Waiting fragments of one source at most: a datagram of 64 KB has 44 at an MTU of 1500.
+pub(super) const WAITING_OF_SOURCE: u16 = 64;
+/// How long the rest of a datagram is waited for: at least 2 s (RFC 6146 section 4, FRAGMENT_MIN).
+pub(super) const LIFETIME: Duration = Duration::from_secs(3);
+
+/// What the fragments of one datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) source: [u8; 16],
+    pub(super) local: u8,
+    pub(super) protocol: u8,
+    pub(super) id: u32,
+}
+
+/// One fragment of a datagram.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    /// Its first byte in the datagram, and the one behind its last.
+    pub(super) from: u16,
+    pub(super) to: u16,
+    pub(super) more: bool,
+    /// Source and destination port; the first fragment only.
+    pub(super) ports: Option<(u16, u16)>,
+    /// Of the first fragment of a TCP segment.
+    pub(super) flags: TcpFlags,
+}
+
+/// A waiting fragment, by a number that no other datagram has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(pub u32);
+
+/// The fragments with a ticket need not wait any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    pub ticket: Ticket,
+    /// The first fragment has come; or why the others are dropped.
+    pub outcome: Result<(), DropReason>,
+}
+
+/// What becomes of a fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracked {
+    /// It waits for the first one of its datagram.
+    Waiting(Ticket),
+    /// The ports of its datagram, and the identification that its translated fragments have, if one has left already.
+    Known {
+        ports: (u16, u16),
+        identification: Option<u32>,
+    },
+}
+
+/// A datagram with some fragments seen and others missing.
+#[derive(Debug, Clone, Copy)]
+struct Datagram {
+    key: Key,
+    coverage: Coverage,
+    ticket: Ticket,
+    began: Timestamp,
+    ports: Option<(u16, u16)>,
+    identification: Option<u32>,
+    /// Fragments that wait for the first one.
+    waiting: u16,
+    /// Fragments that have waited and are not forwarded yet.
+    released: u16,
+    /// Its fragments overlap: the rest is dropped (RFC 5722 section 4, RFC 8200 section 4.5).
+    overlaps: bool,
+    source: u16,
+    /// Neighbours in the order of age.
+    older: u16,
+    newer: u16,
+}
+
+/// One sender of fragments, and what it has in the table.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    datagrams: u16,
+    waiting: u16,
+}
+
+/// Which datagrams may give way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Among {
+    All,
+    /// Those with waiting fragments.
+    Waiting,
+}
+
+/// No place.
+const NONE: u16 = u16::MAX;
+
+/// The datagrams in flight at one worker. Keyed hashes: a sender cannot aim at another one's places.
+#[derive(Debug)]
+pub(in crate::pipeline) struct FragmentTable {
+    datagrams: Slab<Datagram>,
+    sources: Slab<Source>,
+    by_key: HashMap<Key, u16>,
+    by_source: HashMap<[u8; 16], u16>,
+    oldest: u16,
+    newest: u16,
+    waiting: u16,
+    next_ticket: u32,
+    releases: Vec<Release>,
+}
+
+impl Default for FragmentTable {
+    fn default() -> Self {
+        Self {
+            datagrams: Slab::new(DATAGRAMS),
+            sources: Slab::new(DATAGRAMS),
+            // Twice the size: then removals never make them grow.
+            by_key: HashMap::with_capacity(2 * usize::from(DATAGRAMS)),
+            by_source: HashMap::with_capacity(2 * usize::from(DATAGRAMS)),
+            oldest: NONE,
+            newest: NONE,
+            waiting: 0,
+            next_ticket: 0,
+            releases: Vec::with_capacity(usize::from(WAITING)),
+        }
+    }
+}
+
+impl FragmentTable {
+    /// Notes a fragment. `may_wait`: whether it waits if its datagram's first one was not seen. O(1); O(datagrams) where
+    /// room is needed.
+    ///
+    /// # Errors
+    /// It overlaps or repeats another one, its datagram has too many gaps or nothing can make room, or the first one
+    /// was not seen in time.
+    pub(super) fn track(
+        &mut self,
+        key: Key,
+        piece: Piece,
+        may_wait: bool,
+        now: Timestamp,
+    ) -> Result<Tracked, DropReason> {
+        self.expire(now);
+        let place = match self.by_key.get(&key) {
+            Some(&place) => place,
+            None if piece.ports.is_none() && !may_wait => return Err(DropReason::FragmentUnmatched),
+            None => self.begin(key, now)?,
+        };
+        let datagram = &mut self.datagrams[place];
+        if datagram.overlaps {
+            return Err(DropReason::FragmentOverlap);
+        }
+        match datagram.coverage.add(piece.from, piece.to, piece.more) {
+            Fit::New => {}
+            Fit::Repeated => return Err(DropReason::FragmentOverlap),
+            Fit::Conflict => {
+                datagram.overlaps = true;
+                self.release(place, Err(DropReason::FragmentOverlap));
+                return Err(DropReason::FragmentOverlap);
+            }
+            Fit::TooManyGaps => return Err(DropReason::FragmentTableFull),
+        }
+        if let Some(ports) = piece.ports {
+            datagram.ports = Some(ports);
+            datagram.released = datagram.waiting;
+            self.release(place, Ok(()));
+        }
+        let datagram = &self.datagrams[place];
+        let Some(ports) = datagram.ports else {
+            return self.wait(place).map(Tracked::Waiting);
+        };
+        let identification = datagram.identification;
+        self.forget_if_complete(place);
+        Ok(Tracked::Known {
+            ports,
+            identification,
+        })
+    }
+
+    /// The ports of a fragment that has waited.
+    ///
+    /// # Errors
+    /// Its datagram had to give way meanwhile.
+    pub(super) fn resume(&mut self, key: Key, now: Timestamp) -> Result<Tracked, DropReason> {
+        self.expire(now);
+        let place = *self.by_key.get(&key).ok_or(DropReason::FragmentUnmatched)?;
+        let datagram = &mut self.datagrams[place];
+        datagram.released = datagram.released.saturating_sub(1);
+        if datagram.overlaps {
+            return Err(DropReason::FragmentOverlap);
+        }
+        let ports = datagram.ports.ok_or(DropReason::FragmentUnmatched)?;
+        let identification = datagram.identification;
+        self.forget_if_complete(place);
+        Ok(Tracked::Known {
+            ports,
+            identification,
+        })
+    }
+
+    /// Notes the identification that the translated fragments of a datagram have, if it is not complete.
+    pub(super) fn set_identification(&mut self, key: &Key, identification: u32) {
+        if let Some(&place) = self.by_key.get(key) {
+            self.datagrams[place].identification = Some(identification);
+        }
+    }
+
+    /// Forgets datagrams whose time is over. O(expired datagrams).
+    pub(in crate::pipeline) fn expire(&mut self, now: Timestamp) {
+        while self.oldest != NONE && now.since(self.datagrams[self.oldest].began) >= LIFETIME {
+            self.remove(self.oldest, DropReason::FragmentUnmatched);
+        }
+    }
+
+    /// The next fragments that need not wait any longer, if there are any.
+    #[inline]
+    pub(in crate::pipeline) fn next_release(&mut self) -> Option<Release> {
+        self.releases.pop()
+    }
+
+    /// Whether no datagram is in flight.
+    #[cfg(test)]
+    pub(in crate::pipeline) const fn is_empty(&self) -> bool {
+        self.oldest == NONE
+    }
+
+    /// Fragments that wait.
+    #[cfg(test)]
+    pub(super) const fn waiting(&self) -> u16 {
+        self.waiting
+    }
+
+    /// A place for a datagram with no fragment yet.
+    fn begin(&mut self, key: Key, now: Timestamp) -> Result<u16, DropReason> {
+        let known = self.by_source.get(&key.source).copied();
+        let is_heavy = known.is_some_and(|source| self.sources[source].datagrams >= DATAGRAMS_OF_SOURCE);
+        let victim = if is_heavy {
+            self.oldest(known, Among::All)
+        } else if self.datagrams.is_full() {
+            self.oldest(None, Among::All)
+        } else {
+            None
+        };
+        if let Some(victim) = victim {
+            self.remove(victim, DropReason::FragmentTableFull);
+        }
+        // Looked up again: it may have lost its last datagram.
+        let source = match self.by_source.get(&key.source) {
+            Some(&source) => source,
+            None => self.add_source(key.source)?,
+        };
+        self.sources[source].datagrams += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let place = self
+            .datagrams
+            .insert(Datagram {
+                key,
+                coverage: Coverage::EMPTY,
+                ticket,
+                began: now,
+                ports: None,
+                identification: None,
+                waiting: 0,
+                released: 0,
+                overlaps: false,
+                source,
+                older: self.newest,
+                newer: NONE,
+            })
+            .ok_or(DropReason::Internal)?;
+        match self.newest {
+            NONE => self.oldest = place,
+            newest => self.datagrams[newest].newer = place,
+        }
+        self.newest = place;
+        self.by_key.insert(key, place);
+        Ok(place)
+    }
+
+    fn add_source(&mut self, address: [u8; 16]) -> Result<u16, DropReason> {
+        let source = Source {
+            datagrams: 0,
+            waiting: 0,
+        };
+        // Each source has a datagram, so there is room for it where there is room for one.
+        let place = self.sources.insert(source).ok_or(DropReason::Internal)?;
+        self.by_source.insert(address, place);
+        Ok(place)
+    }
+
+    /// Makes a fragment of the datagram at `place` wait.
+    fn wait(&mut self, place: u16) -> Result<Ticket, DropReason> {
+        let source = self.datagrams[place].source;
+        let victim = if self.sources[source].waiting >= WAITING_OF_SOURCE {
+            self.oldest(Some(source), Among::Waiting)
+        } else if self.waiting >= WAITING {
+            self.oldest(None, Among::Waiting)
+        } else {
+            None
+        };
+        match victim {
+            Some(victim) if victim == place => return Err(DropReason::FragmentTableFull),
+            Some(victim) => self.remove(victim, DropReason::FragmentTableFull),
+            None => {}
+        }
+        let datagram = &mut self.datagrams[place];
+        datagram.waiting += 1;
+        self.sources[source].waiting += 1;
+        self.waiting += 1;
+        Ok(datagram.ticket)
+    }
+
+    /// The oldest datagram of `source`, else of the sources that have most; of those `among`. O(datagrams).
+    ///
+    /// A source is weighed by its datagrams, not by its fragments that wait: otherwise a flood of single fragments from
+    /// many sources would push out datagrams that arrive in reverse.
+    fn oldest(&self, source: Option<u16>, among: Among) -> Option<u16> {
+        let weight = |source: &Source| match among {
+            Among::Waiting if source.waiting == 0 => 0,
+            Among::All | Among::Waiting => source.datagrams,
+        };
+        let most = self.sources.iter().map(weight).max()?;
+        let mut place = self.oldest;
+        while place != NONE {
+            let datagram = &self.datagrams[place];
+            let is_one = match source {
+                Some(source) => source == datagram.source,
+                None => weight(&self.sources[datagram.source]) == most,
+            };
+            if is_one && (among == Among::All || datagram.waiting > 0) {
+                return Some(place);
+            }
+            place = datagram.newer;
+        }
+        None
+    }
+
+    fn forget_if_complete(&mut self, place: u16) {
+        let datagram = &self.datagrams[place];
+        if datagram.coverage.is_complete() && datagram.released == 0 {
+            self.remove(place, DropReason::Internal);
+        }
+    }
+
+    /// Removes a datagram; fragments that wait for its first one are dropped for `reason`.
+    fn remove(&mut self, place: u16, reason: DropReason) {
+        self.release(place, Err(reason));
+        let Datagram {
+            key,
+            source,
+            older,
+            newer,
+            ..
+        } = self.datagrams[place];
+        match older {
+            NONE => self.oldest = newer,
+            older => self.datagrams[older].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.datagrams[newer].older = older,
+        }
+        self.by_key.remove(&key);
+        self.datagrams.remove(place);
+        let of = &mut self.sources[source];
+        of.datagrams -= 1;
+        if of.datagrams == 0 {
+            self.by_source.remove(&key.source);
+            self.sources.remove(source);
+        }
+    }
+
+    /// Ends the wait of a datagram's fragments.
+    fn release(&mut self, place: u16, outcome: Result<(), DropReason>) {
+        let datagram = &mut self.datagrams[place];
+        let waiting = std::mem::take(&mut datagram.waiting);
+        if waiting == 0 {
+            return;
+        }
+        self.waiting -= waiting;
+        self.sources[datagram.source].waiting -= waiting;
+        let ticket = datagram.ticket;
+        self.releases.push(Release { ticket, outcome });
+    }
+}
