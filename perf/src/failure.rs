@@ -1,51 +1,84 @@
-//! Why a measurement gave no result.
+//! Why a command gave no result, and its exit status.
 
-use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
-/// What was attempted, on what, and why it failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    text: String,
-    code: u8,
+use vl3lb_dataplane::error::SetupError;
+use vl3lb_testbed::TestbedError;
+
+use crate::compare::error::CompareError;
+use crate::instructions::CountError;
+use crate::load::error::{LoadError, PlanError};
+use crate::pipeline::PipelineError;
+
+/// The errors of all commands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Count(#[from] CountError),
+    #[error(transparent)]
+    Testbed(#[from] TestbedError),
+    #[error(transparent)]
+    Attach(#[from] SetupError),
+
+    #[error("{attempt}: {cause}")]
+    System {
+        attempt: String,
+        #[source]
+        cause: io::Error,
+    },
+
+    #[error("read {}: {cause}{remedy}", path.display())]
+    Document {
+        path: PathBuf,
+        #[source]
+        cause: serde_json::Error,
+        remedy: &'static str,
+    },
+
+    #[error("read results in {}: there are none", .0.display())]
+    NoResults(PathBuf),
+
+    #[error("draw {name}: {cause}")]
+    Plot { name: String, cause: String },
+
+    #[error("a {0} thread panicked; see above")]
+    Panicked(&'static str),
 }
 
 impl Failure {
-    /// The measurement could not run: exit status 1.
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self::with_code(text, 1)
-    }
-
-    /// The arguments contradict each other, or name what does not exist: exit status 2, as in clap.
-    pub(crate) fn arguments(text: impl Into<String>) -> Self {
-        Self::with_code(text, 2)
-    }
-
-    /// The target does not answer: exit status 3.
-    pub(crate) fn unreachable(text: impl Into<String>) -> Self {
-        Self::with_code(text, 3)
-    }
-
-    fn with_code(text: impl Into<String>, code: u8) -> Self {
-        Self {
-            text: text.into(),
-            code,
+    /// For `map_err`: a system call for `attempt` failed.
+    pub(crate) fn system<E: Into<io::Error>>(attempt: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let attempt = attempt.into();
+        move |cause| Self::System {
+            attempt,
+            cause: cause.into(),
         }
     }
 
-    /// The exit status.
+    /// For `map_err`: the plot `name` could not be drawn.
+    pub(crate) fn plot(name: &str) -> impl FnOnce(Box<dyn std::error::Error>) -> Self {
+        move |cause| Self::Plot {
+            name: name.to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// The exit status: 2 for wrong arguments as in clap, 3 for an unreachable target, else 1.
     pub(crate) const fn code(&self) -> u8 {
-        self.code
-    }
-}
-
-impl From<vl3lb_testbed::TestbedError> for Failure {
-    fn from(error: vl3lb_testbed::TestbedError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        match self {
+            Self::Plan(_) => 2,
+            Self::Compare(error) if error.is_usage() => 2,
+            Self::Load(error) if error.is_unreachable() => 3,
+            _ => 1,
+        }
     }
 }

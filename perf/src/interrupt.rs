@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first one asks to end, the second one ends.
+//! SIGINT and SIGTERM: the first one asks for the end, the second one kills.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,7 @@ use signal_hook::flag;
 
 use crate::failure::Failure;
 
-/// A flag that is set by the first signal.
+/// A flag that the first signal sets.
 ///
 /// # Errors
 ///
@@ -16,10 +16,10 @@ use crate::failure::Failure;
 pub(crate) fn flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // In this order, or the first signal would end the process.
+        // In this order, or the first signal would kill.
         flag::register_conditional_default(signal, Arc::clone(&stop))
             .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-            .map_err(|error| Failure::new(format!("handle signal {signal}: {error}")))?;
+            .map_err(Failure::system(format!("handle signal {signal}")))?;
     }
     Ok(stop)
 }

@@ -1,9 +1,8 @@
 //! `vl3-perf`: measures vl3-lb.
 //!
-//! `pipeline` runs the packet logic in memory and says what a packet costs. `load` and `latency` send to a
-//! target, and `serve` or `reflect` is what answers there. `compare` and `churn` measure whole balancers in a network
-//! of namespaces, `report` tells people what they found, and `instructions` finds what made the packet logic longer.
-//! Every number is explained in `perf/README.md`.
+//! `pipeline` measures the packet logic in memory. `load` and `latency` send to a target, with `serve` or `reflect` as
+//! the other end. `compare` and `churn` measure whole balancers in network namespaces, `report` renders their results,
+//! and `instructions` counts the instructions of the packet logic. perf/README.md explains every number.
 
 mod args;
 mod attachment;
@@ -28,10 +27,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde::Serialize;
 
 use args::{Args, Command};
 use failure::Failure;
-use report::Focus;
+use load::error::PlanError;
+use report::{Focus, header};
+use session::args::SessionArgs;
 
 fn main() -> ExitCode {
     match run(Args::parse()) {
@@ -43,63 +45,58 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns the exit status of a command that could run.
+/// Returns the exit status of a command that ran.
 fn run(args: Args) -> Result<u8, Failure> {
-    match args.command {
+    let progress = &mut |line| eprintln!("{line}");
+    let (text, code) = match args.command {
         Command::Pipeline(args) => {
-            let report = pipeline::run(&args, &mut |step| eprintln!("{step}"))?;
-            print(&if args.json {
-                report.to_json()
-            } else {
-                report.to_table()
-            })?;
-            Ok(0)
+            let report = pipeline::run(&args, progress)?;
+            (render(&report, args.json, pipeline::Report::to_text), 0)
         }
-        Command::Load(args) => session(&args.request()?, Focus::Throughput),
-        Command::Latency(args) => session(&args.request()?, Focus::Latency),
         Command::Compare(args) => {
-            let report = compare::run(&args, &mut |step| eprintln!("{step}"))?;
-            print(&if args.json {
-                report.to_json()
-            } else {
-                report.to_table()
-            })?;
-            Ok(0)
+            let report = compare::run(&args, progress)?;
+            (render(&report, args.json, compare::Report::to_text), 0)
         }
         Command::Churn(args) => {
-            let report = churn::run(&args, &mut |step| eprintln!("{step}"))?;
-            print(&if args.json {
-                report.to_json()
-            } else {
-                report.to_text()
-            })?;
-            Ok(0)
+            let report = churn::run(&args, progress)?;
+            (render(&report, args.json, churn::Report::to_text), 0)
         }
-        Command::Report(args) => {
-            print(&bench::run(&args)?)?;
-            Ok(0)
+        Command::Load(args) => session(args.session(), Focus::Throughput)?,
+        Command::Latency(args) => session(args.session(), Focus::Latency)?,
+        Command::Report(args) => (bench::run(&args)?, 0),
+        Command::Instructions(args) => instructions::run(&args, progress)?,
+        Command::Work(args) => {
+            pipeline::work(args.kind, args.packets)?;
+            return Ok(0);
         }
-        Command::Instructions(args) => {
-            let (text, code) = instructions::run(&args, &mut |step| eprintln!("{step}"))?;
-            print(&text)?;
-            Ok(code)
+        Command::Serve(args) => {
+            serve::run(&args)?;
+            return Ok(0);
         }
-        Command::Work(args) => pipeline::work(args.kind, args.packets).map(|()| 0),
-        Command::Serve(args) => serve::run(&args).map(|()| 0),
-        Command::Reflect(args) => reflect::run(&args).map(|()| 0),
+        Command::Reflect(args) => {
+            reflect::run(&args)?;
+            return Ok(0);
+        }
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // The reader has closed the pipe.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+        written => written
+            .map(|()| code)
+            .map_err(Failure::system("write the report")),
     }
 }
 
-fn session(request: &session::args::Request, focus: Focus) -> Result<u8, Failure> {
-    let (text, verdict) = session::run(request, focus)?;
-    print(&text)?;
-    Ok(verdict.code())
+fn session(args: Result<SessionArgs, PlanError>, focus: Focus) -> Result<(String, u8), Failure> {
+    let (text, verdict) = session::run(&args?, focus)?;
+    Ok((text, verdict.code()))
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever read the report has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Failure::new(format!("write the report: {error}"))),
+/// A report as JSON or as text.
+fn render<R: Serialize>(report: &R, json: bool, text: fn(&R) -> String) -> String {
+    if json {
+        header::document(report)
+    } else {
+        text(report)
     }
 }

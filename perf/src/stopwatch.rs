@@ -35,7 +35,7 @@ impl Stopwatch {
         ratio
     }
 
-    /// Whether the processor has a counter that can be trusted. If not, ticks are nanoseconds.
+    /// Whether the processor has a constant counter. If not, ticks are nanoseconds.
     pub(crate) fn counts_cycles(&self) -> bool {
         (self.ticks_per_nano() - 1.0).abs() > 1e-6
     }

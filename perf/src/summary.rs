@@ -1,9 +1,9 @@
-//! What several measurements of one number say together.
+//! Several measurements of one number.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Median, smallest and largest.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
     pub(crate) min: f64,
@@ -11,7 +11,16 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// `None` without any measurement.
+    /// Of one measurement.
+    pub(crate) const fn single(value: f64) -> Self {
+        Self {
+            median: value,
+            min: value,
+            max: value,
+        }
+    }
+
+    /// `None` without a measurement.
     pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);

@@ -41,7 +41,7 @@ fn compare(link: &str, names: &[&str]) -> Value {
             &run["durationSeconds"],
             &run["flatOutPacketsPerSecond"],
             &run["fullLoadCpuSecondsPerPacket"],
-            &run["halfLoadLatencySeconds"]["p99"],
+            &run["halfLoadLatencySeconds.p99"],
         ] {
             assert!(value.as_f64() > Some(0.0), "{run:#}");
         }

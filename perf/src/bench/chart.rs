@@ -5,6 +5,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::compare::metric::Metric;
 use crate::failure::Failure;
+use crate::pipeline;
 use crate::report::number;
 use crate::summary::Summary;
 
@@ -20,17 +21,17 @@ const RIGHT: i32 = 110;
 const OURS: RGBColor = RGBColor(31, 119, 180);
 const OTHERS: RGBColor = RGBColor(160, 160, 160);
 
-/// One picture: a bar for each name, from the median, with a whisker from the smallest to the largest.
+/// One plot: a bar for each name, as long as the median, with a whisker from the smallest to the largest value.
 pub(super) struct Chart {
     name: String,
     pub(super) title: String,
-    /// Where it was measured.
+    /// The machine.
     subtitle: String,
     bars: Vec<(String, Summary)>,
     show: Box<dyn Fn(f64) -> String>,
 }
 
-/// Every picture that the results are enough for.
+/// The plots of all results that exist.
 pub(super) fn all(results: &Results) -> Vec<Chart> {
     let mut charts: Vec<Chart> = [
         (Metric::LossFree, "more is better"),
@@ -43,60 +44,44 @@ pub(super) fn all(results: &Results) -> Vec<Chart> {
     .into_iter()
     .filter_map(|(metric, better)| of_peers(results, metric, better))
     .collect();
-    charts.extend(of_pipeline(results));
+    charts.extend(results.pipeline.as_ref().map(of_pipeline));
     charts
 }
 
 fn of_peers(results: &Results, metric: Metric, better: &str) -> Option<Chart> {
-    let compare = &results.compare;
+    let compare = results.compare.as_ref()?;
     let bars: Vec<(String, Summary)> = compare
-        .peers()
+        .peers
         .iter()
-        .filter_map(|peer| {
-            let name = peer["name"].as_str()?;
-            Some((name.to_owned(), compare.summary(name, metric)?))
-        })
+        .filter_map(|peer| Some((peer.name.clone(), compare.summary(&peer.name, metric)?)))
         .collect();
-    let environment = &compare.0["environment"];
+    let environment = &compare.header.environment;
     (!bars.is_empty()).then(|| Chart {
         name: format!("compare-{}", metric.key()),
         title: format!("{} ({better})", metric.title()),
-        subtitle: format!(
-            "{}, Linux {}",
-            environment["cpu"].as_str().unwrap_or("unknown CPU"),
-            environment["kernel"].as_str().unwrap_or("unknown")
-        ),
+        subtitle: format!("{}, Linux {}", environment.cpu, environment.kernel),
         bars,
         show: Box::new(move |value| metric.show(value)),
     })
 }
 
-fn of_pipeline(results: &Results) -> Option<Chart> {
-    let mut bars = Vec::new();
-    for result in results.pipeline["results"].as_array()? {
-        let flows = number::short(result["flows"].as_f64()?);
-        for (key, name) in [
-            ("request", "request"),
-            ("reply", "reply"),
-            ("newFlow", "new flow"),
-        ] {
-            let cycles = |part: &str| result[key][part].as_f64();
-            let summary = Summary {
-                median: cycles("cycles")?,
-                min: cycles("cyclesMin")?,
-                max: cycles("cyclesMax")?,
-            };
-            bars.push((format!("{flows} flows, {name}"), summary));
-        }
-    }
-    let environment = &results.pipeline["environment"];
-    (!bars.is_empty()).then(|| Chart {
+fn of_pipeline(report: &pipeline::Report) -> Chart {
+    let bars = report.results.iter().flat_map(|result| {
+        let (flows, costs) = (number::count(result.flows.into()), result.costs);
+        [
+            ("request", costs.request),
+            ("reply", costs.reply),
+            ("new flow", costs.new_flow),
+        ]
+        .map(|(name, cost)| (format!("{flows} flows, {name}"), cost.cycles()))
+    });
+    Chart {
         name: "pipeline".to_owned(),
         title: "pipeline: cycles per packet (less is better)".to_owned(),
-        subtitle: environment["cpu"].as_str().unwrap_or("unknown CPU").to_owned(),
-        bars,
+        subtitle: report.header.environment.cpu.clone(),
+        bars: bars.collect(),
         show: Box::new(|cycles| format!("{cycles:.0}")),
-    })
+    }
 }
 
 impl Chart {
@@ -104,15 +89,14 @@ impl Chart {
         format!("{}.svg", self.name)
     }
 
-    /// The picture.
+    /// The plot as SVG.
     pub(super) fn svg(&self) -> Result<String, Failure> {
         let mut text = String::new();
-        self.draw(&mut text)
-            .map_err(|error| Failure::new(format!("draw {}: {error}", self.name)))?;
+        self.draw(&mut text).map_err(Failure::plot(&self.name))?;
         Ok(text)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "pixels of a picture")]
+    #[expect(clippy::cast_possible_truncation, reason = "pixels of a plot")]
     fn draw(&self, text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         let height = HEAD + STEP * i32::try_from(self.bars.len())? + 10;
         let area = SVGBackend::with_string(text, (WIDTH.cast_unsigned(), height.cast_unsigned()))

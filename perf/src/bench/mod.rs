@@ -1,7 +1,7 @@
-//! `vl3-perf report`: what `./run bench` measured, as one report for people.
+//! `vl3-perf report`: the results of `./run bench` as one report.
 //!
-//! The raw results are the JSON documents of `pipeline`, `compare` and `churn` in one directory; the report and its
-//! pictures are written beside them. A document that is missing leaves its part out, and the report says so.
+//! The results are the JSON documents of `pipeline`, `compare` and `churn` in one directory; the report and its plots
+//! are written beside them. The report names the documents that are missing.
 
 mod chart;
 mod markdown;
@@ -10,18 +10,17 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::failure::Failure;
+use crate::report::save;
 
 use results::Results;
 
-/// Where the results are.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReportArgs {
-    /// Directory with pipeline.json, sequential.json, compare.json, compare-tun.json and churn.json; report.md and
-    /// pictures go there
+    /// Directory with pipeline.json, sequential.json, compare.json, compare-tun.json and churn.json, to which report.md
+    /// and plots are added
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
 
@@ -30,28 +29,23 @@ pub(crate) struct ReportArgs {
     pub(crate) title: String,
 }
 
-/// Writes the report. What to say when it is done: where it is, and how many targets are met.
+/// Writes the report. Returns the text for stdout: the file, and the number of targets met.
 pub(crate) fn run(args: &ReportArgs) -> Result<String, Failure> {
     let results = Results::read(&args.directory)?;
-    let mut pictures = Vec::new();
+    let mut plots = Vec::new();
     for chart in chart::all(&results) {
         let name = chart.file_name();
-        write(&args.directory, &name, &chart.svg()?)?;
-        pictures.push((name, chart.title.clone()));
+        save(&args.directory.join(&name), chart.svg()?)?;
+        plots.push((name, chart.title.clone()));
     }
     let targets = targets::all(&results);
-    let text = markdown::write(&args.title, &results, &targets, &pictures);
-    write(&args.directory, "report.md", &text)?;
+    let path = args.directory.join("report.md");
+    save(&path, markdown::write(&args.title, &results, &targets, &plots))?;
     let met = targets.iter().filter(|target| target.met == Some(true)).count();
     let judged = targets.iter().filter(|target| target.met.is_some()).count();
     Ok(format!(
         "{}: {met} of {judged} targets met, {} not judged\n",
-        args.directory.join("report.md").display(),
+        path.display(),
         targets.len() - judged
     ))
-}
-
-fn write(directory: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let path = directory.join(name);
-    fs::write(&path, text).map_err(|error| Failure::new(format!("write {}: {error}", path.display())))
 }

@@ -1,84 +1,65 @@
 //! The targets, and whether the results meet them.
 
-use serde_json::Value;
-
 use crate::compare::metric::Metric;
 use crate::report::number;
+use crate::{churn, pipeline};
 
-use super::results::{Results, flows};
+use super::results::Results;
 
 /// One target.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) measure: String,
-    /// What is wanted, in words.
+    /// The target as text.
     pub(super) wanted: String,
-    /// What was measured, in words.
+    /// The result as text.
     pub(super) measured: String,
-    /// `None` if it was not measured, or cannot be told.
+    /// `None` if it was not measured, or cannot be judged.
     pub(super) met: Option<bool>,
 }
 
-/// A third of the cycles per packet of VPP's path, by the number of flows.
-const CYCLES: [(u64, f64); 3] = [(1_000, 92.0), (64_000, 107.0), (1_000_000, 255.0)];
-/// What the balancer runs as on veth links if nothing else is asked for.
+/// Cycles per packet by number of flows: a third of VPP's.
+const CYCLES: [(u32, f64); 3] = [(1_000, 92.0), (64_000, 107.0), (1_000_000, 255.0)];
+/// The balancer's default on veth links.
 const OURS: &str = "vl3-lb-native";
 const NOT_MEASURED: &str = "not measured";
 
 /// All targets, in order.
 pub(super) fn all(results: &Results) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for (key, direction) in [("request", "client to backend"), ("reply", "backend to client")] {
-        for (count, most) in CYCLES {
-            let cycles = flows(&results.sequential, count).and_then(|result| result[key]["cycles"].as_f64());
-            let measure = format!(
-                "pipeline, {direction}, {} flows, cycles/packet",
-                number::short(count_f64(count))
-            );
-            targets.push(at_most(measure, most, cycles, |value| format!("{value:.0}")));
-        }
-    }
-    targets.push(new_flows(&results.pipeline));
-    targets.extend(ten_million(&results.pipeline));
-    for mode in ["native", "generic"] {
-        targets.push(ratio(
-            results,
+    let mut targets = cycles(results.sequential.as_ref());
+    targets.push(new_flows(results.pipeline.as_ref()));
+    targets.extend(ten_million(results.pipeline.as_ref()));
+    for (metric, ours, peer, limit) in [
+        (Metric::LossFree, OURS, "reflector-native", Limit::AtLeast(0.95)),
+        (
             Metric::LossFree,
-            (&format!("vl3-lb-{mode}"), &format!("reflector-{mode}")),
-            (0.95, Order::AtLeast),
-        ));
-    }
-    targets.push(ratio(
-        results,
-        Metric::LossFree,
-        (OURS, "vpp"),
-        (1.1, Order::AtLeast),
-    ));
-    targets.push(ratio(
-        results,
-        Metric::CpuFull,
-        (OURS, "nftables"),
-        (1.0, Order::AtMost),
-    ));
-    for metric in [Metric::NewConnections, Metric::Requests] {
-        targets.push(ratio(results, metric, (OURS, "haproxy"), (2.0, Order::AtLeast)));
+            "vl3-lb-generic",
+            "reflector-generic",
+            Limit::AtLeast(0.95),
+        ),
+        (Metric::LossFree, OURS, "vpp", Limit::AtLeast(1.1)),
+        (Metric::CpuFull, OURS, "nftables", Limit::AtMost(1.0)),
+        (Metric::NewConnections, OURS, "haproxy", Limit::AtLeast(2.0)),
+        (Metric::Requests, OURS, "haproxy", Limit::AtLeast(2.0)),
+    ] {
+        targets.push(ratio(results, metric, ours, peer, limit));
     }
     targets.push(added_latency(results));
-    let idle = results.compare.median(OURS, Metric::IdleCpu);
+    let idle = results.median(OURS, Metric::IdleCpu);
     targets.push(judged(
         "idle CPU of vl3-lb",
         "< 1% of a core",
         idle.map(|share| (number::percent(share), share < 0.01)),
     ));
-    targets.extend(churn(&results.churn));
+    targets.extend(churn(results.churn.as_ref()));
     targets
 }
 
-/// Which side of a ratio is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    AtLeast,
-    AtMost,
+/// The limit of a ratio.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
 }
 
 fn judged(measure: impl Into<String>, wanted: impl Into<String>, outcome: Option<(String, bool)>) -> Target {
@@ -94,72 +75,74 @@ fn judged(measure: impl Into<String>, wanted: impl Into<String>, outcome: Option
     }
 }
 
-fn at_most(measure: String, most: f64, value: Option<f64>, show: impl Fn(f64) -> String) -> Target {
-    judged(
-        measure,
-        format!("<= {}", show(most)),
-        value.map(|value| (show(value), value <= most)),
-    )
+fn cycles(pipeline: Option<&pipeline::Report>) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for (direction, is_reply) in [("client to backend", false), ("backend to client", true)] {
+        for (flows, most) in CYCLES {
+            let costs = pipeline
+                .and_then(|report| report.of_flows(flows))
+                .map(|result| result.costs);
+            let cycles = costs.map(|costs| if is_reply { costs.reply } else { costs.request }.cycles);
+            targets.push(judged(
+                format!(
+                    "pipeline, {direction}, {} flows, cycles/packet",
+                    number::count(flows.into())
+                ),
+                format!("<= {most:.0}"),
+                cycles.map(|cycles| (format!("{cycles:.0}"), cycles <= most)),
+            ));
+        }
+    }
+    targets
 }
 
-/// One number of two peers, as their ratio.
-fn ratio(
-    results: &Results,
-    metric: Metric,
-    (ours, other): (&str, &str),
-    (limit, order): (f64, Order),
-) -> Target {
-    let wanted = match order {
-        Order::AtLeast => format!(">= {limit}x {other}"),
-        Order::AtMost => format!("<= {limit}x {other}"),
+/// One metric of two peers, as their ratio.
+fn ratio(results: &Results, metric: Metric, ours: &str, peer: &str, limit: Limit) -> Target {
+    let wanted = match limit {
+        Limit::AtLeast(limit) => format!(">= {limit}x {peer}"),
+        Limit::AtMost(limit) => format!("<= {limit}x {peer}"),
     };
-    let outcome = results
-        .compare
-        .median(ours, metric)
-        .zip(results.compare.median(other, metric))
-        .map(|(own, reference)| {
-            let ratio = own / reference;
-            let met = match order {
-                Order::AtLeast => ratio >= limit,
-                Order::AtMost => ratio <= limit,
-            };
-            (
-                format!("{ratio:.2}x ({} to {})", metric.show(own), metric.show(reference)),
-                met,
-            )
-        });
+    let medians = results.median(ours, metric).zip(results.median(peer, metric));
+    let outcome = medians.map(|(own, reference)| {
+        let ratio = own / reference;
+        let met = match limit {
+            Limit::AtLeast(limit) => ratio >= limit,
+            Limit::AtMost(limit) => ratio <= limit,
+        };
+        let [own, reference] = [own, reference].map(|value| metric.show(value));
+        (format!("{ratio:.2}x ({own} to {reference})"), met)
+    });
     judged(format!("{} of {ours}", metric.title()), wanted, outcome)
 }
 
-fn new_flows(pipeline: &Value) -> Target {
-    let slowest = CYCLES
-        .into_iter()
-        .filter_map(|(count, _)| flows(pipeline, count)?["newFlow"]["ns"].as_f64())
-        .reduce(f64::max);
-    let outcome = slowest.map(|nanos| {
-        let rate = 1e9 / nanos;
-        (format!("{}/s", number::short(rate)), rate >= 3e6)
-    });
+fn new_flows(pipeline: Option<&pipeline::Report>) -> Target {
+    let nanos = |&(flows, _): &(u32, f64)| Some(pipeline?.of_flows(flows)?.costs.new_flow.ns);
+    let slowest = CYCLES.iter().filter_map(nanos).reduce(f64::max);
     judged(
         "pipeline, new flows on one core, slowest of 1k, 64k, 1M flows",
         ">= 3.00M/s",
-        outcome,
+        slowest.map(|nanos| {
+            let rate = 1e9 / nanos;
+            (format!("{}/s", number::short(rate)), rate >= 3e6)
+        }),
     )
 }
 
-fn ten_million(pipeline: &Value) -> [Target; 2] {
-    let ten = flows(pipeline, 10_000_000);
-    let memory = ten.and_then(|result| result["memoryBytes"].as_f64());
-    let cycles = |result: &Value| result["request"]["cycles"].as_f64();
+fn ten_million(pipeline: Option<&pipeline::Report>) -> [Target; 2] {
+    let of_flows = |flows| pipeline?.of_flows(flows);
+    let ten = of_flows(10_000_000);
     let factor = ten
-        .and_then(cycles)
-        .zip(flows(pipeline, 1_000_000).and_then(cycles))
-        .map(|(ten, one)| ten / one);
+        .zip(of_flows(1_000_000))
+        .map(|(ten, one)| ten.costs.request.cycles / one.costs.request.cycles);
+    let memory = ten.map(|result| result.memory_bytes);
     [
         judged(
             "10M flows, memory",
             "< 1.20GB",
-            memory.map(|bytes| (format!("{}B", number::short(bytes)), bytes < 1.2e9)),
+            memory.map(|bytes| {
+                let text = format!("{}B", number::count(bytes as u64));
+                (text, bytes < 1_200_000_000)
+            }),
         ),
         judged(
             "10M flows, cycles/packet",
@@ -169,12 +152,10 @@ fn ten_million(pipeline: &Value) -> [Target; 2] {
     ]
 }
 
-/// Latency above that of plain routing over the same path. Judged by the p99 of everything; that of a typical window is
-/// told with it.
+/// Latency above that of plain routing over the same path. P99 is judged; the typical p99 is shown beside it.
 fn added_latency(results: &Results) -> Target {
     let added = |metric| {
-        let above_routing =
-            |peer| Some(results.compare.median(peer, metric)? - results.compare.median("routing", metric)?);
+        let above_routing = |peer| Some(results.median(peer, metric)? - results.median("routing", metric)?);
         above_routing(OURS).zip(above_routing("nftables"))
     };
     let show = |(own, kernel): (f64, f64)| {
@@ -200,23 +181,22 @@ fn added_latency(results: &Results) -> Target {
         measure: format!("added p99 latency at half load, {OURS}"),
         wanted: "<= 1.2x nftables".to_owned(),
         measured,
-        // Where routing itself was slower than both, there is nothing to compare.
+        // If routing itself was slower than both, there is nothing to compare.
         met: p99
             .filter(|&(own, kernel)| own > 0.0 || kernel > 0.0)
             .map(|(own, kernel)| own <= 1.2 * kernel),
     }
 }
 
-fn churn(churn: &Value) -> [Target; 2] {
-    let run = &churn["runs"][0];
-    let p99 = run["changeSeconds"]["p99"].as_f64();
-    let lost = run["flowsLost"].as_u64();
+fn churn(churn: Option<&churn::Report>) -> [Target; 2] {
+    let run = churn.map(|report| &report.runs[0]);
+    let p99 = run.map(|run| run.change_seconds.p99);
+    let lost = run.map(|run| run.flows_lost);
     [
-        at_most(
-            "churn, p99 from the file's rename to every worker".to_owned(),
-            0.005,
-            p99,
-            number::time,
+        judged(
+            "churn, p99 from the file's rename to every worker",
+            "<= 5.00ms",
+            p99.map(|p99| (number::time(p99), p99 <= 0.005)),
         ),
         judged(
             "churn, established flows lost",
@@ -224,9 +204,4 @@ fn churn(churn: &Value) -> [Target; 2] {
             lost.map(|lost| (lost.to_string(), lost == 0)),
         ),
     ]
-}
-
-#[expect(clippy::cast_precision_loss, reason = "numbers of flows, far below 2^53")]
-const fn count_f64(count: u64) -> f64 {
-    count as f64
 }

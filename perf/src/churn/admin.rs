@@ -1,60 +1,55 @@
-//! What a running vl3-lb tells about itself, over its admin listener.
+//! The state of a running vl3-lb, over the Unix socket of its admin API.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::compare::peer::ADMIN_PORT;
-use crate::failure::Failure;
-use crate::net::Netns;
+use crate::compare::error::CompareError;
 
-/// A connection that stays open.
+/// Time for one response.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two looks at whether vl3-lb is ready.
+const READY_POLL: Duration = Duration::from_millis(20);
+
+/// A client of the admin API.
 #[derive(Debug)]
-pub(super) struct Admin<'a> {
-    netns: &'a Netns,
-    stream: BufReader<TcpStream>,
+pub(super) struct Admin {
+    socket: PathBuf,
 }
 
-impl<'a> Admin<'a> {
-    /// Connects as soon as the balancer is ready.
-    pub(super) fn wait(netns: &'a Netns, patience: Duration) -> Result<Self, Failure> {
+impl Admin {
+    /// Waits until the balancer is ready.
+    pub(super) fn wait(socket: PathBuf, limit: Duration) -> Result<Self, CompareError> {
+        let admin = Self { socket };
         let start = Instant::now();
         loop {
-            let error = match connect(netns) {
-                Ok(stream) => {
-                    let mut admin = Self { netns, stream };
-                    match admin.get("/readyz") {
-                        Ok((200, _)) => return Ok(admin),
-                        Ok((status, body)) => format!("{status} {body}"),
-                        Err(error) => error.to_string(),
-                    }
-                }
-                Err(error) => error.to_string(),
-            };
-            if start.elapsed() > patience {
-                return Err(Failure::new(format!("wait for vl3-lb to be ready: {error}")));
+            match admin.get("/readyz") {
+                Ok(_) => return Ok(admin),
+                Err(error) if start.elapsed() > limit => return Err(error),
+                Err(_) => std::thread::sleep(READY_POLL),
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// The generation that every worker uses, and when the last one had it: at most a millisecond too late,
-    /// since times are told in milliseconds.
-    pub(super) fn snapshot(&mut self) -> Result<(u64, SystemTime), Failure> {
-        let status = self.status()?;
+    /// The generation that every worker uses, and when the last one switched to it. Times are truncated to milliseconds,
+    /// so that one is added.
+    pub(super) fn snapshot(&self) -> Result<(u64, SystemTime), CompareError> {
+        let body = self.get("/api/v1/status")?;
+        let status: Value = serde_json::from_str(&body).unwrap_or_default();
         let generation = status["generation"].as_u64();
         let time = status["items"][0]["snapshotTime"].as_str();
         let time = time.and_then(|time| humantime::parse_rfc3339(time).ok());
         generation
             .zip(time.map(|time| time + Duration::from_millis(1)))
-            .ok_or_else(|| Failure::new(format!("no snapshot in the status of vl3-lb: {status}")))
+            .ok_or(CompareError::NoGeneration { body })
     }
 
-    /// What vl3-lb itself says how long its last change took, from when it was read to when all workers used it.
-    pub(super) fn applied(&mut self) -> Option<f64> {
-        let (_, metrics) = self.get("/metrics").ok()?;
+    /// Mean time of all changes by vl3-lb's own metric, in seconds: from a new set of backends until all workers use it.
+    pub(super) fn mean_apply_seconds(&self) -> Option<f64> {
+        let metrics = self.get("/metrics").ok()?;
         let value = |name: &str| -> Option<f64> {
             let line = metrics
                 .lines()
@@ -65,66 +60,36 @@ impl<'a> Admin<'a> {
         Some(value("vl3lb_snapshot_apply_duration_seconds_sum")? / count)
     }
 
-    fn status(&mut self) -> Result<Value, Failure> {
-        let failed =
-            |error: &dyn std::fmt::Display| Failure::new(format!("ask vl3-lb for its status: {error}"));
-        let (status, body) = self.get("/api/v1/status").map_err(|error| failed(&error))?;
-        if status != 200 {
-            return Err(failed(&format!("{status} {body}")));
+    /// The body of a response with status 200.
+    fn get(&self, path: &'static str) -> Result<String, CompareError> {
+        let response = self.exchange(path).and_then(|response| {
+            parse(&response).ok_or_else(|| io::Error::other("the response is not HTTP"))
+        });
+        match response {
+            Ok((200, body)) => Ok(body),
+            Ok((status, body)) => Err(CompareError::AdminStatus { path, status, body }),
+            Err(cause) => Err(CompareError::Admin {
+                socket: self.socket.clone(),
+                cause,
+            }),
         }
-        serde_json::from_str(&body).map_err(|error| failed(&error))
     }
 
-    /// Status and body. The listener may close the connection at any time between two requests.
-    fn get(&mut self, path: &str) -> std::io::Result<(u16, String)> {
-        match exchange(&mut self.stream, path) {
-            Ok(answer) => Ok(answer),
-            Err(_) => {
-                self.stream = connect(self.netns)?;
-                exchange(&mut self.stream, path)
-            }
-        }
+    /// HTTP/1.0: the connection ends with the response.
+    fn exchange(&self, path: &str) -> io::Result<String> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        Ok(response)
     }
 }
 
-fn connect(netns: &Netns) -> std::io::Result<BufReader<TcpStream>> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
-    let stream = netns.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(2)))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.set_nodelay(true)?;
-    Ok(BufReader::new(stream))
-}
-
-fn exchange(stream: &mut BufReader<TcpStream>, path: &str) -> std::io::Result<(u16, String)> {
-    write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-    read_answer(stream)
-}
-
-/// An answer whose length is told beforehand.
-fn read_answer(stream: &mut impl BufRead) -> std::io::Result<(u16, String)> {
-    let invalid = |text: &str| std::io::Error::other(format!("no HTTP answer: {text:?}"));
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.ok_or_else(|| invalid(&line))?;
-    let mut length = None;
-    loop {
-        let mut header = String::new();
-        stream.read_line(&mut header)?;
-        let header = header.trim_end();
-        if header.is_empty() {
-            break;
-        }
-        if let Some((name, value)) = header.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok();
-        }
-    }
-    let length: usize = length.ok_or_else(|| invalid("no content-length"))?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+/// Status and body.
+fn parse(response: &str) -> Option<(u16, String)> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 #[cfg(test)]
@@ -132,11 +97,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_one_after_the_other() {
-        let mut stream: &[u8] =
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 503 Not\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(read_answer(&mut stream).unwrap(), (200, "ok".to_owned()));
-        assert_eq!(read_answer(&mut stream).unwrap(), (503, String::new()));
-        assert!(read_answer(&mut stream).is_err());
+    fn a_response_is_a_status_and_a_body() {
+        for (response, expected) in [
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+                Some((200, "ok")),
+            ),
+            (
+                "HTTP/1.0 503 Service Unavailable\r\nA: b\r\n\r\n",
+                Some((503, "")),
+            ),
+            ("HTTP/1.0 200 OK\r\nContent", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(status, body)| (status, body.to_owned()));
+            assert_eq!(parse(response), expected, "{response:?}");
+        }
     }
 }

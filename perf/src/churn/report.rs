@@ -1,205 +1,223 @@
-//! What changes of backends cost, for people and for programs.
+//! The report of backend changes: JSON and text.
 
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
-use crate::report::environment::Environment;
-use crate::report::{Verdict, envelope, number};
+use crate::report::header::Header;
+use crate::report::{Verdict, number};
 use crate::summary::Summary;
 
-use super::ChurnArgs;
-
-/// Everything that was measured.
-#[derive(Debug)]
+/// All measurements.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
-    pub(super) command: Vec<String>,
-    pub(super) environment: Environment,
-    pub(super) args: ChurnArgs,
-    /// When the first change was made, and how long all of them took.
-    pub(super) started: SystemTime,
-    pub(super) duration: Duration,
-    /// From the rename of the file until every worker uses it, for each change.
-    pub(super) times: Vec<Duration>,
-    /// Mean of what vl3-lb counts itself: from the file being read until every worker uses it. Seconds.
-    pub(super) applied: Option<f64>,
+    #[serde(flatten)]
+    pub(crate) header: Header,
+    pub(crate) parameters: Parameters,
+    /// One run: its changes are summarized.
+    pub(crate) runs: [Run; 1],
+    summary: BTreeMap<String, Summary>,
+    verdict: Verdict,
+    failed: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Parameters {
+    pub(crate) backends: u16,
+    pub(crate) replaced: u16,
+    pub(crate) changes: u16,
+    pub(crate) flows: u16,
+    pub(crate) requests_per_second: f64,
+    pub(crate) mode: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Run {
+    /// Of the first change.
+    pub(crate) start_time: String,
+    /// Of all changes.
+    pub(crate) duration_seconds: f64,
+    /// From the rename of the file until every worker uses it.
+    pub(crate) change_seconds: Times,
+    /// Mean of vl3-lb's own metric: from reading the file until every worker uses it.
+    pub(crate) applied_seconds_mean: Option<f64>,
     /// Packets while backends changed.
-    pub(super) sent: u64,
-    pub(super) lost: u64,
-    pub(super) generator_bound: bool,
-    /// Flows that were answered before, and after all changes.
-    pub(super) flows_before: u32,
-    pub(super) flows_after: u32,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    /// Flows with replies before and after all changes.
+    pub(crate) flows_before: u32,
+    pub(crate) flows_after: u32,
     /// Flows that went to another backend in between.
-    pub(super) flows_moved: u32,
+    pub(crate) flows_moved: u32,
+    /// Flows without replies or with another backend than before.
+    pub(crate) flows_lost: u32,
+    pub(crate) generator_bound: bool,
+}
+
+/// The times of all changes, in seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Times {
+    all: Vec<f64>,
+    pub(crate) min: f64,
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Times {
+    /// Of at least one change. A percentile is the time that so many of a hundred changes did not exceed.
+    pub(super) fn new(times: &[Duration]) -> Self {
+        let all: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+        let mut sorted = all.clone();
+        sorted.sort_by(f64::total_cmp);
+        let percentile = |percent: usize| {
+            let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+            sorted.get(index).copied().unwrap_or_default()
+        };
+        Self {
+            min: percentile(0),
+            p50: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+            max: percentile(100),
+            all,
+        }
+    }
 }
 
 impl Report {
-    /// Flows that are not answered any more, or by another backend than before.
-    fn flows_lost(&self) -> u32 {
-        self.flows_before.saturating_sub(self.flows_after) + self.flows_moved
-    }
-
-    /// A percentile of the times in seconds: the time that so many changes of 100 did not exceed.
-    fn percentile(&self, percent: usize) -> f64 {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        let index = (times.len() * percent).div_ceil(100).saturating_sub(1);
-        times.get(index).map_or(0.0, Duration::as_secs_f64)
-    }
-
-    /// One JSON document.
-    pub(crate) fn to_json(&self) -> String {
-        let parameters = json!({
-            "backends": self.args.backends,
-            "replaced": self.args.replace,
-            "changes": self.args.changes,
-            "flows": self.args.flows,
-            "requestsPerSecond": self.args.rate,
-            "mode": self.args.mode,
-        });
-        let percentiles = [("min", 0), ("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)]
-            .map(|(key, percent)| (key, self.percentile(percent)));
-        let mut change = json!({"all": self.times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()});
-        for (key, seconds) in percentiles {
-            change[key] = json!(seconds);
+    pub(super) fn new(header: Header, parameters: Parameters, run: Run) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "packets, far below 2^53")]
+        let lost = run.lost as f64;
+        let times = &run.change_seconds;
+        let summary = [
+            ("lost", lost),
+            ("flowsLost", run.flows_lost.into()),
+            ("changeSeconds.min", times.min),
+            ("changeSeconds.p50", times.p50),
+            ("changeSeconds.p90", times.p90),
+            ("changeSeconds.p99", times.p99),
+            ("changeSeconds.max", times.max),
+        ];
+        let summary = summary.map(|(key, value)| (key.to_owned(), Summary::single(value)));
+        Self {
+            verdict: if run.generator_bound {
+                Verdict::GeneratorBound
+            } else {
+                Verdict::Pass
+            },
+            header,
+            parameters,
+            runs: [run],
+            summary: summary.into(),
+            failed: Vec::new(),
         }
-        let run = json!({
-            "startTime": envelope::time(self.started),
-            "durationSeconds": self.duration.as_secs_f64(),
-            "changeSeconds": change,
-            "appliedSecondsMean": self.applied,
-            "sent": self.sent,
-            "received": self.sent - self.lost,
-            "lost": self.lost,
-            "flowsBefore": self.flows_before,
-            "flowsAfter": self.flows_after,
-            "flowsMoved": self.flows_moved,
-            "flowsLost": self.flows_lost(),
-            "generatorBound": self.generator_bound,
-        });
-        // One run: what is summarized are its changes.
-        let once = |value: f64| json!(Summary::of(vec![value]));
-        let mut summary = json!({
-            "lost": once(as_f64(self.lost)),
-            "flowsLost": once(self.flows_lost().into()),
-        });
-        for (key, seconds) in percentiles {
-            summary[format!("changeSeconds.{key}")] = once(seconds);
-        }
-        let verdict = if self.generator_bound {
-            Verdict::GeneratorBound
-        } else {
-            Verdict::Pass
-        };
-        let mut document = envelope::envelope(&self.command, &self.environment, &parameters);
-        document.extend([
-            ("runs".to_owned(), json!([run])),
-            ("summary".to_owned(), summary),
-            ("verdict".to_owned(), verdict.name().into()),
-            ("failed".to_owned(), json!([])),
-        ]);
-        envelope::text(document)
     }
 
-    /// Some lines for people.
+    /// A few lines.
     pub(crate) fn to_text(&self) -> String {
-        let args = &self.args;
-        let own = self.applied.map_or_else(String::new, |seconds| {
+        let [run] = &self.runs;
+        let Parameters {
+            backends,
+            replaced,
+            changes,
+            flows,
+            requests_per_second,
+            mode,
+        } = &self.parameters;
+        let own = run.applied_seconds_mean.map_or_else(String::new, |seconds| {
             format!(
-                "; of this vl3-lb itself, from reading the file on: mean {}",
+                "; of that vl3-lb, from reading the file: mean {}",
                 number::time(seconds)
             )
         });
-        let bound = if self.generator_bound {
+        let bound = if run.generator_bound {
             "  generator-bound"
         } else {
             ""
         };
+        let times = &run.change_seconds;
         format!(
-            "churn  {} mode, {} backends, {} changes of {} each, {} flows, {} requests/s\n{}\n\
-             rename to every worker  p50 {}  p90 {}  p99 {}  max {}{own}\n\
+            "churn  {mode} mode, {backends} backends, {changes} changes of {replaced} each, {flows} flows, {} requests/s\n{}\n\
+             from rename to every worker  p50 {}  p90 {}  p99 {}  max {}{own}\n\
              packets sent {}  lost {}{bound}\n\
              flows before {}  after {}  moved {}  lost {}\n",
-            args.mode,
-            args.backends,
-            args.changes,
-            args.replace,
-            args.flows,
-            number::short(args.rate),
-            self.environment.line(),
-            number::time(self.percentile(50)),
-            number::time(self.percentile(90)),
-            number::time(self.percentile(99)),
-            number::time(self.percentile(100)),
-            number::count(self.sent),
-            self.lost,
-            self.flows_before,
-            self.flows_after,
-            self.flows_moved,
-            self.flows_lost(),
+            number::short(*requests_per_second),
+            self.header.environment.line(),
+            number::time(times.p50),
+            number::time(times.p90),
+            number::time(times.p99),
+            number::time(times.max),
+            number::count(run.sent),
+            run.lost,
+            run.flows_before,
+            run.flows_after,
+            run.flows_moved,
+            run.flows_lost,
         )
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "packets, far below 2^53")]
-const fn as_f64(count: u64) -> f64 {
-    count as f64
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::report::environment::Environment;
+    use crate::report::header;
 
-    fn report(millis: impl IntoIterator<Item = u64>) -> Report {
-        Report {
-            command: vec!["vl3-perf".to_owned()],
-            environment: Environment::of_namespaces(),
-            args: ChurnArgs {
-                backends: 1000,
-                replace: 10,
-                changes: 100,
-                rate: 10e3,
-                flows: 1000,
-                mode: "native".to_owned(),
-                balancer: None,
-                json: true,
-            },
-            started: SystemTime::UNIX_EPOCH,
-            duration: Duration::from_secs(3),
-            times: millis.into_iter().map(Duration::from_millis).collect(),
-            applied: Some(0.002),
+    /// A report of changes of these lengths.
+    pub(crate) fn report(millis: impl IntoIterator<Item = u64>) -> Report {
+        let times: Vec<_> = millis.into_iter().map(Duration::from_millis).collect();
+        let parameters = Parameters {
+            backends: 1000,
+            replaced: 10,
+            changes: 100,
+            flows: 1000,
+            requests_per_second: 10e3,
+            mode: "native".to_owned(),
+        };
+        let run = Run {
+            start_time: "1970-01-01T00:00:00.000Z".to_owned(),
+            duration_seconds: 3.0,
+            change_seconds: Times::new(&times),
+            applied_seconds_mean: Some(0.002),
             sent: 1_000_000,
+            received: 999_997,
             lost: 3,
-            generator_bound: false,
             flows_before: 1000,
             flows_after: 998,
             flows_moved: 1,
-        }
+            flows_lost: 3,
+            generator_bound: false,
+        };
+        Report::new(Header::new(Environment::example()), parameters, run)
     }
 
     #[test]
-    fn percentiles_are_times_that_were_measured() {
-        let report = report((1..=100).rev());
-        for (percent, millis) in [(50, 50), (99, 99), (100, 100)] {
-            assert_eq!(
-                report.percentile(percent),
-                Duration::from_millis(millis).as_secs_f64()
-            );
-        }
-    }
-
-    #[test]
-    fn flows_that_ended_or_moved_are_lost() {
-        let report = report([2]);
-        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
-        let run = &json["runs"][0];
+    fn percentiles_are_measured_times() {
+        let times: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
+        let times = Times::new(&times);
         assert_eq!(
-            (&run["flowsLost"], &run["changeSeconds"]["p99"], &run["received"]),
-            (&3.into(), &0.002.into(), &999_997.into())
+            (times.min, times.p50, times.p99, times.max),
+            (0.001, 0.05, 0.099, 0.1)
         );
+    }
+
+    #[test]
+    fn the_json_is_read_back_and_the_text_has_the_same_figures() {
+        let report = report([2]);
+        let text = header::document(&report);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["runs"][0]["changeSeconds"]["p99"], 0.002);
         assert_eq!(json["summary"]["changeSeconds.p99"]["median"], 0.002);
         assert_eq!(json["verdict"], "pass");
+        let read: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(header::document(&read), text);
         let text = report.to_text();
         assert!(
             text.contains("p99 2.00ms") && text.contains("moved 1  lost 3"),

@@ -1,116 +1,139 @@
-//! Who used the processor: /proc/stat and /proc/PID/stat (proc_stat(5), proc_pid_stat(5)).
+//! CPU time of cores and processes (proc_stat(5), proc_pid_stat(5)), memory of processes, and the time in which threads
+//! wait for a core (kernel: Documentation/scheduler/sched-stats.rst).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use procfs::process::{Process, Task};
+
 use crate::failure::Failure;
 
-/// USER_HZ, which is 100 on every Linux that has one.
-const TICK: Duration = Duration::from_millis(10);
-
-/// Time that cores were busy, since the machine's start.
+/// Busy time of cores since the start of the machine, in clock ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CoreTimes(Vec<CoreTime>);
+pub(super) struct CoreTimes(Vec<CoreTime>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CoreTime {
     core: usize,
-    /// Everything but idling, waiting and what the hypervisor took.
-    busy: Duration,
+    /// All but idle time, waits for I/O and time that the hypervisor took.
+    busy: u64,
     /// Hardware and software interrupts.
-    interrupts: Duration,
+    interrupts: u64,
 }
 
 impl CoreTimes {
-    pub(crate) fn now() -> Result<Self, Failure> {
-        let text = fs::read_to_string("/proc/stat")
-            .map_err(|error| Failure::new(format!("read /proc/stat: {error}")))?;
+    pub(super) fn now() -> Result<Self, Failure> {
+        let text = fs::read_to_string("/proc/stat").map_err(Failure::system("read /proc/stat"))?;
         Ok(Self::parse(&text))
     }
 
+    /// The lines of single cores: `cpu0 user nice system idle iowait irq softirq ...`. Cores that are offline have
+    /// none, so the number counts and not the position.
     fn parse(text: &str) -> Self {
         let line = |line: &str| {
             let mut fields = line.strip_prefix("cpu")?.split_whitespace();
             let core = fields.next()?.parse().ok()?;
-            let ticks: Vec<u32> = fields.map_while(|field| field.parse().ok()).collect();
+            let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
             let &[user, nice, system, _idle, _iowait, irq, softirq, ..] = &ticks[..] else {
                 return None;
             };
             Some(CoreTime {
                 core,
-                busy: TICK * (user + nice + system + irq + softirq),
-                interrupts: TICK * (irq + softirq),
+                busy: user + nice + system + irq + softirq,
+                interrupts: irq + softirq,
             })
         };
-        // The first line is the sum: "cpu" with no number.
-        Self(
-            text.lines()
-                .filter(|text| !text.starts_with("cpu "))
-                .filter_map(line)
-                .collect(),
-        )
+        let cores = text.lines().filter(|text| !text.starts_with("cpu "));
+        Self(cores.filter_map(line).collect())
     }
 
-    /// Time that a peer used since `before`: all of `own` cores, and the interrupts of the others, in which the kernel
-    /// works for it while somebody else runs.
-    pub(crate) fn peer_since(&self, before: &Self, own: &[usize]) -> Duration {
+    /// CPU time of a peer since `before`: all of core `own`, and the interrupts of the others, in which the kernel works
+    /// for the peer while another program runs.
+    pub(super) fn peer_since(&self, before: &Self, own: usize) -> Duration {
         let part = |time: &CoreTime| {
-            if own.contains(&time.core) {
+            if time.core == own {
                 time.busy
             } else {
                 time.interrupts
             }
         };
-        let sum = |times: &Self| times.0.iter().map(part).sum::<Duration>();
-        sum(self).saturating_sub(sum(before))
+        let sum = |times: &Self| times.0.iter().map(part).sum::<u64>();
+        ticks(sum(self).saturating_sub(sum(before)))
     }
 }
 
-/// User and system time of a process and its children that live, since their start.
-pub(crate) fn process_time(pid: u32) -> Duration {
-    family(pid)
-        .into_iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
-        .filter_map(|stat| parse_process_time(&stat))
-        .sum()
+/// User and system time of a process and its living descendants, since their start.
+pub(super) fn process_time(pid: u32) -> Duration {
+    let stats = family(pid).into_iter().filter_map(|process| process.stat().ok());
+    ticks(stats.map(|stat| stat.utime + stat.stime).sum())
 }
 
-/// Bytes of memory of a process and its children that are resident.
-pub(crate) fn resident_bytes(pid: u32) -> u64 {
-    family(pid)
+/// Bytes of resident memory of a process and its descendants.
+pub(super) fn resident_bytes(pid: u32) -> u64 {
+    let statuses = family(pid)
         .into_iter()
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok())
-        .filter_map(|status| parse_resident(&status))
-        .sum()
+        .filter_map(|process| process.status().ok());
+    statuses.filter_map(|status| status.vmrss).sum::<u64>() * 1024
 }
 
-/// A process and its children, and theirs.
-pub(super) fn family(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
+/// A process and its descendants.
+fn family(pid: u32) -> Vec<Process> {
+    let open = |pid: u32| i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
+    let mut all: Vec<Process> = open(pid).into_iter().collect();
     let mut next = 0;
-    while let Some(&pid) = all.get(next) {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        all.extend(
-            children
-                .split_whitespace()
-                .filter_map(|child| child.parse::<u32>().ok()),
-        );
+    while let Some(process) = all.get(next) {
+        let children = process
+            .task_main_thread()
+            .and_then(|thread| thread.children())
+            .unwrap_or_default();
+        all.extend(children.into_iter().filter_map(open));
         next += 1;
     }
     all
 }
 
-fn parse_process_time(stat: &str) -> Option<Duration> {
-    // The second field is the name in parentheses, which may hold spaces and parentheses.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let field = |number: usize| fields.get(number - 3)?.parse::<u32>().ok();
-    Some(TICK * (field(14)? + field(15)?))
+/// Time of `count` clock ticks.
+fn ticks(count: u64) -> Duration {
+    Duration::from_secs(count) / u32::try_from(procfs::ticks_per_second()).unwrap_or(100)
 }
 
-fn parse_resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024)
+/// Time that threads spent ready to run without a core, by thread, since their start. Work in interrupts, and time
+/// that the hypervisor takes, are not in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunQueueTimes(BTreeMap<i32, Duration>);
+
+impl RunQueueTimes {
+    /// That of the calling thread.
+    pub(super) fn of_this_thread() -> Self {
+        let id = rustix::thread::gettid().as_raw_nonzero().get();
+        Self::of(Process::myself().and_then(|own| own.task_from_tid(id)))
+    }
+
+    /// That of all threads of these processes and their descendants.
+    pub(super) fn of_processes(pids: &[u32]) -> Self {
+        let processes = pids.iter().copied().flat_map(family);
+        Self::of(processes.flat_map(|process| process.tasks().into_iter().flatten().flatten()))
+    }
+
+    /// Without threads that have ended, and those that the kernel does not count.
+    fn of(threads: impl IntoIterator<Item = Task>) -> Self {
+        let times = threads.into_iter().filter_map(|thread| {
+            let schedstat = thread.schedstat().ok()?;
+            let counted = schedstat.pcount > 0;
+            counted.then(|| (thread.tid, Duration::from_nanos(schedstat.run_delay)))
+        });
+        Self(times.collect())
+    }
+
+    /// Time that these threads waited since `before`, all together. `None` without threads, as for a peer in the
+    /// kernel, or if the kernel does not count.
+    pub(super) fn since(&self, before: &Self) -> Option<Duration> {
+        let waited = |(thread, &time): (&i32, &Duration)| {
+            time.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
+        };
+        (!self.0.is_empty()).then(|| self.0.iter().map(waited).sum())
+    }
 }
 
 #[cfg(test)]
@@ -119,38 +142,41 @@ mod tests {
 
     const BEFORE: &str = "cpu  0 0 0 0 0 0 0 0 0 0\n\
                           cpu0 10 1 5 1000 7 2 3 50 0 0\n\
-                          cpu1 20 0 5 1000 0 0 1 0 0 0\n\
+                          cpu2 20 0 5 1000 0 0 1 0 0 0\n\
                           intr 12345 0 0\nctxt 99\n";
     const AFTER: &str = "cpu  0 0 0 0 0 0 0 0 0 0\n\
                          cpu0 110 1 55 1100 9 3 13 90 0 0\n\
-                         cpu1 50 2 15 1000 0 1 4 0 0 0\n\
+                         cpu2 50 2 15 1000 0 1 4 0 0 0\n\
                          intr 12345 0 0\nctxt 99\n";
 
     #[test]
-    fn a_peer_pays_for_its_cores_and_for_the_interrupts_of_the_others() {
+    fn a_peer_uses_its_core_and_the_interrupts_of_the_others() {
         let [before, after] = [BEFORE, AFTER].map(CoreTimes::parse);
-        let ticks = |count: u32| TICK * count;
-        // Core 1: 30 user, 2 nice, 10 system, 1 irq, 3 softirq. Core 0: 1 irq, 10 softirq.
-        assert_eq!(after.peer_since(&before, &[1]), ticks(46 + 11));
-        assert_eq!(after.peer_since(&before, &[0]), ticks(100 + 50 + 11 + 4));
-        assert_eq!(after.peer_since(&before, &[]), ticks(11 + 4));
+        // Core 2: 30 user, 2 nice, 10 system, 1 irq, 3 softirq. Core 0: 1 irq, 10 softirq.
+        assert_eq!(after.peer_since(&before, 2), ticks(46 + 11));
+        assert_eq!(after.peer_since(&before, 0), ticks(100 + 50 + 11 + 4));
     }
 
     #[test]
-    fn a_process_may_have_any_name() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 9 9 20 0 1 0 100 0 0";
-        assert_eq!(parse_process_time(stat), Some(Duration::from_secs(2)));
-        assert_eq!(parse_process_time("7 (cut"), None);
+    fn waits_are_summed_from_the_first_sight_of_a_thread() {
+        let times = |threads: &[(i32, u64)]| {
+            let times = threads
+                .iter()
+                .map(|&(id, nanos)| (id, Duration::from_nanos(nanos)));
+            RunQueueTimes(times.collect())
+        };
+        let before = times(&[(1, 100), (2, 50), (3, 1000)]);
+        let after = times(&[(1, 170), (2, 50), (4, 8)]);
+        assert_eq!(after.since(&before), Some(Duration::from_nanos(78)));
+        assert_eq!(times(&[]).since(&before), None);
     }
 
     #[test]
-    fn resident_memory_is_in_kilobytes() {
-        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2_097_152));
-        assert_eq!(parse_resident("Name:\tkthread\n"), None);
-    }
-
-    #[test]
-    fn this_process_uses_memory() {
-        assert!(resident_bytes(std::process::id()) > 0);
+    fn this_process_and_its_threads_are_found() {
+        let pid = std::process::id();
+        assert!(resident_bytes(pid) > 0);
+        let own = RunQueueTimes::of_this_thread();
+        let all = RunQueueTimes::of_processes(&[pid]);
+        assert!(own.0.keys().all(|thread| all.0.contains_key(thread)));
     }
 }

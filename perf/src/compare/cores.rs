@@ -1,12 +1,12 @@
-//! Which core is whose.
+//! The cores of a comparison.
 //!
-//! The peer has one core to itself, whatever it is: user space threads, kernel work steered to it. The tester has
-//! another one. Programs with sockets, on both sides of the peer, may run anywhere: on two cores they would be the
-//! bottleneck if they had to share the one that is left.
+//! The peer has one core to itself, for its threads or for the kernel's work for it. The tester has another one.
+//! Programs with sockets, on both sides of the peer, run on all cores: on two cores they would be the bottleneck if
+//! they shared the one that is left.
 
-use crate::failure::Failure;
+use super::error::CompareError;
 
-/// The cores of a comparison.
+/// The cores of tester and peer, and all that may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cores {
     tester: usize,
@@ -15,25 +15,17 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// The first core of this process for the tester, the last one for the peer. Fails if there is only one.
-    pub(crate) fn here() -> Result<Self, Failure> {
+    /// The first core of this process for the tester, the last one for the peer.
+    pub(crate) fn here() -> Result<Self, CompareError> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
         Self::of(cores.into_iter().map(|core| core.id).collect())
     }
 
-    fn of(all: Vec<usize>) -> Result<Self, Failure> {
+    fn of(all: Vec<usize>) -> Result<Self, CompareError> {
         match all[..] {
             [tester, .., peer] => Ok(Self { tester, peer, all }),
-            _ => Err(Failure::new(format!(
-                "share cores between tester and peer: this process may use {all:?}, and two are needed"
-            ))),
+            _ => Err(CompareError::TooFewCores { available: all }),
         }
-    }
-
-    /// Those of a machine with two.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        Self::of(vec![0, 1]).expect("two cores")
     }
 
     pub(crate) const fn tester_core(&self) -> usize {
@@ -51,11 +43,8 @@ impl Cores {
 
     /// All cores as for taskset.
     pub(crate) fn all_list(&self) -> String {
-        self.all
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(",")
+        let all: Vec<String> = self.all.iter().map(ToString::to_string).collect();
+        all.join(",")
     }
 
     /// The peer's core as a bit mask.
@@ -64,14 +53,12 @@ impl Cores {
     }
 
     /// Keeps the calling thread on the tester's core.
-    pub(crate) fn pin_tester(&self) -> Result<(), Failure> {
-        if core_affinity::set_for_current(core_affinity::CoreId { id: self.tester }) {
+    pub(crate) fn pin_tester(&self) -> Result<(), CompareError> {
+        let core = self.tester;
+        if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
             Ok(())
         } else {
-            Err(Failure::new(format!(
-                "run on core {}: the kernel refuses",
-                self.tester
-            )))
+            Err(CompareError::Pin { core })
         }
     }
 }

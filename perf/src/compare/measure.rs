@@ -1,193 +1,181 @@
-//! One peer in one round: everything that it can be measured on.
+//! The measurements of one peer in one round.
 
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
 use vl3lb_dataplane::port::Port;
 
+use crate::failure::Failure;
+use crate::load::latency::seconds;
+use crate::load::pacing::Rate;
 use crate::net::{BACKENDS, Network, Process};
 
 use super::CompareArgs;
-use super::accounting::{CoreTimes, process_time, resident_bytes};
+use super::accounting::{CoreTimes, RunQueueTimes, process_time, resident_bytes};
+use super::clients::Clients;
+use super::error::CompareError;
 use super::metric::{Measured, Metric};
-use super::peer::{Path, Place, Running};
-use super::run_queue::RunQueueTimes;
+use super::peer::{PacketPath, PeerHost, Running};
 use super::search::Search;
-use super::sockets::Clients;
-use super::tester::{Load, Outcome, Tester};
+use super::tester::{Load, Tester, Trial};
 
-/// How long a peer may take until it passes its first packet.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Requests per second at which flows are opened.
-const OPENING_RATE: f64 = 10_000.0;
+/// Time until a peer passes packets of all flows.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// Requests per second while flows are opened.
+const OPEN_RATE: f64 = 10_000.0;
 /// Length of a trial of the search, as a share of a measurement.
 const TRIAL: f64 = 0.4;
 const SEARCH: Search = Search {
     trials: 10,
     precision: 0.04,
 };
-/// A peer has this long to close what the last measurement has left, before it is called idle.
-const REST: Duration = Duration::from_secs(1);
+/// Time for a peer to close connections of the last measurement, before idle CPU is measured.
+const SETTLE: Duration = Duration::from_secs(1);
 /// Connections to hold open at once.
 const CONNECTIONS: u32 = 5000;
 
-/// Idle CPU and memory of a peer that has worked.
+/// Idle CPU and memory, after all other measurements.
 pub(super) fn at_rest(running: &Running, duration: Duration) -> Measured {
-    let used = || {
-        running
-            .processes
-            .iter()
-            .map(|process| process_time(process.pid()))
-            .sum::<Duration>()
-    };
-    std::thread::sleep(REST);
+    let pids = || running.processes.iter().map(Process::pid);
+    let used = || pids().map(process_time).sum::<Duration>();
+    std::thread::sleep(SETTLE);
     let (before, start) = (used(), Instant::now());
     std::thread::sleep(duration);
     let idle = used().saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
-    vec![(Metric::IdleCpu, idle), (Metric::Memory, resident(running))]
+    #[expect(clippy::cast_precision_loss, reason = "bytes of memory, far below 2^53")]
+    let memory = pids().map(resident_bytes).sum::<u64>() as f64;
+    Measured::from([(Metric::IdleCpu, idle), (Metric::Memory, memory)])
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes of memory, far below 2^53")]
-fn resident(running: &Running) -> f64 {
-    running
-        .processes
-        .iter()
-        .map(|process| resident_bytes(process.pid()))
-        .sum::<u64>() as f64
-}
-
-/// What the tester finds out.
+/// The measurements of the packet tester.
 pub(super) fn packets(
-    place: &Place<'_>,
+    host: &PeerHost<'_>,
     network: &Network,
-    path: Path,
+    path: PacketPath,
     args: &CompareArgs,
     running: &mut Running,
 ) -> Result<Measured, Failure> {
     let observed = Observed {
-        core: place.cores.peer_core(),
+        core: host.cores.peer_core(),
         processes: running.processes.iter().map(Process::pid).collect(),
     };
+    let per_request = match path {
+        PacketPath::Balanced | PacketPath::Routed => 2.0,
+        PacketPath::Reflected => 1.0,
+    };
     let measured = network.router.netns.run(|| {
-        place.cores.pin_tester()?;
-        match place.node.device()? {
-            Some(device) => measured_by(Tester::on_tun(device, path, args.flows), &observed, args),
-            None => measured_by(Tester::open(path, args.flows, BACKENDS.into())?, &observed, args),
+        host.cores.pin_tester()?;
+        match host.node.device()? {
+            Some(device) => {
+                let mut tester = Tester::on_tun(device, path, args.flows);
+                packets_by(&mut tester, per_request, &observed, args)
+            }
+            None => {
+                let mut tester = Tester::open(path, args.flows, BACKENDS.into())?;
+                packets_by(&mut tester, per_request, &observed, args)
+            }
         }
     });
-    explained(measured, running)
+    check_running(measured, running)
 }
 
-fn measured_by<P: Port>(
-    mut tester: Tester<P>,
-    observed: &Observed,
-    args: &CompareArgs,
-) -> Result<Measured, Failure> {
-    open_flows(&mut tester, args.flows)?;
-    flood(&mut tester, observed, args)
-}
-
-/// Sends until the flows are open: nine of ten were answered.
+/// Sends until nine of ten flows were answered: a busy machine may lose some.
 pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
     let start = Instant::now();
-    let duration =
-        Duration::from_secs_f64(f64::from(flows) / OPENING_RATE * 2.5).max(Duration::from_millis(50));
+    let duration = Duration::from_secs_f64(f64::from(flows) / OPEN_RATE * 2.5).max(Duration::from_millis(50));
     loop {
-        let outcome = tester.run(Load {
-            rate: Some(OPENING_RATE),
+        let trial = tester.run(Load {
+            rate: Rate::Fixed(OPEN_RATE),
             duration,
-            gentle: true,
-        });
-        // Not all: a busy machine may lose some.
-        if outcome.flows_alive >= u32::from(flows) * 9 / 10 {
+            busy_poll: false,
+        })?;
+        if trial.flows_alive >= u32::from(flows) * 9 / 10 {
             return Ok(());
         }
-        if start.elapsed() > PATIENCE {
-            return Err(Failure::new(format!(
-                "open {} flows: of {} requests {} passed, and {} replies; {} flows were answered",
-                flows, outcome.requests, outcome.requests_passed, outcome.replies_passed, outcome.flows_alive
-            )));
+        if start.elapsed() > OPEN_TIMEOUT {
+            return Err(CompareError::FlowsNotOpened {
+                flows,
+                limit: OPEN_TIMEOUT,
+                sent: trial.tally.sent,
+                passed: trial.forwarded,
+                answered: trial.flows_alive,
+            }
+            .into());
         }
     }
 }
 
-fn flood<P: Port>(
+/// Full load, the search for the loss-free rate, and half of that rate. The peer handles `per_request` packets for each
+/// request.
+fn packets_by<P: Port>(
     tester: &mut Tester<P>,
+    per_request: f64,
     observed: &Observed,
     args: &CompareArgs,
 ) -> Result<Measured, Failure> {
-    let flat_out = Load {
-        rate: None,
+    open_flows(tester, args.flows)?;
+    let full_load = Load {
+        rate: Rate::FlatOut,
         duration: args.duration,
-        gentle: false,
+        busy_poll: true,
     };
-    let full = observed.account(tester, flat_out)?;
-    let per_request = tester.packets_per_request();
+    let full = observed.account(tester, full_load)?;
     let mut tester_bound = false;
     let lossless = |rate: f64| {
         let trial = tester.run(Load {
-            rate: Some(rate / per_request),
+            rate: Rate::Fixed(rate / per_request),
             duration: args.duration.mul_f64(TRIAL),
-            gentle: false,
-        });
+            busy_poll: true,
+        })?;
         tester_bound |= trial.lost() == 0 && trial.is_generator_bound();
         Ok::<_, Failure>(trial.lost() == 0 && !trial.is_generator_bound())
     };
-    // What passes when more is sent than can pass is near to what passes without loss.
-    let loss_free = SEARCH.highest(full.outcome.rate() * 1.1, lossless)?;
-    let half = Load {
-        rate: Some((loss_free / 2.0).max(1000.0) / per_request),
-        ..flat_out
+    // The rate at full load is near the rate without loss.
+    let loss_free = SEARCH.highest(full.trial.rate() * 1.1, lossless)?;
+    let half_load = Load {
+        rate: Rate::Fixed((loss_free / 2.0).max(1000.0) / per_request),
+        ..full_load
     };
-    let half = observed.account(tester, half)?;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "nanoseconds of latency, far below 2^53"
-    )]
-    let quantile = |quantile: f64| half.outcome.latency.value_at_quantile(quantile) as f64 / 1e9;
-    let mut measured = vec![
-        (Metric::LossFree, loss_free),
-        (Metric::FlatOut, full.outcome.rate()),
-        (Metric::CpuFull, full.cpu_per_packet),
-        (Metric::CpuHalf, half.cpu_per_packet),
-        (Metric::TesterBound, f64::from(u8::from(tester_bound))),
-        (Metric::LatencyP50, quantile(0.5)),
-        (Metric::LatencyP99, quantile(0.99)),
-        (Metric::LatencyP999, quantile(0.999)),
-    ];
-    let perhaps = [
-        (Metric::LatencyTypicalP99, half.outcome.windows.typical_p99()),
+    let half = observed.account(tester, half_load)?;
+    let quantile = |quantile: f64| seconds(half.trial.latency.corrected.value_at_quantile(quantile));
+    let measured = [
+        (Metric::LossFree, Some(loss_free)),
+        (Metric::FlatOut, Some(full.trial.rate())),
+        (Metric::CpuFull, Some(full.cpu_per_packet)),
+        (Metric::CpuHalf, Some(half.cpu_per_packet)),
+        (Metric::TesterBound, Some(f64::from(u8::from(tester_bound)))),
+        (Metric::LatencyP50, Some(quantile(0.5))),
+        (Metric::LatencyP99, Some(quantile(0.99))),
+        (Metric::LatencyP999, Some(quantile(0.999))),
+        (Metric::LatencyTypicalP99, half.trial.due_windows.typical_p99()),
         (Metric::TesterWait, half.tester_wait),
         (Metric::PeerWait, half.peer_wait),
     ];
-    measured.extend(
-        perhaps
-            .into_iter()
-            .filter_map(|(metric, value)| Some((metric, value?))),
-    );
-    Ok(measured)
+    let known = measured.into_iter();
+    Ok(known
+        .filter_map(|(metric, value)| Some((metric, value?)))
+        .collect())
 }
 
-/// Where a peer works, to see what a load costs it.
+/// The core and the processes of a peer.
 struct Observed {
     core: usize,
     processes: Vec<u32>,
 }
 
-/// A load with what it cost.
+/// A trial and its cost.
 struct Account {
-    outcome: Outcome,
+    trial: Trial,
     /// Seconds of CPU time that the peer used for each packet that it passed.
     cpu_per_packet: f64,
-    /// How long the tester's thread was ready to run and another one had the core, as a share of the load's time; `None`
-    /// if the kernel does not count it.
+    /// Time in which the tester's thread was ready to run without a core, as a share of the trial; `None` if the kernel
+    /// does not count it.
     tester_wait: Option<f64>,
     /// The same of all threads of the peer together; `None` if it has none.
     peer_wait: Option<f64>,
 }
 
 impl Observed {
-    /// Sends a load from the calling thread, and looks at the kernel's counters before and after.
+    /// Sends a load from the calling thread, between two readings of the kernel's counters.
     fn account<P: Port>(&self, tester: &mut Tester<P>, load: Load) -> Result<Account, Failure> {
         let waits = || {
             (
@@ -197,21 +185,18 @@ impl Observed {
         };
         let (own_before, peer_before) = waits();
         let (times_before, start) = (CoreTimes::now()?, Instant::now());
-        let outcome = tester.run(load);
+        let trial = tester.run(load)?;
         let (times, elapsed) = (CoreTimes::now()?, start.elapsed());
         let (own, peer) = waits();
-        if outcome.passed() == 0 {
-            return Err(Failure::new(format!(
-                "send {:?}: nothing came out of the peer",
-                load.rate
-            )));
+        if trial.passed() == 0 {
+            let sent = trial.sent();
+            return Err(CompareError::NothingPassed { sent }.into());
         }
-        let used = times.peer_since(&times_before, &[self.core]);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let cpu_per_packet = used.as_secs_f64() / outcome.passed() as f64;
+        let cpu_per_packet = times.peer_since(&times_before, self.core).as_secs_f64() / trial.passed() as f64;
         let share = |waited: Duration| waited.as_secs_f64() / elapsed.as_secs_f64();
         Ok(Account {
-            outcome,
+            trial,
             cpu_per_packet,
             tester_wait: own.since(&own_before).map(share),
             peer_wait: peer.since(&peer_before).map(share),
@@ -219,22 +204,22 @@ impl Observed {
     }
 }
 
-/// What clients with sockets find out.
+/// The measurements with real connections.
 pub(super) fn connections(clients: &Clients<'_>, running: &mut Running) -> Result<Measured, Failure> {
     let measured = || {
         clients.wait()?;
-        Ok(vec![
+        Ok(Measured::from([
             (Metric::NewConnections, clients.requests(true)?),
             (Metric::Requests, clients.requests(false)?),
             (Metric::Bulk, clients.bulk()?),
             (Metric::Connections, f64::from(clients.connections(CONNECTIONS))),
-        ])
+        ]))
     };
-    explained(measured(), running)
+    check_running(measured(), running)
 }
 
-/// If a process of the peer has ended, that is why a measurement failed, and no result is one.
-fn explained(measured: Result<Measured, Failure>, running: &mut Running) -> Result<Measured, Failure> {
+/// The end of a process of the peer is the cause of a failure, and makes a result worthless.
+fn check_running(measured: Result<Measured, Failure>, running: &mut Running) -> Result<Measured, Failure> {
     for process in &mut running.processes {
         process.check_running()?;
     }

@@ -1,9 +1,14 @@
-//! What is measured of a peer.
+//! The metrics of a peer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::report::number;
 
 /// One number of a peer in one round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
 pub(crate) enum Metric {
     LossFree,
     FlatOut,
@@ -25,9 +30,8 @@ pub(crate) enum Metric {
 }
 
 /// Metrics of one peer in one round.
-pub(crate) type Measured = Vec<(Metric, f64)>;
+pub(crate) type Measured = BTreeMap<Metric, f64>;
 
-/// How a number is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Count,
@@ -37,131 +41,96 @@ enum Unit {
     Bytes,
 }
 
-impl Metric {
-    pub(crate) const ALL: [Self; 17] = [
-        Self::LossFree,
-        Self::FlatOut,
-        Self::CpuFull,
-        Self::CpuHalf,
-        Self::TesterBound,
-        Self::LatencyP50,
-        Self::LatencyP99,
-        Self::LatencyP999,
-        Self::LatencyTypicalP99,
-        Self::TesterWait,
-        Self::PeerWait,
-        Self::NewConnections,
-        Self::Requests,
-        Self::Bulk,
-        Self::Connections,
-        Self::IdleCpu,
-        Self::Memory,
-    ];
+/// A row: the metric, its key in JSON, the heading of its column, its name in a report, its unit.
+type Row = (Metric, &'static str, &'static str, &'static str, Unit);
 
-    /// All of them as the tables have them: of packets, of their latency, of everything else.
-    pub(crate) fn tables() -> [&'static [Self]; 3] {
-        let all: &'static [Self] = &Self::ALL;
-        let (packets, rest) = all.split_at(5);
-        let (latency, rest) = rest.split_at(6);
-        [packets, latency, rest]
+/// In the order of [`Metric`].
+#[rustfmt::skip]
+const TABLE: [Row; 17] = {
+    use Metric::*;
+    use Unit::*;
+    [
+    (LossFree, "lossFreePacketsPerSecond", "LOSS-FREE/S", "loss-free packets/s", Count),
+    (FlatOut, "flatOutPacketsPerSecond", "FLAT OUT/S", "packets/s, flat out", Count),
+    (CpuFull, "fullLoadCpuSecondsPerPacket", "CPU/PKT FULL", "CPU time per packet, full load", Nanoseconds),
+    (CpuHalf, "halfLoadCpuSecondsPerPacket", "CPU/PKT HALF", "CPU time per packet, half load", Nanoseconds),
+    (TesterBound, "testerBoundRatio", "TESTER-BOUND", "loss-free rate limited by the tester", Ratio),
+    (LatencyP50, "halfLoadLatencySeconds.p50", "P50", "p50 at half load", Seconds),
+    (LatencyP99, "halfLoadLatencySeconds.p99", "P99", "p99 at half load", Seconds),
+    (LatencyP999, "halfLoadLatencySeconds.p999", "P99.9", "p99.9 at half load", Seconds),
+    (LatencyTypicalP99, "halfLoadLatencySeconds.typicalP99", "TYPICAL P99", "typical p99 at half load", Seconds),
+    (TesterWait, "halfLoadTesterWaitRatio", "TESTER WAIT", "tester waited for a core", Ratio),
+    (PeerWait, "halfLoadPeerWaitRatio", "PEER WAIT", "peer waited for a core", Ratio),
+    (NewConnections, "newConnectionsPerSecond", "CONN/S", "new connections/s", Count),
+    (Requests, "requestsPerSecond", "HTTP/S", "HTTP requests/s", Count),
+    (Bulk, "bulkBitsPerSecond", "BULK BIT/S", "bulk TCP, bit/s", Count),
+    (Connections, "concurrentConnections", "CONNS", "concurrent connections, of 5,000", Count),
+    (IdleCpu, "idleCpuRatio", "IDLE CPU", "idle CPU", Ratio),
+    (Memory, "residentBytes", "RSS", "resident memory", Bytes),
+    ]
+};
+
+/// The metrics of the three tables: packets, their latency, connections and resources.
+const TABLES: [std::ops::Range<usize>; 3] = [0..5, 5..11, 11..17];
+
+impl Metric {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        TABLE.into_iter().map(|row| row.0)
     }
 
-    /// Key in the summary in JSON; a dot is where a run has an object.
+    /// The metrics of each table.
+    pub(crate) fn tables() -> [Vec<Self>; 3] {
+        TABLES.map(|range| TABLE[range].iter().map(|row| row.0).collect())
+    }
+
+    const fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// Key in JSON.
     pub(crate) const fn key(self) -> &'static str {
-        match self {
-            Self::LossFree => "lossFreePacketsPerSecond",
-            Self::FlatOut => "flatOutPacketsPerSecond",
-            Self::CpuFull => "fullLoadCpuSecondsPerPacket",
-            Self::CpuHalf => "halfLoadCpuSecondsPerPacket",
-            Self::TesterBound => "testerBoundRatio",
-            Self::LatencyP50 => "halfLoadLatencySeconds.p50",
-            Self::LatencyP99 => "halfLoadLatencySeconds.p99",
-            Self::LatencyP999 => "halfLoadLatencySeconds.p999",
-            Self::LatencyTypicalP99 => "halfLoadLatencySeconds.typicalP99",
-            Self::TesterWait => "halfLoadTesterWaitRatio",
-            Self::PeerWait => "halfLoadPeerWaitRatio",
-            Self::NewConnections => "newConnectionsPerSecond",
-            Self::Requests => "requestsPerSecond",
-            Self::Bulk => "bulkBitsPerSecond",
-            Self::Connections => "concurrentConnections",
-            Self::IdleCpu => "idleCpuRatio",
-            Self::Memory => "residentBytes",
-        }
+        self.row().1
     }
 
     /// Heading of a column.
     pub(crate) const fn heading(self) -> &'static str {
-        match self {
-            Self::LossFree => "LOSS-FREE/S",
-            Self::FlatOut => "FLAT OUT/S",
-            Self::CpuFull => "CPU/PKT FULL",
-            Self::CpuHalf => "CPU/PKT HALF",
-            Self::TesterBound => "TESTER-BOUND",
-            Self::LatencyP50 => "P50",
-            Self::LatencyP99 => "P99",
-            Self::LatencyP999 => "P99.9",
-            Self::LatencyTypicalP99 => "TYPICAL P99",
-            Self::TesterWait => "TESTER WAIT",
-            Self::PeerWait => "PEER WAIT",
-            Self::NewConnections => "CONN/S",
-            Self::Requests => "HTTP/S",
-            Self::Bulk => "BULK BIT/S",
-            Self::Connections => "CONNS",
-            Self::IdleCpu => "IDLE CPU",
-            Self::Memory => "RSS",
-        }
+        self.row().2
     }
 
     /// Name in a report.
     pub(crate) const fn title(self) -> &'static str {
-        match self {
-            Self::LossFree => "loss-free packets/s",
-            Self::FlatOut => "packets/s, flat out",
-            Self::CpuFull => "CPU time per packet, full load",
-            Self::CpuHalf => "CPU time per packet, half load",
-            Self::TesterBound => "loss-free rate limited by the tester",
-            Self::LatencyP50 => "p50 at half load",
-            Self::LatencyP99 => "p99 at half load",
-            Self::LatencyP999 => "p99.9 at half load",
-            Self::LatencyTypicalP99 => "typical p99 at half load",
-            Self::TesterWait => "tester waited for a core",
-            Self::PeerWait => "peer waited for a core",
-            Self::NewConnections => "new connections/s",
-            Self::Requests => "HTTP requests/s",
-            Self::Bulk => "bulk TCP, bit/s",
-            Self::Connections => "concurrent connections, of 5,000",
-            Self::IdleCpu => "idle CPU",
-            Self::Memory => "resident memory",
-        }
+        self.row().3
     }
 
-    const fn unit(self) -> Unit {
-        match self {
-            Self::LossFree
-            | Self::FlatOut
-            | Self::NewConnections
-            | Self::Requests
-            | Self::Bulk
-            | Self::Connections => Unit::Count,
-            Self::CpuFull | Self::CpuHalf => Unit::Nanoseconds,
-            Self::LatencyP50 | Self::LatencyP99 | Self::LatencyP999 | Self::LatencyTypicalP99 => {
-                Unit::Seconds
-            }
-            Self::IdleCpu | Self::TesterBound | Self::TesterWait | Self::PeerWait => Unit::Ratio,
-            Self::Memory => Unit::Bytes,
-        }
-    }
-
-    /// A value of this metric for people.
+    /// A value of this metric with its unit.
     pub(crate) fn show(self, value: f64) -> String {
-        match self.unit() {
+        match self.row().4 {
             Unit::Count => number::short(value),
             Unit::Seconds => number::time(value),
-            // All in one unit, so that they can be compared at a glance.
+            // One unit for all, so that they compare at a glance.
             Unit::Nanoseconds => format!("{:.0}ns", value * 1e9),
             Unit::Ratio => number::percent(value),
             Unit::Bytes => format!("{}B", number::short(value)),
         }
+    }
+}
+
+impl From<Metric> for &'static str {
+    fn from(metric: Metric) -> Self {
+        metric.key()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("unknown metric {0}")]
+pub(crate) struct UnknownMetric(String);
+
+impl TryFrom<String> for Metric {
+    type Error = UnknownMetric;
+
+    fn try_from(key: String) -> Result<Self, UnknownMetric> {
+        let found = Self::all().find(|metric| metric.key() == key);
+        found.ok_or(UnknownMetric(key))
     }
 }
 
@@ -170,23 +139,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_headings_and_titles_are_unique() {
+    fn rows_are_in_the_order_of_the_metrics_and_unique() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.0 as usize, index, "{row:?}");
+        }
         for part in [Metric::key, Metric::heading, Metric::title] {
-            let mut all: Vec<&str> = Metric::ALL.into_iter().map(part).collect();
+            let mut all: Vec<&str> = Metric::all().map(part).collect();
             all.sort_unstable();
             all.dedup();
-            assert_eq!(all.len(), Metric::ALL.len());
+            assert_eq!(all.len(), TABLE.len());
         }
-    }
-
-    #[test]
-    fn each_table_begins_with_its_own_numbers() {
-        let [packets, latency, rest] = Metric::tables();
-        assert_eq!([packets, latency, rest].concat(), Metric::ALL);
-        assert_eq!(
-            (packets[0], latency[0], rest[0]),
-            (Metric::LossFree, Metric::LatencyP50, Metric::NewConnections)
-        );
+        assert_eq!(Metric::tables().concat(), Metric::all().collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,48 +1,55 @@
 //! `vl3-perf compare`: one topology, one load, each peer in turn, several rounds.
 
-pub(crate) mod accounting;
+mod accounting;
+mod clients;
 pub(crate) mod cores;
-pub(crate) mod frame;
+pub(crate) mod error;
 pub(crate) mod measure;
 pub(crate) mod metric;
 pub(crate) mod peer;
 pub(crate) mod report;
-mod run_queue;
+pub(crate) mod requirement;
 mod search;
-pub(crate) mod servers;
+mod servers;
 pub(crate) mod services;
-mod sockets;
 pub(crate) mod tester;
 mod tun_port;
-mod window;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::failure::Failure;
-use crate::net::{Network, Process, Wire};
+use crate::net::{Network, Wire};
 use crate::report::environment::Environment;
+use crate::report::header::Header;
 use crate::report::number;
 
+use clients::Clients;
 use cores::Cores;
+use error::CompareError;
 use metric::Measured;
-use peer::{Peer, Place};
-use report::{PeerReport, Report, Run};
-use sockets::Clients;
-use tester::MOST_FLOWS;
+use peer::{Peer, PeerHost};
+use report::{Parameters, PeerReport, Run};
+use requirement::first_unmet;
+use services::Service;
+use tester::{FRAME_LEN, MAX_FLOWS};
 
-/// What to compare, and how long.
+pub(crate) use report::Report;
+#[cfg(test)]
+pub(crate) use report::tests::report as test_report;
+
+/// Arguments of `compare`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CompareArgs {
     /// Peers to measure [default: all that are installed]
     #[arg(long = "peer", value_name = "NAME", value_delimiter = ',')]
     pub(crate) peers: Vec<String>,
 
-    /// What joins the balancer to the network
+    /// Link between balancer and network
     #[arg(long, value_enum, default_value_t = Wire::Veth)]
     pub(crate) link: Wire,
 
-    /// Rounds; in each one every peer is measured once
+    /// Rounds; each measures every peer once
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
 
@@ -51,10 +58,10 @@ pub(crate) struct CompareArgs {
     pub(crate) duration: Duration,
 
     /// Flows of the packet tester
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_FLOWS)))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_FLOWS)))]
     pub(crate) flows: u16,
 
-    /// The vl3-lb binary [default: the one beside this program]
+    /// The vl3-lb binary [default: vl3-lb in the directory of this program]
     #[arg(long, value_name = "FILE")]
     pub(crate) balancer: Option<PathBuf>,
 
@@ -63,104 +70,104 @@ pub(crate) struct CompareArgs {
     pub(crate) json: bool,
 }
 
-/// Measures what `args` ask for; `progress` is told what is being done.
+/// Compares the selected peers. `progress` receives one line for each.
 pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Result<Report, Failure> {
     let balancer = balancer(args.balancer.as_deref())?;
-    let peers = chosen(&args.peers, &balancer)?;
+    let peers = selected(&args.peers, &balancer)?;
     let cores = Cores::here()?;
     let network = Network::build()?;
-    let directory = Scratch::new()?;
-    let servers = start_servers(&network, &cores, &directory.0);
-    let mut ground = Ground {
+    let directory = temporary_directory()?;
+    let client_requirements = servers::REQUIREMENTS.iter().chain(&clients::REQUIREMENTS);
+    let no_connections = first_unmet(client_requirements, args.link);
+    let _servers = match no_connections {
+        None => servers::start(
+            &network.backends,
+            &cores.all_list(),
+            directory.path(),
+            |service: Service| service.target_port,
+        )?,
+        Some(_) => Vec::new(),
+    };
+    let comparison = Comparison {
         args,
         network: &network,
         cores: &cores,
-        directory: &directory.0,
-        balancer: &balancer,
-        no_connections: servers.as_ref().err().map(ToString::to_string),
+        directory: directory.path(),
+        connections: no_connections.is_none(),
     };
-    ground.no_connections = ground.no_connections.or_else(sockets::absent);
-    let mut reports: Vec<PeerReport> = peers
-        .iter()
-        .map(|peer| PeerReport::new(peer.as_ref(), args.link))
-        .collect();
+    let mut reports: Vec<PeerReport> = peers.iter().map(|peer| report(peer, args.link)).collect();
+    let mut runs = Vec::new();
     let start = Instant::now();
     for round in 1..=args.rounds {
-        for (peer, report) in peers
-            .iter()
-            .zip(&mut reports)
-            .filter(|(_, report)| report.absent.is_none())
-        {
-            let elapsed = start.elapsed().as_secs();
+        for (peer, report) in peers.iter().zip(&mut reports) {
+            if report.absent.is_some() {
+                continue;
+            }
             progress(format!(
-                "{elapsed:4}s  round {round}/{}  {}",
+                "{:4}s  round {round}/{}  {}",
+                start.elapsed().as_secs(),
                 args.rounds,
-                peer.name()
+                peer.name
             ));
-            let (started, begun) = (SystemTime::now(), Instant::now());
-            match ground.measure(peer.as_ref(), report) {
-                Ok(measured) => report.runs.push(Run {
-                    round,
-                    started,
-                    duration: begun.elapsed(),
-                    measured,
-                }),
+            let (start_time, start) = (SystemTime::now(), Instant::now());
+            match comparison.measure(peer, report) {
+                Ok(measured) => {
+                    runs.push(Run::new(peer.name, round, start_time, start.elapsed(), measured));
+                }
                 Err(failure) => {
-                    progress(format!("       {}: {failure}", peer.name()));
+                    progress(format!("       {}: {failure}", peer.name));
                     report.failures.push(failure.to_string());
                 }
             }
         }
     }
-    Ok(Report {
-        command: std::env::args().collect(),
-        environment: Environment::of_namespaces(),
-        cores: cores.clone(),
-        duration: args.duration,
-        link: args.link,
-        flows: args.flows,
+    let parameters = Parameters {
+        link: args.link.name().to_owned(),
         rounds: args.rounds,
-        no_connections: ground.no_connections,
-        peers: reports,
-    })
+        duration_seconds: args.duration.as_secs_f64(),
+        flows: args.flows,
+        frame_bytes: FRAME_LEN,
+        tester_core: cores.tester_core(),
+        peer_core: cores.peer_core(),
+    };
+    Ok(Report::new(
+        Header::new(Environment::of_namespaces()),
+        parameters,
+        no_connections.map(|unmet| unmet.to_string()),
+        reports,
+        runs,
+    ))
 }
 
 /// What all measurements of a comparison share.
-struct Ground<'a> {
+struct Comparison<'a> {
     args: &'a CompareArgs,
     network: &'a Network,
     cores: &'a Cores,
     directory: &'a Path,
-    balancer: &'a Path,
-    /// Why nothing with sockets is measured.
-    no_connections: Option<String>,
+    /// Whether to measure with connections.
+    connections: bool,
 }
 
-impl Ground<'_> {
-    fn measure(&self, peer: &dyn Peer, report: &mut PeerReport) -> Result<Measured, Failure> {
-        let directory = self.directory.join(peer.name());
+impl Comparison<'_> {
+    fn measure(&self, peer: &Peer, report: &mut PeerReport) -> Result<Measured, Failure> {
+        let directory = self.directory.join(peer.name);
         std::fs::create_dir_all(&directory)
-            .map_err(|error| Failure::new(format!("make {}: {error}", directory.display())))?;
+            .map_err(Failure::system(format!("make {}", directory.display())))?;
         let node = self.network.peer_node(self.args.link)?;
-        let place = Place {
+        let host = PeerHost {
             node: &node,
             directory: &directory,
             cores: self.cores,
-            balancer: self.balancer,
         };
-        let mut running = peer.start(&place)?;
+        let mut running = (peer.start)(&host)?;
         report.commands.clone_from(&running.commands);
         let mut measured = Measured::new();
-        if let Some(path) = peer.packets() {
-            measured.extend(measure::packets(
-                &place,
-                self.network,
-                path,
-                self.args,
-                &mut running,
-            )?);
+        if let Some(path) = peer.packets {
+            let packets = measure::packets(&host, self.network, path, self.args, &mut running)?;
+            measured.extend(packets);
         }
-        if peer.connections() && self.no_connections.is_none() {
+        if peer.connections && self.connections {
             let _switch = node.switch()?;
             let clients = Clients {
                 netns: &self.network.client,
@@ -174,89 +181,83 @@ impl Ground<'_> {
     }
 }
 
-fn start_servers(network: &Network, cores: &Cores, directory: &Path) -> Result<Vec<Process>, Failure> {
-    servers::start(
-        &network.backends,
-        &cores.all_list(),
-        directory,
-        servers::At::Backends,
-    )
+fn report(peer: &Peer, link: Wire) -> PeerReport {
+    PeerReport {
+        name: peer.name.to_owned(),
+        about: peer.about.to_owned(),
+        absent: first_unmet(&peer.requirements, link).map(|unmet| unmet.to_string()),
+        commands: Vec::new(),
+        failures: Vec::new(),
+    }
 }
 
-/// The peers with these names, or all of them.
-fn chosen(names: &[String], balancer: &Path) -> Result<Vec<Box<dyn Peer>>, Failure> {
+/// The peers with these names, or all peers without any.
+fn selected(names: &[String], balancer: &Path) -> Result<Vec<Peer>, CompareError> {
     let mut peers = peer::all(balancer);
-    if let Some(unknown) = names
+    if let Some(name) = names
         .iter()
-        .find(|name| peers.iter().all(|peer| peer.name() != **name))
+        .find(|name| peers.iter().all(|peer| peer.name != **name))
     {
-        let known: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
-        return Err(Failure::arguments(format!(
-            "--peer {unknown}: there is none of this name; want {}",
-            known.join(", ")
-        )));
+        let known: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+        return Err(CompareError::UnknownPeer {
+            name: name.clone(),
+            known: known.join(", "),
+        });
     }
     if !names.is_empty() {
-        peers.retain(|peer| names.iter().any(|name| name == peer.name()));
+        peers.retain(|peer| names.iter().any(|name| name == peer.name));
     }
     Ok(peers)
 }
 
-/// The vl3-lb binary: the one that was named, or the one beside this program.
-pub(crate) fn balancer(named: Option<&Path>) -> Result<PathBuf, Failure> {
-    if let Some(path) = named {
-        return std::path::absolute(path)
-            .map_err(|error| Failure::arguments(format!("--balancer {}: {error}", path.display())));
-    }
-    let own = std::env::current_exe().map_err(|error| Failure::new(format!("find this program: {error}")))?;
-    Ok(own.with_file_name("vl3-lb"))
-}
-
-/// A directory of this run; it goes with it.
-#[derive(Debug)]
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Scratch {
-    pub(crate) fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("vl3-perf-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Failure::new(format!("make {}: {error}", path.display())))?;
-        Ok(Self(path))
+/// The absolute path of the vl3-lb binary.
+pub(crate) fn balancer(path: Option<&Path>) -> Result<PathBuf, Failure> {
+    match path {
+        Some(path) => {
+            std::path::absolute(path).map_err(Failure::system(format!("use --balancer {}", path.display())))
+        }
+        None => std::env::current_exe()
+            .map(|own| own.with_file_name("vl3-lb"))
+            .map_err(Failure::system("find the path of this program")),
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What is left in /tmp harms nobody.
-        std::fs::remove_dir_all(&self.0).ok();
-    }
+/// A directory for files of this run, removed at its end.
+pub(crate) fn temporary_directory() -> Result<tempfile::TempDir, Failure> {
+    tempfile::Builder::new()
+        .prefix("vl3-perf-")
+        .tempdir()
+        .map_err(Failure::system("make a temporary directory"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(wanted: &[&str]) -> Result<Vec<&'static str>, String> {
+    fn names(wanted: &[&str]) -> Result<Vec<&'static str>, CompareError> {
         let wanted: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
-        let peers = chosen(&wanted, Path::new("/vl3-lb")).map_err(|failure| failure.to_string())?;
-        Ok(peers.iter().map(|peer| peer.name()).collect())
+        let peers = selected(&wanted, Path::new("/vl3-lb"))?;
+        Ok(peers.iter().map(|peer| peer.name).collect())
     }
 
     #[test]
-    fn peers_are_chosen_by_name() {
+    fn peers_are_selected_by_name() {
         assert_eq!(
-            names(&["nftables", "vl3-lb-native"]),
-            Ok(vec!["vl3-lb-native", "nftables"])
+            names(&["nftables", "vl3-lb-native"]).unwrap(),
+            ["vl3-lb-native", "nftables"]
         );
         assert!(names(&[]).unwrap().len() > 8);
     }
 
     #[test]
-    fn an_unknown_peer_is_refused_with_those_there_are() {
-        let refusal = names(&["nftables", "ipvs"]).unwrap_err();
+    fn an_unknown_peer_is_rejected_with_those_that_are_allowed() {
+        let error = names(&["nftables", "ipvs"]).unwrap_err();
+        assert!(error.is_usage());
         assert!(
-            refusal.starts_with("--peer ipvs: there is none of this name; want vl3-lb-native, "),
-            "{refusal}"
+            error
+                .to_string()
+                .starts_with("--peer ipvs: unknown peer; allowed are vl3-lb-native, "),
+            "{error}"
         );
     }
 }

@@ -1,60 +1,39 @@
-//! The servers behind every peer: a web server with a short answer, and iperf3.
+//! The servers behind every peer: a web server with a short response, and iperf3.
 
 use std::fs;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::net::{Netns, Process, on_path};
+use crate::net::{self, Netns, Process};
 
+use super::requirement::{Requirement, program};
 use super::services::{BULK, Service, WEB};
 
-/// Which ports they listen on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
-    /// Behind a balancer.
-    Backends,
-    /// In its place.
-    Service,
-}
+pub(super) const REQUIREMENTS: [Requirement; 2] = [
+    Requirement::Program("nginx", "nginx-light"),
+    Requirement::Program("iperf3", "iperf3"),
+];
 
-impl At {
-    const fn port(self, service: Service) -> u16 {
-        match self {
-            Self::Backends => service.target_port,
-            Self::Service => service.port,
-        }
-    }
-}
-
-/// Why they cannot run here.
-pub(crate) fn absent() -> Option<String> {
-    let missing = [("nginx", "nginx-light"), ("iperf3", "iperf3")]
-        .into_iter()
-        .find(|(program, _)| on_path(program).is_none())?;
-    Some(format!("{} is not installed (Debian: {})", missing.0, missing.1))
-}
-
-/// Starts both in `netns`; they listen at all its addresses.
-pub(crate) fn start(netns: &Netns, cores: &str, directory: &Path, at: At) -> Result<Vec<Process>, Failure> {
-    if let Some(reason) = absent() {
-        return Err(Failure::new(format!("start the servers: {reason}")));
-    }
-    let path = |program: &str| {
-        on_path(program).map_or_else(|| program.to_owned(), |path| path.display().to_string())
-    };
+/// Starts both on all addresses of `netns`. `port` selects the port of a service: that of its backends, or its own.
+pub(super) fn start(
+    netns: &Netns,
+    cores: &str,
+    directory: &Path,
+    port: fn(Service) -> u16,
+) -> Result<Vec<Process>, Failure> {
     let file = directory.join("web.conf");
-    let config = config(&directory.display().to_string(), at.port(WEB));
-    fs::write(&file, config).map_err(|error| Failure::new(format!("write {}: {error}", file.display())))?;
-    let web = [path("nginx"), "-c".to_owned(), file.display().to_string()];
+    let config = config(&directory.display().to_string(), port(WEB));
+    fs::write(&file, config).map_err(Failure::system(format!("write {}", file.display())))?;
+    let web = [program("nginx"), "-c".to_owned(), file.display().to_string()];
     let bulk = [
-        path("iperf3"),
+        program("iperf3"),
         "-s".to_owned(),
         "-p".to_owned(),
-        at.port(BULK).to_string(),
+        port(BULK).to_string(),
     ];
     Ok(vec![
-        crate::net::start(netns, cores, &web, &directory.join("web.log"))?,
-        crate::net::start(netns, cores, &bulk, &directory.join("bulk.log"))?,
+        net::start(netns, cores, &web, &directory.join("web.log"))?,
+        net::start(netns, cores, &bulk, &directory.join("bulk.log"))?,
     ])
 }
 
@@ -75,8 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_listen_behind_the_balancer_or_in_its_place() {
-        assert_eq!((At::Backends.port(WEB), At::Service.port(WEB)), (8081, 8080));
+    fn the_web_server_listens_on_its_port() {
         let config = config("/tmp/x", 8081);
         assert!(config.contains("listen 8081 backlog"), "{config}");
         assert_eq!(config.matches('{').count(), config.matches('}').count());

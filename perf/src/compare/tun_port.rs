@@ -1,40 +1,34 @@
-//! The descriptor of a TUN device as a port of the tester.
-//!
-//! The tester's frames begin with an Ethernet header. Here it is room that nobody sees: in front of what is read, and
-//! taken off what is written; the device's own header (`virtio_net_hdr`) takes its place.
+//! The descriptor of a TUN device as a port of the tester: one system call for each packet.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use vl3lb_dataplane::port::{Frame, Port};
 use vl3lb_testbed::tun::VNET_HEADER;
 
-/// Length of an Ethernet header.
-const ETHERNET: usize = 14;
-/// Where the device's header begins: right before the packet.
-const START: usize = ETHERNET - VNET_HEADER;
-/// Bytes of a frame; the tester's are short.
+/// Bytes of a frame behind the device's header; the tester's are short.
 const CAPACITY: usize = 2048;
 
-/// Packets written to and read from a TUN device, one system call for each.
+/// Packets written to and read from a TUN device with `virtio_net_hdr`.
 #[derive(Debug)]
-pub(crate) struct TunPort {
+pub(super) struct TunPort {
     device: File,
     free: Vec<TunFrame>,
 }
 
-/// A piece of memory.
+/// Memory for the device's header and a packet.
 #[derive(Debug)]
-pub(crate) struct TunFrame {
-    bytes: Box<[u8; CAPACITY]>,
+pub(super) struct TunFrame {
+    bytes: Box<[u8; VNET_HEADER + CAPACITY]>,
     len: usize,
 }
 
 impl TunPort {
-    /// `device` does not block. There are `frames` frames.
-    pub(crate) fn new(device: File, frames: usize) -> Self {
+    /// `device` does not block.
+    pub(super) fn new(device: File, frames: usize) -> Self {
         let frame = || TunFrame {
-            bytes: Box::new([0; CAPACITY]),
+            bytes: Box::new([0; VNET_HEADER + CAPACITY]),
             len: 0,
         };
         Self {
@@ -46,11 +40,11 @@ impl TunPort {
 
 impl Frame for TunFrame {
     fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[VNET_HEADER..][..self.len]
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
+        &mut self.bytes[VNET_HEADER..][..self.len]
     }
 
     fn capacity(&self) -> usize {
@@ -71,22 +65,22 @@ impl Frame for TunFrame {
 impl Port for TunPort {
     type Frame = TunFrame;
 
+    fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.as_fd())
+    }
+
     fn receive(&mut self, packets: &mut Vec<TunFrame>, budget: usize) -> usize {
         for count in 0..budget {
             let Some(mut frame) = self.free.pop() else {
                 return count;
             };
-            match self.device.read(&mut frame.bytes[START..]) {
-                Ok(length) => {
-                    frame.len = START + length;
-                    packets.push(frame);
-                }
-                // Nothing there.
-                Err(_) => {
-                    self.free.push(frame);
-                    return count;
-                }
-            }
+            // An error: no packet is there.
+            let Ok(length) = self.device.read(&mut frame.bytes[..]) else {
+                self.free.push(frame);
+                return count;
+            };
+            frame.len = length.saturating_sub(VNET_HEADER);
+            packets.push(frame);
         }
         budget
     }
@@ -97,12 +91,12 @@ impl Port for TunPort {
 
     fn transmit(&mut self, packets: &mut Vec<TunFrame>) {
         for mut frame in packets.drain(..) {
-            if frame.len >= ETHERNET {
-                // No offload is asked for: the checksum is complete.
-                frame.bytes[START..ETHERNET].fill(0);
-                // A device that is down takes nothing: lost, and counted as that by whoever waits for it.
-                self.device.write_all(&frame.bytes[START..frame.len]).ok();
-            }
+            // No offload: checksums are complete.
+            frame.bytes[..VNET_HEADER].fill(0);
+            // A packet that a device does not take, as while it is down, is lost and counted by the caller.
+            self.device
+                .write_all(&frame.bytes[..VNET_HEADER + frame.len])
+                .ok();
             self.free.push(frame);
         }
     }

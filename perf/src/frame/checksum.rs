@@ -2,7 +2,7 @@
 
 use super::{Layout, TCP, be16, put};
 
-/// What a transport checksum is.
+/// The state of a transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checksum {
     Right,
@@ -13,7 +13,7 @@ pub(crate) enum Checksum {
     Wrong,
 }
 
-/// Looks at the transport checksum. O(length).
+/// Checks the transport checksum. O(length).
 #[inline]
 pub(crate) fn look(frame: &[u8], layout: &Layout) -> Checksum {
     let field = be16(frame, layout.checksum());
@@ -30,7 +30,7 @@ pub(crate) fn look(frame: &[u8], layout: &Layout) -> Checksum {
     }
 }
 
-/// Whether the sender's kernel left only the pseudo-header's sum. Does not look at the payload.
+/// Whether the sender's kernel left only the pseudo-header's sum. Does not read the payload.
 #[inline]
 pub(crate) fn is_partial(frame: &[u8], layout: &Layout) -> bool {
     be16(frame, layout.checksum()) == fold(pseudo_header(frame, layout))
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn partial_missing_and_wrong_checksums_are_told_apart() {
+    fn partial_missing_and_wrong_checksums_are_distinguished() {
         for (packet, framing) in packets(b"some payload") {
             let layout = Layout::of(&packet, framing).unwrap();
             let mut partial = packet.clone();

@@ -1,5 +1,4 @@
-//! Frames that are made or turned round here: UDP and TCP over IPv4 and IPv6, behind an Ethernet header or
-//! none.
+//! Frames that are made or reflected here: UDP and TCP over IPv4 and IPv6, with or without an Ethernet header.
 
 pub(crate) mod checksum;
 pub(crate) mod reflect;
@@ -40,8 +39,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Finds the parts of a UDP or TCP packet; `None` if it is none, is a fragment, is cut off, or has IPv6
-    /// extension headers. Checksums are not looked at.
+    /// Finds the parts of a UDP or TCP packet. `None` for other packets, fragments, truncated packets, and packets with
+    /// IPv6 extension headers. Checksums are not checked.
     #[inline]
     pub(crate) fn of(frame: &[u8], framing: Framing) -> Option<Self> {
         let ip = framing.header_len();

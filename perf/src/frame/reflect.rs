@@ -1,16 +1,16 @@
-//! Turning a frame round: what came from there goes back there.
+//! Reflection of a frame to its source.
 
 use vl3lb_dataplane::packet::Framing;
 
 use super::{Layout, TCP, be32, checksum, flags, put};
 
-/// Sequence number of the other side's SYN. Any will do.
+/// Sequence number of the SYN-ACK; any is valid.
 const OWN_SEQUENCE: u32 = 0;
 
-/// Makes a frame its own answer, in place: swaps MAC addresses, IP addresses and ports. Of a TCP segment the
-/// sequence numbers too, so that a connection looks alive to whatever follows its state: SYN becomes SYN-ACK,
-/// data come back as acknowledged data, FIN as FIN. Returns whether there is an answer: there is none to
-/// RST, to segments that only acknowledge, and to what is neither UDP nor TCP.
+/// Turns a frame into its reply, in place: swaps MAC addresses, IP addresses and ports. Of a TCP segment it sets flags
+/// and sequence numbers too, so that the connection looks alive to devices that follow its state: SYN becomes SYN-ACK,
+/// data come back as acknowledged data, FIN as FIN. Returns whether there is a reply: there is none to RST, to segments
+/// that only acknowledge, and to packets that are neither UDP nor TCP.
 ///
 /// Swapping leaves checksums right. A partial one is completed, O(length), as are those of TCP.
 #[inline]
@@ -89,7 +89,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_datagram_comes_back_as_its_sender_would_get_it() {
+    fn a_datagram_comes_back_with_swapped_addresses() {
         for (addresses, framing) in LINKS.map(|link| link()) {
             let mut packet = udp(addresses, b"payload");
             assert!(reflect(&mut packet, framing));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_something_else_has_no_answer() {
+    fn other_packets_have_no_reply() {
         for bytes in [&b""[..], &[0x45], &[0xff; 60]] {
             assert!(!reflect(&mut bytes.to_vec(), Framing::RawIp));
             assert!(!reflect(&mut bytes.to_vec(), Framing::Ethernet));

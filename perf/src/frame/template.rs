@@ -1,4 +1,4 @@
-//! Frames of one load: all alike but for flow, stamp and sequence numbers.
+//! Frames of one load, which differ in port, stamp and sequence numbers only.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,10 +6,10 @@ use etherparse::PacketBuilder;
 use vl3lb_common::MacAddr;
 use vl3lb_dataplane::packet::Framing;
 
-use super::{Layout, TCP, checksum, flags, put};
+use super::{Layout, TCP, checksum, put};
 use crate::load::payload::filler;
 
-/// The hop limit of what is made here.
+/// The hop limit of these frames.
 const HOPS: u8 = 64;
 /// A receive window that no load fills.
 const WINDOW: u16 = u16::MAX;
@@ -116,25 +116,21 @@ impl Template {
     }
 }
 
-impl Segment {
-    pub(crate) const fn data(sequence: u32, acknowledgment: u32) -> Self {
-        Self {
-            flags: flags::PSH | flags::ACK,
-            sequence,
-            acknowledgment,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use vl3lb_dataplane::testing::validate::assert_valid;
 
     use super::*;
-    use crate::frame::{UDP, be16, be32};
+    use crate::frame::{UDP, be16, be32, flags};
+
+    const SEGMENT: Segment = Segment {
+        flags: flags::PSH | flags::ACK,
+        sequence: 7,
+        acknowledgment: 9,
+    };
 
     #[test]
-    fn frames_are_valid_and_have_the_size_that_was_asked_for() {
+    fn frames_are_valid_and_have_the_requested_size() {
         let macs = Some((MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])));
         for (macs, source, target) in [
             (macs, "172.16.1.1", "172.16.1.2:5000"),
@@ -143,7 +139,7 @@ mod tests {
             (None, "2001:db8::1", "[2001:db8::2]:5000"),
         ] {
             let target: SocketAddr = target.parse().unwrap();
-            for (protocol, segment) in [(UDP, None), (TCP, Some(Segment::data(7, 9)))] {
+            for (protocol, segment) in [(UDP, None), (TCP, Some(SEGMENT))] {
                 let template = Template::new(macs, source.parse().unwrap(), target, protocol, 33);
                 let mut frame = vec![0; template.len()];
                 template.write(&mut frame, 10_001, segment, |payload| {

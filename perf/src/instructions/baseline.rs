@@ -1,4 +1,4 @@
-//! Counts in a file of the repository, and what has changed since.
+//! Counts in a file of the repository, and the changes since.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,24 +7,26 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::report::header::document;
+use crate::report::save;
 
 /// Instructions per packet, by kind of packet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Baseline {
-    /// What made the program that was counted.
+    /// The compiler of the counted program.
     pub(super) compiler: String,
     instructions_per_packet: BTreeMap<String, f64>,
 }
 
-/// One kind of packet then and now.
+/// The change of one kind of packet.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Change {
     kind: String,
-    /// `None` if there was no such kind.
+    /// `None` if the baseline does not have this kind.
     before: Option<f64>,
     now: f64,
-    /// By more than is tolerated.
+    /// By more than the tolerance.
     pub(super) grown: bool,
 }
 
@@ -41,17 +43,17 @@ impl Baseline {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(format!("read {}: {error}; --update writes it", path.display()))
-        };
-        let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
-        serde_json::from_str(&text).map_err(|error| failed(&error))
+        let attempt = format!("read {} (--update writes it)", path.display());
+        let text = fs::read_to_string(path).map_err(Failure::system(attempt))?;
+        serde_json::from_str(&text).map_err(|cause| Failure::Document {
+            path: path.to_owned(),
+            cause,
+            remedy: "; --update writes it",
+        })
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self).expect("numbers and strings only");
-        fs::write(path, text + "\n")
-            .map_err(|error| Failure::new(format!("write {}: {error}", path.display())))
+        save(path, document(self))
     }
 
     /// A line for each kind.
@@ -62,7 +64,7 @@ impl Baseline {
             .collect()
     }
 
-    /// What is different `now`; growth up to `tolerance` percent is none.
+    /// The changes of all kinds. Growth up to `tolerance` percent is allowed.
     pub(super) fn compare(&self, now: &Self, tolerance: f64) -> Vec<Change> {
         let counts = now.instructions_per_packet.iter();
         counts
@@ -80,7 +82,7 @@ impl Baseline {
 }
 
 impl Change {
-    /// A line for people.
+    /// One line.
     pub(super) fn to_text(&self) -> String {
         let Self {
             kind,
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_beyond_the_tolerance_is_found_and_nothing_else() {
+    fn only_growth_beyond_the_tolerance_is_reported() {
         let before = baseline(&[("request", 1000.0), ("reply", 1000.0), ("gone", 1.0)]);
         let now = baseline(&[("request", 1029.0), ("reply", 1031.0), ("new", 5.0)]);
         let grown: Vec<(String, bool)> = before
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_percent() {
+    fn a_change_is_shown_in_percent() {
         let change = &baseline(&[("reply", 1000.0)]).compare(&baseline(&[("reply", 1100.0)]), 3.0)[0];
         assert_eq!(
             change.to_text(),
@@ -143,17 +145,12 @@ mod tests {
 
     #[test]
     fn a_baseline_is_read_as_it_was_written() {
-        let path = std::env::temp_dir().join(format!("vl3-perf-baseline-{}", std::process::id()));
+        let file = tempfile::NamedTempFile::new().unwrap();
         let written = baseline(&[("request", 911.5)]);
-        written.write(&path).unwrap();
-        assert_eq!(Baseline::read(&path), Ok(written));
-        fs::write(&path, "{}").unwrap();
-        assert!(
-            Baseline::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("--update writes it")
-        );
-        fs::remove_file(&path).unwrap();
+        written.write(file.path()).unwrap();
+        assert_eq!(Baseline::read(file.path()).unwrap(), written);
+        fs::write(file.path(), "{}").unwrap();
+        let error = Baseline::read(file.path()).unwrap_err().to_string();
+        assert!(error.contains("--update writes it"), "{error}");
     }
 }

@@ -2,43 +2,45 @@
 
 use std::process::{Command, Stdio};
 
-use crate::failure::Failure;
+use super::error::CountError;
 
-/// What is counted: the packet logic, and what it calls.
+/// The function whose instructions are counted, with those that it calls: the packet logic.
 const COUNTED: &str = "*forward_burst*";
-/// The C library picks its copying routines by the processor. Without these features it picks the same ones
-/// everywhere, so that counts of two machines can be compared (glibc manual, "Hardware Capability Tunables").
+/// The C library selects its copying routines by the processor. Without these features it selects the same ones
+/// everywhere, so that counts of two machines are comparable (glibc manual, "Hardware Capability Tunables").
 const TUNABLES: &str =
     "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX2,-AVX2_Usable,-ERMS,-FSRM,-AVX_Fast_Unaligned_Load";
 
-/// Instructions in the packet logic while it handles `packets` packets of one kind, and the opening of the flows
-/// before.
-pub(super) fn count(kind: &str, packets: u32) -> Result<u64, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(format!("count instructions of {kind} with valgrind: {error}"))
+/// Instructions in the packet logic for `packets` packets of one kind, and for opening the flows before.
+pub(super) fn count(kind: &str, packets: u32) -> Result<u64, CountError> {
+    let failed = |cause| CountError::Run {
+        kind: kind.to_owned(),
+        cause,
     };
-    let own = std::env::current_exe().map_err(|error| failed(&error))?;
-    let file = std::env::temp_dir().join(format!("vl3-perf-callgrind-{}", std::process::id()));
+    let own = std::env::current_exe().map_err(failed)?;
+    let file = tempfile::NamedTempFile::new().map_err(failed)?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet"])
         .arg(format!("--toggle-collect={COUNTED}"))
-        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(format!("--callgrind-out-file={}", file.path().display()))
         .arg(own)
         .args(["work", "--kind", kind, "--packets", &packets.to_string()])
         .env("GLIBC_TUNABLES", TUNABLES)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| failed(&error))?;
-    let result = std::fs::read_to_string(&file);
-    // Only there if valgrind came to an end.
-    std::fs::remove_file(&file).ok();
+        .map_err(failed)?;
     if !output.status.success() {
-        return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
+        return Err(CountError::Failed {
+            kind: kind.to_owned(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        });
     }
-    let text = result.map_err(|error| failed(&error))?;
-    parse(&text)
-        .filter(|&count| count > 0)
-        .ok_or_else(|| failed(&format!("nothing was counted; is {COUNTED} still a function?")))
+    let text = std::fs::read_to_string(file.path()).map_err(failed)?;
+    let total = parse(&text).filter(|&count| count > 0);
+    total.ok_or_else(|| CountError::Nothing {
+        kind: kind.to_owned(),
+        function: COUNTED,
+    })
 }
 
 /// The sum over all functions: `totals: 12345`, or `summary:` before valgrind 3.23.

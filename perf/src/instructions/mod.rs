@@ -1,10 +1,11 @@
-//! `vl3-perf instructions`: what a packet costs in instructions, counted by valgrind.
+//! `vl3-perf instructions`: instructions per packet, counted by valgrind.
 //!
-//! Times differ from run to run and from machine to machine; counts hardly do. So counts are what can be compared with
-//! a file in the repository: who makes the packet logic longer finds out at once.
+//! Times differ from run to run and from machine to machine, counts hardly do. So counts are compared with a file in
+//! the repository, and a change that makes the packet logic longer is found at once.
 
 mod baseline;
 mod callgrind;
+mod error;
 
 use std::path::PathBuf;
 
@@ -16,10 +17,13 @@ use crate::pipeline::Work;
 
 use baseline::{Baseline, Change};
 
-/// Packets of the shorter of the two runs whose difference is counted.
-const PACKETS: u32 = 20_000;
+pub(crate) use error::CountError;
 
-/// What to compare with.
+/// Packets of the shorter one of the two runs whose difference is counted.
+const PACKETS: u32 = 20_000;
+/// The exit status if a count has grown.
+const GROWN: u8 = 4;
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct InstructionsArgs {
     /// The counts to compare with
@@ -30,16 +34,16 @@ pub(crate) struct InstructionsArgs {
     #[arg(long)]
     pub(crate) update: bool,
 
-    /// The compiler that made this program, as `rustc --version` says it: counts of another one are not judged
+    /// The compiler of this program, by `rustc --version`: counts of another compiler are not judged
     #[arg(long, value_name = "TEXT", default_value = "unknown")]
     pub(crate) compiler: String,
 
-    /// Change in percent that is still the same
+    /// Allowed growth in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 3.0)]
     pub(crate) tolerance: f64,
 }
 
-/// What a run under valgrind does.
+/// A run under valgrind.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct WorkArgs {
     #[arg(long, value_enum)]
@@ -48,20 +52,16 @@ pub(crate) struct WorkArgs {
     pub(crate) packets: u32,
 }
 
-/// Counts and compares; what to say, and the exit status: 4 if a count has grown.
+/// Counts and compares. Returns the text for stdout and the exit status.
 pub(crate) fn run(
     args: &InstructionsArgs,
     progress: &mut dyn FnMut(String),
 ) -> Result<(String, u8), Failure> {
     if on_path("valgrind").is_none() {
-        return Err(Failure::new(
-            "count instructions: valgrind is not installed (Debian: valgrind)",
-        ));
+        return Err(CountError::NoValgrind.into());
     }
     if cfg!(debug_assertions) {
-        return Err(Failure::new(
-            "count instructions: a debug build says nothing about the product; build with --release",
-        ));
+        return Err(CountError::DebugBuild.into());
     }
     let mut counted = Baseline::new(&args.compiler);
     for &kind in Work::value_variants() {
@@ -71,43 +71,36 @@ pub(crate) fn run(
         let long = callgrind::count(&name, 2 * PACKETS)?;
         counted.insert(name, per_packet(short, long));
     }
+    let file = args.baseline.display();
     if args.update {
         counted.write(&args.baseline)?;
-        return Ok((
-            format!("{}: written\n{}", args.baseline.display(), counted.to_text()),
-            0,
-        ));
+        return Ok((format!("{file}: written\n{}", counted.to_text()), 0));
     }
-    let changes = Baseline::read(&args.baseline)?.compare(&counted, args.tolerance);
+    let baseline = Baseline::read(&args.baseline)?;
+    let changes = baseline.compare(&counted, args.tolerance);
     let text: String = changes.iter().map(Change::to_text).collect();
-    let same_compiler = Baseline::read(&args.baseline)?.compiler == args.compiler;
-    let grown = changes.iter().any(|change| change.grown);
-    Ok(match (grown, same_compiler) {
-        (false, _) => (text, 0),
-        (true, true) => (format!("{text}{}", advice(args)), 4),
-        (true, false) => (
-            format!(
-                "{text}not judged: the baseline is of another compiler, {}\n",
-                args.compiler
-            ),
-            0,
-        ),
-    })
-}
-
-fn advice(args: &InstructionsArgs) -> String {
-    format!(
-        "the packet logic takes more instructions than {} says; if that is meant, run ./run count --update\n",
-        args.baseline.display()
-    )
+    if changes.iter().all(|change| !change.grown) {
+        Ok((text, 0))
+    } else if baseline.compiler == args.compiler {
+        let advice = format!(
+            "the packet logic takes more instructions than in {file}; if that is intended, run ./run count --update\n"
+        );
+        Ok((text + &advice, GROWN))
+    } else {
+        let note = format!(
+            "not judged: the baseline is of {}, this program of {}\n",
+            baseline.compiler, args.compiler
+        );
+        Ok((text + &note, 0))
+    }
 }
 
 fn name(kind: Work) -> String {
-    kind.to_possible_value()
-        .map_or_else(String::new, |value| value.get_name().to_owned())
+    let value = kind.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// What is the same in both runs, such as opening the flows, is not in their difference.
+/// Without the instructions that both runs have in common, such as opening the flows.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn per_packet(short: u64, long: u64) -> f64 {
     (long.saturating_sub(short) as f64 / f64::from(PACKETS) * 10.0).round() / 10.0

@@ -1,4 +1,4 @@
-//! What came back: each packet once, in order, unharmed, or which of that is not so.
+//! Checks received packets: once, in order, intact, and in the right flow.
 
 use super::payload::Stamp;
 use super::tally::Tally;
@@ -7,7 +7,7 @@ use super::tally::Tally;
 const WINDOW: u32 = 256;
 const WORDS: usize = WINDOW as usize / 64;
 
-/// Follows the packets of one thread's flows. 48 bytes for each flow.
+/// The state of one thread's flows: 48 bytes for each.
 #[derive(Debug)]
 pub(crate) struct Checker {
     run: u16,
@@ -29,7 +29,7 @@ struct Flow {
     seen: [u64; WORDS],
 }
 
-/// What a received payload is.
+/// The kind of a received payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// Comes back for the first time.
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_network_has_no_faults() {
+    fn a_faultless_network_has_no_faults() {
         let mut network = Network::new(1000, 0);
         (0..1000).for_each(|index| network.deliver(index));
         assert_eq!(network.faults(), (0, 0, 0, 0));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_found_for_what_it_is() {
+    fn each_fault_is_counted_as_its_kind() {
         type Row = (&'static str, fn(&mut Network), (u64, u64, u64, u64));
         let table: [Row; 8] = [
             ("one lost", |n| (1..100).for_each(|i| n.deliver(i)), (1, 0, 0, 0)),

@@ -1,4 +1,4 @@
-//! Time as the senders see it.
+//! The clock of the senders.
 
 use std::time::Instant;
 

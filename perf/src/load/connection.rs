@@ -1,7 +1,7 @@
-//! Requests over real TCP connections: connect, ask, get the answer, and perhaps close.
+//! Requests over real TCP connections: connect, send a request, receive the response, and close.
 //!
-//! One thread follows its connections by epoll. Requests are due at their times as packets are; one that finds
-//! every connection waiting waits for the next free one, and keeps the time at which it was due.
+//! One thread serves its connections by epoll. Requests have due times as packets have; a request that finds no idle
+//! connection waits for the next one, and keeps its due time.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -20,10 +20,11 @@ use rustix::net::{
 use super::check::Checker;
 use super::clock::{Clock, Monotonic};
 use super::engine::socket::{raise_descriptor_limit, source};
+use super::error::LoadError;
 use super::interval::Window;
 use super::pacing::Schedule;
 use super::payload::filler;
-use super::plan::{Close, Plan, Traffic};
+use super::plan::{Close, Plan};
 use super::probe::LIMIT;
 use super::run::{Outcome, flows_of, nanos, share_of_count};
 use crate::failure::Failure;
@@ -39,8 +40,6 @@ const LONGEST_WAIT: u64 = 20_000_000;
 #[derive(Debug)]
 pub(super) struct Driver {
     plan: Plan,
-    per_connection: Option<u32>,
-    close: Close,
     schedule: Schedule,
     checker: Checker,
     count: u64,
@@ -48,20 +47,20 @@ pub(super) struct Driver {
     slots: Vec<Slot>,
     /// Slots that wait for a request, the one that has waited longest first.
     idle: VecDeque<u32>,
-    /// When the requests under way are given up, in their order: (time, slot, number of the request).
+    /// Deadlines of the requests under way, in their order: (time, slot, number of the request).
     deadlines: VecDeque<(u64, u32, u64)>,
 }
 
-/// A connection, or the place for one.
+/// The place of a connection.
 #[derive(Debug)]
 struct Slot {
     socket: Option<OwnedFd>,
     phase: Phase,
-    /// Counts sockets of this slot, so that late events of an earlier one are known.
+    /// Number of this slot's socket, to ignore late events of an earlier one.
     generation: u32,
     /// Requests over this socket.
     requests: u32,
-    /// The request and its answer share the place: one is gone before the other comes.
+    /// The request, then its response.
     buffer: Box<[u8]>,
     /// Number of the request under way.
     request: u64,
@@ -86,7 +85,7 @@ enum Phase {
     },
 }
 
-/// How an exchange ended.
+/// The cause of a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Connect,
@@ -100,12 +99,12 @@ enum Fault {
 ///
 /// The target does not accept connections, or descriptors are missing.
 pub(super) fn open(plan: &Plan, run: u16, stop: &AtomicBool) -> Result<Vec<Driver>, Failure> {
-    raise_descriptor_limit(plan.flows.into())?;
+    raise_descriptor_limit(plan.flows().into())?;
     reach(plan)?;
     (0..plan.threads)
         .map(|thread| {
             let mut driver = Driver::new(plan, run, thread)?;
-            if driver.per_connection.is_none() {
+            if plan.requests_per_connection().is_none() {
                 driver.open_all(stop)?;
             }
             Ok(driver)
@@ -113,35 +112,22 @@ pub(super) fn open(plan: &Plan, run: u16, stop: &AtomicBool) -> Result<Vec<Drive
         .collect()
 }
 
-/// One blocking connection, to tell a target that is not there from one that is overloaded later.
-fn reach(plan: &Plan) -> Result<(), Failure> {
-    std::net::TcpStream::connect_timeout(&plan.target, LIMIT)
+/// One blocking connection, to distinguish an unreachable target from one that is overloaded later.
+fn reach(plan: &Plan) -> Result<(), LoadError> {
+    let target = plan.target;
+    std::net::TcpStream::connect_timeout(&target, LIMIT)
         .map(drop)
-        .map_err(|error| {
-            Failure::unreachable(format!(
-                "connect to {}: {error}; is a server such as vl3-perf serve behind it?",
-                plan.target
-            ))
-        })
+        .map_err(|cause| LoadError::Connect { target, cause })
 }
 
 impl Driver {
     fn new(plan: &Plan, run: u16, thread: u32) -> Result<Self, Failure> {
-        let Traffic::Tcp {
-            per_connection,
-            close,
-        } = plan.traffic
-        else {
-            unreachable!("the caller looked at the traffic");
-        };
         let flows = flows_of(plan, thread);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|error| Failure::new(format!("create an epoll instance: {error}")))?;
-        let part = f64::from(flows) / f64::from(plan.flows);
-        let buffer = filler(plan.size).into_boxed_slice();
+            .map_err(Failure::system("create an epoll instance"))?;
+        let part = f64::from(flows) / f64::from(plan.flows());
+        let buffer = filler(plan.size()).into_boxed_slice();
         Ok(Self {
-            per_connection,
-            close,
             schedule: Schedule::new(plan.rate.share(part), plan.warm_up + plan.duration),
             checker: Checker::new(run, thread, plan.threads, flows, nanos(plan.warm_up)),
             count: share_of_count(plan, thread),
@@ -189,12 +175,12 @@ impl Driver {
                 progress = Instant::now();
             }
             if outcome.tally.errors.connect > 0 || progress.elapsed() > limit {
-                return Err(Failure::unreachable(format!(
-                    "open {total} connections to {}: {} are open, then no more were accepted; is there room for \
-                     them on the way (ports, flow table) and behind it (descriptors, backlog)?",
-                    self.plan.target,
-                    self.idle.len()
-                )));
+                return Err(LoadError::NotAccepted {
+                    target: self.plan.target,
+                    connections: total,
+                    open: self.idle.len(),
+                }
+                .into());
             }
         }
         Ok(())
@@ -236,12 +222,11 @@ impl Driver {
             let before_wait = clock.now();
             let handled = self.handle_events(wait, clock, &mut outcome, window);
             let after = clock.now();
-            // The time in epoll_wait with nothing to do is the only rest.
             outcome.busy += before_wait.saturating_sub(now);
             if handled.events > 0 {
                 outcome.busy += after.saturating_sub(handled.woken);
             }
-            self.give_up(after, &mut outcome);
+            self.expire(after, &mut outcome);
             now = after;
             window.look(now, &outcome);
         }
@@ -252,7 +237,7 @@ impl Driver {
         while now < deadline && self.under_way() && !stop.load(Ordering::Relaxed) {
             self.handle_events((deadline - now).min(LONGEST_WAIT), clock, &mut outcome, window);
             now = clock.now();
-            self.give_up(now, &mut outcome);
+            self.expire(now, &mut outcome);
         }
         window.close(&outcome);
         Ok(outcome)
@@ -278,7 +263,7 @@ impl Driver {
         window: &mut Window,
     ) {
         let stamp = self.checker.stamp(slot, intended, now);
-        self.checker.sent(&stamp, self.plan.size, &mut outcome.tally);
+        self.checker.sent(&stamp, self.plan.size(), &mut outcome.tally);
         let state = &mut self.slots[slot as usize];
         stamp.write(&mut state.buffer);
         (state.request, state.intended, state.sent, state.stamped) = (request, intended, now, true);
@@ -307,7 +292,7 @@ impl Driver {
             None,
         )?;
         sockopt::set_tcp_nodelay(&socket, true)?;
-        if self.close == Close::Reset {
+        if self.plan.close == Close::Reset {
             sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
         }
         if let Some(source) = source(&self.plan.sources, slot) {
@@ -362,14 +347,14 @@ impl Driver {
         }
     }
 
-    /// Goes as far with `slot` as the kernel lets it.
+    /// Advances `slot` until the kernel would block.
     fn advance(&mut self, slot: u32, clock: &Monotonic, outcome: &mut Outcome, window: &mut Window) {
         let state = &mut self.slots[slot as usize];
         let Some(socket) = &state.socket else { return };
         loop {
             match state.phase {
                 Phase::Idle => {
-                    // Nothing is expected: the other side ends the connection, or talks out of turn.
+                    // No response is expected: the other side closes the connection, or violates the protocol.
                     match recv(socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT) {
                         Err(Errno::AGAIN | Errno::INTR) => {}
                         _ => state.socket = None,
@@ -422,12 +407,12 @@ impl Driver {
         }
     }
 
-    /// The answer to `slot`'s request is there.
+    /// The response to `slot`'s request has arrived.
     fn complete(&mut self, slot: u32, now: u64, outcome: &mut Outcome, window: &mut Window) {
         let state = &mut self.slots[slot as usize];
         if let Some(stamp) = self
             .checker
-            .received(slot, &state.buffer, self.plan.size, &mut outcome.tally)
+            .received(slot, &state.buffer, self.plan.size(), &mut outcome.tally)
         {
             outcome.latency.record(stamp.intended, stamp.sent, now);
             window.record(stamp.intended, now);
@@ -435,7 +420,8 @@ impl Driver {
         state.phase = Phase::Idle;
         state.stamped = false;
         state.requests += 1;
-        if self.per_connection.is_some_and(|most| state.requests >= most) {
+        let most = self.plan.requests_per_connection();
+        if most.is_some_and(|most| state.requests >= most) {
             state.socket = None;
         }
         self.idle.push_back(slot);
@@ -458,8 +444,8 @@ impl Driver {
         self.idle.push_back(slot);
     }
 
-    /// Ends the requests whose time is over.
-    fn give_up(&mut self, now: u64, outcome: &mut Outcome) {
+    /// Fails the requests whose deadline has passed.
+    fn expire(&mut self, now: u64, outcome: &mut Outcome) {
         while let Some(&(deadline, slot, request)) = self.deadlines.front()
             && deadline <= now
         {
@@ -478,7 +464,7 @@ struct Handled {
     woken: u64,
 }
 
-/// Whether the connection is there; `false` if it is still under way.
+/// Whether the connection is established; `false` while it is under way.
 fn connected(socket: &OwnedFd) -> Result<bool, Errno> {
     sockopt::socket_error(socket)??;
     match rustix::net::getpeername(socket) {

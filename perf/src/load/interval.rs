@@ -10,7 +10,7 @@ use super::latency::{Latency, Percentiles};
 use super::run::{Outcome, nanos};
 use super::tally::Tally;
 
-/// What happened in one interval of a run.
+/// The counts and round trips of one interval of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Interval {
     /// Since counting began.
@@ -18,6 +18,15 @@ pub(crate) struct Interval {
     pub(crate) end: Duration,
     pub(crate) tally: Tally,
     pub(crate) latency: Option<Percentiles>,
+}
+
+impl Interval {
+    /// A count of it, per second.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub(crate) fn per_second(&self, count: u64) -> f64 {
+        let length = self.end.saturating_sub(self.start);
+        count as f64 / length.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
 }
 
 /// One thread's part of an interval.
@@ -32,7 +41,7 @@ pub(super) struct Sample {
 
 /// Cuts one thread's counts into intervals, from the end of the warm-up on.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     samples: Option<mpsc::Sender<Sample>>,
     warm_up: u64,
     /// When the run ends: what comes later belongs to its last interval.
@@ -62,8 +71,8 @@ impl Window {
         }
     }
 
-    /// One that nobody looks at.
-    pub(super) fn unseen() -> Self {
+    /// A window whose intervals are not reported.
+    pub(crate) fn unseen() -> Self {
         Self::new(Duration::ZERO, Duration::ZERO, Duration::from_secs(3600), None)
     }
 
@@ -105,7 +114,6 @@ impl Window {
         self.before = outcome.tally;
         self.index += 1;
         if let Some(samples) = &self.samples {
-            // The other side waits until all threads have ended.
             samples.send(sample).expect("the merger outlives the threads");
         }
     }

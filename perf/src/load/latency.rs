@@ -1,9 +1,10 @@
 //! Round-trip times.
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
-/// The longest time that is told apart: a minute, in nanoseconds.
-const LONGEST: u64 = 60_000_000_000;
+/// The longest time that is distinguished: a minute, in nanoseconds.
+pub(super) const LONGEST: u64 = 60_000_000_000;
 /// Significant digits kept.
 const DIGITS: u8 = 3;
 
@@ -41,8 +42,8 @@ impl Latency {
     }
 }
 
-/// The figures that are shown of a [`Histogram`], in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+/// Percentiles of a [`Histogram`], in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Percentiles {
     pub(crate) min: f64,
     pub(crate) p50: f64,
@@ -71,7 +72,8 @@ impl Percentiles {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a minute at most")]
-fn seconds(nanos: u64) -> f64 {
+/// Nanoseconds in seconds.
+#[expect(clippy::cast_precision_loss, reason = "hours in nanoseconds are below 2^53")]
+pub(crate) const fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use super::latency::seconds;
+
 /// Packets or requests per second over the whole load.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) enum Rate {
-    /// Always the same.
     Fixed(f64),
-    /// From one rate to another, in a straight line over the duration.
-    Ramp { from: f64, to: f64 },
-    /// As fast as it goes: nothing is ever early or late.
+    /// Linear over the duration.
+    Ramp {
+        from: f64,
+        to: f64,
+    },
+    /// As fast as possible: packets have no due time.
+    #[default]
     FlatOut,
 }
 
@@ -100,11 +105,6 @@ impl Schedule {
             }
         }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "hours in nanoseconds are below 2^53")]
-fn seconds(nanos: u64) -> f64 {
-    nanos as f64 / 1e9
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which flow the next packet belongs to.
+//! The flow of each packet.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -8,10 +8,12 @@ use rand_distr::weighted::WeightedAliasIndex;
 /// How packets are spread over flows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Spread {
-    /// Each packet any flow, all alike.
+    /// Random, with equal shares.
     Uniform,
-    /// The flow of rank k has a share proportional to 1 / k^s.
+    /// Random; the flow of rank k has a share proportional to 1 / k^s.
     Zipf(f64),
+    /// One flow after the other.
+    Sequential,
 }
 
 /// An endless, seeded sequence of flows: those of one thread.
@@ -19,9 +21,15 @@ pub(crate) enum Spread {
 pub(crate) struct Pattern {
     random: StdRng,
     flows: u32,
-    /// `None`: all alike.
-    weights: Option<WeightedAliasIndex<f64>>,
+    rule: Rule,
     share: f64,
+}
+
+#[derive(Debug)]
+enum Rule {
+    Uniform,
+    Weighted(WeightedAliasIndex<f64>),
+    Sequential { next: u32 },
 }
 
 impl Pattern {
@@ -31,21 +39,23 @@ impl Pattern {
         let ranks = || (thread..flows).step_by(threads as usize);
         let own = flows.saturating_sub(thread).div_ceil(threads);
         let weight = |rank: u32| match spread {
-            Spread::Uniform => 1.0,
+            Spread::Uniform | Spread::Sequential => 1.0,
             Spread::Zipf(exponent) => (f64::from(rank) + 1.0).powf(-exponent),
         };
         let total: f64 = (0..flows).map(weight).sum();
-        let weights: Vec<f64> = ranks().map(weight).collect();
-        let share = weights.iter().sum::<f64>() / total;
-        let weights = match spread {
-            Spread::Uniform => None,
-            // It refuses only what has no positive, finite weight, and rank 0 has 1.
-            Spread::Zipf(_) => WeightedAliasIndex::new(weights).ok(),
+        let share = ranks().map(weight).sum::<f64>() / total;
+        let rule = match spread {
+            Spread::Uniform => Rule::Uniform,
+            Spread::Zipf(_) => Rule::Weighted(
+                WeightedAliasIndex::new(ranks().map(weight).collect())
+                    .expect("weights are positive and finite"),
+            ),
+            Spread::Sequential => Rule::Sequential { next: 0 },
         };
         Self {
             random: StdRng::seed_from_u64(seed.wrapping_add(thread.into())),
             flows: own,
-            weights,
+            rule,
             share,
         }
     }
@@ -62,10 +72,15 @@ impl Pattern {
 
     /// The next packet's flow. O(1).
     pub(crate) fn next_flow(&mut self) -> u32 {
-        match &self.weights {
-            None => self.random.random_range(0..self.flows),
+        match &mut self.rule {
+            Rule::Uniform => self.random.random_range(0..self.flows),
             #[expect(clippy::cast_possible_truncation, reason = "an index below `flows`")]
-            Some(weights) => weights.sample(&mut self.random) as u32,
+            Rule::Weighted(weights) => weights.sample(&mut self.random) as u32,
+            Rule::Sequential { next } => {
+                let flow = *next;
+                *next = if flow + 1 == self.flows { 0 } else { flow + 1 };
+                flow
+            }
         }
     }
 }
@@ -90,6 +105,13 @@ mod tests {
         for share in shares(Pattern::new(Spread::Uniform, 10, 0, 1, 1), 100_000) {
             assert!((share - 0.1).abs() < 0.01, "{share}");
         }
+    }
+
+    #[test]
+    fn sequential_flows_repeat_in_their_order() {
+        let mut pattern = Pattern::new(Spread::Sequential, 3, 0, 1, 1);
+        let flows: Vec<u32> = (0..7).map(|_| pattern.next_flow()).collect();
+        assert_eq!(flows, [0, 1, 2, 0, 1, 2, 0]);
     }
 
     #[test]

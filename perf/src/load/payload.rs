@@ -1,4 +1,4 @@
-//! What each packet carries so that every fault on its way is seen when it comes back.
+//! The stamp in each packet, which reveals every fault on the way when the packet comes back.
 //!
 //! ```text
 //!   0        4      6         9          13          19        22
@@ -12,7 +12,7 @@
 
 /// Bytes of a stamp: the shortest payload.
 pub(crate) const STAMP_LEN: usize = 22;
-/// Flows that a stamp can tell apart.
+/// Flows that a stamp distinguishes.
 pub(crate) const MAX_FLOWS: u32 = 1 << 24;
 
 /// Nanoseconds in a unit of the lag field.
@@ -21,21 +21,21 @@ const MAX_LAG: u64 = (1 << 24) - 1;
 /// The time field has 48 bits: 78 hours.
 const TIME_MASK: u64 = (1 << 48) - 1;
 
-/// What one packet says about itself. Times are nanoseconds since the start of the run.
+/// The identity of a packet. Times are nanoseconds since the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// Tells runs apart, so that what is left of an earlier one is not counted in this one.
+    /// Number of the run: packets of earlier runs are not counted.
     pub(crate) run: u16,
     pub(crate) flow: u32,
     /// Number of the packet within its flow, from 0.
     pub(crate) sequence: u32,
     /// When it should have been sent.
     pub(crate) intended: u64,
-    /// When it was sent, in steps of 256 ns; at most 4.3 s after `intended`, later is told as that.
+    /// When it was sent, in steps of 256 ns; at most 4.3 s after `intended`; later is recorded as that.
     pub(crate) sent: u64,
 }
 
-/// Why a payload cannot be what was sent.
+/// Why a payload is not one that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Shorter than a stamp.
@@ -65,7 +65,7 @@ impl Stamp {
     ///
     /// # Errors
     ///
-    /// It is not what some run has sent.
+    /// No run has sent it.
     pub(crate) fn read(payload: &[u8]) -> Result<Self, Fault> {
         let (stamp, _) = payload.split_first_chunk::<STAMP_LEN>().ok_or(Fault::Short)?;
         if number(&stamp[..4]) != u64::from(crc32fast::hash(&payload[4..])) {
@@ -119,14 +119,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(stamp in any_stamp(), len in STAMP_LEN..1500) {
+        fn a_written_stamp_is_read_back(stamp in any_stamp(), len in STAMP_LEN..1500) {
             let mut payload = filler(len);
             stamp.write(&mut payload);
             prop_assert_eq!(Stamp::read(&payload), Ok(stamp));
         }
 
         #[test]
-        fn any_changed_bit_and_any_cut_is_seen(stamp in any_stamp(), len in STAMP_LEN..200, at in any::<usize>()) {
+        fn every_changed_bit_and_truncation_is_detected(stamp in any_stamp(), len in STAMP_LEN..200, at in any::<usize>()) {
             let mut payload = filler(len);
             stamp.write(&mut payload);
             let cut = at % len;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lag_beyond_its_field_is_told_as_the_longest() {
+    fn a_lag_beyond_its_field_is_read_as_the_longest() {
         let stamp = Stamp {
             run: 1,
             flow: 2,

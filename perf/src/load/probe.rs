@@ -1,25 +1,26 @@
-//! Whether the target answers at all, before it is loaded.
+//! The probe before a load: whether the target answers at all.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::engine::Engine;
+use super::error::LoadError;
 use super::payload::Stamp;
 use super::plan::Plan;
 use super::tally::Errors;
 use crate::failure::Failure;
 
-/// How long the first answer may take.
+/// Time until the first reply.
 pub(super) const LIMIT: Duration = Duration::from_secs(3);
-/// How often to ask.
+/// Pause between two packets.
 const REPEAT: Duration = Duration::from_millis(200);
 
-/// Sends single packets of the first flow until one comes back. They carry another number than the run, so
-/// that late answers are not counted in it.
+/// Sends single packets of the first flow until one comes back. They carry another number than the run, so that late
+/// replies are not counted in it.
 ///
 /// # Errors
 ///
-/// Nothing comes back, or something else than what was sent.
+/// No reply, or one that differs from the packet.
 pub(super) fn reach<E: Engine>(
     engine: &mut E,
     plan: &Plan,
@@ -48,23 +49,20 @@ pub(super) fn reach<E: Engine>(
             match answer {
                 Some(true) => return Ok(()),
                 Some(false) => {
-                    return Err(Failure::new(format!(
-                        "{target} answers, but not with what it was sent: run vl3-perf serve or vl3-perf reflect \
-                         behind it, or measure one way only (--one-way)"
-                    )));
+                    return Err(LoadError::NotAnEcho { target }.into());
                 }
                 None => engine.wait(REPEAT.saturating_sub(asked.elapsed())),
             }
         }
     }
-    let why = if errors.connect > 0 {
-        "port unreachable: nothing listens there"
-    } else {
-        "no answer"
-    };
-    Err(Failure::unreachable(format!(
-        "{target}: {why} within {} s; an echo is needed behind it (vl3-perf serve), or measure one way only \
-         (--one-way)",
-        LIMIT.as_secs()
-    )))
+    Err(LoadError::NoReply {
+        target,
+        reason: if errors.connect > 0 {
+            "port unreachable"
+        } else {
+            "no answer"
+        },
+        limit: LIMIT,
+    }
+    .into())
 }

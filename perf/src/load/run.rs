@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::Serialize;
+
 use super::check::Checker;
 use super::clock::Monotonic;
 use super::connection;
@@ -15,15 +17,15 @@ use super::interval::{Interval, Merger, Window};
 use super::latency::Latency;
 use super::pacing::{Rate, Schedule};
 use super::pattern::Pattern;
-use super::plan::{Plan, Traffic};
+use super::plan::{Plan, Protocol};
 use super::probe;
 use super::sender::{self, Job};
 use super::tally::Tally;
 use crate::failure::Failure;
 
-/// A generator that works longer than this part of the time may be what limits the rate.
+/// A generator that is busy for a larger share of the time may be the limit.
 const BUSY_LIMIT: f64 = 0.9;
-/// What part of the packets that were due must have been sent.
+/// The share of due packets that must have been sent.
 const RATE_TOLERANCE: f64 = 0.98;
 
 /// The result of one run, without its warm-up.
@@ -38,77 +40,80 @@ pub(crate) struct Run {
     pub(crate) intervals: Vec<Interval>,
     /// The part of the time in which the busiest thread was working, 0 to 1.
     pub(crate) busy_ratio: f64,
-    /// Packets that came back and found no room in the generator, which was too slow to take them. They count
-    /// as lost, but are not the target's doing. The warm-up's are among them; sockets do not tell.
+    /// Packets that came back and were dropped because the generator was too slow. They count as lost, although the
+    /// target did not lose them. With those of the warm-up; not counted with sockets.
     pub(crate) overrun: u64,
-    /// Processor time of the target process, if there is one to look at.
+    /// CPU time of the target process, if it was given.
     pub(crate) target_cpu: Option<Duration>,
-    /// Packets per second that were asked for, on average; `None` if flat out.
+    /// The requested packets per second, on average; `None` if flat out.
     pub(crate) wanted_rate: Option<f64>,
-    /// Why the generator, and not the target, may have limited this run.
+    /// Why the generator may have been the limit, and not the target.
     pub(crate) bound: Option<Bound>,
     pub(crate) interrupted: bool,
     pub(crate) used: Used,
 }
 
-/// What limited a run on the generator's side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A limit on the generator's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Bound {
-    /// It was working nearly all the time.
+    /// It was busy nearly all the time.
     Busy,
-    /// It could not take all that came back.
+    /// It could not receive all replies.
     Overrun,
-    /// It could not send all that was due.
+    /// It could not send all packets that were due.
     MissedRate,
-    /// All connections waited for answers, so that requests had to wait for a connection.
+    /// All connections waited for responses, so that requests waited for a connection.
     Connections,
 }
 
-/// How packets were sent.
+/// The engine of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Used {
     /// `xdp` or `socket`.
     pub(crate) engine: &'static str,
-    /// Why this one.
+    /// Why this engine.
     pub(crate) reason: String,
-    /// The interface and how it was attached to, where that is known.
+    /// AF_XDP: the interface and how it was attached to.
     pub(crate) interface: Option<String>,
     pub(crate) mode: Option<String>,
 }
 
 impl Run {
     /// Packets or answers that came back, per second.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub(crate) fn packets_per_second(&self) -> f64 {
-        self.tally.received as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.per_second(self.tally.received)
     }
 
     /// Packets or requests sent, per second.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub(crate) fn sent_per_second(&self) -> f64 {
-        self.tally.sent as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.per_second(self.tally.sent)
     }
 
-    /// Bytes of what came back, per second.
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    /// Bytes that came back, per second.
     pub(crate) fn bytes_per_second(&self) -> f64 {
-        self.tally.bytes_received as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
+        self.per_second(self.tally.bytes_received)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub(crate) fn per_second(&self, count: u64) -> f64 {
+        count as f64 / self.duration.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
 
-/// What one thread reports at its end.
+/// The result of one thread.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) tally: Tally,
-    pub(super) latency: Latency,
-    /// Nanoseconds in which it was working.
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) latency: Latency,
+    /// Nanoseconds in which it was busy.
     pub(super) busy: u64,
     /// When it stopped sending, nanoseconds since the start.
-    pub(super) ended: u64,
-    /// Packets that came back and found no room here.
+    pub(crate) ended: u64,
+    /// Received packets that were dropped for lack of room.
     pub(super) overrun: u64,
-    /// Packets that were due by then, and that were made.
-    pub(super) due: u64,
+    /// Packets that were due by then, and packets that were made.
+    pub(crate) due: u64,
     pub(super) made: u64,
 }
 
@@ -126,30 +131,29 @@ impl Outcome {
     }
 }
 
-/// Runs `plan` once. Blocks for its warm-up, duration and time-out; `observer` sees each interval as soon as
-/// it is over; `stop` ends the run early.
+/// Runs `plan` once. Blocks for its warm-up, duration and timeout. `observer` receives each interval at its end; `stop`
+/// ends the run early.
 ///
 /// # Errors
 ///
-/// The plan makes no sense; the target does not answer; an interface, a right or a resource is missing.
+/// The target does not answer; an interface, a capability or a resource is missing.
 pub(crate) fn run(
     plan: &Plan,
     observer: &mut dyn FnMut(&Interval),
     stop: &AtomicBool,
 ) -> Result<Run, Failure> {
-    plan.check()?;
     let number = RandomState::new().hash_one(plan.seed).to_be_bytes();
     let number = u16::from_be_bytes([number[0], number[1]]);
-    match plan.traffic {
-        Traffic::Udp | Traffic::TcpPackets => match engine::open(plan)? {
+    match plan.protocol {
+        Protocol::Udp | Protocol::TcpPackets => match engine::open(plan)? {
             (Engines::Xdp(engine), used) => run_packets(plan, number, used, observer, stop, vec![*engine]),
             (Engines::Sockets(engines), used) => run_packets(plan, number, used, observer, stop, engines),
         },
-        Traffic::Tcp { .. } => {
+        Protocol::Tcp => {
             let drivers = connection::open(plan, number, stop)?;
             let used = Used {
                 engine: "socket",
-                reason: "TCP connections are the kernel's".to_owned(),
+                reason: "TCP connections need sockets".to_owned(),
                 interface: None,
                 mode: None,
             };
@@ -275,9 +279,9 @@ fn summarize(plan: &Plan, outcomes: &[Outcome], used: Used) -> Run {
     } else if overrun > 0 {
         Some(Bound::Overrun)
     } else if missed {
-        Some(match plan.traffic {
-            Traffic::Tcp { .. } => Bound::Connections,
-            Traffic::Udp | Traffic::TcpPackets => Bound::MissedRate,
+        Some(match plan.protocol {
+            Protocol::Tcp => Bound::Connections,
+            Protocol::Udp | Protocol::TcpPackets => Bound::MissedRate,
         })
     } else {
         None
@@ -310,23 +314,24 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 fn job(plan: &Plan, number: u16, thread: u32) -> Job {
-    let pattern = Pattern::new(plan.spread, plan.flows, thread, plan.threads, plan.seed);
+    let pattern = Pattern::new(plan.spread(), plan.flows(), thread, plan.threads, plan.seed);
     let rate = plan.rate.share(pattern.share());
     Job {
         schedule: Schedule::new(rate, plan.warm_up + plan.duration),
         checker: Checker::new(number, thread, plan.threads, pattern.flows(), nanos(plan.warm_up)),
-        size: plan.size,
+        size: plan.size(),
         end: nanos(plan.warm_up + plan.duration),
         count: share_of_count(plan, thread),
         grace: nanos(plan.timeout),
         one_way: plan.one_way,
+        due_windows: None,
         pattern,
     }
 }
 
 /// Flows of one thread: those of rank thread, thread + threads, ...
-pub(super) const fn flows_of(plan: &Plan, thread: u32) -> u32 {
-    (plan.flows - thread).div_ceil(plan.threads)
+pub(super) fn flows_of(plan: &Plan, thread: u32) -> u32 {
+    plan.flows().saturating_sub(thread).div_ceil(plan.threads)
 }
 
 /// Packets of one thread at most.
@@ -335,12 +340,11 @@ pub(super) fn share_of_count(plan: &Plan, thread: u32) -> u64 {
     plan.count / threads + u64::from(u64::from(thread) < plan.count % threads)
 }
 
-pub(super) fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Keeps the calling thread on its core, so that its clock and its pace are steady. Without the right to do
-/// so it runs anywhere.
+/// Pins the calling thread, so that its clock and its pace are steady. If the kernel refuses, it runs on any core.
 fn pin(plan: &Plan, thread: u32) {
     let available = core_affinity::get_core_ids().unwrap_or_default();
     let id = match &plan.cores {

@@ -1,13 +1,14 @@
-//! The loop that sends packets when they are due and looks at what comes back.
+//! The loop that sends packets when they are due and checks those that come back.
 //!
-//! It is open: whether answers come, and when, changes nothing about what is sent. A packet that leaves late
-//! keeps the time at which it was due in its stamp.
+//! It is an open loop: replies do not influence the packets sent. A packet that is sent late keeps its due time in its
+//! stamp.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::check::Checker;
 use super::clock::Clock;
+use super::due_windows::DueWindows;
 use super::engine::{BURST, Engine};
 use super::interval::Window;
 use super::pacing::Schedule;
@@ -15,36 +16,37 @@ use super::pattern::Pattern;
 use super::run::Outcome;
 use crate::failure::Failure;
 
-/// A wait shorter than this is not worth a system call, in nanoseconds.
+/// The shortest wait that is worth a system call, in nanoseconds.
 const SHORTEST_WAIT: u64 = 100_000;
-/// How much earlier than needed a wait ends: the kernel's timers are late by about that.
+/// Waits end this much early, since the kernel's timers are about that late.
 const WAKE_EARLY: u64 = 60_000;
 /// The longest wait, so that a signal is noticed.
 const LONGEST_WAIT: u64 = 20_000_000;
 
-/// What one thread does. Times in nanoseconds since the start of the run.
+/// The work of one thread. Times in nanoseconds since the start of the run.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) schedule: Schedule,
-    pub(super) pattern: Pattern,
-    pub(super) checker: Checker,
+pub(crate) struct Job {
+    pub(crate) schedule: Schedule,
+    pub(crate) pattern: Pattern,
+    pub(crate) checker: Checker,
     /// Bytes of a frame.
-    pub(super) size: usize,
+    pub(crate) size: usize,
     /// When the last packet is sent at the latest.
-    pub(super) end: u64,
-    pub(super) count: u64,
-    /// How long to wait for what is under way at the end.
-    pub(super) grace: u64,
-    pub(super) one_way: bool,
+    pub(crate) end: u64,
+    pub(crate) count: u64,
+    /// Time to wait for packets under way at the end.
+    pub(crate) grace: u64,
+    pub(crate) one_way: bool,
+    /// Round trips by the time at which packets were due, if wanted.
+    pub(crate) due_windows: Option<DueWindows>,
 }
 
-/// Sends and receives until the end of `job`, or until `stop`. What happens in each interval goes to
-/// `window`.
+/// Sends and receives until the end of `job`, or until `stop`; the counts of each interval go to `window`.
 ///
 /// # Errors
 ///
-/// Sending does not work at all.
-pub(super) fn drive<E: Engine, C: Clock>(
+/// The kernel refuses to send.
+pub(crate) fn drive<E: Engine, C: Clock>(
     engine: &mut E,
     clock: &C,
     job: &mut Job,
@@ -106,7 +108,7 @@ fn receive<E: Engine, C: Clock>(
     window: &mut Window,
     outcome: &mut Outcome,
 ) -> usize {
-    let (checker, size) = (&mut job.checker, job.size);
+    let (checker, due_windows, size) = (&mut job.checker, &mut job.due_windows, job.size);
     let mut errors = std::mem::take(&mut outcome.tally.errors);
     let tally = &mut outcome.tally;
     let latency = &mut outcome.latency;
@@ -115,6 +117,9 @@ fn receive<E: Engine, C: Clock>(
         if let Some(stamp) = checker.received(flow, payload, size, tally) {
             latency.record(stamp.intended, stamp.sent, now);
             window.record(stamp.intended, now);
+            if let Some(due_windows) = due_windows {
+                due_windows.record(stamp.intended, now.saturating_sub(stamp.intended));
+            }
         }
     });
     outcome.tally.errors += errors;
@@ -260,6 +265,7 @@ mod tests {
             count: setup.count,
             grace: 100 * MILLISECOND,
             one_way: false,
+            due_windows: None,
         };
         let mut window = Window::unseen();
         let stop = AtomicBool::new(setup.stopped);
@@ -267,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn all_packets_that_are_due_are_sent_and_come_back() {
+    fn every_packet_that_is_due_is_sent_and_comes_back() {
         let outcome = run(EVEN);
         assert_eq!((outcome.tally.sent, outcome.tally.received), (1000, 1000));
         assert_eq!(outcome.tally.lost(), 0);
@@ -291,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_time_does_not_see_packets_that_could_not_be_made() {
+    fn the_service_time_leaves_out_the_wait_before_sending() {
         let outcome = run(STALLED);
         let (corrected, service) = (&outcome.latency.corrected, &outcome.latency.service);
         assert!(

@@ -1,13 +1,16 @@
-//! What was counted.
+//! The counts of a run.
 
 use std::ops::AddAssign;
 
+use serde::Serialize;
+
 /// Counts of a run or an interval, without the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Tally {
     /// Packets, or requests over TCP.
     pub(crate) sent: u64,
-    /// Of these, those that came back unharmed, each counted once.
+    /// Of these, those that came back intact, each counted once.
     pub(crate) received: u64,
     /// Packets that came back once more.
     pub(crate) duplicated: u64,
@@ -22,21 +25,21 @@ pub(crate) struct Tally {
     pub(crate) errors: Errors,
 }
 
-/// What went wrong visibly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Errors that were observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Errors {
     /// Connections refused, and datagrams answered with port unreachable.
     pub(crate) connect: u64,
     /// Requests or connections without an answer in time.
     pub(crate) timeout: u64,
-    /// Connections that the other side ended early.
+    /// Connections that the other side closed early.
     pub(crate) reset: u64,
     /// Payloads that were changed, or that came to the wrong flow.
     pub(crate) payload: u64,
 }
 
 impl Tally {
-    /// What has not come back.
+    /// Packets that have not come back.
     pub(crate) const fn lost(&self) -> u64 {
         self.sent.saturating_sub(self.received)
     }
@@ -50,10 +53,8 @@ impl Tally {
             self.lost() as f64 / self.sent as f64
         }
     }
-}
 
-impl Tally {
-    /// What was counted after `earlier`, a state of the same tally.
+    /// The counts since `earlier`, a state of the same tally.
     pub(crate) const fn since(&self, earlier: &Self) -> Self {
         Self {
             sent: self.sent - earlier.sent,

@@ -5,7 +5,7 @@
 mod process;
 mod topology;
 
-pub(crate) use process::{on_path, output, start};
+pub(crate) use process::{on_cores, on_path, start};
 pub(crate) use topology::{
     BACKENDS, BALANCER_ADDRESS, BALANCER_MAC, CLIENT_ADDRESS, NETWORK_PORT, Network, PeerNode, WIRE_MAC,
     Wire, backend_address,

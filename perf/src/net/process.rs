@@ -1,11 +1,11 @@
 //! Programs in namespaces, each on cores of its own choice.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vl3lb_testbed::Netns;
-use vl3lb_testbed::process::{self, Process};
+use vl3lb_testbed::process::Process;
 
 use crate::failure::Failure;
 
@@ -21,14 +21,8 @@ pub(crate) fn start(netns: &Netns, cores: &str, program: &[String], log: &Path) 
     Ok(Process::start(command.stdin(Stdio::piped()), log)?)
 }
 
-/// Runs `program` in `netns` on `cores` to its end.
-pub(crate) fn output(netns: &Netns, cores: &str, program: &[String]) -> Result<Output, Failure> {
-    let mut command = on_cores(netns, cores, program);
-    Ok(process::output(command.stdin(Stdio::null()))?)
-}
-
-/// taskset replaces itself by the program, so the child's id is the program's.
-fn on_cores(netns: &Netns, cores: &str, program: &[String]) -> Command {
+/// A command in `netns` on `cores`. taskset replaces itself by the program, so the child's id is the program's.
+pub(crate) fn on_cores(netns: &Netns, cores: &str, program: &[String]) -> Command {
     let mut command = netns.command("taskset");
     command.args(["--cpu-list", cores]).args(program);
     command

@@ -1,10 +1,9 @@
 //! One engine with a full table, and the measurements on it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, ServiceSlot, Snapshot, Timestamp};
 use vl3lb_dataplane::config::Timeouts;
@@ -14,19 +13,19 @@ use vl3lb_dataplane::port::Frame;
 use vl3lb_dataplane::testing::{MemFrame, frame};
 
 use super::Work;
-use super::flows::{Picker, Translated, client};
+use super::args::PipelineArgs;
+use super::error::PipelineError;
+use super::flows::{Flows, Translated, client};
 use super::packets::{FRAME_LEN, write_syn, write_udp};
 use super::world::{Group, OWN_ADDRESS, World};
-use crate::args::PipelineArgs;
-use crate::failure::Failure;
 use crate::stopwatch::Stopwatch;
 use crate::summary::Summary;
 
 /// Flows that are closed and opened anew in one measurement of new flows, at most.
-const MOST_RENEWED: u32 = 65_536;
-/// Frames in hand: the longest burst.
+const MAX_RENEWED: u32 = 65_536;
+/// Frames: the longest burst.
 const FRAMES: usize = 1024;
-/// How far the clock goes from burst to burst.
+/// Time from burst to burst.
 const BURST_TIME: Duration = Duration::from_micros(10);
 
 /// An engine whose table is full of established flows.
@@ -38,13 +37,13 @@ pub(super) struct Bench<'a> {
     frames: Vec<MemFrame>,
     verdicts: Vec<(Verdict, usize)>,
     flows: u32,
-    /// The last ones of the flows, which make room for new ones.
+    /// Number of flows, the last ones, that are ended to make room for new ones.
     renewed: u32,
-    /// What those are at the moment.
+    /// The group of those at the moment.
     renewed_as: Group,
     /// By flow.
     translated: Vec<Translated>,
-    picker: Picker,
+    picker: Flows,
     /// Packets in one measurement of established flows.
     packets: u32,
     /// All backends alive.
@@ -52,14 +51,18 @@ pub(super) struct Bench<'a> {
     /// The backends of one group dead.
     without_renewed: Arc<Snapshot>,
     without_connections: Arc<Snapshot>,
-    /// The next client that has not been seen.
+    /// The next unused client.
     next_client: u32,
 }
 
 impl<'a> Bench<'a> {
     /// Fills a table with `flows` flows, each with a packet in both directions.
-    pub(super) fn new(flows: u32, args: &PipelineArgs, stopwatch: &'a Stopwatch) -> Result<Self, Failure> {
-        let renewed = flows.min(MOST_RENEWED);
+    pub(super) fn new(
+        flows: u32,
+        args: &PipelineArgs,
+        stopwatch: &'a Stopwatch,
+    ) -> Result<Self, PipelineError> {
+        let renewed = flows.min(MAX_RENEWED);
         let world = World::new([flows - renewed, renewed, renewed]);
         let alive = world.snapshot(1, None);
         let config = EngineConfig {
@@ -73,7 +76,7 @@ impl<'a> Bench<'a> {
         let stats = Arc::new(WorkerStats::default());
         let events = Arc::new(ArrayQueue::new(16));
         let engine = Engine::new(&config, Arc::clone(&alive), Arc::clone(&stats), events)
-            .map_err(|error| Failure::new(error.to_string()))?;
+            .map_err(|cause| PipelineError::Table { flows, cause })?;
         let mut bench = Self {
             stopwatch,
             engine,
@@ -85,7 +88,7 @@ impl<'a> Bench<'a> {
             renewed,
             renewed_as: Group::Renewed,
             translated: Vec::with_capacity(flows as usize),
-            picker: Picker::new(args.distribution, flows, args.seed),
+            picker: Flows::new(args.distribution, flows, args.seed),
             packets: args.packets,
             without_renewed: world.snapshot(2, Some(Group::Renewed)),
             without_connections: world.snapshot(3, Some(Group::Connections)),
@@ -104,22 +107,22 @@ impl<'a> Bench<'a> {
 
     /// Cycles per packet of established flows: requests, replies.
     ///
-    /// The directions take turns, so that a disturbance meets both.
-    pub(super) fn established(&mut self, runs: u32, burst: u64) -> Result<[Summary; 2], Failure> {
-        // The first measurement of each warms the caches up and does not count.
-        for direction in [Way::Request, Way::Reply] {
+    /// The directions alternate, so that a disturbance affects both.
+    pub(super) fn established(&mut self, runs: u32, burst: u64) -> Result<[Summary; 2], PipelineError> {
+        // The first measurement of each warms up the caches.
+        for direction in [Direction::Request, Direction::Reply] {
             self.established_once(direction, burst)?;
         }
         let (mut requests, mut replies) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            requests.push(self.established_once(Way::Request, burst)?);
-            replies.push(self.established_once(Way::Reply, burst)?);
+            requests.push(self.established_once(Direction::Request, burst)?);
+            replies.push(self.established_once(Direction::Reply, burst)?);
         }
-        Ok([summary(requests)?, summary(replies)?])
+        Ok([summary(requests), summary(replies)])
     }
 
     /// Cycles per packet that opens a flow in a table that is full but for `renewed` entries: UDP, TCP.
-    pub(super) fn new_flows(&mut self, runs: u32, burst: u64) -> Result<[Summary; 2], Failure> {
+    pub(super) fn new_flows(&mut self, runs: u32, burst: u64) -> Result<[Summary; 2], PipelineError> {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for run in 0..=runs {
             let [datagrams, connections] = [Group::Renewed, Group::Connections]
@@ -130,27 +133,26 @@ impl<'a> Bench<'a> {
                 tcp.append(&mut connections?);
             }
         }
-        Ok([summary(udp)?, summary(tcp)?])
+        Ok([summary(udp), summary(tcp)])
     }
 
-    /// One measurement of one kind, for its work and not for its result.
-    pub(super) fn once(&mut self, kind: Work, burst: u64) -> Result<(), Failure> {
+    /// One measurement of one kind, without its result.
+    pub(super) fn once(&mut self, kind: Work, burst: u64) -> Result<(), PipelineError> {
         match kind {
-            Work::Request => self.established_once(Way::Request, burst),
-            Work::Reply => self.established_once(Way::Reply, burst),
+            Work::Request => self.established_once(Direction::Request, burst),
+            Work::Reply => self.established_once(Direction::Reply, burst),
             Work::NewFlow => self.new_flows_once(Group::Renewed, burst),
         }
         .map(drop)
     }
 
-    fn fill(&mut self) -> Result<(), Failure> {
+    fn fill(&mut self) -> Result<(), PipelineError> {
         for flow in 0..self.flows {
             let group = self.group(flow);
             write_udp(&mut self.frames[0], client(flow), service(group));
             self.forward(1)?;
-            let translated = translated(self.frames[0].bytes()).ok_or_else(|| {
-                Failure::new(format!("read the translation of flow {flow}: not IPv4 and UDP"))
-            })?;
+            let translated = Translated::from_request(self.frames[0].bytes());
+            let translated = translated.ok_or(PipelineError::NotTranslated { flow })?;
             self.translated.push(translated);
             let (source, destination) = translated.reply();
             write_udp(&mut self.frames[0], source, destination);
@@ -159,16 +161,16 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn established_once(&mut self, way: Way, burst: u64) -> Result<f64, Failure> {
+    fn established_once(&mut self, direction: Direction, burst: u64) -> Result<f64, PipelineError> {
         let bursts = u64::from(self.packets).div_ceil(burst);
         let burst = as_usize(burst);
         let mut ticks = 0;
         for _ in 0..bursts {
             for index in 0..burst {
                 let flow = self.picker.pick();
-                let (source, destination) = match way {
-                    Way::Request => (client(flow), service(self.group(flow))),
-                    Way::Reply => self.translated[flow as usize].reply(),
+                let (source, destination) = match direction {
+                    Direction::Request => (client(flow), service(self.group(flow))),
+                    Direction::Reply => self.translated[flow as usize].reply(),
                 };
                 write_udp(&mut self.frames[index], source, destination);
             }
@@ -178,9 +180,9 @@ impl<'a> Bench<'a> {
     }
 
     /// Ends the renewable flows, then opens as many, from clients that were not there before.
-    fn new_flows_once(&mut self, group: Group, burst: u64) -> Result<f64, Failure> {
+    fn new_flows_once(&mut self, group: Group, burst: u64) -> Result<f64, PipelineError> {
         let burst = as_usize(burst);
-        let repeats = (self.packets.min(MOST_RENEWED) / self.renewed).max(1);
+        let repeats = (self.packets.min(MAX_RENEWED) / self.renewed).max(1);
         let mut ticks = 0;
         for _ in 0..repeats {
             self.end_renewed()?;
@@ -190,7 +192,7 @@ impl<'a> Bench<'a> {
                 let count = left.min(burst);
                 for index in 0..count {
                     let client = client(self.next_client);
-                    // Away from the flows that stay, and round again long after their end.
+                    // Never those of the flows that stay; reused long after their end.
                     self.next_client = self.next_client.checked_add(1).unwrap_or(self.flows);
                     match group {
                         Group::Connections => write_syn(&mut self.frames[index], client, service(group)),
@@ -204,15 +206,15 @@ impl<'a> Bench<'a> {
         Ok(per_packet(ticks, u64::from(self.renewed) * u64::from(repeats)))
     }
 
-    /// Takes all flows out of the table that are not to stay.
-    fn end_renewed(&mut self) -> Result<(), Failure> {
+    /// Ends all flows that do not stay.
+    fn end_renewed(&mut self) -> Result<(), PipelineError> {
         let gone = match self.renewed_as {
             Group::Connections => Arc::clone(&self.without_connections),
             _ => Arc::clone(&self.without_renewed),
         };
         self.publish(&gone);
         let staying = u64::from(self.flows - self.renewed);
-        // Each sweep gets on by 64 entries at least: this is once around and more.
+        // Each sweep handles at least 64 entries: this is more than the whole table.
         for _ in 0..self.flows / 32 + 2 {
             self.engine.sweep(self.now);
             if self.engine_len() == staying {
@@ -222,10 +224,7 @@ impl<'a> Bench<'a> {
         self.publish(&Arc::clone(&self.alive));
         match self.engine_len() {
             len if len == staying => Ok(()),
-            len => Err(Failure::new(format!(
-                "end {} flows: {len} are left in the table, not {staying}",
-                self.renewed
-            ))),
+            left => Err(PipelineError::NotEnded { left, staying }),
         }
     }
 
@@ -239,7 +238,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Forwards the first `count` frames and returns the ticks that this took.
-    fn forward(&mut self, count: usize) -> Result<u64, Failure> {
+    fn forward(&mut self, count: usize) -> Result<u64, PipelineError> {
         let frames = &mut self.frames[..count];
         self.verdicts.clear();
         let start = self.stopwatch.read();
@@ -252,10 +251,11 @@ impl<'a> Bench<'a> {
         if transmitted == count {
             Ok(ticks)
         } else {
-            Err(Failure::new(format!(
-                "forward a burst of {count} packets: {transmitted} were transmitted; drops: {}",
-                self.drops()
-            )))
+            Err(PipelineError::NotForwarded {
+                packets: count,
+                transmitted,
+                drops: self.drops(),
+            })
         }
     }
 
@@ -286,7 +286,7 @@ impl<'a> Bench<'a> {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum Direction {
     Request,
     Reply,
 }
@@ -295,21 +295,8 @@ const fn service(group: Group) -> SocketAddrV4 {
     SocketAddrV4::new(OWN_ADDRESS, group.port())
 }
 
-/// Reads what the engine made of a request.
-fn translated(bytes: &[u8]) -> Option<Translated> {
-    let packet = SlicedPacket::from_ethernet(bytes).ok()?;
-    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (packet.net, packet.transport) else {
-        return None;
-    };
-    let end = |address: Ipv4Addr, port| SocketAddrV4::new(address, port);
-    Some(Translated::from_request(
-        end(ip.header().source_addr(), udp.source_port()),
-        end(ip.header().destination_addr(), udp.destination_port()),
-    ))
-}
-
-fn summary(values: Vec<f64>) -> Result<Summary, Failure> {
-    Summary::of(values).ok_or_else(|| Failure::new("summarise measurements: there are none; try --runs 1"))
+fn summary(values: Vec<f64>) -> Summary {
+    Summary::of(values).expect("at least one run")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]

@@ -1,10 +1,12 @@
 //! `vl3-perf pipeline`: the packet logic in memory.
 //!
-//! The engine is the one that workers run. A burst of packets is written into frames, the clock is
-//! read, the engine decides about each packet, the clock is read again; only what lies between the
-//! two readings counts. So there are no rings, no system calls and no generator in the numbers.
+//! The engine is that of the workers. A burst of packets is written into frames, the clock is read, the engine decides
+//! about each packet, the clock is read again. Only the time between the two readings counts: no rings, no system
+//! calls, no generator.
 
+mod args;
 mod bench;
+mod error;
 mod flows;
 mod packets;
 mod report;
@@ -12,31 +14,44 @@ mod report;
 mod tests;
 mod world;
 
-use crate::args::PipelineArgs;
-use crate::failure::Failure;
+use crate::report::environment::Environment;
+use crate::report::header::Header;
 use crate::stopwatch::Stopwatch;
 
+use args::Distribution;
 use bench::Bench;
-use report::{BurstResult, Environment, FlowsResult, Parameters, Report};
+use report::{FlowsResult, Parameters};
 
-/// Measures what `args` ask for; `progress` is told what is being done.
-pub(crate) fn run(args: &PipelineArgs, progress: &mut dyn FnMut(String)) -> Result<Report, Failure> {
+pub(crate) use args::PipelineArgs;
+pub(crate) use error::PipelineError;
+pub(crate) use report::Report;
+#[cfg(test)]
+pub(crate) use report::tests::report;
+
+/// Measures as `args` say. `progress` receives a line for each step.
+pub(crate) fn run(args: &PipelineArgs, progress: &mut dyn FnMut(String)) -> Result<Report, PipelineError> {
+    // Of all cores, before this thread is left with one.
+    let environment = Environment::here();
     let core = pin(args.core)?;
     let stopwatch = Stopwatch::new();
-    let environment = Environment::new(core, &stopwatch);
+    let parameters = Parameters::new(args, core, &stopwatch);
     let mut results = Vec::new();
     for &flows in &args.flows {
         progress(format!("{flows} flows: filling the table"));
         let mut bench = Bench::new(flows, args, &stopwatch)?;
-        results.push(measure(&mut bench, flows, args, &environment, progress)?);
+        results.push(measure(&mut bench, flows, args, &parameters, progress)?);
     }
-    Ok(Report::new(environment, Parameters::new(args), results))
+    Ok(Report {
+        header: Header::new(environment),
+        parameters,
+        results,
+    })
 }
 
 /// Flows of [`work`].
 const WORK_FLOWS: u32 = 1000;
 
-/// What [`work`] does again and again.
+/// The packets of [`work`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Work {
     /// Requests of established flows
@@ -47,12 +62,12 @@ pub(crate) enum Work {
     NewFlow,
 }
 
-/// Runs `packets` packets of one kind through the packet logic, for a tool that counts what happens there.
-pub(crate) fn work(kind: Work, packets: u32) -> Result<(), Failure> {
+/// Runs `packets` packets of one kind through the packet logic, for a tool that counts its instructions.
+pub(crate) fn work(kind: Work, packets: u32) -> Result<(), PipelineError> {
     let args = PipelineArgs {
         flows: vec![WORK_FLOWS],
         bursts: vec![64],
-        distribution: crate::args::Distribution::Uniform,
+        distribution: Distribution::Uniform,
         runs: 1,
         packets,
         core: None,
@@ -67,9 +82,9 @@ fn measure(
     bench: &mut Bench<'_>,
     flows: u32,
     args: &PipelineArgs,
-    environment: &Environment,
+    parameters: &Parameters,
     progress: &mut dyn FnMut(String),
-) -> Result<FlowsResult, Failure> {
+) -> Result<FlowsResult, PipelineError> {
     let bytes = bench.memory_bytes();
     let mut established = Vec::new();
     for &burst in &args.bursts {
@@ -80,31 +95,25 @@ fn measure(
     for (&burst, [request, reply]) in args.bursts.iter().zip(established) {
         progress(format!("{flows} flows, burst {burst}: new flows"));
         let [udp, tcp] = bench.new_flows(args.runs, burst)?;
-        let costs = [request, reply, udp, tcp].map(|summary| environment.cost(summary));
-        results.push(BurstResult::new(burst, costs));
+        results.push((burst, [request, reply, udp, tcp]));
     }
-    Ok(FlowsResult::new(flows, bytes, results))
+    Ok(parameters.result(flows, bytes, &results))
 }
 
-/// Keeps this thread on one core, so that its caches and its counter stay the same ones.
-fn pin(wanted: Option<usize>) -> Result<usize, Failure> {
+/// Pins this thread, so that its caches and its counter stay the same.
+fn pin(core: Option<usize>) -> Result<usize, PipelineError> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let core = match wanted {
+    let found = match core {
         Some(id) => cores.iter().find(|core| core.id == id),
         None => cores.last(),
     };
-    let Some(&core) = core else {
-        let known: Vec<usize> = cores.iter().map(|core| core.id).collect();
-        let wanted = wanted.map_or_else(|| "any core".to_owned(), |id| format!("core {id}"));
-        return Err(Failure::new(format!(
-            "run on {wanted}: this process may use {known:?}; try --core"
-        )));
+    let Some(&found) = found else {
+        let available = cores.iter().map(|core| core.id).collect();
+        let core = core.unwrap_or_default();
+        return Err(PipelineError::Core { core, available });
     };
-    if !core_affinity::set_for_current(core) {
-        return Err(Failure::new(format!(
-            "run on core {}: the kernel refuses",
-            core.id
-        )));
+    if !core_affinity::set_for_current(found) {
+        return Err(PipelineError::Pin { core: found.id });
     }
-    Ok(core.id)
+    Ok(found.id)
 }

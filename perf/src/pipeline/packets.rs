@@ -1,4 +1,4 @@
-//! Packets written in place into frames that are there already.
+//! Packets written in place into existing frames.
 
 use std::net::SocketAddrV4;
 

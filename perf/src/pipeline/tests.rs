@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::args::Distribution;
+use crate::report::header;
 
 fn args(flows: &[u32], bursts: &[u64], distribution: Distribution) -> PipelineArgs {
     PipelineArgs {
@@ -29,7 +29,7 @@ fn every_distribution_and_burst_is_measured() {
         let mut steps = HashSet::new();
         let args = args(&[1, 300], &[1, 64], distribution);
         let report = run(&args, &mut |step| assert!(steps.insert(step))).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&header::document(&report)).unwrap();
         let results = json["results"].as_array().unwrap();
         assert_eq!(results.len(), 2);
         for result in results {
@@ -43,14 +43,21 @@ fn every_distribution_and_burst_is_measured() {
 }
 
 #[test]
-fn a_core_that_is_not_there_is_refused() {
+fn the_machine_has_more_cores_than_the_one_that_is_measured_on() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let report = run(&args(&[1], &[1], Distribution::Uniform), &mut |_| {}).unwrap();
+    assert_eq!(report.header.environment.cores, cores);
+}
+
+#[test]
+fn an_unavailable_core_is_rejected() {
     let args = PipelineArgs {
         core: Some(100_000),
         ..args(&[1], &[1], Distribution::Uniform)
     };
     let failure = run(&args, &mut |_| {}).unwrap_err().to_string();
     assert!(
-        failure.starts_with("run on core 100000: this process may use ["),
+        failure.starts_with("run on core 100000: this process may use cores ["),
         "{failure}"
     );
 }

@@ -1,4 +1,4 @@
-//! What the engine balances here: three services, each with enough backends for its flows.
+//! The snapshot of the benchmark: three services, each with enough backends for its flows.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,7 +24,7 @@ pub(super) const BACKEND_PORT: u16 = 8081;
 /// The same range as in the product's defaults.
 const NAT_PORTS: (u16, u16) = (10_240, 32_767);
 /// Backends of a service at least.
-const FEWEST_BACKENDS: u32 = 64;
+const MIN_BACKENDS: u32 = 64;
 
 /// A service of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl World {
         Self { flows }
     }
 
-    /// The world in which the backends of `gone` are dead: a sweep ends their flows.
+    /// The backends of `gone` are dead: a sweep ends their flows.
     pub(super) fn snapshot(&self, generation: u64, gone: Option<Group>) -> Arc<Snapshot> {
         let nat_ports = NatPorts::new(NAT_PORTS.0, NAT_PORTS.1).expect("a constant range that is not empty");
         let per_backend = u32::from(nat_ports.per_worker(1));
@@ -84,7 +84,7 @@ impl World {
             backend_slots: Vec::new(),
         };
         for ((slot, group), flows) in (0..).zip(Group::ALL).zip(self.flows) {
-            let backends = (flows + flows / 4).div_ceil(per_backend).max(FEWEST_BACKENDS);
+            let backends = (flows + flows / 4).div_ceil(per_backend).max(MIN_BACKENDS);
             let state = if gone == Some(group) {
                 BackendState::Gone
             } else {

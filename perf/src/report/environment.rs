@@ -1,13 +1,13 @@
-//! Where a measurement was made: without it no figure means anything.
+//! The machine of a measurement.
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::net::INTERFACE;
 
 /// The machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Environment {
     /// The kernel's release.
@@ -16,22 +16,22 @@ pub(crate) struct Environment {
     pub(crate) cpu: String,
     /// Cores that this process may use.
     pub(crate) cores: usize,
-    /// What decides the clock rate; `None` where the machine does not tell, as in most virtual ones.
+    /// The frequency governor; `None` in most virtual machines.
     pub(crate) governor: Option<String>,
     /// `xdp` or `socket`.
     pub(crate) engine: Option<String>,
-    /// Why this one.
+    /// Why this engine.
     pub(crate) engine_reason: Option<String>,
     /// The interface that was attached to.
     pub(crate) interface: Option<String>,
     /// How it was attached to, and `copy` or `zero-copy`.
     pub(crate) mode: Option<String>,
-    /// Offloads of the links, if somebody knows.
+    /// Offloads of the links, if known.
     pub(crate) offloads: Option<String>,
 }
 
 impl Environment {
-    /// Looks at this machine.
+    /// This machine.
     pub(crate) fn here() -> Self {
         let read = |path: &str| {
             let text = fs::read_to_string(path).ok()?;
@@ -54,7 +54,7 @@ impl Environment {
         }
     }
 
-    /// This machine with a network of our own.
+    /// This machine, with a network of namespaces.
     pub(crate) fn of_namespaces() -> Self {
         Self {
             interface: Some(INTERFACE.to_owned()),
@@ -63,7 +63,23 @@ impl Environment {
         }
     }
 
-    /// The same in a line, for people and titles.
+    /// A machine for tests.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            kernel: "6.18.0".to_owned(),
+            cpu: "Example".to_owned(),
+            cores: 2,
+            governor: None,
+            engine: None,
+            engine_reason: None,
+            interface: None,
+            mode: None,
+            offloads: None,
+        }
+    }
+
+    /// One line, for texts and titles.
     pub(crate) fn line(&self) -> String {
         let mut line = format!("{}, {} cores, Linux {}", self.cpu, self.cores, self.kernel);
         for part in [&self.governor, &self.engine, &self.interface, &self.mode]

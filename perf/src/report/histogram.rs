@@ -1,4 +1,4 @@
-//! Histograms in the formats of HdrHistogram, which plotters and other tools read.
+//! Histograms in the formats of HdrHistogram.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 /// Percentile lines for each halving of the distance to 100%, as the other implementations have by default.
 const LINES_PER_HALVING: u32 = 5;
 
-/// The compressed V2 encoding, in base64: what HdrHistogram's logs have.
+/// The compressed V2 encoding in base64, as in HdrHistogram's logs.
 pub(super) fn base64(histogram: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
     V2DeflateSerializer::new()

@@ -1,122 +1,126 @@
 //! The report as JSON. Base units: seconds, bytes, packets.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::header::{self, Header};
 use super::histogram::base64;
 use super::metric::Metric;
-use super::{Report, Verdict, envelope};
+use super::{Report, Verdict};
 use crate::load::interval::Interval;
 use crate::load::latency::Percentiles;
 use crate::load::run::{Bound, Run};
 use crate::load::tally::Tally;
+use crate::summary::Summary;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    header: &'a Header,
+    parameters: &'a Value,
+    runs: Vec<RunDocument<'a>>,
+    /// Of each run.
+    intervals: Vec<Vec<IntervalDocument<'a>>>,
+    summary: BTreeMap<String, Summary>,
+    verdict: Verdict,
+    interrupted: bool,
+    failed: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RunDocument<'a> {
+    start_time: String,
+    duration_seconds: f64,
+    packets_per_second: f64,
+    sent_per_second: f64,
+    wanted_per_second: Option<f64>,
+    bytes_per_second: f64,
+    latency_seconds: Option<Distribution>,
+    service_time_seconds: Option<Distribution>,
+    generator_busy_ratio: f64,
+    generator_overrun: u64,
+    target_cpu_seconds: Option<f64>,
+    generator_bound: Option<Bound>,
+    interrupted: bool,
+    lost: u64,
+    #[serde(flatten)]
+    tally: &'a Tally,
+}
+
+/// Without lost packets: replies to an interval's packets may arrive in the next one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IntervalDocument<'a> {
+    start_seconds: f64,
+    end_seconds: f64,
+    packets_per_second: f64,
+    bytes_per_second: f64,
+    latency_seconds: Option<Percentiles>,
+    #[serde(flatten)]
+    tally: &'a Tally,
+}
+
+#[derive(Serialize)]
+struct Distribution {
+    #[serde(flatten)]
+    percentiles: Percentiles,
+    histogram: String,
+}
 
 pub(super) fn write(report: &Report) -> String {
-    let summary: Map<String, Value> = Metric::all()
-        .filter_map(|(key, metric)| {
-            let summary = report.summary(metric)?;
-            Some((key, json!(summary)))
-        })
-        .collect();
-    let result = json!({
-        "runs": report.runs.iter().map(run).collect::<Vec<_>>(),
-        "intervals": report.runs.iter().map(intervals).collect::<Vec<_>>(),
-        "summary": summary,
-        "verdict": report.verdict().name(),
-        "interrupted": report.verdict() == Verdict::Interrupted,
-        "failed": report.failed(),
-    });
-    let mut document = envelope::envelope(&report.command, &report.environment, &report.parameters);
-    if let Value::Object(result) = result {
-        document.extend(result);
-    }
-    envelope::text(document)
-}
-
-fn run(run: &Run) -> Value {
-    let mut value = json!({
-        "startTime": envelope::time(run.started),
-        "durationSeconds": run.duration.as_secs_f64(),
-        "packetsPerSecond": run.packets_per_second(),
-        "sentPerSecond": run.sent_per_second(),
-        "wantedPerSecond": run.wanted_rate,
-        "bytesPerSecond": run.bytes_per_second(),
-        "latencySeconds": distribution(&run.latency.corrected),
-        "serviceTimeSeconds": distribution(&run.latency.service),
-        "generatorBusyRatio": run.busy_ratio,
-        "generatorOverrun": run.overrun,
-        "targetCpuSeconds": run.target_cpu.map(|time| time.as_secs_f64()),
-        "generatorBound": run.bound.map(bound),
-        "interrupted": run.interrupted,
-    });
-    add(&mut value, tally(&run.tally));
-    value
-}
-
-fn intervals(run: &Run) -> Value {
-    let interval = |interval: &Interval| {
-        let seconds = (interval.end.saturating_sub(interval.start))
-            .as_secs_f64()
-            .max(f64::MIN_POSITIVE);
-        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
-        let per_second = |count: u64| count as f64 / seconds;
-        let mut value = json!({
-            "startSeconds": interval.start.as_secs_f64(),
-            "endSeconds": interval.end.as_secs_f64(),
-            "packetsPerSecond": per_second(interval.tally.received),
-            "bytesPerSecond": per_second(interval.tally.bytes_received),
-            "latencySeconds": interval.latency.map(|latency| percentiles(&latency)),
-        });
-        add(&mut value, tally(&interval.tally));
-        // Answers to an interval's packets may come in the next one.
-        value.as_object_mut().map(|map| map.remove("lost"));
-        value
-    };
-    run.intervals.iter().map(interval).collect()
-}
-
-fn tally(tally: &Tally) -> Value {
-    json!({
-        "sent": tally.sent,
-        "received": tally.received,
-        "lost": tally.lost(),
-        "duplicated": tally.duplicated,
-        "reordered": tally.reordered,
-        "connected": tally.connected,
-        "bytesSent": tally.bytes_sent,
-        "bytesReceived": tally.bytes_received,
-        "errors": {
-            "connect": tally.errors.connect,
-            "timeout": tally.errors.timeout,
-            "reset": tally.errors.reset,
-            "payload": tally.errors.payload,
-        },
+    let summary = Metric::all().filter_map(|(key, metric)| Some((key, report.summary(metric)?)));
+    header::document(&Document {
+        header: &report.header,
+        parameters: &report.parameters,
+        runs: report.runs.iter().map(run).collect(),
+        intervals: (report.runs.iter())
+            .map(|run| run.intervals.iter().map(interval).collect())
+            .collect(),
+        summary: summary.collect(),
+        verdict: report.verdict(),
+        interrupted: report.verdict() == Verdict::Interrupted,
+        failed: report.failed(),
     })
 }
 
-fn distribution(histogram: &hdrhistogram::Histogram<u64>) -> Option<Value> {
-    let mut value = percentiles(&Percentiles::of(histogram)?);
-    add(&mut value, json!({"histogram": base64(histogram)}));
-    Some(value)
+fn run(run: &Run) -> RunDocument<'_> {
+    RunDocument {
+        start_time: header::time(run.started),
+        duration_seconds: run.duration.as_secs_f64(),
+        packets_per_second: run.packets_per_second(),
+        sent_per_second: run.sent_per_second(),
+        wanted_per_second: run.wanted_rate,
+        bytes_per_second: run.bytes_per_second(),
+        latency_seconds: distribution(&run.latency.corrected),
+        service_time_seconds: distribution(&run.latency.service),
+        generator_busy_ratio: run.busy_ratio,
+        generator_overrun: run.overrun,
+        target_cpu_seconds: run.target_cpu.map(|time| time.as_secs_f64()),
+        generator_bound: run.bound,
+        interrupted: run.interrupted,
+        lost: run.tally.lost(),
+        tally: &run.tally,
+    }
 }
 
-fn percentiles(of: &Percentiles) -> Value {
-    json!({
-        "min": of.min, "p50": of.p50, "p90": of.p90, "p99": of.p99, "p999": of.p999, "p9999": of.p9999,
-        "max": of.max, "mean": of.mean,
+fn interval(interval: &Interval) -> IntervalDocument<'_> {
+    IntervalDocument {
+        start_seconds: interval.start.as_secs_f64(),
+        end_seconds: interval.end.as_secs_f64(),
+        packets_per_second: interval.per_second(interval.tally.received),
+        bytes_per_second: interval.per_second(interval.tally.bytes_received),
+        latency_seconds: interval.latency,
+        tally: &interval.tally,
+    }
+}
+
+fn distribution(histogram: &Histogram<u64>) -> Option<Distribution> {
+    Some(Distribution {
+        percentiles: Percentiles::of(histogram)?,
+        histogram: base64(histogram),
     })
-}
-
-const fn bound(bound: Bound) -> &'static str {
-    match bound {
-        Bound::Busy => "busy",
-        Bound::Overrun => "overrun",
-        Bound::MissedRate => "missed-rate",
-        Bound::Connections => "connections",
-    }
-}
-
-fn add(to: &mut Value, more: Value) {
-    if let (Value::Object(to), Value::Object(more)) = (to, more) {
-        to.extend(more);
-    }
 }

@@ -1,9 +1,8 @@
-//! The numbers of a run that can be summarized and be judged.
+//! The metrics of a run that are summarized and judged.
 
 use std::fmt;
-use std::str::FromStr;
 
-use super::{goal, number};
+use super::number;
 use crate::load::latency::Percentiles;
 use crate::load::run::Run;
 
@@ -40,6 +39,19 @@ pub(crate) enum Quantile {
     Mean,
 }
 
+/// The unit of a metric, of which values are shown and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    /// A share of 1.
+    Share,
+    /// Bytes per second, shown in bits.
+    Throughput,
+    PerSecond,
+    Cores,
+    Count,
+}
+
 const QUANTILES: [(&str, Quantile); 8] = [
     ("min", Quantile::Min),
     ("p50", Quantile::P50),
@@ -51,23 +63,33 @@ const QUANTILES: [(&str, Quantile); 8] = [
     ("mean", Quantile::Mean),
 ];
 
-/// Name in `--fail-if`, key in JSON.
-const METRICS: [(&str, &str, Metric); 12] = [
-    ("rate", "packetsPerSecond", Metric::Rate),
-    ("sent-rate", "sentPerSecond", Metric::SentRate),
-    ("throughput", "bytesPerSecond", Metric::Throughput),
-    ("loss", "loss", Metric::Loss),
-    ("lost", "lost", Metric::Lost),
-    ("duplicated", "duplicated", Metric::Duplicated),
-    ("reordered", "reordered", Metric::Reordered),
-    ("payload", "wrongPayload", Metric::Payload),
-    ("errors", "errors", Metric::Errors),
-    ("connections", "connectionsPerSecond", Metric::ConnectionRate),
-    ("busy", "generatorBusyRatio", Metric::Busy),
-    ("target-cpu", "targetCpuCores", Metric::TargetCpu),
+/// Name in `--fail-if`, key in JSON, unit.
+const METRICS: [(&str, &str, Metric, Unit); 12] = [
+    ("rate", "packetsPerSecond", Metric::Rate, Unit::PerSecond),
+    ("sent-rate", "sentPerSecond", Metric::SentRate, Unit::PerSecond),
+    (
+        "throughput",
+        "bytesPerSecond",
+        Metric::Throughput,
+        Unit::Throughput,
+    ),
+    ("loss", "loss", Metric::Loss, Unit::Share),
+    ("lost", "lost", Metric::Lost, Unit::Count),
+    ("duplicated", "duplicated", Metric::Duplicated, Unit::Count),
+    ("reordered", "reordered", Metric::Reordered, Unit::Count),
+    ("payload", "wrongPayload", Metric::Payload, Unit::Count),
+    ("errors", "errors", Metric::Errors, Unit::Count),
+    (
+        "connections",
+        "connectionsPerSecond",
+        Metric::ConnectionRate,
+        Unit::PerSecond,
+    ),
+    ("busy", "generatorBusyRatio", Metric::Busy, Unit::Share),
+    ("target-cpu", "targetCpuCores", Metric::TargetCpu, Unit::Cores),
 ];
 
-/// Before the name of a quantile: that of the service time.
+/// Prefix of a quantile: that of the service time.
 const SERVICE: &str = "service-";
 
 impl Metric {
@@ -75,23 +97,41 @@ impl Metric {
     pub(crate) fn all() -> impl Iterator<Item = (String, Self)> {
         let plain = METRICS
             .into_iter()
-            .map(|(_, key, metric)| (key.to_owned(), metric));
-        let latency = QUANTILES.into_iter().map(|(_, quantile)| {
-            (
-                format!("latencySeconds.{}", quantile.key()),
-                Self::Latency(quantile),
-            )
-        });
-        let service = QUANTILES.into_iter().map(|(_, quantile)| {
-            (
-                format!("serviceTimeSeconds.{}", quantile.key()),
-                Self::Service(quantile),
-            )
-        });
-        plain.chain(latency).chain(service)
+            .map(|(_, key, metric, _)| (key.to_owned(), metric));
+        let quantiles = |key: &'static str, of: fn(Quantile) -> Self| {
+            QUANTILES
+                .into_iter()
+                .map(move |(name, quantile)| (format!("{key}.{}", name.replace('.', "")), of(quantile)))
+        };
+        plain
+            .chain(quantiles("latencySeconds", Self::Latency))
+            .chain(quantiles("serviceTimeSeconds", Self::Service))
     }
 
-    /// Its value in a run, in seconds, per second, bytes per second, or a share of 1. `None` if there is none.
+    /// The metric with this name in `--fail-if`.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let quantile = |name: &str| {
+            let found = QUANTILES.into_iter().find(|(known, _)| *known == name);
+            found.map(|(_, quantile)| quantile)
+        };
+        let plain = METRICS.into_iter().find(|(known, ..)| *known == name);
+        plain
+            .map(|(_, _, metric, _)| metric)
+            .or_else(|| quantile(name).map(Self::Latency))
+            .or_else(|| quantile(name.strip_prefix(SERVICE)?).map(Self::Service))
+    }
+
+    /// The names in `--fail-if`.
+    pub(super) fn names() -> String {
+        let plain = METRICS.iter().map(|(name, ..)| *name);
+        let names: Vec<_> = plain.chain(QUANTILES.iter().map(|(name, _)| *name)).collect();
+        format!(
+            "{}, and {SERVICE}p50 and so on for the service time",
+            names.join(", ")
+        )
+    }
+
+    /// Its value in a run, in its unit. `None` if the run does not have it.
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub(crate) fn of(self, run: &Run) -> Option<f64> {
         let tally = &run.tally;
@@ -106,9 +146,7 @@ impl Metric {
             Self::Reordered => tally.reordered as f64,
             Self::Payload => errors.payload as f64,
             Self::Errors => (errors.connect + errors.timeout + errors.reset + errors.payload) as f64,
-            Self::ConnectionRate => {
-                tally.connected as f64 / run.duration.as_secs_f64().max(f64::MIN_POSITIVE)
-            }
+            Self::ConnectionRate => run.per_second(tally.connected),
             Self::Busy => run.busy_ratio,
             Self::TargetCpu => {
                 run.target_cpu?.as_secs_f64() / run.duration.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -118,44 +156,26 @@ impl Metric {
         })
     }
 
-    /// A value for people.
-    pub(crate) fn show(self, value: f64) -> String {
-        match self {
-            Self::Latency(_) | Self::Service(_) => number::time(value),
-            Self::Loss | Self::Busy => number::percent(value),
-            Self::Throughput => format!("{}bit/s", number::short(value * 8.0)),
-            Self::Rate | Self::SentRate | Self::ConnectionRate => format!("{}/s", number::short(value)),
-            Self::TargetCpu => format!("{value:.2} CPU"),
-            Self::Lost | Self::Duplicated | Self::Reordered | Self::Payload | Self::Errors => {
-                number::short(value)
-            }
-        }
+    pub(super) fn unit(self) -> Unit {
+        let plain = METRICS.into_iter().find(|(_, _, metric, _)| *metric == self);
+        plain.map_or(Unit::Seconds, |(.., unit)| unit)
     }
 
-    /// A value as people write it.
-    pub(super) fn read(self, text: &str) -> Result<f64, String> {
-        match self {
-            Self::Latency(_) | Self::Service(_) => {
-                let with_unit = text.ends_with('s').then(|| humantime::parse_duration(text).ok());
-                with_unit
-                    .flatten()
-                    .map(|duration| duration.as_secs_f64())
-                    .ok_or_else(|| format!("{text:?}: want a time with its unit, such as 500us or 1ms"))
-            }
-            Self::Loss | Self::Busy => goal::parse_share(text)
-                .ok_or_else(|| format!("{text:?}: want a share, such as 0.1% or 0.001")),
-            Self::Throughput => goal::parse_number(text)
-                .map(|bits| bits / 8.0)
-                .ok_or_else(|| format!("{text:?}: want bits per second, such as 500M")),
-            _ => {
-                goal::parse_number(text).ok_or_else(|| format!("{text:?}: want a number, such as 0 or 500k"))
-            }
+    /// A value with its unit.
+    pub(crate) fn show(self, value: f64) -> String {
+        match self.unit() {
+            Unit::Seconds => number::time(value),
+            Unit::Share => number::percent(value),
+            Unit::Throughput => format!("{}bit/s", number::short(value * 8.0)),
+            Unit::PerSecond => format!("{}/s", number::short(value)),
+            Unit::Cores => format!("{value:.2} CPU"),
+            Unit::Count => number::short(value),
         }
     }
 }
 
 impl Quantile {
-    fn of(self, of: &Percentiles) -> f64 {
+    const fn of(self, of: &Percentiles) -> f64 {
         match self {
             Self::Min => of.min,
             Self::P50 => of.p50,
@@ -167,61 +187,57 @@ impl Quantile {
             Self::Mean => of.mean,
         }
     }
+}
 
-    fn name(self) -> &'static str {
-        let mut names = QUANTILES.into_iter();
-        let (name, _) = names
-            .find(|(_, quantile)| *quantile == self)
-            .expect("every quantile is in the table");
-        name
+impl Unit {
+    /// Reads a value; `None` if it is not valid.
+    pub(super) fn read(self, text: &str) -> Option<f64> {
+        let count = || match text {
+            "0" => Some(0.0),
+            _ => number::parse_count(text).ok(),
+        };
+        match self {
+            Self::Seconds => {
+                let duration = text.ends_with('s').then(|| humantime::parse_duration(text).ok());
+                Some(duration??.as_secs_f64())
+            }
+            Self::Share => {
+                let share = match text.strip_suffix('%') {
+                    Some(percent) => percent.parse::<f64>().ok()? / 100.0,
+                    None => text.parse().ok()?,
+                };
+                (share.is_finite() && share >= 0.0).then_some(share)
+            }
+            Self::Throughput => count().map(|bits| bits / 8.0),
+            Self::PerSecond | Self::Cores | Self::Count => count(),
+        }
     }
 
-    /// The key in JSON: without the point.
-    fn key(self) -> String {
-        self.name().replace('.', "")
+    /// The values that are allowed.
+    pub(super) const fn allowed(self) -> &'static str {
+        match self {
+            Self::Seconds => "a time with its unit, such as 500us or 1ms",
+            Self::Share => "a share, such as 0.1% or 0.001",
+            Self::Throughput => "bits per second, such as 500M",
+            Self::PerSecond | Self::Cores | Self::Count => "a number, such as 0 or 500k",
+        }
     }
 }
 
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Latency(quantile) => f.write_str(quantile.name()),
-            Self::Service(quantile) => write!(f, "{SERVICE}{}", quantile.name()),
-            other => {
-                let mut names = METRICS.into_iter();
-                let (name, ..) = names
-                    .find(|(_, _, metric)| metric == other)
-                    .expect("every plain metric is in the table");
-                f.write_str(name)
+        let (prefix, quantile) = match self {
+            Self::Latency(quantile) => ("", quantile),
+            Self::Service(quantile) => (SERVICE, quantile),
+            plain => {
+                let mut rows = METRICS.into_iter();
+                let row = rows.find(|(_, _, metric, _)| metric == plain);
+                return f.write_str(row.expect("every plain metric has a row").0);
             }
-        }
-    }
-}
-
-impl FromStr for Metric {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let quantile = |text: &str| {
-            QUANTILES
-                .into_iter()
-                .find(|(name, _)| *name == text)
-                .map(|(_, quantile)| quantile)
         };
-        let plain = METRICS.into_iter().find(|(name, ..)| *name == text);
-        plain
-            .map(|(.., metric)| metric)
-            .or_else(|| quantile(text).map(Self::Latency))
-            .or_else(|| quantile(text.strip_prefix(SERVICE)?).map(Self::Service))
-            .ok_or_else(|| {
-                let plain: Vec<_> = METRICS.iter().map(|(name, ..)| *name).collect();
-                let quantiles: Vec<_> = QUANTILES.iter().map(|(name, _)| *name).collect();
-                format!(
-                    "no metric {text:?}: there are {}, {}, and with {SERVICE} before them those of the service time",
-                    plain.join(", "),
-                    quantiles.join(", ")
-                )
-            })
+        let mut rows = QUANTILES.into_iter();
+        let row = rows.find(|(_, known)| known == quantile);
+        write!(f, "{prefix}{}", row.expect("every quantile has a row").0)
     }
 }
 
@@ -232,7 +248,7 @@ mod tests {
     #[test]
     fn every_metric_is_read_by_its_name() {
         for (key, metric) in Metric::all() {
-            assert_eq!(metric.to_string().parse(), Ok(metric), "{key}");
+            assert_eq!(Metric::named(&metric.to_string()), Some(metric), "{key}");
         }
     }
 }

@@ -1,74 +1,65 @@
-//! The result of several runs of one load: for people, as JSON, and as files that other tools read.
+//! The report of several runs of one load: text, JSON, HdrHistogram's percentile text, SVG.
 
-pub(crate) mod envelope;
 pub(crate) mod environment;
-pub(crate) mod goal;
+pub(crate) mod fail_if;
+pub(crate) mod header;
 mod histogram;
 mod json;
 pub(crate) mod metric;
 pub(crate) mod number;
 mod plot;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::load::latency::Latency;
 use crate::load::run::Run;
 use crate::summary::Summary;
-use environment::Environment;
-use goal::FailIf;
+use fail_if::FailIf;
+use header::Header;
 use metric::Metric;
 
-/// Runs of one load and what is to be thought of them.
+/// Runs of one load, and the conditions on them.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
-    /// The command line.
-    pub(crate) command: Vec<String>,
-    pub(crate) environment: Environment,
-    /// What the load was, in JSON and in words.
+    pub(crate) header: Header,
+    /// The load, for JSON.
     pub(crate) parameters: Value,
+    /// The load, for texts.
     pub(crate) title: String,
     pub(crate) runs: Vec<Run>,
     pub(crate) fail_if: Vec<FailIf>,
-    /// What to show first.
     pub(crate) focus: Focus,
 }
 
-/// What a command is about.
+/// The lines that a text begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Focus {
     Throughput,
     Latency,
 }
 
-/// What is to be thought of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The judgement of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Verdict {
     Pass,
-    /// A `--fail-if` holds.
+    /// A `--fail-if` holds, or a peer failed.
     Fail,
-    /// The generator may have been what limited it.
+    /// The generator may have been the limit.
     GeneratorBound,
     /// Ended early by a signal.
     Interrupted,
 }
 
 impl Verdict {
-    /// As in JSON.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Pass => "pass",
-            Self::Fail => "fail",
-            Self::GeneratorBound => "generator-bound",
-            Self::Interrupted => "interrupted",
-        }
-    }
-
     /// The exit status.
     pub(crate) const fn code(self) -> u8 {
         match self {
@@ -80,7 +71,7 @@ impl Verdict {
 }
 
 impl Report {
-    /// The most important thing to say.
+    /// The judgement that matters most.
     pub(crate) fn verdict(&self) -> Verdict {
         if self.runs.iter().any(|run| run.interrupted) {
             Verdict::Interrupted
@@ -93,16 +84,16 @@ impl Report {
         }
     }
 
-    /// A number over all runs; `None` if some run has none.
+    /// A metric over all runs; `None` if a run does not have it.
     pub(crate) fn summary(&self, metric: Metric) -> Option<Summary> {
         let values: Option<Vec<f64>> = self.runs.iter().map(|run| metric.of(run)).collect();
         Summary::of(values?)
     }
 
-    /// The conditions of `--fail-if` that hold for the median of the runs, each explained.
+    /// The conditions of `--fail-if` that hold for the median of the runs, each with the value.
     pub(crate) fn failed(&self) -> Vec<String> {
-        self.fail_if
-            .iter()
+        let conditions = self.fail_if.iter();
+        conditions
             .filter_map(|condition| {
                 let median = self.summary(condition.metric).map(|summary| summary.median);
                 condition.fails(median).then(|| condition.explain(median))
@@ -110,7 +101,7 @@ impl Report {
             .collect()
     }
 
-    /// The round trips of all runs together.
+    /// The round trips of all runs.
     pub(crate) fn latency(&self) -> Latency {
         let mut all = Latency::new();
         for run in &self.runs {
@@ -119,17 +110,17 @@ impl Report {
         all
     }
 
-    /// Several lines for people.
+    /// Several lines.
     pub(crate) fn to_text(&self) -> String {
         text::write(self)
     }
 
-    /// One document; perf/README.md has its shape.
+    /// One document; perf/README.md has its keys.
     pub(crate) fn to_json(&self) -> String {
         json::write(self)
     }
 
-    /// Writes the corrected round trips of all runs as HdrHistogram's percentile text.
+    /// Writes round trips from the intended send time, of all runs, as HdrHistogram's percentile text.
     ///
     /// # Errors
     ///
@@ -142,12 +133,14 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// The picture cannot be drawn, or the file not be written.
+    /// The plot cannot be drawn, or the file not be written.
     pub(crate) fn write_plot(&self, path: &Path) -> Result<(), Failure> {
-        save(path, plot::svg(self)?)
+        let svg = plot::svg(self).map_err(Failure::plot(&self.title))?;
+        save(path, svg)
     }
 }
 
-fn save(path: &Path, text: String) -> Result<(), Failure> {
-    std::fs::write(path, text).map_err(|error| Failure::new(format!("write {}: {error}", path.display())))
+/// Writes one of the files of a report.
+pub(crate) fn save(path: &Path, text: String) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(Failure::system(format!("write {}", path.display())))
 }

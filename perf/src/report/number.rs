@@ -1,4 +1,4 @@
-//! Numbers as people read and write them.
+//! Numbers and durations in texts and arguments.
 
 use std::time::Duration;
 
@@ -7,12 +7,23 @@ const POWERS: [(f64, &str); 3] = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
 /// Units of time in seconds, largest first.
 const TIMES: [(f64, &str); 4] = [(1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")];
 
+/// An argument that is no number or duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NumberError {
+    #[error("allowed is a positive number, such as 500000, 500k or 1.5M")]
+    Count,
+    #[error("allowed is a whole number from 1 to {most}, such as 64000, 64k or 1M")]
+    Whole { most: u64 },
+    #[error("allowed is a duration such as 10s, 250ms or 1m30s, or a number of seconds")]
+    Duration,
+}
+
 /// A count or a rate with three digits: `812`, `49.8k`, `5.00M`.
 pub(crate) fn short(value: f64) -> String {
-    // What would round up to 1000 of a unit belongs to the next one.
+    // A value that rounds up to 1000 of a unit takes the next one.
     match POWERS.iter().find(|(power, _)| value.abs() >= power * 0.9995) {
         Some((power, letter)) => format!("{}{letter}", three_digits(value / power)),
-        None if value.fract().abs() < 1e-9 || value.abs() >= 99.95 => format!("{value:.0}"),
+        None if value.fract().abs() < 1e-9 => format!("{value:.0}"),
         None => three_digits(value),
     }
 }
@@ -30,12 +41,10 @@ pub(crate) fn time(seconds: f64) -> String {
         .find(|(unit, _)| seconds >= unit * 0.9995)
         .unwrap_or((1e-9, "ns"));
     let value = seconds / unit;
-    if unit < 1e-3 || value >= 99.95 {
+    if unit < 1e-3 {
         format!("{value:.0}{name}")
-    } else if value >= 9.995 {
-        format!("{value:.1}{name}")
     } else {
-        format!("{value:.2}{name}")
+        format!("{}{name}", three_digits(value))
     }
 }
 
@@ -51,91 +60,6 @@ pub(crate) fn percent(ratio: f64) -> String {
     }
 }
 
-/// Reads a count or rate: `500000`, `500k`, `1.5M`.
-///
-/// # Errors
-///
-/// Something else, or not positive.
-pub(crate) fn parse_count(text: &str) -> Result<f64, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" => 1.0,
-        "k" | "K" => 1e3,
-        "M" | "m" => 1e6,
-        "G" | "g" => 1e9,
-        _ => return Err(format!("{text:?}: want a number such as 500000, 500k or 1.5M")),
-    };
-    digits
-        .parse::<f64>()
-        .ok()
-        .map(|number| number * factor)
-        .filter(|number| number.is_finite() && *number > 0.0)
-        .ok_or_else(|| format!("{text:?}: want a number such as 500000, 500k or 1.5M"))
-}
-
-/// Reads a whole count: as [`parse_count`].
-///
-/// # Errors
-///
-/// Something else, or not positive.
-pub(crate) fn parse_whole(text: &str) -> Result<u64, String> {
-    let number = parse_count(text)?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "checked to be whole, positive and small"
-    )]
-    let whole = number as u64;
-    if number.fract() == 0.0 && number < 1e15 {
-        Ok(whole)
-    } else {
-        Err(format!("{text:?}: want a whole number such as 64000, 64k or 1M"))
-    }
-}
-
-/// Reads a duration: `10s`, `250ms`, `1m30s`, or seconds.
-///
-/// # Errors
-///
-/// Something else.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    match seconds {
-        Some(duration) => Ok(duration),
-        None => humantime::parse_duration(text)
-            .map_err(|_| format!("{text:?}: want a duration such as 10s, 250ms or 1m30s")),
-    }
-}
-
-/// Rows as right-aligned columns with two spaces between them, the first column left-aligned. All rows have as many
-/// cells as the first one.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(String::len)
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(index, (cell, &width))| match index {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            });
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
-}
-
 fn three_digits(value: f64) -> String {
     match value.abs() {
         0.0..9.995 => format!("{value:.2}"),
@@ -144,15 +68,48 @@ fn three_digits(value: f64) -> String {
     }
 }
 
+/// Reads a positive count or rate: `500000`, `500k`, `1.5M`.
+pub(crate) fn parse_count(text: &str) -> Result<f64, NumberError> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" | "m" => 1e6,
+        "G" | "g" => 1e9,
+        _ => return Err(NumberError::Count),
+    };
+    let number = digits.parse::<f64>().ok().map(|number| number * factor);
+    number
+        .filter(|number| number.is_finite() && *number > 0.0)
+        .ok_or(NumberError::Count)
+}
+
+/// Reads a whole count from 1 to `most`: as [`parse_count`].
+pub(crate) fn parse_whole(text: &str, most: u64) -> Result<u64, NumberError> {
+    let number = parse_count(text).ok().filter(|number| number.fract() == 0.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole and positive; larger ones become u64::MAX"
+    )]
+    let whole = number.map(|number| number as u64);
+    whole
+        .filter(|whole| (1..=most).contains(whole))
+        .ok_or(NumberError::Whole { most })
+}
+
+/// Reads a duration: `10s`, `250ms`, `1m30s`, or seconds.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, NumberError> {
+    let seconds = text.parse::<f64>().ok();
+    let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds
+        .or_else(|| humantime::parse_duration(text).ok())
+        .ok_or(NumberError::Duration)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_longest_cell() {
-        let rows = [["A", "BB"], ["long", "1"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(aligned(&rows), "A     BB\nlong   1\n");
-    }
 
     #[test]
     fn counts_have_three_digits() {
@@ -215,8 +172,21 @@ mod tests {
         ] {
             assert_eq!(parse_count(text).ok(), value, "{text:?}");
         }
-        assert_eq!(parse_whole("64k"), Ok(64_000));
-        assert!(parse_whole("0.5").is_err());
+    }
+
+    #[test]
+    fn whole_counts_have_a_limit() {
+        for (text, value) in [
+            ("1", Some(1)),
+            ("64k", Some(64_000)),
+            ("100M", Some(100_000_000)),
+            ("101M", None),
+            ("0.5", None),
+            ("1e30", None),
+            ("0", None),
+        ] {
+            assert_eq!(parse_whole(text, 100_000_000).ok(), value, "{text:?}");
+        }
     }
 
     #[test]

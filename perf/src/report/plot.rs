@@ -1,11 +1,12 @@
-//! The report as a picture: round trips by percentile above, throughput over time below.
+//! The report as a plot: round trips by percentile above, throughput over time below.
+
+use std::error::Error;
 
 use hdrhistogram::Histogram;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{Report, number};
-use crate::failure::Failure;
 
 const SIZE: (u32, u32) = (900, 760);
 const MARGIN: u32 = 14;
@@ -16,25 +17,20 @@ const SERVICE: RGBColor = RGBColor(255, 127, 14);
 const STEPS: u32 = 8;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type Drawn = Result<(), Box<dyn Error>>;
 
-/// The whole picture as SVG.
-///
-/// # Errors
-///
-/// There is nothing to draw.
-pub(super) fn svg(report: &Report) -> Result<String, Failure> {
+/// The plot as SVG.
+pub(super) fn svg(report: &Report) -> Result<String, Box<dyn Error>> {
     let mut text = String::new();
-    draw(report, &mut text).map_err(|error| Failure::new(format!("draw the plot: {error}")))?;
+    draw(report, &mut text)?;
     Ok(text)
 }
 
 fn draw(report: &Report, text: &mut String) -> Drawn {
     let all = SVGBackend::with_string(text, SIZE).into_drawing_area();
     all.fill(&WHITE)?;
-    // The environment is part of the picture, or its figures mean nothing.
     let all = all.titled(&report.title, ("sans-serif", 18))?;
-    let all = all.titled(&report.environment.line(), ("sans-serif", 13))?;
+    let all = all.titled(&report.header.environment.line(), ("sans-serif", 13))?;
     let (upper, lower) = all.split_vertically(SIZE.1 / 2);
     latency(report, &upper)?;
     throughput(report, &lower)?;
@@ -48,7 +44,7 @@ fn latency(report: &Report, area: &Area<'_>) -> Drawn {
     let (corrected, service) = (curve(&latency.corrected), curve(&latency.service));
     let values = || corrected.iter().chain(&service).map(|(_, value)| *value);
     let (Some(low), Some(high)) = (values().reduce(f64::min), values().reduce(f64::max)) else {
-        area.titled("nothing came back: no round trips", TEXT)?;
+        area.titled("no reply: no round trips", TEXT)?;
         return Ok(());
     };
     let right = corrected.iter().map(|(nines, _)| *nines).fold(10.0, f64::max);
@@ -87,15 +83,13 @@ fn latency(report: &Report, area: &Area<'_>) -> Drawn {
 
 /// Packets per second over the time of each run.
 fn throughput(report: &Report, area: &Area<'_>) -> Drawn {
-    #[expect(clippy::cast_precision_loss, reason = "a picture")]
     let points = |run: &crate::load::run::Run| -> Vec<(f64, f64)> {
         run.intervals
             .iter()
             .map(|interval| {
-                let seconds = interval.end.saturating_sub(interval.start).as_secs_f64();
                 (
                     interval.end.as_secs_f64(),
-                    interval.tally.received as f64 / seconds.max(f64::MIN_POSITIVE),
+                    interval.per_second(interval.tally.received),
                 )
             })
             .collect()
@@ -125,7 +119,7 @@ fn throughput(report: &Report, area: &Area<'_>) -> Drawn {
 }
 
 /// Points (1/(1-p), milliseconds) up to the last one that some packet stands for.
-#[expect(clippy::cast_precision_loss, reason = "a picture")]
+#[expect(clippy::cast_precision_loss, reason = "a plot")]
 fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     histogram
         .iter_quantiles(STEPS)

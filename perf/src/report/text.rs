@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as text.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ pub(super) fn write(report: &Report) -> String {
         Focus::Throughput => [counts, rate, latency].into_iter().flatten().for_each(&mut line),
         Focus::Latency => [latency, counts, rate].into_iter().flatten().for_each(&mut line),
     }
-    line(format!("  on       {}", report.environment.line()));
+    line(format!("  on       {}", report.header.environment.line()));
     for advice in advice(report) {
         line(advice);
     }
@@ -26,7 +26,7 @@ pub(super) fn write(report: &Report) -> String {
         line(format!("FAIL {failed}"));
     }
     if report.verdict() == Verdict::Interrupted {
-        line("INTERRUPTED: this is what was measured until then".to_owned());
+        line("INTERRUPTED: measured until the signal".to_owned());
     }
     text
 }
@@ -138,8 +138,8 @@ fn advice(report: &Report) -> Vec<String> {
         .map(|bound| {
             let why = match bound {
                 Bound::Busy => {
-                    "the generator had no time left, so the target may be able to do more: use more threads and \
-                     cores, or AF_XDP where sockets were used"
+                    "the generator was busy all the time, so the target may be capable of more: use more threads and \
+                     cores, or AF_XDP instead of sockets"
                 }
                 Bound::Overrun => {
                     "the generator was too slow to take what came back, so that not all of what is lost was lost on \

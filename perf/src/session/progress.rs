@@ -1,4 +1,4 @@
-//! What is shown while runs go on: a bar on a terminal, else a line for each interval. Always on stderr.
+//! Progress of runs on stderr: a bar on a terminal, else a line for each interval.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::report::number;
 /// Progress of all runs of a session.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// `None` where nobody would see it move.
+    /// `None` if stderr is not a terminal.
     bar: Option<ProgressBar>,
     run: Duration,
     warm_up: Duration,
@@ -28,7 +28,7 @@ impl Progress {
             let bar = ProgressBar::new(millis(run * runs));
             bar.set_style(
                 ProgressStyle::with_template("{prefix}  [{bar:20}]  {eta} left  {msg}")
-                    .expect("a template that is right")
+                    .expect("a valid template")
                     .progress_chars("=> "),
             );
             bar
@@ -54,15 +54,12 @@ impl Progress {
 
     /// An interval is over.
     pub(super) fn show(&self, interval: &Interval) {
-        let seconds = interval.end.saturating_sub(interval.start).as_secs_f64();
-        #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-        let rate = interval.tally.received as f64 / seconds.max(f64::MIN_POSITIVE);
         let p99 = interval
             .latency
             .map_or_else(|| "-".to_owned(), |latency| number::time(latency.p99));
         let message = format!(
             "{}/s  loss {}  p99 {p99}",
-            number::short(rate),
+            number::short(interval.per_second(interval.tally.received)),
             number::percent(interval.tally.loss()),
         );
         match &self.bar {
@@ -79,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// All runs are over: the bar goes.
+    /// All runs are over: removes the bar.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

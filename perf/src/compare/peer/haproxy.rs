@@ -5,44 +5,31 @@ use std::fmt::Write as _;
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, backend_address};
 
-use super::{Path, Peer, Place, Running, missing, program};
+use super::{Peer, PeerHost, Running};
+use crate::compare::requirement::{Requirement, program};
 use crate::compare::services::{self, Service};
 
-#[derive(Debug)]
-pub(super) struct Haproxy;
-
-impl Peer for Haproxy {
-    fn name(&self) -> &'static str {
-        "haproxy"
+pub(super) fn peer() -> Peer {
+    Peer {
+        name: "haproxy",
+        about: "HAProxy, TCP mode, splice, one thread",
+        packets: None,
+        connections: true,
+        requirements: vec![Requirement::Program("haproxy", "haproxy")],
+        start: Box::new(start),
     }
+}
 
-    fn about(&self) -> &'static str {
-        "HAProxy, TCP mode, splice, one thread"
-    }
-
-    fn packets(&self) -> Option<Path> {
-        None
-    }
-
-    fn connections(&self) -> bool {
-        true
-    }
-
-    fn absent(&self) -> Option<String> {
-        missing(&["haproxy"], "haproxy")
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        place.node.widen_ports()?;
-        let file = place.write("haproxy.cfg", &config(&services::ALL))?;
-        let steering = place.steer_to_own_core()?;
-        let mut running = place.start(
-            "haproxy",
-            &[&program("haproxy"), "-db", "-f", &file.display().to_string()],
-        )?;
-        running.commands.push(steering);
-        Ok(running)
-    }
+fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+    host.node.widen_ports()?;
+    let file = host.write("haproxy.cfg", &config(&services::ALL))?;
+    let steering = host.steer_to_own_core()?;
+    let mut running = host.start(
+        "haproxy",
+        &[&program("haproxy"), "-db", "-f", &file.display().to_string()],
+    )?;
+    running.commands.push(steering);
+    Ok(running)
 }
 
 fn config(services: &[Service]) -> String {

@@ -1,151 +1,135 @@
-//! What is compared: one file for each peer, which says how it is configured and started and what it can carry.
+//! The peers of a comparison: how each is configured and started, and which traffic it can carry.
 
-mod direct;
 mod haproxy;
 mod nftables;
 mod nginx;
 mod reflector;
-mod routing;
 mod testpmd;
-mod vl3lb;
+mod unbalanced;
+pub(crate) mod vl3lb;
 mod vpp;
 
 use std::fs;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::{Path, PathBuf};
+
+use vl3lb_testbed::process;
 
 use crate::failure::Failure;
-use crate::net::{INTERFACE, PeerNode, Process, Wire, on_path, start};
+use crate::net::{self, INTERFACE, PeerNode, Process};
 
 use super::cores::Cores;
+use super::requirement::Requirement;
 
-pub(crate) use vl3lb::{ADMIN_PORT, Vl3Lb};
-
-/// Something that stands where the balancer stands.
-pub(crate) trait Peer {
+/// A program, or a set-up of the kernel, that takes the balancer's place in the network.
+pub(crate) struct Peer {
     /// As in `--peer`.
-    fn name(&self) -> &'static str;
-
-    /// What it is, in a line.
-    fn about(&self) -> &'static str;
-
-    /// How the tester's packets pass it; `None` if it takes no UDP packets.
-    fn packets(&self) -> Option<Path>;
-
+    pub(crate) name: &'static str,
+    /// A description of one line.
+    pub(crate) about: &'static str,
+    /// The path of the tester's packets; `None` if it takes no UDP packets.
+    pub(crate) packets: Option<PacketPath>,
     /// Whether TCP connections to the services end at the backends.
-    fn connections(&self) -> bool;
-
-    /// Why it cannot run here.
-    fn absent(&self) -> Option<String>;
-
-    /// Why it cannot work on this wire.
-    fn refuses(&self, _wire: Wire) -> Option<String> {
-        None
-    }
-
-    /// Configures and starts it in `place`.
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure>;
+    pub(crate) connections: bool,
+    pub(crate) requirements: Vec<Requirement>,
+    /// Configures and starts it.
+    pub(crate) start: Start,
 }
 
-/// How a packet of the tester goes.
+type Start = Box<dyn Fn(&PeerHost<'_>) -> Result<Running, Failure>>;
+
+/// The path of the tester's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Path {
-    /// To the service; it comes out to a backend, and the backend's reply to the client.
+pub(crate) enum PacketPath {
+    /// To the service, from the peer to a backend; the reply back to the client.
     Balanced,
-    /// To the backend itself, by way of the peer, and the reply likewise.
+    /// To a backend through the peer, and the reply back.
     Routed,
-    /// To the service; it comes straight back to the client.
+    /// To the service, from the peer straight back to the client.
     Reflected,
 }
 
-/// Where a peer runs.
+/// The node, cores and files of a peer.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct PeerHost<'a> {
     pub(crate) node: &'a PeerNode<'a>,
-    /// For its files: configuration, sockets, logs.
-    pub(crate) directory: &'a FilePath,
+    /// For its configuration, sockets and logs.
+    pub(crate) directory: &'a Path,
     pub(crate) cores: &'a Cores,
-    /// The vl3-lb binary.
-    pub(crate) balancer: &'a FilePath,
 }
 
-/// A started peer; dropping it ends its processes. What it did to its namespace goes with that.
+/// A started peer. Dropping it ends its processes; its namespace goes with the node.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) processes: Vec<Process>,
-    /// What was run, for the report.
+    /// Commands and configuration, for the report.
     pub(crate) commands: Vec<String>,
 }
 
-/// Every peer, in the order of the report.
-pub(crate) fn all(balancer: &FilePath) -> Vec<Box<dyn Peer>> {
-    let vl3lb =
-        |name, about, mode| -> Box<dyn Peer> { Box::new(Vl3Lb::new(name, about, mode, balancer.to_owned())) };
-    let reflector =
-        |name, about, mode| -> Box<dyn Peer> { Box::new(reflector::Reflector::new(name, about, mode)) };
+/// Every peer, in the order of the report. `balancer` is the vl3-lb binary.
+pub(crate) fn all(balancer: &Path) -> Vec<Peer> {
     vec![
-        vl3lb("vl3-lb-native", "vl3-lb, native XDP", "native"),
-        vl3lb("vl3-lb-generic", "vl3-lb, generic XDP", "generic"),
-        vl3lb("vl3-lb-companion", "vl3-lb, companion veth pair", "companion"),
-        reflector(
+        vl3lb::peer("vl3-lb-native", "vl3-lb, native XDP", "native", balancer),
+        vl3lb::peer("vl3-lb-generic", "vl3-lb, generic XDP", "generic", balancer),
+        vl3lb::peer(
+            "vl3-lb-companion",
+            "vl3-lb, companion veth pair",
+            "companion",
+            balancer,
+        ),
+        reflector::peer(
             "reflector-native",
             "bare AF_XDP reflector, native XDP: no NAT",
             "native",
         ),
-        reflector(
+        reflector::peer(
             "reflector-generic",
             "bare AF_XDP reflector, generic XDP: no NAT",
             "generic",
         ),
-        Box::new(testpmd::Testpmd),
-        Box::new(vpp::Vpp),
-        Box::new(nftables::Nftables),
-        Box::new(nginx::Nginx),
-        Box::new(haproxy::Haproxy),
-        Box::new(routing::Routing),
-        Box::new(direct::Direct),
+        testpmd::peer(),
+        vpp::peer(),
+        nftables::peer(),
+        nginx::peer(),
+        haproxy::peer(),
+        unbalanced::routing(),
+        unbalanced::direct(),
     ]
 }
 
-impl Place<'_> {
-    /// Writes one of its files.
+impl PeerHost<'_> {
+    /// Writes one of the peer's files.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
         let path = self.directory.join(name);
-        fs::write(&path, text).map_err(|error| Failure::new(format!("write {}: {error}", path.display())))?;
+        fs::write(&path, text).map_err(Failure::system(format!("write {}", path.display())))?;
         Ok(path)
     }
 
-    /// Starts a program on the peer's cores.
+    /// Starts a program on the peer's core.
     fn start(&self, name: &str, program: &[&str]) -> Result<Running, Failure> {
         let program: Vec<String> = program.iter().map(|&word| word.to_owned()).collect();
         let log = self.directory.join(format!("{name}.log"));
-        let process = start(self.node.netns(), &self.cores.peer_list(), &program, &log)?;
+        let process = net::start(self.node.netns(), &self.cores.peer_list(), &program, &log)?;
         Ok(Running {
             processes: vec![process],
             commands: vec![program.join(" ")],
         })
     }
 
-    /// Lets the kernel work for the peer on the peer's core, not on that of whoever sends: receive packet
-    /// steering.
+    /// Receive packet steering: the kernel works for the peer on the peer's core instead of the sender's.
     fn steer_to_own_core(&self) -> Result<String, Failure> {
         let path = format!("/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus");
         let line = format!("echo {:x} > {path}", self.cores.peer_mask());
-        let program = ["sh", "-c", &line].map(str::to_owned);
-        let output = crate::net::output(self.node.netns(), &self.cores.peer_list(), &program)?;
-        if output.status.success() {
-            Ok(line)
-        } else {
-            let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-            Err(Failure::new(format!("{line}: {}", complaint.trim())))
-        }
+        process::run(self.node.netns().command("sh").args(["-c", &line]))?;
+        Ok(line)
     }
 
-    /// Makes the namespace a router that does not complain about one-armed traffic.
+    /// Makes the node a router that sends no ICMP redirects for one-armed traffic.
     fn forward(&self) -> Result<(), Failure> {
+        let redirects = format!("net/ipv4/conf/{INTERFACE}/send_redirects");
         for (path, value) in [
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv4/conf/all/send_redirects", "0"),
-            (&format!("net/ipv4/conf/{INTERFACE}/send_redirects"), "0"),
+            (&redirects, "0"),
         ] {
             self.node.netns().sysctl(path, value)?;
         }
@@ -153,50 +137,19 @@ impl Place<'_> {
     }
 }
 
-/// The reason if one of `programs` is missing, and what to install.
-fn missing(programs: &[&str], package: &str) -> Option<String> {
-    let program = programs.iter().find(|program| on_path(program).is_none())?;
-    Some(format!("{program} is not installed (Debian: {package})"))
-}
-
-/// The reason if `mode` of the steer program is none on this wire.
-fn no_native(mode: &str, wire: Wire) -> Option<String> {
-    (wire == Wire::Tun && mode == "native").then(|| "a TUN device has no native XDP".to_owned())
-}
-
-/// The reason of a program that knows no packets without an Ethernet header.
-fn ethernet_only(wire: Wire) -> Option<String> {
-    (wire == Wire::Tun).then(|| "it takes Ethernet frames only, and a TUN device has raw IP".to_owned())
-}
-
-/// The path of a program that is known to be there.
-fn program(name: &str) -> String {
-    on_path(name).map_or_else(|| name.to_owned(), |path| path.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_every_peer_can_do_something() {
-        let peers = all(FilePath::new("/vl3-lb"));
-        let mut names: Vec<&str> = peers.iter().map(|peer| peer.name()).collect();
+    fn names_are_unique_and_every_peer_is_measurable() {
+        let peers = all(Path::new("/vl3-lb"));
+        let mut names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), peers.len());
         for peer in &peers {
-            assert!(peer.packets().is_some() || peer.connections(), "{}", peer.name());
+            assert!(peer.packets.is_some() || peer.connections, "{}", peer.name);
         }
-    }
-
-    #[test]
-    fn a_program_that_is_missing_is_named_with_its_package() {
-        assert_eq!(missing(&["sh"], "dash"), None);
-        let reason = missing(&["sh", "no-such-program"], "no-such-package").unwrap();
-        assert_eq!(
-            reason,
-            "no-such-program is not installed (Debian: no-such-package)"
-        );
     }
 }

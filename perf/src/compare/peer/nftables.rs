@@ -6,46 +6,32 @@ use std::process::Command;
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, backend_address};
 
-use super::{Path, Peer, Place, Running, missing};
+use super::{PacketPath, Peer, PeerHost, Running};
+use crate::compare::requirement::Requirement;
 use crate::compare::services::{self, Service};
 
-#[derive(Debug)]
-pub(super) struct Nftables;
-
-impl Peer for Nftables {
-    fn name(&self) -> &'static str {
-        "nftables"
+pub(super) fn peer() -> Peer {
+    Peer {
+        name: "nftables",
+        about: "kernel: nftables DNAT and masquerade",
+        packets: Some(PacketPath::Balanced),
+        connections: true,
+        requirements: vec![Requirement::Program("nft", "nftables")],
+        start: Box::new(start),
     }
+}
 
-    fn about(&self) -> &'static str {
-        "kernel: nftables DNAT and masquerade"
-    }
-
-    fn packets(&self) -> Option<Path> {
-        Some(Path::Balanced)
-    }
-
-    fn connections(&self) -> bool {
-        true
-    }
-
-    fn absent(&self) -> Option<String> {
-        missing(&["nft"], "nftables")
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        place.forward()?;
-        let rules = rules(&services::ALL);
-        place
-            .node
-            .netns()
-            .feed(Command::new("nft").args(["-f", "-"]), &rules)?;
-        let steering = place.steer_to_own_core()?;
-        Ok(Running {
-            processes: Vec::new(),
-            commands: vec![format!("nft -f - <<'END'\n{rules}END"), steering],
-        })
-    }
+fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+    host.forward()?;
+    let rules = rules(&services::ALL);
+    host.node
+        .netns()
+        .feed(Command::new("nft").args(["-f", "-"]), &rules)?;
+    let steering = host.steer_to_own_core()?;
+    Ok(Running {
+        processes: Vec::new(),
+        commands: vec![format!("nft -f - <<'END'\n{rules}END"), steering],
+    })
 }
 
 fn rules(services: &[Service]) -> String {

@@ -1,53 +1,39 @@
 //! nginx's stream module as a UDP proxy, one worker.
 
 use std::fmt::Write as _;
-use std::path::Path as FilePath;
 
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, backend_address};
 
-use super::{Path, Peer, Place, Running, missing, program};
+use super::{PacketPath, Peer, PeerHost, Running};
+use crate::compare::requirement::{Requirement, program};
 use crate::compare::services::{PACKETS, Service};
 
 /// Where Debian's package puts the module.
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-#[derive(Debug)]
-pub(super) struct Nginx;
-
-impl Peer for Nginx {
-    fn name(&self) -> &'static str {
-        "nginx"
+pub(super) fn peer() -> Peer {
+    Peer {
+        name: "nginx",
+        about: "nginx stream, UDP, one worker",
+        packets: Some(PacketPath::Balanced),
+        connections: false,
+        requirements: vec![
+            Requirement::Program("nginx", "nginx-light"),
+            Requirement::File(MODULE.into(), "Debian: libnginx-mod-stream"),
+        ],
+        start: Box::new(start),
     }
+}
 
-    fn about(&self) -> &'static str {
-        "nginx stream, UDP, one worker"
-    }
-
-    fn packets(&self) -> Option<Path> {
-        Some(Path::Balanced)
-    }
-
-    fn connections(&self) -> bool {
-        false
-    }
-
-    fn absent(&self) -> Option<String> {
-        missing(&["nginx"], "nginx-light").or_else(|| {
-            let there = FilePath::new(MODULE).exists();
-            (!there).then(|| format!("{MODULE} is not installed (Debian: libnginx-mod-stream)"))
-        })
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        place.node.widen_ports()?;
-        let directory = place.directory.display().to_string();
-        let file = place.write("nginx.conf", &config(PACKETS, &directory))?;
-        let steering = place.steer_to_own_core()?;
-        let mut running = place.start("nginx", &[&program("nginx"), "-c", &file.display().to_string()])?;
-        running.commands.push(steering);
-        Ok(running)
-    }
+fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+    host.node.widen_ports()?;
+    let directory = host.directory.display().to_string();
+    let file = host.write("nginx.conf", &config(PACKETS, &directory))?;
+    let steering = host.steer_to_own_core()?;
+    let mut running = host.start("nginx", &[&program("nginx"), "-c", &file.display().to_string()])?;
+    running.commands.push(steering);
+    Ok(running)
 }
 
 fn config(service: Service, directory: &str) -> String {

@@ -1,45 +1,31 @@
 //! dpdk-testpmd on DPDK's AF_XDP driver, which swaps addresses and ports: another bare reflector.
 
 use crate::failure::Failure;
-use crate::net::{INTERFACE, Wire};
+use crate::net::INTERFACE;
 
-use super::{Path, Peer, Place, Running, ethernet_only, missing, program};
+use super::{PacketPath, Peer, PeerHost, Running};
+use crate::compare::requirement::{Requirement, program};
 
-#[derive(Debug)]
-pub(super) struct Testpmd;
-
-impl Peer for Testpmd {
-    fn name(&self) -> &'static str {
-        "testpmd"
+pub(super) fn peer() -> Peer {
+    Peer {
+        name: "testpmd",
+        about: "dpdk-testpmd 5tswap on DPDK's AF_XDP driver: no NAT",
+        packets: Some(PacketPath::Reflected),
+        connections: false,
+        requirements: vec![
+            Requirement::Ethernet,
+            Requirement::Program("dpdk-testpmd", "dpdk-dev and librte-net-af-xdp"),
+        ],
+        start: Box::new(start),
     }
+}
 
-    fn about(&self) -> &'static str {
-        "dpdk-testpmd 5tswap on DPDK's AF_XDP driver: no NAT"
-    }
-
-    fn packets(&self) -> Option<Path> {
-        Some(Path::Reflected)
-    }
-
-    fn connections(&self) -> bool {
-        false
-    }
-
-    fn absent(&self) -> Option<String> {
-        missing(&["dpdk-testpmd"], "dpdk-dev and librte-net-af-xdp")
-    }
-
-    fn refuses(&self, wire: Wire) -> Option<String> {
-        ethernet_only(wire)
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        let words = arguments(place.cores.peer_core(), std::process::id());
-        let mut line = vec![program("dpdk-testpmd")];
-        line.extend(words);
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        place.start("testpmd", &line)
-    }
+fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+    let words = arguments(host.cores.peer_core(), std::process::id());
+    let mut line = vec![program("dpdk-testpmd")];
+    line.extend(words);
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    host.start("testpmd", &line)
 }
 
 /// Two logical cores on one real one: testpmd wants one for its command line, which sleeps.

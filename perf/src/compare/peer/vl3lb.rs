@@ -1,112 +1,81 @@
 //! vl3-lb itself.
 
 use std::net::Ipv4Addr;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::failure::Failure;
-use crate::net::{INTERFACE, Wire, backend_address};
-
-use super::{Path, Peer, Place, Running, no_native};
+use super::{PacketPath, Peer, PeerHost, Running};
+use crate::compare::requirement::Requirement;
 use crate::compare::services::{self, Service};
+use crate::failure::Failure;
+use crate::net::{INTERFACE, backend_address};
 
-/// Where it tells about itself.
-pub(crate) const ADMIN_PORT: u16 = 9090;
-/// Flows that it has room for.
+/// Capacity of the flow table.
 const FLOWS: u32 = 100_000;
 
-/// vl3-lb in one mode.
-#[derive(Debug)]
-pub(crate) struct Vl3Lb {
-    name: &'static str,
-    about: &'static str,
-    mode: &'static str,
-    binary: PathBuf,
-}
-
-impl Vl3Lb {
-    pub(crate) fn new(name: &'static str, about: &'static str, mode: &'static str, binary: PathBuf) -> Self {
-        Self {
-            name,
-            about,
-            mode,
-            binary,
-        }
-    }
-
-    /// The configuration with the services of every peer.
-    pub(crate) fn config(mode: &str, core: usize, directory: &FilePath) -> Value {
-        let services: Vec<Value> = services::ALL
-            .iter()
-            .map(|service| Self::service(*service, (0..service.backends()).map(backend_address)))
-            .collect();
-        Self::config_with(mode, core, directory, &services)
-    }
-
-    /// A configuration; JSON is YAML too.
-    pub(crate) fn config_with(mode: &str, core: usize, directory: &FilePath, services: &[Value]) -> Value {
-        json!({
-            "interface": INTERFACE,
-            "mode": mode,
-            "workers": [core],
-            "flows": FLOWS,
-            "admin": {
-                "listen": format!("127.0.0.1:{ADMIN_PORT}"),
-                "socket": directory.join("admin.sock"),
-            },
-            "services": services,
-        })
-    }
-
-    /// One service with these backends.
-    pub(crate) fn service(service: Service, backends: impl Iterator<Item = Ipv4Addr>) -> Value {
-        let backends: Vec<Value> = backends.map(|address| json!({"address": address})).collect();
-        json!({
-            "name": service.name,
-            "protocol": service.protocol().to_uppercase(),
-            "port": service.port,
-            "targetPort": service.target_port,
-            "backends": backends,
-        })
+pub(super) fn peer(name: &'static str, about: &'static str, mode: &'static str, binary: &Path) -> Peer {
+    let mut requirements = vec![built(binary)];
+    requirements.extend(Requirement::of_mode(mode));
+    let binary = binary.display().to_string();
+    Peer {
+        name,
+        about,
+        packets: Some(PacketPath::Balanced),
+        connections: true,
+        requirements,
+        start: Box::new(move |host| start(host, mode, &binary)),
     }
 }
 
-impl Peer for Vl3Lb {
-    fn name(&self) -> &'static str {
-        self.name
-    }
+/// The requirement that the binary exists.
+pub(crate) fn built(binary: &Path) -> Requirement {
+    Requirement::File(binary.to_owned(), "./run build")
+}
 
-    fn about(&self) -> &'static str {
-        self.about
-    }
+/// The socket of the admin API, in the directory of the peer.
+pub(crate) fn socket(directory: &Path) -> PathBuf {
+    directory.join("admin.sock")
+}
 
-    fn packets(&self) -> Option<Path> {
-        Some(Path::Balanced)
-    }
+/// A configuration file with one worker on `core`. It is JSON, which is YAML too and is read faster.
+pub(crate) fn config(mode: &str, core: usize, directory: &Path, services: &[Value]) -> Value {
+    json!({
+        "interface": INTERFACE,
+        "mode": mode,
+        "workers": [core],
+        "flows": FLOWS,
+        "admin": {"listen": "127.0.0.1:9090", "socket": socket(directory)},
+        "services": services,
+    })
+}
 
-    fn connections(&self) -> bool {
-        true
-    }
+/// A service in the configuration.
+pub(crate) fn service(service: Service, backends: impl Iterator<Item = Ipv4Addr>) -> Value {
+    let backends: Vec<Value> = backends.map(|address| json!({"address": address})).collect();
+    json!({
+        "name": service.name,
+        "protocol": service.protocol().to_uppercase(),
+        "port": service.port,
+        "targetPort": service.target_port,
+        "backends": backends,
+    })
+}
 
-    fn absent(&self) -> Option<String> {
-        let there = self.binary.is_file();
-        (!there).then(|| format!("{} is not built (./run build)", self.binary.display()))
-    }
+fn all_services() -> Vec<Value> {
+    let services = services::ALL.into_iter();
+    services
+        .map(|each| service(each, (0..each.backends()).map(backend_address)))
+        .collect()
+}
 
-    fn refuses(&self, wire: Wire) -> Option<String> {
-        no_native(self.mode, wire)
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        let config = Self::config(self.mode, place.cores.peer_core(), place.directory);
-        let file = place.write("vl3-lb.yaml", &format!("{config:#}\n"))?;
-        let binary = place.balancer.display().to_string();
-        place.start(
-            "vl3-lb",
-            &[&binary, "run", "--config", &file.display().to_string()],
-        )
-    }
+fn start(host: &PeerHost<'_>, mode: &str, binary: &str) -> Result<Running, Failure> {
+    let config = config(mode, host.cores.peer_core(), host.directory, &all_services());
+    let file = host.write("vl3-lb.yaml", &format!("{config:#}\n"))?;
+    host.start(
+        "vl3-lb",
+        &[binary, "run", "--config", &file.display().to_string()],
+    )
 }
 
 #[cfg(test)]
@@ -115,7 +84,7 @@ mod tests {
 
     #[test]
     fn every_service_has_its_backends_and_the_worker_its_core() {
-        let config = Vl3Lb::config("native", 1, FilePath::new("/tmp/x"));
+        let config = config("native", 1, Path::new("/tmp/x"), &all_services());
         assert_eq!(
             (&config["mode"], &config["workers"]),
             (&"native".into(), &json!([1]))

@@ -3,55 +3,41 @@
 use std::fmt::Write as _;
 
 use crate::failure::Failure;
-use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, INTERFACE, Wire, backend_address};
+use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, INTERFACE, backend_address};
 
-use super::{Path, Peer, Place, Running, ethernet_only, missing, program};
+use super::{PacketPath, Peer, PeerHost, Running};
+use crate::compare::requirement::{Requirement, program};
 use crate::compare::services::{self, Service};
 
-#[derive(Debug)]
-pub(super) struct Vpp;
-
-impl Peer for Vpp {
-    fn name(&self) -> &'static str {
-        "vpp"
+pub(super) fn peer() -> Peer {
+    Peer {
+        name: "vpp",
+        about: "VPP, AF_XDP driver, cnat translation",
+        packets: Some(PacketPath::Balanced),
+        connections: true,
+        requirements: vec![
+            Requirement::Ethernet,
+            Requirement::Program("vpp", "none; packages are at packagecloud.io/fdio"),
+        ],
+        start: Box::new(start),
     }
+}
 
-    fn about(&self) -> &'static str {
-        "VPP, AF_XDP driver, cnat translation"
-    }
-
-    fn packets(&self) -> Option<Path> {
-        Some(Path::Balanced)
-    }
-
-    fn connections(&self) -> bool {
-        true
-    }
-
-    fn absent(&self) -> Option<String> {
-        missing(&["vpp"], "none; packages are at packagecloud.io/fdio")
-    }
-
-    fn refuses(&self, wire: Wire) -> Option<String> {
-        ethernet_only(wire)
-    }
-
-    fn start(&self, place: &Place<'_>) -> Result<Running, Failure> {
-        let directory = place.directory.display().to_string();
-        let commands = commands(&services::ALL);
-        let commands_file = place.write("vpp.cli", &commands)?;
-        let config = config(
-            &directory,
-            &commands_file.display().to_string(),
-            place.cores.peer_core(),
-        );
-        let file = place.write("vpp.conf", &config)?;
-        // The kernel's own address would answer for the interface that VPP takes over.
-        place.node.netns().ip(&format!("addr flush dev {INTERFACE}"))?;
-        let mut running = place.start("vpp", &[&program("vpp"), "-c", &file.display().to_string()])?;
-        running.commands.push(commands);
-        Ok(running)
-    }
+fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+    let directory = host.directory.display().to_string();
+    let commands = commands(&services::ALL);
+    let commands_file = host.write("vpp.cli", &commands)?;
+    let config = config(
+        &directory,
+        &commands_file.display().to_string(),
+        host.cores.peer_core(),
+    );
+    let file = host.write("vpp.conf", &config)?;
+    // The kernel's own address would answer for the interface that VPP takes over.
+    host.node.netns().ip(&format!("addr flush dev {INTERFACE}"))?;
+    let mut running = host.start("vpp", &[&program("vpp"), "-c", &file.display().to_string()])?;
+    running.commands.push(commands);
+    Ok(running)
 }
 
 fn config(directory: &str, commands: &str, core: usize) -> String {

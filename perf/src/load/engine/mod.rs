@@ -1,12 +1,14 @@
-//! Where packets leave and arrive.
+//! The engines: they send and receive packets.
 
+mod segments;
 pub(super) mod socket;
-pub(super) mod xdp;
+mod tuples;
+mod xdp;
 
 use std::time::Duration;
 
 use super::payload::Stamp;
-use super::plan::{EngineChoice, Plan, Traffic};
+use super::plan::{EngineChoice, Plan, Protocol};
 use super::run::{Used, flows_of};
 use super::tally::Errors;
 use crate::failure::Failure;
@@ -14,33 +16,32 @@ use socket::SocketEngine;
 use xdp::XdpEngine;
 
 /// Packets in one burst.
-pub(super) const BURST: usize = 64;
+pub(crate) const BURST: usize = 64;
 
 /// Sends the packets of some flows and receives what comes back to them. Flows are numbered from 0.
-pub(super) trait Engine {
-    /// Packets that [`push`](Self::push) takes now, at most [`BURST`].
+pub(crate) trait Engine {
+    /// Packets that [`push`](Self::push) accepts now, at most [`BURST`].
     fn room(&self) -> usize;
 
-    /// Makes the next packet of `flow`. It is sent by [`flush`](Self::flush).
+    /// Builds the next packet of `flow`; [`flush`](Self::flush) sends it.
     fn push(&mut self, flow: u32, stamp: &Stamp);
 
-    /// Sends what was pushed; what the kernel has no room for stays for the next call. Returns how many
-    /// packets left.
+    /// Sends the packets that were pushed; those that the kernel has no room for stay for the next call. Returns the
+    /// number of packets sent.
     ///
     /// # Errors
     ///
-    /// Sending does not work at all.
+    /// The kernel refuses to send.
     fn flush(&mut self, errors: &mut Errors) -> Result<usize, Failure>;
 
-    /// Calls `arrived` for each payload that has come back, with the flow that it came to, for about a burst
-    /// of them. Returns their number.
+    /// Calls `arrived` for each payload received, with its flow, for about a burst of them. Returns their number.
     fn receive(&mut self, errors: &mut Errors, arrived: &mut dyn FnMut(u32, &[u8])) -> usize;
 
-    /// Waits until something may have arrived, `limit` at most.
+    /// Waits until packets may have arrived, `limit` at most.
     fn wait(&mut self, limit: Duration);
 
-    /// Packets that arrived here and found no room, since the engine was opened; 0 where nobody counts them. A
-    /// system call or a few.
+    /// Received packets that were dropped for lack of room, since the engine was opened; 0 where they are not counted.
+    /// Costs a few system calls.
     fn overrun(&self) -> u64;
 }
 
@@ -51,35 +52,30 @@ pub(super) enum Engines {
     Sockets(Vec<SocketEngine>),
 }
 
-/// Opens what the plan asks for; says what that is and why.
+/// Opens the engine that the plan asks for.
 ///
 /// # Errors
 ///
-/// It is not to be had.
+/// It is not available.
 pub(super) fn open(plan: &Plan) -> Result<(Engines, Used), Failure> {
-    let only_xdp = plan.engine == EngineChoice::Xdp || plan.traffic == Traffic::TcpPackets;
-    let why = match plan.engine {
-        _ if only_xdp => None,
-        EngineChoice::Socket => Some("asked for".to_owned()),
-        EngineChoice::Auto | EngineChoice::Xdp if plan.threads > 1 => {
-            Some("AF_XDP sends from one thread".to_owned())
-        }
-        EngineChoice::Auto | EngineChoice::Xdp => None,
-    };
-    let why = match why {
-        Some(why) => why,
-        None => match XdpEngine::open(plan) {
+    let only_xdp = plan.engine == EngineChoice::Xdp || plan.protocol == Protocol::TcpPackets;
+    let reason = if plan.engine == EngineChoice::Socket {
+        "--engine socket".to_owned()
+    } else if plan.threads > 1 && !only_xdp {
+        "AF_XDP sends from one thread".to_owned()
+    } else {
+        match XdpEngine::open(plan) {
             Ok((engine, used)) => return Ok((Engines::Xdp(Box::new(engine)), used)),
             Err(failure) if only_xdp => return Err(failure),
             Err(failure) => format!("no AF_XDP: {failure}"),
-        },
+        }
     };
     let engines = (0..plan.threads)
         .map(|thread| SocketEngine::open(plan, flows_of(plan, thread)))
         .collect::<Result<_, _>>()?;
     let used = Used {
         engine: "socket",
-        reason: why,
+        reason,
         interface: None,
         mode: None,
     };

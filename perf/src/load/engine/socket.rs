@@ -16,17 +16,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{BURST, Engine};
 use crate::failure::Failure;
+use crate::load::error::{LoadError, PlanError};
 use crate::load::payload::{Stamp, filler};
 use crate::load::plan::Plan;
 use crate::load::tally::Errors;
 
 /// The longest datagram that may come back.
 const LONGEST: usize = 65_536;
-/// Datagrams taken from one socket before it is the next one's turn.
+/// Datagrams received from one socket before the next one.
 const IN_A_ROW: usize = 8;
 /// Bytes that may wait in each socket, if the kernel allows it (net.core.rmem_max).
 const RECEIVE_BUFFER: usize = 1 << 20;
-/// Descriptors that are needed beside those of flows.
+/// Descriptors beside those of flows.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Connected UDP sockets.
@@ -49,19 +50,19 @@ impl SocketEngine {
     ///
     /// Too few descriptors or ports, or no route to the target.
     pub(in crate::load) fn open(plan: &Plan, flows: u32) -> Result<Self, Failure> {
-        raise_descriptor_limit(plan.flows.into())?;
+        raise_descriptor_limit(plan.flows().into())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
-            .map_err(|error| Failure::new(format!("create an epoll instance: {error}")))?;
+            .map_err(Failure::system("create an epoll instance"))?;
         let mut sockets = Vec::with_capacity(flows as usize);
         for flow in 0..flows {
-            let socket = open_flow(plan, flow).map_err(|error| failed_to_open(plan, flow, error))?;
+            let socket = open_flow(plan, flow).map_err(|error| not_opened(plan, flow, error))?;
             epoll::add(
                 &epoll,
                 &socket,
                 epoll::EventData::new_u64(flow.into()),
                 epoll::EventFlags::IN,
             )
-            .map_err(|error| Failure::new(format!("watch the socket of flow {flow}: {error}")))?;
+            .map_err(Failure::system("watch a socket"))?;
             sockets.push(socket);
         }
         Ok(Self {
@@ -101,7 +102,7 @@ impl Engine for SocketEngine {
     }
 
     fn push(&mut self, flow: u32, stamp: &Stamp) {
-        let payload = self.free.pop().expect("the caller asked for room");
+        let payload = self.free.pop().expect("the caller looks for room");
         stamp.write(&mut self.payloads[payload]);
         self.pending.push((flow, payload));
     }
@@ -122,7 +123,7 @@ impl Engine for SocketEngine {
                             .extend(rest[..count].iter().map(|&(_, payload)| payload));
                         rest = &rest[count..];
                     }
-                    // The answer to an earlier datagram of this flow; the error is gone with its report.
+                    // The answer to an earlier datagram of this flow. Reported once.
                     Err(Errno::CONNREFUSED) => errors.connect += 1,
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN | Errno::NOBUFS) => {
@@ -130,7 +131,8 @@ impl Engine for SocketEngine {
                         break;
                     }
                     Err(error) => {
-                        return Err(Failure::new(format!("send to {}: {error}", self.target)));
+                        let (target, cause) = (self.target, error.into());
+                        return Err(LoadError::Send { target, cause }.into());
                     }
                 }
             }
@@ -193,30 +195,41 @@ fn open_flow(plan: &Plan, flow: u32) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// The source address of a flow: they take turns.
+/// The source address of a flow: one after the other.
 pub(in crate::load) fn source(sources: &[IpAddr], flow: u32) -> Option<IpAddr> {
     sources.get(flow as usize % sources.len().max(1)).copied()
 }
 
-fn failed_to_open(plan: &Plan, flow: u32, error: Errno) -> Failure {
+fn not_opened(plan: &Plan, flow: u32, error: Errno) -> Failure {
     let target = plan.target;
-    match error {
-        Errno::NETUNREACH | Errno::HOSTUNREACH => {
-            Failure::unreachable(format!("no route to {target}: {error}"))
+    let advice = match error {
+        Errno::ACCESS => {
+            return PlanError::Target {
+                target,
+                reason: "is the broadcast address of a network here, and a load goes to one host",
+            }
+            .into();
         }
-        Errno::ACCESS => Failure::arguments(format!(
-            "target {target}: a broadcast address of one of the networks here: a load goes to one host"
-        )),
-        Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::ADDRINUSE => Failure::new(format!(
-            "open the socket of flow {flow} of {}: {error}; the kernel has no source port or no such source \
-             address: take fewer flows, more addresses (--source), or --engine xdp",
-            plan.flows
-        )),
-        _ => Failure::new(format!("open the socket of flow {flow} to {target}: {error}")),
+        Errno::NETUNREACH | Errno::HOSTUNREACH => {
+            let cause = error.into();
+            return LoadError::NoRoute { target, cause }.into();
+        }
+        Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::ADDRINUSE => {
+            "; the kernel has no free source port, or not this source address: use fewer flows, more addresses \
+             (--source), or --engine xdp"
+        }
+        _ => "",
+    };
+    LoadError::Socket {
+        target,
+        flow,
+        cause: error.into(),
+        advice,
     }
+    .into()
 }
 
-/// Lets this process have as many descriptors as it needs.
+/// Allows this process a descriptor for each of `sockets`.
 ///
 /// # Errors
 ///
@@ -227,17 +240,14 @@ pub(in crate::load) fn raise_descriptor_limit(sockets: u64) -> Result<(), Failur
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
-    if limit.maximum.is_some_and(|maximum| maximum < needed) {
-        return Err(Failure::new(format!(
-            "{sockets} flows need as many sockets, but this process may have {} descriptors: raise the limit \
-             (ulimit -Hn), or take fewer flows or --engine xdp",
-            limit.maximum.unwrap_or_default()
-        )));
+    if let Some(limit) = limit.maximum.filter(|&maximum| maximum < needed) {
+        return Err(LoadError::Descriptors { sockets, limit }.into());
     }
     let raised = Rlimit {
         current: Some(needed),
         maximum: limit.maximum,
     };
-    setrlimit(Resource::Nofile, raised)
-        .map_err(|error| Failure::new(format!("raise the limit of descriptors to {needed}: {error}")))
+    setrlimit(Resource::Nofile, raised).map_err(Failure::system(format!(
+        "raise the limit of descriptors to {needed}"
+    )))
 }

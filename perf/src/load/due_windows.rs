@@ -1,28 +1,27 @@
-//! Latency window by window: what is usual, whatever happened once.
+//! Round trips by windows of 100 ms: the usual latency, without rare disturbances.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::latency::LONGEST;
 use crate::summary::Summary;
 
 /// Length of a window. Long enough for a p99 at a thousand requests a second, short enough that a disturbance of some
 /// milliseconds once a second leaves nine of ten windows alone.
 const WINDOW: Duration = Duration::from_millis(100);
-/// The longest latency that is told apart: a minute, in nanoseconds.
-const LONGEST: u64 = 60_000_000_000;
 
 /// The latencies of a load, by windows of 100 ms. A request counts in the window in which it was due: those that are due
 /// during a stall are all late in the windows of the stall, however they are answered in one go after it. Some 15 KB
 /// for each window.
 #[derive(Debug, Clone)]
-pub(crate) struct Windows(Vec<Histogram<u32>>);
+pub(crate) struct DueWindows(Vec<Histogram<u32>>);
 
-impl Windows {
+impl DueWindows {
     /// Room for a load of this length.
     pub(crate) fn new(load: Duration) -> Self {
         let count = load.as_nanos().div_ceil(WINDOW.as_nanos());
-        let empty = Histogram::new_with_bounds(1, LONGEST, 2).expect("bounds that are in order");
+        let empty = Histogram::new_with_bounds(1, LONGEST, 2).expect("constant bounds");
         Self(vec![empty; usize::try_from(count).unwrap_or(usize::MAX)])
     }
 
@@ -56,15 +55,15 @@ mod tests {
     const STEP: u64 = MILLI / 10;
 
     /// A second of requests, whose latency depends on when it was due.
-    fn second(latency: impl Fn(u64) -> u64) -> Windows {
-        let mut windows = Windows::new(Duration::from_secs(1));
+    fn second(latency: impl Fn(u64) -> u64) -> DueWindows {
+        let mut windows = DueWindows::new(Duration::from_secs(1));
         for due in (0..10_000).map(|request| request * STEP) {
             windows.record(due, latency(due));
         }
         windows
     }
 
-    fn assert_near(windows: &Windows, wanted: u64) {
+    fn assert_near(windows: &DueWindows, wanted: u64) {
         let measured = windows.typical_p99().unwrap();
         let wanted = Duration::from_nanos(wanted).as_secs_f64();
         assert!(
@@ -112,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn windows_without_answers_have_no_say() {
-        let mut windows = Windows::new(Duration::from_secs(1));
+    fn windows_without_replies_are_ignored() {
+        let mut windows = DueWindows::new(Duration::from_secs(1));
         assert_eq!(windows.typical_p99(), None);
         windows.record(250 * MILLI, 20_000);
         assert_near(&windows, 20_000);
@@ -121,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_last_window_may_be_short_and_after_it_there_is_none() {
-        let mut windows = Windows::new(Duration::from_millis(150));
+        let mut windows = DueWindows::new(Duration::from_millis(150));
         windows.record(149 * MILLI, 20_000);
         windows.record(200 * MILLI, 90_000);
         windows.record(u64::MAX, 90_000);

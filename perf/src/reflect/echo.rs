@@ -1,4 +1,4 @@
-//! The loop of one queue.
+//! The echo loop of one queue.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -6,25 +6,24 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_dataplane::packet::Framing;
 use vl3lb_dataplane::port::{Frame, Port};
 
-use super::LOOK;
+use super::POLL;
 use crate::frame::reflect::reflect;
 
 const BURST: usize = 64;
-/// Rounds without a packet before the thread sleeps: some 50 us.
-const PATIENCE: u32 = 200;
+/// Rounds of polling without a packet before the thread sleeps: some 50 us.
+const BUSY_ROUNDS: u32 = 200;
 
-/// Turns round what arrives at `port` until `stop`. `counts` are packets reflected and packets without an
-/// answer.
-pub(super) fn turn<P: Port>(mut port: P, framing: Framing, stop: &AtomicBool, counts: &[AtomicU64; 2]) {
+/// Sends the packets of `port` back until `stop`. `counts` are packets sent back and packets without an answer.
+pub(super) fn echo<P: Port>(mut port: P, framing: Framing, stop: &AtomicBool, counts: &[AtomicU64; 2]) {
     let mut received = Vec::with_capacity(2 * BURST);
     let mut answers = Vec::with_capacity(2 * BURST);
     let mut empty = 0;
     while !stop.load(Ordering::Relaxed) {
         if port.receive(&mut received, BURST) == 0 {
-            // What did not fit into the ring, and frames to be taken back.
+            // Packets that did not fit into the ring, and completed frames.
             send(&mut port, &mut answers, &counts[0]);
             empty += 1;
-            if empty > PATIENCE && answers.is_empty() {
+            if empty > BUSY_ROUNDS && answers.is_empty() {
                 sleep(&port);
                 empty = 0;
             }
@@ -55,8 +54,8 @@ fn sleep<P: Port>(port: &P) {
     let Some(socket) = port.wait_descriptor() else {
         return;
     };
-    let limit = Timespec::try_from(LOOK).expect("a short time");
-    // A signal ends the wait early: the caller looks whether to end.
+    let limit = Timespec::try_from(POLL).expect("a short time");
+    // A signal ends the wait early.
     poll(
         &mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)],
         Some(&limit),
@@ -64,7 +63,7 @@ fn sleep<P: Port>(port: &P) {
     .ok();
 }
 
-/// Sends what fits into the ring, and counts it.
+/// Sends the packets that fit into the ring, and counts them.
 fn send<P: Port>(port: &mut P, answers: &mut Vec<P::Frame>, reflected: &AtomicU64) {
     let before = answers.len();
     port.transmit(answers);

@@ -1,10 +1,9 @@
-//! `--fail-if`: what a result must not be.
+//! `--fail-if`: conditions under which a result is a failure.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::metric::Metric;
-use super::number;
 
 /// A condition that makes a result a failure: `p99>1ms`.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +11,6 @@ pub(crate) struct FailIf {
     pub(crate) metric: Metric,
     comparison: Comparison,
     limit: f64,
-    text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,17 +21,25 @@ enum Comparison {
     AtMost,
 }
 
-/// Longer ones first, or `>=` would be read as `>`.
-const COMPARISONS: [(&str, Comparison); 4] = [
-    (">=", Comparison::AtLeast),
-    ("<=", Comparison::AtMost),
-    (">", Comparison::Above),
-    ("<", Comparison::Below),
-];
+/// A condition that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FailIfError {
+    #[error("{0:?}: allowed is METRIC, one of > >= < <=, and a limit, such as p99>1ms")]
+    Form(String),
+
+    #[error("unknown metric {0:?}; allowed are {names}", names = Metric::names())]
+    Metric(String),
+
+    #[error("limit {limit:?} of {metric}: allowed is {allowed}")]
+    Limit {
+        metric: String,
+        limit: String,
+        allowed: &'static str,
+    },
+}
 
 impl FailIf {
-    /// Whether `value`, in the metric's base unit, is a failure. A value that does not exist is one: what was
-    /// not measured is not known to be good.
+    /// Whether `value`, in the metric's unit, is a failure. A value that was not measured is one.
     pub(crate) fn fails(&self, value: Option<f64>) -> bool {
         let Some(value) = value else { return true };
         match self.comparison {
@@ -44,65 +50,56 @@ impl FailIf {
         }
     }
 
-    /// The comparison and the limit, without the metric: `> 1ms`.
-    fn condition(&self) -> String {
-        let (sign, _) = COMPARISONS
-            .into_iter()
-            .find(|(_, comparison)| *comparison == self.comparison)
-            .expect("every comparison is in the table");
-        format!("{sign} {}", self.metric.show(self.limit))
-    }
-
-    /// What happened, in a line: `p99.9 1.90ms > 1.00ms`.
+    /// The failure in a line: `p99.9 1.90ms > 1.00ms`.
     pub(crate) fn explain(&self, value: Option<f64>) -> String {
-        let value = value.map_or_else(|| "not measured".to_owned(), |value| self.metric.show(value));
-        format!("{} {value} {}", self.metric, self.condition())
+        let Self {
+            metric,
+            comparison,
+            limit,
+        } = self;
+        let value = value.map_or_else(|| "not measured".to_owned(), |value| metric.show(value));
+        format!("{metric} {value} {comparison} {}", metric.show(*limit))
     }
 }
 
 impl FromStr for FailIf {
-    type Err = String;
+    type Err = FailIfError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = COMPARISONS.into_iter().find_map(|(sign, comparison)| {
-            text.split_once(sign)
-                .map(|(left, right)| (left, comparison, right))
-        });
-        let (metric, comparison, limit) = found.ok_or_else(|| {
-            format!("{text:?}: want METRIC, one of > >= < <=, and a limit, such as p99>1ms")
+    fn from_str(text: &str) -> Result<Self, FailIfError> {
+        // Longer ones first, or `>=` would be read as `>`.
+        let found = [
+            Comparison::AtLeast,
+            Comparison::AtMost,
+            Comparison::Above,
+            Comparison::Below,
+        ]
+        .into_iter()
+        .find_map(|comparison| Some((text.split_once(&comparison.to_string())?, comparison)));
+        let ((name, limit), comparison) = found.ok_or_else(|| FailIfError::Form(text.to_owned()))?;
+        let (name, limit) = (name.trim(), limit.trim());
+        let metric = Metric::named(name).ok_or_else(|| FailIfError::Metric(name.to_owned()))?;
+        let unit = metric.unit();
+        let limit = unit.read(limit).ok_or_else(|| FailIfError::Limit {
+            metric: name.to_owned(),
+            limit: limit.to_owned(),
+            allowed: unit.allowed(),
         })?;
-        let metric: Metric = metric.trim().parse()?;
-        let limit = metric.read(limit.trim())?;
         Ok(Self {
             metric,
             comparison,
             limit,
-            text: text.to_owned(),
         })
     }
 }
 
-impl fmt::Display for FailIf {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-/// Reads a percentage or a share: `0.1%`, `0.001`.
-pub(super) fn parse_share(text: &str) -> Option<f64> {
-    match text.strip_suffix('%') {
-        Some(percent) => percent.parse::<f64>().ok().map(|percent| percent / 100.0),
-        None => text.parse().ok(),
-    }
-    .filter(|share| share.is_finite() && *share >= 0.0)
-}
-
-/// Reads a count that may be 0.
-pub(super) fn parse_number(text: &str) -> Option<f64> {
-    if text == "0" {
-        Some(0.0)
-    } else {
-        number::parse_count(text).ok()
+        f.write_str(match self {
+            Self::Above => ">",
+            Self::AtLeast => ">=",
+            Self::Below => "<",
+            Self::AtMost => "<=",
+        })
     }
 }
 
@@ -138,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_fails() {
+    fn a_metric_without_a_value_fails() {
         let condition: FailIf = "p99>1ms".parse().unwrap();
         assert!(condition.fails(None));
         assert_eq!(condition.explain(None), "p99 not measured > 1.00ms");
@@ -146,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_conditions_are_rejected() {
         for text in [
             "",
             "p99",
