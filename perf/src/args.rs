@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::ReportArgs;
 use crate::churn::ChurnArgs;
 use crate::compare::CompareArgs;
+use crate::flood::FloodArgs;
 use crate::instructions::{InstructionsArgs, WorkArgs};
 use crate::pipeline::PipelineArgs;
 use crate::reflect::ReflectArgs;
@@ -31,7 +32,9 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Replace backends under load: duration of changes, losses
     Churn(ChurnArgs),
-    /// Render the results of pipeline, compare and churn as one report
+    /// Flood vl3-lb and its peers from spoofed sources while legitimate clients go on, in network namespaces
+    Flood(FloodArgs),
+    /// Render the results of pipeline, compare, churn and flood as one report
     Report(ReportArgs),
     /// Count instructions per packet with valgrind, and compare them with a baseline
     Instructions(InstructionsArgs),

@@ -1,7 +1,7 @@
 //! `vl3-perf`: measures vl3-lb.
 //!
 //! `pipeline` measures the packet logic in memory. `load` and `latency` send to a target, with `serve` or `reflect` as
-//! the other end. `compare` and `churn` measure whole balancers in network namespaces, `report` renders their results,
+//! the other end. `compare`, `churn` and `flood` measure whole balancers in network namespaces, `report` renders their results,
 //! and `instructions` counts the instructions of the packet logic. perf/README.md explains every number.
 
 mod args;
@@ -10,6 +10,7 @@ mod bench;
 mod churn;
 mod compare;
 mod failure;
+mod flood;
 mod frame;
 mod instructions;
 mod interrupt;
@@ -60,6 +61,10 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Churn(args) => {
             let report = churn::run(&args, progress)?;
             (render(&report, args.json, churn::Report::to_text), 0)
+        }
+        Command::Flood(args) => {
+            let report = flood::run(&args, progress)?;
+            (render(&report, args.json, flood::Report::to_text), 0)
         }
         Command::Load(args) => session(args.session(), Focus::Throughput)?,
         Command::Latency(args) => session(args.session(), Focus::Latency)?,

@@ -28,6 +28,7 @@ mod connections;
 mod dns;
 mod events;
 mod finance;
+mod flood;
 mod flows;
 mod health;
 mod http;

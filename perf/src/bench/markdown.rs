@@ -59,6 +59,9 @@ pub(super) fn write(
     if let Some(report) = &results.churn {
         text.push_str(&section("Churn", &report.to_text()));
     }
+    if let Some(report) = &results.flood {
+        text.push_str(&section("Flood", &report.to_text()));
+    }
     if !plots.is_empty() {
         text.push_str("\n## Plots\n\n");
     }

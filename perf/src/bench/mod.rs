@@ -1,6 +1,6 @@
 //! `vl3-perf report`: the results of `./run bench` as one report.
 //!
-//! The results are the JSON documents of `pipeline`, `compare` and `churn` in one directory; the report and its plots
+//! The results are the JSON documents of `pipeline`, `compare`, `churn` and `flood` in one directory; the report and its plots
 //! are written beside them. The report names the documents that are missing.
 
 mod chart;
@@ -19,8 +19,8 @@ use results::Results;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ReportArgs {
-    /// Directory with pipeline.json, sequential.json, compare.json, compare-tun.json and churn.json, to which report.md
-    /// and plots are added
+    /// Directory with pipeline.json, sequential.json, compare.json, compare-tun.json, churn.json and flood.json, to which
+    /// report.md and plots are added
     #[arg(value_name = "DIRECTORY")]
     pub(crate) directory: PathBuf,
 

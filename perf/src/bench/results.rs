@@ -9,7 +9,7 @@ use crate::compare::metric::Metric;
 use crate::failure::Failure;
 use crate::report::header::Header;
 use crate::summary::Summary;
-use crate::{churn, compare, pipeline};
+use crate::{churn, compare, flood, pipeline};
 
 /// The documents of a directory; `None` for one that does not exist.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ pub(super) struct Results {
     pub(super) compare: Option<compare::Report>,
     pub(super) compare_tun: Option<compare::Report>,
     pub(super) churn: Option<churn::Report>,
+    pub(super) flood: Option<flood::Report>,
 }
 
 impl Results {
@@ -36,6 +37,7 @@ impl Results {
             compare: document(directory, "compare.json")?,
             compare_tun: document(directory, "compare-tun.json")?,
             churn: document(directory, "churn.json")?,
+            flood: document(directory, "flood.json")?,
         };
         if results.headers().iter().all(|(_, header)| header.is_none()) {
             return Err(Failure::NoResults(directory.to_owned()));
@@ -44,7 +46,7 @@ impl Results {
     }
 
     /// The names of all documents, with the headers of those that exist.
-    pub(super) fn headers(&self) -> [(&'static str, Option<&Header>); 5] {
+    pub(super) fn headers(&self) -> [(&'static str, Option<&Header>); 6] {
         [
             ("pipeline", self.pipeline.as_ref().map(|report| &report.header)),
             (
@@ -57,6 +59,7 @@ impl Results {
                 self.compare_tun.as_ref().map(|report| &report.header),
             ),
             ("churn", self.churn.as_ref().map(|report| &report.header)),
+            ("flood", self.flood.as_ref().map(|report| &report.header)),
         ]
     }
 

@@ -1,8 +1,10 @@
 //! The targets, and whether the results meet them.
 
 use crate::compare::metric::Metric;
+use crate::flood::attack::Attack;
 use crate::report::number;
-use crate::{churn, pipeline};
+use crate::{churn, flood, pipeline};
+use clap::ValueEnum;
 
 use super::results::Results;
 
@@ -52,6 +54,8 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
         idle.map(|share| (number::percent(share), share < 0.01)),
     ));
     targets.extend(churn(results.churn.as_ref()));
+    let attacks = Attack::value_variants().iter();
+    targets.extend(attacks.map(|&attack| flood(results.flood.as_ref(), attack)));
     targets
 }
 
@@ -204,4 +208,33 @@ fn churn(churn: Option<&churn::Report>) -> [Target; 2] {
             lost.map(|lost| (lost.to_string(), lost == 0)),
         ),
     ]
+}
+
+/// Legitimate traffic during an attack, and after it; beside it that through the kernel.
+fn flood(flood: Option<&flood::Report>, attack: Attack) -> Target {
+    let run = |peer| flood?.run(peer, attack);
+    let show = |run: &flood::report::Run| {
+        format!(
+            "{}, {}, {}",
+            number::percent(run.during.goodput_ratio),
+            number::percent(run.during.new_connections_ratio),
+            run.recovery_seconds
+                .map_or_else(|| "never".to_owned(), number::time)
+        )
+    };
+    let outcome = run(OURS).map(|own| {
+        let kernel = run("nftables").map_or_else(String::new, |run| format!("; nftables: {}", show(run)));
+        let met = own.during.goodput_ratio > 0.95
+            && own.during.new_connections_ratio > 0.95
+            && own.recovery_seconds.is_some_and(|seconds| seconds <= 5.0);
+        (format!("{}{kernel}", show(own)), met)
+    });
+    judged(
+        format!(
+            "flood {}, {OURS}: goodput of established flows, new connections within 1 s, recovery",
+            attack.name()
+        ),
+        "> 95%, > 95%, <= 5.00s",
+        outcome,
+    )
 }

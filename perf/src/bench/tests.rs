@@ -7,7 +7,7 @@ use super::targets::Target;
 use super::*;
 use crate::compare::metric::Metric;
 use crate::report::header::document;
-use crate::{churn, compare, pipeline};
+use crate::{churn, compare, flood, pipeline};
 
 fn results() -> Results {
     use Metric::{CpuFull, IdleCpu, LatencyP99, LatencyTypicalP99, LossFree, NewConnections, Requests};
@@ -38,6 +38,7 @@ fn results() -> Results {
         ])),
         compare_tun: Some(compare::test_report(&[("vl3-lb-generic", &[(LossFree, 284e3)])])),
         churn: Some(churn::report([2, 3, 4])),
+        flood: Some(flood::test_report()),
     }
 }
 
@@ -68,6 +69,9 @@ fn each_target_is_judged_by_its_own_numbers() {
         ("idle CPU", Some(true)),
         ("churn, p99", Some(true)),
         ("churn, established flows lost", Some(false)),
+        ("flood syn, vl3-lb-native", Some(false)),
+        ("flood udp, vl3-lb-native", None),
+        ("flood ports, vl3-lb-native", Some(true)),
     ] {
         assert_eq!(find(&targets, measure).met, met, "{measure}");
     }
@@ -79,6 +83,10 @@ fn each_target_is_judged_by_its_own_numbers() {
     assert_eq!(
         find(&targets, "added p99 latency").measured,
         "50us to 40us; typical p99: none to 20us"
+    );
+    assert_eq!(
+        find(&targets, "flood syn").measured,
+        "99%, 50%, 400ms; nftables: 99%, 25%, never"
     );
 }
 
@@ -121,6 +129,7 @@ fn the_report_has_machine_commands_targets_and_every_peer() {
         "  start haproxy\n",
         "\n64000        64  110 (109..112)",
         "p50 3.00ms  p90 4.00ms  p99 4.00ms",
+        "\n## Flood\n\n```\nflood  5.00s from ",
         "![a plot](a.svg)\n",
         "**missed**",
     ] {

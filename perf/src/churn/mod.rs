@@ -4,7 +4,6 @@
 //! repeatedly, each time with some other backends, while the packet tester keeps its flows going. A change lasts from
 //! the rename of the file until every worker uses the new backends, by the balancer's own status.
 
-mod admin;
 mod report;
 
 use std::path::PathBuf;
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
+use crate::compare::admin::Admin;
 use crate::compare::cores::Cores;
 use crate::compare::error::CompareError;
 use crate::compare::measure::open_flows;
@@ -29,7 +29,6 @@ use crate::report::environment::Environment;
 use crate::report::header::{self, Header};
 use crate::report::number;
 
-use admin::Admin;
 use report::{Parameters, Run, Times};
 
 pub(crate) use report::Report;
@@ -235,7 +234,7 @@ impl Source<'_> {
         // The balancer must not end flows of backends that leave.
         service["drain"] = json!("1h");
         let core = self.cores.peer_core();
-        let config = vl3lb::config(&self.args.mode, core, &self.directory, &[service]);
+        let config = vl3lb::config(&self.args.mode, core, &self.directory, vl3lb::FLOWS, &[service]);
         let (path, new) = (self.path(), self.directory.join("new.yaml"));
         let attempt = || Failure::system(format!("replace {}", path.display()));
         std::fs::write(&new, format!("{config}\n")).map_err(attempt())?;

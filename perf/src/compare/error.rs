@@ -1,4 +1,4 @@
-//! Errors of `compare` and `churn`.
+//! Errors of `compare`, `churn` and `flood`.
 
 use std::io;
 use std::path::PathBuf;
@@ -54,6 +54,14 @@ pub(crate) enum CompareError {
     #[error("wait for an HTTP response from {address}: {cause}")]
     NoResponse {
         address: std::net::SocketAddrV4,
+        #[source]
+        cause: io::Error,
+    },
+
+    #[error("connect to {address} through the peer within {limit:?}: {cause}")]
+    NotAccepted {
+        address: std::net::SocketAddr,
+        limit: Duration,
         #[source]
         cause: io::Error,
     },

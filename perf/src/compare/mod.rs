@@ -1,6 +1,7 @@
 //! `vl3-perf compare`: one topology, one load, each peer in turn, several rounds.
 
 mod accounting;
+pub(crate) mod admin;
 mod clients;
 pub(crate) mod cores;
 pub(crate) mod error;
@@ -95,7 +96,10 @@ pub(crate) fn run(args: &CompareArgs, progress: &mut dyn FnMut(String)) -> Resul
         directory: directory.path(),
         connections: no_connections.is_none(),
     };
-    let mut reports: Vec<PeerReport> = peers.iter().map(|peer| report(peer, args.link)).collect();
+    let mut reports: Vec<PeerReport> = peers
+        .iter()
+        .map(|peer| PeerReport::new(peer, args.link))
+        .collect();
     let mut runs = Vec::new();
     let start = Instant::now();
     for round in 1..=args.rounds {
@@ -159,6 +163,8 @@ impl Comparison<'_> {
             node: &node,
             directory: &directory,
             cores: self.cores,
+            services: &services::ALL,
+            flows: peer::vl3lb::FLOWS,
         };
         let mut running = (peer.start)(&host)?;
         report.commands.clone_from(&running.commands);
@@ -181,18 +187,8 @@ impl Comparison<'_> {
     }
 }
 
-fn report(peer: &Peer, link: Wire) -> PeerReport {
-    PeerReport {
-        name: peer.name.to_owned(),
-        about: peer.about.to_owned(),
-        absent: first_unmet(&peer.requirements, link).map(|unmet| unmet.to_string()),
-        commands: Vec::new(),
-        failures: Vec::new(),
-    }
-}
-
 /// The peers with these names, or all peers without any.
-fn selected(names: &[String], balancer: &Path) -> Result<Vec<Peer>, CompareError> {
+pub(crate) fn selected(names: &[String], balancer: &Path) -> Result<Vec<Peer>, CompareError> {
     let mut peers = peer::all(balancer);
     if let Some(name) = names
         .iter()

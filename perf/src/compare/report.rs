@@ -5,12 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::Wire;
 use crate::report::header::{self, Header};
 use crate::report::table::Table;
 use crate::report::{Verdict, number};
 use crate::summary::Summary;
 
 use super::metric::{Measured, Metric};
+use super::peer::Peer;
+use super::requirement::first_unmet;
 
 /// All measurements of a comparison.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +71,36 @@ pub(crate) struct Run {
     pub(crate) measured: Measured,
 }
 
+impl PeerReport {
+    /// Of a peer that was not measured yet, with the reason if it cannot be over `link`.
+    pub(crate) fn new(peer: &Peer, link: Wire) -> Self {
+        Self {
+            name: peer.name.to_owned(),
+            about: peer.about.to_owned(),
+            absent: first_unmet(&peer.requirements, link).map(|unmet| unmet.to_string()),
+            commands: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// A line if it was not measured.
+    pub(crate) fn absence(&self) -> Option<String> {
+        let reason = self.absent.as_ref()?;
+        Some(format!("{}: not measured: {reason}", self.name))
+    }
+
+    /// The failures of all peers, each with its peer.
+    pub(crate) fn all_failures(peers: &[Self]) -> Vec<String> {
+        let of_peer = |peer: &Self| -> Vec<String> {
+            let failures = peer.failures.iter();
+            failures
+                .map(|failure| format!("{}: {failure}", peer.name))
+                .collect()
+        };
+        peers.iter().flat_map(of_peer).collect()
+    }
+}
+
 impl Run {
     pub(super) fn new(
         peer: &str,
@@ -106,13 +139,7 @@ impl Report {
             let summaries = summaries.filter_map(|(metric, values)| Some((metric, Summary::of(values)?)));
             (peer, summaries.collect())
         });
-        let failures = |peer: &PeerReport| -> Vec<String> {
-            let failures = peer.failures.iter();
-            failures
-                .map(|failure| format!("{}: {failure}", peer.name))
-                .collect()
-        };
-        let failed: Vec<String> = peers.iter().flat_map(failures).collect();
+        let failed = PeerReport::all_failures(&peers);
         let tester_bound = |run: &Run| run.measured.get(&Metric::TesterBound) > Some(&0.0);
         let verdict = if !failed.is_empty() {
             Verdict::Fail
@@ -158,10 +185,7 @@ impl Report {
         for metrics in Metric::tables() {
             text.push_str(&self.table(&metrics));
         }
-        let absent = self.peers.iter().filter_map(|peer| {
-            let reason = peer.absent.as_ref()?;
-            Some(format!("{}: not measured: {reason}", peer.name))
-        });
+        let absent = self.peers.iter().filter_map(PeerReport::absence);
         let connections = self
             .no_connections
             .iter()

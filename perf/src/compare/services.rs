@@ -7,7 +7,11 @@ pub(crate) struct Service {
     pub(crate) udp: bool,
     pub(crate) port: u16,
     pub(crate) target_port: u16,
+    /// How many of the backends it has.
+    pub(crate) backends: u16,
 }
+
+const ALL_BACKENDS: u16 = crate::net::BACKENDS as u16;
 
 /// What the packet tester sends to.
 pub(crate) const PACKETS: Service = Service {
@@ -15,6 +19,7 @@ pub(crate) const PACKETS: Service = Service {
     udp: true,
     port: 7000,
     target_port: 7001,
+    backends: ALL_BACKENDS,
 };
 /// A web server's short answers.
 pub(crate) const WEB: Service = Service {
@@ -22,6 +27,7 @@ pub(crate) const WEB: Service = Service {
     udp: false,
     port: 8080,
     target_port: 8081,
+    backends: ALL_BACKENDS,
 };
 /// iperf3. It has one backend, since an iperf3 test is several connections to one server.
 pub(crate) const BULK: Service = Service {
@@ -29,6 +35,7 @@ pub(crate) const BULK: Service = Service {
     udp: false,
     port: 5201,
     target_port: 5201,
+    backends: 1,
 };
 
 pub(crate) const ALL: [Service; 3] = [PACKETS, WEB, BULK];
@@ -37,14 +44,5 @@ impl Service {
     /// `udp` or `tcp`.
     pub(crate) const fn protocol(self) -> &'static str {
         if self.udp { "udp" } else { "tcp" }
-    }
-
-    /// How many of the backends it has.
-    pub(crate) const fn backends(self) -> u16 {
-        if self.port == BULK.port {
-            1
-        } else {
-            crate::net::BACKENDS as u16
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! The Internet checksum of TCP and UDP packets (RFC 1071).
 
+use std::ops::Range;
+
 use super::{Layout, TCP, be16, put};
 
 /// The state of a transport checksum.
@@ -47,6 +49,15 @@ pub(crate) fn write(frame: &mut [u8], layout: &Layout) {
         value => value,
     };
     put(frame, layout.checksum(), value.to_be_bytes());
+}
+
+/// Writes the checksum of the IPv4 header at `header`.
+#[inline]
+pub(crate) fn write_ipv4_header(frame: &mut [u8], header: Range<usize>) {
+    let field = header.start + 10;
+    put(frame, field, [0; 2]);
+    let sum = !fold(sum(&frame[header]));
+    put(frame, field, sum.to_be_bytes());
 }
 
 /// The sum of addresses, protocol and length, not folded.

@@ -1,6 +1,6 @@
 //! Frames of one load, which differ in port, stamp and sequence numbers only.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use vl3lb_common::MacAddr;
@@ -82,6 +82,17 @@ impl Template {
         };
         let layout = Layout::of(&bytes, framing).expect("just made");
         Self { bytes, layout }
+    }
+
+    /// Makes frames come from this address.
+    ///
+    /// # Panics
+    ///
+    /// The frames are IPv6.
+    pub(crate) fn set_source(&mut self, source: Ipv4Addr) {
+        assert_eq!(self.layout.address_len, 4, "an IPv4 source of IPv6 frames");
+        put(&mut self.bytes, self.layout.addresses, source.octets());
+        checksum::write_ipv4_header(&mut self.bytes, self.layout.addresses - 12..self.layout.transport);
     }
 
     /// Length of a frame.

@@ -7,7 +7,7 @@ use crate::net::{BALANCER_ADDRESS, backend_address};
 
 use super::{Peer, PeerHost, Running};
 use crate::compare::requirement::{Requirement, program};
-use crate::compare::services::{self, Service};
+use crate::compare::services::Service;
 
 pub(super) fn peer() -> Peer {
     Peer {
@@ -22,7 +22,7 @@ pub(super) fn peer() -> Peer {
 
 fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
     host.node.widen_ports()?;
-    let file = host.write("haproxy.cfg", &config(&services::ALL))?;
+    let file = host.write("haproxy.cfg", &config(host.services))?;
     let steering = host.steer_to_own_core()?;
     let mut running = host.start(
         "haproxy",
@@ -44,7 +44,7 @@ fn config(services: &[Service]) -> String {
             service.name, service.port
         )
         .expect("a string takes all text");
-        for index in 0..service.backends() {
+        for index in 0..service.backends {
             let address = backend_address(index);
             writeln!(text, "  server s{index} {address}:{}", service.target_port)
                 .expect("a string takes all text");
@@ -56,10 +56,11 @@ fn config(services: &[Service]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::services::ALL;
 
     #[test]
     fn tcp_services_are_listened_on_and_udp_is_not() {
-        let config = config(&services::ALL);
+        let config = config(&ALL);
         assert!(
             config
                 .contains("listen web\n  bind 172.16.1.103:8080\n  server s0 172.16.1.20:8081\n  server s1 ")

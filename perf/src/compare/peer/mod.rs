@@ -19,6 +19,7 @@ use crate::net::{self, INTERFACE, PeerNode, Process};
 
 use super::cores::Cores;
 use super::requirement::Requirement;
+use super::services::Service;
 
 /// A program, or a set-up of the kernel, that takes the balancer's place in the network.
 pub(crate) struct Peer {
@@ -55,6 +56,9 @@ pub(crate) struct PeerHost<'a> {
     /// For its configuration, sockets and logs.
     pub(crate) directory: &'a Path,
     pub(crate) cores: &'a Cores,
+    pub(crate) services: &'a [Service],
+    /// Capacity of vl3-lb's flow table.
+    pub(crate) flows: u32,
 }
 
 /// A started peer. Dropping it ends its processes; its namespace goes with the node.

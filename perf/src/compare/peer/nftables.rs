@@ -8,7 +8,7 @@ use crate::net::{BALANCER_ADDRESS, backend_address};
 
 use super::{PacketPath, Peer, PeerHost, Running};
 use crate::compare::requirement::Requirement;
-use crate::compare::services::{self, Service};
+use crate::compare::services::Service;
 
 pub(super) fn peer() -> Peer {
     Peer {
@@ -23,7 +23,7 @@ pub(super) fn peer() -> Peer {
 
 fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
     host.forward()?;
-    let rules = rules(&services::ALL);
+    let rules = rules(host.services);
     host.node
         .netns()
         .feed(Command::new("nft").args(["-f", "-"]), &rules)?;
@@ -39,7 +39,7 @@ fn rules(services: &[Service]) -> String {
         "table ip balancer {\n  chain prerouting {\n    type nat hook prerouting priority dstnat;\n"
             .to_owned();
     for service in services {
-        let count = service.backends();
+        let count = service.backends;
         let backends: Vec<String> = (0..count)
             .map(|index| format!("{index} : {} . {}", backend_address(index), service.target_port))
             .collect();
@@ -59,10 +59,11 @@ fn rules(services: &[Service]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::services::ALL;
 
     #[test]
     fn each_service_is_translated_to_its_backends() {
-        let rules = rules(&services::ALL);
+        let rules = rules(&ALL);
         assert!(
             rules.contains(
                 "ip daddr 172.16.1.103 tcp dport 8080 dnat ip to numgen random mod 8 map { 0 : 172.16.1.20 . 8081, 1 : "

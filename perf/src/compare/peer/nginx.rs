@@ -43,7 +43,7 @@ fn config(service: Service, directory: &str) -> String {
          events {{ worker_connections 15000; multi_accept on; }}\n\
          stream {{\n  upstream backends {{\n"
     );
-    for index in 0..service.backends() {
+    for index in 0..service.backends {
         let address = backend_address(index);
         writeln!(text, "    server {address}:{};", service.target_port).expect("a string takes all text");
     }

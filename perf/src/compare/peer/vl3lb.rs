@@ -7,12 +7,14 @@ use serde_json::{Value, json};
 
 use super::{PacketPath, Peer, PeerHost, Running};
 use crate::compare::requirement::Requirement;
-use crate::compare::services::{self, Service};
+use crate::compare::services::Service;
 use crate::failure::Failure;
 use crate::net::{INTERFACE, backend_address};
 
-/// Capacity of the flow table.
-const FLOWS: u32 = 100_000;
+/// What the names of all its peers begin with.
+pub(crate) const NAME: &str = "vl3-lb";
+/// Capacity of the flow table, if nothing else is asked for.
+pub(crate) const FLOWS: u32 = 100_000;
 
 pub(super) fn peer(name: &'static str, about: &'static str, mode: &'static str, binary: &Path) -> Peer {
     let mut requirements = vec![built(binary)];
@@ -39,12 +41,12 @@ pub(crate) fn socket(directory: &Path) -> PathBuf {
 }
 
 /// A configuration file with one worker on `core`. It is JSON, which is YAML too and is read faster.
-pub(crate) fn config(mode: &str, core: usize, directory: &Path, services: &[Value]) -> Value {
+pub(crate) fn config(mode: &str, core: usize, directory: &Path, flows: u32, services: &[Value]) -> Value {
     json!({
         "interface": INTERFACE,
         "mode": mode,
         "workers": [core],
-        "flows": FLOWS,
+        "flows": flows,
         "admin": {"listen": "127.0.0.1:9090", "socket": socket(directory)},
         "services": services,
     })
@@ -62,15 +64,16 @@ pub(crate) fn service(service: Service, backends: impl Iterator<Item = Ipv4Addr>
     })
 }
 
-fn all_services() -> Vec<Value> {
-    let services = services::ALL.into_iter();
+fn services(services: &[Service]) -> Vec<Value> {
+    let services = services.iter();
     services
-        .map(|each| service(each, (0..each.backends()).map(backend_address)))
+        .map(|&each| service(each, (0..each.backends).map(backend_address)))
         .collect()
 }
 
 fn start(host: &PeerHost<'_>, mode: &str, binary: &str) -> Result<Running, Failure> {
-    let config = config(mode, host.cores.peer_core(), host.directory, &all_services());
+    let core = host.cores.peer_core();
+    let config = config(mode, core, host.directory, host.flows, &services(host.services));
     let file = host.write("vl3-lb.yaml", &format!("{config:#}\n"))?;
     host.start(
         "vl3-lb",
@@ -81,17 +84,19 @@ fn start(host: &PeerHost<'_>, mode: &str, binary: &str) -> Result<Running, Failu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::services::ALL;
 
     #[test]
     fn every_service_has_its_backends_and_the_worker_its_core() {
-        let config = config("native", 1, Path::new("/tmp/x"), &all_services());
+        let config = config("native", 1, Path::new("/tmp/x"), 500, &services(&ALL));
+        assert_eq!(config["flows"], 500);
         assert_eq!(
             (&config["mode"], &config["workers"]),
             (&"native".into(), &json!([1]))
         );
         assert_eq!(config["admin"]["socket"], "/tmp/x/admin.sock");
         let services = config["services"].as_array().unwrap();
-        assert_eq!(services.len(), services::ALL.len());
+        assert_eq!(services.len(), ALL.len());
         assert_eq!(services[0]["protocol"], "UDP");
         assert_eq!(services[0]["backends"].as_array().unwrap().len(), 8);
         assert_eq!(services[2]["backends"], json!([{"address": "172.16.1.20"}]));

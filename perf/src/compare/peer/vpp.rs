@@ -7,7 +7,7 @@ use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, INTERFACE, backend_address};
 
 use super::{PacketPath, Peer, PeerHost, Running};
 use crate::compare::requirement::{Requirement, program};
-use crate::compare::services::{self, Service};
+use crate::compare::services::Service;
 
 pub(super) fn peer() -> Peer {
     Peer {
@@ -25,7 +25,7 @@ pub(super) fn peer() -> Peer {
 
 fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
     let directory = host.directory.display().to_string();
-    let commands = commands(&services::ALL);
+    let commands = commands(host.services);
     let commands_file = host.write("vpp.cli", &commands)?;
     let config = config(
         &directory,
@@ -64,7 +64,7 @@ fn commands(services: &[Service]) -> String {
             service.port
         )
         .expect("a string takes all text");
-        for index in 0..service.backends() {
+        for index in 0..service.backends {
             let address = backend_address(index);
             write!(text, " to {BALANCER_ADDRESS}->{address} {}", service.target_port)
                 .expect("a string takes all text");
@@ -77,10 +77,11 @@ fn commands(services: &[Service]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::services::ALL;
 
     #[test]
     fn each_service_is_a_translation_with_a_new_source() {
-        let commands = commands(&services::ALL);
+        let commands = commands(&ALL);
         assert!(commands.contains(
             "cnat translation add proto TCP real 172.16.1.103 5201 to 172.16.1.103->172.16.1.20 5201\n"
         ));

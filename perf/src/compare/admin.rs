@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::compare::error::CompareError;
+use super::error::CompareError;
 
 /// Time for one response.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,14 +16,19 @@ const READY_POLL: Duration = Duration::from_millis(20);
 
 /// A client of the admin API.
 #[derive(Debug)]
-pub(super) struct Admin {
+pub(crate) struct Admin {
     socket: PathBuf,
 }
 
 impl Admin {
+    /// Over this socket.
+    pub(crate) const fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
     /// Waits until the balancer is ready.
-    pub(super) fn wait(socket: PathBuf, limit: Duration) -> Result<Self, CompareError> {
-        let admin = Self { socket };
+    pub(crate) fn wait(socket: PathBuf, limit: Duration) -> Result<Self, CompareError> {
+        let admin = Self::new(socket);
         let start = Instant::now();
         loop {
             match admin.get("/readyz") {
@@ -36,7 +41,7 @@ impl Admin {
 
     /// The generation that every worker uses, and when the last one switched to it. Times are truncated to milliseconds,
     /// so that one is added.
-    pub(super) fn snapshot(&self) -> Result<(u64, SystemTime), CompareError> {
+    pub(crate) fn snapshot(&self) -> Result<(u64, SystemTime), CompareError> {
         let body = self.get("/api/v1/status")?;
         let status: Value = serde_json::from_str(&body).unwrap_or_default();
         let generation = status["generation"].as_u64();
@@ -48,8 +53,8 @@ impl Admin {
     }
 
     /// Mean time of all changes by vl3-lb's own metric, in seconds: from a new set of backends until all workers use it.
-    pub(super) fn mean_apply_seconds(&self) -> Option<f64> {
-        let metrics = self.get("/metrics").ok()?;
+    pub(crate) fn mean_apply_seconds(&self) -> Option<f64> {
+        let metrics = self.metrics().ok()?;
         let value = |name: &str| -> Option<f64> {
             let line = metrics
                 .lines()
@@ -58,6 +63,11 @@ impl Admin {
         };
         let count = value("vl3lb_snapshot_apply_duration_seconds_count")?;
         Some(value("vl3lb_snapshot_apply_duration_seconds_sum")? / count)
+    }
+
+    /// All metrics, as text (OpenMetrics 1.0).
+    pub(crate) fn metrics(&self) -> Result<String, CompareError> {
+        self.get("/metrics")
     }
 
     /// The body of a response with status 200.
