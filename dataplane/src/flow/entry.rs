@@ -143,23 +143,28 @@ impl HotEntry {
         Duration::from_millis(left.unsigned_abs() as u64 * 10)
     }
 
-    /// Whether the flow's end is accounted. The entry may stay for stragglers, and a forged RST may be
-    /// undone by the next packet.
+    /// Whether the flow's end is accounted. The entry may stay for stragglers.
     #[inline]
     pub const fn is_counted(&self) -> bool {
         self.flags & COUNTED != 0
     }
 
-    /// Marks the flow's end as accounted.
+    /// Marks the flow's end as accounted, or as to be accounted again.
     #[inline]
-    pub const fn set_counted(&mut self) {
-        self.set_flag(COUNTED, true);
+    pub const fn set_counted(&mut self, counted: bool) {
+        self.set_flag(COUNTED, counted);
     }
 
     /// The epoch with which the flow holds its client's entry in the affinity table.
     #[inline]
     pub fn epoch(&self) -> Option<AffinityEpoch> {
         (self.flags & HAS_EPOCH != 0).then_some(AffinityEpoch(self.flags >> EPOCH_SHIFT))
+    }
+
+    /// Marks that the flow does not hold its client's entry in the affinity table any more.
+    #[inline]
+    pub const fn clear_epoch(&mut self) {
+        self.flags &= (1 << EPOCH_SHIFT) - 1 - HAS_EPOCH;
     }
 
     /// Marks that the flow holds its client's entry in the affinity table. Once per flow.

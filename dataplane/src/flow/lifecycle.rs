@@ -26,16 +26,18 @@ use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::FlowSlice;
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, WorkerStats};
-use vl3lb_common::{Backend, BackendSlot, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{Backend, BackendSlot, Duration, ServiceSlot, Snapshot, Timestamp};
 
 use super::affinity::{AffinityTable, BackendId, ServiceClient};
 use super::entry::HotEntry;
 use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
+use super::sequence::Sequence;
 use super::state::{Direction, Lifetimes, State};
 use super::table::{FlowId, FlowTable};
 use super::tcp;
 use crate::config::Timeouts;
+use crate::packet::TcpSegment;
 
 /// The flows of one worker, and everything that must agree with them.
 pub struct Flows {
@@ -144,11 +146,9 @@ impl Flows {
         if let Some(feed) = self.subscribed_feed() {
             feed.emit_opened(&self.table, id, now);
         }
-        self.stats.service(new.service_slot).flows_opened.add(1);
-        let stats = self.stats.backend(new.backend_slot);
-        stats.flows_opened.add(1);
-        stats.flows.add(1);
-        stats
+        self.account_opened(id);
+        self.stats
+            .backend(new.backend_slot)
             .nat_ports
             .set(u64::from(self.table.ports_used(new.backend_slot)));
         Ok(id)
@@ -160,43 +160,90 @@ impl Flows {
     }
 
     /// Moves a flow's state machine by a packet of `bytes` and sets its timer. Returns the former state if it
-    /// changed. `tcp_flags` count for TCP flows only.
+    /// changed. `segment` is that of a TCP packet; a fragment, which has none, changes no TCP state.
     #[inline(always)]
     pub fn advance(
         &mut self,
         id: FlowId,
         direction: Direction,
-        tcp_flags: u8,
+        segment: Option<&TcpSegment>,
         bytes: u32,
         now: Timestamp,
     ) -> Option<State> {
-        let entry = self.table.entry_mut(id);
-        let before = entry.state();
-        let after = if entry.protocol == Protocol::Tcp.number() {
-            tcp::advance(before, direction, tcp_flags)
-        } else {
-            before.after_datagram(direction)
+        let before = self.table.entry(id).state();
+        let stays = match segment {
+            Some(segment) => before.is_open() && self.table.sequence_mut(id).continues(direction, segment),
+            None => before.after_datagram(direction) == before,
         };
-        if after == before {
-            entry.stay(before, now, self.lifetimes.of(before));
-            return None;
+        if !stays {
+            return self.change(id, direction, segment, bytes, now);
         }
-        self.enter(id, after, (direction, bytes), now);
-        Some(before)
+        let lifetime = self.lifetimes.of(before);
+        self.table.entry_mut(id).stay(before, now, lifetime);
+        None
+    }
+
+    /// [`advance`](Self::advance) by a packet that may change the state.
+    #[inline(never)]
+    fn change(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        segment: Option<&TcpSegment>,
+        bytes: u32,
+        now: Timestamp,
+    ) -> Option<State> {
+        let before = self.table.entry(id).state();
+        let after = match segment {
+            Some(segment) => tcp::advance(before, self.table.sequence_mut(id), direction, segment),
+            None => before.after_datagram(direction),
+        };
+        if after != before {
+            self.enter(id, after, (direction, bytes), now);
+            return Some(before);
+        }
+        // A RST that does not count is no sign of life (RFC 7857 section 7).
+        if segment.is_none_or(|segment| !segment.flags.rst()) {
+            let lifetime = self.lifetimes.of(before);
+            self.table.entry_mut(id).stay(before, now, lifetime);
+        }
+        None
     }
 
     /// Brings a flow into another state. A flow that is over then is accounted as ended now, though its entry
-    /// and its NAT port stay for stragglers.
+    /// and its NAT port stay for stragglers; one that goes on after all is accounted as opened again.
     #[cold]
     fn enter(&mut self, id: FlowId, after: State, packet: (Direction, u32), now: Timestamp) {
-        if after.is_over() && !self.table.entry(id).is_counted() {
+        let is_counted = self.table.entry(id).is_counted();
+        if after.is_over() && !is_counted {
             if let Some(feed) = self.subscribed_feed() {
                 feed.emit_finished(&self.table, id, after, packet, now);
             }
+            let entry = self.table.entry(id);
+            // Not the client's own: it gave up.
+            if after == State::Reset && entry.state() == State::Opening && packet.0 == Direction::Out {
+                self.count_failure(BackendSlot(entry.backend_slot), FlowFailure::Reset);
+            }
             self.account_end(id, after.close_cause(), now);
-            self.table.entry_mut(id).set_counted();
+            self.table.entry_mut(id).set_counted(true);
         }
         self.table.touch(id, after, now, self.lifetimes.of(after));
+        if is_counted && !after.is_over() {
+            self.table.entry_mut(id).set_counted(false);
+            self.account_opened(id);
+            if let Some(feed) = self.subscribed_feed() {
+                feed.emit_opened(&self.table, id, now);
+            }
+        }
+    }
+
+    /// Notes the window scale option of a SYN for the judgement of segments, the client's first.
+    pub fn note_window_scale(&mut self, id: FlowId, sender: Direction, scale: Option<u8>) {
+        let sequence = self.table.sequence_mut(id);
+        if sender == Direction::In {
+            *sequence = Sequence::NEW;
+        }
+        sequence.note_scale(sender, scale);
     }
 
     /// Counts the time from SYN to the backend's SYN-ACK.
@@ -312,6 +359,15 @@ impl Flows {
         self.table.entry_mut(id).set_epoch(begun.epoch);
     }
 
+    /// Counts a flow as opened.
+    fn account_opened(&self, id: FlowId) {
+        let (service, backend) = self.table.entry(id).owner();
+        self.stats.service(service).flows_opened.add(1);
+        let stats = self.stats.backend(backend);
+        stats.flows_opened.add(1);
+        stats.flows.add(1);
+    }
+
     /// Takes the end of a flow into counters and affinity; once, while the entry still has its last state.
     fn account_end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
         let entry = self.table.entry(id);
@@ -320,13 +376,14 @@ impl Flows {
         if let Some(epoch) = entry.epoch() {
             let time = self.affinity_times[key.service.index()];
             self.affinity.end(&key, (slot, epoch), now, time);
+            // A reset flow that goes on does not hold the client's entry again, which lasts for a while anyway.
+            self.table.entry_mut(id).clear_epoch();
         }
+        let entry = self.table.entry(id);
         let flows = &self.stats.backend(slot).flows;
         flows.set(flows.get().saturating_sub(1));
-        match (entry.state(), cause) {
-            (State::Opening, CloseCause::Rst) => self.count_failure(slot, FlowFailure::Reset),
-            (State::Opening, CloseCause::Idle) => self.count_failure(slot, FlowFailure::Timeout),
-            _ => {}
+        if entry.state() == State::Opening && cause == CloseCause::Idle {
+            self.count_failure(slot, FlowFailure::Timeout);
         }
         let service = self.stats.service(key.service);
         service.flows_closed[cause as usize].add(1);

@@ -30,6 +30,7 @@ mod mapping;
 mod open;
 mod pool;
 mod ports;
+mod sequence;
 mod state;
 mod table;
 pub mod tcp;

@@ -16,6 +16,18 @@ pub enum Direction {
     Out,
 }
 
+impl Direction {
+    /// The other direction.
+    #[inline]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::In => Self::Out,
+            Self::Out => Self::In,
+        }
+    }
+}
+
 /// The state of a flow. How TCP packets change it: [`super::tcp::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -79,13 +91,23 @@ impl State {
         }
     }
 
-    /// The state of a UDP flow after a packet.
+    /// Whether data goes in one direction at least, on a TCP flow.
+    #[inline]
+    pub const fn is_open(self) -> bool {
+        matches!(
+            self,
+            Self::Established | Self::HalfClosedByClient | Self::HalfClosedByBackend
+        )
+    }
+
+    /// The state of a flow after a packet without a TCP segment: a UDP flow's, after a datagram, or any TCP
+    /// flow's, after a fragment.
     #[inline]
     #[must_use]
     pub const fn after_datagram(self, direction: Direction) -> Self {
-        match direction {
-            Direction::In => self,
-            Direction::Out => Self::Replied,
+        match (self, direction) {
+            (Self::Unreplied, Direction::Out) => Self::Replied,
+            _ => self,
         }
     }
 

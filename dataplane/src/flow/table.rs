@@ -12,10 +12,11 @@ use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
 use super::key::{HashSeed, Key, ReplyKey, RequestKey};
-use super::mapping::{Mapping, span};
+use super::mapping::{Mapping, Region, span};
 use super::open::NewFlow;
 use super::pool::Pool;
 use super::ports::PortMaps;
+use super::sequence::Sequence;
 use super::state::{Direction, State};
 
 /// A live flow's number. Valid until the flow is closed.
@@ -47,6 +48,8 @@ const _: () = assert!(MAX_FLOWS < NO_FLOW);
 /// The flows of one worker as plain data; [`super::Flows`] keeps the rest of the program consistent with it.
 pub struct FlowTable {
     pub(super) pool: Pool,
+    /// Sequence numbers of the TCP flows, by entry.
+    sequences: Region<Sequence>,
     pub(super) index: Index,
     pub(super) ports: PortMaps,
     pub(super) finished: FinishedQueues,
@@ -95,6 +98,7 @@ impl FlowTable {
             + span::<Bucket>(buckets as usize)
             + span::<HotEntry>(flows)
             + span::<ColdEntry>(flows)
+            + span::<Sequence>(flows)
             + span::<u32>(flows)
             + span::<u64>(flows.div_ceil(64));
         let backend_bytes =
@@ -117,6 +121,7 @@ impl FlowTable {
             cold: mapping.carve(flows),
             live: mapping.carve(flows.div_ceil(64)),
         };
+        let sequences = mapping.carve(flows);
         let older = mapping.carve(flows);
         let finished = FinishedQueues::new(mapping.carve(MAX_BACKENDS), older);
         let in_use = mapping.carve(MAX_BACKENDS);
@@ -131,6 +136,7 @@ impl FlowTable {
         });
         Ok(Self {
             pool,
+            sequences,
             index,
             ports: ports_in_use,
             finished,
@@ -176,6 +182,7 @@ impl FlowTable {
         probe.guess = id;
         self.pool.hot.prefetch(id as usize);
         self.pool.cold.prefetch(id as usize);
+        self.sequences.prefetch(id as usize);
         false
     }
 
@@ -244,6 +251,18 @@ impl FlowTable {
     #[inline]
     pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         &mut self.pool.hot[id.index()]
+    }
+
+    /// A TCP flow's sequence numbers.
+    #[cfg(test)]
+    pub(super) fn sequence(&self, id: FlowId) -> &Sequence {
+        &self.sequences[id.index()]
+    }
+
+    /// The same, to change them.
+    #[inline(always)]
+    pub(super) fn sequence_mut(&mut self, id: FlowId) -> &mut Sequence {
+        &mut self.sequences[id.index()]
     }
 
     /// A flow's counters and when it was opened.
@@ -326,7 +345,7 @@ impl FlowTable {
         self.pool.header().capacity
     }
 
-    /// Bytes of the mapping that grow with the capacity: 116.2 for each flow. The maps of NAT ports
+    /// Bytes of the mapping that grow with the capacity: 128.2 for each flow. The maps of NAT ports
     /// are not counted: 1 bit for each port, only for backends that have had flows.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes

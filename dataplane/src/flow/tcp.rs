@@ -1,59 +1,56 @@
 //! The TCP state machine of a flow: RFC 6146 section 3.5.2 with the changes of RFC 7857 section 2, as
-//! observed between the two ends.
+//! observed between the two ends, and judged by sequence numbers ([`Sequence`]).
 //!
-//! It depends on flags only. A forged RST therefore shortens a flow's timeout but does not end it: the
-//! flow is kept, and the next packet of either end restores it (RFC 7857 section 2.2). ICMP
-//! never changes a state (RFC 5382 REQ-10).
+//! | segment | counts if | else |
+//! |---|---|---|
+//! | the client's first ACK | it acknowledges the backend's SYN (RFC 9293 section 3.10.7.4) | the flow stays half-open |
+//! | FIN | it is in the window and knows what the other end has sent (RFC 5961 section 5) | the flow stays open |
+//! | the last ACK | it acknowledges the FIN | the flow stays closing |
+//! | RST | it has exactly the next sequence number (RFC 5961 section 3.2), or answers the SYN | nothing changes |
+//! | SYN | the flow is half-open or over | nothing changes (RFC 5961 section 4) |
+//!
+//! Segments that do not count are forwarded all the same: RFC 7857 section 2.2 says so for RST, and the receiver knows
+//! better. If it is one that the receiver minds, its challenge ACK makes the sender repeat the RST with the exact
+//! number.
+//!
+//! Even a RST that counts does not end the flow at once: it is kept for a while and goes on as what it was with the
+//! next segment of the end that seemed to have sent the RST. The other end's do not revive it, since they may be on
+//! their way or be the challenge ACK. ICMP never changes a state (RFC 5382 REQ-10).
 
+use super::sequence::{Fit, Sequence};
 use super::state::{Direction, State};
+use crate::packet::{TcpFlags, TcpSegment};
 
-/// Flags of the TCP header (RFC 9293 section 3.1), as in its 14th byte.
-pub const FIN: u8 = 0x01;
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
-
-/// The state of a TCP flow after a packet with these flags.
-#[inline]
+/// The state of a TCP flow after a segment, which is taken into `sequence`.
 #[must_use]
-pub const fn advance(state: State, direction: Direction, flags: u8) -> State {
-    use Direction::{In, Out};
-    let (fin, syn, ack) = (flags & FIN != 0, flags & SYN != 0, flags & ACK != 0);
-    if flags & (FIN | SYN | RST | ACK) == 0 {
-        // Of no segment: a fragment other than the first one.
-        return state;
+pub fn advance(state: State, sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
+    if state == State::Reset {
+        return after_reset(sequence, direction, segment);
     }
-    if flags & RST != 0 {
+    if segment.flags.rst() {
         // Many ends send RST instead of their last ACK; that flow has finished in order.
-        return match state {
-            State::Finished => State::Finished,
-            _ => State::Reset,
-        };
+        if state == State::Finished || !resets(state, sequence, direction, segment) {
+            return state;
+        }
+        sequence.note_reset(state, direction);
+        return State::Reset;
     }
-    match (state, direction) {
-        // With ACK or without: in a simultaneous open both ends send a bare SYN.
-        (State::Opening, Out) if syn => State::Answered,
-        (State::Answered | State::Established, In) if fin => State::HalfClosedByClient,
-        (State::Answered | State::Established, Out) if fin => State::HalfClosedByBackend,
-        // Not before the client has confirmed: otherwise SYNs with forged sources would fill the table
-        // with flows that are kept for hours.
-        (State::Answered, In) if ack => State::Established,
-        (State::HalfClosedByClient, Out) if fin => State::ClosingByBackend,
-        (State::HalfClosedByBackend, In) if fin => State::ClosingByClient,
-        (State::ClosingByBackend, In) | (State::ClosingByClient, Out) if ack && !fin => State::Finished,
-        // The backend's SYN-ACK crossed the client's RST.
-        (State::Reset, Out) if syn => State::Answered,
-        // The caller opens a new flow instead; see `reopens`.
-        (State::Reset, In) if syn => State::Reset,
-        (State::Reset, _) => advance(State::Established, direction, flags),
-        _ => state,
+    match state {
+        State::Opening => opening(sequence, direction, segment),
+        State::Answered => answered(sequence, direction, segment),
+        State::Established
+        | State::HalfClosedByClient
+        | State::HalfClosedByBackend
+        | State::ClosingByClient
+        | State::ClosingByBackend => open(state, sequence, direction, segment),
+        State::Finished | State::Reset | State::Unreplied | State::Replied => state,
     }
 }
 
 /// Whether a client's packet with these flags begins a new connection in place of this flow, which
 /// is over: the caller opens a new flow.
 #[inline]
-pub const fn reopens(state: State, flags: u8) -> bool {
+pub const fn reopens(state: State, flags: TcpFlags) -> bool {
     opens(flags)
         && matches!(
             state,
@@ -63,168 +60,107 @@ pub const fn reopens(state: State, flags: u8) -> bool {
 
 /// Whether a client's packet with these flags may open a flow: SYN alone.
 #[inline]
-pub const fn opens(flags: u8) -> bool {
-    flags & (SYN | ACK | RST | FIN) == SYN
+pub const fn opens(flags: TcpFlags) -> bool {
+    flags.0 & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The backend has not answered yet.
+const fn opening(sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
+    match direction {
+        // With ACK or without: in a simultaneous open both ends send a bare SYN.
+        Direction::Out if segment.flags.syn() => {
+            sequence.answer(segment);
+            State::Answered
+        }
+        // Perhaps of a client that has started anew.
+        Direction::In if opens(segment.flags) => {
+            sequence.open(segment);
+            State::Opening
+        }
+        _ => State::Opening,
+    }
+}
+
+/// The client has not confirmed yet that it got the backend's SYN. Until then the flow is not kept for longer:
+/// SYNs with forged sources would fill the table.
+fn answered(sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
+    match direction {
+        Direction::Out => {
+            if segment.flags.syn() {
+                sequence.answer(segment);
+            } else {
+                sequence.send_early(segment);
+            }
+            State::Answered
+        }
+        Direction::In if sequence.confirm(segment) => match (segment.flags.fin(), sequence.is_early_fin()) {
+            (false, false) => State::Established,
+            (true, false) => State::HalfClosedByClient,
+            (false, true) => State::HalfClosedByBackend,
+            (true, true) => State::ClosingByClient,
+        },
+        Direction::In => State::Answered,
+    }
+}
+
+/// The connection is open, or its ends are closing it.
+fn open(state: State, sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
     use Direction::{In, Out};
-    use State::*;
-
-    /// Plays packets on a flow that has just been opened by a SYN.
-    fn play(packets: &[(Direction, u8)]) -> State {
-        packets.iter().fold(Opening, |state, &(direction, flags)| {
-            advance(state, direction, flags)
-        })
+    if segment.flags.syn() {
+        return state;
     }
-
-    const OPEN: [(Direction, u8); 2] = [(Out, SYN | ACK), (In, ACK)];
-
-    #[test]
-    fn conversations_end_where_they_should() {
-        let after_open = |rest: &[(Direction, u8)]| play(&[&OPEN, rest].concat());
-        let rows = [
-            ("SYN", play(&[]), Opening),
-            ("SYN again", play(&[(In, SYN)]), Opening),
-            ("SYN-ACK", play(&OPEN[..1]), Answered),
-            ("SYN-ACK twice", play(&[OPEN[0], OPEN[0]]), Answered),
-            ("SYN after its SYN-ACK", play(&[OPEN[0], (In, SYN)]), Answered),
-            ("handshake", play(&OPEN), Established),
-            (
-                "simultaneous open",
-                play(&[(Out, SYN), (In, SYN | ACK)]),
-                Established,
-            ),
-            ("no SYN-ACK, then data of the client", play(&[(In, ACK)]), Opening),
-            ("ACK of an older connection", play(&[(Out, ACK)]), Opening),
-            ("refused", play(&[(Out, RST | ACK)]), Reset),
-            ("data", after_open(&[(In, ACK), (Out, ACK)]), Established),
-            (
-                "client closes",
-                after_open(&[(In, FIN | ACK)]),
-                HalfClosedByClient,
-            ),
-            (
-                "backend closes",
-                after_open(&[(Out, FIN | ACK)]),
-                HalfClosedByBackend,
-            ),
-            (
-                "data after FIN",
-                after_open(&[(In, FIN | ACK), (Out, ACK), (In, ACK)]),
-                HalfClosedByClient,
-            ),
-            (
-                "FIN again",
-                after_open(&[(Out, FIN | ACK), (Out, FIN | ACK)]),
-                HalfClosedByBackend,
-            ),
-            (
-                "both close",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK)]),
-                ClosingByBackend,
-            ),
-            (
-                "both close, client last",
-                after_open(&[(Out, FIN | ACK), (In, FIN | ACK)]),
-                ClosingByClient,
-            ),
-            (
-                "last FIN again",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK), (Out, FIN | ACK)]),
-                ClosingByBackend,
-            ),
-            (
-                "first FIN again",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK), (In, FIN | ACK)]),
-                ClosingByBackend,
-            ),
-            (
-                "finished",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK), (In, ACK)]),
-                Finished,
-            ),
-            (
-                "finished, client last",
-                after_open(&[(Out, FIN | ACK), (In, FIN | ACK), (Out, ACK)]),
-                Finished,
-            ),
-            (
-                "RST at the end",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK), (In, ACK), (In, RST)]),
-                Finished,
-            ),
-            (
-                "RST instead of the last ACK",
-                after_open(&[(In, FIN | ACK), (Out, FIN | ACK), (In, RST)]),
-                Reset,
-            ),
-            ("RST of the client", after_open(&[(In, RST)]), Reset),
-            ("RST of the backend", after_open(&[(Out, RST | ACK)]), Reset),
-            ("RST with SYN", after_open(&[(In, RST | SYN)]), Reset),
-            (
-                "forged RST, then data of the client",
-                after_open(&[(Out, RST), (In, ACK)]),
-                Established,
-            ),
-            (
-                "forged RST, then data of the backend",
-                after_open(&[(In, RST), (Out, ACK)]),
-                Established,
-            ),
-            (
-                "forged RST, then FIN",
-                after_open(&[(In, RST), (In, FIN | ACK)]),
-                HalfClosedByClient,
-            ),
-            (
-                "RST crosses the SYN-ACK",
-                play(&[(In, RST), (Out, SYN | ACK)]),
-                Answered,
-            ),
-            ("SYN after RST", after_open(&[(In, RST), (In, SYN)]), Reset),
-            ("SYN on an open flow", after_open(&[(In, SYN)]), Established),
-            (
-                "backend closes before the handshake is complete",
-                play(&[OPEN[0], (Out, FIN | ACK)]),
-                HalfClosedByBackend,
-            ),
-            (
-                "client closes with its first ACK",
-                play(&[OPEN[0], (In, FIN | ACK)]),
-                HalfClosedByClient,
-            ),
-        ];
-        for (conversation, state, expected) in rows {
-            assert_eq!(state, expected, "{conversation}");
+    let fit = sequence.judge(direction, segment);
+    if fit == Fit::Outside {
+        return state;
+    }
+    sequence.follow(fit, direction, segment);
+    if state.is_open() {
+        sequence.catch_up(fit, direction, segment);
+    }
+    // One that was seen before changes nothing, in whatever order they come.
+    let fin = segment.flags.fin() && segment.end() == sequence.end(direction);
+    match (state, direction) {
+        (State::Established, In) if fin => State::HalfClosedByClient,
+        (State::Established, Out) if fin => State::HalfClosedByBackend,
+        (State::HalfClosedByClient, Out) if fin => State::ClosingByBackend,
+        (State::HalfClosedByBackend, In) if fin => State::ClosingByClient,
+        (State::ClosingByBackend, In) | (State::ClosingByClient, Out)
+            if sequence.acknowledges_all(direction, segment) =>
+        {
+            State::Finished
         }
+        _ => state,
     }
+}
 
-    #[test]
-    fn only_a_bare_syn_on_a_flow_that_is_over_begins_a_new_one() {
-        for state in State::ALL {
-            let over = matches!(state, ClosingByClient | ClosingByBackend | Finished | Reset);
-            assert_eq!(reopens(state, SYN), over, "{state:?}");
-            for flags in [SYN | ACK, SYN | RST, SYN | FIN, ACK, FIN | ACK, RST, 0] {
-                assert!(!reopens(state, flags), "{state:?} {flags:#x}");
-            }
-        }
-        // ECN set-up (RFC 3168 section 6.1.1) is a SYN with ECE and CWR.
-        assert!(reopens(Finished, SYN | 0xc0));
+/// Whether a RST ends the connection at its receiver.
+const fn resets(state: State, sequence: &Sequence, direction: Direction, rst: &TcpSegment) -> bool {
+    let is_next = rst.sequence == sequence.end(direction);
+    match (state, direction) {
+        // The client knows no sequence number of the backend yet, but its own.
+        (State::Opening, Direction::Out) => sequence.acknowledges_syn(rst),
+        // It may still be in the same state.
+        (State::Answered, Direction::Out) => is_next || sequence.acknowledges_all(direction, rst),
+        _ => is_next,
     }
+}
 
-    #[test]
-    fn no_flags_lead_out_of_tcp() {
-        let is_udp = |state| matches!(state, Unreplied | Replied);
-        for state in State::ALL.into_iter().filter(|state| !is_udp(*state)) {
-            for flags in 0..=u8::MAX {
-                for direction in [In, Out] {
-                    let next = advance(state, direction, flags);
-                    assert!(!is_udp(next), "{state:?} {flags:#x}");
-                }
-            }
-        }
+/// A reset flow advances what it was, and goes on as that.
+fn after_reset(sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
+    let (former, by) = sequence.reset();
+    // The caller opens a new flow for a SYN that may; see `reopens`.
+    if segment.flags.rst() || (direction == Direction::In && opens(segment.flags)) {
+        return State::Reset;
     }
+    let fits = sequence.judge(direction, segment) != Fit::Outside;
+    let next = advance(former, sequence, direction, segment);
+    let is_alive = match former {
+        State::Opening | State::Answered => next != former,
+        _ => fits,
+    };
+    if direction == by && is_alive {
+        return next;
+    }
+    sequence.note_reset(next, by);
+    State::Reset
 }

@@ -19,6 +19,7 @@ mod parse;
 mod reject;
 mod rewrite;
 mod segment;
+mod tcp_segment;
 #[cfg(test)]
 mod tests;
 
@@ -29,3 +30,4 @@ pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into}
 pub use reject::{IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
 pub use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
 pub use segment::segment;
+pub use tcp_segment::{TcpSegment, tcp_segment, tcp_timestamps, tcp_window_scale};

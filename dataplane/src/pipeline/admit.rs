@@ -8,7 +8,7 @@ use super::policy::Policy;
 use super::reject::DropContext;
 use super::select::Choice;
 use super::{Context, Signals, Tables, next_hop};
-use crate::flow::{FlowId, NewFlow, OpenError, State, tcp};
+use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, tcp};
 use crate::packet;
 use crate::port::Frame;
 
@@ -116,6 +116,8 @@ fn open<F: Frame>(
     entry.set_client_mac(client_mac.0, !is_known, policy.hop_generation);
     if is_tcp {
         entry.mss = packet::tcp_mss_option(head, parsed).unwrap_or(0);
+        let scale = packet::tcp_window_scale(head, parsed);
+        tables.flows.note_window_scale(id, Direction::In, scale);
     }
     tables.selector.opened(service.slot, choice);
     Ok((id, mac))

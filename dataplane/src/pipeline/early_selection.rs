@@ -45,7 +45,7 @@ fn select_one(
     lookup: &Lookup,
 ) -> Option<EarlySelection> {
     let tuple = lookup.tuple;
-    if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags.0) {
+    if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags) {
         return None;
     }
     let slot = policy.service_at(parsed, tuple)?;

@@ -51,7 +51,7 @@ use vl3lb_common::{DropReason, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
 use crate::flow::{FeedWriter, FlowId, Flows, tcp};
-use crate::packet::{self, Framing, Parsed};
+use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
 use crate::port::{Frame, Port, packet_len};
 
 use batch::Prepared;
@@ -111,8 +111,14 @@ impl Context<'_> {
 
     /// The TCP flags; none for UDP.
     #[inline(always)]
-    const fn tcp_flags(&self) -> u8 {
-        self.lookup.flags.0
+    const fn tcp_flags(&self) -> TcpFlags {
+        self.lookup.flags
+    }
+
+    /// The TCP segment of a packet, unless it is a fragment.
+    #[inline(always)]
+    fn segment<F: Frame>(&self, packet: &[F]) -> Option<TcpSegment> {
+        packet::tcp_segment(packet.first()?.bytes(), self.parsed)
     }
 }
 
@@ -472,10 +478,10 @@ impl Engine {
     pub fn sweep(&mut self, now: Timestamp) {
         /// Entries looked at per call: a million flows are swept in 4,000 calls.
         const BUDGET: usize = 256;
-        let policy = &self.policy;
-        self.tables
-            .flows
-            .sweep(now, BUDGET, |entry| policy.sweep_cause(entry));
+        let (policy, transitory) = (&self.policy, self.timeouts.tcp_transitory);
+        self.tables.flows.sweep(now, BUDGET, |entry| {
+            policy.sweep_cause(entry, transitory.saturating_sub(entry.expires_in(now)))
+        });
         self.tables.fragments.expire(now);
         self.limits.refill(now);
     }

@@ -6,14 +6,18 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::{client_hash, owner_hash, reduce};
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, Service, ServiceKey, ServiceSlot, Snapshot,
+    Backend, BackendSlot, BackendState, DropReason, Duration, Service, ServiceKey, ServiceSlot, Snapshot,
 };
 
 use super::Origin;
 use super::placement::FlowPlacement;
 use super::tuple::Tuple;
-use crate::flow::HotEntry;
+use crate::flow::{HotEntry, State};
 use crate::packet::{Framing, Parsed};
+
+/// How long a reset flow of a draining backend is kept: a connection that was not reset by its ends shows signs of life
+/// within some retransmissions.
+const RESET_REST: Duration = Duration::from_secs(10);
 
 /// The snapshot in use, this worker's place among the workers, and the link that they are attached to. Constant while a
 /// packet is handled.
@@ -167,13 +171,19 @@ impl Policy {
         }
     }
 
-    /// Why a sweep has to end a flow that has not expired.
-    pub(super) fn sweep_cause(&self, entry: &HotEntry) -> Option<CloseCause> {
+    /// Why a sweep has to end a flow that has not expired; `rested` is the time since it came into its state, for one
+    /// that is over.
+    pub(super) fn sweep_cause(&self, entry: &HotEntry, rested: Duration) -> Option<CloseCause> {
         match self.usable_backend(entry) {
             Err((cause, _)) => Some(cause),
-            // A finished flow does not keep the slot of a backend that is to go.
+            // A flow that is over does not keep the slot of a backend that is to go.
             Ok(backend) if matches!(backend.state, BackendState::Draining { .. }) => {
-                entry.state().is_over().then_some(CloseCause::Drain)
+                let is_gone = match entry.state() {
+                    State::Finished => true,
+                    State::Reset => rested >= RESET_REST,
+                    _ => false,
+                };
+                is_gone.then_some(CloseCause::Drain)
             }
             Ok(_) => None,
         }

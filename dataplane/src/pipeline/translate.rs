@@ -1,4 +1,4 @@
-//! Full NAT of a packet whose flow is known: the flow's state moves, both addresses are rewritten, and the packet is
+//! Full NAT of a packet whose flow is known: both addresses are rewritten, the flow's state moves, and the packet is
 //! counted.
 
 use vl3lb_common::{DropReason, MacAddr};
@@ -9,8 +9,8 @@ use crate::flow::{Direction, FlowId, Flows, State};
 use crate::packet::{self, Translation};
 use crate::port::Frame;
 
-/// Translates a request and sends it to the flow's backend, whose next hop is `mac`. An unresolved next hop moves the
-/// flow's state all the same.
+/// Translates a request and sends it to the flow's backend, whose next hop is `mac`. The state does not move for a packet
+/// that is dropped here: its receiver never sees it.
 #[inline(always)]
 pub(super) fn to_backend<F: Frame>(
     policy: &Policy,
@@ -22,7 +22,7 @@ pub(super) fn to_backend<F: Frame>(
     mac: Result<Option<MacAddr>, DropReason>,
 ) -> Result<Verdict, DropReason> {
     let bytes = context.parsed.ip_len();
-    flows.advance(id, Direction::In, context.tcp_flags(), bytes, context.now);
+    let segment = context.segment(packet);
     if !next_hop::is_client_known(policy, flows.table().entry(id)) {
         next_hop::learn_client(policy, signals, flows, id, context.parsed, packet);
     }
@@ -35,6 +35,7 @@ pub(super) fn to_backend<F: Frame>(
         destination_port: entry.backend_port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
+    flows.advance(id, Direction::In, segment.as_ref(), bytes, context.now);
     flows.count_packet(id, owner, Direction::In, bytes);
     Ok(verdict)
 }
@@ -50,10 +51,7 @@ pub(super) fn to_client<F: Frame>(
     id: FlowId,
 ) -> Result<Verdict, DropReason> {
     let bytes = context.parsed.ip_len();
-    let before = flows.advance(id, Direction::Out, context.tcp_flags(), bytes, context.now);
-    if before == Some(State::Opening) && flows.table().entry(id).state() == State::Answered {
-        accepted(flows, packet, context, id);
-    }
+    let segment = context.segment(packet);
     next_hop::refresh_client(policy, flows, signals, id)?;
     let entry = flows.table().entry(id);
     let owner = entry.owner();
@@ -65,17 +63,23 @@ pub(super) fn to_client<F: Frame>(
         destination_port: entry.client_port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
+    let before = flows.advance(id, Direction::Out, segment.as_ref(), bytes, context.now);
+    if before == Some(State::Opening) && flows.table().entry(id).state() == State::Answered {
+        accepted(flows, packet, context, id);
+    }
     flows.count_packet(id, owner, Direction::Out, bytes);
     Ok(verdict)
 }
 
-/// The backend accepted a connection: counts the time that it took, and notes the segment size that both ends can take.
+/// The backend accepted a connection: counts the time that it took, and notes the segment size that both ends can take
+/// and the scale of the backend's windows.
 #[inline(never)]
 fn accepted<F: Frame>(flows: &mut Flows, packet: &[F], context: Context<'_>, id: FlowId) {
     flows.count_connect(id, context.now);
-    let offered = packet
-        .first()
-        .and_then(|head| packet::tcp_mss_option(head.bytes(), context.parsed));
+    let head = packet.first().map(F::bytes);
+    let scale = head.and_then(|head| packet::tcp_window_scale(head, context.parsed));
+    flows.note_window_scale(id, Direction::Out, scale);
+    let offered = head.and_then(|head| packet::tcp_mss_option(head, context.parsed));
     let entry = flows.entry_mut(id);
     entry.mss = match (entry.mss, offered) {
         (mss, None) => mss,

@@ -5,6 +5,7 @@
 //! the packet path itself does not use: checks here are checks by a second implementation.
 
 pub mod builder;
+pub mod conversation;
 #[cfg(test)]
 pub(crate) mod netns;
 pub mod validate;

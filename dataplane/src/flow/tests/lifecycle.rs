@@ -7,11 +7,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::next_hop::Link;
-use vl3lb_common::stats::WorkerStats;
+use vl3lb_common::stats::{FlowFailure, WorkerStats};
 use vl3lb_common::{Backend, BackendState, Generation, Snapshot};
 
 use super::*;
-use crate::packet::TcpFlags;
+use crate::packet::{TcpFlags, TcpSegment};
 use crate::testing::world;
 
 const OWN: [[u8; 4]; 2] = [[172, 16, 1, 103], [172, 16, 1, 104]];
@@ -58,7 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         TcpFlags::ACK,
         TcpFlags::SYN | TcpFlags::ACK,
         TcpFlags::FIN | TcpFlags::ACK,
-        TcpFlags::RST,
+        TcpFlags::RST | TcpFlags::ACK,
     ]);
     let direction = prop::sample::select(vec![Direction::In, Direction::Out]);
     let cause = prop::sample::select(vec![CloseCause::BackendDown, CloseCause::Drain]);
@@ -173,7 +173,25 @@ impl World {
         if known.is_some_and(|id| !self.flows.table.entry(id).state().is_over()) {
             return None;
         }
-        self.flows.open(&new, &backend, self.now, random, |_| true).ok()
+        let id = self.flows.open(&new, &backend, self.now, random, |_| true).ok()?;
+        self.flows.note_window_scale(id, Direction::In, None);
+        Some(id)
+    }
+
+    /// A packet of 60 bytes with the numbers that come next. `flags` are TCP's.
+    fn packet(&mut self, id: FlowId, direction: Direction, flags: u8) {
+        let sequence = self.flows.table.sequence(id);
+        let segment = TcpSegment {
+            flags: TcpFlags(flags),
+            sequence: sequence.end(direction),
+            acknowledgment: sequence.end(direction.opposite()),
+            payload: 0,
+        };
+        let is_tcp = self.flows.table.entry(id).protocol == Protocol::Tcp.number();
+        let segment = is_tcp.then_some(&segment);
+        self.flows.advance(id, direction, segment, 60, self.now);
+        let owner = self.flows.table.entry(id).owner();
+        self.flows.count_packet(id, owner, direction, 60);
     }
 
     fn step(&mut self, step: &Step) {
@@ -191,9 +209,7 @@ impl World {
                 flags,
             } => {
                 if let Some(id) = self.nth(nth) {
-                    self.flows.advance(id, direction, flags, 60, self.now);
-                    let owner = self.flows.table.entry(id).owner();
-                    self.flows.count_packet(id, owner, direction, 60);
+                    self.packet(id, direction, flags);
                 }
             }
             Step::End { nth, cause } => {
@@ -308,9 +324,7 @@ fn flows_on_an_address_that_is_gone_end_as_interface_lost_and_others_go_on() {
     let lost = world.open(0, 0, 0, true, 1).unwrap();
     let kept = world.open(2, 1, 0, true, 2).unwrap();
     let finished = world.open(4, 0, 0, true, 3).unwrap();
-    world
-        .flows
-        .advance(finished, Direction::Out, TcpFlags::RST, 40, world.now);
+    world.packet(finished, Direction::Out, TcpFlags::RST | TcpFlags::ACK);
     world.flows.set_snapshot(&snapshot([false, true], [true, false]));
     world.flows.sweep(world.now, usize::MAX, |_| None);
     world.check();
@@ -335,12 +349,44 @@ fn flows_go_on_where_their_address_comes_back_before_a_sweep() {
 fn a_flow_that_ended_before_is_not_emitted_again_when_it_makes_room() {
     let mut world = World::new(1, 10);
     let first = world.open(0, 0, 0, true, 1).unwrap();
-    world
-        .flows
-        .advance(first, Direction::Out, TcpFlags::RST, 40, world.now);
+    world.packet(first, Direction::Out, TcpFlags::RST | TcpFlags::ACK);
     world.check();
     assert_eq!(world.closed, HashMap::from([(CloseCause::Rst, 1)]));
     assert!(world.open(2, 0, 0, true, 2).is_some());
     world.check();
     assert_eq!((world.opened, world.closed.len()), (2, 1));
+}
+
+/// Else a forged RST would make a backend look free, and least-connections send it more.
+#[test]
+fn a_reset_flow_that_goes_on_counts_for_its_backend_again() {
+    let mut world = World::new(10, 10);
+    let id = world.open(0, 0, 0, true, 1).unwrap();
+    world.packet(id, Direction::Out, TcpFlags::SYN | TcpFlags::ACK);
+    world.packet(id, Direction::In, TcpFlags::ACK);
+    let flows = |world: &World| world.stats.backend(BackendSlot(0)).flows.get();
+    for closed in 1..4 {
+        world.packet(id, Direction::Out, TcpFlags::RST);
+        world.check();
+        assert_eq!((flows(&world), world.closed[&CloseCause::Rst]), (0, closed));
+        world.packet(id, Direction::Out, TcpFlags::ACK);
+        world.check();
+        assert_eq!((flows(&world), world.opened), (1, closed + 1));
+    }
+    world.flows.end(id, CloseCause::Drain, world.now);
+    world.check();
+    assert_eq!(flows(&world), 0);
+}
+
+#[test]
+fn a_client_that_gives_up_is_no_failure_of_the_backend() {
+    let mut world = World::new(10, 10);
+    let failed =
+        |world: &World| world.stats.backend(BackendSlot(0)).flows_failed[FlowFailure::Reset as usize].get();
+    for (direction, failures) in [(Direction::In, 0), (Direction::Out, 1)] {
+        let id = world.open(failures, 0, 0, true, 1).unwrap();
+        world.packet(id, direction, TcpFlags::RST | TcpFlags::ACK);
+        assert_eq!(world.flows.table.entry(id).state(), State::Reset);
+        assert_eq!(failed(&world), u64::from(failures), "{direction:?}");
+    }
 }

@@ -94,7 +94,7 @@ fn each_end_is_emitted_once_with_its_cause() {
         (CloseCause::Rst, |world, seen| {
             let reset = world.backend_tcp(seen, flags::RST | flags::ACK, b"");
             world.forward(&reset);
-            // It was forged; the flow goes on and ends once more.
+            // The client minds, which does not bring the flow back.
             let data = world.client_tcp(CLIENT, flags::ACK, b"x");
             world.forward(&data);
             world.pass(Duration::from_secs(8_000));

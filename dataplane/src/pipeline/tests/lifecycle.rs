@@ -309,6 +309,8 @@ fn a_reset_flow_still_forwards_stragglers() {
     world.pass(Duration::from_secs(200));
     let data = world.backend_tcp(&seen, flags::ACK, b"the reset was forged");
     world.forward(&data);
+    let data = world.client_tcp("172.16.1.100:40000", flags::ACK, b"so it was");
+    world.forward(&data);
     world.pass(Duration::from_secs(3_600));
     let data = world.client_tcp("172.16.1.100:40000", flags::ACK, b"indeed");
     assert_eq!(world.forward(&data).destination, seen.destination);

@@ -3,6 +3,7 @@
 mod affinity;
 mod burst;
 mod feed;
+mod forged;
 mod fragments;
 mod icmp;
 mod lifecycle;
@@ -12,12 +13,14 @@ mod reattach;
 mod source_ranges;
 mod workers;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
+use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
@@ -30,9 +33,11 @@ use vl3lb_common::{
 
 use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
 use crate::config::Timeouts;
+use crate::flow::{Direction, ReplyKey};
 use crate::packet::Framing;
 use crate::port::Frame;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
+use crate::testing::conversation::Conversation;
 use crate::testing::validate;
 use crate::testing::{MemFrame, frame, frames_of};
 
@@ -86,6 +91,8 @@ struct World {
     enters: u16,
     /// Fragments that wait for the first one of their datagram, and the worker where they do.
     waiting: Vec<(usize, Ticket, Origin, Vec<MemFrame>)>,
+    /// The TCP connections, by client.
+    conversations: RefCell<HashMap<SocketAddr, Conversation>>,
 }
 
 impl World {
@@ -121,6 +128,7 @@ impl World {
             now,
             enters: 0,
             waiting: Vec::new(),
+            conversations: RefCell::default(),
         }
     }
 
@@ -286,7 +294,10 @@ impl World {
         } else {
             "172.16.1.103:8080"
         };
-        builder::tcp(self.addresses(client, service), &Tcp::flags(bits), payload)
+        let mut conversations = self.conversations.borrow_mut();
+        let conversation = conversations.entry(client.parse().unwrap()).or_default();
+        let header = conversation.header(Direction::In, bits, payload.len());
+        builder::tcp(self.addresses(client, service), &header, payload)
     }
 
     fn client_udp(&self, client: &str, payload: &[u8]) -> Vec<u8> {
@@ -301,7 +312,27 @@ impl World {
     /// A TCP packet of the backend in answer to what it saw.
     fn backend_tcp(&self, seen: &Seen, bits: u8, payload: &[u8]) -> Vec<u8> {
         let (source, destination) = (seen.destination.to_string(), seen.source.to_string());
-        builder::tcp(self.addresses(&source, &destination), &Tcp::flags(bits), payload)
+        let mut conversations = self.conversations.borrow_mut();
+        let conversation = conversations.entry(self.client_of(seen)).or_default();
+        let header = conversation.header(Direction::Out, bits, payload.len());
+        builder::tcp(self.addresses(&source, &destination), &header, payload)
+    }
+
+    /// The client of the flow in which the backend saw this, or what the backend saw if it has none any more.
+    fn client_of(&self, seen: &Seen) -> SocketAddr {
+        let table = |engine: &Engine| {
+            let table = engine.tables.flows.table();
+            let key = ReplyKey {
+                backend: to_octets(seen.destination.ip()),
+                backend_port: seen.destination.port(),
+                local: table.find_local(&to_octets(seen.source.ip()))?,
+                nat_port: seen.source.port(),
+                protocol: Protocol::Tcp.number(),
+            };
+            let entry = table.entry(table.reply(&key, self.now)?);
+            Some(SocketAddr::new(from_octets(entry.client), entry.client_port))
+        };
+        self.engines.iter().find_map(table).unwrap_or(seen.source)
     }
 
     fn backend_udp(&self, seen: &Seen, payload: &[u8]) -> Vec<u8> {
