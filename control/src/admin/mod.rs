@@ -69,18 +69,18 @@ impl Admin {
         report.map_err(|error| ApiError::internal("build the report", &error))
     }
 
-    /// Runs `work` off the runtime's threads, when its turn comes. Errors: 500, `attempt` failed.
+    /// Runs `work` off the runtime's threads, as soon as it has a permit. Errors: 500, `attempt` failed.
     async fn blocking<T: Send + 'static>(
         &self,
         attempt: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
         let failed = |error: &dyn std::error::Error| ApiError::internal(attempt, error);
-        let turn = Arc::clone(&self.blocking).acquire_owned().await;
-        let turn = turn.map_err(|error| failed(&error))?;
-        // The turn goes with the work, which does not end with a request that is given up.
+        let permit = Arc::clone(&self.blocking).acquire_owned().await;
+        let permit = permit.map_err(|error| failed(&error))?;
+        // The work keeps the permit, because it continues when the client abandons the request.
         let done = spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         });
         done.await.map_err(|error| failed(&error))

@@ -13,12 +13,12 @@ use super::error::ConfigError;
 /// The position of a value: a path, or an item of the list at that path. Formatted for errors only, because a file may
 /// have thousands of valid items.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Position {
     path: Rc<str>,
     item: Option<usize>,
 }
 
-impl From<&str> for Place {
+impl From<&str> for Position {
     fn from(path: &str) -> Self {
         Self {
             path: path.into(),
@@ -27,7 +27,7 @@ impl From<&str> for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.item {
             Some(item) => write!(f, "{}[{item}]", self.path),
@@ -36,7 +36,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
+impl Position {
     /// The position of `key` in the mapping at this place.
     fn key(&self, key: &str) -> String {
         match (self.item, &*self.path) {
@@ -48,7 +48,7 @@ impl Place {
 
 /// The keys of one mapping, with its position.
 pub(super) struct Section<'a> {
-    place: Place,
+    place: Position,
     entries: Option<&'a Map<String, Value>>,
     /// False if the value is no mapping, for which there is an error already.
     readable: bool,
@@ -58,7 +58,7 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// Reads `value` as a mapping; keys other than `known` are errors. An absent value is an empty mapping.
     pub(super) fn new(
-        place: impl Into<Place>,
+        place: impl Into<Position>,
         value: Option<&'a Value>,
         known: &[&str],
         errors: &'a mut Vec<ConfigError>,
@@ -136,12 +136,12 @@ impl<'a> Section<'a> {
     }
 
     /// The items of the list at `key`, each with its path; none if it is absent.
-    pub(super) fn list(&mut self, key: &str, allowed: &str) -> Vec<(Place, &'a Value)> {
+    pub(super) fn list(&mut self, key: &str, allowed: &str) -> Vec<(Position, &'a Value)> {
         match self.value(key) {
             None => Vec::new(),
             Some(Value::Array(items)) => {
                 let path: Rc<str> = self.path(key).into();
-                let place = |item| Place {
+                let place = |item| Position {
                     path: Rc::clone(&path),
                     item: Some(item),
                 };

@@ -14,7 +14,7 @@ use super::duration;
 use super::error::ConfigError;
 use super::health_check::{self, HealthCheck};
 use super::names::{self, Discovery};
-use super::node::{self, Place, Section};
+use super::node::{self, Position, Section};
 use super::port;
 use super::selector::{SELECTOR_FORM, Selector};
 
@@ -119,7 +119,7 @@ impl Draft {
     }
 
     /// Reads one entry of `services`.
-    pub(super) fn read(place: &Place, value: &Value, errors: &mut Vec<ConfigError>) -> Self {
+    pub(super) fn read(place: &Position, value: &Value, errors: &mut Vec<ConfigError>) -> Self {
         let mut section = Section::new(
             place.clone(),
             Some(value),
@@ -355,7 +355,7 @@ fn network(text: &str) -> Option<IpNet> {
 
 fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
     let items = section.list("backends", "a list of backends, [] for none");
-    let mut seen: HashMap<IpAddr, Place> = HashMap::with_capacity(items.len());
+    let mut seen: HashMap<IpAddr, Position> = HashMap::with_capacity(items.len());
     let mut backends = Vec::with_capacity(items.len());
     for (place, value) in items {
         let mut backend = Section::new(

@@ -25,7 +25,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use crate::config::{self, HealthCheck};
 
-pub use crate::kubernetes::ingress::IngressClaim;
+pub use crate::kubernetes::ingress::GroupIngress;
 pub use instances::Instances;
 pub use kubernetes::{
     Accepted, Connection, Connections, ConnectionsReceiver, Kubernetes, Refused, StaleStatus,

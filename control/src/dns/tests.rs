@@ -20,7 +20,7 @@ use crate::discovery::{Desired, ServiceSpec};
 use crate::network::{LinkState, NetworkView};
 use crate::peers::{Peer, PeerSet};
 use crate::publisher::Current;
-use crate::state::{Inputs, Moment, State};
+use crate::state::{Inputs, State, TimePoint};
 
 fn view(addresses: &[&str]) -> NetworkView {
     NetworkView {
@@ -56,7 +56,7 @@ fn current(names: &[&str]) -> Arc<Current> {
             },
             network: &Arc::new(view(&["172.16.1.103", "2001:db8::67"])),
             health: &Arc::default(),
-            now: Moment {
+            now: TimePoint {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,
             },

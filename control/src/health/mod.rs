@@ -108,11 +108,11 @@ impl<P: Probe> Checker<P> {
         };
         let specs = specs(&desired);
         self.running.retain(|target, running| {
-            let wanted = specs.get(target).is_some_and(|spec| spec.check == running.check);
-            if !wanted {
+            let unchanged = specs.get(target).is_some_and(|spec| spec.check == running.check);
+            if !unchanged {
                 running.task.abort();
             }
-            wanted
+            unchanged
         });
         self.table.follow(&specs);
         let new: Vec<_> = specs

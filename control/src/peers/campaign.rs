@@ -17,8 +17,8 @@ use super::election::{Election, Step};
 
 /// The time limit of one write: after a renewal is due, two attempts fit into the rest of the term.
 const LIMIT: Duration = Duration::from_secs(2);
-/// How long to wait until it is known who is alive.
-const UNSETTLED: Duration = Duration::from_secs(1);
+/// Delay between checks until the living members of the group are known, and if no write is due.
+const ELECTION_POLL: Duration = Duration::from_secs(1);
 
 /// This balancer as a candidate for leadership.
 pub(super) struct Campaign<'a> {
@@ -57,7 +57,7 @@ impl<'a> Campaign<'a> {
             };
             self.publish_term();
             final_term.send_replace(leaving);
-            let mut wait = UNSETTLED;
+            let mut wait = ELECTION_POLL;
             if settled && (!leaving || self.election.leads(Instant::now())) {
                 wait = self.step().await;
                 self.publish_term();

@@ -70,11 +70,11 @@ impl Inputs<'_> {
             let services = service.services.iter().map(String::as_str);
             let addresses = self.peers.addresses_of_all(services, self.own);
             let group: BTreeSet<IpAddr> = addresses.into_iter().collect();
-            let others = ingress::others(&service.claims, &annotation);
+            let others = ingress::others(&service.group_ingress, &annotation);
             let write = |group: &BTreeSet<IpAddr>| {
-                let claim: Vec<String> = group.iter().map(ToString::to_string).collect();
-                let claim = (!claim.is_empty()).then(|| claim.join(","));
-                let annotations = [(annotation.clone(), json!(claim))].into_iter().collect();
+                let addresses: Vec<String> = group.iter().map(ToString::to_string).collect();
+                let addresses = (!addresses.is_empty()).then(|| addresses.join(","));
+                let annotations = [(annotation.clone(), json!(addresses))].into_iter().collect();
                 let mut patch = status_patch(annotations, group.union(&others));
                 // Not of another Service of that name.
                 patch["metadata"]["uid"] = json!(service.uid);
@@ -200,13 +200,19 @@ impl Inputs<'_> {
 pub(super) fn withdrawal(stale: &StaleStatus, identity: &Identity) -> Option<Value> {
     let own = identity.ingress_annotation();
     if stale.unserved {
-        let claims = stale.claims.iter().map(|claim| claim.annotation.clone());
-        let annotations = claims.map(|annotation| (annotation, Value::Null)).collect();
+        let names = stale
+            .group_ingress
+            .iter()
+            .map(|ingress| ingress.annotation.clone());
+        let annotations = names.map(|annotation| (annotation, Value::Null)).collect();
         return Some(status_patch(annotations, []));
     }
-    let claimed = stale.claims.iter().any(|claim| claim.annotation == own);
-    let others = ingress::others(&stale.claims, &own);
-    claimed.then(|| status_patch([(own, Value::Null)].into_iter().collect(), &others))
+    let contributed = stale
+        .group_ingress
+        .iter()
+        .any(|ingress| ingress.annotation == own);
+    let others = ingress::others(&stale.group_ingress, &own);
+    contributed.then(|| status_patch([(own, Value::Null)].into_iter().collect(), &others))
 }
 
 /// A merge patch (RFC 7396) of a Service's status; annotations that are null are removed.
@@ -267,7 +273,7 @@ pub(super) fn publishable(service: &Service) -> Result<(), NotPublishable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubernetes::ingress::IngressClaim;
+    use crate::kubernetes::ingress::GroupIngress;
 
     fn identity() -> Identity {
         Identity {
@@ -279,8 +285,8 @@ mod tests {
         }
     }
 
-    fn claim(group: &str, addresses: &[&str]) -> IngressClaim {
-        IngressClaim {
+    fn group_ingress(group: &str, addresses: &[&str]) -> GroupIngress {
+        GroupIngress {
             annotation: format!("{group}.lb.vl3-lb.io/ingress"),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         }
@@ -302,9 +308,9 @@ mod tests {
             uid: "u1".to_owned(),
             load_balancer: true,
             services: vec!["front".to_owned()],
-            claims: vec![
-                claim("finance", &["172.16.1.9"]),
-                claim("ledger", &["172.16.1.2", "2001:db8::2"]),
+            group_ingress: vec![
+                group_ingress("finance", &["172.16.1.9"]),
+                group_ingress("ledger", &["172.16.1.2", "2001:db8::2"]),
             ],
         };
         let inputs = Inputs {
@@ -332,15 +338,15 @@ mod tests {
 
     #[test]
     fn a_stale_status_loses_the_addresses_of_this_group_or_of_all() {
-        let stale = |unserved, claims| StaleStatus {
+        let stale = |unserved, group_ingress| StaleStatus {
             namespace: "web".to_owned(),
             name: "front".to_owned(),
-            claims,
+            group_ingress,
             unserved,
         };
         let (own, other) = (
-            claim("finance", &["172.16.1.1"]),
-            claim("ledger", &["172.16.1.2"]),
+            group_ingress("finance", &["172.16.1.1"]),
+            group_ingress("ledger", &["172.16.1.2"]),
         );
         let identity = identity();
         let refused_here = withdrawal(&stale(false, vec![own.clone(), other.clone()]), &identity).unwrap();

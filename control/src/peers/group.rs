@@ -1,4 +1,4 @@
-//! What the Leases of the group say, beside who is alive.
+//! The leader and the timing of the group, from its Leases.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::lease;
 pub(super) struct GroupState {
     /// The leader's Lease; `None` if there is none, or before the first list.
     pub(super) leader: Option<Arc<Lease>>,
-    /// Whether it is known which balancers are alive.
+    /// Whether the watch has run long enough to know the living balancers.
     pub(super) settled: bool,
     /// The period in which a balancer renews its own Lease, and the duration of the Lease.
     pub(super) pace: (Duration, Duration),

@@ -1,6 +1,6 @@
 //! This balancer's pod and group.
 
-use crate::kubernetes::ingress::IngressClaim;
+use crate::kubernetes::ingress::GroupIngress;
 
 /// The pod that the balancer runs in, and the group that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Identity {
 
     /// The annotation of the group's addresses in the status of a Service.
     pub(super) fn ingress_annotation(&self) -> String {
-        IngressClaim::annotation(&self.group, &self.namespace)
+        GroupIngress::annotation(&self.group, &self.namespace)
     }
 }
 

@@ -260,7 +260,7 @@ mod tests {
 
     fn accepted() -> Accepted {
         Accepted {
-            claims: Vec::new(),
+            group_ingress: Vec::new(),
             namespace: "web".to_owned(),
             name: "front".to_owned(),
             uid: "u1".to_owned(),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::changes::{self, Change};
 use super::context::Context;
 use super::lease::{GROUP, PeerLease};
-use super::liveness::{Liveness, Moment};
+use super::liveness::{Liveness, ObservedAt};
 use super::peer_set::{Peer, PeerSet};
 use crate::api::EventCode;
 use crate::kubernetes::error::ConnectError;
@@ -34,7 +34,7 @@ pub(super) async fn run(config: &kube::Config, context: &Context) -> Result<(), 
             },
             () = sleep(expiry.unwrap_or_default()), if expiry.is_some() => None,
         };
-        let now = Moment {
+        let now = ObservedAt {
             monotonic: Instant::now(),
             wall: SystemTime::now(),
         };
@@ -45,7 +45,7 @@ pub(super) async fn run(config: &kube::Config, context: &Context) -> Result<(), 
     }
 }
 
-fn take(change: Change<Lease>, context: &Context, liveness: &mut Liveness, now: Moment) {
+fn take(change: Change<Lease>, context: &Context, liveness: &mut Liveness, now: ObservedAt) {
     let leader_lease = context.identity.leader_lease();
     let is_leader = |lease: &Lease| lease.metadata.name.as_ref() == Some(&leader_lease);
     let set_leader = |lease: Option<Lease>| {

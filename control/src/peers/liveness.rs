@@ -47,7 +47,7 @@ struct Member {
 
 /// The time of an observation.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+pub(super) struct ObservedAt {
     pub(super) monotonic: Instant,
     pub(super) wall: SystemTime,
 }
@@ -64,7 +64,7 @@ impl Liveness {
     }
 
     /// Takes a complete list of the group's Leases. Those that are not in it are deleted.
-    pub(super) fn list(&mut self, leases: Vec<PeerLease>, now: Moment) {
+    pub(super) fn list(&mut self, leases: Vec<PeerLease>, now: ObservedAt) {
         let names: HashSet<String> = leases.iter().map(|lease| lease.name.clone()).collect();
         self.leases.retain(|name, _| names.contains(name));
         let renewed = |lease: &PeerLease| {
@@ -80,7 +80,7 @@ impl Liveness {
     }
 
     /// Takes a Lease that was written.
-    pub(super) fn written(&mut self, lease: PeerLease, now: Moment) {
+    pub(super) fn written(&mut self, lease: PeerLease, now: ObservedAt) {
         self.count_activity(now.monotonic);
         self.store(lease, Some(self.active), now);
     }
@@ -141,7 +141,7 @@ impl Liveness {
     }
 
     /// Stores `lease`; one that was unknown counts as changed at `first`.
-    fn store(&mut self, lease: PeerLease, first: Option<Duration>, now: Moment) {
+    fn store(&mut self, lease: PeerLease, first: Option<Duration>, now: ObservedAt) {
         let known = self.leases.remove(&lease.name);
         let alive = known
             .as_ref()
@@ -198,8 +198,8 @@ mod tests {
             }
         }
 
-        fn now(&self) -> Moment {
-            Moment {
+        fn now(&self) -> ObservedAt {
+            ObservedAt {
                 monotonic: self.start + Duration::from_secs(self.seconds),
                 wall: SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds),
             }

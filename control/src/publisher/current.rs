@@ -78,7 +78,7 @@ impl PublisherStats {
             .clone()
     }
 
-    /// Counts a publication.
+    /// Counts a published snapshot.
     pub(crate) fn record(&self, outcome: &Result<(), PublishError>) {
         let counter = if outcome.is_ok() {
             &self.published

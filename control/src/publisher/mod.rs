@@ -32,7 +32,7 @@ use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::health::HealthTable;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::observe::events::{Event, Events};
-use crate::state::{self, Inputs, Moment, State, Update};
+use crate::state::{self, Inputs, State, TimePoint, Update};
 
 use own_network::OwnNetwork;
 use pace::Pace;
@@ -188,7 +188,7 @@ impl Publisher {
             desired: &desired,
             network: &network,
             health: &findings,
-            now: Moment {
+            now: TimePoint {
                 monotonic: self.dataplane.now(),
                 wall: SystemTime::now(),
             },

@@ -447,7 +447,7 @@ async fn the_log_line_has_both_generations_and_the_changes() {
             desired: &finance(hosts),
             network: &network,
             health: &Arc::default(),
-            now: Moment {
+            now: TimePoint {
                 monotonic: Timestamp(0),
                 wall: SystemTime::UNIX_EPOCH,
             },

@@ -66,12 +66,12 @@ impl Control {
         let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
             .await
             .map_err(refused)?;
-        let (desired, wanted) = watch::channel(None);
-        let (checker, health) = Checker::new(TcpConnect, wanted.clone(), network.clone());
+        let (desired, desired_updates) = watch::channel(None);
+        let (checker, health) = Checker::new(TcpConnect, desired_updates.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
             Arc::clone(&dataplane),
             config.nat_ports,
-            wanted,
+            desired_updates,
             network.clone(),
             Arc::clone(&health),
             resolver,

@@ -2,7 +2,7 @@
 
 use vl3lb_common::snapshot::BackendState;
 
-use super::Moment;
+use super::TimePoint;
 use crate::discovery::{BackendSpec, Eligibility, ServiceSpec};
 use crate::health::{Finding, Findings, Target, Verdict};
 
@@ -22,7 +22,7 @@ pub(super) fn desired_state(
     eligibility: Eligibility,
     finding: Option<(Verdict, &str)>,
     before: Option<BackendState>,
-    now: Moment,
+    now: TimePoint,
 ) -> BackendState {
     match (eligibility, finding.map(|(verdict, _)| verdict)) {
         (Eligibility::Dead, _) => BackendState::Gone,

@@ -5,12 +5,12 @@ use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, Servic
 use vl3lb_common::{ServiceKey, SourceRanges};
 
 use super::slots::{backend_slot, service_slot};
-use super::{BackendEntry, Changes, Directory, Moment, ServiceEntry, State};
+use super::{BackendEntry, Changes, Directory, ServiceEntry, State, TimePoint};
 use crate::network::NetworkView;
 
 impl State {
     /// Refreshes stale pools, and emits the services that came up or went down.
-    pub(super) fn refresh_services(&mut self, now: Moment, changes: &mut Changes) {
+    pub(super) fn refresh_services(&mut self, now: TimePoint, changes: &mut Changes) {
         for (_, service) in self.services.iter_mut() {
             if !std::mem::take(&mut service.stale) {
                 continue;

@@ -76,7 +76,7 @@ impl State {
                     since: inputs.now.monotonic,
                 },
             };
-            if !backend.turn(to, next, inputs.now) {
+            if !backend.transition(to, next, inputs.now) {
                 // It was held; the drain time begins now.
                 backend.held = false;
                 backend.state = to;

@@ -76,7 +76,7 @@ pub(super) fn services<'a>(
         let named = names.entry(&spec.name).or_insert(identity);
         if *named != identity {
             problems.push(format!(
-                "service {}: wanted at {} {} and at {} {}; the second is left out",
+                "service {}: defined at {} {} and at {} {}; the second is left out",
                 spec.name, named.0, named.1, spec.protocol, spec.port
             ));
             continue;

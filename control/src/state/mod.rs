@@ -51,12 +51,12 @@ use merge::{DesiredBackend, DesiredService, ServiceIdentity};
 use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
 use slots::{Slots, backend_slot, service_slot};
 
-/// One point in time on both clocks.
+/// A point in time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
-    /// The workers' clock; decides.
+pub struct TimePoint {
+    /// The clock of the workers, for all decisions.
     pub monotonic: Timestamp,
-    /// For people.
+    /// For display.
     pub wall: SystemTime,
 }
 
@@ -67,7 +67,7 @@ pub struct Inputs<'a> {
     pub network: &'a Arc<NetworkView>,
     /// What health checks found. Compared by pointer: an unchanged one costs nothing.
     pub health: &'a Arc<Findings>,
-    pub now: Moment,
+    pub now: TimePoint,
     /// Counters of all workers: what flows are left, and which generation is in use.
     pub workers: &'a [Arc<WorkerStats>],
 }
@@ -236,12 +236,12 @@ impl State {
             let to = desired_state(desired.eligibility, finding, Some(from), inputs.now);
             let is_caused = record.changed != desired.spec.changed;
             let is_updated = record.update(desired.spec, to);
-            let has_turned = record.turn(to, next, inputs.now);
-            if is_updated || has_turned {
+            let has_transitioned = record.transition(to, next, inputs.now);
+            if is_updated || has_transitioned {
                 changed = true;
                 self.note_draining(backend);
             }
-            if has_turned {
+            if has_transitioned {
                 changes.backend(spec, desired, finding, Some(from), to, is_caused);
             }
         }

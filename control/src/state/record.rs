@@ -13,7 +13,7 @@ use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, MacAddr, Protocol};
 
 use super::merge::BackendIdentity;
-use super::{Event, Moment};
+use super::{Event, TimePoint};
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Origin, PodPlace, ServiceSpec};
 
@@ -108,7 +108,7 @@ pub(super) struct BackendRecord {
     pub(super) since: SystemTime,
     /// When its drain time began, if it is draining.
     pub(super) left: SystemTime,
-    /// How often it came into a state.
+    /// Number of state changes.
     pub(super) transitions: u64,
     /// When its source changed it last, according to the source.
     pub(super) changed: Option<SystemTime>,
@@ -149,8 +149,8 @@ impl BackendRecord {
         moved || before != (self.weight, self.origin, self.held)
     }
 
-    /// Comes into state `to`. Whether it was in another one before.
-    pub(super) fn turn(&mut self, to: BackendState, next: Generation, now: Moment) -> bool {
+    /// Changes to state `to`. Returns whether the state is another one.
+    pub(super) fn transition(&mut self, to: BackendState, next: Generation, now: TimePoint) -> bool {
         if std::mem::discriminant(&self.state) == std::mem::discriminant(&to) {
             return false;
         }

@@ -95,7 +95,7 @@ impl PortMaps {
     }
 
     /// Marks a port as used that [`find_free`](Self::find_free) found or [`release`](Self::release) freed.
-    pub(super) fn claim(&mut self, backend: BackendSlot, port: u16) {
+    pub(super) fn reserve(&mut self, backend: BackendSlot, port: u16) {
         let (word, bit) = self.place(backend, port);
         debug_assert_eq!(self.maps[word] & bit, 0, "port {port} has one owner");
         self.maps[word] |= bit;

@@ -302,7 +302,7 @@ impl FlowTable {
         let id = self.pool.allocate(entry, now)?;
         self.index.insert(Kind::Request, request.hash(&self.seed), id);
         self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
-        self.ports.claim(new.backend_slot, nat_port);
+        self.ports.reserve(new.backend_slot, nat_port);
         self.pool.header_mut().local_flows[usize::from(new.local)] += 1;
         if new.state.is_over() {
             self.set_queued(FlowId(id), true);

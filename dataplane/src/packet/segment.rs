@@ -74,8 +74,8 @@ fn try_segment<P: Port>(
         let room = frame.capacity().saturating_sub(headers.len());
         let len = usize::from(mss).min(room).min(payload_len - offset);
         let last = offset + len == payload_len;
-        let place = Place { index, offset, last };
-        let built = build(&mut frame, headers, &mut payload, len, parsed, place);
+        let part = Part { index, offset, last };
+        let built = build(&mut frame, headers, &mut payload, len, parsed, part);
         out.push(frame);
         built?;
         if last {
@@ -86,9 +86,9 @@ fn try_segment<P: Port>(
     Ok(())
 }
 
-/// Where a segment is in its packet.
+/// The part of a packet that becomes one segment.
 #[derive(Clone, Copy)]
-struct Place {
+struct Part {
     index: u16,
     /// Of its payload.
     offset: usize,
@@ -102,10 +102,10 @@ fn build<F: Frame>(
     payload: &mut Payload<'_, F>,
     len: usize,
     parsed: &Parsed,
-    place: Place,
+    part: Part,
 ) -> Result<(), DropReason> {
     let total = headers.len() + len;
-    if frame.capacity() < total || len == 0 && !place.last {
+    if frame.capacity() < total || len == 0 && !part.last {
         return Err(DropReason::Internal);
     }
     frame.set_len(total);
@@ -117,8 +117,8 @@ fn build<F: Frame>(
     front.copy_from_slice(headers);
     payload.read(body)?;
 
-    write_lengths(bytes, parsed, total - parsed.l3(), place.index)?;
-    write_tcp(bytes, parsed, place)
+    write_lengths(bytes, parsed, total - parsed.l3(), part.index)?;
+    write_tcp(bytes, parsed, part)
 }
 
 fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -> Result<(), DropReason> {
@@ -146,17 +146,17 @@ fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -
     Ok(())
 }
 
-fn write_tcp(bytes: &mut [u8], parsed: &Parsed, place: Place) -> Result<(), DropReason> {
+fn write_tcp(bytes: &mut [u8], parsed: &Parsed, part: Part) -> Result<(), DropReason> {
     let addresses = addresses(bytes, parsed)?;
     let segment = bytes.get_mut(parsed.l4()..).ok_or(DropReason::Internal)?;
     let header: &mut [u8; tcp::HEADER_LEN] = header_at_mut(segment, 0)?;
-    let offset = u32::try_from(place.offset).map_err(|_| DropReason::Internal)?;
+    let offset = u32::try_from(part.offset).map_err(|_| DropReason::Internal)?;
     let sequence = be32(header, tcp::SEQUENCE).wrapping_add(offset);
     put(header, tcp::SEQUENCE, sequence.to_be_bytes());
-    if !place.last {
+    if !part.last {
         header[tcp::FLAGS] &= !(TcpFlags::FIN | TcpFlags::PSH);
     }
-    if place.index > 0 {
+    if part.index > 0 {
         header[tcp::FLAGS] &= !TcpFlags::CWR;
     }
     put(header, tcp::CHECKSUM, [0; 2]);

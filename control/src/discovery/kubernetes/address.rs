@@ -68,11 +68,13 @@ struct Network {
     ips: Vec<String>,
 }
 
-fn network_ips(json: &str, wanted: &str) -> Result<Vec<String>, serde_json::Error> {
+fn network_ips(json: &str, network_or_interface: &str) -> Result<Vec<String>, serde_json::Error> {
     let networks: Vec<Network> = serde_json::from_str(json)?;
     let is_wanted = |network: &Network| {
         let bare = network.name.rsplit('/').next();
-        network.name == wanted || bare == Some(wanted) || network.interface == wanted
+        network.name == network_or_interface
+            || bare == Some(network_or_interface)
+            || network.interface == network_or_interface
     };
     Ok(networks
         .into_iter()

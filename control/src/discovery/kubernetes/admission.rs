@@ -14,7 +14,7 @@ use super::inventory::Key;
 use super::locality::Distribution;
 use super::service::{Port, Reason, ServiceRecord};
 use crate::config;
-use crate::kubernetes::ingress::IngressClaim;
+use crate::kubernetes::ingress::GroupIngress;
 
 /// The longest DNS label (RFC 1035 section 2.3.4).
 const LONGEST_NAME: usize = 63;
@@ -33,7 +33,7 @@ pub struct Accepted {
     /// The names of its services in the balancer, one for each port.
     pub services: Vec<String>,
     /// The addresses in its status, by group.
-    pub claims: Vec<IngressClaim>,
+    pub group_ingress: Vec<GroupIngress>,
 }
 
 /// Something that a Service asks for and does not get. If the Service is not among those accepted, nothing of it
@@ -55,7 +55,7 @@ pub struct StaleStatus {
     pub namespace: String,
     pub name: String,
     /// The addresses in its status, by group.
-    pub claims: Vec<IngressClaim>,
+    pub group_ingress: Vec<GroupIngress>,
     /// Whether no balancer may serve it, whatever its configuration; otherwise another group may.
     pub unserved: bool,
 }
@@ -160,7 +160,7 @@ impl Admission {
                 }
                 Err(reason) => {
                     reasons.push(reason);
-                    if !unserved && !record.claims.is_empty() {
+                    if !unserved && !record.group_ingress.is_empty() {
                         decision.stale_statuses.push(StaleStatus::new(record, unserved));
                     }
                 }
@@ -313,7 +313,7 @@ impl Admitted {
             uid: self.record.uid.to_string(),
             load_balancer: self.record.load_balancer,
             services: self.ports.iter().map(|(_, name)| name.clone()).collect(),
-            claims: self.record.claims.clone(),
+            group_ingress: self.record.group_ingress.clone(),
         }
     }
 }
@@ -323,7 +323,7 @@ impl StaleStatus {
         Self {
             namespace: record.namespace.clone(),
             name: record.name.clone(),
-            claims: record.claims.clone(),
+            group_ingress: record.group_ingress.clone(),
             unserved,
         }
     }

@@ -216,17 +216,15 @@ impl Progress {
 
 /// The difference between two complete lists.
 fn replaced<T: Record>(before: &[Arc<Entry<T>>], after: &[Arc<Entry<T>>]) -> Vec<Change<T>> {
-    type Place<'a> = (Option<&'a str>, &'a str);
-    fn place<T>(entry: &Entry<T>) -> Place<'_> {
+    type Name<'a> = (Option<&'a str>, &'a str);
+    fn name<T>(entry: &Entry<T>) -> Name<'_> {
         (entry.namespace.as_deref(), &entry.name)
     }
-    let mut former: HashMap<Place<'_>, &Arc<Entry<T>>> =
-        before.iter().map(|entry| (place(entry), entry)).collect();
+    let mut former: HashMap<Name<'_>, &Arc<Entry<T>>> =
+        before.iter().map(|entry| (name(entry), entry)).collect();
     let mut all = Vec::new();
     for entry in after {
-        let old = former
-            .remove(&place(entry))
-            .and_then(|entry| entry.record.clone());
+        let old = former.remove(&name(entry)).and_then(|entry| entry.record.clone());
         if old != entry.record {
             let new = entry.record.clone();
             all.push(Change { old, new });

@@ -20,8 +20,8 @@ pub(super) type Key = (String, String);
 pub(super) struct Inventory {
     /// By uid.
     pub(super) pods: HashMap<Arc<str>, Arc<PodRecord>>,
-    /// Pods that claim an address, by uid. Pods in the host's network share its addresses and are not among them.
-    claims: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<PodRecord>>>,
+    /// Pods with an address, by uid. Pods in the host's network share its addresses and are not among them.
+    holders: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<PodRecord>>>,
     /// Owners of addresses, and dead pods.
     pub(super) instances: Arc<Instances>,
     pub(super) services: BTreeMap<Key, Arc<ServiceRecord>>,
@@ -50,12 +50,12 @@ impl Inventory {
         for member in either() {
             self.update_dead(&member.uid);
         }
-        let mut addresses: Vec<IpAddr> = either().flat_map(claimed).copied().collect();
+        let mut addresses: Vec<IpAddr> = either().flat_map(held).copied().collect();
         addresses.sort_unstable();
         addresses.dedup();
         let mut touched = Affected::default();
         for address in addresses {
-            self.claim(address, pod, &mut touched);
+            self.update_owner(address, pod, &mut touched);
         }
         for member in either() {
             touched.services.extend(self.by_pod.of(&member.uid).cloned());
@@ -78,24 +78,24 @@ impl Inventory {
         }
     }
 
-    /// Updates the claims of `pod` to `address`, and its owner.
+    /// Updates the holders of `address` after a change of `pod`, and its owner.
     ///
     /// The network reuses an address as soon as its pod is dead, perhaps before that is known here. So several pods may
-    /// claim it.
-    fn claim(&mut self, address: IpAddr, pod: &Change<PodRecord>, touched: &mut Affected) {
-        let claims = self.claims.entry(address).or_default();
+    /// hold it.
+    fn update_owner(&mut self, address: IpAddr, pod: &Change<PodRecord>, touched: &mut Affected) {
+        let holders = self.holders.entry(address).or_default();
         if let Some(old) = &pod.old {
-            claims.remove(&old.uid);
+            holders.remove(&old.uid);
         }
-        if let Some(new) = pod.new.as_ref().filter(|new| claimed(new).contains(&address)) {
-            claims.insert(Arc::clone(&new.uid), Arc::clone(new));
+        if let Some(new) = pod.new.as_ref().filter(|new| held(new).contains(&address)) {
+            holders.insert(Arc::clone(&new.uid), Arc::clone(new));
         }
-        let owner = claims
+        let owner = holders
             .values()
             .reduce(|owner, pod| if pod.displaces(owner) { pod } else { owner });
         let owner = owner.map(|owner| Arc::clone(&owner.uid));
-        if claims.is_empty() {
-            self.claims.remove(&address);
+        if holders.is_empty() {
+            self.holders.remove(&address);
         }
         let before = self.instances.owners.get(&address);
         if before == owner.as_ref() {
@@ -211,6 +211,6 @@ impl<T: Hash + Eq> Dependents<T> {
 }
 
 /// The addresses that only this pod can have.
-fn claimed(pod: &Arc<PodRecord>) -> &[IpAddr] {
+fn held(pod: &Arc<PodRecord>) -> &[IpAddr] {
     if pod.host_network { &[] } else { &pod.addresses }
 }

@@ -131,7 +131,7 @@ impl PodRecord {
         self.terminating && self.serving && !self.drained
     }
 
-    /// Whether it owns an address that `other` claims too: a live pod before a dead one, then the newer one.
+    /// Whether it owns an address that `other` has too: a live pod before a dead one, then the newer one.
     pub(super) fn displaces(&self, other: &Self) -> bool {
         let rank = |pod: &Self| {
             (

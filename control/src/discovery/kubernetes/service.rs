@@ -15,7 +15,7 @@ use super::inventory::Key;
 use super::locality::Distribution;
 use super::pod::DRAIN;
 use crate::config::{self, Selector, TargetPort};
-use crate::kubernetes::ingress::IngressClaim;
+use crate::kubernetes::ingress::GroupIngress;
 use crate::kubernetes::names::{CLASS, MANAGER};
 
 /// The annotation of Services to serve without the class, `"true"`, or not to serve in spite of it, `"false"`.
@@ -37,7 +37,7 @@ pub(super) struct ServiceRecord {
     /// Whether its status lists addresses that a balancer wrote.
     pub(super) has_our_status: bool,
     /// The addresses in its status, by group.
-    pub(super) claims: Vec<IngressClaim>,
+    pub(super) group_ingress: Vec<GroupIngress>,
     /// Whether its status should list the balancers' addresses.
     pub(super) load_balancer: bool,
     /// The number of its ports, supported or not.
@@ -91,7 +91,7 @@ impl ServiceRecord {
     /// Whether no balancer may serve it, whatever its configuration, and its status still lists balancers. A Service
     /// that only this balancer refuses may be served by another group.
     pub(super) fn has_stale_status(&self) -> bool {
-        (self.has_our_status || !self.claims.is_empty())
+        (self.has_our_status || !self.group_ingress.is_empty())
             && !(self.enabled && self.load_balancer && self.refused.is_none())
     }
 
@@ -121,7 +121,7 @@ impl ServiceRecord {
                 .map_or(0, |time| time.0.as_second()),
             enabled,
             has_our_status: has_our_status(service),
-            claims: claims(service),
+            group_ingress: group_ingress(service),
             load_balancer,
             listed: listed.len(),
             selector: selector.and_then(Selector::equal),
@@ -157,14 +157,14 @@ impl Record for ServiceRecord {
             None => load_balancer,
             Some(text) => text != "false",
         };
-        (enabled || has_our_status(service) || !claims(service).is_empty())
+        (enabled || has_our_status(service) || !group_ingress(service).is_empty())
             .then(|| Self::new(service, enabled, load_balancer))
     }
 }
 
-fn claims(service: &Service) -> Vec<IngressClaim> {
+fn group_ingress(service: &Service) -> Vec<GroupIngress> {
     let annotations = service.metadata.annotations.as_ref();
-    annotations.map(IngressClaim::read_all).unwrap_or_default()
+    annotations.map(GroupIngress::read_all).unwrap_or_default()
 }
 
 /// Whether a balancer wrote the addresses in the status, by the field managers of server-side apply.

@@ -108,7 +108,7 @@ impl Endpoint {
     }
 
     fn matches(self, address: IpAddr, port: u16) -> bool {
-        self.address == address && self.port.is_none_or(|wanted| wanted == port)
+        self.address == address && self.port.is_none_or(|filter| filter == port)
     }
 }
 
@@ -121,7 +121,7 @@ impl ServiceNames {
         self.0.add("service", text, "the name of a service", Name::parse)
     }
 
-    /// The first wanted name without a wildcard that is none of `known`.
+    /// The first filter name without a wildcard that is none of `known`.
     fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
         self.0
             .accepted
@@ -321,7 +321,7 @@ impl FlowFilter {
 
     /// Whether flows of `worker` can pass.
     pub fn accepts_worker(&self, worker: u16) -> bool {
-        self.worker.accept(|&wanted| wanted == worker)
+        self.worker.accept(|&filter| filter == worker)
     }
 }
 

@@ -32,7 +32,7 @@ async fn an_event_is_about_the_service_or_the_balancer() {
     let server = ApiServer::start().await;
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     a.accepted.send_replace(Arc::new(vec![Accepted {
-        claims: Vec::new(),
+        group_ingress: Vec::new(),
         namespace: "shop".to_owned(),
         name: "front".to_owned(),
         uid: "uid-front".to_owned(),
@@ -48,7 +48,7 @@ async fn an_event_is_about_the_service_or_the_balancer() {
         reason: "PortConflict",
         message: "TCP 8080 is that of service finance".to_owned(),
     }]));
-    let mut told: Vec<_> = events(&server, 3)
+    let mut observed: Vec<_> = events(&server, 3)
         .await
         .iter()
         .map(|event| {
@@ -62,9 +62,9 @@ async fn an_event_is_about_the_service_or_the_balancer() {
             texts.map(|text| text.as_str().unwrap().to_owned()).join(" ")
         })
         .collect();
-    told.sort_unstable();
+    observed.sort_unstable();
     assert_eq!(
-        told,
+        observed,
         [
             "Pod lb-a ServiceWithoutBackends Warning",
             "Service back ServiceRefused Warning",
@@ -116,7 +116,7 @@ fn accepted(namespace: &str, name: &str) -> Accepted {
         uid: format!("uid-{name}"),
         load_balancer: false,
         services: vec![name.to_owned()],
-        claims: Vec::new(),
+        group_ingress: Vec::new(),
     }
 }
 

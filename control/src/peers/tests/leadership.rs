@@ -8,7 +8,7 @@ use vl3lb_common::Duration;
 
 use super::Balancer;
 use super::server::{ApiServer, SILENT};
-use crate::discovery::{Accepted, IngressClaim, StaleStatus};
+use crate::discovery::{Accepted, GroupIngress, StaleStatus};
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({
@@ -164,7 +164,7 @@ async fn two_groups_that_serve_one_service_keep_each_others_addresses() {
     deliver();
     server
         .wait("both groups", |server| {
-            (writes() >= 2 && front(server).claims.len() == 2).then_some(())
+            (writes() >= 2 && front(server).group_ingress.len() == 2).then_some(())
         })
         .await;
     deliver();
@@ -179,7 +179,7 @@ async fn two_groups_that_serve_one_service_keep_each_others_addresses() {
     // A group that leaves withdraws its own addresses only.
     ledger.membership.leave().await;
     ingress(&server, &["172.16.1.1"]).await;
-    assert_eq!(front(&server).claims.len(), 1);
+    assert_eq!(front(&server).group_ingress.len(), 1);
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ fn front(server: &ApiServer) -> Accepted {
         uid: "uid-front".to_owned(),
         load_balancer: true,
         services: vec!["finance".to_owned()],
-        claims: IngressClaim::read_all(&annotations),
+        group_ingress: GroupIngress::read_all(&annotations),
     }
 }
 
@@ -286,7 +286,7 @@ async fn a_stale_status_is_cleared_by_the_leader() {
     let stale = StaleStatus {
         namespace: "web".to_owned(),
         name: "front".to_owned(),
-        claims: Vec::new(),
+        group_ingress: Vec::new(),
         unserved: true,
     };
     a.stale.send_replace(Arc::new(vec![stale]));

@@ -213,7 +213,7 @@ fn an_outage_and_its_end_are_one_event_each() {
     let mut world = World::new();
     world.find(2, Verdict::Up);
     world.update(&all(&[2, 3]));
-    let turns = |world: &World| -> Vec<(&'static str, ServiceState)> {
+    let transitions = |world: &World| -> Vec<(&'static str, ServiceState)> {
         let changes = &world.last.as_ref().unwrap().changes;
         let events = changes.events.iter();
         events
@@ -223,24 +223,28 @@ fn an_outage_and_its_end_are_one_event_each() {
             })
             .collect()
     };
-    assert_eq!(turns(&world), [], "one that has not answered yet is no fault");
+    assert_eq!(
+        transitions(&world),
+        [],
+        "one that has not answered yet is no fault"
+    );
     world.find(2, Verdict::Down);
     world.update(&all(&[2, 3]));
     assert_eq!(
-        turns(&world),
+        transitions(&world),
         [("ok", ServiceState::Degraded)],
         "it may answer yet"
     );
     world.find(3, Verdict::Down);
     world.update(&all(&[2, 3]));
-    assert_eq!(turns(&world), [("degraded", ServiceState::Down)]);
+    assert_eq!(transitions(&world), [("degraded", ServiceState::Down)]);
     assert_eq!(
         world.directory().services[0].as_ref().unwrap().state,
         ServiceState::Down
     );
     world.update(&all(&[2]));
-    assert_eq!(turns(&world), []);
+    assert_eq!(transitions(&world), []);
     world.find(2, Verdict::Up);
     world.update(&all(&[2]));
-    assert_eq!(turns(&world), [("down", ServiceState::Ok)]);
+    assert_eq!(transitions(&world), [("down", ServiceState::Ok)]);
 }

@@ -116,7 +116,7 @@ impl World {
             desired,
             network: &Arc::new(self.network.clone()),
             health: &self.health,
-            now: Moment {
+            now: TimePoint {
                 monotonic: Timestamp(self.seconds * 1_000_000_000),
                 wall: self.wall(),
             },
@@ -427,7 +427,7 @@ fn contradictions_are_left_out_and_reported() {
     assert_eq!(
         world.directory().problems,
         [
-            "service a: wanted at TCP 80 and at TCP 81; the second is left out",
+            "service a: defined at TCP 80 and at TCP 81; the second is left out",
             "service b: TCP 80 belongs to service a; left out"
         ]
     );

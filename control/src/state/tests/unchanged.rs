@@ -22,9 +22,9 @@ type Spec = (u8, Option<u8>, u16, Eligibility, u8);
 enum Step {
     /// One service becomes this one, with checks or without.
     Want(u8, Vec<Spec>, bool),
-    /// One service is not wanted any more.
+    /// One service is not desired any more.
     Drop(u8),
-    /// One service is wanted twice.
+    /// One service is desired twice.
     Twice(u8, Vec<Spec>),
     /// One service gets another name, perhaps of another one.
     Rename(u8, u8),
@@ -87,10 +87,10 @@ fn built(at: u8, specs: &[Spec]) -> ServiceSpec {
     Arc::unwrap_or_clone(service)
 }
 
-/// What is wanted, and everything else that changes.
+/// The desired set and all other inputs.
 #[derive(Default)]
 struct Surroundings {
-    wanted: BTreeMap<u8, Vec<Arc<ServiceSpec>>>,
+    desired: BTreeMap<u8, Vec<Arc<ServiceSpec>>>,
     own: u8,
     unknown: BTreeSet<u8>,
 }
@@ -101,23 +101,23 @@ impl Surroundings {
             Step::Want(at, specs, check) => {
                 let mut service = built(*at, specs);
                 service.health_check = check.then(HealthCheck::tcp);
-                self.wanted.insert(*at, vec![Arc::new(service)]);
+                self.desired.insert(*at, vec![Arc::new(service)]);
             }
             Step::Drop(at) => {
-                self.wanted.remove(at);
+                self.desired.remove(at);
             }
             Step::Twice(at, specs) => self
-                .wanted
+                .desired
                 .entry(*at)
                 .or_default()
                 .push(Arc::new(built(*at, specs))),
             Step::Rename(at, name) => {
-                for service in self.wanted.get_mut(at).into_iter().flatten() {
+                for service in self.desired.get_mut(at).into_iter().flatten() {
                     Arc::make_mut(service).name = format!("s{name}");
                 }
             }
             Step::ReadAgain => {
-                for service in self.wanted.values_mut().flatten() {
+                for service in self.desired.values_mut().flatten() {
                     *service = Arc::new(ServiceSpec::clone(service));
                 }
             }
@@ -179,7 +179,7 @@ impl Surroundings {
 
     fn desired(&self) -> Desired {
         Desired {
-            services: self.wanted.values().flatten().cloned().collect(),
+            services: self.desired.values().flatten().cloned().collect(),
             ..Desired::default()
         }
     }

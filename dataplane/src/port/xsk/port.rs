@@ -12,7 +12,7 @@ use super::XskFrame;
 use super::memory::Memory;
 use super::pool::Pool;
 use super::receiver::Receiver;
-use super::socket::{self, Place, Rings};
+use super::socket::{self, Binding, Rings};
 use super::transmitter::Transmitter;
 use crate::config::ZeroCopy;
 use crate::error::SetupError;
@@ -130,7 +130,7 @@ struct Queues {
 impl Queues {
     fn bind(memory: &Memory, layout: Layout<'_>, worker: u16, ring: u32) -> Result<Self, SetupError> {
         let own = u32::from(worker);
-        let place = |interface, queue| Place {
+        let binding = |interface, queue| Binding {
             interface,
             queue,
             ring,
@@ -148,7 +148,7 @@ impl Queues {
                 tx,
                 fill,
                 completion,
-            } = socket::bind(memory, place(layout.receive, queue))?;
+            } = socket::bind(memory, binding(layout.receive, queue))?;
             let unused = if queue == own && sends && layout.transmit == layout.receive {
                 transmitter = Some(Transmitter::new((tx, completion), None, ring as usize));
                 None
@@ -158,7 +158,7 @@ impl Queues {
             receivers.push(Receiver::new(queue, (rx, fill), unused, target));
         }
         if sends && transmitter.is_none() {
-            let rings = socket::bind(memory, place(layout.transmit, own))?;
+            let rings = socket::bind(memory, binding(layout.transmit, own))?;
             transmitter = Some(Transmitter::new(
                 (rings.tx, rings.completion),
                 Some((rings.rx, rings.fill)),

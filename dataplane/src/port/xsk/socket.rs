@@ -24,9 +24,9 @@ pub(super) struct Rings {
     pub(super) completion: CompQueue,
 }
 
-/// Where to bind, and how.
+/// The queue and the options of a socket.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct Binding<'a> {
     pub(super) interface: &'a str,
     pub(super) queue: u32,
     /// Size of the receive and transmit rings, a power of two.
@@ -46,16 +46,16 @@ const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// The interface or queue does not exist or is taken, a right is missing, or zero-copy is
 /// forced where the driver has none.
-pub(super) fn bind(memory: &Memory, place: Place<'_>) -> Result<Rings, SetupError> {
+pub(super) fn bind(memory: &Memory, binding: Binding<'_>) -> Result<Rings, SetupError> {
     let flags = BindFlags::XDP_USE_NEED_WAKEUP
-        | match place.zero_copy {
+        | match binding.zero_copy {
             // Without either flag the kernel tries zero-copy first.
             ZeroCopy::Auto => BindFlags::empty(),
             ZeroCopy::On => BindFlags::XDP_ZEROCOPY,
             ZeroCopy::Off => BindFlags::XDP_COPY,
         };
-    let attempt = || match create(memory, place, flags | BindFlags::XDP_USE_SG) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(memory, place, flags),
+    let attempt = || match create(memory, binding, flags | BindFlags::XDP_USE_SG) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(memory, binding, flags),
         other => other,
     };
     let mut result = attempt();
@@ -68,17 +68,17 @@ pub(super) fn bind(memory: &Memory, place: Place<'_>) -> Result<Rings, SetupErro
             _ => break,
         }
     }
-    result.map_err(|cause| refusal(place, cause))
+    result.map_err(|cause| refusal(binding, cause))
 }
 
 /// The error behind the kernel's refusal of a socket.
-fn refusal(place: Place<'_>, cause: io::Error) -> SetupError {
-    let Place {
+fn refusal(binding: Binding<'_>, cause: io::Error) -> SetupError {
+    let Binding {
         interface,
         queue,
         zero_copy,
         ..
-    } = place;
+    } = binding;
     let advice = match cause.raw_os_error() {
         Some(libc::EPERM) => {
             return capability::denied(&format!("bind an AF_XDP socket to queue {queue} of {interface}"));
@@ -105,11 +105,11 @@ fn refusal(place: Place<'_>, cause: io::Error) -> SetupError {
     }
 }
 
-fn create(memory: &Memory, place: Place<'_>, flags: BindFlags) -> io::Result<Rings> {
+fn create(memory: &Memory, binding: Binding<'_>, flags: BindFlags) -> io::Result<Rings> {
     let invalid =
         |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
-    let ring = QueueSize::new(place.ring).map_err(|error| invalid(&error))?;
-    let interface: Interface = place.interface.parse().map_err(|error| invalid(&error))?;
+    let ring = QueueSize::new(binding.ring).map_err(|error| invalid(&error))?;
+    let interface: Interface = binding.interface.parse().map_err(|error| invalid(&error))?;
     let config = SocketConfig::builder()
         .rx_queue_size(ring)
         .tx_queue_size(ring)
@@ -117,7 +117,7 @@ fn create(memory: &Memory, place: Place<'_>, flags: BindFlags) -> io::Result<Rin
         .bind_flags(flags)
         .build();
     // SAFETY: the library loads no program (INHIBIT_PROG_LOAD), so it may share this queue.
-    let created = unsafe { Socket::new(config, memory.umem(), &interface, place.queue) };
+    let created = unsafe { Socket::new(config, memory.umem(), &interface, binding.queue) };
     let (tx, rx, others) = created.map_err(|error| os_error(&error))?;
     // Another socket over this memory has them, if it is bound to the same queue.
     let (fill, completion) = others.ok_or_else(|| io::Error::from_raw_os_error(libc::EBUSY))?;

@@ -35,7 +35,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
     following.backends(&["10.0.0.1"]).await;
     let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
     let expected = Accepted {
-        claims: Vec::new(),
+        group_ingress: Vec::new(),
         namespace: "web".to_owned(),
         name: "finance".to_owned(),
         uid: "uid-finance".to_owned(),

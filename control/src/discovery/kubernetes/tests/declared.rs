@@ -60,11 +60,11 @@ fn class_or_annotation_enable_a_service() {
     let enabled = |service, value| annotated(service, "vl3-lb.io/enabled", value);
     for (what, service, load_balancer) in [
         ("its class", class(), Some(true)),
-        ("its class, not wanted", enabled(class(), "false"), None),
+        ("its class, disabled", enabled(class(), "false"), None),
         ("another class", other(), None),
-        ("another class, wanted", enabled(other(), "true"), Some(false)),
+        ("another class, enabled", enabled(other(), "true"), Some(false)),
         ("headless", headless(), None),
-        ("headless, wanted", enabled(headless(), "true"), Some(false)),
+        ("headless, enabled", enabled(headless(), "true"), Some(false)),
         ("without a spec", json!({"metadata": {"name": "a"}}), None),
     ] {
         let read = read(&service).filter(|declared| declared.refused.is_none());
@@ -120,7 +120,7 @@ fn a_disabled_service_with_our_status_has_a_stale_status() {
     let stale: Vec<_> = collected
         .stale_statuses
         .iter()
-        .map(|stale| (stale.name.as_str(), stale.unserved, stale.claims.len()))
+        .map(|stale| (stale.name.as_str(), stale.unserved, stale.group_ingress.len()))
         .collect();
     // Another group may serve what only this balancer refuses; its own addresses are withdrawn from there.
     assert_eq!(

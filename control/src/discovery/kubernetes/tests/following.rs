@@ -94,7 +94,7 @@ impl Following {
         drop(waited);
         if !reached {
             let last = self.desired.borrow().as_deref().map(backends);
-            panic!("wanted {expected:?}, last {last:?}, {:?}", self.status.borrow());
+            panic!("expected {expected:?}, last {last:?}, {:?}", self.status.borrow());
         }
     }
 
