@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which packets are the balancer's. One classifier for XDP (struct xdp_md) and tc (struct
- * __sk_buff): `is_skb` is a constant at every call, so each program holds its own branch only.
+ * Classifier: finds the worker that owns a packet, or passes the packet to the kernel. It serves XDP
+ * (struct xdp_md) and tc (struct __sk_buff). `is_skb` is a constant in every call, so each program
+ * contains only its own branch.
  *
- * Headers are copied to the stack, never read in place: a frame may be spread over several buffers,
- * and the copy fails where the packet ends. A packet that cannot be read is passed to the kernel.
+ * Headers are copied to the stack instead of read in place: a frame may span several buffers, and the
+ * copy fails at the end of the packet. Malformed packets are passed to the kernel.
  */
 #ifndef VL3LB_CLASSIFY_H
 #define VL3LB_CLASSIFY_H
@@ -17,10 +18,10 @@
 
 #include "steer.h"
 
-/* Result of the classifier instead of a worker: the packet is passed to the kernel. */
+/* Result of the classifier: no worker owns the packet, it is passed to the kernel. */
 #define VL3LB_NOT_OURS (-1)
 
-/* IPv6 extension headers that are walked at most; packets with more are passed. */
+/* Maximum number of IPv6 extension headers; packets with more are passed to the kernel. */
 #define VL3LB_EXTENSIONS 8
 
 #define VL3LB_IPV4_MORE_FRAGMENTS 0x2000
@@ -99,9 +100,9 @@ vl3lb_read_ipv4(void *ctx, const bool is_skb, __u32 offset, struct vl3lb_packet 
 }
 
 /*
- * Walks the extension headers to the transport header (RFC 8200 section 4). A fragment is followed
- * only if the transport header comes right behind its fragment header: a later fragment shows nothing
- * else, and all fragments of a datagram must go the same way.
+ * Walks the extension headers to the transport header (RFC 8200 section 4). In a fragment, the
+ * transport header must follow the fragment header directly: only this is visible in later fragments
+ * as well, and all fragments of a datagram must get the same result.
  */
 static __always_inline long
 vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, struct vl3lb_packet *packet)
@@ -109,7 +110,7 @@ vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, str
 	for (int i = 0; i <= VL3LB_EXTENSIONS; i++) {
 		struct {
 			__u8 next;
-			__u8 length;	/* in 8 bytes, the first 8 not counted */
+			__u8 length;	/* in units of 8 bytes, without the first 8 bytes */
 			__u8 type;
 			__u8 segments_left;
 			__be32 id;
@@ -140,7 +141,7 @@ vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, str
 				return 0;
 			}
 		} else {
-			/* Not at its last address yet: the kernel's to refuse or to send on. */
+			/* The destination is not final: the kernel forwards or rejects the packet. */
 			if (next == IPPROTO_ROUTING && extension.segments_left)
 				return -1;
 			offset += 8 + (__u32)extension.length * 8;
@@ -179,8 +180,8 @@ static __always_inline bool vl3lb_is_own_address(const struct vl3lb_address *add
 }
 
 /*
- * The owner of the flow between our (address, port) and the other side's, or VL3LB_NOT_OURS if
- * (address, port) is neither a service nor a NAT port of ours.
+ * The worker that owns the flow between the balancer's (address, port) and the peer's, or
+ * VL3LB_NOT_OURS if (address, port) is neither a service nor a NAT port.
  */
 static __always_inline int
 vl3lb_flow_owner(const struct vl3lb_config *config, const struct vl3lb_address *address, __be16 port,
@@ -210,8 +211,8 @@ vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_config
 }
 
 /*
- * All fragments of a datagram go to the worker where they meet, not to the owner of its flow: only
- * the first one has ports. Which worker: dataplane/src/pipeline/fragment.rs.
+ * The worker for the fragments of a datagram. Only the first fragment has ports, so the worker is
+ * derived from source address, identification and protocol, as in dataplane/src/pipeline/slow_path/fragment.rs.
  */
 static __always_inline int
 vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config *config,
@@ -233,7 +234,7 @@ vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config 
 			bpf_map_update_elem(&passed_fragments, &key, &passed, BPF_ANY);
 			return VL3LB_NOT_OURS;
 		}
-		/* The sender uses the identification of an earlier, passed datagram again. */
+		/* The sender reuses the identification of an earlier datagram that was passed. */
 		bpf_map_delete_elem(&passed_fragments, &key);
 	} else if (bpf_map_lookup_elem(&passed_fragments, &key)) {
 		return VL3LB_NOT_OURS;
@@ -252,7 +253,7 @@ static __always_inline bool vl3lb_is_icmp_error(__u8 version, __u8 type)
 	return type >= 1 && type <= 4;
 }
 
-/* An ICMP error is ours if it quotes a packet that we sent: to a backend or to a client. */
+/* The worker for an ICMP error that quotes a packet sent by the balancer to a backend or client. */
 static __always_inline int
 vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *config,
 		    const struct vl3lb_packet *packet)
@@ -294,7 +295,7 @@ vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *setti
 	return VL3LB_NOT_OURS;
 }
 
-/* The IP version of a frame without a link header, 0 if it is none. */
+/* The IP version of a frame without a link header, 0 if it is not IP. */
 static __always_inline __u8 vl3lb_raw_version(void *ctx, const bool is_skb)
 {
 	__u8 first;
@@ -304,7 +305,7 @@ static __always_inline __u8 vl3lb_raw_version(void *ctx, const bool is_skb)
 	return first >> 4 == 4 || first >> 4 == 6 ? first >> 4 : 0;
 }
 
-/* The IP version of an Ethernet frame to the interface's own address, 0 for all others. */
+/* The IP version of an Ethernet frame to the interface's MAC address, 0 for all other frames. */
 static __always_inline __u8
 vl3lb_ethernet_version(void *ctx, const bool is_skb, const struct vl3lb_config *settings)
 {

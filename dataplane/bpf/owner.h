@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which worker owns a flow. The Rust side computes the same in common/src/hash.rs (owner_hash,
- * reduce) and common/src/snapshot.rs (NatPorts::owner); a test compares the two. Plain C, so that
- * the test can compile it for the machine it runs on.
+ * Computes the worker that owns a flow, like common/src/hash.rs (owner_hash, reduce) and
+ * common/src/snapshot.rs (NatPorts::owner). A test compiles this file for the host and compares them.
  */
 #ifndef VL3LB_OWNER_H
 #define VL3LB_OWNER_H
@@ -19,12 +18,12 @@
 
 /* Settings that may change while the programs run. Layout of the map `config`. */
 struct vl3lb_config {
-	/* The NAT ports and how they are split among the workers. */
+	/* The range of NAT ports and its division among the workers. */
 	__u16 nat_first;
 	__u16 nat_last;
 	__u16 nat_per_worker;
 	__u16 workers;
-	__u8 own_mac[6];	/* Ethernet: the interface's own address */
+	__u8 own_mac[6];	/* Ethernet: the interface's MAC address */
 	__u8 zero[2];
 };
 _Static_assert(sizeof(struct vl3lb_config) == 16, "written by Rust as eight u16");
@@ -61,7 +60,7 @@ vl3lb_is_nat_port(const struct vl3lb_config *config, __u16 port)
 	return config->nat_first <= port && port <= config->nat_last;
 }
 
-/* The worker that hands out NAT port `port`. */
+/* The worker that allocates NAT port `port`. */
 static inline __attribute__((always_inline)) __u32
 vl3lb_nat_port_owner(const struct vl3lb_config *config, __u16 port)
 {

@@ -12,7 +12,7 @@
 
 #include "owner.h"
 
-/* An address in 16 bytes, network order: IPv6 as it is, IPv4 as IPv4-mapped (RFC 4291, 2.5.5.2). */
+/* An address in network order: IPv6, or IPv4 as an IPv4-mapped address (RFC 4291 section 2.5.5.2). */
 struct vl3lb_address {
 	__be32 words[4];
 };
@@ -26,7 +26,7 @@ struct vl3lb_service_key {
 };
 _Static_assert(sizeof(struct vl3lb_service_key) == 20, "written by Rust as [u8; 20]");
 
-/* What the fragments of one datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5). */
+/* The key of a fragmented datagram (RFC 791 section 3.2, RFC 8200 section 4.5). */
 struct vl3lb_fragment_key {
 	struct vl3lb_address source;
 	struct vl3lb_address destination;
@@ -34,11 +34,11 @@ struct vl3lb_fragment_key {
 	__u32 protocol;
 };
 
-/* Set before loading, fixed for the life of the programs. */
-const volatile __u8 raw_ip = 0;		/* frames begin at the IP header, not at an Ethernet header */
+/* Constants that user space sets before it loads the programs. */
+const volatile __u8 raw_ip = 0;		/* frames begin with the IP header */
 const volatile __u32 near_index = 0;	/* companion mode: the near end of the pair */
 
-/* (address, port, protocol) of every service. Filled by user space off the packet path only. */
+/* (address, port, protocol) of every service. Written by user space, never by the packet path. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -47,7 +47,7 @@ struct {
 	__type(value, __u8);
 } services SEC(".maps");
 
-/* The balancer's own addresses on the interface; every service's address is among them. */
+/* The balancer's addresses on the interface, including those of all services. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -63,7 +63,7 @@ struct {
 	__type(value, struct vl3lb_config);
 } config SEC(".maps");
 
-/* AF_XDP sockets by receive queue. User space sets max_entries to the number of queues. */
+/* AF_XDP sockets by receive queue. User space sets max_entries to the queue count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -72,8 +72,8 @@ struct {
 } sockets SEC(".maps");
 
 /*
- * Datagrams whose first fragment was passed to the kernel, so that the others follow it. LRU: a
- * flood pushes entries out, and then costs their datagrams only.
+ * Datagrams whose first fragment was passed to the kernel; their other fragments are passed too. LRU:
+ * a flood evicts entries and costs only their datagrams.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -82,7 +82,7 @@ struct {
 	__type(value, __u8);
 } passed_fragments SEC(".maps");
 
-/* Every frame that the interface's program saw is counted once, as one or the other. */
+/* Counters of frames at the vL3 interface. Each frame is counted once. */
 enum vl3lb_counter {
 	VL3LB_REDIRECTED = 0,
 	VL3LB_PASSED = 1,
