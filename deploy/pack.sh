@@ -1,6 +1,6 @@
 #!/bin/sh
-# pack.sh PROGRAM ROOT: puts PROGRAM into ROOT/usr/local/bin and the libraries that it needs where it looks for them.
-# Names of functions stay in it, for backtraces.
+# pack.sh PROGRAM ROOT: copies PROGRAM to ROOT/usr/local/bin, and its libraries to the paths where it looks for them. The
+# program keeps its symbol table for backtraces.
 set -eu
 program=$1 root=$2
 mkdir -p "$root/usr/local/bin"

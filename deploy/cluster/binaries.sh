@@ -1,10 +1,10 @@
-# The programs of the cluster that Debian has not, or only old ones: built once from Go modules, outside the
-# tree. To be sourced from the top folder, after say.sh.
+# Builds the cluster's programs that Debian lacks or has in old versions only: once, from Go modules, outside the
+# tree. Source it from the top folder, after say.sh.
 # shellcheck shell=bash
 
 readonly binaries_cache=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/cluster
 
-# The module below deploy/cluster/binaries, and the package of each program of it.
+# Modules below deploy/cluster/binaries, each with the packages of its programs.
 readonly binaries_list='
 etcd        go.etcd.io/etcd/server/v3
 kubernetes  k8s.io/kubernetes/cmd/kubectl
@@ -18,14 +18,14 @@ helm        helm.sh/helm/v4/cmd/helm
 
 have_go() { command -v go >/dev/null; }
 
-# The folder of a module's programs: another one for every other go.sum or Go.
+# The folder of a module's programs; it depends on go.sum and the version of Go.
 binaries_folder() {
     local sum
     sum=$(cat "deploy/cluster/binaries/$1/go.mod" "deploy/cluster/binaries/$1/go.sum" | sha256sum)
     echo "$binaries_cache/$1-${sum:0:16}"
 }
 
-# Builds what is missing, with a line for each program. Sets VL3LB_CLUSTER_BIN to a folder with all of them.
+# Builds missing programs, with one line of progress each. Sets VL3LB_CLUSTER_BIN to the folder with all programs.
 ensure_binaries() {
     local module package program folder modules=''
     while read -r module package; do
@@ -35,7 +35,7 @@ ensure_binaries() {
         modules+=" ${folder##*/}"
         [[ ! -x $folder/$program ]] || continue
         have_go ||
-            die "there is no Go on this machine, and the cluster's $program is built with it" \
+            die "Go is missing, which builds the cluster's $program" \
                 "install Go 1.26 or newer (https://go.dev/dl); only \"./run cluster\" and \"./run test cluster\" need it"
         step "build $program ($module $(binary_version "$module")) once, into $folder"
         build_binary "$module" "$package" "$folder/$program"
@@ -52,7 +52,7 @@ ensure_binaries() {
     done <<<"$binaries_list"
 }
 
-# Whether all programs are there already, so that nothing needs Go.
+# Whether all programs are built, so that Go is not needed.
 have_binaries() {
     local module package
     while read -r module package; do
@@ -64,18 +64,18 @@ build_binary() {
     local module=$1 package=$2 output=$3 version begin=$SECONDS
     version=$(binary_version "$module")
     local flags="-s -w"
-    # Without these kubectl complains of the skew to a server v0.0.0.
+    # Without a version, kubectl warns about the version skew to a server v0.0.0.
     if [[ $module == kubernetes ]]; then
         local minor=${version#v*.}
         local variable=k8s.io/component-base/version
         flags+=" -X $variable.gitVersion=$version -X $variable.gitMajor=1 -X $variable.gitMinor=${minor%%.*}"
     fi
     mkdir -p "${output%/*}"
-    # Under another name until it is whole: an interrupted build leaves no half program. No cgo: the
-    # programs run in any root file system.
+    # The program gets its name when it is complete, so that an interrupted build leaves no partial file. Without
+    # cgo it runs in any root file system.
     (cd "deploy/cluster/binaries/$module" &&
         CGO_ENABLED=0 nice -n 5 go build -mod=readonly -trimpath -ldflags "$flags" -o "$output.part" "$package") ||
-        die "go could not build $package (see above)" "check the network: its sources come from Go's module proxy"
+        die "go could not build $package (see above)" "check the network: the sources come from Go's module proxy"
     mv "$output.part" "$output"
     note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"
 }
@@ -85,7 +85,7 @@ binary_version() {
         "deploy/cluster/binaries/$1/go.mod"
 }
 
-# The last part of the package's path; etcd's is the version.
+# The last part of the package's path; etcd's last part is the version.
 binary_name() {
     case $1 in
     go.etcd.io/*) echo etcd ;;

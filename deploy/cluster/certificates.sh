@@ -1,4 +1,4 @@
-# The certificates of the cluster, from an authority of its own, and the kubeconfigs made of them. To be sourced.
+# The cluster's certificate authority, certificates and kubeconfigs. To be sourced.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $run_dir is set by cluster.sh, the addresses by network.sh
 
@@ -24,7 +24,7 @@ make_certificates() {
 
 make_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; }
 
-# make_certificate NAME SUBJECT [NAMES]: for clients, and with names and addresses for a server.
+# make_certificate NAME SUBJECT [NAMES]: a client certificate; with names and addresses, a server certificate.
 make_certificate() {
     local name=$1 subject=$2 extension="extendedKeyUsage=clientAuth"
     [[ -z ${3:-} ]] || extension="extendedKeyUsage=serverAuth"$'\n'"subjectAltName=$3"
@@ -38,7 +38,7 @@ make_certificate() {
     ) || die "openssl could not make the certificate of $name"
 }
 
-# make_user NAME SUBJECT: a certificate, and NAME.conf to use it.
+# make_user NAME SUBJECT: a certificate and the kubeconfig NAME.conf.
 make_user() {
     make_certificate "$1" "$2"
     cat >"$run_dir/conf/$1.conf" <<YAML

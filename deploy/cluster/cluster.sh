@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A Kubernetes cluster on this machine: etcd, control plane and two nodes, each in a network namespace of its
-# own, and in it the example of deploy/examples/vl3-lb. Root only; `./run cluster` and the tests call it.
+# A Kubernetes cluster on this machine with the example of deploy/examples/vl3-lb: control plane and two nodes, each in
+# its own network namespace. Needs root; called by `./run cluster` and the tests.
 #
-#   cluster.sh up BINARY [--bare]   starts it, with this vl3-lb; --bare: without the example
-#   cluster.sh down                 removes all of it, also after a start that was killed
-#   cluster.sh status               what runs
-#   cluster.sh kubelet N stop|start, api-server stop|start   faults, for tests and the curious
+#   cluster.sh up BINARY [--bare]   starts the cluster with this vl3-lb; --bare: without the example
+#   cluster.sh down                 removes the cluster, also after a start that was killed
+#   cluster.sh status               shows nodes and pods
+#   cluster.sh kubelet N stop|start, api-server stop|start   injects faults, for tests and experiments
 #
-# The environment variable VL3LB_CLUSTER_BIN names the folder of Kubernetes' programs.
+# The environment variable VL3LB_CLUSTER_BIN is the folder with the programs of Kubernetes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Files of the running programs, and what must not be in memory.
+# Files of the running programs, on disk instead of in memory.
 readonly run_dir=/run/vl3-lb-cluster
 readonly data_dir=/var/lib/vl3-lb-cluster
 readonly nodes=(1 2)
@@ -35,7 +35,7 @@ main() {
     ((EUID == 0)) || die "the cluster makes network namespaces and containers, and needs root" \
         "run it by ./run cluster"
     exec 9>/run/vl3-lb-cluster.lock
-    flock --timeout 30 9 || die "another command on the cluster is under way" "wait for its end"
+    flock --timeout 30 9 || die "another cluster command is running" "wait until it ends"
     case $1 in
     up) up "$2" "${3:-}" ;;
     down)
@@ -55,14 +55,14 @@ main() {
         start) start_api_server ;;
         esac
         ;;
-    *) die "no command of the cluster: $1" ;;
+    *) die "unknown command: cluster.sh $1" ;;
     esac
 }
 
 up() {
     local binary=$1 bare=$2 began=$SECONDS n
     [[ -x ${VL3LB_CLUSTER_BIN:-}/kubelet ]] ||
-        die "VL3LB_CLUSTER_BIN names no folder with Kubernetes' programs" "run it by ./run cluster"
+        die "VL3LB_CLUSTER_BIN is not a folder with the programs of Kubernetes" "use ./run cluster"
     if is_up; then
         die "the cluster is up already" "./run cluster down removes it"
     fi
@@ -129,16 +129,16 @@ status() {
 
 is_up() { [[ -e $run_dir/up ]]; }
 
-# At the end of a start that failed or was stopped.
+# Cleans up after a failed or interrupted start.
 give_up() {
     set +e # whatever fails now, the rest is still removed
     trap '' HUP INT PIPE TERM
     if (($1 < 128)); then
-        step "remove what was started; the logs stay in $failed_logs" 2>/dev/null
+        step "remove the cluster; the logs are kept in $failed_logs" 2>/dev/null
         rm -rf "$failed_logs"
         cp -r "$run_dir/log" "$failed_logs"
     else
-        step "remove what was started" 2>/dev/null
+        step "remove the cluster" 2>/dev/null
     fi
     take_down
 }
@@ -149,7 +149,7 @@ make_folders() {
     make_cgroups
 }
 
-# In this order: who would start something anew, what runs, what it runs on.
+# The order matters: first the programs that start others, then the others, then their network.
 take_down() {
     stop_processes
     unmount_below "$run_dir" "$data_dir"
@@ -161,11 +161,11 @@ take_down() {
     rm -rf "$run_dir" "$data_dir"
 }
 
-# The kubectl of a person: it enters the namespace where the API server is.
+# kubectl for users: it enters the network namespace of the API server.
 write_kubectl() {
     cat >"$run_dir/bin/kubectl" <<SCRIPT
 #!/bin/sh
-# The cluster is in network namespaces of its own.
+# The API server is reachable from this network namespace only.
 [ "\$(id -u)" = 0 ] || exec sudo "\$0" "\$@"
 exec nsenter --net=/run/netns/$prefix-control "$VL3LB_CLUSTER_BIN/kubectl" --kubeconfig "\${KUBECONFIG:-$run_dir/conf/admin.conf}" "\$@"
 SCRIPT
@@ -174,11 +174,11 @@ SCRIPT
 
 kubectl() { "$run_dir/bin/kubectl" "$@" 9>&-; }
 
-# within SECONDS COMMAND...: tries it five times a second.
+# within SECONDS COMMAND...: repeats the command five times a second until it succeeds.
 within() {
     local end=$((SECONDS + $1))
     shift
-    # In a process of its own: what is done on Ctrl-C is not silenced with it.
+    # A separate process, because the redirection must not silence the cleanup on Ctrl-C.
     until ("$@") &>/dev/null; do
         ((SECONDS < end)) || return
         sleep 0.2

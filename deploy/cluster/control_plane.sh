@@ -21,7 +21,7 @@ start_control_plane() {
 }
 
 start_etcd() {
-    # What it stores goes with the cluster: nothing is gained by waiting for the disk.
+    # Its data does not outlive the cluster, so waiting for the disk would gain nothing.
     start etcd control "$VL3LB_CLUSTER_BIN/etcd" --data-dir="$data_dir/etcd" --unsafe-no-fsync --log-level=warn \
         --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 \
         --listen-peer-urls=http://127.0.0.1:2380 --initial-advertise-peer-urls=http://127.0.0.1:2380 \
@@ -30,7 +30,7 @@ start_etcd() {
 
 start_api_server() {
     local conf=$run_dir/conf
-    # On port 443 of its service address too: no kube-proxy would lead there.
+    # Port 443, so that its service address works without kube-proxy.
     start kube-apiserver control "$VL3LB_CLUSTER_BIN/kube-apiserver" \
         --advertise-address="$control_address" --secure-port=443 \
         --etcd-servers=http://127.0.0.1:2379 \

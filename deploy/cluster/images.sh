@@ -1,5 +1,4 @@
-# The images of the cluster, packed out of the programs of this machine and the libraries that they need: no
-# registry is asked. To be sourced.
+# The cluster's images, made from programs and libraries of this machine; no registry is needed. To be sourced.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by cluster.sh
 
@@ -9,7 +8,7 @@ readonly balancer_image=docker.io/library/vl3-lb:0.1.0
 
 make_images() {
     local binary=$1 root=$run_dir/images/root
-    # Holds a pod's namespaces.
+    # The container that keeps a pod's namespaces.
     new_root "$root"
     make_image pause "$pause_image" "$root" '["/bin/sleep", "2147483647"]'
     new_root "$root"
@@ -41,7 +40,7 @@ new_root() {
     chroot "$root" /bin/busybox --install -s /bin
 }
 
-# add_program ROOT PROGRAM PATH: with its libraries, each where the program looks for it.
+# add_program ROOT PROGRAM PATH: copies the program and its libraries to the paths where it looks for them.
 add_program() {
     local root=$1 program=$2 path=$3 library
     install -D "$program" "$root$path"
@@ -50,7 +49,7 @@ add_program() {
     done < <(ldd "$program" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }')
 }
 
-# make_image FILE NAME ROOT ENTRYPOINT: ROOT as the only layer of a docker archive
+# make_image FILE NAME ROOT ENTRYPOINT: a docker archive with ROOT as its only layer
 # (https://github.com/moby/moby/blob/master/image/spec/v1.2.md).
 make_image() {
     local name=$2 root=$3 entrypoint=$4 archive=$run_dir/images/$1 layer

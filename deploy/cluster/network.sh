@@ -1,10 +1,10 @@
-# The network of the cluster: nothing of it is in the machine's own network namespace. To be sourced.
+# The cluster's network, entirely in network namespaces of its own. To be sourced.
 #
 #   vl3cluster-control  10.200.0.1, also 10.96.0.1 (the API server) and 10.96.0.10 (DNS) --+
 #   vl3cluster-node1    10.200.0.11, pods in 10.244.1.0/24 -------------------------------+-- bridge "cluster"
 #   vl3cluster-node2    10.200.0.12, pods in 10.244.2.0/24 -------------------------------+   in control
 #
-# There is no kube-proxy: of the service addresses only the two above exist.
+# There is no kube-proxy: only the two service addresses above exist.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # $nodes is set by cluster.sh, which also uses what is set here
 
@@ -15,8 +15,8 @@ readonly service_range=10.96.0.0/16 api_address=10.96.0.1 dns_address=10.96.0.10
 node_address() { echo "10.200.0.$((10 + $1))"; }
 pod_range() { echo "10.244.$1.0/24"; }
 
-# inside NAME COMMAND...: in the namespace, and else where it was: `ip netns exec` would remount /sys and
-# hide the cgroups from containerd.
+# inside NAME COMMAND...: runs the command in the network namespace. `ip netns exec` would also remount /sys, which
+# hides the cgroups from containerd.
 inside() {
     local name=$1
     shift
@@ -54,7 +54,7 @@ make_node_network() {
 
 allow_forwarding() { inside "$1" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'; }
 
-# The namespaces that containerd made for pods of this cluster, by what the CNI plugins recorded.
+# Removes the network namespaces of pods, which the records of the CNI plugins name.
 remove_pod_namespaces() {
     local records=/var/lib/cni/results record container namespace
     for record in "$records/$prefix"-node*; do

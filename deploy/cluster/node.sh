@@ -1,4 +1,4 @@
-# A node: containerd and kubelet in a namespace of their own. To be sourced.
+# A node: containerd and kubelet in a network namespace. To be sourced.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # set by cluster.sh, network.sh and the environment
 
@@ -36,7 +36,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   address = "$(containerd_socket "$n")"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "$pause_image"
-  # A machine may keep back CAP_SYS_RESOURCE even from root.
+  # On some machines even root lacks CAP_SYS_RESOURCE.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "$cni_plugins"
@@ -68,13 +68,13 @@ cgroupRoot: /$cgroup/node$n
 clusterDNS: [$dns_address]
 clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$(containerd_socket "$n")
-# The disk and the memory are the machine's: what others do there is no reason to evict pods.
+# Disk and memory are shared with other programs of the machine, whose use must not evict pods.
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%}
 failCgroupV1: false
 failSwapOn: false
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-# A ConfigMap's change reaches its pods within this time.
+# The time for a change of a ConfigMap to reach its pods.
 syncFrequency: 2s
 nodeLeaseDurationSeconds: 8
 nodeStatusUpdateFrequency: 2s
@@ -89,7 +89,7 @@ YAML
         --hostname-override="node$n" --node-ip="$(node_address "$n")"
 }
 
-# What containerd, its shims and kubelet leave outside the folders of the cluster.
+# Removes files of containerd, its shims and kubelet outside the cluster's folders.
 remove_container_traces() {
     local bundle container socket
     for bundle in "$run_dir"/node*/containerd/io.containerd.runtime.v2.task/k8s.io/*/; do
@@ -102,7 +102,7 @@ remove_container_traces() {
     rmdir /run/containerd/{s,runc/k8s.io,runc,} 2>/dev/null || true # unless others use them
     find /var/log/containers -lname "$data_dir/*" -delete 2>/dev/null || true
     rmdir /var/log/containers 2>/dev/null || true
-    # Where kubelet has it no flag says; a kubelet of the machine's own would listen there.
+    # No flag sets the path of kubelet's socket. Another kubelet of this machine may be listening there.
     [[ -n $(ss -Hxl src "$kubelet_plugins/kubelet.sock") ]] || rm -f "$kubelet_plugins/kubelet.sock"
     rmdir -p --ignore-fail-on-non-empty "$kubelet_plugins" 2>/dev/null || true # not there
 }

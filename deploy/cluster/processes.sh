@@ -1,12 +1,11 @@
-# The processes of the cluster. All of them, and those that they start, are in a cgroup of its own: that is the
-# record by which they are found again, also after a kill -9, and though containerd's shims leave their
-# parents. To be sourced.
+# The processes of the cluster. They and their children are in one cgroup, which finds them after a kill -9 and although
+# containerd's shims leave their parents. To be sourced.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $run_dir and $data_dir are set by cluster.sh
 
 readonly cgroup=vl3-lb-cluster
 
-# The folders that hold a cgroup called $cgroup: one with cgroup v2, one for each hierarchy with v1.
+# The parent folders of the cgroup: one with cgroup v2, one for each hierarchy with v1.
 cgroup_roots() {
     if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
         echo /sys/fs/cgroup
@@ -15,7 +14,7 @@ cgroup_roots() {
     fi
 }
 
-# The one whose list of processes is used.
+# The folder of the cgroup whose list of processes is used.
 cgroup_of_processes() {
     if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
         echo "/sys/fs/cgroup/$cgroup"
@@ -27,10 +26,10 @@ cgroup_of_processes() {
 make_cgroups() {
     local root n file
     for root in $(cgroup_roots); do
-        # With v2 a cgroup has either processes or others below it.
+        # With v2 a cgroup has either processes or child cgroups.
         mkdir -p "$root/$cgroup/programs"
         for n in "${nodes[@]}"; do mkdir -p "$root/$cgroup/node$n"; done
-        # With v1 a new cpuset is empty and admits no process.
+        # With v1 a new cpuset is empty and accepts no process.
         for file in cpuset.cpus cpuset.mems; do
             [[ -e $root/$file && ! -e $root/cgroup.controllers ]] || continue
             local folder
@@ -43,18 +42,18 @@ make_cgroups() {
     fi
 }
 
-# With v2 a cgroup has the controllers that the one above passes down, one by one, and a kubelet wants all of these
-# that the machine has (https://docs.kernel.org/admin-guide/cgroup-v2.html, "Enabling and Disabling"). What the top
-# passes down stays so when the cluster is gone: others may have come to use it.
+# With v2 a parent must enable each controller for its children, and kubelet needs all available ones
+# (https://docs.kernel.org/admin-guide/cgroup-v2.html, "Enabling and Disabling"). The root's controllers stay enabled
+# when the cluster is removed, because other programs may use them by then.
 pass_controllers_down() {
     local parent=$1 controller
     for controller in cpu cpuset hugetlb memory pids; do
         grep -qw "$controller" "$parent/cgroup.controllers" || continue
-        # One that is passed down already stays.
+        # Enabled already.
         ! grep -qw "$controller" "$parent/cgroup.subtree_control" || continue
         echo "+$controller" 2>/dev/null >"$parent/cgroup.subtree_control" ||
-            die "the cgroup controller $controller cannot be passed down by $parent, and kubelet needs it" \
-                "in a container the cgroups are often read-only or have processes at the top: run it on a machine, real or virtual"
+            die "the cgroup controller $controller, which kubelet needs, cannot be enabled in $parent" \
+                "containers often have read-only cgroups or processes in the root cgroup: use a physical or virtual machine"
     done
 }
 
@@ -62,8 +61,8 @@ remove_cgroups() {
     local root
     for root in $(cgroup_roots); do
         [[ -d $root/$cgroup ]] || continue
-        # A process that has just ended may be in it for a moment more.
-        within 5 remove_cgroup "$root/$cgroup" || note "$root/$cgroup stays: a process is still in it"
+        # A process stays in it for a moment after its end.
+        within 5 remove_cgroup "$root/$cgroup" || note "$root/$cgroup cannot be removed: a process is still in it"
     done
 }
 
@@ -72,19 +71,19 @@ remove_cgroup() {
     [[ ! -d $1 ]]
 }
 
-# start NAME NAMESPACE COMMAND...: runs a program of the cluster in the background, in a session of its own, which
-# Ctrl-C does not reach. Its output goes to log/NAME.log and its id to pids/NAME.
+# start NAME NAMESPACE COMMAND...: runs a program in the background. It has its own session, so that Ctrl-C does not reach
+# it; its output goes to log/NAME.log and its process id to pids/NAME.
 start() {
     local name=$1 namespace=$2
     shift 2
-    # shellcheck disable=SC2016 # it is the inner shell that expands it
+    # shellcheck disable=SC2016 # the inner shell expands it
     setsid bash -c 'echo $$ >"$1/programs/cgroup.procs" && echo $$ >"$2" && shift 2 && exec "$@"' - \
         "$(cgroup_of_processes)" "$run_dir/pids/$name" \
         nsenter --net="/run/netns/$prefix-$namespace" "$@" </dev/null >>"$run_dir/log/$name.log" 2>&1 9>&- &
     disown $!
 }
 
-# Kills one of them: what it started goes on.
+# Kills one program; its children continue.
 stop_process() {
     local pid
     pid=$(<"$run_dir/pids/$1")
@@ -93,20 +92,20 @@ stop_process() {
     within 5 test ! -e "/proc/$pid"
 }
 
-# Ends all of them: first those that start others, then whatever is left.
+# Ends all processes, first those that start others.
 stop_processes() {
     local name pid folder
     folder=$(cgroup_of_processes)
     for name in "$run_dir"/pids/kubelet-* "$run_dir"/pids/containerd-*; do
         [[ -e $name ]] || continue
         pid=$(<"$name")
-        # It may have ended, and another have its number.
+        # Another process may have its id by now.
         ! grep -qsx "$pid" "$folder/programs/cgroup.procs" || kill -KILL "$pid" 2>/dev/null || true
     done
     [[ ! -d $folder ]] || within 20 kill_all "$folder" || note "processes in $folder do not end"
 }
 
-# Whether none was left to kill.
+# Succeeds when no process is left.
 kill_all() {
     local pids
     mapfile -t pids < <(find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null)
@@ -115,7 +114,7 @@ kill_all() {
     return 1
 }
 
-# The deepest mounts first.
+# Unmounts in reverse order of depth.
 unmount_below() {
     local folder point
     for folder in "$@"; do
@@ -124,7 +123,7 @@ unmount_below() {
     done
 }
 
-# Kernel settings of the whole machine that a kubelet changes.
+# Kernel settings of the machine that kubelet changes.
 readonly kernel_settings=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops)
 
 keep_kernel_settings() {

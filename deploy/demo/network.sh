@@ -1,5 +1,5 @@
-# The vL3 network of the demo: a router in the part of the vL3 NSE, and members that each reach it
-# over an interface called nsm-1. To be sourced.
+# The demo's vL3 network: a router, which plays the vL3 endpoint, and clients of the network, each with an interface
+# nsm-1. To be sourced.
 #
 #   vl3demo-client   172.16.1.100 --+
 #   vl3demo-lb       172.16.1.103 --+-- vl3demo-router 172.16.1.1
@@ -11,13 +11,13 @@
 : "${prefix:=vl3demo}"
 readonly prefix
 
-# Set by make_router: yes, or no where the kernel has IPv6 switched off.
+# Set by make_router: yes, or no if IPv6 is disabled in the kernel.
 ipv6=no
 
 address4() { echo "172.16.1.$1"; }
 address6() { echo "2001:db8:1::$1"; }
 
-# inside NAME COMMAND...: runs a command in the namespace of a member.
+# inside NAME COMMAND...: runs a command in a client's namespace.
 inside() {
     local name=$1
     shift
@@ -28,7 +28,7 @@ make_router() {
     ip netns add "$prefix-router"
     local router=(ip -n "$prefix-router")
     "${router[@]}" link set lo up
-    # Without multicast snooping, neighbour discovery works from the first packet on.
+    # Multicast snooping would lose the first packets of neighbour discovery.
     "${router[@]}" link add vl3 type bridge mcast_snooping 0
     "${router[@]}" addr add "$(address4 1)/24" dev vl3
     if "${router[@]}" addr add "$(address6 1)/64" dev vl3 nodad 2>/dev/null; then
@@ -37,8 +37,7 @@ make_router() {
     "${router[@]}" link set vl3 up
 }
 
-# make_member NAME HOST: a namespace with its interface nsm-1, where HOST is the last number of the
-# addresses.
+# make_member NAME HOST: a namespace with an interface nsm-1; HOST is the last number of its addresses.
 make_member() {
     local name=$1 host=$2
     ip netns add "$prefix-$name"
@@ -52,17 +51,17 @@ make_member() {
     "${member[@]}" route add default via "$(address4 1)"
 }
 
-# use_resolver NAME SERVER: what `ip netns exec` lays over /etc for the member's programs.
+# use_resolver NAME SERVER: the files that `ip netns exec` mounts over /etc.
 use_resolver() {
     local etc=/etc/netns/$prefix-$1
     mkdir -p "$etc"
     echo "nameserver $2" >"$etc/resolv.conf"
     echo "hosts: files dns" >"$etc/nsswitch.conf"
-    # A name with both kinds of address is reached over IPv4 unless asked otherwise.
+    # Prefer IPv4 for names with addresses of both families.
     [[ ! -e /etc/gai.conf ]] || echo "precedence ::ffff:0:0/96 100" >"$etc/gai.conf"
 }
 
-# The namespaces of this demo that exist, also those of an earlier run.
+# The existing namespaces of the demo, including those of earlier runs.
 namespaces() {
     ip netns list | awk -v prefix="$prefix-" 'index($1, prefix) == 1 { print $1 }' | sort
 }

@@ -1,4 +1,4 @@
-# Compiling with progress. To be sourced from the top folder, after say.sh.
+# Builds programs with a progress line. Source it from the top folder, after say.sh.
 # shellcheck shell=bash
 
 # The last packages are built alone, while one core waits: a third of the time of a cold build on two cores.
@@ -6,8 +6,8 @@ readonly last_share=33
 # Seconds between two lines of progress where there is no terminal.
 readonly progress_interval=15
 
-# compile PACKAGE PROGRAM: builds target/release/PROGRAM, with the number of packages done and an estimate of the time left.
-# Warnings and errors are shown as they come.
+# compile PACKAGE PROGRAM: builds target/release/PROGRAM and shows the number of finished packages and an estimate of the
+# remaining time. Warnings and errors are shown immediately.
 compile() {
     local total
     total=$(cargo tree --package "$1" --edges normal,build --prefix none --format '{p}' 2>/dev/null |
@@ -21,7 +21,7 @@ show_progress() {
     local total=$1 finished='' count=0 fresh=0 shown=$SECONDS began=$SECONDS last_began='' line package status
     local -A seen=()
     while true; do
-        # The time out keeps the estimate moving while one package takes long.
+        # The timeout updates the estimate while one package takes long.
         if read -r -t 1 line; then
             if [[ $line == *'"reason":"compiler-artifact"'* && $line =~ \"package_id\":\"([^\"]*)\" ]]; then
                 package=${BASH_REMATCH[1]}
@@ -48,16 +48,16 @@ show_progress() {
     printf '%s' "$finished" >&2
 }
 
-# The time left, by the share of the packages that are done since the start.
+# The remaining time, from the share of packages finished since the start.
 progress_text() {
     local elapsed=$((SECONDS - began)) done_now=$((count - fresh)) due=$((total - fresh)) share left
     printf 'compiled %d of %d packages' "$count" "$total"
-    # Too early to say, or the rest was there before.
+    # Too early for an estimate, or most packages were built before.
     ((elapsed >= 10 && done_now > 0 && due > 0)) || return 0
     share=$((done_now * (100 - last_share) / due))
     ((share > 0)) || return 0
     left=$((elapsed * (100 - share) / share))
-    # The last package: what it takes is known from what the others took.
+    # The last package's time is estimated from that of the others.
     if [[ -n $last_began ]]; then
         left=$(((last_began - began) * last_share / (100 - last_share) - (SECONDS - last_began)))
     fi

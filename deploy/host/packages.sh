@@ -1,8 +1,8 @@
-# The system packages that building, testing, the demo and the cluster need. To be sourced, after say.sh.
+# Installs system packages for builds, tests, the demo and the cluster. Source it after say.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # the lists are used by ./run
 
-# Debian's name of the package; the command or file that shows that it is there.
+# The package's name in Debian, and a command or file that shows that it is installed.
 readonly packages='
 bind9-dnsutils   dig
 ca-certificates  /etc/ssl/certs/ca-certificates.crt
@@ -31,7 +31,7 @@ util-linux       setsid
 zlib1g-dev       /usr/include/zlib.h
 '
 
-# The peers of the benchmark and its load generators.
+# The benchmark's peers and load generators.
 readonly bench_packages='
 dpdk-dev              dpdk-testpmd
 haproxy               haproxy
@@ -40,7 +40,7 @@ nginx-light           nginx
 wrk                   wrk
 '
 
-# What the nodes of the cluster are made of, and what builds an image in its tests.
+# Programs of the cluster's nodes, and for building an image in its tests.
 readonly cluster_packages='
 binutils                   strip
 buildah                    buildah
@@ -51,7 +51,7 @@ openssl                    openssl
 runc                       runc
 '
 
-# ensure_packages LIST: installs what is missing; asks the package servers for nothing if nothing is.
+# ensure_packages LIST: installs missing packages. Uses no network if none are missing.
 ensure_packages() {
     PATH=$PATH:/usr/sbin:/sbin # where Debian keeps ip, nft and ethtool, not on every user's PATH
     local missing=()
@@ -60,21 +60,21 @@ ensure_packages() {
 
     step "system packages: ${missing[*]}"
     command -v apt-get >/dev/null ||
-        die "these programs and headers are missing, and this is no Debian or Ubuntu: ${missing[*]}" \
+        die "these programs and headers are missing, and packages are installed on Debian and Ubuntu only: ${missing[*]}" \
             "install what your distribution calls them, then run the command again"
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
     as_root "${apt[@]}" update ||
         die "apt-get update failed (see above)" "check the network and /etc/apt/sources.list"
     as_root "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
-        die "apt-get could not install: ${missing[*]}" "see above for the reason, then run the command again"
+        die "apt-get could not install: ${missing[*]}" "fix the error above, then run the command again"
 }
 
-# Installs what the benchmark's peers lack, as far as it goes: a peer that is missing is left out. None of them is
-# started as a service.
+# Installs missing packages of the benchmark's peers. Peers that cannot be installed are skipped. None is started as a
+# service.
 ensure_bench_packages() {
     local missing=() driver
     read -ra missing <<<"$(missing_packages "$bench_packages")"
-    # DPDK's AF_XDP driver has the version of DPDK's interface in its name.
+    # The name of DPDK's AF_XDP driver contains DPDK's ABI version.
     driver=$(apt-cache search --names-only '^librte-net-af-xdp[0-9]+$' 2>/dev/null | cut -d' ' -f1 | tail -1)
     [[ -z $driver ]] || dpkg-query --show --showformat='${db:Status-Status}' "$driver" 2>/dev/null | grep -qx installed ||
         missing+=("$driver")
@@ -92,11 +92,11 @@ ensure_bench_packages() {
         apt-get -q -o DPkg::Lock::Timeout=300 update
         for package in "$@"; do
             apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$package" ||
-                echo "$package could not be installed: its peer is left out" >&2
+                echo "$package could not be installed: its peer is skipped" >&2
         done' sh "${missing[@]}"
 }
 
-# missing_packages LIST: their names, on one line.
+# missing_packages LIST: prints the names of missing packages on one line.
 missing_packages() {
     local package sign missing=()
     while read -r package sign; do

@@ -1,14 +1,13 @@
-# The Rust toolchain and the tools made with it. To be sourced from the top folder, after say.sh.
+# Installs the Rust toolchain and tools. Source it from the top folder, after say.sh.
 # shellcheck shell=bash
 
 rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
 readonly rust_wanted
 readonly deny_version=0.20.2
-# Outside the target folder: a clean build does not lose them, and checkouts share them.
+# Outside the target folder, so that clean builds keep them and checkouts share them.
 readonly tools=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/tools
 
-# A cargo of the version in Cargo.toml or newer: the one that is there, else one that rustup installs
-# beside it.
+# Ensures a cargo of at least the version in Cargo.toml: an installed one, else one from rustup in addition.
 ensure_rust() {
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
     ! rust_suffices || return 0
@@ -24,7 +23,7 @@ ensure_rust() {
         die "no working Rust $rust_wanted after its installation: $(rustc --version 2>&1)"
 }
 
-# clippy and rustfmt, which a minimal toolchain lacks.
+# Ensures clippy and rustfmt, which a minimal toolchain lacks.
 ensure_rust_lints() {
     cargo clippy --version &>/dev/null && cargo fmt --version &>/dev/null && return
     step "clippy and rustfmt"
@@ -33,7 +32,7 @@ ensure_rust_lints() {
             "install them from where your Rust came from"
 }
 
-# cargo-deny at a fixed version. Built from source, once: about ten minutes on two cores.
+# Ensures cargo-deny at a fixed version. It is built once from source, about ten minutes on two cores.
 ensure_cargo_deny() {
     [[ $("$tools/bin/cargo-deny" --version 2>/dev/null) != "cargo-deny $deny_version" ]] || return 0
     step "cargo-deny $deny_version, built once into $tools"
@@ -49,7 +48,7 @@ rust_suffices() {
     printf '%s\n' "$rust_wanted" "${version%% *}" | sort --version-sort --check=silent
 }
 
-# Debian 13, Ubuntu 24.04 and later have a package; elsewhere it is rustup's own installer.
+# From the package of Debian 13, Ubuntu 24.04 and later, or by rustup's installer.
 install_rustup() {
     if [[ $(apt-cache policy rustup 2>/dev/null) == *'Candidate: '[0-9]* ]]; then
         as_root env DEBIAN_FRONTEND=noninteractive \

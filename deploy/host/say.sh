@@ -1,4 +1,4 @@
-# What every script here says and how: progress, errors, and the way to root. To be sourced.
+# Output and errors of all scripts, and running commands as root. To be sourced.
 # shellcheck shell=bash
 
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
@@ -8,13 +8,13 @@ else
 fi
 readonly bold green red faint plain
 
-# A line of progress: what is being done now.
+# step TEXT: a line of progress.
 step() { printf '%s==>%s %s%s%s\n' "$green" "$plain" "$bold" "$*" "$plain"; }
 
-# A remark below the current step.
+# note TEXT: a remark below the current step.
 note() { printf '    %s%s%s\n' "$faint" "$*" "$plain"; }
 
-# The end: what failed, and what to do about it as further arguments, a line each.
+# die ERROR [REMEDY...]: prints the error and one line per remedy, and exits.
 die() {
     printf '%serror:%s %s\n' "$red" "$plain" "$1" >&2
     shift
@@ -22,13 +22,13 @@ die() {
     exit 1
 }
 
-# Runs a command as root: as it is, or through sudo.
+# Runs a command as root, with sudo if necessary.
 as_root() {
     if ((EUID == 0)); then
         "$@"
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "this needs root, and there is no sudo: $1" "run ./run as root"
+        die "$1 needs root, and sudo is not installed" "run ./run as root"
     fi
 }

@@ -1,8 +1,8 @@
 #!/bin/sh
-# serve.sh PORT: an HTTP server that says who it is, and has 64 MiB to download, the same on every server.
+# serve.sh PORT: an HTTP server that returns its name and a download of 64 MiB, which is the same on all servers.
 mkdir -p /tmp/www/cgi-bin
 echo "Hello! I'm $(hostname)" >/tmp/www/index.html
-# Not a file: busybox ends the download of one after a minute.
+# A program instead of a file: busybox ends downloads of files after a minute.
 cat >/tmp/www/cgi-bin/download <<'CGI'
 #!/bin/sh
 printf 'Content-Type: text/plain\r\nContent-Length: 67108864\r\n\r\n'
@@ -14,7 +14,7 @@ httpd -f -p "$1" -h /tmp/www &
 listener=$!
 trap 'kill $listener' TERM
 wait $listener
-# No new connections; each of the old ones has a process of its own.
+# Stops accepting connections; each open connection has its own process.
 while pidof httpd >/dev/null; do sleep 0.2; done
-# What was written may still be in the kernel, whose network for this pod ends with the pod.
+# Written data may still be in the kernel, which drops it when the pod ends.
 sleep 2
