@@ -86,7 +86,7 @@ impl FromStr for MacAddr {
     }
 }
 
-/// What a client addresses: the key of a service.
+/// The destination of a client's packets: the key of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
     pub address: IpAddr,

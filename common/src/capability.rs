@@ -1,6 +1,6 @@
 //! Linux capabilities (capabilities(7)) that a balancer may need.
 //!
-//! The kernel answers EPERM, or something less helpful, where one is missing: in a dozen places. The
+//! The kernel reports a missing one as EPERM, or by a less helpful error, in a dozen places. The
 //! control side checks them once at the start; the data plane names the missing ones where the
 //! kernel refuses an operation nevertheless.
 
@@ -44,7 +44,7 @@ impl Capability {
         }
     }
 
-    /// What a balancer needs it for.
+    /// Its purpose in a balancer.
     pub const fn purpose(self) -> &'static str {
         match self {
             Self::NetBindService => "listen on a port below 1024",

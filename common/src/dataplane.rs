@@ -22,8 +22,8 @@ use crate::time::{Duration, Timestamp};
 
 /// A running data plane.
 ///
-/// `attach`, `detach` and `publish` exclude each other and may block for as long as they say. All
-/// other calls return at once, whatever those three are doing.
+/// `attach`, `detach` and `publish` exclude each other and may block up to their documented limits. All
+/// other calls return immediately, also during those three.
 pub trait Dataplane: Send + Sync {
     /// Inspects the interface, opens its ports and lets the workers serve them; an existing attachment
     /// is detached first. The latest snapshot is in force when this returns, if it was made for a link
@@ -35,7 +35,7 @@ pub trait Dataplane: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`AttachError::kind`] says whether a change of the interface could help. The data plane is
+    /// [`AttachError::kind`] tells whether a change of the interface can help. The data plane is
     /// detached then.
     fn attach(&self) -> Result<Arc<Attachment>, AttachError>;
 
@@ -131,10 +131,10 @@ impl Error for AttachError {
     }
 }
 
-/// What only a new attachment can follow.
+/// Changes that need a new attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange {
-    /// There is no interface of this name, or it cannot be served.
+    /// The interface does not exist or cannot be served.
     Gone,
     /// It was replaced by another one of the same name.
     Replaced,

@@ -127,7 +127,7 @@ impl DropReason {
         }
     }
 
-    /// What an operator does about it.
+    /// The remedy for operators.
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::Malformed | Self::BadChecksum | Self::UnsupportedProtocol | Self::Martian => {

@@ -38,7 +38,7 @@ pub struct FlowFeed {
 }
 
 impl FlowFeed {
-    /// Worker: whether there is a subscriber.
+    /// Worker: whether a subscriber exists.
     #[inline]
     pub fn is_subscribed(&self) -> bool {
         self.subscribed.load(Ordering::Relaxed)
@@ -137,7 +137,7 @@ mod tests {
         feed.subscribe();
         feed.unsubscribe();
         assert!(!feed.is_subscribed());
-        // The worker looked at the flag just before.
+        // The worker read the flag just before.
         feed.push(change(1));
         feed.subscribe();
         feed.push(change(2));

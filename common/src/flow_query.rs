@@ -90,7 +90,7 @@ pub struct FlowQuery {
 #[derive(Debug)]
 pub struct FlowSlice {
     pub flows: Vec<FlowRecord>,
-    /// Where to go on; `None` at the end of the table.
+    /// The next cursor; `None` at the end of the table.
     pub next: Option<u32>,
 }
 

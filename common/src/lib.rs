@@ -1,13 +1,13 @@
-//! The words that the data plane and the control side share.
+//! The contract between data plane and control side, and its terms.
 //!
-//! | word | meaning | elsewhere |
+//! | term | meaning | other projects |
 //! |---|---|---|
-//! | service | address, port and protocol that clients talk to | VIP (Katran), virtual server (IPVS) |
+//! | service | address, port and protocol for clients | VIP (Katran), virtual server (IPVS) |
 //! | backend | one real server of a service | real, RS, endpoint |
 //! | flow | a 5-tuple and its translation | connection, session, conntrack entry |
-//! | snapshot | everything that the workers need to know, immutable; has a generation | config, state |
+//! | snapshot | all services, backends and next hops for the workers, immutable; has a generation | config, state |
 //! | worker | one pinned thread that owns one receive queue and its flows | lcore |
-//! | verdict, drop reason | what is done with a packet, and why it was not forwarded | |
+//! | verdict, drop reason | the decision about a packet, and the cause of a drop | |
 //! | drain | a backend gets no new flows and keeps its old ones until they end | graceful removal |
 //!
 //! Control builds a [`Snapshot`] and puts it into each worker's [`mailbox`]; workers count into

@@ -113,7 +113,7 @@ struct Candidate {
     /// The next slot of its permutation of all slots, and how far it is from each to the one after.
     next: u32,
     skip: u32,
-    /// What `skip` times is 1, modulo the size of the table; `None` until it is needed.
+    /// The inverse of `skip` modulo the size of the table; `None` until it is needed.
     inverse: Option<u32>,
     identity: u64,
 }

@@ -30,7 +30,7 @@ impl<T> Mailbox<T> {
         while self.used.pop().is_some() {}
     }
 
-    /// Worker: the newest value, if there is one since the last call. Lock-free, no allocation.
+    /// Worker: the newest value since the last call, if any. Lock-free, no allocation.
     #[inline]
     pub fn take(&self) -> Option<Arc<T>> {
         self.newest.pop()

@@ -1,7 +1,7 @@
 //! How a service spreads new flows over the backends of one address family.
 //!
-//! Everything that depends only on the set of backends is built here, on the control side; a worker adds
-//! what changes per flow (its round-robin cursor, the current number of flows).
+//! The control side builds all data that depends on the set of backends only; a worker adds its round-robin cursor and the
+//! current numbers of flows.
 
 use crate::backend::{Backend, BackendSlot};
 use crate::maglev::Maglev;
@@ -39,7 +39,7 @@ pub enum Pool {
         table: Maglev,
         backends: Box<[BackendSlot]>,
     },
-    /// A cycle in which each backend appears as often as its weight says, spread out.
+    /// A cycle in which each backend appears in proportion to its weight, evenly spread.
     Cycle(Box<[BackendSlot]>),
     /// Candidates with their weights.
     LeastFlows(Box<[(BackendSlot, u16)]>),

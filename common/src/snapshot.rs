@@ -31,7 +31,7 @@ pub struct Service {
     pub affinity: Duration,
     /// Clients that may open flows.
     pub source_ranges: SourceRanges,
-    /// How long flows of a removed backend may go on.
+    /// How long flows of a removed backend may continue.
     pub drain: Duration,
     /// Backends for clients that use IPv4. Shared between snapshots as long as they stay the same.
     pub v4: Arc<Pool>,
@@ -101,7 +101,7 @@ impl NatPorts {
     }
 }
 
-/// Services by what clients address. Workers look into it for each new flow, so it hashes fast; its
+/// Services by the destination of clients. Workers read it for each new flow, so it hashes fast; its
 /// keys come from the configuration, not from the network.
 pub type ServiceMap = HashMap<ServiceKey, ServiceSlot, foldhash::fast::RandomState>;
 

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The clients that may open flows of a service: networks, or everyone.
+/// The clients that may open flows of a service: networks, or all clients.
 ///
-/// Networks of one family say nothing about the other: with IPv4 networks only, no IPv6 client is
+/// Networks apply to both families: with IPv4 networks only, no IPv6 client is
 /// allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceRanges {
@@ -15,7 +15,7 @@ pub struct SourceRanges {
 }
 
 impl SourceRanges {
-    /// These networks; everyone if there is none. Control side only.
+    /// These networks; all clients if empty. Control side only.
     pub fn new(networks: &[IpNet]) -> Self {
         let networks: Vec<IpNet> = networks.iter().map(IpNet::trunc).collect();
         let mut networks = IpNet::aggregate(&networks);

@@ -1,4 +1,4 @@
-//! Counters: each worker writes its own, everyone may read all of them at any time.
+//! Counters: each worker writes its own, and all threads may read them at any time.
 //!
 //! A counter has one writer, so adding is a plain load and store without a locked instruction.
 //! Slots are stable and may be reused; a reader subtracts the values from when the slot was assigned.
@@ -325,7 +325,7 @@ pub struct PortCounters {
 }
 
 impl PortCounters {
-    /// Adds what `now` counts more than `before`, an earlier reading of the same port.
+    /// Adds the difference between `now` and `before`, an earlier reading of the same port.
     pub fn add_since(&self, before: &PortStatistics, now: &PortStatistics) {
         let add = |counter: &Counter, before: u64, now: u64| counter.add(now.saturating_sub(before));
         add(&self.rx_dropped, before.rx_dropped, now.rx_dropped);

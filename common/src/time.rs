@@ -1,4 +1,4 @@
-//! Time as data: everything that decides takes `now`, nobody but a worker's clock reads it.
+//! Time as data: decisions take `now` as a parameter; only a worker's clock reads the time.
 
 pub use std::time::Duration;
 

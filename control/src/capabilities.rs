@@ -1,7 +1,6 @@
-//! What this process may do, and what it needs to.
+//! The capabilities and limits of this process, and those that the configuration needs.
 //!
-//! The kernel answers a missing capability with EPERM, in a dozen places; asked beforehand, it can
-//! be named.
+//! The kernel reports a missing capability as EPERM in a dozen places. A check at the start names it.
 
 use std::fmt;
 use std::io;
@@ -16,11 +15,11 @@ pub struct Privileges {
     effective: Capabilities,
     /// Bytes that may be locked in memory; `None` without a limit.
     memlock: Option<u64>,
-    /// Ports below need CAP_NET_BIND_SERVICE.
+    /// Lower ports need CAP_NET_BIND_SERVICE.
     first_free_port: u16,
 }
 
-/// What a configuration needs besides capabilities that are always needed.
+/// Needs of the configuration, in addition to capabilities that are always needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needs {
     /// Bytes of packet memory, which the kernel charges to RLIMIT_MEMLOCK.
@@ -29,7 +28,7 @@ pub struct Needs {
     pub listeners: Vec<SocketAddr>,
 }
 
-/// A capability that is missing, and what for.
+/// A missing capability and its purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     pub capability: &'static str,
@@ -43,9 +42,9 @@ impl fmt::Display for Missing {
 }
 
 impl Privileges {
-    /// Those of this process.
+    /// Reads those of this process.
     ///
-    /// Errors: /proc is not there.
+    /// Errors: /proc is not mounted.
     pub fn read() -> io::Result<Self> {
         let effective = Capabilities::effective()?;
         // Absent before Linux 4.11 and where /proc/sys is masked; then the old fixed limit holds.
@@ -64,7 +63,7 @@ impl Privileges {
         self.effective.holds(capability)
     }
 
-    /// What is missing for `needs`. Empty: nothing.
+    /// The capabilities that `needs` requires and the process lacks.
     pub fn missing(self, needs: &Needs) -> Vec<Missing> {
         let mut missing = Vec::new();
         let mut need = |holds: bool, capability: &'static str, purpose: String| {
@@ -101,7 +100,7 @@ impl Privileges {
 }
 
 impl fmt::Display for Privileges {
-    /// The capabilities held among those that matter here.
+    /// The capabilities that the process has, of those that the balancer uses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held: Vec<_> = Capability::ALL
             .into_iter()

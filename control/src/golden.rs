@@ -1,4 +1,4 @@
-//! Files with what the screens, the JSON and the metrics look like for one fixed report.
+//! Golden files: the tables, JSON and metrics of one fixed report.
 //!
 //! `UPDATE_GOLDEN=1 cargo test -p vl3lb-control` writes them anew; the difference is for review.
 

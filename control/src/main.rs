@@ -10,7 +10,7 @@ use vl3lb_control::cli::args::{Cli, Command};
 use vl3lb_control::cli::{Failure, complete, execute};
 
 fn main() -> ExitCode {
-    // Before anything is written or a thread is started.
+    // First, before any output and any thread.
     if complete() {
         return ExitCode::SUCCESS;
     }
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // If nobody listens, the exit status still tells.
+            // If stderr is closed, the exit status still reports the error.
             write!(std::io::stderr(), "{failure}").ok();
             ExitCode::from(failure.kind.code())
         }

@@ -4,7 +4,7 @@ use vl3lb_common::capability::{Capabilities, Capability};
 
 use crate::error::SetupError;
 
-/// The error for `action` that the kernel refused with EPERM: names the missing capabilities, or what else
+/// The error for `action` that the kernel refused with EPERM: names the missing capabilities, or other causes that
 /// may forbid it.
 pub(crate) fn denied(action: &str) -> SetupError {
     let explanation = explain(Capabilities::effective().ok(), in_user_namespace());

@@ -81,7 +81,7 @@ pub enum SetupError {
     },
 
     #[error(
-        "MTU {mtu} of interface {interface} cannot work, {min} to {max} can; run: ip link set {interface} mtu \
+        "MTU {mtu} of interface {interface}, allowed {min} to {max}; run: ip link set {interface} mtu \
          {min}..{max}"
     )]
     MtuUnusable {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::api::Report;
 use crate::config::ConfigError;
 
-/// The answer to a request that fails: status, cause, and what to do.
+/// The response to a failed request: status, cause and remedy.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,

@@ -78,7 +78,7 @@ fn stream(subscription: Subscription, filter: EventFilter, asked: Time) -> Respo
     ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response()
 }
 
-/// The events that `filter` accepts, a line each. A loss is reported whatever the filter.
+/// The events that `filter` accepts, one per line. Losses are reported independent of the filter.
 fn lines(batch: &Batch, filter: &EventFilter, asked: Time) -> String {
     let loss = batch.loss(Time::now());
     let wanted = batch.events.iter().filter(|event| filter.accepts(event, asked));

@@ -44,7 +44,7 @@ const MAX_STREAMS: usize = 16;
 /// The content type of streams: one JSON object a line.
 const NDJSON: &str = "application/jsonl";
 
-/// What handlers share.
+/// State that handlers share.
 #[derive(Debug, Clone)]
 struct Admin {
     reporter: Arc<Reporter>,

@@ -22,7 +22,7 @@ use crate::observe::report::Reporter;
 
 /// A connection has this long for the header of its next request, from its start or its last response.
 const HEADER_DEADLINE: Duration = Duration::from_secs(75);
-/// A client has to take something of a response within this time.
+/// A client must read some part of a response within this time.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Serves on both listeners within the limits of this process. Dropping the future ends every connection

@@ -1,4 +1,4 @@
-//! All flows, one JSON object a line, then a trailer with what is known only at the end.
+//! All flows, one JSON object per line, then a trailer with the totals.
 //!
 //! The tables are read slice by slice, each when the reader has taken the one before: a slow reader holds
 //! up neither a worker nor another reader, and a stalled one is ended by the connection's write deadline.

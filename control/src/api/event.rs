@@ -12,7 +12,7 @@ use super::{Envelope, Severity, Time};
 pub enum EventCode {
     /// The balancer started.
     Started,
-    /// It is shutting down: open flows may finish, new ones go elsewhere.
+    /// It is shutting down: open flows may finish, new ones go to other balancers.
     Draining,
     ServiceAdded,
     ServiceRemoved,
@@ -40,9 +40,9 @@ pub enum EventCode {
     InterfaceBack,
     /// The addresses or the MTU of the interface changed.
     InterfaceChanged,
-    /// The data plane serves the interface from now on.
+    /// The data plane was attached to the interface.
     Attached,
-    /// The interface is there, and the data plane cannot serve it.
+    /// The interface exists, but the data plane cannot be attached to it.
     AttachFailed,
     /// The connection to the vL3 network changed its state.
     NsmState,

@@ -24,7 +24,7 @@ pub enum FlowEvent {
         flow: Flow,
     },
     /// Number of events that the reader missed since its last loss, because it was too slow. Events that
-    /// overflowed a worker's ring are included, whatever the reader's filter.
+    /// overflowed a worker's ring are included, independent of the reader's filter.
     Lost { time: Time, events: u64 },
 }
 

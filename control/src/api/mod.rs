@@ -2,7 +2,7 @@
 //!
 //! A [`Report`] is built from the workers' counters and the control side's state at one moment.
 //! Field names are the JSON names (camelCase, the suffix says the unit); within `v1` fields are
-//! only ever added. What is not known is `None`, never 0.
+//! only ever added. Unknown values are `None`, never 0.
 
 mod backend;
 mod check;
@@ -41,7 +41,7 @@ pub struct Report {
     pub time: Time,
     /// Generation of the last published snapshot; `None` before the first.
     pub generation: Option<u64>,
-    /// What rates are measured over; `None` before there is anything to compare with.
+    /// The window of rates; `None` before the second report.
     pub window_seconds: Option<f64>,
     pub status: Status,
     /// By state (down, degraded, ok), then name.

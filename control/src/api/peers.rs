@@ -30,30 +30,30 @@ pub struct WriteCount {
     pub writes_total: u64,
 }
 
-/// Something about the Kubernetes API that does not work now. Balancing does not need it.
+/// A failing use of the Kubernetes API. Balancing does not depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WriteTrouble {
-    /// What is done on what.
+    /// The action and its object.
     pub attempt: String,
     pub reason: String,
     pub since: Time,
 }
 
-/// The group that the balancer belongs to, and what it writes to Kubernetes.
+/// The balancer's group, and its writes to Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerGroup {
     pub group: String,
     /// The name of this balancer's pod.
     pub name: String,
-    /// Who writes for the whole group; `None` while nobody does.
+    /// The balancer that writes for the group; `None` while there is no leader.
     pub leader: Option<String>,
-    /// Whether that is this balancer.
+    /// Whether this balancer is the leader.
     pub leads: bool,
     /// By name.
     pub peers: Vec<Peer>,
     pub writes: Vec<WriteCount>,
-    /// By what is attempted.
+    /// Sorted by action and object.
     pub troubles: Vec<WriteTrouble>,
 }

@@ -15,12 +15,12 @@ pub struct Interface {
     pub name: String,
     /// Driver or kind of the device; `None` while the data plane is not attached to it.
     pub kind: Option<String>,
-    /// `ethernet` or `raw-ip`; `None` while there is no interface, as in the two that follow.
+    /// `ethernet` or `raw-ip`; `None` while there is no interface, like the next two fields.
     pub link: Option<String>,
     pub index: Option<u32>,
     pub mtu: Option<u16>,
     pub addresses: Vec<IpAddr>,
-    /// Whether it is up and has a carrier; `None` before the interface was looked at.
+    /// Whether it is up and has a carrier; `None` before the first dump.
     pub up: Option<bool>,
     /// Neighbours that workers ask for and the kernel has not resolved.
     pub neighbors_unresolved: Option<u64>,
@@ -169,7 +169,7 @@ pub struct MissingCollection {
     pub resource: String,
     /// `None`: all namespaces, or objects of the cluster.
     pub namespace: Option<String>,
-    /// What was attempted, why it failed and what to do.
+    /// The attempt, the cause and the remedy.
     pub error: String,
 }
 
@@ -281,11 +281,11 @@ pub struct Status {
     pub start_time: Time,
     /// When the snapshot in use was published.
     pub snapshot_time: Option<Time>,
-    /// Time from changes that were seen to the last worker that had them.
+    /// Time from the observation of changes to their use by all workers.
     pub snapshot_apply_seconds: Distribution,
-    /// Time from changes in Kubernetes, as it says, to the last worker that had them.
+    /// Time from changes in Kubernetes, by its timestamps, to their use by all workers.
     pub network_programming_seconds: Distribution,
-    /// Snapshots that did not reach the workers.
+    /// Snapshots that failed to reach the workers.
     pub snapshot_failures_total: u64,
     pub interface: Interface,
     /// `None` while the data plane is not attached.
@@ -314,7 +314,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Whether anything is wrong: not ready, a service that is not ok, a rejected configuration file, or a
+    /// Whether the balancer is degraded: not ready, a service that is not ok, a rejected configuration file, or a
     /// warning of severity error.
     pub fn degraded(&self) -> bool {
         !self.ready

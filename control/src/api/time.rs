@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
-/// A text that is no time.
+/// A text that is not a time.
 #[derive(Debug, Error)]
 #[error("{text:?} is not a time, allowed RFC 3339 in UTC: {source}")]
 pub struct TimeError {
@@ -15,12 +15,12 @@ pub struct TimeError {
     source: humantime::TimestampError,
 }
 
-/// A moment, written as RFC 3339 in UTC with milliseconds.
+/// A point in time, written as RFC 3339 in UTC with milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub SystemTime);
 
 impl Time {
-    /// The moment now, for the edges of the program; what decides takes it as a parameter.
+    /// The current time. Only I/O code calls it; decisions take the time as a parameter.
     pub fn now() -> Self {
         Self(SystemTime::now())
     }
@@ -30,7 +30,7 @@ impl Time {
         self.0.duration_since(earlier.0).unwrap_or_default()
     }
 
-    /// The moment `age` before this one.
+    /// The time `age` before this one.
     pub fn before(self, age: Duration) -> Self {
         Self(self.0.checked_sub(age).unwrap_or(UNIX_EPOCH))
     }

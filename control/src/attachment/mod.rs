@@ -1,8 +1,7 @@
 //! Keeps the data plane attached to the vL3 interface, which comes and goes.
 //!
-//! [`Attacher`] follows the [`NetworkView`] and calls [`Dataplane::attach`] and [`Dataplane::detach`]; what to do is
-//! decided by pure code ([`stepper`]). The publisher works on meanwhile: a snapshot that was published while there
-//! was no interface is in force when the attachment is.
+//! [`Attacher`] follows the [`NetworkView`] and calls [`Dataplane::attach`] and [`Dataplane::detach`]; the decision is
+//! pure ([`stepper`]). The publisher continues without an interface: the next attachment starts with the last snapshot.
 
 mod stepper;
 #[cfg(test)]
@@ -29,7 +28,7 @@ use stepper::{Step, Stepper};
 /// of queues is not announced.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// Why there is no attachment although the interface is there; `None` if it did not fail.
+/// The reason why attaching to the existing interface failed; `None` if it did not.
 pub type FailureReceiver = watch::Receiver<Option<Arc<str>>>;
 
 /// Attaches and detaches for as long as it runs.
@@ -105,7 +104,7 @@ impl Attacher {
         }
     }
 
-    /// Does what there is to do now. Returns when to look again without a change of the network.
+    /// Takes the steps that are due. Returns the time of the next step without a change of the network.
     async fn step(&mut self) -> Option<Instant> {
         loop {
             let view = self.network.borrow_and_update().clone()?;
@@ -116,7 +115,7 @@ impl Attacher {
                 .then(|| self.dataplane.link_change())
                 .flatten();
             if view.index.is_none() && attachment.as_ref().is_some_and(|old| is_there(old.index)) {
-                // Renamed: its ports go on until it is removed or another interface has the name.
+                // Renamed: its ports stay open until it is removed or another interface has the name.
                 return Some(Instant::now() + RECHECK);
             }
             match self
@@ -209,13 +208,13 @@ impl Attacher {
     }
 }
 
-/// Whether there is an interface of this index, by whatever name.
+/// Whether an interface with this index exists, by any name.
 fn is_there(index: u32) -> bool {
     socket(AddressFamily::UNIX, SocketType::DGRAM, None)
         .is_ok_and(|any| index_to_name_inlined(&any, index).is_ok())
 }
 
-/// Goes on with the panic of a blocking call, so that the task's supervisor reports it.
+/// Continues the panic of a blocking call, so that the task's supervisor reports it.
 fn resume(ended: JoinError) -> ! {
     std::panic::resume_unwind(ended.into_panic())
 }

@@ -1,4 +1,4 @@
-//! Decides when to attach and detach. Pure: the network's view, the attachment and the time come in, one step goes out.
+//! Decides when to attach and detach. Pure: the inputs are network view, attachment and time, the output is one step.
 
 use tokio::time::Instant;
 use vl3lb_common::Duration;
@@ -12,13 +12,13 @@ use crate::network::{LinkState, NetworkView};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Attach, also in place of an attachment that is out of date.
     Attach,
     Detach,
-    /// Nothing before this time or the next change of the network.
+    /// Wait until this time or the next change of the network.
     Wait(Option<Instant>),
 }
 
@@ -42,7 +42,7 @@ impl LinkFacts {
     }
 }
 
-/// What earlier steps came to.
+/// The results of earlier steps.
 #[derive(Debug, Default)]
 pub(super) struct Stepper {
     failed: Option<Failed>,
@@ -77,7 +77,7 @@ impl Stepper {
         on.index.is_some() && attachment.is_some() && !self.checked.is_some_and(is_fresh)
     }
 
-    /// The next step. `change` is what a comparison found, if [`Self::needs_check`] asked for it.
+    /// The next step. `change` is the result of a comparison, if [`Self::needs_check`] requested one.
     pub(super) fn step(
         &mut self,
         view: &NetworkView,

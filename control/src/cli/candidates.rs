@@ -1,6 +1,6 @@
 //! Candidates of a completion that only the balancer knows: names of services, backends and nodes.
 //!
-//! Without an answer in time there are no candidates and no error: the user is typing.
+//! Without a response in time there are no candidates and no error, because the user is typing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

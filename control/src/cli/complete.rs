@@ -19,7 +19,7 @@ pub fn complete() -> bool {
     CompleteEnv::with_factory(Cli::command)
         .var(VARIABLE)
         .try_complete(std::env::args_os(), here.as_deref())
-        // The shell is unknown, or gone: nobody reads an error.
+        // The shell is unknown or gone, so an error would not be read.
         .unwrap_or(true)
 }
 

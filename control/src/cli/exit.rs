@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// What was attempted, on what, and why it failed. Empty if it was printed already.
+    /// The attempt, its object and the cause. Empty if it was printed already.
     pub error: String,
     /// The next command or change.
     pub hint: Option<String>,

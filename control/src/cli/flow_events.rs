@@ -11,7 +11,7 @@ use super::view::View;
 /// Of `172.16.1.100:40000` and most others.
 const IPV4: usize = 18;
 
-/// When and what, then as in the table of flows.
+/// Time and event, then the columns of the table of flows.
 const COLUMNS: [Column; 13] = [
     text("TIME"),
     text("EVENT"),
@@ -34,7 +34,7 @@ pub(super) fn listing(view: View) -> Listing {
     Listing::new(&COLUMNS, &WIDE, view)
 }
 
-/// Appends an open or close; what was lost is no row.
+/// Appends the row of an opened or closed flow; a loss has no row.
 pub(super) fn push(listing: &mut Listing, event: &FlowEvent) {
     match event {
         FlowEvent::Open { time, flow } => push_row(listing, *time, event.name(), UNKNOWN, flow),
@@ -57,7 +57,7 @@ fn push_row(listing: &mut Listing, time: Time, event: &str, cause: &str, flow: &
     listing.push(row, vec![name.into()]);
 }
 
-/// What was cut, and what was not closed in order.
+/// Highlights flows that the balancer cut, and flows that ended irregularly.
 fn tone(cause: &str) -> Tone {
     let is = |causes: &[CloseCause]| causes.iter().any(|known| known.name() == cause);
     if is(&[CloseCause::BackendDown, CloseCause::InterfaceLost]) {

@@ -128,7 +128,7 @@ fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
         let answers = async {
             loop {
                 if cli.global.watch.is_some() && view.terminal {
-                    // Cursor home, erase: nothing of the last screen may remain.
+                    // Moves the cursor home and erases the last screen.
                     print(b"\x1b[H\x1b[2J")?;
                 }
                 request.answer(&client, view).await?;

@@ -79,7 +79,7 @@ pub(super) fn block(
     block
 }
 
-/// Drop reasons with their counts and what to do about them.
+/// Drop reasons with their counts and remedies.
 pub(super) fn reasons<'a>(drops: impl IntoIterator<Item = &'a ReasonCount>, view: View) -> String {
     let mut table = Table::new(&[
         text("REASON"),

@@ -89,7 +89,7 @@ impl Printer {
         }
         let begin = if self.empty { "{\"items\":[" } else { "\n" };
         let fields = serde_json::to_string(end).map_err(|error| unreadable(&error))?;
-        // The fields of the trailer go on with the object of the items.
+        // The fields of the trailer follow in the object of the items.
         let fields = fields.trim_start_matches('{');
         Ok(format!("{begin}],{fields}\n"))
     }

@@ -13,7 +13,7 @@ const FILTERS: [&str; 11] = [
 
 /// A `--not` without a filter after it.
 #[derive(Debug, PartialEq, Eq, Error)]
-#[error("--not: no filter follows that it could negate")]
+#[error("--not: no filter follows")]
 pub(super) struct DanglingNot;
 
 /// Query parameters: names and values, in order.

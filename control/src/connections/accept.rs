@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_millis(50);
 /// A listener for [`accept`].
 pub trait Listen: Send + Sync {
     type Stream: Send + 'static;
-    /// The other end.
+    /// The address of the peer.
     type Peer: Send + 'static;
 
     /// Waits for the next connection. Cancel-safe.
@@ -55,7 +55,7 @@ impl Listen for UnixListener {
 }
 
 /// Serves each connection of `listener` with `serve`, in a task of its own, within the limits of `slots`.
-/// A connection ends when `serve` does, or when it has to make room. Dropping the future closes all.
+/// A connection ends when `serve` does, or is closed for a new one at the limit. Dropping the future closes all.
 ///
 /// Errors: the listener is broken.
 pub async fn accept<L, F>(
@@ -83,7 +83,7 @@ where
                 }
                 Err(error) if is_of_connection(&error) => debug!("accept a connection: {error}"),
                 Err(error) if is_temporary(&error) => {
-                    // One of ours may help: the descriptors of the process are used up.
+                    // The process has no free descriptor; closing a connection frees one.
                     let closed = slots.close_one();
                     warn!(closed, "accept a connection: {error}; trying again");
                     sleep(RETRY).await;
@@ -99,7 +99,7 @@ where
     }
 }
 
-/// Whether only the connection failed, before it was accepted (accept(2)).
+/// Whether the error concerns one connection only, which failed before it was accepted (accept(2)).
 fn is_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -115,7 +115,7 @@ fn is_of_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the machine or the process is short of something (accept(2)).
+/// Whether descriptors or memory are exhausted (accept(2)).
 fn is_temporary(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);

@@ -1,4 +1,4 @@
-//! A limit on how long a peer may take nothing of what is written to it.
+//! A deadline for peers that do not read.
 
 use std::io;
 use std::pin::Pin;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] when the peer has taken nothing for as
-/// long as the limit. Reads have no limit.
+/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] when the peer has read nothing for the limit. Reads have
+/// no limit.
 #[derive(Debug)]
 pub struct WriteDeadline<S> {
     stream: S,

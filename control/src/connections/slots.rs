@@ -1,4 +1,4 @@
-//! Who holds a connection, and whose is closed to make room.
+//! The table of connections: admits new ones and closes idle ones at the limits.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::oneshot;
 
-/// A server gets this share of the descriptors of the process, one connection in so many.
+/// A server may use one in this number of the process's descriptors.
 const SHARE: u64 = 8;
-/// Connections of a server, whatever the limit of descriptors is.
+/// Bounds of the connections of a server.
 const FEWEST: usize = 16;
 const MOST: usize = 512;
-/// One source gets this share of the connections of a server.
+/// One source may use one in this number of a server's connections.
 const SOURCE_SHARE: usize = 4;
 
-/// How many connections a server holds.
+/// The maximum number of connections of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub total: usize,
@@ -23,9 +23,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits of one server in a process that may open as many descriptors as this one may.
+    /// The limits of one server, from RLIMIT_NOFILE of this process.
     pub fn of_process() -> Self {
-        // Without a limit of the kernel's, ours.
+        // `None`: unlimited.
         Self::of_descriptors(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
 
@@ -39,7 +39,7 @@ impl Limits {
         }
     }
 
-    /// The same number of connections for one source as for all.
+    /// Removes the limit per source.
     #[must_use]
     pub const fn for_one_source(self) -> Self {
         Self {
@@ -91,7 +91,7 @@ struct Connection {
 }
 
 impl Slots {
-    /// No connections, `limits.total` of them at most.
+    /// An empty table for at most `limits.total` connections.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -201,7 +201,7 @@ impl Table {
     }
 }
 
-/// The place of one connection; dropping it frees the place.
+/// The entry of one connection in the table; dropping it removes the entry.
 #[derive(Debug)]
 pub struct Slot {
     id: u64,
@@ -210,7 +210,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Counts the requests of this connection.
+    /// The counter of this connection's requests.
     pub fn requests(&self) -> Requests {
         Requests {
             id: self.id,
@@ -218,9 +218,9 @@ impl Slot {
         }
     }
 
-    /// Waits until the connection has to make room for another one. Cancel-safe.
+    /// Waits until the connection is to be closed. Cancel-safe.
     pub async fn closed(&mut self) {
-        // An error is a sender that is gone: closed, too.
+        // An error means that the sender is gone, which closes the connection, too.
         (&mut self.closed).await.ok();
     }
 }

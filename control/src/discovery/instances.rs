@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The instances that a source knows, backends or not. An instance in neither map is gone, which says nothing about
+/// The instances that a source knows, backends or not. An instance in neither map is gone, which is no statement about
 /// its flows: it may be disconnected from the source and still serve them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instances {

@@ -34,14 +34,14 @@ pub use nsm::{Nsm, NsmClients};
 pub use static_file::StaticFile;
 pub use status::{ErrorCounts, ErrorReason, Missing, SourceStatus};
 
-/// Everything that should be balanced. Order does not matter and duplicates do no harm.
+/// The desired services and backends. Order and duplicates are irrelevant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Unchanged services share their allocation with the last set, which makes comparing sets cheap.
     pub services: Vec<Arc<ServiceSpec>>,
     /// Flows end at once if their instance is dead or another instance owns its address.
     pub instances: Arc<Instances>,
-    /// What was left out and why; each begins with its subject, as in `service finance: ...`.
+    /// What was left out and why; each text begins with its object, as in `service finance: ...`.
     pub problems: Vec<String>,
     /// When the source observed the first change that is new in this set; `None`: just now.
     pub observed: Option<Instant>,
@@ -107,7 +107,7 @@ pub struct BackendSpec {
     /// When its eligibility changed, by the source's clock, to the second at best.
     pub changed: Option<SystemTime>,
     pub origin: Origin,
-    /// Its pod, for display; `None` if there is none or it is unknown.
+    /// Its pod, for display; `None` if unknown.
     pub pod: Option<Arc<PodPlace>>,
 }
 
@@ -124,7 +124,7 @@ pub struct PodPlace {
 pub enum Eligibility {
     /// None: it is dead, or another instance owns its address. Its flows end.
     Dead,
-    /// No new ones. Existing flows stay as long as it is desired, whatever the service's drain time.
+    /// No new flows. Existing flows stay as long as it is desired, without the service's drain time.
     ExistingFlows,
     /// New and existing ones.
     NewFlows,
@@ -159,7 +159,7 @@ pub type DesiredReceiver = watch::Receiver<Option<Arc<Desired>>>;
 
 /// A source of services and backends.
 pub trait Source: Send {
-    /// Follows the source for ever and sends each complete set to `desired` and each change of its own state to
+    /// Follows the source for ever. Sends each complete set to `desired` and each change of its status to
     /// `status`. Cancelled by dropping. Errors are logged, put into `status` and retried.
     fn run(
         self,

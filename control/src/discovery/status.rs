@@ -45,7 +45,7 @@ impl SourceStatus {
     }
 }
 
-/// Objects that a source may not read, so that its sets lack what depends on them.
+/// Objects that a source may not read. Its sets lack services and backends that depend on them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// The plural name of the resource, as in RBAC rules.
@@ -54,7 +54,7 @@ pub struct Missing {
     pub namespace: Option<String>,
     /// The place in words.
     pub place: String,
-    /// The error, which names what was attempted and what to do.
+    /// The error with the attempt and the remedy.
     pub reason: Option<String>,
     pub since: SystemTime,
 }

@@ -24,7 +24,7 @@ struct BindError {
     source: io::Error,
 }
 
-/// What to do about `error`, with the separator before it.
+/// The remedy for `error`, with a leading separator.
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

@@ -81,7 +81,7 @@ async fn by_udp(server: SocketAddr, question: &[u8], id: [u8; 2]) -> io::Result<
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        // Anything else is late or forged; the response may still come.
+        // Other packets are late or forged; the response may still arrive.
         if let Ok(answer) = check(&buffer[..length], id) {
             return Ok(answer);
         }

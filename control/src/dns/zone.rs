@@ -26,7 +26,7 @@ const ADDRESSES: usize = 13;
 /// The data of the zone at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ZoneData<'a> {
-    /// `None` if nothing was published yet.
+    /// `None` before the first snapshot.
     pub(super) current: Option<&'a Current>,
     /// The other balancers of the services.
     pub(super) peers: &'a PeerSet,
@@ -47,17 +47,17 @@ pub(super) struct Zone {
 pub(super) enum Answer {
     /// All records of the name and type.
     Records(Vec<Record>),
-    /// The name exists, without records of this type. The SOA record goes with it.
+    /// The name exists, without records of this type. Sent with the SOA record.
     NoData(Record),
-    /// There is no such name. The SOA record goes with it.
+    /// The name does not exist. Sent with the SOA record.
     NoName(Record),
-    /// Nothing was published yet.
+    /// Before the first snapshot.
     NotReady,
     /// The query is for another zone.
     OtherZone,
 }
 
-/// Whose a name in the zone is.
+/// The owner of a name in the zone.
 enum Owner<'a> {
     NameServer,
     Service(&'a str),
@@ -116,7 +116,7 @@ impl Zone {
         }
     }
 
-    /// Whose `name` is.
+    /// The owner of `name`.
     fn owner<'a>(&self, name: &LowerName, current: &'a Current) -> Option<Owner<'a>> {
         if name.num_labels() != self.lower.num_labels() + 1 {
             return None;
@@ -132,7 +132,7 @@ impl Zone {
     fn soa(&self, name: &Name, current: &Current) -> Record {
         #[expect(clippy::cast_possible_truncation, reason = "serial numbers wrap (RFC 1982)")]
         let serial = current.generation().0 as u32;
-        // Nobody transfers this zone: the times only have to be sound.
+        // The zone cannot be transferred, so these times are not used.
         let soa = SOA::new(
             self.name_server.clone(),
             self.name_server.clone(),

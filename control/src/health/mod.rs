@@ -51,7 +51,7 @@ pub struct Checker<P> {
     tasks: JoinSet<()>,
 }
 
-/// What all checks share.
+/// State that all checks share.
 #[derive(Debug, Clone)]
 struct Asking<P> {
     probe: P,

@@ -55,7 +55,7 @@ pub type Findings = HashMap<Target, Finding>;
 
 /// The results of all checks.
 ///
-/// A backend keeps its counts while it is checked, whatever else about it or its service changes; a service keeps them
+/// A backend keeps its counts while it is checked, also when its other settings change; a service keeps them
 /// while one of its name is checked.
 #[derive(Debug)]
 pub struct HealthTable {

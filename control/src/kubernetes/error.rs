@@ -8,7 +8,7 @@ use kube::runtime::watcher;
 
 use crate::error_chain::chain;
 
-/// There is no client for the API server.
+/// The client of the API server cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("find the Kubernetes API server: {}", chain(source))]

@@ -1,6 +1,6 @@
 //! Names of this product in Kubernetes objects that several rooms use.
 
-/// The field manager of everything that is applied.
+/// The field manager of all applied objects.
 pub(crate) const MANAGER: &str = "vl3-lb";
 
 /// The `spec.loadBalancerClass` of Services that the balancer serves.

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// One item of a watch stream.
 #[derive(Debug)]
 pub(crate) enum Signal<K> {
-    /// The server accepted a watch request: it answers, though nothing may have changed.
+    /// The server accepted a watch request: it is reachable, although there may be no changes.
     Started,
     Event(watcher::Result<Event<K>>),
 }

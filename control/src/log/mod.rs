@@ -1,4 +1,4 @@
-//! Log lines on standard error: text for people, JSON lines for machines.
+//! Log lines on standard error: text, or JSON lines.
 //!
 //! Each JSON line has `timestamp` (RFC 3339 UTC with microseconds), `level`, `message`, the fields of the
 //! event, and `target`. Repeated lines are suppressed, and summarized in one line with their number.

@@ -67,12 +67,12 @@ fn json_lines_are_flat_objects() {
 #[test]
 fn text_lines_have_message_and_fields() {
     let text = logged(Form::Text, LogLevel::Info, || {
-        tracing::warn!(target: "vl3lb_control", reason = "two words", service = "a", "config refused");
+        tracing::warn!(target: "vl3lb_control", reason = "two words", service = "a", "config rejected");
     });
     let (_, rest) = text.split_once(' ').unwrap();
     assert_eq!(
         rest,
-        " WARN vl3lb_control: config refused reason=\"two words\" service=\"a\"\n"
+        " WARN vl3lb_control: config rejected reason=\"two words\" service=\"a\"\n"
     );
 }
 

@@ -1,6 +1,6 @@
 //! Throttling: which lines are written, and the summary of those that are suppressed.
 //!
-//! A call site writes ten lines a second at most, and its last line not again within ten seconds. Other
+//! A call site writes at most ten lines a second, and repeats its last line at most every ten seconds. Other
 //! lines are suppressed: counted, and summarized in one line. Nothing is suppressed until
 //! [`LogThrottle::enable`]: every line about a failing start matters.
 
@@ -128,7 +128,7 @@ impl LogThrottle {
     }
 }
 
-/// Lets the lines through that a throttle admits, and all summaries.
+/// Passes the lines that a throttle admits, and all summaries.
 #[derive(Debug)]
 pub(super) struct Filter(pub(super) Arc<LogThrottle>);
 

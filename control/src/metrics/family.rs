@@ -1,10 +1,10 @@
-//! One metric family: a name, what it means, and its samples.
+//! One metric family: name, help text and samples.
 
 use crate::api::Distribution;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// What a family's samples are.
+/// The type of a family's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Counter,
@@ -65,7 +65,7 @@ impl Family {
         self
     }
 
-    /// Adds a sample that is not an integer; what is unknown has no series.
+    /// Adds a sample that is not an integer; unknown values have no series.
     #[must_use]
     pub fn with_real<const N: usize>(
         mut self,

@@ -29,7 +29,7 @@ use super::tables::{Dump, Tables};
 use super::view::NetworkView;
 use crate::observe::events::Events;
 
-/// Everything is read again this often, with or without notifications.
+/// Interval of complete dumps, in addition to notifications.
 const RESYNC: Duration = Duration::from_secs(30);
 /// A dump that takes longer has lost its last message.
 const DUMP_LIMIT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Resolver {
     /// Resolves a neighbour that a packet needs. Dropped if too many wait; the next packet requests it again.
     pub fn resolve(&self, neighbor: IpAddr) {
         if self.requests.try_send(neighbor).is_err() {
-            debug!("too many unresolved neighbours at once, {neighbor} has to wait");
+            debug!("too many unresolved neighbours: {neighbor} waits");
         }
     }
 }
@@ -231,7 +231,7 @@ impl Monitor {
         let message = match message.payload {
             NetlinkPayload::InnerMessage(message) => message,
             NetlinkPayload::Overrun(_) => {
-                warn!("netlink notifications were lost; reading everything again");
+                warn!("netlink notifications were lost; starting a new dump");
                 return true;
             }
             _ => return false,
@@ -262,7 +262,7 @@ impl Monitor {
         }
     }
 
-    /// Reads everything about the interface.
+    /// Dumps link, addresses, routes and neighbours of the interface.
     async fn dump(&mut self, handle: &Handle) -> io::Result<()> {
         let dump = timeout(DUMP_LIMIT, dump(handle, &self.interface))
             .await
@@ -347,7 +347,7 @@ impl Monitor {
         self.resolution.keep(&neighbors, Instant::now());
     }
 
-    /// Has the kernel resolve what is due: NTF_USE has the effect of a packet that the kernel itself sends.
+    /// Makes the kernel resolve the due addresses: NTF_USE has the effect of a packet sent by the kernel.
     async fn probe(&mut self, handle: &Handle) {
         if !self.is_served() {
             return;
@@ -367,8 +367,8 @@ impl Monitor {
                 .flags(NeighbourFlags::Use)
                 .replace();
             match request.execute().await {
-                Ok(()) => debug!("asked the kernel for neighbour {neighbor}"),
-                Err(error) => warn!("ask the kernel for neighbour {neighbor}: {error}"),
+                Ok(()) => debug!("requested resolution of neighbour {neighbor}"),
+                Err(error) => warn!("request resolution of neighbour {neighbor}: {error}"),
             }
         }
     }

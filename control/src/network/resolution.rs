@@ -1,7 +1,7 @@
 //! Schedules neighbour resolution: which next hops the kernel should probe, and when.
 //!
-//! Our packets bypass the kernel, so it has no reason of its own to resolve a backend's next hop, or to notice a new
-//! MAC address. Pure: time and neighbour states come in, addresses to probe go out.
+//! The balancer's packets bypass the kernel, which therefore neither resolves a backend's next hop nor notices a new MAC
+//! address by itself. Pure: the inputs are time and neighbour states, the outputs are addresses to probe.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ struct Pending {
     /// Probes since the last reply.
     probes: u32,
     next: Instant,
-    /// The next hop of a backend: refreshed for as long as there is the backend.
+    /// The next hop of a backend, refreshed as long as the backend exists.
     kept: bool,
 }
 
@@ -95,7 +95,7 @@ impl Resolution {
         due
     }
 
-    /// When [`Self::due`] has something to do at the earliest.
+    /// The earliest time at which [`Self::due`] returns an address.
     pub(super) fn next(&self) -> Option<Instant> {
         self.pending.values().map(|pending| pending.next).min()
     }

@@ -22,7 +22,7 @@ pub(super) struct Neighbor {
     mac: Option<MacAddr>,
 }
 
-/// A complete list of everything, as one dump returned it.
+/// The result of one complete dump.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     pub(super) link: Option<LinkAttributes>,
@@ -63,7 +63,7 @@ impl Tables {
         }
     }
 
-    /// The interface's index, while there is one.
+    /// The interface's index, if it exists.
     pub(super) fn index(&self) -> Option<u32> {
         self.link.map(|link| link.index)
     }
@@ -74,7 +74,7 @@ impl Tables {
             .is_some_and(|link| link.is_up() && link.link != Link::RawIp)
     }
 
-    /// Replaces everything by a new dump.
+    /// Replaces all tables with a new dump.
     pub(super) fn replace(&mut self, dump: Dump) {
         let last = self.link;
         let keeps_neighbors = dump.link.is_some_and(|new| {

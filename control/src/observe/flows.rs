@@ -180,7 +180,7 @@ impl Scan {
         &self.names
     }
 
-    /// What is missing from the slices so far.
+    /// The flows missing from the slices so far.
     pub fn into_warnings(self) -> Vec<Warning> {
         self.warnings
     }

@@ -100,7 +100,7 @@ pub(super) enum CallError {
     /// Another writer was first. No fault.
     #[error("changed by another writer")]
     Conflict(#[source] Box<Status>),
-    /// No fault where something is deleted.
+    /// Not an error of a delete.
     #[error("not found ({})", .0.message)]
     NotFound(#[source] Box<Status>),
     #[error("forbidden ({}); allow it in the Role of the balancer's service account", .0.message)]
@@ -240,7 +240,7 @@ impl ApiCalls {
         self.lock().tallies.entry(resource).or_default().dropped += objects;
     }
 
-    /// Forgets the failures of a role that has ended: nothing will be attempted in it, so they would persist.
+    /// Forgets the failures of a role that has ended. They would persist, because its calls are not repeated.
     pub(super) fn end_role(&self, ended: Role) {
         self.lock().failures.retain(|_, (role, _)| *role != ended);
     }

@@ -1,4 +1,4 @@
-//! Brings objects in Kubernetes in line with what is desired, one write at a time.
+//! Reconciles objects in Kubernetes with the desired ones, one write at a time.
 
 use std::collections::BTreeMap;
 
@@ -43,9 +43,9 @@ struct SliceList {
 /// The state of an object.
 #[derive(Debug)]
 struct Written {
-    /// What was written last; `None` if that failed, or an earlier leader wrote it.
+    /// The last written content; `None` if the write failed, or an earlier leader wrote it.
     value: Option<Value>,
-    /// What to write to withdraw it; `None`: it is deleted.
+    /// The content that withdraws it; `None`: it is deleted.
     withdrawal: Option<Value>,
     /// When to write it next, if it does not change.
     next: Instant,
@@ -93,7 +93,7 @@ impl Applier {
         apply.chain(gone).collect()
     }
 
-    /// When something is due, if nothing changes.
+    /// The time of the next write if there are no changes.
     pub(super) fn due(&self) -> Option<Instant> {
         let writes = self.written.values().map(|written| written.next);
         writes.chain(self.slices.due).min()

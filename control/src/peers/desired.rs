@@ -31,7 +31,7 @@ pub(super) struct BalancedService {
     pub(super) port: u16,
 }
 
-/// What is written.
+/// The written objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     ServiceStatus,
@@ -44,9 +44,9 @@ pub(super) type Key = (Kind, String, String);
 /// An object as it should be.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Object {
-    /// What to write.
+    /// The desired content.
     pub(super) value: Value,
-    /// What to write to withdraw it; `None`: it is deleted.
+    /// The content that withdraws it; `None`: it is deleted.
     pub(super) withdrawal: Option<Value>,
 }
 

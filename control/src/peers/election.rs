@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The pause after a failed write of another balancer: until the watch shows which one was faster.
 const RIVAL: Duration = Duration::from_secs(2);
 
-/// What one balancer knows of the election.
+/// The election as one balancer observes it.
 #[derive(Debug)]
 pub(super) struct Election {
     identity: Identity,
@@ -35,14 +35,14 @@ pub(super) struct Election {
     watched: Option<u64>,
     /// When this balancer, as the holder, began its last successful write.
     renewed: Option<Instant>,
-    /// Nothing is written before then.
+    /// The earliest time of the next write.
     earliest: Instant,
 }
 
 /// The next action.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Step {
-    /// Nothing for this long, unless the Lease changes.
+    /// Wait for this long, or until the Lease changes.
     Wait(Duration),
     Create(Lease),
     /// Replace the version that the Lease names.
@@ -269,7 +269,7 @@ mod tests {
             Ok(lease)
         }
 
-        /// The candidate takes its next action on what it knows.
+        /// The candidate takes its next action.
         fn act(&mut self, who: usize) {
             let now = self.now();
             let lease = match self.candidates()[who].step(now, SystemTime::UNIX_EPOCH) {

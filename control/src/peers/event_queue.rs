@@ -26,7 +26,7 @@ struct Namespace<T> {
     waiting: VecDeque<T>,
     budget: Budget,
     backoff: Backoff,
-    /// Nothing is written before then.
+    /// The earliest time of the next write.
     earliest: Instant,
 }
 

@@ -48,7 +48,7 @@ enum Regarding {
     },
 }
 
-/// Writes what `events` yields, and which Services are refused. Never ends.
+/// Writes the Events of `events` and of refused Services. Never ends.
 pub(super) async fn run(
     client: &Client,
     context: &Context,
@@ -66,7 +66,7 @@ pub(super) async fn run(
         );
         if dropped > 0 {
             debug!(
-                "event {} or an older one is dropped: there are too many",
+                "Kubernetes event {} or an older one is dropped: too many events",
                 event.reason
             );
             context.calls.count_dropped(Resource::Events, dropped);

@@ -1,4 +1,4 @@
-//! What discovery decided about Services of Kubernetes.
+//! The decisions of discovery about Services of Kubernetes.
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ use super::peer_set::PeerSet;
 use crate::discovery::{Accepted, StaleStatus};
 use crate::publisher::CurrentReceiver;
 
-/// The longest time for which writes go on without a look at what changed meanwhile.
+/// The longest time of a series of writes before their inputs are read again.
 const ROUND: Duration = Duration::from_secs(5);
 /// The attempt that fails where a Service cannot be published.
 const PUBLISHING: &str = "publish services";
@@ -34,7 +34,7 @@ const PUBLISHING: &str = "publish services";
 /// Services of the balancer's namespace that are to be published, by name; `None` before the first list.
 type Published = Option<Arc<BTreeMap<String, Service>>>;
 
-/// What the written objects depend on.
+/// The inputs of the written objects.
 pub(super) struct Sources {
     pub(super) presence: watch::Receiver<Presence>,
     pub(super) current: CurrentReceiver,
@@ -94,7 +94,7 @@ async fn watch_published(config: &kube::Config, context: &Context, published: &w
     }
 }
 
-/// Brings the objects of the group in line with what is desired while this balancer leads, until it leaves.
+/// Reconciles the group's objects while this balancer leads, until it leaves.
 async fn write(
     client: &Client,
     context: &Context,
@@ -118,7 +118,7 @@ async fn write(
             info!("this balancer leads group {group}");
             applier = Some(Applier::default());
         } else if !leads && applier.take().is_some() {
-            info!("this balancer leads group {group} no more");
+            info!("this balancer no longer leads group {group}");
             context.calls.end_role(Role::Leader);
         }
         let known = peers.borrow_and_update().clone();

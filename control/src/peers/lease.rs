@@ -26,7 +26,7 @@ const DURATIONS: std::ops::RangeInclusive<i32> = 3..=600;
 /// Accepted addresses of one balancer.
 const MOST_ADDRESSES: usize = 16;
 
-/// What a balancer publishes of itself.
+/// The state that a balancer publishes in its Lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Presence {
     /// Whether it accepts new flows.

@@ -14,7 +14,7 @@
 //! | which peers are alive | `liveness`, `peer_set` |
 //! | handle for the rest of the process | `membership` |
 //! | leader election | `election`, `campaign` |
-//! | what the leader writes: status of Services, EndpointSlices | `leadership`, `desired`, `apply` |
+//! | writes of the leader: status of Services, EndpointSlices | `leadership`, `desired`, `apply` |
 //! | Kubernetes Events | `kube_events`, `event_queue`, `kube_services` |
 //! | time limit, counts and failures of API calls | `api_calls` |
 //! | watch of a small collection | `changes` |
@@ -118,7 +118,7 @@ impl Peers {
         tokio::join!(self.check_readiness(ready, presence), self.participate(receiver));
     }
 
-    /// Publishes in `presence` what the Lease is to contain. Never ends.
+    /// Publishes the desired content of the Lease in `presence`. Never ends.
     async fn check_readiness(&self, ready: impl Fn() -> bool + Send, presence: watch::Sender<Presence>) {
         let mut current = self.current.clone();
         loop {
@@ -139,7 +139,7 @@ impl Peers {
         }
     }
 
-    /// Everything that needs the API server. Never ends.
+    /// Runs all parts that need the API server. Never ends.
     async fn participate(&self, presence: watch::Receiver<Presence>) {
         let context = &*self.context;
         let (config, client) = self.connect().await;

@@ -29,7 +29,7 @@ impl From<&state::Event> for Event {
                 to,
                 ..
             } => Self {
-                // One of several backends; a service without any has an error of its own.
+                // One of several backends; a service without backends has its own error.
                 severity: if *to == "down" {
                     Severity::Warn
                 } else {

@@ -1,7 +1,7 @@
 //! Publishes snapshots: merges the desired set, the network and the health checks, and hands the result to the
 //! workers.
 //!
-//! Nothing is published before the first complete set and the first address. The first change after a quiet time is
+//! Publishing starts with the first complete set and the first address. The first change after a quiet time is
 //! published at once, those that follow within milliseconds together. When the interface or a source is lost, the
 //! last good state stays in force.
 
@@ -52,7 +52,7 @@ const DRAINING: Duration = Duration::from_millis(500);
 /// Pause before a failed snapshot is published again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the first snapshot waits for the backends' next hops. The kernel repeats a request after a
-/// second, and a link that just came up loses what is sent in its first moments.
+/// second, and a link that just came up loses its first packets.
 const FIRST_NEXT_HOPS: Duration = Duration::from_secs(2);
 /// Problems that are logged one by one for each snapshot.
 const LOGGED: usize = 10;
@@ -76,7 +76,7 @@ pub struct Publisher {
     seen: Option<Instant>,
     /// How long the last snapshot took to work out.
     worked: Duration,
-    /// When there was something to publish for the first time.
+    /// The time of the first complete input.
     started: Option<Instant>,
     /// When the first snapshot was live.
     began: Option<SystemTime>,
@@ -172,7 +172,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a snapshot if anything changed. Returns the time until the next step that is due without a change.
+    /// Publishes a snapshot if its inputs changed. Returns the time until the next step that is due without a change.
     async fn step(&mut self) -> Option<Duration> {
         // A step without a change was triggered by a deadline.
         let seen = self.seen.take().unwrap_or_else(Instant::now);

@@ -68,7 +68,7 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(5);
 
-    /// A pace at rest, and a moment from which on nothing has to wait.
+    /// A pace at rest, and a time after which no pause is due.
     fn rested() -> (Pace, Instant) {
         let start = Instant::now();
         let mut pace = Pace::from(start);

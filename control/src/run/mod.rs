@@ -1,7 +1,7 @@
 //! The life of a balancer: start in order, follow signals, drain, stop in order.
 //!
 //! Start: configuration, log, privileges, data plane, then the control side that feeds and reports it.
-//! Nothing is balanced before the first complete set of services, and `/readyz` says so.
+//! Balancing starts with the first complete set of services; until then `/readyz` is 503.
 //! SIGTERM or SIGINT: not ready at once, then out of the DNS answers of every balancer if there are other
 //! balancers, flows may finish within a limit, then the data plane detaches and the vL3 network is left; a second
 //! signal ends the wait.

@@ -29,7 +29,7 @@ use vl3lb_dataplane::plane::Plane;
 
 use super::{nsm, refused};
 
-/// Everything that runs beside the data plane.
+/// All parts of the control side.
 pub(super) struct Control {
     pub(super) supervisor: Supervisor,
     pub(super) reporter: Arc<Reporter>,
@@ -175,7 +175,7 @@ fn join(
     let kubernetes = config.kubernetes.as_ref()?;
     let Some(identity) = peers::Identity::read(&kubernetes.group, &|name| std::env::var(name).ok()) else {
         info!(
-            "POD_NAME and POD_NAMESPACE are not set: nothing is written to Kubernetes, no other balancers are looked for"
+            "POD_NAME and POD_NAMESPACE are not set: this balancer writes nothing to Kubernetes and joins no group"
         );
         return None;
     };

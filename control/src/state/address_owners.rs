@@ -1,5 +1,5 @@
 //! The owner of each backend address and port, over all services. An address has one instance at a time; the
-//! flows of any other instance at it end, in whatever service they are.
+//! flows of any other instance at it end, in all services.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};

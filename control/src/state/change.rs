@@ -24,7 +24,7 @@ pub struct Changes {
     /// Services, backends, addresses or the MTU changed, which is logged at level info. Otherwise only next
     /// hops changed or a slot was freed.
     pub notable: bool,
-    /// Where and when the sources changed what made backends change their state.
+    /// The sources and times of the changes that caused changes of backend states.
     pub caused: Vec<(Origin, SystemTime)>,
 }
 
@@ -81,7 +81,7 @@ pub enum Event {
         from: &'static str,
         /// `removed` once its slot is free.
         to: &'static str,
-        /// Empty if there is none to give.
+        /// Empty if unknown.
         reason: Cow<'static, str>,
     },
 }

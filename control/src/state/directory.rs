@@ -24,7 +24,7 @@ pub struct Directory {
     pub services: Vec<Option<ServiceEntry>>,
     /// Free slots are `None`.
     pub backends: Vec<Option<BackendEntry>>,
-    /// Descriptions of what was desired and left out, for warnings.
+    /// Services and backends that were left out, in words, for warnings.
     pub problems: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct ServiceEntry {
     /// Of its backends, since the service was added.
     pub transitions: BackendTransitions,
     /// The sum over all workers of the slot's counters when this service got it; `None` for 0.
-    /// Whoever reports the counters subtracts it.
+    /// Reports subtract it from the counters.
     pub baseline: Option<Arc<ServiceStats>>,
 }
 

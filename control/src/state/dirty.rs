@@ -1,4 +1,4 @@
-//! The services that an update has to look at.
+//! Selects the services that an update must reconcile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,8 +31,8 @@ impl<'a> DirtyService<'a> {
 }
 
 impl State {
-    /// Services that are desired otherwise than before, with health checks whose findings changed, or with an
-    /// address whose owner changed. Backends that are left out go into `problems`.
+    /// Services with changed desired state, changed findings of health checks, or an address whose owner changed.
+    /// Descriptions of backends that are left out are added to `problems`.
     ///
     /// Cost: O(services), and O(its backends) for each dirty one.
     pub(super) fn dirty<'a>(

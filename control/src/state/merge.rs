@@ -1,4 +1,4 @@
-//! Merges what several sources desire: one entry for each service and backend. Contradictions are left out and
+//! Merges the desired sets of several sources: one entry for each service and backend. Contradictions are left out and
 //! reported.
 
 use std::cmp::Ordering;
@@ -47,7 +47,7 @@ pub(super) struct DesiredService<'a> {
     pub(super) others: Vec<&'a Arc<ServiceSpec>>,
 }
 
-/// A backend and its eligibility: dead, whatever its source asks for, if another instance owns its address.
+/// A backend and its eligibility. A backend whose address another instance owns is dead, whatever its source desires.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DesiredBackend<'a> {
     pub(super) spec: &'a BackendSpec,
@@ -100,7 +100,7 @@ impl<'a> DesiredService<'a> {
 
     /// Each backend once, by identity. Those at the balancer's `own` addresses go into `problems`.
     ///
-    /// Cost: O(backends), if they come in order.
+    /// Cost: O(backends) if they are sorted.
     pub(super) fn backends(&self, own: &[IpAddr], problems: &mut Vec<String>) -> Vec<DesiredBackend<'a>> {
         let mut backends: Vec<DesiredBackend<'a>> = Vec::with_capacity(self.spec.backends.len());
         for backend in self.specs().flat_map(|spec| &spec.backends) {
@@ -120,7 +120,7 @@ impl<'a> DesiredService<'a> {
         backends.sort_by(|a, b| sort_key(a.spec).cmp(&sort_key(b.spec)));
         backends.dedup_by(|next, first| {
             let same = sort_key(next.spec) == sort_key(first.spec);
-            // The one with the higher eligibility and weight is kept, in whatever order they come.
+            // The one with the higher eligibility and weight is kept, independent of the order.
             if same && (next.eligibility, next.spec.weight) > (first.eligibility, first.spec.weight) {
                 *first = *next;
             }

@@ -60,15 +60,15 @@ pub struct TimePoint {
     pub wall: SystemTime,
 }
 
-/// Everything that a snapshot depends on.
+/// All inputs of a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
     pub desired: &'a Desired,
     pub network: &'a Arc<NetworkView>,
-    /// What health checks found. Compared by pointer: an unchanged one costs nothing.
+    /// The findings of health checks. Compared by pointer, so unchanged findings cost nothing.
     pub health: &'a Arc<Findings>,
     pub now: TimePoint,
-    /// Counters of all workers: what flows are left, and which generation is in use.
+    /// Counters of all workers: remaining flows, and the generation in use.
     pub workers: &'a [Arc<WorkerStats>],
 }
 
@@ -80,7 +80,7 @@ pub struct Update {
     pub changes: Changes,
 }
 
-/// What was published, and what is needed to go on from there.
+/// The published state, and the data for the next update.
 #[derive(Debug)]
 pub struct State {
     nat_ports: NatPorts,
@@ -93,7 +93,7 @@ pub struct State {
     /// Slots of backends that are not desired any more and are not free yet.
     draining: BTreeSet<usize>,
     network: Option<Arc<NetworkView>>,
-    /// What the last update applied.
+    /// The findings that the last update applied.
     findings: Option<Arc<Findings>>,
     problems: Vec<String>,
     transitions: TransitionCounts,
@@ -101,7 +101,7 @@ pub struct State {
 }
 
 impl State {
-    /// Nothing published yet.
+    /// The state before the first snapshot.
     pub fn new(nat_ports: NatPorts) -> Self {
         Self {
             nat_ports,
@@ -124,13 +124,13 @@ impl State {
         self.generation
     }
 
-    /// Makes the next [`Self::update`] return a snapshot even if nothing changed: the last one did
+    /// Makes the next [`Self::update`] return a snapshot even without changes: the last one did
     /// not reach the workers.
     pub const fn mark_stale(&mut self) {
         self.stale = true;
     }
 
-    /// Brings slots in line with `inputs`. A snapshot if anything changed, `None` if not.
+    /// Reconciles the slots with `inputs`. Returns a snapshot if it differs from the last one.
     ///
     /// Cost: O(services), and O(its backends) for each service that changed, or that has health checks if their
     /// findings changed, with a table for each pool whose members changed. A snapshot costs a copy of all slots.
@@ -147,8 +147,8 @@ impl State {
             changed |= self.update_service(*identity, service, next, inputs, &mut changes);
         }
         changed |= self.end_drains(inputs, &mut changes);
-        // Slots are freed before they are given out: at capacity, what was left out takes the place of what
-        // ended, in the same update.
+        // Slots are freed before they are assigned: at capacity, services and backends that were left out get the slots of
+        // ended ones in the same update.
         let has_freed = self.free_slots(inputs, &mut changes);
         for (identity, service) in &dirty {
             changed |= self.add_missing(*identity, service, next, inputs, &mut problems, &mut changes);
@@ -201,8 +201,8 @@ impl State {
         !gone.is_empty()
     }
 
-    /// Brings a service that has a slot, and those of its backends that have one, in line with what is desired.
-    /// Backends that are not desired begin to drain. Whether anything changed.
+    /// Reconciles a service that has a slot, and its backends that have one, with the desired set. Backends that are no
+    /// longer desired begin to drain. Returns whether it changed.
     fn update_service(
         &mut self,
         identity: ServiceIdentity,
@@ -249,8 +249,8 @@ impl State {
         changed
     }
 
-    /// Gives slots to a service and those of its backends that have none. What does not fit is left out, is
-    /// put into `problems`, and is tried again by the next update. Whether anything changed.
+    /// Assigns slots to a service and its backends that have none. Those that do not fit are added to `problems`, and the
+    /// next update tries again. Returns whether it changed.
     fn add_missing(
         &mut self,
         identity: ServiceIdentity,
@@ -397,7 +397,7 @@ impl State {
 
     fn update_network(&mut self, network: &Arc<NetworkView>, changes: &mut Changes) -> bool {
         let last = self.network.replace(Arc::clone(network));
-        // Most views repeat the last one.
+        // Most views equal the last one.
         if last.as_ref() == Some(network) {
             return false;
         }

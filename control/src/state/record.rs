@@ -57,7 +57,7 @@ impl ServiceRecord {
     }
 }
 
-/// What may change about a service while it keeps its slot.
+/// The attributes of a service that may change while it keeps its slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) name: String,

@@ -34,7 +34,7 @@ const MAGIC: [u8; 8] = *b"vl3affi\0";
 /// Raised whenever the meaning of any byte of the mapping changes.
 const VERSION: u32 = 2;
 
-/// What the rest of the mapping is.
+/// The layout of the rest of the mapping.
 #[derive(FromBytes, IntoBytes)]
 #[repr(C)]
 struct Header {
@@ -96,7 +96,7 @@ struct Entry {
     client: [u8; 16],
     /// When the entry expires, in seconds on the workers' clock. Lasts for 136 years.
     deadline: u32,
-    /// Open flows of this epoch. One client has no more on one backend than that has NAT ports.
+    /// Open flows of this epoch. A client has at most as many flows on a backend as the backend has NAT ports.
     flows: u16,
     /// See [`AffinityEpoch`].
     epoch: u8,

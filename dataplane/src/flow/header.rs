@@ -32,9 +32,9 @@ pub(super) struct Header {
     pub(super) len: u32,
     /// Entries from here on were never used.
     pub(super) fresh: u32,
-    /// The last entry that was given back, plus one; 0 if there is none.
+    /// The last freed entry plus one; 0: none.
     pub(super) free: u32,
-    /// Where the sweep goes on.
+    /// The position of the sweep.
     pub(super) cursor: u32,
     /// Indexes of own addresses given out so far.
     pub(super) locals: u32,
@@ -47,7 +47,7 @@ pub(super) struct Header {
     pub(super) local_flows: [u32; MAX_LOCALS],
 }
 
-/// Stands for no address: the unspecified one, which no interface has.
+/// Marks an unused entry: the unspecified address, which no interface has.
 pub(super) const NO_ADDRESS: [u8; 16] = [0; 16];
 
 #[expect(clippy::cast_possible_truncation, reason = "some kilobytes, asserted below")]
@@ -55,7 +55,7 @@ const HEADER_BYTES: u32 = size_of::<Header>() as u32;
 const _: () =
     assert!(HEADER_BYTES == 64 + 4096 + 4096 + 1024 && std::mem::offset_of!(Header, local_addresses) == 64);
 
-/// What a new table is made for.
+/// The parameters of a new table.
 pub(super) struct Shape {
     pub(super) capacity: u32,
     pub(super) buckets: u32,

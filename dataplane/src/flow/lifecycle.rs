@@ -1,6 +1,6 @@
-//! The life of a flow: every flow opens, changes state and ends here, whatever the reason.
+//! The lifecycle of flows: every flow opens, changes state and ends here, for all causes.
 //!
-//! [`FlowTable`] below is plain data and knows no consequences. [`Flows`] keeps everything else that depends on
+//! [`FlowTable`] is plain data without side effects. [`Flows`] maintains everything that depends on
 //! the flows consistent with it:
 //!
 //! | | opens | comes into a final state | leaves the table |
@@ -39,7 +39,7 @@ use super::tcp;
 use crate::config::Timeouts;
 use crate::packet::TcpSegment;
 
-/// The flows of one worker, and everything that must agree with them.
+/// The flows of one worker, and all data derived from them.
 pub struct Flows {
     pub(super) table: FlowTable,
     pub(super) affinity: AffinityTable,
@@ -92,7 +92,7 @@ impl Flows {
         &self.table
     }
 
-    /// A flow, to change what has no consequences: MAC address, MSS. Its state: [`advance`](Self::advance).
+    /// A flow, to change its MAC address or MSS. For its state, use [`advance`](Self::advance).
     #[inline(always)]
     pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         self.table.entry_mut(id)
@@ -257,7 +257,7 @@ impl Flows {
             .observe(micros, &CONNECT_BOUNDS);
     }
 
-    /// Counts an ICMP error that says that a flow's backend cannot be reached, as long as it has not answered.
+    /// Counts an ICMP error that reports a flow's backend as unreachable, unless the backend has replied before.
     /// The flow stays as it is.
     pub fn count_unreachable(&self, id: FlowId) {
         let entry = self.table.entry(id);

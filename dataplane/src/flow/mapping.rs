@@ -91,7 +91,7 @@ impl<T> Deref for Region<T> {
 
 impl<T> Region<T> {
     /// Prefetches an element for an access some 100 ns from now. Does nothing on processors other than
-    /// x86, or if there is no such element.
+    /// x86, or if the element does not exist.
     #[inline]
     pub(super) fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]

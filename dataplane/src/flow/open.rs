@@ -14,7 +14,7 @@ const RECLAIM_SCAN: usize = 32;
 /// Limit of the search for an expired entry when the table is full.
 const EVICT_SCAN: usize = 64;
 
-/// What a flow is opened with.
+/// The parameters of a new flow.
 #[derive(Debug, Clone, Copy)]
 pub struct NewFlow {
     pub client: [u8; 16],
@@ -45,13 +45,13 @@ pub(super) struct Room {
     pub(super) reclaimed: Option<FlowId>,
 }
 
-/// Why a flow could not be opened. Nothing was closed for it.
+/// The reason why a flow could not be opened. No other flow was ended for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum OpenError {
-    /// All entries hold flows that go on.
+    /// All entries hold open flows.
     #[error("no entry left in the flow table")]
     TableFull,
-    /// All NAT ports of this backend hold flows that go on.
+    /// All NAT ports of this backend belong to open flows.
     #[error("no NAT port left towards this backend")]
     PortsExhausted,
 }
@@ -137,7 +137,7 @@ impl FlowTable {
         self.finished.oldest_first(backend, &self.pool.cold).map(FlowId)
     }
 
-    /// An expired flow, if there is one among the next few behind the sweep's cursor. The cursor
+    /// An expired flow, if one is among the next few entries after the sweep's cursor. The cursor
     /// moves on, so that the next search looks elsewhere.
     fn expired_near_cursor(&mut self, now: Timestamp) -> Option<FlowId> {
         for _ in 0..EVICT_SCAN {

@@ -80,7 +80,7 @@ impl Pool {
     }
 
     /// The first live entry from `from` on among the entries up to the next multiple of 64, and
-    /// where to go on; that is never behind the last entry that was ever used. One word is read.
+    /// the next position, which is never after the last entry that was ever used. It reads one word.
     #[inline]
     pub(super) fn look_at(&self, from: u32) -> (Option<u32>, u32) {
         let word = self.live[from as usize / 64] >> (from % 64);

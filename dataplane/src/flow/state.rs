@@ -146,7 +146,7 @@ impl State {
         matches!(self, Self::Finished | Self::Reset)
     }
 
-    /// Why a flow in this state ends when nothing else ends it.
+    /// The cause of the end of a flow that expires in this state.
     pub const fn close_cause(self) -> CloseCause {
         match self {
             Self::ClosingByClient | Self::ClosingByBackend | Self::Finished => CloseCause::Fin,

@@ -173,7 +173,7 @@ impl FlowTable {
         self.index.prefetch(probe.home);
     }
 
-    /// Second step: prefetches the flow, if the first bucket has one. True if there is certainly none.
+    /// Second step: prefetches the flow, if the first bucket has one. True if there is no flow for certain.
     #[inline(always)]
     pub fn prefetch_flow(&self, probe: &mut Probe) -> bool {
         let Some(id) = self.index.guess(probe.home, probe.hash) else {
@@ -247,7 +247,7 @@ impl FlowTable {
         &self.pool.hot[id.index()]
     }
 
-    /// The same, to change anything but the flow's identity. Its state: [`touch`](Self::touch).
+    /// The same, mutable. The flow's identity must not change; its state is changed by [`touch`](Self::touch).
     #[inline]
     pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         &mut self.pool.hot[id.index()]

@@ -58,7 +58,7 @@ impl Sum {
         }
     }
 
-    /// Goes on with the bytes at `offset` of the same data. Behind an odd number of bytes the two
+    /// Continues with the bytes at `offset` of the same data. After an odd number of bytes the two
     /// halves of each word change places (RFC 1071 section 2 (B)).
     pub(super) fn append(self, offset: usize, bytes: &[u8]) -> Self {
         let next = Self::of(bytes);
@@ -107,7 +107,7 @@ impl Sum {
     }
 }
 
-/// A change of summed bytes: the sum of what is there now and of the complements of what was
+/// A change of summed bytes: the sum of the new bytes and of the complements of the old ones
 /// (RFC 1624 equation 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Delta(Sum);
@@ -147,7 +147,7 @@ impl Delta {
 }
 
 /// The checksum as it is written into the transport header: UDP spells a computed 0 as ffff, since
-/// 0 means that there is none (RFC 768).
+/// 0 means "no checksum" (RFC 768).
 #[inline(always)]
 pub(super) const fn transport_field(protocol: Protocol, checksum: u16) -> u16 {
     match (protocol, checksum) {

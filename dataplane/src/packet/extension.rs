@@ -17,12 +17,12 @@ const LENGTH: usize = 1;
 const SEGMENTS_LEFT: usize = 3;
 const FRAGMENT_OFFSET: usize = 2;
 pub(super) const FRAGMENT_ID: usize = 4;
-/// All of them are multiples of 8 bytes, and their first 8 hold what is needed here.
+/// Their lengths are multiples of 8 bytes; the parser needs the first 8 bytes.
 const UNIT: usize = 8;
 /// Length of the header of a fragment.
 pub(super) const FRAGMENT_LEN: usize = UNIT;
 
-/// What comes behind the extension headers.
+/// The content after the extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain {
     /// The first header that is not an extension header.
@@ -106,7 +106,7 @@ impl FragmentHeader {
     /// Reads the header, unless it is that of an atomic fragment.
     fn of_fragment(header: &[u8; UNIT]) -> Option<Self> {
         let field = be16(header, FRAGMENT_OFFSET);
-        // Units of 8 bytes stand above three bits of flags.
+        // The offset in units of 8 bytes is above three flag bits.
         let (offset, more) = (field & 0xfff8, field & 1 == 1);
         (offset != 0 || more).then(|| Self {
             id: be32(header, FRAGMENT_ID),

@@ -41,7 +41,7 @@ pub struct Quoted {
 pub enum ErrorClass {
     Unreachable,
     /// Fragmentation Needed (RFC 1191) or Packet Too Big; the MTU of the next hop in bytes, 0 if
-    /// the router did not say.
+    /// the router did not report it.
     TooBig {
         mtu: u32,
     },

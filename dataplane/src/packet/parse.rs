@@ -10,7 +10,7 @@ use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mappe
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Ethernet,
-    /// Nothing (TUN).
+    /// No link header (TUN).
     RawIp,
 }
 
@@ -84,7 +84,7 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// What [`parse_into`] fills.
+    /// The value for [`parse_into`] to fill.
     pub const EMPTY: Self = Self {
         source: [0; 16],
         destination: [0; 16],
@@ -143,7 +143,7 @@ impl Parsed {
     }
 }
 
-/// What the IP packet carries.
+/// The payload of the IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Tcp {

@@ -204,7 +204,7 @@ pub fn set_identification(head: &mut [u8], parsed: &Parsed, id: u32) -> Result<(
     Ok(())
 }
 
-/// The checksum of a transport header after a change of what it covers.
+/// The checksum of a transport header after a change of the covered bytes.
 #[inline(always)]
 pub(super) fn updated_transport_checksum(field: u16, protocol: Protocol, delta: Delta) -> u16 {
     if protocol == Protocol::Udp && field == 0 {
@@ -215,7 +215,7 @@ pub(super) fn updated_transport_checksum(field: u16, protocol: Protocol, delta: 
 
 /// The checksum of a packet with the folded sum of its pseudo-header in the checksum field: the sender
 /// left it to be completed. One complete checksum in 65,536 looks like that too, and stays.
-/// `covered` begins with the transport header and goes on in the frames of `rest`.
+/// `covered` begins with the transport header and continues in the frames of `rest`.
 #[inline(never)]
 fn completed<F: Frame>(
     covered: &[u8],
@@ -228,12 +228,12 @@ fn completed<F: Frame>(
     if whole.verifies() {
         return pseudo_header.folded();
     }
-    // The sum over everything, less the field.
+    // The sum over all bytes except the field.
     let checksum = Delta::default().sums(pseudo_header, whole).apply(0xffff);
     transport_field(protocol, checksum)
 }
 
-/// Length of what the transport checksum covers besides the pseudo-header, which holds it too.
+/// Number of bytes that the transport checksum covers without the pseudo-header, which contains this number.
 #[inline(always)]
 fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Protocol) -> usize {
     match protocol {

@@ -40,7 +40,7 @@ pub(super) fn admit<F: Frame>(
         let dropped = DropContext::of(service, reason);
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
-            // RFC 5508 REQ-8: no resources, say "communication administratively prohibited".
+            // RFC 5508 REQ-8: without resources, the error is "communication administratively prohibited".
             DropReason::FlowTableFull | DropReason::NatPortsExhausted => dropped.admin_prohibited(),
             _ => dropped,
         }
@@ -75,7 +75,7 @@ fn open<F: Frame>(
             .pick(policy, &tables.flows, &signals.stats, context, service)?,
     };
     let backend = policy.snapshot.backend(choice.slot).ok_or(DropReason::Internal)?;
-    // Nothing is opened towards a backend that cannot be reached yet.
+    // No flow is opened to a backend without a resolved next hop.
     let mac = next_hop::of_backend(policy, signals, backend)?;
     let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head);
     let state = if is_tcp { State::Opening } else { State::Unreplied };

@@ -19,7 +19,7 @@ use crate::port::{Frame, packet_frames};
 /// Packets of a group. Enough that their cache misses overlap; 64 measured the same.
 pub(super) const GROUP: usize = 32;
 
-/// A packet before its flow is looked at. It is filled where it stays, see [`crate::packet::parse_into`].
+/// A packet before its flow is looked up. It is filled in place, see [`crate::packet::parse_into`].
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub(super) parsed: Parsed,
@@ -72,7 +72,7 @@ impl Engine {
 /// The first two passes over the first packets of `frames`, as many as `group` has room for. Returns their number, and
 /// whether any of them has no flow.
 ///
-/// A call of its own: as its references cannot alias, the compiler reads tables and policy once for all packets.
+/// A separate function, because references in its arguments cannot alias: tables and policy are read once for all packets.
 #[inline(never)]
 fn prepare<F: Frame>(
     policy: &Policy,

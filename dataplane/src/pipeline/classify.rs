@@ -1,4 +1,4 @@
-//! What kind of packet it is: of a flow, for the slow path, or a stray one.
+//! Classifies packets: of a flow, for the slow path, or stray.
 
 use vl3lb_common::DropReason;
 
@@ -18,7 +18,7 @@ pub(super) enum Class {
     /// An ICMP message or a fragment to the own address with this index, or any packet to an address that was an own one
     /// and still has flows.
     SlowPath { local: u8 },
-    /// Nothing that is forwarded.
+    /// Not forwarded.
     Drop(DropReason),
 }
 

@@ -32,7 +32,7 @@ pub(super) fn emit<F: Frame>(
     Ok(segment.map_or(Verdict::Transmit, |mss| Verdict::Segment { mss }))
 }
 
-/// Writes the Ethernet addresses; nothing to do on a raw-IP link.
+/// Writes the Ethernet addresses. No effect on a raw-IP link.
 #[inline(always)]
 pub(super) fn address_frame<F: Frame>(policy: &Policy, packet: &mut [F], mac: Option<MacAddr>) {
     if let (Link::Ethernet(own), Some(mac), Some(head)) =

@@ -1,4 +1,4 @@
-//! The packet logic: what becomes of a packet, as a sequence of named steps.
+//! The packet logic: decides about a packet in a sequence of named steps.
 //!
 //! [`Engine`] sees bytes, time and tables, and returns a [`Verdict`]; it owns no socket and reads no clock, so tests,
 //! benchmarks and fuzzers run exactly this code. One engine belongs to one worker. Every packet that is not forwarded
@@ -7,11 +7,11 @@
 //! | step | file | does |
 //! |---|---|---|
 //! | batch | `batch.rs` | takes a burst in groups, so that the cache misses of a group overlap |
-//! | classify | `classify.rs` | parses; tells flows, slow path and strays apart |
+//! | classify | `classify.rs` | parses; separates packets of flows, of the slow path, and strays |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
-//! | emit | `emit.rs`, `next_hop.rs` | MAC addresses; segments what is longer than the MTU |
+//! | emit | `emit.rs`, `next_hop.rs` | MAC addresses; segments packets longer than the MTU |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
 //!
@@ -67,7 +67,7 @@ use slow_path::{Arrival, FragmentTable};
 pub use slow_path::{Release, Ticket};
 use tuple::Tuple;
 
-/// What to do with a packet.
+/// The decision about a packet.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -122,7 +122,7 @@ impl Context<'_> {
     }
 }
 
-/// What a worker's engine is made with.
+/// The parameters of a worker's engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     pub worker: u16,
@@ -135,7 +135,7 @@ pub struct EngineConfig {
     pub framing: Framing,
 }
 
-/// What a worker remembers between packets.
+/// The state of a worker between packets.
 #[derive(Debug)]
 struct Tables {
     flows: Flows,
@@ -144,7 +144,7 @@ struct Tables {
     selector: Selector,
 }
 
-/// What a worker reports to the control side.
+/// The counters and events of a worker for the control side.
 #[derive(Debug)]
 struct Signals {
     stats: Arc<WorkerStats>,
@@ -346,7 +346,7 @@ impl Engine {
         .map_err(|reason| DropContext::of(service, reason))
     }
 
-    /// A request of a flow in the table. Flows come before services: a known flow goes on without one.
+    /// A request of a flow in the table. Flows are looked up before services: a known flow needs no service.
     #[inline(always)]
     fn request<F: Frame>(
         &mut self,
@@ -474,9 +474,9 @@ impl Engine {
         }
     }
 
-    /// Ends flows that expired or may not go on, a bounded number of table entries per call, and publishes the gauges.
+    /// Ends flows that expired or lost backend or address, a bounded number of table entries per call, and publishes the gauges.
     pub fn sweep(&mut self, now: Timestamp) {
-        /// Entries looked at per call: a million flows are swept in 4,000 calls.
+        /// Entries per call: a million flows are swept in 4,000 calls.
         const BUDGET: usize = 256;
         let (policy, transitory) = (&self.policy, self.timeouts.tcp_transitory);
         self.tables.flows.sweep(now, BUDGET, |entry| {

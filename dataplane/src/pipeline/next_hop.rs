@@ -88,7 +88,7 @@ pub(super) fn refresh_client(
     resolve_client(policy, flows, signals, id)
 }
 
-/// Takes over the kernel's next hop. Where there is none, the address of the client's last packet remains in use, within
+/// Uses the kernel's next hop. Without one, the address of the client's last packet remains in use, within
 /// one attachment.
 #[inline(never)]
 fn resolve_client(

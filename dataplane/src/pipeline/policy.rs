@@ -1,4 +1,4 @@
-//! What the snapshot in use says about a packet: its service, the worker that owns it, whether its backend is usable.
+//! Queries of the snapshot in use: the service of a packet, the worker that owns it, the state of its backend.
 
 use std::sync::Arc;
 

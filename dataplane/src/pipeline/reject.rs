@@ -8,7 +8,7 @@ use super::{Engine, Verdict};
 use crate::packet::{self, IcmpError, Parsed, Transport};
 use crate::port::Frame;
 
-/// Why a packet is not forwarded, the service to count it for, and what its sender gets.
+/// The drop reason of a packet, the service to count it for, and the reject to its sender.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DropContext {
     service: Option<ServiceSlot>,
@@ -54,7 +54,7 @@ impl DropContext {
         }
     }
 
-    /// The sender gets what a closed port sends: a TCP reset or Port Unreachable.
+    /// The reject of a closed port: a TCP reset or Port Unreachable.
     pub(super) const fn closed_port(mut self) -> Self {
         self.response = Response::ClosedPort;
         self

@@ -12,7 +12,7 @@ use super::Context;
 use super::policy::Policy;
 use crate::flow::{BackendId, Flows, ServiceClient};
 
-/// What selection remembers between flows.
+/// The state of selection between flows.
 #[derive(Debug)]
 pub(super) struct Selector {
     /// Flows that the scheduler has placed so far, by service slot.

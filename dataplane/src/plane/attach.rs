@@ -15,7 +15,7 @@ use crate::port::Port;
 use crate::port::none::NoPort;
 use crate::port::provider::{Attached, PortProvider, Steering};
 
-/// What exists while the plane is attached, beside the ports.
+/// The attachment without its ports.
 #[derive(Debug)]
 pub(super) struct Session<S> {
     pub(super) steering: S,
@@ -79,7 +79,7 @@ impl<A: PortProvider> Plane<A> {
     /// Takes the ports from the workers and closes them, if there are any. Returns the engines of
     /// workers that had ports.
     pub(super) fn close_ports(&self, operations: &mut Operations<A>) -> Vec<crate::pipeline::Engine> {
-        // First, so that nothing new arrives.
+        // First, so that no new packets arrive.
         operations.session = None;
         self.status.set_detached();
         match (&mut operations.workers, self.team.get()) {

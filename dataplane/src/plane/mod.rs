@@ -43,7 +43,7 @@ const EVENTS: usize = 1024;
 pub struct Plane<A: PortProvider = AfXdp> {
     config: Config,
     provider: A,
-    /// What the workers share with readers. Made by the first attachment, which fixes their number.
+    /// State that the workers share with readers. Created by the first attachment, which fixes the number of workers.
     team: OnceLock<Team>,
     events: Arc<ArrayQueue<WorkerEvent>>,
     status: Status,
@@ -52,7 +52,7 @@ pub struct Plane<A: PortProvider = AfXdp> {
     clock: Clock,
 }
 
-/// What attaching, detaching, publishing and stopping change, one at a time.
+/// State of attaching, detaching, publishing and stopping, which exclude each other.
 #[derive(Debug)]
 struct Operations<A: PortProvider> {
     /// `None` while detached. Dropped before the ports are closed.
@@ -93,7 +93,7 @@ impl<A: PortProvider> Plane<A> {
         }
     }
 
-    /// Detaches from the interface, lets the workers finish what has arrived, and waits for them.
+    /// Detaches from the interface, and waits until the workers have processed packets that arrived.
     /// Returns the number of frames that were not given back by any attachment: 0, unless a worker
     /// panicked. Harmless if already stopped.
     pub fn stop(&self) -> usize {
@@ -107,7 +107,7 @@ impl<A: PortProvider> Plane<A> {
         operations.lost_frames
     }
 
-    /// Waits for the operation that is under way, if there is one.
+    /// Waits for a running operation.
     fn operate(&self) -> MutexGuard<'_, Operations<A>> {
         // A panic leaves workers that have ended, which every operation checks.
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)

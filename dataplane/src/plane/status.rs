@@ -1,4 +1,4 @@
-//! What is read while an operation is under way: its lock is held for moments only.
+//! State that is read during operations. Its lock is never held during I/O.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -23,7 +23,7 @@ use crate::worker::{self, Inbox, Worker, handoff, relay};
 /// Frames that may be on their way from one worker to another.
 const HANDOFF_FRAMES: usize = 1024;
 
-/// What the workers share with the control side, for the life of the process.
+/// State that the workers share with the control side for the life of the process.
 #[derive(Debug)]
 pub(super) struct Team {
     pub(super) stats: Vec<Arc<WorkerStats>>,
@@ -33,7 +33,7 @@ pub(super) struct Team {
     pub(super) cores: Vec<usize>,
 }
 
-/// The workers, or what is left of them while none runs.
+/// The workers: running threads, or their engines while stopped.
 #[derive(Debug)]
 pub(super) enum Workers<P: Port> {
     /// Before the first attachment, and after the end.

@@ -33,10 +33,10 @@ pub trait Frame: Send {
     /// Truncates or extends the bytes to `len`, at most `capacity`. Added bytes have any value.
     fn set_len(&mut self, len: usize);
 
-    /// Whether the packet goes on in the next frame (XDP_PKT_CONTD).
+    /// Whether the packet continues in the next frame (XDP_PKT_CONTD).
     fn continues(&self) -> bool;
 
-    /// Marks whether the packet goes on in the next frame.
+    /// Sets whether the packet continues in the next frame.
     fn set_continues(&mut self, continues: bool);
 }
 
@@ -44,7 +44,7 @@ pub trait Frame: Send {
 pub trait Port {
     type Frame: Frame;
 
-    /// A descriptor that polls readable when packets arrive; `None` if there is nothing to wait for.
+    /// A descriptor that polls readable when packets arrive; `None` if the port receives none.
     fn wait_descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -2,7 +2,7 @@
 
 use super::{Frame, Port};
 
-/// A port without queues and frames: it receives nothing, and there is nothing to transmit.
+/// A port without queues and frames: it neither receives nor transmits.
 #[derive(Debug, Default)]
 pub struct NoPort;
 

@@ -32,7 +32,7 @@ pub trait PortProvider: Debug + Send + Sync + 'static {
 pub struct Attached<P, S> {
     /// One for each worker.
     pub ports: Vec<P>,
-    /// To be dropped before the ports are closed, so that nothing arrives any more.
+    /// Dropped before the ports are closed, so that no more packets arrive.
     pub steering: S,
     /// How they were opened; the cores are not filled in.
     pub attachment: Attachment,
@@ -41,10 +41,10 @@ pub struct Attached<P, S> {
 /// Decides which packets go to the ports; all others stay with the kernel. Dropping it stops the
 /// arrival of packets.
 pub trait Steering: Debug + Send + 'static {
-    /// Removes what is not in `rules`. Call it before the workers forget it.
+    /// Removes rules that are not in `rules`. Call it before the workers remove the services.
     fn restrict(&mut self, rules: &Rules) -> Result<(), SetupError>;
 
-    /// Adds what is new in `rules`. Call it when all workers know it. After an error the rules are
+    /// Adds the new ones of `rules`. Call it when all workers have the services. After an error the rules are
     /// partly in force and may be allowed again.
     fn allow(&mut self, rules: &Rules) -> Result<(), SetupError>;
 

@@ -13,14 +13,13 @@ pub enum Direction {
     Transmitted,
 }
 
-/// What a [`Tap`] shows packets to. It is called on the packet path, once a packet: it must neither
-/// block nor allocate for long.
+/// The receiver of a [`Tap`]'s packets. It is called on the packet path, once per packet, and must not block.
 pub trait TapSink {
     /// Sees all frames of one packet.
     fn packet<F: Frame>(&mut self, direction: Direction, packet: &[F]);
 }
 
-/// Wraps a port and shows what it receives and transmits to a sink, each packet once.
+/// Wraps a port and shows received and transmitted packets to a sink, each packet once.
 #[derive(Debug)]
 pub struct Tap<P, S> {
     port: P,
@@ -65,7 +64,7 @@ impl<P: Port, S: TapSink> Port for Tap<P, S> {
     }
 
     fn transmit(&mut self, packets: &mut Vec<P::Frame>) {
-        // What does not fit now is shown when it does.
+        // Packets that do not fit are shown when they are transmitted.
         let fits = fitting_frames(packets, self.port.transmit_room());
         self.show(Direction::Transmitted, &packets[..fits]);
         self.port.transmit(packets);

@@ -3,7 +3,7 @@
 //!
 //! The kernel segments super-packets on their way into the pair, because native XDP on the far end disables
 //! segmentation offload on the near one. The pair has one queue per worker, however many the vL3 interface
-//! has. It has no addresses and no traffic of its own.
+//! has. It has no addresses and carries no other traffic.
 
 use std::io;
 

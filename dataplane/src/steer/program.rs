@@ -1,4 +1,4 @@
-//! The loaded steer programs and their maps: typed access to what bpf/steer.h declares.
+//! The loaded steer programs, and typed access to their maps (bpf/steer.h).
 //!
 //! Keys and values are byte and integer arrays in the layout of bpf/steer.h; the loader checks their sizes
 //! against the maps'.
@@ -49,7 +49,7 @@ pub(super) struct Programs {
     bpf: Ebpf,
     interface: String,
     counters: Counters,
-    /// What the map `config` holds.
+    /// The content of the map `config`.
     config: Config,
 }
 
@@ -59,7 +59,7 @@ impl Programs {
     pub(super) fn load(link: &LinkInfo, queues: u32, near_index: u32) -> Result<Self, SetupError> {
         let raw_ip = u8::from(link.link == Link::RawIp);
         let mut bpf = EbpfLoader::new()
-            // Nothing here depends on the layout of kernel structures.
+            // The programs do not depend on the layout of kernel structures.
             .btf(None)
             .override_global("raw_ip", &raw_ip, true)
             .override_global("near_index", &near_index, true)
@@ -155,7 +155,7 @@ impl Programs {
         self.write_config(config, "NAT ports")
     }
 
-    /// Sets the MAC address that frames to the balancer are sent to; nothing to do on a raw-IP link.
+    /// Sets the destination MAC address of frames to the balancer. No effect on a raw-IP link.
     pub(super) fn set_link(&mut self, link: Link) -> Result<(), SetupError> {
         let Link::Ethernet(MacAddr(mac)) = link else {
             return Ok(());

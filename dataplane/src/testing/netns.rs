@@ -14,7 +14,7 @@ use super::builder::MACS;
 pub(crate) const NEAR: &str = "lb0";
 pub(crate) const FAR: &str = "peer0";
 
-/// Time after which no more frame is expected.
+/// Limit of the wait for a frame.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs `test` on a thread in a namespace of its own, whose interfaces send nothing by themselves; panics if `test`

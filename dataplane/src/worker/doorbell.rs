@@ -45,7 +45,7 @@ impl Doorbell {
         fence(Ordering::SeqCst);
     }
 
-    /// Worker: awake; rings cost nothing from now on.
+    /// Worker: awake; further rings cost nothing.
     pub(super) fn disarm(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
         // Fails if it was not rung. A ring that is under way now shortens the next sleep.

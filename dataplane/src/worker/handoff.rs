@@ -1,7 +1,7 @@
 //! Hands packets over from the worker that received them to the worker that owns their flow.
 //!
-//! Each pair of workers has a bounded ring of its own with one writer and one reader. A packet is
-//! handed over whole or not at all, without a copy, and a sleeping receiver is woken once a burst.
+//! Each pair of workers has a bounded ring with one writer and one reader. A packet is handed over completely or not at
+//! all, without a copy. A sleeping receiver is woken once per burst.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(crate) struct Handoff<F> {
     /// Row by row: the ring from worker `i` to worker `j` is at `i * workers + j`.
     rings: Arc<[ArrayQueue<F>]>,
     bells: Arc<[Arc<Doorbell>]>,
-    /// Which workers were sent something since the last [`Self::ring`].
+    /// The workers that were sent packets since the last [`Self::ring`].
     sent: Vec<bool>,
     /// By sender: the head of a packet whose last frame is not in the ring yet.
     partial: Vec<Vec<F>>,
@@ -85,7 +85,7 @@ impl<F: Frame> Handoff<F> {
         self.sent[to] |= fits > 0;
     }
 
-    /// Wakes the workers that were sent something and sleep. Once a burst.
+    /// Wakes sleeping workers that were sent packets. Once per burst.
     pub(crate) fn ring(&mut self) {
         for (sent, bell) in self.sent.iter_mut().zip(self.bells.iter()) {
             if std::mem::take(sent) {

@@ -58,7 +58,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
 const IDLE_SWEEPS: usize = 64;
 /// Time between two readings of the kernel's counters.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
-/// Rounds that a stopping worker spends on what has already arrived.
+/// Rounds in which a stopping worker processes packets that have already arrived.
 const LAST_ROUNDS: usize = 64;
 
 /// A worker's whole state. It moves into its thread, and out again when it has stopped.
@@ -123,7 +123,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Works until a stop is requested, then processes what has already arrived.
+    /// Runs until a stop is requested, then processes packets that have already arrived.
     pub(crate) fn run(&mut self, clock: Clock) {
         let mut last_work = clock.now();
         while !self.inbox.is_stopped() {
@@ -144,7 +144,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// One round of the loop. False if there was nothing to do.
+    /// One round of the loop. Returns whether there was any work.
     pub(crate) fn step(&mut self, now: Timestamp) -> bool {
         self.stats.heartbeat.set(now.0);
         self.count_busy_time(now);
@@ -210,7 +210,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Lets the engine decide about all packets of the burst, then carries the verdicts out in order.
+    /// The engine decides about all packets of the burst; then the verdicts are carried out in order.
     /// Returns the number of packets.
     fn forward(&mut self, origin: Origin, now: Timestamp) -> u64 {
         self.engine

@@ -62,7 +62,7 @@ impl<F: Frame> Relay<F> {
         self.rings.receive(outgoing, budget)
     }
 
-    /// Everything that is still on its way to this worker, for the end.
+    /// All packets still on their way to this worker, for its end.
     pub(super) fn drain(&mut self) -> Vec<F> {
         self.rings.drain()
     }

@@ -12,7 +12,7 @@ use crate::port::Port;
 use super::Worker;
 use super::inbox::Inbox;
 
-/// Starts a worker in a thread of its own, pinned to `core` if there is one; failure to pin is logged.
+/// Starts a worker in a new thread, pinned to `core` if given. Failure to pin is logged.
 /// The thread returns the worker after a stop request. A panic is logged and marks the worker as failed.
 ///
 /// # Errors

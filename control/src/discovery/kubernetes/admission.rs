@@ -36,7 +36,7 @@ pub struct Accepted {
     pub group_ingress: Vec<GroupIngress>,
 }
 
-/// Something that a Service asks for and does not get. If the Service is not among those accepted, nothing of it
+/// A Service or port that cannot be served. If the Service is not among those accepted, none of its ports
 /// is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -45,7 +45,7 @@ pub struct Refused {
     pub uid: String,
     /// One word in CamelCase, as in Kubernetes Events.
     pub reason: &'static str,
-    /// A sentence for people.
+    /// A sentence for operators.
     pub message: String,
 }
 
@@ -56,7 +56,7 @@ pub struct StaleStatus {
     pub name: String,
     /// The addresses in its status, by group.
     pub group_ingress: Vec<GroupIngress>,
-    /// Whether no balancer may serve it, whatever its configuration; otherwise another group may.
+    /// Whether no balancer of any configuration may serve it; otherwise another group may.
     pub unserved: bool,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Admission {
     capabilities: Capabilities,
 }
 
-/// What the balancer knows about its place and its network.
+/// The balancer's location and network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Capabilities {
     /// Whether it knows its node.
@@ -172,7 +172,7 @@ impl Admission {
         decision
     }
 
-    /// Takes what `record` holds and still asks for, if it can be admitted at all.
+    /// Reserves the names and ports that `record` holds and still requests, if it can be admitted.
     fn reserve(&mut self, record: &ServiceRecord, held: &Admitted) {
         if !record.enabled || self.obstacle(record).is_some() {
             return;
@@ -231,7 +231,7 @@ impl Admission {
         })
     }
 
-    /// Why `record` cannot be served at all.
+    /// The reason why no port of `record` can be served.
     fn obstacle(&self, record: &ServiceRecord) -> Option<Reason> {
         let own = record.refused.clone();
         let reason = own.or_else(|| self.capabilities.missing_for(record));

@@ -19,7 +19,7 @@ use super::slice::SliceRecord;
 use crate::config::{self, AddressFrom, Service};
 use crate::discovery::Desired;
 
-/// The desired set, and what to report about it.
+/// The desired set and the report about it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Assembled {
     pub(super) desired: Desired,
@@ -37,7 +37,7 @@ pub(super) struct Unlisted {
     pub(super) slices: BTreeSet<Scope>,
 }
 
-/// Everything known, and the services assembled from it.
+/// All records, and the services assembled from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Assembly {
     kubernetes: config::Kubernetes,
@@ -58,7 +58,7 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Nothing known yet. `listening` lists the balancer's own servers.
+    /// No records yet. `listening` lists the balancer's own servers.
     pub(super) fn new(kubernetes: &config::Kubernetes, listening: &[Listening], file: &[Service]) -> Self {
         let mut assembly = Self {
             kubernetes: kubernetes.clone(),
@@ -334,7 +334,7 @@ impl Assembly {
         self.kubernetes.address_from == AddressFrom::PodIp
     }
 
-    /// Makes the next set a rebuild of everything.
+    /// Makes the next set a complete rebuild.
     pub(super) fn rebuild_all(&mut self) {
         self.undecided = true;
         let admitted = self.decision.admitted.keys().cloned().map(Owner::Service);

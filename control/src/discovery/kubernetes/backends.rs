@@ -1,4 +1,4 @@
-//! The backends of one service: the pods that it selects, or its endpoints.
+//! Computes the backends of one service from the pods that it selects or from its endpoints.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) struct AssembledService {
     pub(super) waiting: Vec<String>,
 }
 
-/// Everything known, as seen from the balancer's place.
+/// All records and the balancer's location.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) inventory: &'a Inventory,

@@ -1,4 +1,4 @@
-//! A cache of the objects of one watch, reduced to what counts, and the state of that watch.
+//! A cache of the records of one watch, and the state of that watch.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,10 +15,10 @@ use crate::discovery::{ErrorCounts, ErrorReason};
 use crate::kubernetes::error::{WatchError, is_expired, status};
 use crate::kubernetes::watch::Signal;
 
-/// What is kept of an object of one kind.
+/// The record kept of an object of one kind.
 pub(super) trait Record: PartialEq + Send + Sync + 'static {
     type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
-    /// What to keep, as far as that is configurable.
+    /// The configurable part of the selection.
     type Options: Send + Sync + 'static;
     /// The scope of a watch of all objects, in words.
     const EVERYWHERE: &'static str = "all namespaces";

@@ -56,7 +56,7 @@ pub(super) struct Follower {
     assembly: Assembly,
     /// Whether the addresses of pods are known.
     located: bool,
-    /// When to send the next set; `None` if nothing has changed.
+    /// The time to send the next set; `None` without changes.
     due: Option<Instant>,
     /// When the next set may be sent.
     earliest: Instant,
@@ -134,7 +134,7 @@ impl Follower {
                     }
                     let activity = self.update_status();
                     if activity.is_unauthorized() {
-                        // A new token or certificate may be there by now.
+                        // The token or certificate may have been renewed.
                         start_at.get_or_insert(started + REOPEN);
                     }
                 }
@@ -177,7 +177,7 @@ impl Follower {
         self.earliest = Instant::now() + SETTLE.max(begin.elapsed() * REST);
     }
 
-    /// Credentials could not be read; what is known stays.
+    /// Reports credentials that cannot be read. The records stay.
     fn note_unconnected(&self, error: &ConnectError) {
         let now = SystemTime::now();
         self.output.status.send_modify(|status| {
@@ -206,7 +206,7 @@ impl Follower {
             }
             status.events += activity.changes;
             status.errors.add(activity.failures);
-            // An error stays until everything is known again.
+            // An error stays until all records are known again.
             if usable || error.is_some() {
                 note_state(status, error, missing, &self.events);
             }
@@ -275,9 +275,9 @@ fn note_state(status: &mut SourceStatus, error: Option<String>, mut missing: Vec
     let event = match &error {
         Some(error) if status.error.as_ref() != Some(error) => {
             let kept = if status.loaded.is_some() {
-                "keeping what is known"
+                "keeping the last set"
             } else {
-                "nothing is known yet"
+                "no complete set yet"
             };
             let text = format!("{error}; {kept}, retrying");
             Some(Event::warn(EventCode::DiscoveryLost, text))

@@ -36,7 +36,7 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    /// Follows a change of a pod. Returns what it affects beside the selections of that pod.
+    /// Applies a change of a pod. Returns the pods and services that it affects, beside the selections of that pod.
     ///
     /// Cost: O(addresses of the pod). The first change of an owner after a set copies the owners of all addresses.
     pub(super) fn replace_pod(&mut self, pod: &Change<PodRecord>) -> Affected {
@@ -165,7 +165,7 @@ impl Inventory {
     }
 }
 
-/// What a change of a pod affects beside the selections of that pod.
+/// The pods and services that a change of a pod affects, beside the selections of that pod.
 #[derive(Debug, Default)]
 pub(super) struct Affected {
     /// Former and new owners of addresses, by uid.

@@ -5,15 +5,15 @@
 //! |---|---|
 //! | the loop: changes become sets, failures become status | `follower` |
 //! | which collections are watched, and their caches | `watches`, `cache` |
-//! | what is kept of each object | `pod`, `address`, `service`, `slice`, `node` |
-//! | everything known, indexed | `inventory`, `selection` |
+//! | the records kept of objects | `pod`, `address`, `service`, `slice`, `node` |
+//! | the indexed records | `inventory`, `selection` |
 //! | which Services are served, under which names and ports | `admission` |
 //! | where pods are in the vL3 network | `connections` |
 //! | services, pods and endpoints become the desired set | `assembly`, `backends` |
 //! | near backends first | `locality` |
 //!
-//! Nothing is sent before the first complete list of everything that is needed and may be read. During an outage the
-//! last set stays, edits of the file are applied to what is known, and the watches are retried with growing, random
+//! The first set is sent after the first complete lists of all collections that are needed and may be read. During an outage
+//! the last set stays, edits of the file are applied to the known records, and watches are retried with growing, random
 //! pauses.
 //!
 //! All pods of the namespaces are watched with all their labels, not only those that a service selects. So another pod
@@ -94,7 +94,7 @@ impl<E> Kubernetes<E> {
         self.accepted.subscribe()
     }
 
-    /// What Services ask for and do not get.
+    /// Services or ports that cannot be served.
     pub fn refused(&self) -> watch::Receiver<Arc<Vec<Refused>>> {
         self.refused.subscribe()
     }

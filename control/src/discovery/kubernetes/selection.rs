@@ -49,7 +49,7 @@ impl Selections {
         self.by_pod.get(uid).into_iter().flatten()
     }
 
-    /// Selects among `pods` for `owner`, in place of what it had. Cost: O(pods).
+    /// Selects among `pods` for `owner` and replaces its selection. Cost: O(pods).
     pub(super) fn insert<'a>(
         &mut self,
         owner: &Owner,

@@ -24,7 +24,7 @@ const SCHEDULER: &str = "vl3-lb.io/scheduler";
 /// The API server's default for `sessionAffinity: ClientIP` without a timeout.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
-/// A Service that asks to be served, or whose status says that it was.
+/// A Service that requests a balancer, or has one according to its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceRecord {
     pub(super) namespace: String,
@@ -55,7 +55,7 @@ pub(super) struct ServiceRecord {
     /// Empty: all clients.
     pub(super) source_ranges: Vec<IpNet>,
     pub(super) distribution: Distribution,
-    /// Why it cannot be served at all.
+    /// The reason why none of its ports can be served.
     pub(super) refused: Option<Reason>,
     /// Settings and ports that cannot be honoured.
     pub(super) notes: Vec<Reason>,
@@ -71,7 +71,7 @@ pub(super) struct Port {
     pub(super) target: TargetPort,
 }
 
-/// Why something is refused: a word in CamelCase for programs, and a sentence for people.
+/// The reason of a refusal: a word in CamelCase for programs, and a sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reason {
     pub(super) word: &'static str,
@@ -88,7 +88,7 @@ impl Reason {
 }
 
 impl ServiceRecord {
-    /// Whether no balancer may serve it, whatever its configuration, and its status still lists balancers. A Service
+    /// Whether no balancer of any configuration may serve it, but its status still lists balancers. A Service
     /// that only this balancer refuses may be served by another group.
     pub(super) fn has_stale_status(&self) -> bool {
         (self.has_our_status || !self.group_ingress.is_empty())
@@ -181,7 +181,7 @@ fn has_our_status(service: &Service) -> bool {
     ours && ingress.is_some_and(|ingress| !ingress.is_empty())
 }
 
-/// Why the Service cannot be served at all.
+/// The reason why no port of the Service can be served.
 fn refused(service: &Service, spec: &ServiceSpec, ports: &[Port]) -> Option<Reason> {
     if let Some(text) = annotation(service, ENABLED).filter(|text| *text != "true") {
         return Some(Reason::new(

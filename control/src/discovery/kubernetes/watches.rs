@@ -1,4 +1,4 @@
-//! All watches of the source: which collections to follow, their caches, and what is wrong with them.
+//! All watches of the source: the collections to follow, their caches and their errors.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -50,7 +50,7 @@ enum Update {
 }
 
 impl Watches {
-    /// Nothing is watched yet.
+    /// No watches yet.
     pub(super) fn new(plan: Plan) -> Self {
         Self {
             plan,
@@ -63,9 +63,9 @@ impl Watches {
         }
     }
 
-    /// Starts all watches, in place of those that run. What is cached stays until a new list is complete.
+    /// Starts all watches and ends the running ones. Cached records stay until a new list is complete.
     ///
-    /// Errors: certificates or a token that cannot be read; running watches go on.
+    /// Errors: certificates or a token that cannot be read; running watches continue.
     pub(super) fn start(&mut self, config: &kube::Config) -> Result<(), ConnectError> {
         if self.pods.is_empty() {
             self.create_caches(&config.default_namespace);
@@ -170,7 +170,7 @@ impl Watches {
         missing.collect()
     }
 
-    /// What is wrong now, beside what is missing.
+    /// The present errors, except those of missing collections.
     pub(super) fn error(&self) -> Option<String> {
         let is_usable = self.is_usable();
         let failing = self.progress().filter(|progress| !(is_usable && progress.denied));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::api::{self, EventCode, Severity, Time};
 
-/// A change of state for the log and for everyone who reads events. Numbered and dated, it is an
+/// A change of state, for the log and for readers of events. With number and time, it is an
 /// [`api::Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

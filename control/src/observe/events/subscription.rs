@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{Event, Events};
 use crate::api::{self, EventCode, Time};
 
-/// A reader of every event. A slow one delays nobody: it misses the oldest events.
+/// A reader of all events. A slow reader misses the oldest events and delays no other.
 #[derive(Debug)]
 pub struct Subscription {
     events: Arc<Events>,

@@ -2,7 +2,7 @@
 //!
 //! While there are subscribers, workers put each change into their rings ([`FlowFeed`]). The rings are
 //! emptied a hundred times a second, and each subscriber gets the changes that its filter accepts,
-//! through a bounded queue of its own: one that reads slowly misses events, and delays neither a worker
+//! through its own bounded queue: a slow subscriber misses events, and delays neither a worker
 //! nor another subscriber. Missed events are counted, and reported once a second.
 
 mod subscription;
@@ -181,7 +181,7 @@ impl FlowEvents {
         true
     }
 
-    /// The changes in the rings, oldest first. No more than fits into them, so that workers that refill
+    /// The changes in the rings, oldest first; at most their capacity, so that workers that refill
     /// them all the time do not keep this loop busy.
     fn take_changes(&self) -> Vec<FlowChange> {
         let mut changes = Vec::new();
@@ -207,7 +207,7 @@ impl FlowEvents {
 }
 
 impl Subscribers {
-    /// Counts a full ring as a loss of every subscriber: the filter cannot be applied to what was lost.
+    /// Counts a full ring as a loss of every subscriber, since lost events cannot be filtered.
     fn count_overflow(&mut self, overflowed: u64) {
         let new = overflowed - std::mem::replace(&mut self.overflowed, overflowed);
         for subscriber in &self.list {

@@ -34,7 +34,7 @@ pub struct Identity {
     pub interface: String,
     pub nat_ports: NatPorts,
     pub dns_zone: String,
-    /// `None` if everything comes from the environment.
+    /// `None` without a file.
     pub config_path: Option<String>,
 }
 

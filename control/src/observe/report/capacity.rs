@@ -1,4 +1,4 @@
-//! Events about limits: what becomes full, and what has room again, from one report to the next.
+//! Events about limits that are reached, and limits that have room again, from one report to the next.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Drop reasons of an exhausted limit.
 const EXHAUSTED: [DropReason; 2] = [DropReason::FlowTableFull, DropReason::NatPortsExhausted];
 
-/// The limits that are reached, each with the time of the last report that said so.
+/// The limits that are reached, each with the time of the last report of it.
 #[derive(Debug, Default)]
 pub(super) struct Capacity(BTreeMap<Limit, Time>);
 

@@ -38,10 +38,10 @@ pub enum NotReady {
     WorkerWithoutSnapshot { worker: usize },
 }
 
-/// Why nothing can be balanced on the interface.
+/// The reason why the interface cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InterfaceProblem {
-    #[error("interface {interface} has not been looked at yet")]
+    #[error("interface {interface} has not been inspected yet")]
     Unknown { interface: String },
     #[error("interface {interface} does not exist: waiting for it")]
     Absent { interface: String },
@@ -63,7 +63,7 @@ fn cause(error: Option<&str>) -> String {
     error.map_or_else(String::new, |error| format!(": {error}"))
 }
 
-/// What readiness depends on.
+/// The inputs of readiness.
 pub(super) struct Inputs<'a> {
     pub(super) draining: bool,
     /// Name of the vL3 interface.

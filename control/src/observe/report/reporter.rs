@@ -46,7 +46,7 @@ pub struct StuckWorker {
 /// The inputs of the reporter.
 pub struct Sources {
     pub dataplane: Arc<dyn Dataplane>,
-    /// What the workers use; `None` before the first snapshot is live.
+    /// The snapshot in use; `None` before the first one.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
     /// Why attaching to the interface failed.
@@ -242,7 +242,7 @@ impl Reporter {
             .sum()
     }
 
-    /// The longest time that a service lets flows of a removed backend go on.
+    /// The longest drain time of all services.
     pub fn longest_drain(&self) -> Duration {
         let current = self.current();
         let services = current

@@ -60,7 +60,7 @@ pub(super) fn all(
     warnings
 }
 
-/// `problem` begins with what it is about, as in `service finance: ...`.
+/// `problem` begins with its object, as in `service finance: ...`.
 fn left_out(problem: &str) -> Warning {
     let subject = problem.split(':').next().unwrap_or(problem);
     let next = "mend the configuration, or the labels that select the backends";
@@ -181,7 +181,7 @@ fn down(service: &Service) -> Option<Warning> {
     })
 }
 
-/// Workers go on with what they have, but learn of no change.
+/// Workers continue with their last snapshot and get no changes.
 fn publishing(facts: &Facts<'_>) -> Option<Warning> {
     let reason = facts.publisher.failure()?;
     let warning = error(
@@ -209,8 +209,7 @@ fn config(facts: &Facts<'_>, status: &Status) -> Option<Warning> {
     ))
 }
 
-/// Only of a source beside the file, whose own error is told already. Since when: what is balanced by
-/// was known to be right until then.
+/// Only for sources other than the file, whose error has its own warning. The time is that of the last complete set.
 fn discovery(source: &SourceStatus) -> Option<Warning> {
     let reason = source
         .error
@@ -218,11 +217,11 @@ fn discovery(source: &SourceStatus) -> Option<Warning> {
         .filter(|_| source.origin != Origin::Static)?;
     let name = source.origin.name();
     let kept = if source.loaded.is_some() {
-        "keeping what is known"
+        "keeping the last set"
     } else {
-        "nothing is known yet"
+        "no complete set yet"
     };
-    let text = format!("{name} is not followed, {kept}: {reason}");
+    let text = format!("no updates from {name}, {kept}: {reason}");
     let next = match source.origin {
         Origin::Nsm => "look at the manager (nsmgr) of this node, and at the SPIRE agent",
         Origin::Static | Origin::Kubernetes => {
@@ -249,7 +248,7 @@ fn conflicts(source: &SourceStatus) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// Objects that a source may not list, so that what depends on them is not served.
+/// Objects that a source may not list. Services that depend on them are not served.
 fn missing(missing: &Missing) -> Warning {
     let subject = format!("{} in {}", missing.kind, missing.place);
     let text = format!("{missing}; serving without them");
@@ -407,7 +406,7 @@ fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
     })
 }
 
-/// What the balancer cannot write to the Kubernetes API, or learn from it about its peers.
+/// Failing writes to the Kubernetes API, and failing watches of peers.
 fn kubernetes(status: &Status) -> Vec<Warning> {
     let Some(group) = &status.peer_group else {
         return Vec::new();

@@ -7,7 +7,7 @@ use crate::packet::field::{ethernet, header_at_mut, ipv4, ipv6, put, unmapped};
 use crate::packet::mac::{destination_mac, set_macs, source_mac};
 use crate::packet::parse::{Family, Parsed};
 
-/// RFC 1700's default, and what Linux uses.
+/// The default of RFC 1700 and of Linux.
 const HOP_LIMIT: u8 = 64;
 
 /// The IP header of a rejecting packet.

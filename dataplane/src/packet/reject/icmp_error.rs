@@ -63,7 +63,7 @@ pub fn reject_with_icmp_error<F: Frame>(
     write_error(error_packet, parsed, kind, source)
 }
 
-/// How many bytes of the packet the error quotes: what the first frame has, up to the limit. `None` if the
+/// Number of bytes of the packet that the error quotes: those of the first frame, up to the limit. `None` if the
 /// frame has no room for the parsed headers.
 fn quoted_len<F: Frame>(first: &F, parsed: &Parsed, front: usize) -> Option<usize> {
     let limit = match parsed.family {

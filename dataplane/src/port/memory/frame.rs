@@ -59,7 +59,7 @@ impl MemFrame {
     }
 }
 
-/// A frame of its own, with all of `bytes` in it and room up to [`CHUNK`]. It belongs to no port.
+/// A frame with all of `bytes` and room up to [`CHUNK`]. It belongs to no port.
 pub fn frame(bytes: &[u8]) -> MemFrame {
     let mut buffer = bytes.to_vec();
     buffer.resize(bytes.len().max(CHUNK), 0);
@@ -72,7 +72,7 @@ pub fn frame(bytes: &[u8]) -> MemFrame {
 }
 
 /// One packet as frames of up to `chunk` bytes that continue each other, as the kernel delivers
-/// what is longer than one chunk. They belong to no port.
+/// a packet longer than one chunk. They belong to no port.
 pub fn frames_of(bytes: &[u8], chunk: usize) -> Vec<MemFrame> {
     let mut frames: Vec<_> = bytes.chunks(chunk).map(frame).collect();
     if frames.is_empty() {

@@ -8,7 +8,7 @@ use super::frame::{MemFrame, Memory};
 use super::wire::{Ready, Wire};
 use crate::port::{Port, fitting_frames, packet_frames};
 
-/// A port over memory of its own. Its wires are the far ends of its queues.
+/// A port with its own memory. Its wires are the far ends of its queues.
 #[derive(Debug)]
 pub struct MemPort {
     memory: Arc<Memory>,
@@ -48,12 +48,12 @@ impl MemPort {
         }
     }
 
-    /// Lets a packet arrive: see [`Wire::send`].
+    /// Delivers a packet: see [`Wire::send`].
     pub fn push_packet(&mut self, bytes: &[u8]) -> bool {
         self.receivers.first().is_some_and(|wire| wire.send(bytes))
     }
 
-    /// What was sent since the last call: see [`Wire::take_transmitted`].
+    /// The packets sent since the last call: see [`Wire::take_transmitted`].
     pub fn take_transmitted(&mut self) -> Vec<Vec<u8>> {
         self.transmitter
             .as_ref()

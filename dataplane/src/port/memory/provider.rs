@@ -13,7 +13,7 @@ use crate::error::SetupError;
 use crate::port::provider::{Attached, PortProvider, SteerCounters, Steering};
 use crate::steer::Rules;
 
-/// What an interface of memory is like.
+/// The properties of an interface in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemInterface {
     pub index: u32,
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl MemProvider {
-    /// Ports with `frames` frames each; there is no interface yet.
+    /// Ports with `frames` frames each, without an interface.
     pub fn new(frames: usize) -> Self {
         Self {
             frames,
@@ -128,7 +128,7 @@ impl PortProvider for MemProvider {
     }
 }
 
-/// Lets packets in while there is a service.
+/// Accepts packets while there is a service.
 #[derive(Debug)]
 pub struct MemSteering {
     wires: Vec<Arc<Wire>>,

@@ -60,8 +60,8 @@ impl Wire {
         }
     }
 
-    /// Lets a packet arrive, in as many frames as it needs. False if there are not enough free ones:
-    /// then it is not received, as with AF_XDP; or if nothing is steered here.
+    /// Delivers a packet in as many frames as it needs. False without enough free frames, as with AF_XDP, or if no packets
+    /// are steered to this port.
     pub fn send(&self, bytes: &[u8]) -> bool {
         if !self.open.load(Ordering::Relaxed) {
             return false;
@@ -84,7 +84,7 @@ impl Wire {
         true
     }
 
-    /// What was transmitted since the last call, packet by packet; its frames become free.
+    /// The packets transmitted since the last call; frees their frames.
     pub fn take_transmitted(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut packet = Vec::new();

@@ -11,7 +11,7 @@ use xsk_rs::FrameDesc;
 
 use crate::port::Frame;
 
-/// `options` bit of a descriptor whose packet goes on in the next one (linux/if_xdp.h).
+/// `options` bit of a descriptor whose packet continues in the next one (linux/if_xdp.h).
 const XDP_PKT_CONTD: u32 = 1;
 
 /// An owned frame of packet memory. It must be released or transmitted through a port

@@ -61,7 +61,7 @@ impl Pool {
         self.give_back(descriptor);
     }
 
-    /// Lets `take` have up to `count` frames; it returns how many from the front of its slice it took.
+    /// Calls `take` with up to `count` frames; it returns the number of frames taken from the front.
     #[inline]
     pub(super) fn take(&mut self, count: usize, take: impl FnOnce(&[FrameDesc]) -> usize) -> usize {
         let count = count.min(self.free.len());

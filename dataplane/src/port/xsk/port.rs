@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 /// Largest rings; smaller memories have smaller ones.
 const LARGEST_RING: u32 = 4096;
 
-/// What to open.
+/// The sockets to open.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout<'a> {
     /// Where packets come from. Receive queue q belongs to worker q modulo `workers`.
@@ -56,7 +56,7 @@ pub struct XskPort {
 }
 
 impl XskPort {
-    /// Opens one port per worker over one memory. Nothing is received until the sockets are in the
+    /// Opens one port per worker over one memory. No packet is received until the sockets are in the
     /// steer program's map.
     ///
     /// # Errors

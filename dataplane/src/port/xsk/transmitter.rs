@@ -108,7 +108,7 @@ impl Transmitter {
     }
 
     /// Makes the kernel send. In copy mode it does so within the call, a limited number of packets
-    /// at a time, so call until the ring is empty or nothing moves.
+    /// at a time, so call it until the ring is empty or no packet is sent.
     pub(super) fn kick(&mut self, pool: &mut Pool, scratch: &mut [FrameDesc]) {
         let mut unsent = self.unsent();
         for _ in 0..=self.size / KERNEL_BATCH {
