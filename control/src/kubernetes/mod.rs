@@ -4,4 +4,6 @@ pub(crate) mod client;
 pub(crate) mod error;
 pub(crate) mod ingress;
 pub(crate) mod names;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod watch;

@@ -6,8 +6,8 @@ use crate::api::EventCode;
 use serde_json::Value;
 
 use super::Balancer;
-use super::server::ApiServer;
 use crate::discovery::{Accepted, Refused};
+use crate::kubernetes::testing::{ApiServer, Reply};
 use crate::observe::events::Event;
 
 /// The event of a service without backends.
@@ -79,17 +79,17 @@ async fn an_event_is_about_the_service_or_the_balancer() {
 #[tokio::test]
 async fn repeated_events_become_one_and_a_rejected_event_waits() {
     let server = ApiServer::start().await;
-    server.refuse("create", "events", 403);
+    server.reply("create", "/events", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     a.events.emit(down("finance"));
     server
         .wait("two attempts", |server| {
-            (server.requests("create", "events").len() >= 2).then_some(())
+            (server.names("create", "events").len() >= 2).then_some(())
         })
         .await;
     let reason = a.trouble("write events in namespace web").unwrap();
     assert!(reason.contains("Role"), "{reason}");
-    server.refuse("create", "events", 0);
+    server.reply("create", "/events", Reply::Good);
     events(&server, 1).await;
     a.events.emit(down("finance"));
     server
@@ -103,7 +103,7 @@ async fn repeated_events_become_one_and_a_rejected_event_waits() {
         .as_str()
         .unwrap()
         .to_owned();
-    server.remove("events", "web", &name);
+    server.delete("events", "web", &name);
     a.events.emit(down("finance"));
     assert_eq!(events(&server, 1).await[0]["series"], Value::Null);
 }
@@ -130,21 +130,21 @@ fn dropped(balancer: &Balancer) -> u64 {
 #[tokio::test]
 async fn a_namespace_that_rejects_events_delays_no_other() {
     let server = ApiServer::start().await;
-    server.refuse_in("shop", "create", "events", 403);
+    server.reply("create", "/shop/events", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let services = vec![accepted("shop", "front"), accepted("web", "back")];
     a.accepted.send_replace(Arc::new(services));
     a.events.emit(down("front"));
     server
         .wait("an attempt", |server| {
-            (!server.requests("create", "events").is_empty()).then_some(())
+            (!server.names("create", "events").is_empty()).then_some(())
         })
         .await;
     a.events.emit(down("back"));
     let written = events(&server, 1).await;
     assert_eq!(written[0]["regarding"]["name"], "back");
     assert!(a.trouble("write events in namespace shop").is_some());
-    server.refuse_in("shop", "create", "events", 0);
+    server.reply("create", "/shop/events", Reply::Good);
     events(&server, 2).await;
     server
         .wait("the failure to end", |_| {
@@ -159,7 +159,7 @@ async fn a_namespace_that_rejects_events_delays_no_other() {
 #[tokio::test]
 async fn an_event_of_a_deleted_namespace_is_dropped_and_counted() {
     let server = ApiServer::start().await;
-    server.refuse_in("shop", "create", "events", 404);
+    server.reply("create", "/shop/events", Reply::Refused(404));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let services = vec![accepted("shop", "front"), accepted("web", "back")];
     a.accepted.send_replace(Arc::new(services));
@@ -170,7 +170,7 @@ async fn an_event_of_a_deleted_namespace_is_dropped_and_counted() {
     a.events.emit(down("back"));
     events(&server, 1).await;
     assert!(
-        server.requests("create", "events").len() <= 3,
+        server.names("create", "events").len() <= 3,
         "not repeated for ever"
     );
 }

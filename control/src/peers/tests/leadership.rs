@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use vl3lb_common::Duration;
 
 use super::Balancer;
-use super::server::{ApiServer, SILENT};
 use crate::discovery::{Accepted, GroupIngress, StaleStatus};
+use crate::kubernetes::testing::{ApiServer, Reply};
 
 fn service(name: &str, spec: &Value) -> Value {
     json!({
@@ -57,16 +57,14 @@ fn holder(server: &ApiServer) -> Option<String> {
 #[tokio::test]
 async fn the_leader_publishes_all_balancers_and_its_successor_continues() {
     let server = ApiServer::start().await;
-    server.put("services", service("finance", &headless()));
+    server.apply(&service("finance", &headless()));
     // Has pods as its endpoints.
-    server.put(
-        "services",
-        service("dns", &json!({"clusterIP": "None", "selector": {"app": "dns"}})),
-    );
+    server.apply(&service(
+        "dns",
+        &json!({"clusterIP": "None", "selector": {"app": "dns"}}),
+    ));
     // Of an earlier leader.
-    server.put(
-        "endpointslices",
-        json!({"metadata": {"name": "old-vl3-lb-ipv4", "namespace": "web", "labels": {
+    server.apply(&json!({"kind": "EndpointSlice", "metadata": {"name": "old-vl3-lb-ipv4", "namespace": "web", "labels": {
             "endpointslice.kubernetes.io/managed-by": "vl3-lb.io",
             "vl3-lb.io/group": "finance",
         }}}),
@@ -110,22 +108,22 @@ async fn the_leader_publishes_all_balancers_and_its_successor_continues() {
 #[tokio::test]
 async fn a_service_without_the_label_loses_its_slices() {
     let server = ApiServer::start().await;
-    server.put("services", service("finance", &headless()));
+    server.apply(&service("finance", &headless()));
     let _a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     published(&server, &["172.16.1.1"]).await;
     let mut finance = service("finance", &headless());
     finance["metadata"]["labels"] = json!({});
-    server.put("services", finance);
+    server.apply(&finance);
     published(&server, &[]).await;
 }
 
 #[tokio::test]
 async fn the_status_of_a_service_has_every_balancer() {
     let server = ApiServer::start().await;
-    server.put(
-        "services",
-        service("front", &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"})),
-    );
+    server.apply(&service(
+        "front",
+        &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"}),
+    ));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     a.accepted.send_replace(Arc::new(vec![front(&server)]));
     ingress(&server, &["172.16.1.1"]).await;
@@ -141,10 +139,10 @@ async fn the_status_of_a_service_has_every_balancer() {
 #[tokio::test]
 async fn two_groups_that_serve_one_service_keep_each_others_addresses() {
     let server = ApiServer::start().await;
-    server.put(
-        "services",
-        service("front", &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"})),
-    );
+    server.apply(&service(
+        "front",
+        &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"}),
+    ));
     let finance = Balancer::start_in("finance", &server, "lb-a", [172, 16, 1, 1]);
     let ledger = Balancer::start_in("ledger", &server, "lb-b", [172, 16, 1, 2]);
     let leads = |balancer: &Balancer| balancer.membership.report().leads;
@@ -159,7 +157,7 @@ async fn two_groups_that_serve_one_service_keep_each_others_addresses() {
             balancer.accepted.send_replace(Arc::new(vec![front(&server)]));
         }
     };
-    let writes = || server.requests("patch", "services/status").len();
+    let writes = || server.names("patch", "services/status").len();
     // Both write without knowledge of the other, then once more with it, and then no more.
     deliver();
     server
@@ -185,12 +183,12 @@ async fn two_groups_that_serve_one_service_keep_each_others_addresses() {
 #[tokio::test]
 async fn calls_without_a_response_do_not_cost_leadership() {
     let server = ApiServer::start().await;
-    server.put("services", service("finance", &headless()));
-    server.refuse("list", "endpointslices", SILENT);
-    server.refuse("patch", "endpointslices", SILENT);
+    server.apply(&service("finance", &headless()));
+    server.reply("list", "/endpointslices", Reply::Silent);
+    server.reply("patch", "/endpointslices", Reply::Silent);
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let leader_writes = |server: &ApiServer| {
-        let writes = server.requests("patch", "leases");
+        let writes = server.names("patch", "leases");
         writes.iter().filter(|name| *name == "finance-leader").count()
     };
     for renewals in 1..=3 {
@@ -210,14 +208,14 @@ async fn calls_without_a_response_do_not_cost_leadership() {
 #[tokio::test]
 async fn failures_of_a_leader_and_a_candidate_end_with_the_role() {
     let server = ApiServer::start().await;
-    server.put("services", service("finance", &headless()));
-    server.put("services", service("dns", &json!({"clusterIP": "10.0.0.1"})));
-    server.refuse("patch", "endpointslices", 403);
+    server.apply(&service("finance", &headless()));
+    server.apply(&service("dns", &json!({"clusterIP": "10.0.0.1"})));
+    server.reply("patch", "/endpointslices", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     server
         .wait("the leader", |_| a.membership.report().leads.then_some(()))
         .await;
-    server.refuse("create", "leases", 403);
+    server.reply("create", "/leases", Reply::Refused(403));
     let b = Balancer::start_in("ledger", &server, "lb-b", [172, 16, 1, 2]);
     let write = "write lease ledger-leader in namespace web";
     let failures = |_: &ApiServer| {
@@ -226,19 +224,16 @@ async fn failures_of_a_leader_and_a_candidate_end_with_the_role() {
     };
     server.wait("failures", failures).await;
     for group in ["finance", "ledger"] {
-        server.put(
-            "leases",
-            json!({
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": {
-                    "name": format!("{group}-leader"),
-                    "namespace": "web",
-                    "labels": {"vl3-lb.io/group": group},
-                },
-                "spec": {"holderIdentity": "lb-x", "leaseDurationSeconds": 600},
-            }),
-        );
+        server.apply(&json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": format!("{group}-leader"),
+                "namespace": "web",
+                "labels": {"vl3-lb.io/group": group},
+            },
+            "spec": {"holderIdentity": "lb-x", "leaseDurationSeconds": 600},
+        }));
     }
     let none = |_: &ApiServer| {
         let troubles = [&a, &b].map(|balancer| balancer.membership.report().troubles);
@@ -281,7 +276,7 @@ async fn a_stale_status_is_cleared_by_the_leader() {
     let server = ApiServer::start().await;
     let mut front = service("front", &json!({"loadBalancerClass": "vl3-lb.io/vl3-lb"}));
     front["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.16.1.9"}]}});
-    server.put("services", front);
+    server.apply(&front);
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let stale = StaleStatus {
         namespace: "web".to_owned(),
@@ -300,19 +295,19 @@ async fn a_stale_status_is_cleared_by_the_leader() {
 #[tokio::test]
 async fn without_permission_for_slices_the_rest_works() {
     let server = ApiServer::start().await;
-    server.put("services", service("finance", &headless()));
-    server.refuse("patch", "endpointslices", 403);
-    server.refuse("list", "endpointslices", 403);
+    server.apply(&service("finance", &headless()));
+    server.reply("patch", "/endpointslices", Reply::Refused(403));
+    server.reply("list", "/endpointslices", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     server
         .wait("two attempts", |server| {
-            (server.requests("patch", "endpointslices").len() >= 2).then_some(())
+            (server.names("patch", "endpointslices").len() >= 2).then_some(())
         })
         .await;
     let b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
     b.sees(&["lb-a"]).await;
     assert_eq!(a.membership.report().troubles.len(), 2);
-    server.refuse("patch", "endpointslices", 0);
+    server.reply("patch", "/endpointslices", Reply::Good);
     published(&server, &["172.16.1.1", "172.16.1.2"]).await;
 }

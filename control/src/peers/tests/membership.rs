@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use vl3lb_common::Duration;
 
-use super::server::ApiServer;
 use super::{Balancer, current};
 use crate::config::Config;
 use crate::dns::Dns;
+use crate::kubernetes::testing::{ApiServer, Reply};
 
 #[tokio::test]
 async fn balancers_of_a_group_find_each_other() {
@@ -33,7 +33,7 @@ async fn balancers_of_a_group_find_each_other() {
     let mut stranger = server.object("leases", "lb-b").unwrap();
     stranger["metadata"]["name"] = "lb-x".into();
     stranger["metadata"]["labels"]["vl3-lb.io/group"] = "ledger".into();
-    server.put("leases", stranger);
+    server.apply(&stranger);
     b.current
         .send_replace(Some(Arc::new(current([172, 16, 1, 9].into()))));
     server
@@ -111,17 +111,17 @@ async fn a_forbidden_lease_is_reported_and_peers_are_still_found() {
     server
         .wait("a lease", |server| server.object("leases", "lb-b"))
         .await;
-    server.refuse("patch", "leases", 403);
-    server.refuse("delete", "leases", 403);
+    server.reply("patch", "/leases", Reply::Refused(403));
+    server.reply("delete", "/leases", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     server
         .wait("three attempts", |server| {
-            let asked = server.requests("patch", "leases");
+            let asked = server.names("patch", "leases");
             (asked.iter().filter(|name| *name == "lb-a").count() >= 3).then_some(())
         })
         .await;
     let reason = a.trouble("apply lease lb-a in namespace web").unwrap();
-    assert!(reason.contains("forbidden (it is 403)"), "{reason}");
+    assert!(reason.contains("forbidden (it is Forbidden)"), "{reason}");
     let writes = a.membership.report().writes;
     assert!(
         writes
@@ -131,7 +131,7 @@ async fn a_forbidden_lease_is_reported_and_peers_are_still_found() {
     // Leaving ends in spite of it.
     a.membership.leave().await;
 
-    server.refuse("patch", "leases", 0);
+    server.reply("patch", "/leases", Reply::Good);
     let c = Balancer::start(&server, "lb-c", [172, 16, 1, 3]);
     b.sees(&["lb-c"]).await;
     c.sees(&["lb-b"]).await;
@@ -143,7 +143,7 @@ async fn a_lease_that_another_client_deletes_is_written_again() {
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let _b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
-    server.remove("leases", "web", "lb-b");
+    server.delete("leases", "web", "lb-b");
     a.sees(&[]).await;
     a.sees(&["lb-b"]).await;
 }
@@ -151,16 +151,16 @@ async fn a_lease_that_another_client_deletes_is_written_again() {
 #[tokio::test]
 async fn a_rejected_watch_is_reported_until_it_works() {
     let server = ApiServer::start().await;
-    server.refuse("list", "leases", 403);
+    server.reply("list", "/leases", Reply::Refused(403));
     let a = Balancer::start(&server, "lb-a", [172, 16, 1, 1]);
     let watch = "watch leases in namespace web";
     server
         .wait("two lists", |server| {
-            (server.requests("list", "leases").len() >= 2).then_some(())
+            (server.names("list", "leases").len() >= 2).then_some(())
         })
         .await;
     assert!(a.trouble(watch).unwrap().contains("Role"));
-    server.refuse("list", "leases", 0);
+    server.reply("list", "/leases", Reply::Good);
     let _b = Balancer::start(&server, "lb-b", [172, 16, 1, 2]);
     a.sees(&["lb-b"]).await;
     assert_eq!(a.trouble(watch), None);

@@ -3,7 +3,6 @@
 mod kube_events;
 mod leadership;
 mod membership;
-mod server;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::{Identity, KubeServices, Membership, Peers};
 use crate::discovery::{Accepted, Refused, StaleStatus};
+use crate::kubernetes::testing::ApiServer;
 use crate::observe::events::Events;
 use crate::observe::report::fixture;
 use crate::publisher::Current;
-use server::ApiServer;
 
 /// A balancer of group `finance` in namespace `web` with the services finance, dns and ledger.
 struct Balancer {

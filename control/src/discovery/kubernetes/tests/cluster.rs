@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::super::Accepted;
 use super::following::Following;
-use super::server::{ApiServer, Reply};
 use super::*;
 use crate::discovery::{Desired, SourceStatus};
+use crate::kubernetes::testing::{ApiServer, Reply};
 
 /// Kinds that are needed where Services are followed and zones count, as in the path of a list.
 const KINDS: [&str; 4] = ["/pods?", "/services?", "/endpointslices?", "/nodes?"];
@@ -51,9 +51,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
         .server
         .apply(&slice("finance-2", "finance", json!([endpoint("c", "10.0.0.3")])));
     following.backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]).await;
-    following
-        .server
-        .delete_object("endpointslices", "web", "finance-1");
+    following.server.delete("endpointslices", "web", "finance-1");
     following.backends(&["10.0.0.3"]).await;
 
     // A second one asks for the first one's port.
@@ -68,7 +66,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
         .map(|refused| refused.reason)
         .collect();
     assert_eq!(reasons, ["PortConflict", "NoPorts"]);
-    following.server.delete_object("services", "web", "finance");
+    following.server.delete("services", "web", "finance");
     following
         .refused
         .wait_for(|refused| refused.is_empty())
@@ -89,7 +87,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
 async fn nothing_is_sent_before_every_kind_is_listed() {
     for kind in KINDS {
         let server = cluster().await;
-        server.lists(kind, Reply::Silent);
+        server.reply("list", kind, Reply::Silent);
         let mut following = Following::start(server, everything(), None);
         for other in KINDS.iter().filter(|other| **other != kind) {
             following
@@ -99,7 +97,7 @@ async fn nothing_is_sent_before_every_kind_is_listed() {
         }
         following.status(|status| status.events >= 3).await;
         assert_eq!(*following.desired.borrow(), None, "without {kind}");
-        following.server.lists(kind, Reply::Good);
+        following.server.reply("list", kind, Reply::Good);
         following.backends(&["10.0.0.1"]).await;
         following.synced().await;
     }
@@ -114,7 +112,7 @@ async fn a_collection_that_may_not_be_listed_is_named() {
         "list nodes in the cluster",
     ]) {
         let server = cluster().await;
-        server.lists(kind, Reply::Refused(403));
+        server.reply("list", kind, Reply::Refused(403));
         let mut following = Following::start(server, everything(), None);
         let named = |text: &str| text.starts_with(&format!("{collection}: forbidden"));
         if *kind == "/pods?" {
@@ -126,7 +124,7 @@ async fn a_collection_that_may_not_be_listed_is_named() {
                 |status: &SourceStatus| status.missing.iter().any(|missing| named(&missing.to_string()));
             following.status(missing).await;
         }
-        following.server.lists(kind, Reply::Good);
+        following.server.reply("list", kind, Reply::Good);
         following.backends(&["10.0.0.1"]).await;
     }
 }

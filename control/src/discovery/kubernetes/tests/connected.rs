@@ -4,8 +4,8 @@ use tokio::sync::watch;
 
 use super::super::{Connection, Connections};
 use super::following::Following;
-use super::server::ApiServer;
 use super::*;
+use crate::kubernetes::testing::ApiServer;
 
 /// A configuration as it will be accepted once there is a source.
 fn nsm() -> Config {
@@ -114,7 +114,7 @@ async fn sets_are_sent_once_all_connections_are_known() {
     following.synced().await;
     source.send_replace(Some(connections(&["a 172.16.1.4", "b 172.16.1.3"])));
     following.backends(&["172.16.1.3", "172.16.1.4"]).await;
-    following.server.delete("web", "b");
+    following.server.delete("pods", "web", "b");
     following.backends(&["172.16.1.4"]).await;
     // A pod that is connected before it is seen.
     source.send_replace(Some(connections(&["a 172.16.1.4", "c 172.16.1.5"])));

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::following::Following;
-use super::server::{ApiServer, Cut, Reply};
 use super::*;
 use crate::discovery::Desired;
+use crate::kubernetes::testing::{ApiServer, Cut, Reply};
 
 /// The collections that the set in use lacks.
 async fn missing(following: &mut Following) -> Vec<String> {
@@ -32,7 +32,7 @@ async fn a_namespace_whose_pods_may_not_be_listed_does_not_stop_the_others() {
         "/metadata/labels/app",
         json!("ledger"),
     ));
-    server.lists("/api/pods", Reply::Refused(403));
+    server.reply("list", "/api/pods", Reply::Refused(403));
     let ledger = "{name: ledger, port: 9090, targetPort: 8081, selector: {app: ledger}}";
     let config = config("{namespaces: [web, api]}", &format!("{FINANCE}, {ledger}"));
     let mut following = Following::start(server, config, None);
@@ -49,7 +49,7 @@ async fn a_namespace_whose_pods_may_not_be_listed_does_not_stop_the_others() {
         ]
     );
 
-    following.server.lists("/api/pods", Reply::Good);
+    following.server.reply("list", "/api/pods", Reply::Good);
     let both = |desired: &Option<Arc<Desired>>| names(desired.as_ref().unwrap()) == ["finance", "ledger"];
     following.desired.wait_for(both).await.unwrap();
     let status = following.synced().await;
@@ -60,7 +60,7 @@ async fn a_namespace_whose_pods_may_not_be_listed_does_not_stop_the_others() {
 async fn without_the_rule_for_nodes_backends_are_balanced_without_zones() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
-    server.lists("/nodes?", Reply::Refused(403));
+    server.reply("list", "/nodes?", Reply::Refused(403));
     let env = |name: &str| (name == "NODE_NAME").then(|| "worker-1".to_owned());
     let config = config_at("{topology: {prefer: zone}}", FINANCE, &env);
     let mut following = Following::start(server, config, None);
@@ -80,7 +80,7 @@ async fn services_whose_endpoints_may_not_be_listed_are_left_out() {
     server.apply(&load_balancer("finance", 8080));
     server.apply(&ready("a", "10.0.0.1"));
     server.apply(&slice("finance-1", "finance", json!([endpoint("a", "10.0.0.1")])));
-    server.lists("/endpointslices?", Reply::Refused(403));
+    server.reply("list", "/endpointslices?", Reply::Refused(403));
     let mut following = Following::start(server, config("{services: true}", ""), None);
     assert_eq!(missing(&mut following).await, ["endpointslices web"]);
     let refused = following.refused.wait_for(|refused| !refused.is_empty()).await;
@@ -88,7 +88,7 @@ async fn services_whose_endpoints_may_not_be_listed_are_left_out() {
     assert!(following.accepted.borrow().is_empty());
     assert!(following.desired.borrow().as_ref().unwrap().services.is_empty());
 
-    following.server.lists("/endpointslices?", Reply::Good);
+    following.server.reply("list", "/endpointslices?", Reply::Good);
     following.backends(&["10.0.0.1"]).await;
     following
         .accepted
@@ -105,7 +105,7 @@ async fn a_list_that_was_complete_once_stays_when_the_permission_is_withdrawn() 
     let mut following = Following::start(server, config("{}", FINANCE), None);
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
-    following.server.lists("/pods", Reply::Refused(403));
+    following.server.reply("list", "/pods", Reply::Refused(403));
     // So that the next watch is too late, and has to list.
     following
         .server

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::{Accepted, Kubernetes, Refused};
-use super::server::{ApiServer, Cut, Reply};
 use super::*;
 use crate::discovery::{Desired, DesiredReceiver, Origin, Source, SourceStatus, StaticFile};
+use crate::kubernetes::testing::{ApiServer, Cut, Reply};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -154,7 +154,7 @@ async fn changes_of_pods_are_followed() {
         .backends(&["10.0.0.1 ExistingFlows", "10.0.0.2", "10.0.0.3"])
         .await;
     following.server.apply(first);
-    following.server.delete("web", "pod-2");
+    following.server.delete("pods", "web", "pod-2");
     following.backends(&["10.0.0.1", "10.0.0.3"]).await;
     following
         .server
@@ -213,7 +213,7 @@ async fn pods_are_known_without_any_service() {
 async fn nothing_is_sent_before_every_namespace_is_listed() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
-    server.lists("/api/pods", Reply::Silent);
+    server.reply("list", "/api/pods", Reply::Silent);
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
     // The list of one is complete when its watch begins.
     following.server.requested("/web/pods?&watch=true", 1).await;
@@ -223,7 +223,7 @@ async fn nothing_is_sent_before_every_namespace_is_listed() {
     assert_eq!(*following.desired.borrow(), None);
     assert!(!following.status.borrow().synced);
 
-    following.server.lists("/api/pods", Reply::Good);
+    following.server.reply("list", "/api/pods", Reply::Good);
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
     following.synced().await;
 }
@@ -233,11 +233,11 @@ async fn nothing_is_sent_before_the_last_page() {
     let server = ApiServer::start().await;
     pods(5).iter().for_each(|pod| server.apply(pod));
     server.page(2);
-    server.lists("web", Reply::Silent);
+    server.reply("list", "web", Reply::Silent);
     let mut following = Following::start(server, config("{}", FINANCE), None);
     following.server.requested("limit=500", 1).await;
     assert_eq!(*following.desired.borrow(), None);
-    following.server.lists("web", Reply::Good);
+    following.server.reply("list", "web", Reply::Good);
     following
         .backends(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"])
         .await;
@@ -251,10 +251,10 @@ async fn the_last_set_stays_while_the_server_is_away() {
     let before = following.synced().await;
     following.server.watching(1).await;
     following.desired.mark_unchanged();
-    following.server.refuse().await;
+    following.server.disappear().await;
     let error = following.error().await;
     assert!(error.contains("watch pods in namespace web: "), "{error}");
-    following.server.delete("web", "pod-1");
+    following.server.delete("pods", "web", "pod-1");
     let away = following.status(|status| status.errors.total() >= 2).await;
     assert!(!away.synced && away.loaded >= before.loaded);
     assert!(!following.desired.has_changed().unwrap());
@@ -269,13 +269,13 @@ async fn an_accepted_watch_clears_the_error_without_a_change() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
-    following.server.watches(Reply::Refused(500));
+    following.server.reply("watch", "", Reply::Refused(500));
     following.server.cut(Cut::Orderly);
     assert_eq!(
         following.error().await,
         "watch pods in namespace web: 500 it is InternalError"
     );
-    following.server.watches(Reply::Good);
+    following.server.reply("watch", "", Reply::Good);
     following.synced().await;
     assert_eq!(following.server.requests("limit=").len(), 1, "one list");
 }
@@ -285,11 +285,11 @@ async fn a_broken_watch_resumes_at_its_version() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
-    following.server.watches(Reply::Silent);
+    following.server.reply("watch", "", Reply::Silent);
     following.server.cut(Cut::Broken);
     following.server.requested("watch=true", 2).await;
     following.server.apply(&pods(2)[1]);
-    following.server.watches(Reply::Good);
+    following.server.reply("watch", "", Reply::Good);
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
     following.synced().await;
     assert_eq!(following.server.requests("limit=").len(), 1, "one list");
@@ -301,12 +301,12 @@ async fn an_expired_version_causes_a_new_list() {
         let mut following = Following::finance(&pods(2)).await;
         following.backends(&["10.0.0.1", "10.0.0.2"]).await;
         following.server.watching(1).await;
-        following.server.watches(Reply::Silent);
+        following.server.reply("watch", "", Reply::Silent);
         following.server.cut(Cut::Orderly);
         following.server.requested("watch=true", 2).await;
-        following.server.delete("web", "pod-1");
+        following.server.delete("pods", "web", "pod-1");
         following.server.compact(at_once);
-        following.server.watches(Reply::Good);
+        following.server.reply("watch", "", Reply::Good);
         following.backends(&["10.0.0.2"]).await;
         assert_eq!(following.server.requests("limit=").len(), 2, "two lists");
         let status = following.synced().await;
@@ -319,7 +319,7 @@ async fn a_bookmark_avoids_a_new_list() {
     let mut following = Following::finance(&pods(1)).await;
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(1).await;
-    following.server.bookmark("web");
+    following.server.bookmark("pods", "web");
     following.server.cut(Cut::Orderly);
     following.server.watching(2).await;
     // What the watch goes on from is the bookmark, which is not forgotten.
@@ -396,7 +396,7 @@ async fn an_edit_of_the_file_is_applied_without_a_new_list() {
 async fn an_edit_of_selectors_is_applied_while_the_server_is_away() {
     let mut edited = Edited::start().await;
     edited.following.synced().await;
-    edited.following.server.refuse().await;
+    edited.following.server.disappear().await;
     edited.following.error().await;
     edited.edit(LEDGER);
     edited.following.backends(&["10.0.0.2"]).await;
@@ -452,7 +452,9 @@ async fn a_burst_of_changes_in_a_large_namespace_converges() {
     waited.expect("all are listed").unwrap();
     for number in 0..500 {
         following.server.apply(&unready(pod(number)));
-        following.server.delete("web", &format!("pod-{}", number + 1000));
+        following
+            .server
+            .delete("pods", "web", &format!("pod-{}", number + 1000));
     }
     let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(1000))).await;
     waited.expect("all changes arrive").unwrap();
@@ -469,7 +471,7 @@ async fn the_address_of_a_removed_pod_has_no_owner_until_another_pod_has_it() {
             .instances
             .is_replaced(address, Some(&Arc::from("uid-pod-2")))
     };
-    following.server.delete("web", "pod-2");
+    following.server.delete("pods", "web", "pod-2");
     following.backends(&["10.0.0.1"]).await;
     assert!(!is_replaced(&following));
     let next = with(ready("next", "10.0.0.2"), "/metadata/labels", json!({}));

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use super::super::locality::{Candidate, Distribution, Location};
 use super::following::Following;
-use super::server::ApiServer;
 use super::*;
 use crate::config::Prefer;
 use crate::discovery::{BackendSpec, Desired, Eligibility, Origin};
+use crate::kubernetes::testing::ApiServer;
 
 /// `address@node/zone`, or with `-` before one that takes no new flows, and `~` before one that takes them
 /// if nobody else does.

@@ -11,7 +11,6 @@ mod following;
 mod incumbents;
 mod locality;
 mod refusal;
-mod server;
 mod storm;
 
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 use std::fs;
 
 use super::following::Following;
-use super::server::{ApiServer, Cut, Reply};
 use super::*;
+use crate::kubernetes::testing::{ApiServer, Cut, Reply};
 
 #[tokio::test]
 async fn a_refused_list_is_reported_until_it_is_allowed() {
@@ -22,12 +22,12 @@ async fn a_refused_list_is_reported_until_it_is_allowed() {
     ] {
         let server = ApiServer::start().await;
         server.apply(&ready("a", "10.0.0.1"));
-        server.lists("web", Reply::Refused(code));
+        server.reply("list", "web", Reply::Refused(code));
         let mut following = Following::start(server, config("{}", FINANCE), None);
         assert_eq!(following.error().await, expected);
         following.status(|status| status.errors.total() >= 2).await;
         assert_eq!(*following.desired.borrow(), None);
-        following.server.lists("web", Reply::Good);
+        following.server.reply("list", "web", Reply::Good);
         following.backends(&["10.0.0.1"]).await;
         following.synced().await;
     }
@@ -40,7 +40,7 @@ async fn a_refused_namespace_does_not_stop_updates_of_another() {
     let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(2).await;
-    following.server.lists("/api/pods", Reply::Refused(403));
+    following.server.reply("list", "/api/pods", Reply::Refused(403));
     following.server.apply(&ready("b", "10.0.0.2"));
     following.server.compact(true);
     following.server.cut(Cut::Orderly);

@@ -8,9 +8,9 @@ use tokio::time::{Instant, timeout};
 
 use super::super::follower::SETTLE;
 use super::following::Following;
-use super::server::ApiServer;
 use super::*;
 use crate::discovery::{Desired, Eligibility};
+use crate::kubernetes::testing::ApiServer;
 
 const SERVICES: u16 = 20;
 const PODS: u16 = 10_000;
@@ -82,7 +82,7 @@ async fn a_storm_of_changes_among_ten_thousand_pods_converges_in_few_sets() {
         let service = number % SERVICES;
         if service >= SERVICES - 2 {
             if change < PODS / 5 {
-                following.server.delete("web", &format!("pod-{number}"));
+                following.server.delete("pods", "web", &format!("pod-{number}"));
             }
             continue;
         }
