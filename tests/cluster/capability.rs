@@ -1,11 +1,11 @@
-//! The capabilities that the manifests ask for: none can be left out, and the balancer says which is missing.
+//! Each capability in the manifests is needed, and the balancer names it if it is missing.
 
 use serde_json::json;
-use vl3lb_tests::cluster::{Cluster, NAMESPACE, PATIENCE};
+use vl3lb_tests::cluster::{Cluster, NAMESPACE, TIMEOUT};
 use vl3lb_tests::wait;
 
 #[test]
-fn a_pod_without_a_documented_capability_says_which() {
+fn a_pod_without_a_documented_capability_names_it() {
     let cluster = Cluster::with_example();
     let daemonset = cluster.get(&["daemonset", "vl3-lb"]);
     let template = &daemonset["spec"]["template"];
@@ -25,7 +25,7 @@ fn a_pod_without_a_documented_capability_says_which() {
         let rest: Vec<&String> = capabilities.iter().filter(|&name| name != missing).collect();
         pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"] = json!(rest);
         cluster.apply(&pod.to_string());
-        let log = wait::until(&format!("{name} to give up"), PATIENCE, || {
+        let log = wait::until(&format!("{name} to give up"), TIMEOUT, || {
             let pod = cluster.get(&["pod", &name]);
             let state = &pod["status"]["containerStatuses"][0]["state"];
             match state["terminated"]["exitCode"].as_i64() {

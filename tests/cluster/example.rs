@@ -1,9 +1,9 @@
-//! The example of the documentation, with exactly its commands.
+//! The example of the documentation, with its commands.
 
 use std::process::Command;
 
 use vl3lb_tests::client::text;
-use vl3lb_tests::cluster::{Cluster, NAMESPACE, PATIENCE, example};
+use vl3lb_tests::cluster::{Cluster, NAMESPACE, TIMEOUT, example};
 
 #[test]
 fn the_example_works_with_its_four_commands() {
@@ -24,7 +24,7 @@ fn the_example_works_with_its_four_commands() {
     run("kubectl apply -k deploy/examples/vl3-lb");
     run(&format!(
         "kubectl wait --for=condition=ready --timeout={}s pod -l type=vl3-client -n {NAMESPACE}",
-        PATIENCE.as_secs()
+        TIMEOUT.as_secs()
     ));
     let answer = run("kubectl exec deployments/finance-client -n ns-vl3-lb -- curl -s finance.vl3-lb:8080");
     assert!(answer.starts_with("Hello! I'm finance-server-"), "{answer}");

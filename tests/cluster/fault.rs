@@ -1,18 +1,18 @@
-//! Parts of Kubernetes fail. The traffic goes on, and afterwards everything is as it should be.
+//! Parts of Kubernetes fail. Traffic continues, and the balancers follow all changes afterwards.
 
 use serde_json::Value;
-use vl3lb_tests::cluster::{Cluster, Jobs, PATIENCE};
+use vl3lb_tests::cluster::{Cluster, Jobs, TIMEOUT};
 use vl3lb_tests::wait;
 
 #[test]
-fn a_killed_api_server_stops_nothing_and_its_return_brings_all_changes() {
+fn traffic_continues_without_the_api_server_and_changes_follow_later() {
     let cluster = Cluster::with_example();
     let requests = "n=0; while [ $n -lt 100 ]; do curl -sf --max-time 5 -o /dev/null finance.vl3-lb:8080 || exit 1; \
                     sleep 0.1; n=$((n + 1)); done";
     let jobs = Jobs::start(cluster, "requests", &[requests.to_owned()]);
     let downloads = Jobs::downloads(cluster, 3);
     cluster.api_server("stop");
-    // It comes back when the requests, which need a while, are half done: nobody can be asked before.
+    // It returns when about half of the requests are done; without it, their number cannot be read.
     std::thread::sleep(std::time::Duration::from_secs(8));
     cluster.api_server("start");
     jobs.finish();
@@ -24,10 +24,10 @@ fn a_killed_api_server_stops_nothing_and_its_return_brings_all_changes() {
 }
 
 #[test]
-fn a_killed_kubelet_cuts_no_connection_and_its_servers_come_back() {
+fn a_killed_kubelet_breaks_no_connection() {
     let cluster = Cluster::with_example();
     let downloads = Jobs::downloads(cluster, 6);
-    // Not the client's: its container could not be entered any more.
+    // Not the client's node: programs could not be started in its container.
     let node = if node_of(cluster, "type=vl3-client") == "node1" {
         2
     } else {
@@ -35,7 +35,7 @@ fn a_killed_kubelet_cuts_no_connection_and_its_servers_come_back() {
     };
     cluster.kubelet(node, "stop");
     wait_node(cluster, node, "Unknown");
-    cluster.ask().expect("the other node's servers answer");
+    cluster.request().expect("the other node's servers answer");
     cluster.kubelet(node, "start");
     wait_node(cluster, node, "True");
     downloads.finish_downloads();
@@ -43,7 +43,7 @@ fn a_killed_kubelet_cuts_no_connection_and_its_servers_come_back() {
 }
 
 #[test]
-fn a_drained_node_cuts_no_download() {
+fn a_drained_node_breaks_no_download() {
     let cluster = Cluster::with_example();
     let downloads = Jobs::downloads(cluster, 6);
     let node = if node_of(cluster, "type=vl3-client") == "node1" {
@@ -52,10 +52,10 @@ fn a_drained_node_cuts_no_download() {
         "node1"
     };
     std::thread::scope(|scope| {
-        // It waits until the servers have ended, and those wait for the downloads.
+        // The drain waits for the end of the servers, and these wait for the downloads.
         let drain = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data"];
         let drain = scope.spawn(move || cluster.must_kubectl(&drain));
-        wait::until("all servers to be asked to leave", PATIENCE, || {
+        wait::until("all servers of the node to terminate", TIMEOUT, || {
             let pods = cluster.get(&["pods", "-l", "app=finance"]);
             let pods = pods["items"].as_array().cloned().unwrap_or_default();
             let stays = |pod: &&Value| {
@@ -63,11 +63,11 @@ fn a_drained_node_cuts_no_download() {
             };
             match pods.iter().filter(stays).count() {
                 0 => Ok(()),
-                left => Err(format!("{left} still serve")),
+                left => Err(format!("{left} are not terminating")),
             }
         });
         cluster.settle(3);
-        cluster.ask().expect("the servers that took over answer");
+        cluster.request().expect("the servers that took over answer");
         downloads.finish_downloads();
         drain.join().expect("the drain ends");
     });
@@ -79,14 +79,14 @@ fn node_of(cluster: &Cluster, labels: &str) -> String {
     let pods = cluster.get(&["pods", "-l", labels]);
     pods["items"][0]["spec"]["nodeName"]
         .as_str()
-        .expect("it runs")
+        .expect("a running pod has a node")
         .to_owned()
 }
 
 fn wait_node(cluster: &Cluster, node: u8, ready: &str) {
     let name = format!("node{node}");
     let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-    wait::until(&format!("{name} to be ready: {ready}"), PATIENCE, || {
+    wait::until(&format!("{name} to be ready: {ready}"), TIMEOUT, || {
         let now = cluster.must_kubectl(&["get", "node", &name, "-o", path]);
         (now == ready).then_some(()).ok_or(now)
     });

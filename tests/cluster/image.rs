@@ -1,4 +1,4 @@
-//! The image that deploy/Dockerfile makes.
+//! The image of deploy/Dockerfile.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +12,9 @@ fn the_image_holds_the_program_with_its_libraries_and_nothing_else() {
     check("vl3-lb");
 }
 
-/// With the balancer in the load generator's place: what counts is where it is put, and what beside it.
+/// With the balancer's binary in place of the load generator's: the test is about the layout of the image.
 #[test]
-fn so_does_the_image_of_the_load_generator() {
+fn the_load_generators_image_has_the_same_layout() {
     check("vl3-perf");
 }
 

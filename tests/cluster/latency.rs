@@ -1,5 +1,5 @@
-//! How long a pod's change takes from the API server to every worker, at 1,000 backends. It prints figures and
-//! judges none: deploy/README.md has some, with what they were measured on.
+//! Time of a pod's change from the API server to every worker, at 1,000 backends. It prints the times without a limit;
+//! deploy/README.md has results of a known machine.
 
 use std::time::{Duration, Instant};
 
@@ -9,20 +9,20 @@ use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods, set_ready};
-use crate::watching::{World, expect_backends};
+use crate::watch::{Testbed, expect_backends};
 
 const BACKENDS: usize = 1000;
 const CHANGES: usize = 200;
-/// How far two changes are apart.
-const APART: Duration = Duration::from_millis(20);
+/// Time between two changes.
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_change_among_a_thousand_pods_reaches_every_worker() {
-    let world = World::build_with(&Attachment::VETH_AUTO.two_queues());
-    let server = world.server();
+    let testbed = Testbed::build_with(&Attachment::VETH_AUTO.two_queues());
+    let server = testbed.server();
     let pods = Pods::new(&server);
     pods.create(0..BACKENDS);
-    let balancer = world.balancer(&server);
+    let balancer = testbed.balancer(&server);
     expect_backends(&balancer, 1000, 0);
 
     let status = || -> Value {
@@ -35,8 +35,8 @@ fn a_change_among_a_thousand_pods_reaches_every_worker() {
     server.run(async |client| {
         let pods = Api::namespaced(client, NAMESPACE);
         for change in 0..CHANGES {
-            // Changes that follow at once are put together, with a pause.
-            tokio::time::sleep(APART).await;
+            // Changes in quick succession are published together, after a pause.
+            tokio::time::sleep(PAUSE).await;
             let before = status();
             let begin = Instant::now();
             set_ready(&pods, change / 2, change % 2 == 1)
@@ -60,12 +60,12 @@ fn a_change_among_a_thousand_pods_reaches_every_worker() {
         "{BACKENDS} backends, {CHANGES} changes of one pod each:\n\
          answer of the API server:                           {}\n\
          from its watch event to the last worker that has it: {}",
-        told(server_times),
-        told(own_times),
+        summary(server_times),
+        summary(own_times),
     );
 }
 
-fn told(mut times: Vec<Duration>) -> String {
+fn summary(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let millis = |index: usize| times[index].as_secs_f64() * 1e3;
     let last = times.len() - 1;

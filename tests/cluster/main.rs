@@ -1,5 +1,5 @@
-//! Black-box tests of the binary with a real Kubernetes: root only. VL3LB_BIN names the binary and
-//! VL3LB_CLUSTER_BIN the folder of Kubernetes' programs; `./run test cluster` sets both.
+//! Black-box tests of the binary with a real Kubernetes. They need root, VL3LB_BIN, the absolute path of the binary,
+//! and VL3LB_CLUSTER_BIN, the folder of Kubernetes' programs; `./run test cluster` sets both.
 
 mod capability;
 mod change;
@@ -13,4 +13,4 @@ mod permission;
 mod pods;
 mod start;
 mod storm;
-mod watching;
+mod watch;

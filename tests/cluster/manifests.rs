@@ -1,5 +1,4 @@
-//! Everything under deploy/ that is for an API server is accepted by one, and the Helm chart says the same as
-//! the kustomize base.
+//! An API server accepts all manifests below deploy/, and the Helm chart matches the kustomize base.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -17,8 +16,8 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 
 #[test]
 fn the_api_server_accepts_everything_below_deploy() {
-    let place = Netns::new("api-server").or_panic();
-    let server = ApiServer::start(&place, Ipv4Addr::LOCALHOST.into());
+    let netns = Netns::new("api-server").or_panic();
+    let server = ApiServer::start(&netns, Ipv4Addr::LOCALHOST.into());
     server.must_kubectl(&["apply", "--filename=-"], include_str!("podmonitor.yaml"));
     server.must_kubectl(
         &[
@@ -52,7 +51,7 @@ fn the_api_server_accepts_everything_below_deploy() {
 }
 
 #[test]
-fn the_chart_refuses_values_that_it_does_not_know() {
+fn the_chart_rejects_unknown_values() {
     for (values, named) in [
         ("kind=StatefulSet", "kind"),
         ("replica=3", "replica"),
@@ -71,7 +70,7 @@ fn the_chart_refuses_values_that_it_does_not_know() {
 }
 
 #[test]
-fn the_chart_and_the_base_give_the_balancer_the_same() {
+fn the_chart_and_the_base_configure_the_balancer_alike() {
     let base = objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/base")));
     let deployment = objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/deployment")));
     let chart_daemonset = objects(&chart(""));
@@ -97,7 +96,7 @@ fn the_chart_and_the_base_give_the_balancer_the_same() {
             );
         }
         let mut pod = find(chart, kind, "/spec/template/spec");
-        // It cannot be chosen in the base, where the default is the same.
+        // The base leaves it to Kubernetes, whose default is the same.
         let container = pod["containers"][0].as_object_mut().expect("a container");
         assert_eq!(container.remove("imagePullPolicy"), Some("IfNotPresent".into()));
         assert_eq!(
@@ -109,7 +108,7 @@ fn the_chart_and_the_base_give_the_balancer_the_same() {
 }
 
 #[test]
-fn the_chart_gives_no_permission_for_other_namespaces_that_the_base_has_not() {
+fn the_chart_grants_no_permission_beyond_those_of_the_base() {
     let rules = |objects: &[Value]| -> Vec<(String, Vec<Value>)> {
         let roles = objects
             .iter()
@@ -143,9 +142,9 @@ fn the_chart_gives_no_permission_for_other_namespaces_that_the_base_has_not() {
     }
 }
 
-/// Has the server validate `manifests`, with its schemas, without storing them.
+/// Lets the server validate `manifests` against its schemas (dry run).
 fn accept(server: &ApiServer, name: &str, manifests: &str) {
-    // Objects are refused where their namespace is not there; those of this dry run are not.
+    // A dry run creates no namespace, and objects in a missing one are refused.
     for object in objects(manifests) {
         if object["kind"] == "Namespace" {
             server.must_kubectl(&["apply", "--filename=-"], &object.to_string());
@@ -166,7 +165,7 @@ fn kustomizations() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The base with everything that can be added to it.
+/// The base with all components.
 fn with_components() -> String {
     let folder = TempDir::new().expect("make a temporary directory");
     // kustomize takes relative paths only.

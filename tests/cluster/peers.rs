@@ -1,4 +1,4 @@
-//! Two balancers of one group find each other through a real API server, and part.
+//! Two balancers of one group find each other through a real API server, and one of them leaves.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods};
-use crate::watching::expect_backends;
+use crate::watch::expect_backends;
 
-/// Longer than a Lease lasts.
+/// Longer than a Lease.
 const CONVERGENCE: Duration = Duration::from_secs(40);
 
 /// A headless Service of the balancer's service, which the leader keeps EndpointSlices for.
@@ -34,7 +34,7 @@ spec:
 "#;
 
 #[test]
-fn balancers_answer_for_each_other_until_one_leaves() {
+fn dns_answers_contain_all_balancers_until_one_leaves() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
@@ -44,9 +44,9 @@ fn balancers_answer_for_each_other_until_one_leaves() {
     let b = start(&server, second, "lb-b");
     let both = |family| sorted(vec![first.address(family), second.address(family)]);
     let client = &topology.clients[0];
-    for asked in [first, second] {
+    for queried in [first, second] {
         for family in Family::BOTH {
-            expect_answers(client, asked, family, &both(family));
+            expect_answers(client, queried, family, &both(family));
         }
     }
     server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", "-"], SERVICE);
@@ -57,7 +57,7 @@ fn balancers_answer_for_each_other_until_one_leaves() {
     for balancer in [&a, &b] {
         let group = status(balancer);
         assert_eq!(group["peers"].as_array().map(Vec::len), Some(1), "{group}");
-        assert_eq!(group["troubles"], json!([]), "the Role that we ship suffices");
+        assert_eq!(group["troubles"], json!([]), "the Role of the manifests suffices");
     }
 
     let leads = status(&a)["leads"] == true;
@@ -68,12 +68,10 @@ fn balancers_answer_for_each_other_until_one_leaves() {
     };
     let pid = Pid::from_raw(leaver.pid().cast_signed()).expect("a process id");
     kill_process(pid, Signal::TERM).expect("signal the balancer");
-    for asked in [rest, gone] {
-        expect_answers(client, asked, Family::V4, &[rest.address(Family::V4)]);
+    for queried in [rest, gone] {
+        expect_answers(client, queried, Family::V4, &[rest.address(Family::V4)]);
     }
-    let (health, _) = leaver
-        .http("/healthz")
-        .expect("it serves those that still know it");
+    let (health, _) = leaver.http("/healthz").expect("it serves while it drains");
     assert_eq!(health, 200);
     assert!(leaver.wait_end().success());
 
@@ -87,7 +85,7 @@ fn balancers_answer_for_each_other_until_one_leaves() {
 }
 
 #[test]
-fn a_balancer_that_dies_is_in_no_answer_once_its_lease_is_over() {
+fn a_dead_balancer_leaves_dns_when_its_lease_expires() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
@@ -102,12 +100,15 @@ fn a_balancer_that_dies_is_in_no_answer_once_its_lease_is_over() {
     expect_answers(client, first, Family::V4, &addresses[..1]);
     let codes = a.cli_json(&["events"]);
     let codes: Vec<_> = codes["items"].as_array().into_iter().flatten().collect();
-    let told = |code: &str| codes.iter().any(|event| event["code"] == code);
-    assert!(told("balancer_joined") && told("balancer_left"), "{codes:?}");
+    let has_event = |code: &str| codes.iter().any(|event| event["code"] == code);
+    assert!(
+        has_event("balancer_joined") && has_event("balancer_left"),
+        "{codes:?}"
+    );
 }
 
 #[test]
-fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
+fn a_service_without_backends_is_an_event_of_the_balancers_pod() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     server.kubeconfig_of(NAMESPACE, "vl3-lb");
@@ -122,7 +123,7 @@ fn a_service_that_loses_its_backends_is_an_event_of_the_balancer() {
 }
 
 #[test]
-fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() {
+fn a_service_of_our_class_gets_an_address_or_an_event() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     let mut balancer = start(&server, &topology.balancer, "lb-a");
@@ -153,7 +154,7 @@ fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() 
     let addresses = Family::BOTH.map(|family| topology.balancer.address(family).to_string());
     expect_status(&addresses.join(" "));
 
-    // It is not to be served any more while nobody is there to see it.
+    // The Service is disabled while no balancer runs.
     balancer.kill();
     drop(balancer);
     let annotate = ["annotate", "service", "front", "--namespace", NAMESPACE];
@@ -162,7 +163,7 @@ fn a_service_of_our_class_has_the_balancers_address_and_hears_what_is_refused() 
     expect_status("");
 }
 
-/// Starts a balancer that runs in pod `name`, as far as it knows, with the permissions that we ship.
+/// Starts a balancer as pod `name`, with the permissions of the manifests.
 fn start(server: &ApiServer, node: &Node, name: &str) -> Balancer {
     let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
     let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
@@ -182,17 +183,17 @@ fn start(server: &ApiServer, node: &Node, name: &str) -> Balancer {
     let mut program = vec!["env"];
     program.extend(variables.iter().map(String::as_str));
     let mut balancer = Balancer::launch_through(node, &config, &program);
-    balancer.wait_answering();
+    balancer.wait_ready_answer();
     balancer
 }
 
-/// Waits until the name server at `asked` answers with these addresses, in any order.
-fn expect_answers(client: &Node, asked: &Node, family: Family, expected: &[IpAddr]) {
+/// Waits until the name server at `queried` answers with these addresses, in any order.
+fn expect_answers(client: &Node, queried: &Node, family: Family, expected: &[IpAddr]) {
     let kind = match family {
         Family::V4 => "A",
         Family::V6 => "AAAA",
     };
-    let server = asked.address(Family::V4);
+    let server = queried.address(Family::V4);
     let what = format!("{server} to answer with {expected:?}");
     wait::until(&what, CONVERGENCE, || {
         let answer = dig(&client.netns, server, &["finance.vl3-lb", kind]);

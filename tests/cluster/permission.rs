@@ -1,7 +1,7 @@
-//! The Role that we ship suffices, and nothing of it can be left out: each verb of each resource is taken away
-//! from a balancer of its own, which then says what is denied and cannot do what the verb is for.
+//! The Role of the manifests suffices, and each of its verbs is needed. For each verb of each resource there is a
+//! balancer without it, which must name the denied permission and must not achieve the effect that needs it.
 //!
-//! All balancers run at once on one API server, each in a namespace of Kubernetes with its own Role.
+//! All balancers run at once on one API server, each in a Kubernetes namespace with its own Role.
 
 use serde_json::{Value, json};
 use vl3lb_testbed::OrPanic;
@@ -16,13 +16,13 @@ use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
 use crate::pods::Pods;
-use crate::watching::CONVERGENCE;
+use crate::watch::CONVERGENCE;
 
 /// The name of each balancer's pod.
 const POD: &str = "lb";
 const GROUP: &str = "finance";
 
-/// What a balancer does with its permissions, in the order in which the test has it done.
+/// An effect of a balancer's permissions, in the order of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Serves,
@@ -33,7 +33,7 @@ enum Effect {
     SeesPeers,
     WritesStatus,
     Publishes,
-    TellsEvents,
+    EmitsEvents,
     CountsEvents,
     Withdraws,
     Leaves,
@@ -48,14 +48,14 @@ const EFFECTS: [Effect; 12] = [
     Effect::SeesPeers,
     Effect::WritesStatus,
     Effect::Publishes,
-    Effect::TellsEvents,
+    Effect::EmitsEvents,
     Effect::CountsEvents,
     Effect::Withdraws,
     Effect::Leaves,
 ];
 
-/// The first thing that does not work without a verb.
-const LOST: [(&str, &str, Effect); 17] = [
+/// The first effect that is missing without a verb.
+const NEEDED_FOR: [(&str, &str, Effect); 17] = [
     ("list", "pods", Effect::Serves),
     ("watch", "pods", Effect::FollowsPods),
     ("list", "leases", Effect::SeesPeers),
@@ -65,32 +65,36 @@ const LOST: [(&str, &str, Effect); 17] = [
     ("delete", "leases", Effect::Leaves),
     ("list", "services", Effect::FollowsServices),
     ("watch", "services", Effect::FollowsServices),
-    // A service none of whose endpoints is known is not published.
+    // A service is served only once its endpoints are known.
     ("list", "endpointslices", Effect::FollowsServices),
     ("watch", "endpointslices", Effect::FollowsEndpoints),
     ("create", "endpointslices", Effect::Publishes),
     ("patch", "endpointslices", Effect::Publishes),
     ("delete", "endpointslices", Effect::Withdraws),
     ("patch", "services/status", Effect::WritesStatus),
-    ("create", "events", Effect::TellsEvents),
+    ("create", "events", Effect::EmitsEvents),
     ("patch", "events", Effect::CountsEvents),
 ];
 
 #[test]
-fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing() {
+fn the_role_suffices_and_each_of_its_verbs_is_needed_and_named_when_missing() {
     let role = shipped_role();
-    let lesser = without_each_verb(&role);
-    for (verb, resource, _) in &lesser {
-        lost(verb, resource);
+    let reduced = without_each_verb(&role);
+    for (verb, resource, _) in &reduced {
+        needed_for(verb, resource);
     }
-    assert_eq!(lesser.len(), LOST.len(), "the table has what the Role has not");
+    assert_eq!(
+        reduced.len(),
+        NEEDED_FOR.len(),
+        "the table has verbs that are not in the Role"
+    );
 
     let mut shape = Shape::of(&Attachment::VETH_AUTO);
-    shape.servers = u8::try_from(1 + lesser.len()).expect("a few");
+    shape.servers = u8::try_from(1 + reduced.len()).expect("a few");
     let topology = Topology::build(&shape);
     let server = ApiServer::start(&topology.router().netns, Family::V4.router());
     let whole = (None, &role);
-    let parts = lesser
+    let parts = reduced
         .iter()
         .map(|(verb, resource, role)| (Some((verb.as_str(), resource.as_str())), role));
     let roles = std::iter::once(whole).chain(parts);
@@ -103,16 +107,26 @@ fn the_role_suffices_and_each_verb_of_it_is_needed_and_named_when_it_is_missing(
         .collect();
     std::thread::scope(|scope| {
         for subject in &mut subjects {
-            scope.spawn(|| subject.do_everything());
+            scope.spawn(|| subject.trigger_all());
         }
     });
-    // The balancer with the whole Role has done all of it by now.
+    // The balancer with the whole Role has achieved all effects by now.
     for subject in &subjects {
-        subject.judge();
+        subject.assert_result();
     }
 }
 
-/// A balancer whose Role lacks something, or nothing.
+/// The state in place of an expected effect, for the message of a failed test.
+#[derive(Debug)]
+struct Observed(String);
+
+impl std::fmt::Display for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A balancer whose Role lacks at most one verb of one resource.
 struct Subject<'a> {
     server: &'a ApiServer,
     balancer: Balancer,
@@ -173,58 +187,58 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Has the balancer do everything, up to the first thing that it cannot do.
-    fn do_everything(&mut self) {
-        let lost = self.lost();
+    /// Triggers all effects up to the one that is denied, and waits for each.
+    fn trigger_all(&mut self) {
+        let missing = self.missing_effect();
         for effect in EFFECTS {
-            self.bring_about(effect);
-            if lost == Some(effect) {
+            self.trigger(effect);
+            if missing == Some(effect) {
                 let denied = self.denial();
                 self.wait(&denied, |subject| {
                     let log = subject.balancer.log();
-                    (log.contains(&denied)).then_some(()).ok_or(log)
+                    (log.contains(&denied)).then_some(()).ok_or(Observed(log))
                 });
                 return;
             }
-            self.wait(&format!("{effect:?}"), |subject| subject.holds(effect));
+            self.wait(&format!("{effect:?}"), |subject| subject.observe(effect));
         }
     }
 
-    fn judge(&self) {
-        let Some(lost) = self.lost() else {
+    fn assert_result(&self) {
+        let Some(missing) = self.missing_effect() else {
             let log = self.balancer.log();
             assert!(!log.contains("forbidden"), "the Role does not suffice: {log}");
             return;
         };
         assert!(
-            self.holds(lost).is_err(),
-            "{}: the balancer does not need it: {lost:?} works",
+            self.observe(missing).is_err(),
+            "{}: the verb is not needed: {missing:?} works",
             self.namespace
         );
         let denied = self.denial().replace('\\', "");
-        if lost != Effect::Leaves {
+        if missing != Effect::Leaves {
             let status = text(&self.balancer.cli(&["status"]));
             assert!(status.contains(&denied), "{}: status: {status}", self.namespace);
         }
-        if lost == Effect::Serves {
+        if missing == Effect::Serves {
             let (_, ready) = self.balancer.http("/readyz").expect("it answers");
             assert!(ready.contains(&denied), "{}: /readyz: {ready}", self.namespace);
         }
     }
 
-    fn lost(&self) -> Option<Effect> {
+    fn missing_effect(&self) -> Option<Effect> {
         let (verb, resource) = self.denied?;
-        Some(lost(verb, resource))
+        Some(needed_for(verb, resource))
     }
 
-    /// What the API server says, as it is quoted in the log.
+    /// The API server's error, as quoted in the log.
     fn denial(&self) -> String {
         let (verb, resource) = self.denied.expect("something is denied");
         format!("cannot {verb} resource \\\"{resource}\\\"")
     }
 
-    /// Does what makes `effect` due.
-    fn bring_about(&mut self, effect: Effect) {
+    /// Creates the situation in which the balancer must achieve `effect`.
+    fn trigger(&mut self, effect: Effect) {
         let pods = Pods::of(self.server, &self.namespace);
         match effect {
             Effect::Serves | Effect::KeepsLease => {}
@@ -255,7 +269,7 @@ impl<'a> Subject<'a> {
                 self.apply("v1", "services", &service("front", 9001, class));
             }
             Effect::Publishes => self.apply("v1", "services", &published("true")),
-            Effect::TellsEvents => pods.delete(0..2),
+            Effect::EmitsEvents => pods.delete(0..2),
             Effect::CountsEvents => {
                 pods.create(2..3);
                 self.wait("a backend again", |subject| subject.has_backends("finance", 1));
@@ -266,12 +280,15 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Whether `effect` is seen. Errors: what is seen instead.
-    fn holds(&self, effect: Effect) -> Result<(), String> {
-        let expect = |holds: bool, seen: String| holds.then_some(()).ok_or(seen);
+    /// Checks for `effect`. The error is the observed state.
+    fn observe(&self, effect: Effect) -> Result<(), Observed> {
+        let expect = |holds: bool, seen: String| holds.then_some(()).ok_or(Observed(seen));
         match effect {
             Effect::Serves => {
-                let (status, body) = self.balancer.http("/readyz").map_err(|error| error.to_string())?;
+                let (status, body) = self
+                    .balancer
+                    .http("/readyz")
+                    .map_err(|error| Observed(error.to_string()))?;
                 expect(status == 200, body)
             }
             Effect::FollowsPods => self.has_backends("finance", 2),
@@ -282,7 +299,7 @@ impl<'a> Subject<'a> {
             Effect::FollowsEndpoints => self.has_backends("late", 1),
             Effect::KeepsLease => {
                 let lease = self.find("coordination.k8s.io/v1", "leases", POD);
-                let lease = lease.ok_or("no Lease")?;
+                let lease = lease.ok_or_else(|| Observed("no Lease".to_owned()))?;
                 let ready = &lease["metadata"]["annotations"]["vl3-lb.io/ready"];
                 expect(ready == "true", lease.to_string())
             }
@@ -292,7 +309,8 @@ impl<'a> Subject<'a> {
                 expect(peers[0]["name"] == "peer", peers.to_string())
             }
             Effect::WritesStatus => {
-                let service = self.find("v1", "services", "front").ok_or("no Service")?;
+                let service = self.find("v1", "services", "front");
+                let service = service.ok_or_else(|| Observed("no Service".to_owned()))?;
                 let ingress = &service["status"]["loadBalancer"]["ingress"];
                 expect(ingress[0]["ip"].is_string(), service["status"].to_string())
             }
@@ -301,7 +319,7 @@ impl<'a> Subject<'a> {
                 let is_wanted = effect == Effect::Publishes;
                 expect(slice.is_some() == is_wanted, format!("{slice:?}"))
             }
-            Effect::TellsEvents => self.event().map(drop),
+            Effect::EmitsEvents => self.event().map(drop),
             Effect::CountsEvents => {
                 let event = self.event()?;
                 expect(event["series"]["count"].as_u64() >= Some(2), event.to_string())
@@ -313,15 +331,17 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn has_backends(&self, service: &str, count: usize) -> Result<(), String> {
+    fn has_backends(&self, service: &str, count: usize) -> Result<(), Observed> {
         let answer = self.balancer.cli_json(&["backends", "--service", service]);
         let items = answer["items"].as_array().cloned().unwrap_or_default();
         let up = items.iter().filter(|item| item["state"] == "up").count();
-        (up == count).then_some(()).ok_or_else(|| answer.to_string())
+        (up == count)
+            .then_some(())
+            .ok_or_else(|| Observed(answer.to_string()))
     }
 
-    /// The Event that tells that the service of the file has no backends.
-    fn event(&self) -> Result<Value, String> {
+    /// The Event about the service of the file without backends.
+    fn event(&self) -> Result<Value, Observed> {
         let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
         let events = self.server.find(&path).expect("a list");
         let items = events["items"].as_array().cloned().unwrap_or_default();
@@ -330,7 +350,8 @@ impl<'a> Subject<'a> {
                 && event["regarding"]["kind"] == "Pod"
                 && event["regarding"]["name"] == POD
         };
-        items.into_iter().find(is_it).ok_or_else(|| events.to_string())
+        let found = items.into_iter().find(is_it);
+        found.ok_or_else(|| Observed(events.to_string()))
     }
 
     fn apply(&self, version: &str, resource: &str, object: &Value) {
@@ -350,11 +371,11 @@ impl<'a> Subject<'a> {
         )
     }
 
-    fn wait(&self, what: &str, mut probe: impl FnMut(&Self) -> Result<(), String>) {
+    fn wait(&self, what: &str, mut probe: impl FnMut(&Self) -> Result<(), Observed>) {
         wait::until(&format!("{}: {what}", self.namespace), CONVERGENCE, || {
             let result = probe(self);
             if result.is_err() {
-                // Many look at once.
+                // All balancers share one API server.
                 std::thread::sleep(std::time::Duration::from_millis(300));
             }
             result
@@ -362,7 +383,7 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// A Service that the balancer is to serve, of its class or by an annotation.
+/// A Service for the balancer, by its class or by an annotation.
 fn service(name: &str, port: u16, class: Option<&str>) -> Value {
     let mut service = json!({
         "apiVersion": "v1",
@@ -378,7 +399,7 @@ fn service(name: &str, port: u16, class: Option<&str>) -> Value {
     service
 }
 
-/// A Service of the balancer's own, whose endpoints it is to publish, or not.
+/// A Service whose endpoints the balancer must publish, or not.
 fn published(publish: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -388,9 +409,10 @@ fn published(publish: &str) -> Value {
     })
 }
 
-fn lost(verb: &str, resource: &str) -> Effect {
-    let found = LOST.iter().find(|(v, r, _)| (*v, *r) == (verb, resource));
-    let (_, _, effect) = found.unwrap_or_else(|| panic!("what is {verb} of {resource} for? Add it to LOST"));
+fn needed_for(verb: &str, resource: &str) -> Effect {
+    let found = NEEDED_FOR.iter().find(|(v, r, _)| (*v, *r) == (verb, resource));
+    let (_, _, effect) =
+        found.unwrap_or_else(|| panic!("NEEDED_FOR has no effect of {verb} {resource}; add it"));
     *effect
 }
 
@@ -409,16 +431,16 @@ fn shipped_role() -> Value {
 /// The role without one verb of one resource, for each: verb, resource, role.
 fn without_each_verb(role: &Value) -> Vec<(String, String, Value)> {
     let single = single_rules(role);
-    let mut lesser = Vec::new();
+    let mut reduced = Vec::new();
     for (index, rule) in single.iter().enumerate() {
         let mut rules = single.clone();
         rules.remove(index);
         let mut without = role.clone();
         without["rules"] = rules.into();
         let word = |value: &Value| value.as_str().expect("a word").to_owned();
-        lesser.push((word(&rule["verbs"][0]), word(&rule["resources"][0]), without));
+        reduced.push((word(&rule["verbs"][0]), word(&rule["resources"][0]), without));
     }
-    lesser
+    reduced
 }
 
 /// The rules of a role, one for each verb of each resource of each group.
@@ -428,7 +450,7 @@ pub(crate) fn single_rules(role: &Value) -> Vec<Value> {
     for rule in list(role, "rules") {
         let known = ["apiGroups", "resources", "verbs"];
         let keys = rule.as_object().expect("a rule").keys();
-        assert!(keys.eq(known), "{rule}: the test takes nothing else apart");
+        assert!(keys.eq(known), "{rule}: the test knows no other keys");
         for group in list(&rule, "apiGroups") {
             for resource in list(&rule, "resources") {
                 for verb in list(&rule, "verbs") {

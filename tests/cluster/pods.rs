@@ -1,4 +1,4 @@
-//! Pods of a server that has no nodes: the tests write their states themselves.
+//! Pods on an API server without nodes: the tests write their status.
 
 use futures_util::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -46,7 +46,7 @@ impl<'a> Pods<'a> {
                     "name": name(number),
                     "labels": {"app": "finance", "shard": (number % SHARDS).to_string()},
                 },
-                // Nobody makes the token of the namespace's service account.
+                // No controller creates the token of the namespace's service account.
                 "spec": {"automountServiceAccountToken": false, "containers": [{"name": "server", "image": "none"}]},
             });
             let pod: Pod = serde_json::from_value(pod).expect("a pod");

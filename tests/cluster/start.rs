@@ -1,4 +1,4 @@
-//! Starting the cluster: stopped on the way it leaves nothing, twice it says so, and without Go it says what to do.
+//! Start of the cluster: an interrupted start leaves nothing behind, a second start and one without Go are errors.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ use vl3lb_tests::balancer::binary;
 use vl3lb_tests::client::text;
 use vl3lb_tests::cluster::{Cluster, script_path};
 
-/// What a kubelet changes for the whole machine.
+/// Kernel parameters that a kubelet changes for the whole machine.
 const SETTINGS: [&str; 4] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
@@ -23,12 +23,12 @@ const SETTINGS: [&str; 4] = [
 ];
 
 #[test]
-fn a_start_that_is_stopped_leaves_nothing() {
+fn an_interrupted_start_leaves_nothing_behind() {
     Cluster::without(|| {
         let before = traces();
         for step in ["control plane", "images", "nodes"] {
             let rest = start_until(step, |pid| {
-                // As Ctrl-C does.
+                // As Ctrl-C.
                 kill_process_group(pid, Signal::INT).expect("interrupt the script");
             });
             assert!(rest.contains("remove what was started"), "{step}: {rest}");
@@ -43,7 +43,7 @@ fn a_start_that_is_stopped_leaves_nothing() {
 }
 
 #[test]
-fn a_second_start_says_that_it_is_up() {
+fn a_second_start_is_an_error() {
     Cluster::shared();
     let output = Command::new(script_path())
         .arg("up")
@@ -56,7 +56,7 @@ fn a_second_start_says_that_it_is_up() {
 }
 
 #[test]
-fn a_machine_without_go_is_told_what_to_install() {
+fn without_go_the_error_says_how_to_install_it() {
     let folder = TempDir::new().expect("make a temporary directory");
     let programs = folder.path().join("programs");
     std::fs::create_dir(&programs).expect("make a directory");
@@ -82,10 +82,10 @@ fn a_machine_without_go_is_told_what_to_install() {
     }
 }
 
-/// Starts the cluster, does something to the script when it says that it comes to `step`, and waits for its end.
-/// What it said after that.
+/// Starts the cluster, calls `act` with the script's id when it begins `step`, and waits for its end. Returns its
+/// output after that.
 fn start_until(step: &str, act: impl FnOnce(Pid)) -> String {
-    // What runs in the background of a script ignores Ctrl-C, and so does all that it starts.
+    // Background jobs of a script ignore SIGINT, and so do their children.
     let mut child = Command::new("env")
         .arg("--default-signal=INT")
         .arg(script_path())
@@ -101,14 +101,20 @@ fn start_until(step: &str, act: impl FnOnce(Pid)) -> String {
     let output = child.stdout.take().expect("stdout is piped");
     let mut lines = BufReader::new(output).lines().map_while(Result::ok);
     let begins = format!("==> {step}:");
-    assert!(lines.any(|line| line.starts_with(&begins)), "never at {step}");
+    assert!(
+        lines.any(|line| line.starts_with(&begins)),
+        "{step} did not begin"
+    );
     act(Pid::from_raw(child.id().cast_signed()).expect("a process id"));
     let rest: Vec<String> = lines.collect();
-    assert!(!child.wait().expect("it ends").success(), "{step}: it went on");
+    assert!(
+        !child.wait().expect("it ends").success(),
+        "{step}: it ended with success"
+    );
     rest.join("\n")
 }
 
-/// All that a cluster has outside of its own processes.
+/// Everything of a cluster beside its processes: namespaces, mounts, cgroups, folders, kernel parameters.
 fn traces() -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
     let namespaces = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();

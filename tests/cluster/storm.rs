@@ -1,5 +1,5 @@
-//! Ten thousand pods in twenty services, and their changes as fast as the API server takes them. It prints
-//! figures, of which it judges memory only: deploy/README.md has some, with what they were measured on.
+//! Ten thousand pods in twenty services change as fast as the API server accepts it. It prints times, and has a limit
+//! for memory only; deploy/README.md has results of a known machine.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::config::Config;
 
 use crate::pods::{Pods, SHARDS};
-use crate::watching::{World, expect_backends};
+use crate::watch::{Testbed, expect_backends};
 
 const PODS: usize = 10_000;
-/// Changes of a round: that many pods become unready, or ready again.
+/// Changes of a round: this number of pods becomes unready, or ready again.
 const CHANGES: usize = 3000;
 const ROUNDS: u32 = 6;
 
 #[test]
-fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
-    let world = World::build_with(&Attachment::VETH_AUTO.two_queues());
-    let server = world.server();
+fn ten_thousand_changing_pods_converge_in_constant_memory() {
+    let testbed = Testbed::build_with(&Attachment::VETH_AUTO.two_queues());
+    let server = testbed.server();
     let pods = Pods::new(&server);
     pods.create(0..PODS);
     let mut config = Config::new("auto").with("discovery", "kubernetes".into());
@@ -31,7 +31,7 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
             "selector": {"app": "finance", "shard": shard.to_string()},
         }));
     }
-    let balancer = world.balancer_of(&server, &config);
+    let balancer = testbed.balancer_of(&server, &config);
     expect_backends(&balancer, 10_000, 0);
 
     println!("{PODS} pods in {SHARDS} services, {} MiB", memory(&balancer));
@@ -43,7 +43,7 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
                 .metrics()
                 .sum("vl3lb_snapshot_apply_duration_seconds_count", &[])
         };
-        let before = (snapshots(), busy(&balancer));
+        let before = (snapshots(), cpu_time(&balancer));
         let begin = Instant::now();
         pods.set_ready(0..CHANGES, ready);
         let took = begin.elapsed();
@@ -54,12 +54,12 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
             took.as_secs_f64(),
             CHANGES as f64 / took.as_secs_f64(),
             snapshots() - before.0,
-            (busy(&balancer) - before.1).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0,
+            (cpu_time(&balancer) - before.1).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0,
             memory(&balancer),
         );
         sizes.push(memory(&balancer));
     }
-    // All states were there in the first two rounds; what the last ones add is a leak.
+    // The first two rounds have been through all states; growth after them is a leak.
     let (first, last) = (sizes[1], sizes[sizes.len() - 1]);
     assert!(
         first > 0 && last < first * 5 / 4,
@@ -67,7 +67,7 @@ fn ten_thousand_pods_that_change_all_the_time_converge_in_memory_that_stays() {
     );
 }
 
-/// What the balancer has in memory, in MiB.
+/// Resident memory of the balancer, in MiB.
 fn memory(balancer: &Balancer) -> u64 {
     let status = proc(balancer, "status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -77,9 +77,8 @@ fn memory(balancer: &Balancer) -> u64 {
         .map_or(0, |kilobytes: u64| kilobytes / 1024)
 }
 
-/// How long its threads have been on a processor, in user space and in the kernel (proc(5): fields 14 and 15 of
-/// stat, in hundredths of a second).
-fn busy(balancer: &Balancer) -> Duration {
+/// CPU time of its threads, user and system (proc_pid_stat(5): fields 14 and 15, in hundredths of a second).
+fn cpu_time(balancer: &Balancer) -> Duration {
     let stat = proc(balancer, "stat");
     let (_, fields) = stat.rsplit_once(')').expect("the name in parentheses");
     let times = fields.split_whitespace().skip(11).take(2);
@@ -88,5 +87,5 @@ fn busy(balancer: &Balancer) -> Duration {
 }
 
 fn proc(balancer: &Balancer, file: &str) -> String {
-    std::fs::read_to_string(format!("/proc/{}/{file}", balancer.pid())).expect("read what the kernel says")
+    std::fs::read_to_string(format!("/proc/{}/{file}", balancer.pid())).expect("read a file of /proc")
 }

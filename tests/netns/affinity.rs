@@ -1,5 +1,5 @@
-//! A client with affinity meets one server, whatever is added and replaced; a client that is not allowed
-//! meets nobody.
+//! A client with affinity keeps its server while backends are added and replaced; a client outside the source
+//! ranges reaches none.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -23,13 +23,13 @@ const CONNECTIONS: usize = 50;
 /// A service with the same backends and without affinity.
 const SPREAD_PORT: u16 = 9090;
 
-on_attachments!(a_client_meets_one_server_over_scale_up_and_replacement:
+on_attachments!(a_client_with_affinity_keeps_its_server:
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     veth_companion_two_queues = Attachment::VETH_COMPANION.two_queues(),
     tun_auto = Attachment::TUN_AUTO,
 );
 
-fn a_client_meets_one_server_over_scale_up_and_replacement(attachment: &Attachment) {
+fn a_client_with_affinity_keeps_its_server(attachment: &Attachment) {
     let topology = Topology::build(&Shape {
         clients: 2,
         ..Shape::of(attachment)
@@ -49,8 +49,8 @@ fn a_client_meets_one_server_over_scale_up_and_replacement(attachment: &Attachme
     let mut balancer = Balancer::start(&topology.balancer, &config(&[0, 1]));
     balancer.wait_backends("finance", &[up(0), up(1)]);
     let client = &topology.clients[0];
-    let first = meet(client, finance::PORT);
-    let mut met = BTreeSet::from([first.clone()]);
+    let first = server_of_new_connection(client, finance::PORT);
+    let mut servers = BTreeSet::from([first.clone()]);
     for number in 1..CONNECTIONS {
         if number == CONNECTIONS / 3 {
             balancer.replace_config(&config(&[0, 1, 2]));
@@ -58,19 +58,21 @@ fn a_client_meets_one_server_over_scale_up_and_replacement(attachment: &Attachme
         } else if number == 2 * CONNECTIONS / 3 {
             balancer.swap_config(&config(&[2, 1, 0]));
         }
-        met.insert(meet(client, finance::PORT));
+        servers.insert(server_of_new_connection(client, finance::PORT));
     }
-    assert_eq!(met, BTreeSet::from([first]), "one server for one client");
+    assert_eq!(servers, BTreeSet::from([first]), "one server for one client");
 
-    let spread: BTreeSet<String> = (0..CONNECTIONS).map(|_| meet(client, SPREAD_PORT)).collect();
+    let spread: BTreeSet<String> = (0..CONNECTIONS)
+        .map(|_| server_of_new_connection(client, SPREAD_PORT))
+        .collect();
     assert_eq!(
         spread.len(),
         3,
-        "without affinity the same client meets all: {spread:?}"
+        "without affinity the client reaches all servers: {spread:?}"
     );
 
-    let stranger = &topology.clients[1];
-    let refused = connect(stranger, finance::PORT, Duration::from_secs(2)).expect_err("not in sourceRanges");
+    let outsider = &topology.clients[1];
+    let refused = connect(outsider, finance::PORT, Duration::from_secs(2)).expect_err("not in sourceRanges");
     let answers = [
         ErrorKind::ConnectionRefused,
         ErrorKind::ConnectionReset,
@@ -91,14 +93,14 @@ fn a_client_meets_one_server_over_scale_up_and_replacement(attachment: &Attachme
     );
 }
 
-/// Opens a connection and closes it again; the name of the server behind it.
-fn meet(client: &Node, port: u16) -> String {
+/// Opens a connection, closes it again, and returns the name of its server.
+fn server_of_new_connection(client: &Node, port: u16) -> String {
     let mut stream = connect(client, port, wait::STEP).expect("connect to the service");
     greeting(&mut stream).expect("the backend greets")
 }
 
-fn connect(client: &Node, port: u16, patience: Duration) -> std::io::Result<std::net::TcpStream> {
+fn connect(client: &Node, port: u16, limit: Duration) -> std::io::Result<std::net::TcpStream> {
     let from = SocketAddr::new(client.address(Family::V4), 0);
     let to = SocketAddr::new(Family::V4.balancer(), port);
-    client.netns.run(|| connect_tcp(from, to, patience))
+    client.netns.run(|| connect_tcp(from, to, limit))
 }

@@ -66,7 +66,7 @@ fn transfer(attachment: &Attachment, length: u64, families: &[Family]) {
         let longest = topology.switch().longest_packet();
         assert!(
             longest > usize::from(attachment.mtu),
-            "no super-packet came by: {longest}"
+            "no super-packet, the longest packet has {longest} bytes"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The command line tells what is, refuses what cannot be, and says so by its exit code.
+//! The command line shows the state, rejects invalid configurations, and reports failures by its exit status.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,7 +17,7 @@ use vl3lb_tests::wait;
 use crate::finance;
 
 #[test]
-fn every_view_shows_what_is() {
+fn every_view_shows_the_running_state() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
@@ -92,7 +92,7 @@ fn envelope(balancer: &Balancer, arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn exit_codes_tell_failures_apart() {
+fn exit_codes_distinguish_failures() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
     let code = |balancer: &Balancer, arguments: &[&str], expected: i32, says: &str| {
@@ -120,7 +120,7 @@ fn exit_codes_tell_failures_apart() {
 }
 
 #[test]
-fn a_bad_configuration_is_refused_with_its_field_and_value() {
+fn an_invalid_configuration_is_rejected_with_field_and_value() {
     let good = || service("finance", "TCP", 8080, 8081, &["172.16.1.20".parse().unwrap()]);
     let with = |key: &str, value: Value| {
         let mut service = good();
@@ -181,11 +181,11 @@ fn a_bad_configuration_is_refused_with_its_field_and_value() {
     assert!(text(&output).contains("finance"), "{}", text(&output));
 }
 
-/// A missing interface is waited for instead, see `attachment.rs`.
+/// A missing interface is not an error: `attachment/presence.rs`.
 #[test]
-fn a_mode_that_the_interface_lacks_is_refused_at_start() {
+fn an_unsupported_mode_is_rejected_at_start() {
     let topology = Topology::build(&Shape::of(&Attachment::TUN_AUTO));
-    // No TUN device has XDP in its driver for packets that come from the kernel's other side.
+    // The driver of TUN devices runs native XDP only for frames with an Ethernet header.
     let mut balancer = Balancer::launch(&topology.balancer, &finance::config(&topology, "native"));
     let status = balancer.wait_end();
     let log = balancer.log();
@@ -196,7 +196,7 @@ fn a_mode_that_the_interface_lacks_is_refused_at_start() {
 }
 
 #[test]
-fn a_bad_edit_keeps_the_old_state() {
+fn an_invalid_edit_keeps_the_running_configuration() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let _servers = finance::http_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));

@@ -1,4 +1,4 @@
-//! `vl3-perf compare` and `churn` build their own network, measure in it, and say what they found.
+//! `vl3-perf compare` and `churn` build a network, measure in it, and report.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use vl3lb_tests::client::text;
 use vl3lb_tests::{balancer, perf};
 
-/// Short measurements, the binary under test.
+/// Runs `vl3-perf WORDS` with the binary under test, and parses its report.
 fn run(words: &[&str]) -> Value {
     let output = Command::new(perf::binary())
         .args(words)
@@ -20,7 +20,7 @@ fn run(words: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{words:?}: {error}: {}", text(&output)))
 }
 
-/// Measures one round of these peers over `link`: each must have passed packets, and nothing may have failed.
+/// Measures one round of these peers over `link`: each must pass packets, and nothing may fail.
 fn compare(link: &str, names: &[&str]) -> Value {
     let peers = names.join(",");
     let report = run(&[
@@ -67,7 +67,7 @@ fn peers_are_measured_in_turn() {
 }
 
 #[test]
-fn over_tun_devices_peers_are_measured_or_say_why_not() {
+fn peers_without_tun_support_are_reported_as_absent() {
     let names = ["vl3-lb-native", "vl3-lb-generic", "vl3-lb-companion", "nftables"];
     let report = compare("tun", &names);
     assert_eq!(measured(&report), names[1..]);
@@ -75,7 +75,7 @@ fn over_tun_devices_peers_are_measured_or_say_why_not() {
 }
 
 #[test]
-fn backends_change_under_load_and_no_flow_moves() {
+fn churn_under_load_moves_no_flow() {
     let report = run(&[
         "churn",
         "--backends",

@@ -1,4 +1,4 @@
-//! Idle connections keep neither probes nor DNS clients out.
+//! Idle connections do not lock out probes and DNS clients.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -12,7 +12,7 @@ use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 
-/// More than the balancer has descriptors.
+/// More than the balancer's limit of descriptors.
 const IDLE: usize = 1123;
 
 /// Opens connections and sends nothing.
@@ -22,7 +22,7 @@ fn open_idle(netns: &Netns, address: SocketAddr) -> Vec<TcpStream> {
 }
 
 #[test]
-fn idle_connections_keep_neither_probes_nor_queries_out() {
+fn idle_connections_lock_out_neither_probes_nor_queries() {
     // This process holds the other ends.
     let maximum = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {

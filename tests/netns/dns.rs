@@ -1,4 +1,4 @@
-//! The balancer answers for its services' names.
+//! The balancer's DNS server resolves the names of its services.
 
 use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
@@ -17,16 +17,16 @@ fn names_of_services_resolve_over_udp_and_tcp() {
     let [v4, v6] = Family::BOTH.map(Family::balancer);
     for server in [v4, v6] {
         for transport in ["+notcp", "+tcp"] {
-            let ask = |question: &[&str]| dig(client, server, &[question, &[transport]].concat());
-            expect(&ask(&["finance.vl3-lb", "A"]), "NOERROR", &[&v4.to_string()]);
-            expect(&ask(&["finance.vl3-lb", "AAAA"]), "NOERROR", &[&v6.to_string()]);
-            expect(&ask(&["FINANCE.vl3-LB", "A"]), "NOERROR", &[&v4.to_string()]);
-            expect(&ask(&["-x", &v4.to_string()]), "NOERROR", &["finance.vl3-lb."]);
-            expect(&ask(&["-x", &v6.to_string()]), "NOERROR", &["finance.vl3-lb."]);
+            let query = |query: &[&str]| dig(client, server, &[query, &[transport]].concat());
+            expect(&query(&["finance.vl3-lb", "A"]), "NOERROR", &[&v4.to_string()]);
+            expect(&query(&["finance.vl3-lb", "AAAA"]), "NOERROR", &[&v6.to_string()]);
+            expect(&query(&["FINANCE.vl3-LB", "A"]), "NOERROR", &[&v4.to_string()]);
+            expect(&query(&["-x", &v4.to_string()]), "NOERROR", &["finance.vl3-lb."]);
+            expect(&query(&["-x", &v6.to_string()]), "NOERROR", &["finance.vl3-lb."]);
             // The name exists, but not with this type.
-            expect(&ask(&["finance.vl3-lb", "MX"]), "NOERROR", &[]);
-            expect(&ask(&["nosuch.vl3-lb", "A"]), "NXDOMAIN", &[]);
-            expect(&ask(&["example.org", "A"]), "REFUSED", &[]);
+            expect(&query(&["finance.vl3-lb", "MX"]), "NOERROR", &[]);
+            expect(&query(&["nosuch.vl3-lb", "A"]), "NXDOMAIN", &[]);
+            expect(&query(&["example.org", "A"]), "REFUSED", &[]);
         }
     }
 }

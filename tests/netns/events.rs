@@ -1,4 +1,4 @@
-//! Changes of state can be followed as they happen.
+//! `vl3-lb events --follow` shows changes of state as they happen.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use vl3lb_tests::topology::{Shape, Topology};
 use crate::finance::{PORT, TARGET_PORT};
 
 #[test]
-fn a_follower_hears_of_backends_that_come_and_go() {
+fn backend_changes_are_events() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let address = |server: usize| topology.servers[server].address(Family::V4);
     let config = |servers: &[usize]| {
@@ -22,8 +22,8 @@ fn a_follower_hears_of_backends_that_come_and_go() {
     };
     let balancer = Balancer::start(&topology.balancer, &config(&[0]));
     let mut follower = Follower::start(&balancer, &["events"]);
-    follower.wait_for("the past first", |event| event["code"] == "started");
-    let turned = |server: usize, from: &'static str, to: &'static str| {
+    follower.wait_for("the earlier events first", |event| event["code"] == "started");
+    let changed = |server: usize, from: &'static str, to: &'static str| {
         let backend = SocketAddr::new(address(server), TARGET_PORT).to_string();
         move |event: &Value| {
             event["code"] == "backend_state"
@@ -33,36 +33,38 @@ fn a_follower_hears_of_backends_that_come_and_go() {
                 && event["to"] == to
         }
     };
-    follower.wait_for("the first backend", turned(0, "new", "up"));
+    follower.wait_for("the first backend", changed(0, "new", "up"));
 
     balancer.replace_config(&config(&[0, 1]));
-    follower.wait_for("a second backend", turned(1, "new", "up"));
+    follower.wait_for("a second backend", changed(1, "new", "up"));
     balancer.replace_config(&config(&[1]));
-    follower.wait_for("the drain of the first", turned(0, "up", "draining"));
-    follower.wait_for("its end", turned(0, "draining", "removed"));
+    follower.wait_for("the drain of the first", changed(0, "up", "draining"));
+    follower.wait_for("its end", changed(0, "draining", "removed"));
     balancer.replace_config_text("{services: [{name: finance, port: 70000}]}");
-    follower.wait_for("the refusal", |event| event["code"] == "config_rejected");
+    follower.wait_for("the rejected configuration", |event| {
+        event["code"] == "config_rejected"
+    });
     balancer.replace_config(&config(&[]));
     let alarm = follower.wait_for("the service to be down", |event| event["to"] == "down");
     assert_eq!(alarm["severity"], "error", "{alarm}");
 
     let numbers: Vec<u64> = follower
-        .heard()
+        .events()
         .iter()
         .map(|event| event["sequence"].as_u64().unwrap())
         .collect();
-    let without_a_gap: Vec<u64> = (1..=numbers.len() as u64).collect();
-    assert_eq!(numbers, without_a_gap);
+    let consecutive: Vec<u64> = (1..=numbers.len() as u64).collect();
+    assert_eq!(numbers, consecutive);
     assert_eq!(follower.interrupt(), Some(130));
 
-    let told = balancer.cli_json(&["events", "--service", "finance"]);
-    let last = told["items"].as_array().and_then(|items| items.last().cloned());
-    assert_eq!(last.as_ref(), Some(&alarm), "{told}");
-    let block = balancer.cli(&["services", "finance"]);
-    let block = String::from_utf8_lossy(&block.stdout).into_owned();
+    let events = balancer.cli_json(&["events", "--service", "finance"]);
+    let last = events["items"].as_array().and_then(|items| items.last().cloned());
+    assert_eq!(last.as_ref(), Some(&alarm), "{events}");
+    let details = balancer.cli(&["services", "finance"]);
+    let details = String::from_utf8_lossy(&details.stdout).into_owned();
     let text = alarm["text"].as_str().expect("a text");
     assert!(
-        block.lines().last().is_some_and(|line| line.ends_with(text)),
-        "{block}"
+        details.lines().last().is_some_and(|line| line.ends_with(text)),
+        "{details}"
     );
 }

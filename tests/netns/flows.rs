@@ -1,4 +1,4 @@
-//! Flows can be followed as they open and close.
+//! `vl3-lb flows --follow` shows flows as they open and close.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
@@ -24,15 +24,15 @@ fn a_follower_sees_a_connection_open_and_close() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO.two_queues()));
     let _servers = finance::http_servers(&topology);
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
-    let ask = |family: Family| {
+    let request = |family: Family| {
         let url = client::url(family.balancer(), PORT, "/");
         client::curl(&topology.clients[0].netns, &url)
     };
     let mut all = Follower::start(&balancer, &["flows"]);
     let mut v6 = Follower::start(&balancer, &["flows", "--client", "::/0", "--service", "fin*"]);
     wait_followers(&balancer, 2);
-    ask(Family::V4);
-    ask(Family::V6);
+    request(Family::V4);
+    request(Family::V6);
 
     let client = topology.clients[0].address(Family::V4).to_string();
     let open = all.wait_for("an open", |event| event["client"] == client.as_str());
@@ -60,7 +60,7 @@ fn a_follower_sees_a_connection_open_and_close() {
     ] {
         assert_eq!(open[same], close[same], "{same}");
     }
-    // SYN, ACK, the question and FIN at least; the answer is longer than the question.
+    // At least SYN, ACK, request and FIN; the response is longer than the request.
     assert!(close["in"]["packetsTotal"].as_u64() >= Some(4), "{close}");
     assert!(close["out"]["bytesTotal"].as_u64() > Some(200), "{close}");
     // The table still has the flow.
@@ -74,7 +74,7 @@ fn a_follower_sees_a_connection_open_and_close() {
     assert_eq!(table["items"][0]["clientPort"], close["clientPort"], "{table}");
 
     v6.wait_for("the close", |event| event["event"] == "close");
-    let clients: Vec<_> = v6.heard().iter().map(|event| event["client"].as_str()).collect();
+    let clients: Vec<_> = v6.events().iter().map(|event| event["client"].as_str()).collect();
     let client = topology.clients[0].address(Family::V6).to_string();
     assert_eq!(clients, [Some(client.as_str()); 2]);
 
@@ -85,11 +85,11 @@ fn a_follower_sees_a_connection_open_and_close() {
 }
 
 #[test]
-fn following_ends_after_so_many_or_with_who_reads_the_output() {
+fn following_ends_at_the_limit_or_when_the_output_is_closed() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let _servers = finance::http_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, "auto"));
-    let ask = || {
+    let request = || {
         client::curl(
             &topology.clients[0].netns,
             &client::url(Family::V4.balancer(), PORT, "/"),
@@ -104,7 +104,7 @@ fn following_ends_after_so_many_or_with_who_reads_the_output() {
     };
     let limited = follow(&["--limit", "2"]);
     wait_followers(&balancer, 1);
-    ask();
+    request();
     let output = limited.wait_with_output().expect("it ends");
     let table = String::from_utf8(output.stdout).expect("text");
     assert_eq!(output.status.code(), Some(0), "{table}");
@@ -116,26 +116,26 @@ fn following_ends_after_so_many_or_with_who_reads_the_output() {
     assert_eq!(rows[0][..3], ["TIME", "EVENT", "CAUSE"]);
     assert_eq!((rows[1][1], rows[2][1], rows[2][2]), ("open", "close", "fin"));
 
-    // As `vl3-lb flows -f | head -1` does.
+    // As in `vl3-lb flows -f | head -1`.
     let mut headed = follow(&["--no-headers"]);
     wait_followers(&balancer, 1);
     let mut output = BufReader::new(headed.stdout.take().expect("it is piped"));
-    ask();
+    request();
     let mut line = String::new();
     output.read_line(&mut line).expect("read a line");
     assert!(line.ends_with('\n') && line.contains(" open "), "{line}");
     drop(output);
     let status = wait::until("the end of a follower whose output is closed", wait::STEP, || {
-        ask();
+        request();
         let ended = headed.try_wait().expect("look at it");
-        ended.ok_or_else(|| "it still runs".to_owned())
+        ended.ok_or("it still runs")
     });
     assert_eq!(status.code(), Some(0));
     wait_followers(&balancer, 0);
 }
 
 #[test]
-fn a_follower_that_does_not_read_stops_neither_traffic_nor_others() {
+fn a_stopped_follower_blocks_neither_traffic_nor_other_followers() {
     const UDP: u16 = 9000;
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let server = &topology.servers[0];
@@ -143,33 +143,33 @@ fn a_follower_that_does_not_read_stops_neither_traffic_nor_others() {
     let backends = Family::BOTH.map(|family| server.address(family));
     let config = Config::new("auto").service(service("echo", "UDP", UDP, UDP, &backends));
     let balancer = Balancer::start(&topology.balancer, &config);
-    let mut asleep = Follower::start(&balancer, &["flows"]);
+    let mut stopped = Follower::start(&balancer, &["flows"]);
     wait_followers(&balancer, 1);
-    asleep.pause();
+    stopped.pause();
 
     let lost = || balancer.metrics().sum("vl3lb_flow_events_lost_total", &[]);
     let to = SocketAddr::new(Family::V4.balancer(), UDP);
-    // Its queue has room for 8,192, and the kernel for some more.
+    // Its queue has room for 8,192 events, and the kernel for some more.
     let mut ports = (20_000..38_000).step_by(1000);
     wait::until("events to be lost", wait::STEP, || {
         let first = ports.next().expect("the queue is smaller than the flow table");
         open_flows(&topology.clients[0], to, first..first + 1000);
         match lost() {
-            0.0 => Err("none is".to_owned()),
+            0.0 => Err("none is"),
             _ => Ok(()),
         }
     });
-    let mut awake = Follower::start(&balancer, &["flows"]);
+    let mut other = Follower::start(&balancer, &["flows"]);
     wait_followers(&balancer, 2);
     let port = 50_000;
     let socket = client::udp(&topology.clients[0], port, to);
     socket.send(b"still there?").expect("send a datagram");
     assert!(socket.recv(&mut [0; 64]).is_ok(), "traffic goes on");
-    awake.wait_for("the new flow", |event| event["clientPort"] == port);
+    other.wait_for("the new flow", |event| event["clientPort"] == port);
 
-    asleep.resume();
-    let told = asleep.wait_for("what it missed", |event| event["event"] == "lost");
-    assert!(told["events"].as_u64() > Some(0), "{told}");
+    stopped.resume();
+    let lost = stopped.wait_for("the number of lost events", |event| event["event"] == "lost");
+    assert!(lost["events"].as_u64() > Some(0), "{lost}");
 }
 
 /// Sends one datagram from each of these ports.

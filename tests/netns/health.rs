@@ -1,4 +1,4 @@
-//! Dead backends are found by health checks, lose their flows at once, and come back.
+//! Health checks detect dead backends, whose flows end at once, and backends that are back.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -18,19 +18,19 @@ use vl3lb_tests::wait;
 use crate::finance::{self, PORT, TARGET_PORT};
 
 /// The UDP service's port; its backends answer TCP at [`TARGET_PORT`].
-const QUESTIONS: u16 = 5300;
+const ECHO: u16 = 5300;
 const NEW_CONNECTIONS: usize = 40;
 
 #[test]
-fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
+fn a_disconnected_backend_loses_its_flows_and_returns() {
     let attachment = Attachment::VETH_AUTO;
     let topology = Topology::build(&Shape::of(&attachment));
     let _servers = finance::echo_servers(&topology);
-    let _questions = question_servers(&topology);
+    let _echo = udp_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
     wait_states(&balancer, &topology, ["up", "up", "up"]);
     let mut connection = connection_to(&topology, 0);
-    let question = question_to(&topology, 0);
+    let socket = udp_flow_to(&topology, 0);
 
     let port = &topology.servers[0].router_port;
     let set_port = |state: &str| {
@@ -42,12 +42,12 @@ fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
     };
     set_port("down");
     wait_states(&balancer, &topology, ["down", "up", "up"]);
-    // Not even a packet of the dead server could tell the client.
+    // The reset comes from the balancer: no packet of the dead server arrives.
     assert_eq!(
         exchange(&mut connection).unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
-    assert_ne!(ask(&question), "finance-server-1:?");
+    assert_ne!(request(&socket), "finance-server-1:?");
     let names = new_connections(&topology);
     assert!(!names.contains(&finance::server_name(0)), "{names:?}");
     let metrics = balancer.metrics();
@@ -55,11 +55,11 @@ fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
         let labels = [("service", service), ("cause", "backend_down")];
         metrics.sum("vl3lb_service_flows_closed_total", &labels)
     };
-    assert!(closed("finance") >= 1.0 && closed("questions") >= 1.0);
-    let note = note(&balancer, &topology, 0);
+    assert!(closed("finance") >= 1.0 && closed("echo") >= 1.0);
+    let check = check_status(&balancer, &topology, 0);
     assert!(
-        note["lastError"].is_string() && note["consecutive"].as_u64() >= Some(2),
-        "{note}"
+        check["lastError"].is_string() && check["consecutive"].as_u64() >= Some(2),
+        "{check}"
     );
 
     set_port("up");
@@ -74,15 +74,15 @@ fn a_backend_that_is_cut_off_loses_its_flows_and_comes_back() {
     assert_eq!(balancer.metrics().drops("internal"), 0.0);
 }
 
-on_attachments!(a_service_whose_backends_are_all_dead_refuses_at_once:
+on_attachments!(a_service_rejects_new_flows_while_all_backends_are_down:
     veth_auto = Attachment::VETH_AUTO,
     tun_auto = Attachment::TUN_AUTO,
 );
 
-fn a_service_whose_backends_are_all_dead_refuses_at_once(attachment: &Attachment) {
+fn a_service_rejects_new_flows_while_all_backends_are_down(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let mut servers = finance::echo_servers(&topology);
-    let _questions = question_servers(&topology);
+    let _echo = udp_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
     wait_states(&balancer, &topology, ["up", "up", "up"]);
 
@@ -96,25 +96,28 @@ fn a_service_whose_backends_are_all_dead_refuses_at_once(attachment: &Attachment
 
     servers.clear();
     wait_states(&balancer, &topology, ["down", "down", "down"]);
-    assert_eq!(open(&topology).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    let question = question_socket(&topology);
-    question.send(b"?").unwrap();
-    let refused = receive(&question, &mut [0; 100]).unwrap_err();
+    assert_eq!(
+        connect(&topology).unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
+    let socket = udp_socket(&topology);
+    socket.send(b"?").unwrap();
+    let refused = receive(&socket, &mut [0; 100]).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     let line = "service finance degraded -> down: no backend up (0 of 3); new flows are refused";
     assert_eq!(balancer.log().matches(line).count(), 1);
 
     let _servers = finance::echo_servers(&topology);
     wait_states(&balancer, &topology, ["up", "up", "up"]);
-    open(&topology).unwrap();
+    connect(&topology).unwrap();
 }
 
-on_attachments!(checks_do_not_go_through_the_workers:
+on_attachments!(health_checks_bypass_the_workers:
     veth_auto = Attachment::VETH_AUTO,
     tun_auto = Attachment::TUN_AUTO,
 );
 
-fn checks_do_not_go_through_the_workers(attachment: &Attachment) {
+fn health_checks_bypass_the_workers(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
@@ -146,16 +149,16 @@ fn config(topology: &Topology, mode: &str) -> Config {
         service
     };
     let finance = service("finance", "TCP", PORT, TARGET_PORT, &backends);
-    let questions = service("questions", "UDP", QUESTIONS, QUESTIONS, &backends);
+    let echo = service("echo", "UDP", ECHO, ECHO, &backends);
     Config::new(mode)
         .service(checked(finance, json!({})))
-        .service(checked(questions, json!({"port": TARGET_PORT})))
+        .service(checked(echo, json!({"port": TARGET_PORT})))
 }
 
-fn question_servers(topology: &Topology) -> Vec<UdpServer> {
+fn udp_servers(topology: &Topology) -> Vec<UdpServer> {
     let servers = topology.servers.iter().enumerate();
     servers
-        .map(|(index, node)| UdpServer::echo(&node.netns, &finance::server_name(index), QUESTIONS))
+        .map(|(index, node)| UdpServer::echo(&node.netns, &finance::server_name(index), ECHO))
         .collect()
 }
 
@@ -165,13 +168,13 @@ fn wait_states(balancer: &Balancer, topology: &Topology, states: [&str; 3]) {
     let expected: Vec<_> = servers
         .map(|(node, state)| (node.address(Family::V4).to_string(), state))
         .collect();
-    for service in ["finance", "questions"] {
+    for service in ["finance", "echo"] {
         balancer.wait_backends(service, &expected);
     }
 }
 
-/// What the views say of the checks of a backend of `finance`.
-fn note(balancer: &Balancer, topology: &Topology, server: usize) -> Value {
+/// The health check of a backend of `finance`, as the views show it.
+fn check_status(balancer: &Balancer, topology: &Topology, server: usize) -> Value {
     let answer = balancer.cli_json(&["backends", "--service", "finance"]);
     let address = topology.servers[server].address(Family::V4).to_string();
     let items = answer["items"].as_array().unwrap();
@@ -179,7 +182,7 @@ fn note(balancer: &Balancer, topology: &Topology, server: usize) -> Value {
     item.unwrap()["check"].clone()
 }
 
-fn open(topology: &Topology) -> io::Result<TcpStream> {
+fn connect(topology: &Topology) -> io::Result<TcpStream> {
     let node = &topology.clients[0];
     let from = SocketAddr::new(node.address(Family::V4), 0);
     let to = SocketAddr::new(Family::V4.balancer(), PORT);
@@ -188,14 +191,14 @@ fn open(topology: &Topology) -> io::Result<TcpStream> {
 
 /// The names of the servers that new connections reach.
 fn new_connections(topology: &Topology) -> Vec<String> {
-    let connect = |_| greeting(&mut open(topology).expect("connect to the service")).expect("a greeting");
-    (0..NEW_CONNECTIONS).map(connect).collect()
+    let server = |_| greeting(&mut connect(topology).expect("connect to the service")).expect("a greeting");
+    (0..NEW_CONNECTIONS).map(server).collect()
 }
 
-/// A connection that was greeted by this server.
+/// A connection to this server.
 fn connection_to(topology: &Topology, server: usize) -> TcpStream {
     let name = finance::server_name(server);
-    let mut connections = (0..NEW_CONNECTIONS).map(|_| open(topology).expect("connect to the service"));
+    let mut connections = (0..NEW_CONNECTIONS).map(|_| connect(topology).expect("connect to the service"));
     let found = connections.find_map(|mut stream| (greeting(&mut stream).ok()? == name).then_some(stream));
     found.expect("round-robin reaches every server")
 }
@@ -205,21 +208,21 @@ fn exchange(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut [0; 12])
 }
 
-fn question_socket(topology: &Topology) -> UdpSocket {
-    let to = SocketAddr::new(Family::V4.balancer(), QUESTIONS);
+fn udp_socket(topology: &Topology) -> UdpSocket {
+    let to = SocketAddr::new(Family::V4.balancer(), ECHO);
     client::udp(&topology.clients[0], 0, to)
 }
 
-/// A socket whose flow is with this server.
-fn question_to(topology: &Topology, server: usize) -> UdpSocket {
+/// A UDP socket whose flow has this server.
+fn udp_flow_to(topology: &Topology, server: usize) -> UdpSocket {
     let answer = format!("{}:?", finance::server_name(server));
-    let mut sockets = (0..NEW_CONNECTIONS).map(|_| question_socket(topology));
+    let mut sockets = (0..NEW_CONNECTIONS).map(|_| udp_socket(topology));
     sockets
-        .find(|socket| ask(socket) == answer)
+        .find(|socket| request(socket) == answer)
         .expect("round-robin reaches every server")
 }
 
-fn ask(socket: &UdpSocket) -> String {
+fn request(socket: &UdpSocket) -> String {
     socket.send(b"?").expect("send a question");
     let mut answer = [0; 100];
     let length = receive(socket, &mut answer).expect("an answer");

@@ -28,7 +28,7 @@ on_attachments!(requests_by_name_reach_every_backend:
 );
 
 fn requests_by_name_reach_every_backend(attachment: &Attachment) {
-    ask(&Shape::of(attachment), attachment.mode);
+    request(&Shape::of(attachment), attachment.mode);
 }
 
 on_attachments!(requests_reach_every_backend_behind_a_router:
@@ -43,14 +43,14 @@ fn requests_reach_every_backend_behind_a_router(attachment: &Attachment) {
         layout: Layout::Routed,
         ..Shape::of(attachment)
     };
-    ask(&shape, attachment.mode);
+    request(&shape, attachment.mode);
 }
 
-fn ask(shape: &Shape, mode: &str) {
+fn request(shape: &Shape, mode: &str) {
     let testbed = Testbed::http(shape, mode);
     let client = &testbed.topology.clients[0].netns;
     client.resolve_with(Family::V4.balancer());
-    // The chance that one of three backends gets none of 40 is below one in a million.
+    // The probability that one of three backends gets none of 40 is below one in a million.
     const REQUESTS: u32 = 40;
     for family in Family::BOTH {
         let mut answers = BTreeMap::new();

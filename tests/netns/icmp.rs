@@ -1,4 +1,4 @@
-//! ICMP errors find the flow they are about, on either side of the translation.
+//! ICMP errors are matched to their flow and translated, in both directions.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -48,7 +48,7 @@ fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attac
                 .ip(&format!("route replace {address}/{prefix} dev {port} mtu {mtu}"))
                 .or_panic();
         };
-        // Neither end can know: its own interface says 1500.
+        // The ends do not know it: the MTU of their own interfaces is 1500.
         narrow(server, 1400);
         client::upload(&client.netns, family.balancer(), finance::PORT, LENGTH);
         assert_eq!(
@@ -67,14 +67,14 @@ fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attac
     assert_eq!(balancer.metrics().drops("internal"), 0.0);
 }
 
-/// What `node` has learned about the path to `to`.
+/// The path MTU to `to` that `node` has learned.
 fn path_mtu(node: &Node, to: IpAddr) -> Option<u16> {
     let route = process::run(node.netns.command("ip").args(["route", "get", &to.to_string()])).or_panic();
     let mut words = route.split_whitespace().skip_while(|word| *word != "mtu");
     words.nth(1)?.parse().ok()
 }
 
-on_attachments!(a_closed_port_of_a_backend_refuses_the_client:
+on_attachments!(port_unreachable_from_a_backend_reaches_the_client:
     veth_auto = Attachment::VETH_AUTO,
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
@@ -83,19 +83,19 @@ on_attachments!(a_closed_port_of_a_backend_refuses_the_client:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn a_closed_port_of_a_backend_refuses_the_client(attachment: &Attachment) {
+fn port_unreachable_from_a_backend_reaches_the_client(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _balancer = Balancer::start(&topology.balancer, &udp_config(&topology, attachment));
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), UDP_PORT);
         let socket = client::udp(&topology.clients[0], 0, to);
-        socket.send(b"anyone?").expect("send");
-        let error = receive(&socket, &mut [0; 10]).expect_err("an answer from nothing");
+        socket.send(b"request").expect("send");
+        let error = receive(&socket, &mut [0; 10]).expect_err("an ICMP error");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{family:?}: {error}");
     }
 }
 
-on_attachments!(a_packet_whose_time_is_up_is_answered_with_time_exceeded:
+on_attachments!(a_packet_with_expired_ttl_gets_time_exceeded:
     veth_auto = Attachment::VETH_AUTO,
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
@@ -104,7 +104,7 @@ on_attachments!(a_packet_whose_time_is_up_is_answered_with_time_exceeded:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn a_packet_whose_time_is_up_is_answered_with_time_exceeded(attachment: &Attachment) {
+fn a_packet_with_expired_ttl_gets_time_exceeded(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let balancer = Balancer::start(&topology.balancer, &udp_config(&topology, attachment));
     let node = &topology.clients[0];
@@ -157,15 +157,15 @@ fn icmp_listener(node: &Node, family: Family) -> OwnedFd {
     socket
 }
 
-/// The next Time Exceeded message, from its ICMP header on, and who sent it.
+/// Sender and ICMP message, from its header on, of the next Time Exceeded.
 fn next_error(socket: &OwnedFd, family: Family) -> (IpAddr, Vec<u8>) {
     let time_exceeded = if family == Family::V4 { 11 } else { 3 };
     let mut buffer = vec![0; 2000];
-    // Neighbour discovery and pings come by, too.
+    // Among neighbour discovery and pings.
     for _ in 0..100 {
         let (length, _, from) =
             recvfrom(socket, &mut buffer, RecvFlags::empty()).expect("a Time Exceeded message");
-        // Raw IPv4 sockets see the IP header.
+        // Raw IPv4 sockets receive the IP header.
         let start = if family == Family::V4 {
             usize::from(buffer[0] & 15) * 4
         } else {

@@ -1,4 +1,4 @@
-//! A balancer without traffic costs next to nothing.
+//! A balancer without traffic uses almost no CPU time.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use vl3lb_tests::topology::{Shape, Topology};
 use crate::finance;
 
 const WATCHED: Duration = Duration::from_secs(5);
-/// USER_HZ, which is 100 on every Linux that we run on: proc_pid_stat(5).
+/// USER_HZ: proc_pid_stat(5).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 on_attachments!(an_idle_balancer_uses_less_than_one_percent_of_a_core:
@@ -25,7 +25,7 @@ fn an_idle_balancer_uses_less_than_one_percent_of_a_core(attachment: &Attachment
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::http_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
-    // Idle after work, not only after the start.
+    // Idle after traffic, not only after the start.
     let url = client::url(Family::V4.balancer(), finance::PORT, "/bytes/10000000");
     client::curl_discard(&topology.clients[0].netns, &url);
     let start = (Instant::now(), cpu_ticks(balancer.pid()));

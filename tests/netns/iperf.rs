@@ -39,7 +39,7 @@ fn iperf3_runs_over_tcp_and_udp(attachment: &Attachment) {
             let _server = Iperf3Server::start(&server.netns, PORT);
             let report = iperf3(client, address, PORT, &[&["-n", "20M"], direction].concat());
             let received = &report["end"]["sum_received"]["bytes"];
-            // The receiver's count ends when the client says so, with some of the data still on the way.
+            // The client ends the receiver's count, with some of the data still on the way.
             assert!(
                 received.as_f64() > Some(10e6),
                 "{family:?} {direction:?}: {received} bytes"

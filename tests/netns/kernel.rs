@@ -1,4 +1,4 @@
-//! What is not a service's traffic reaches the kernel beside the balancer.
+//! Traffic that does not belong to a service reaches the kernel.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,9 +9,7 @@ use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::server::greeting;
-use vl3lb_tests::socket::connect_tcp;
 use vl3lb_tests::topology::{Shape, Topology};
-use vl3lb_tests::wait;
 
 use crate::finance;
 
@@ -40,13 +38,13 @@ fn ping_is_answered(attachment: &Attachment) {
     }
 }
 
-on_attachments!(neighbours_are_resolved_again_after_they_are_forgotten:
+on_attachments!(flushed_neighbours_are_resolved_again:
     native = Attachment::VETH_NATIVE,
     generic = Attachment::VETH_GENERIC,
     companion = Attachment::VETH_COMPANION,
 );
 
-fn neighbours_are_resolved_again_after_they_are_forgotten(attachment: &Attachment) {
+fn flushed_neighbours_are_resolved_again(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::http_servers(&topology);
     let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
@@ -58,7 +56,7 @@ fn neighbours_are_resolved_again_after_they_are_forgotten(attachment: &Attachmen
             .chain([&topology.clients[0], &topology.balancer])
         {
             let mut flush = node.netns.command("ip");
-            // It fails if an entry is back before it is done, which is what we are after.
+            // It fails if an entry is back before it ends, which is fine.
             flush
                 .args(["neigh", "flush", "dev", INTERFACE])
                 .output()
@@ -89,22 +87,18 @@ fn listeners_beside_the_balancer_are_reached(attachment: &Attachment) {
     }
 }
 
-on_every_link!(the_pods_own_connections_to_a_backend_work);
+on_every_link!(connections_from_the_balancers_own_node_reach_backends);
 
 /// Replies to these come from the same address and port as replies to balanced flows.
-fn the_pods_own_connections_to_a_backend_work(attachment: &Attachment) {
+fn connections_from_the_balancers_own_node_reach_backends(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::echo_servers(&topology);
     let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     for family in Family::BOTH {
         let server = SocketAddr::new(topology.servers[0].address(family), finance::TARGET_PORT);
-        let from = SocketAddr::new(family.balancer(), 0);
-        // Many, so that the kernel's choice of ports is a sample.
-        let mut streams: Vec<TcpStream> = topology.balancer.netns.run(|| {
-            (0..100)
-                .map(|_| connect_tcp(from, server, wait::STEP).expect("connect from the balancer's pod"))
-                .collect()
-        });
+        // Many, to sample the ports that the kernel chooses.
+        let connect = |_| client::tcp(&topology.balancer, server);
+        let mut streams: Vec<TcpStream> = (0..100).map(connect).collect();
         for stream in &mut streams {
             assert_eq!(greeting(stream).unwrap(), finance::server_name(0));
             stream.write_all(b"ping").unwrap();

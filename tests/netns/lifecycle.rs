@@ -1,4 +1,4 @@
-//! The balancer leaves as it came, and comes back after it was killed.
+//! The balancer leaves nothing behind when it is terminated, and starts again after it was killed.
 
 use serde_json::Value;
 use vl3lb_testbed::addresses::{Family, INTERFACE};
@@ -24,13 +24,13 @@ fn sigterm_ends_with_success_and_leaves_nothing_behind(attachment: &Attachment) 
     let _servers = finance::http_servers(&topology);
     let before = Traces::of(&topology.balancer.netns);
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
-    ask(&topology);
+    request(&topology);
     let status = balancer.terminate();
     assert_eq!(status.code(), Some(0), "{}", balancer.log());
     assert_eq!(Traces::of(&topology.balancer.netns), before);
 }
 
-on_attachments!(it_starts_again_after_it_was_killed:
+on_attachments!(a_killed_balancer_starts_again:
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
     veth_companion = Attachment::VETH_COMPANION,
@@ -38,26 +38,26 @@ on_attachments!(it_starts_again_after_it_was_killed:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn it_starts_again_after_it_was_killed(attachment: &Attachment) {
+fn a_killed_balancer_starts_again(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::http_servers(&topology);
     let before = Traces::of(&topology.balancer.netns);
     let mut balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
-    ask(&topology);
+    request(&topology);
     for _ in 0..2 {
         balancer.kill();
         if attachment.link != (Link::Tun { offloads: false }) {
-            // Without the balancer the kernel owns the address again.
+            // Without the balancer the kernel answers for the address.
             client::ping(&topology.clients[0].netns, Family::V4.balancer());
         }
         balancer.restart();
-        ask(&topology);
+        request(&topology);
     }
     assert_eq!(balancer.terminate().code(), Some(0), "{}", balancer.log());
     assert_eq!(Traces::of(&topology.balancer.netns), before);
 }
 
-fn ask(topology: &Topology) {
+fn request(topology: &Topology) {
     for family in Family::BOTH {
         let url = client::url(family.balancer(), finance::PORT, "/");
         let answer = client::curl(&topology.clients[0].netns, &url);
@@ -65,7 +65,7 @@ fn ask(topology: &Topology) {
     }
 }
 
-/// What a balancer could leave in its namespace.
+/// Everything that a balancer could leave in its namespace.
 #[derive(Debug, PartialEq)]
 struct Traces {
     links: Vec<String>,

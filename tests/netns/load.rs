@@ -1,5 +1,5 @@
-//! `vl3-perf load` through a balancer: what is sent comes back unharmed, with each engine and protocol, and the
-//! exit status says what happened.
+//! `vl3-perf load` through a balancer: with each engine and protocol the data returns undamaged, and the exit status
+//! names the outcome.
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
@@ -11,12 +11,12 @@ use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client::text;
 use vl3lb_tests::config::{Config, service};
-use vl3lb_tests::perf::{self, OtherEnd};
+use vl3lb_tests::perf::{self, EchoServer};
 use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance::{self, PORT, TARGET_PORT};
 
-/// Slow and short: machines that test have two cores.
+/// Slow and short: CI has two cores.
 const SHORT: [&str; 6] = ["-R", "500", "-d", "1s", "-O", "200ms"];
 
 /// One service over UDP and TCP.
@@ -28,10 +28,10 @@ fn config(topology: &Topology, mode: &str) -> Config {
         .service(service("tcp", "TCP"))
 }
 
-fn servers(topology: &Topology) -> Vec<OtherEnd> {
+fn servers(topology: &Topology) -> Vec<EchoServer> {
     let servers = topology.servers.iter();
     servers
-        .map(|node| OtherEnd::serve(&node.netns, TARGET_PORT))
+        .map(|node| EchoServer::serve(&node.netns, TARGET_PORT))
         .collect()
 }
 
@@ -41,8 +41,8 @@ fn load(topology: &Topology, family: Family, more: &[&str]) -> Value {
     perf::report(&topology.clients[0].netns, &words, 0)
 }
 
-/// All came back, each once and unharmed. A packet may be lost on a machine that is short of time; most are not.
-fn assert_whole(report: &Value, what: &str) {
+/// Panics unless at least 90% returned, undamaged and without duplicates. A busy machine may lose some packets.
+fn assert_undamaged(report: &Value, what: &str) {
     let run = &report["runs"][0];
     let count = |key: &str| {
         run[key]
@@ -57,13 +57,13 @@ fn assert_whole(report: &Value, what: &str) {
     }
 }
 
-on_attachments!(packets_and_connections_come_back_whole:
+on_attachments!(packets_and_connections_return_undamaged:
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
     tun_auto = Attachment::TUN_AUTO,
 );
 
-fn packets_and_connections_come_back_whole(attachment: &Attachment) {
+fn packets_and_connections_return_undamaged(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment.mode));
@@ -78,7 +78,7 @@ fn packets_and_connections_come_back_whole(attachment: &Attachment) {
             &["-p", "tcp", "--keep", "-c", "20"],
         ] {
             let report = load(&topology, family, more);
-            assert_whole(&report, &format!("{family:?} {more:?}"));
+            assert_undamaged(&report, &format!("{family:?} {more:?}"));
             let engine = if more.contains(&"xdp") { "xdp" } else { "socket" };
             assert_eq!(report["environment"]["engine"], engine, "{more:?}");
         }
@@ -88,14 +88,14 @@ fn packets_and_connections_come_back_whole(attachment: &Attachment) {
 }
 
 #[test]
-fn made_up_connections_pass_as_real_ones() {
+fn synthetic_tcp_connections_open_flows() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_NATIVE));
     let _reflectors: Vec<_> = topology
         .servers
         .iter()
         .map(|node| {
             let listen = Family::BOTH.map(|family| SocketAddr::new(node.address(family), TARGET_PORT));
-            OtherEnd::reflect(&node.netns, "auto", &listen)
+            EchoServer::reflect(&node.netns, "auto", &listen)
         })
         .collect();
     let balancer = Balancer::start(&topology.balancer, &config(&topology, "native"));
@@ -103,7 +103,7 @@ fn made_up_connections_pass_as_real_ones() {
         for protocol in ["tcp-packets", "udp"] {
             let more = ["-p", protocol, "--flows", "30", "--engine", "xdp"];
             let report = load(&topology, family, &more);
-            assert_whole(&report, &format!("{family:?} {more:?}"));
+            assert_undamaged(&report, &format!("{family:?} {more:?}"));
         }
     }
     let opened = balancer
@@ -113,7 +113,7 @@ fn made_up_connections_pass_as_real_ones() {
 }
 
 #[test]
-fn a_condition_that_holds_is_status_4() {
+fn a_failed_condition_has_exit_status_4() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_NATIVE));
     let _servers = servers(&topology);
     let client = &topology.clients[0].netns;
@@ -141,7 +141,7 @@ fn a_condition_that_holds_is_status_4() {
 }
 
 #[test]
-fn what_cannot_be_loaded_has_its_own_status() {
+fn unusable_targets_have_exit_status_2_or_3() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_NATIVE));
     let client = &topology.clients[0].netns;
     let server = topology.servers[0].address(Family::V4);
@@ -178,7 +178,7 @@ fn what_cannot_be_loaded_has_its_own_status() {
 }
 
 #[test]
-fn an_interrupted_run_reports_what_it_has() {
+fn an_interrupted_run_reports_its_results_so_far() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_NATIVE));
     let _servers = servers(&topology);
     let client = &topology.clients[0].netns;
@@ -191,7 +191,7 @@ fn an_interrupted_run_reports_what_it_has() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("run vl3-perf");
-    // The second line of progress: something was measured.
+    // At the second line of progress there are measurements.
     let mut progress = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
     let seen = progress
         .by_ref()

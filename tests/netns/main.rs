@@ -1,5 +1,5 @@
-//! Black-box tests of the binary in network namespaces: root only, and the environment variable VL3LB_BIN
-//! names the binary. Each module is one promise to users.
+//! Black-box tests of the binary in network namespaces. They need root, and VL3LB_BIN and VL3PERF_BIN, the absolute
+//! paths of the binaries. Each module covers one promise to users.
 
 /// Defines one test per attachment: `on_attachments!(name: one = Attachment::ONE, ...)` calls the function
 /// `name` with each.
@@ -21,9 +21,9 @@ mod affinity;
 mod attachment;
 mod bulk;
 mod capability;
-mod change;
 mod cli;
 mod compare;
+mod config_change;
 mod connections;
 mod dns;
 mod events;
@@ -38,9 +38,9 @@ mod iperf;
 mod kernel;
 mod lifecycle;
 mod load;
+mod malformed;
 mod queues;
-mod refusal;
+mod reject;
+mod source_port;
 mod testbed;
-mod tuples;
 mod udp_segment;
-mod wrong_input;

@@ -1,4 +1,4 @@
-//! With two receive queues, two workers share the work, whichever worker a reply arrives at.
+//! With two receive queues, two workers share the flows, and hand over replies that arrive at the other one.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,38 +6,28 @@ use std::net::{SocketAddr, TcpStream};
 use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
 use vl3lb_tests::server::greeting;
-use vl3lb_tests::socket::connect_tcp;
 use vl3lb_tests::topology::{Shape, Topology};
-use vl3lb_tests::wait;
 
 use crate::finance;
 
 const CONNECTIONS: usize = 64;
 
-// Generic mode is not here: the kernel hands all packets of a veth without NAPI to queue 0 in it.
-on_attachments!(both_workers_serve_and_hand_over_replies:
+// Without generic mode: in it the kernel assigns all packets of a veth without NAPI to queue 0.
+on_attachments!(two_workers_serve_and_hand_over_replies:
     native = Attachment::VETH_NATIVE.two_queues(),
     companion = Attachment::VETH_COMPANION.two_queues(),
 );
 
-fn both_workers_serve_and_hand_over_replies(attachment: &Attachment) {
+fn two_workers_serve_and_hand_over_replies(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::echo_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let node = &topology.clients[0];
     for family in Family::BOTH {
-        let (from, to) = (
-            SocketAddr::new(node.address(family), 0),
-            SocketAddr::new(family.balancer(), finance::PORT),
-        );
-        let mut streams: Vec<TcpStream> = (0..CONNECTIONS)
-            .map(|_| {
-                node.netns
-                    .run(|| connect_tcp(from, to, wait::STEP))
-                    .expect("connect")
-            })
-            .collect();
+        let to = SocketAddr::new(family.balancer(), finance::PORT);
+        let mut streams: Vec<TcpStream> = (0..CONNECTIONS).map(|_| client::tcp(node, to)).collect();
         for stream in &mut streams {
             greeting(stream).expect("the backend greets");
             stream.write_all(&[1; 1000]).expect("write");
@@ -51,10 +41,10 @@ fn both_workers_serve_and_hand_over_replies(attachment: &Attachment) {
         let flows = metrics.sum("vl3lb_flow_table_entries", &[("worker", worker)]);
         assert!(flows > 10.0, "worker {worker} owns {flows} flows");
     }
-    // In companion mode our own program chooses the queue, so that replies find their owner.
+    // In companion mode the steer program selects the owner's queue.
     if attachment.mode == "native" {
         let handed = metrics.sum("vl3lb_worker_handoff_packets_total", &[]);
-        assert!(handed > 0.0, "all replies arrived at their owners by chance?");
+        assert!(handed > 0.0, "no reply was handed over");
     }
     assert_eq!(metrics.drops("handoff_full"), 0.0);
 }

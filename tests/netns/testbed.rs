@@ -27,18 +27,18 @@ on_attachments!(peers_reach_each_other_without_a_balancer:
 );
 
 fn peers_reach_each_other_without_a_balancer(attachment: &Attachment) {
-    talk(&Shape::of(attachment));
+    transfer(&Shape::of(attachment));
 }
 
 #[test]
 fn peers_reach_each_other_through_a_router() {
-    talk(&Shape {
+    transfer(&Shape {
         layout: Layout::Routed,
         ..Shape::of(&Attachment::VETH_AUTO)
     });
 }
 
-fn talk(shape: &Shape) {
+fn transfer(shape: &Shape) {
     let topology = Topology::build(shape);
     let _servers = http_servers(&topology);
     let client = &topology.clients[0].netns;
@@ -83,7 +83,7 @@ fn iperf3_runs_directly() {
     let address = topology.servers[0].address(Family::V6);
     let report = client::iperf3(&topology.clients[0].netns, address, 5201, &["-n", "10M"]);
     let received = &report["end"]["sum_received"]["bytes"];
-    // The server's count ends when the client says so, with some of the data still on the way.
+    // The client ends the server's count, with some of the data still on the way.
     assert!(received.as_f64() > Some(5e6), "{received} bytes");
 }
 

@@ -1,4 +1,4 @@
-//! Senders with UDP segmentation, as QUIC stacks are: what they send arrives as the datagrams they meant.
+//! UDP super-packets (UDP_SEGMENT, as QUIC stacks send them) arrive as the datagrams that they consist of.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -49,12 +49,12 @@ fn each_segment_arrives_as_one_datagram(attachment: &Attachment) {
     }
 }
 
-on_attachments!(forced_generic_mode_counts_what_it_cannot_cut:
+on_attachments!(generic_mode_drops_and_counts_udp_super_packets:
     veth = Attachment::VETH_GENERIC,
     tun_offload = Attachment::TUN_OFFLOAD_GENERIC,
 );
 
-fn forced_generic_mode_counts_what_it_cannot_cut(attachment: &Attachment) {
+fn generic_mode_drops_and_counts_udp_super_packets(attachment: &Attachment) {
     let (topology, server) = one_server(attachment);
     let balancer = Balancer::start(&topology.balancer, &config(&topology, attachment));
     for family in Family::BOTH {
@@ -70,7 +70,7 @@ fn forced_generic_mode_counts_what_it_cannot_cut(attachment: &Attachment) {
                 .then_some(())
                 .ok_or_else(|| format!("{:?}", metrics.all_drops()))
         });
-        // A plain datagram after them passes, and nothing of the others came out as a giant.
+        // A plain datagram after them passes, and no super-packet arrives as one datagram.
         set_udp_segment(&socket, 0).expect("UDP_SEGMENT can be switched off");
         socket.send(b"plain").unwrap();
         let mut answer = [0; 100];
@@ -85,7 +85,7 @@ fn forced_generic_mode_counts_what_it_cannot_cut(attachment: &Attachment) {
     let log = balancer.log();
     assert!(
         log.to_ascii_lowercase().contains("udp"),
-        "the start does not say what this mode refuses: {log}"
+        "the log does not say what this mode drops: {log}"
     );
 }
 

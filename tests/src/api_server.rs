@@ -1,8 +1,7 @@
-//! A Kubernetes API server with its etcd and nothing else: no scheduler, controllers or nodes, so that a test
-//! plays all of them.
+//! A Kubernetes API server with its etcd, and without scheduler, controllers and nodes: the test does their work.
 //!
-//! Both run in a network namespace of the test's, keep their files in a folder that goes with them, and end
-//! when the test is killed. Programs come from the folder that VL3LB_CLUSTER_BIN names.
+//! Both run in a network namespace of the test, keep their files in a temporary folder, and end when the test is
+//! killed. The programs are in the folder VL3LB_CLUSTER_BIN.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +24,7 @@ use vl3lb_testbed::process::{self, Process};
 use vl3lb_testbed::{Netns, OrPanic};
 
 const PORT: u16 = 6443;
-/// Of the user that may do everything.
+/// Token of the user with all permissions.
 const ADMIN_TOKEN: &str = "admin-of-the-test";
 /// The server needs five seconds of a free core to start.
 const START: Duration = Duration::from_secs(90);
@@ -43,30 +42,30 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A started API server. Dropping it ends it, and shows the end of its log if the test is failing.
+/// A running API server. Dropping it ends it, and prints the end of its log if the test is failing.
 #[derive(Debug)]
 pub struct ApiServer {
-    place: Netns,
+    netns: Netns,
     address: IpAddr,
     /// More options of the program.
     options: Vec<String>,
     dir: TempDir,
-    // In the order in which they end.
+    // The server ends before etcd.
     server: Option<Process>,
     _etcd: Process,
 }
 
 impl ApiServer {
-    /// Starts it at `address`, port 6443, of the namespace `place`, and waits until it is ready.
-    pub fn start(place: &Netns, address: IpAddr) -> Self {
-        Self::start_with(place, address, &[])
+    /// Starts it at `address`, port 6443, of `netns`, and waits until it is ready.
+    pub fn start(netns: &Netns, address: IpAddr) -> Self {
+        Self::start_with(netns, address, &[])
     }
 
     /// The same with more options, such as `--watch-cache=false`.
-    pub fn start_with(place: &Netns, address: IpAddr, options: &[&str]) -> Self {
+    pub fn start_with(netns: &Netns, address: IpAddr, options: &[&str]) -> Self {
         let dir = TempDir::with_prefix("vl3lb-api-server").expect("make a temporary directory");
-        let etcd = start_etcd(place, dir.path());
-        // Signs the tokens of service accounts.
+        let etcd = start_etcd(netns, dir.path());
+        // The key that signs the tokens of service accounts.
         process::run(
             Command::new("openssl")
                 .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"])
@@ -76,7 +75,7 @@ impl ApiServer {
         let tokens = format!("{ADMIN_TOKEN},admin,admin,system:masters\n");
         std::fs::write(dir.path().join("tokens.csv"), tokens).expect("write the token");
         let mut server = Self {
-            place: place.clone(),
+            netns: netns.clone(),
             address,
             options: options.iter().map(|&option| option.to_owned()).collect(),
             dir,
@@ -103,11 +102,11 @@ impl ApiServer {
         let mut options = vec![
             format!("--advertise-address={}", self.address),
             "--authorization-mode=RBAC".to_owned(),
-            // Its own certificate is made there, by itself.
+            // It creates its certificate there.
             format!("--cert-dir={}", file("certificates")),
-            // The namespaces' service accounts would have to be made by a controller.
+            // No controller creates the namespaces' service accounts.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
-            // No service `kubernetes` leads to it, and a loopback address may not.
+            // No Service `kubernetes` is needed, and one cannot have a loopback address.
             "--endpoint-reconciler-type=none".to_owned(),
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             format!("--secure-port={PORT}"),
@@ -121,7 +120,7 @@ impl ApiServer {
             format!("--token-auth-file={}", file("tokens.csv")),
         ];
         options.extend(self.options.iter().cloned());
-        let mut server = start(&self.place, "kube-apiserver", &options, &dir.join("server.log"));
+        let mut server = start(&self.netns, "kube-apiserver", &options, &dir.join("server.log"));
         wait::until("the API server to be ready", START, || {
             server.check_running().or_panic();
             if !dir.join("certificates/apiserver.crt").exists() {
@@ -129,18 +128,18 @@ impl ApiServer {
             }
             let ready = self.try_get("/readyz");
             std::thread::sleep(Duration::from_millis(100));
-            ready.map(|_| ())
+            ready.map(|_| ()).map_err(|error| error.to_string())
         });
         self.server = Some(server);
     }
 
-    /// The kubeconfig of the user that may do everything; its namespace is `default`.
+    /// The kubeconfig of the user with all permissions; its namespace is `default`.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("admin.json")
     }
 
-    /// Makes a namespace and a service account in it, if they are not there, and a kubeconfig with a token
-    /// of the account and the namespace.
+    /// Creates a namespace and a service account in it, unless they exist, and a kubeconfig with a token of the
+    /// account and the namespace.
     pub fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
         let token = self.run(async |client| {
             let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -156,7 +155,7 @@ impl ApiServer {
                 .await
                 .expect("request a token")
                 .status
-                .expect("an answered request has a status")
+                .expect("an accepted TokenRequest has a status")
                 .token
                 .expect("a status has a token")
         });
@@ -165,10 +164,10 @@ impl ApiServer {
         self.dir.path().join(name)
     }
 
-    /// Runs `work` with a client that may do everything, on a thread in the server's namespace.
+    /// Runs `work` with a client that has all permissions, on a thread in the server's namespace.
     pub fn run<T: Send>(&self, work: impl AsyncFnOnce(kube::Client) -> T + Send) -> T {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("read the kubeconfig");
-        self.place.run(|| {
+        self.netns.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -176,8 +175,8 @@ impl ApiServer {
             runtime.block_on(async {
                 let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                     .await
-                    .expect("understand the kubeconfig");
-                work(kube::Client::try_from(config).expect("make a client")).await
+                    .expect("load the kubeconfig");
+                work(kube::Client::try_from(config).expect("create a client")).await
             })
         })
     }
@@ -186,11 +185,11 @@ impl ApiServer {
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
         let file = self.dir.path().join("input");
         std::fs::write(&file, input).expect("write kubectl's input");
-        self.place
+        self.netns
             .command(program("kubectl").to_str().expect("UTF-8"))
             .arg("--kubeconfig")
             .arg(self.kubeconfig())
-            // Else it asks for the list of all resources each time.
+            // Without a cache it lists all resources each time.
             .arg("--cache-dir")
             .arg(self.dir.path().join("kubectl"))
             .args(arguments)
@@ -199,7 +198,7 @@ impl ApiServer {
             .expect("run kubectl")
     }
 
-    /// Like [`kubectl`](Self::kubectl), and panics if it fails. What it printed.
+    /// The output of [`kubectl`](Self::kubectl); panics if it fails.
     pub fn must_kubectl(&self, arguments: &[&str], input: &str) -> String {
         let output = self.kubectl(arguments, input);
         assert!(
@@ -210,12 +209,12 @@ impl ApiServer {
         String::from_utf8(output.stdout).expect("kubectl prints UTF-8")
     }
 
-    /// Makes etcd forget all revisions before the current one: whoever asks for changes since an older one
-    /// gets 410 Gone, at the latest after the next [`restart`](Self::restart).
+    /// Compacts etcd: a watch from an earlier revision gets 410 Gone, at the latest after the next
+    /// [`restart`](Self::restart).
     pub fn compact(&self) {
         // etcd's gRPC gateway: https://etcd.io/docs/v3.6/dev-guide/api_grpc_gateway/
         let post = |path: &str, body: &str| -> Value {
-            let mut curl = self.place.command("curl");
+            let mut curl = self.netns.command("curl");
             curl.args(["-sSf", "--max-time", "10", "--data", body]);
             let answer = process::run(curl.arg(format!("http://127.0.0.1:2379{path}"))).or_panic();
             serde_json::from_str(&answer).unwrap_or_else(|error| panic!("etcd {path}: {error}: {answer}"))
@@ -228,9 +227,10 @@ impl ApiServer {
         );
     }
 
-    /// What the server answers to a GET of `path`; panics if it is no success.
+    /// The body of the answer to a GET of `path`; panics unless it succeeds.
     pub fn get(&self, path: &str) -> String {
-        self.try_get(path).unwrap_or_else(|error| panic!("{error}"))
+        self.try_get(path)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
     /// The object at `path`, if there is one.
@@ -245,7 +245,7 @@ impl ApiServer {
         }
     }
 
-    /// Applies the object at `path`: what an earlier call gave it, and this one does not, is taken away.
+    /// Applies the object at `path` (server-side apply): fields of an earlier call that this one lacks are removed.
     pub fn apply(&self, path: &str, object: &Value) {
         let applied: kube::Result<Value> = self.run(async |client| {
             let request = http::Request::patch(format!("{path}?fieldManager=test&force=true"))
@@ -257,10 +257,10 @@ impl ApiServer {
         applied.unwrap_or_else(|error| panic!("apply {path}: {error}"));
     }
 
-    /// How many requests the server answered since its start, by verb, such as LIST, and resource.
+    /// Number of requests since the server's start, by verb, such as LIST, and resource.
     pub fn requests(&self, verb: &str, resource: &str) -> f64 {
         let metrics = self.get("/metrics");
-        // The rest of its metrics is not needed, and much.
+        // Only these: the server has many metrics.
         let lines = metrics
             .lines()
             .filter(|line| line.starts_with("apiserver_request_total{"));
@@ -270,12 +270,11 @@ impl ApiServer {
         )
     }
 
-    fn try_get(&self, path: &str) -> Result<String, String> {
+    fn try_get(&self, path: &str) -> kube::Result<String> {
         self.run(async |client| {
             let request = http::Request::get(path).body(Vec::new()).expect("a request");
             client.request_text(request).await
         })
-        .map_err(|error| format!("GET {path}: {error}"))
     }
 
     fn write_kubeconfig(&self, name: &str, token: &str, namespace: &str) {
@@ -320,7 +319,7 @@ where
     }
 }
 
-fn start_etcd(place: &Netns, dir: &Path) -> Process {
+fn start_etcd(netns: &Netns, dir: &Path) -> Process {
     let options = [
         format!("--data-dir={}", dir.join("etcd").display()),
         "--listen-client-urls=http://127.0.0.1:2379".to_owned(),
@@ -328,14 +327,14 @@ fn start_etcd(place: &Netns, dir: &Path) -> Process {
         "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
         "--initial-advertise-peer-urls=http://127.0.0.1:2380".to_owned(),
         "--initial-cluster=default=http://127.0.0.1:2380".to_owned(),
-        // What it stores does not outlive the test.
+        // The data does not outlive the test.
         "--unsafe-no-fsync".to_owned(),
         "--log-level=warn".to_owned(),
     ];
-    start(place, "etcd", &options, &dir.join("etcd.log"))
+    start(netns, "etcd", &options, &dir.join("etcd.log"))
 }
 
-fn start(place: &Netns, name: &str, options: &[String], log: &Path) -> Process {
-    let mut command = place.command(program(name));
+fn start(netns: &Netns, name: &str, options: &[String], log: &Path) -> Process {
+    let mut command = netns.command(program(name));
     Process::start(command.args(options).stdin(Stdio::null()), log).or_panic()
 }

@@ -1,9 +1,9 @@
-//! The ways to attach the balancer that the tests run through.
+//! The ways to attach the balancer: link, MTU and mode.
 
 /// The kind of link that each pod has to the vL3 network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// A veth pair, Ethernet, with so many queues in each direction on both ends of the balancer's.
+    /// A veth pair, Ethernet. Both ends of the balancer's pair have `queues` in each direction.
     Veth { queues: u32 },
     /// A TUN device, raw IP. With `offloads` the forwarder takes super-packets.
     Tun { offloads: bool },

@@ -1,4 +1,4 @@
-//! The binary under test: start it, ask it, change its configuration, stop it.
+//! The binary under test: starts it, queries it, changes its configuration, stops it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -63,7 +63,7 @@ impl Balancer {
         Self::launch_through(node, config, &[])
     }
 
-    /// Starts it by a program that replaces itself with its last arguments, without waiting.
+    /// Starts it through `program`, such as `env NAME=VALUE`, which executes its last arguments; without waiting.
     pub fn launch_through(node: &Node, config: &Config, program: &[&str]) -> Self {
         let dir = TempDir::with_prefix("vl3lb-test").expect("make a temporary directory");
         write_config(dir.path(), "config.yaml", config);
@@ -76,10 +76,9 @@ impl Balancer {
         }
     }
 
-    /// Waits until `/readyz` says yes and the next hops of all backends are known; panics if the
-    /// process ends before.
+    /// Waits until `/readyz` is 200 and the next hops of all backends are resolved; panics if the process ends.
     pub fn wait_ready(&mut self) {
-        self.wait_answering();
+        self.wait_ready_answer();
         // A backend takes flows only once its next hop is known.
         wait::until("the next hops of the backends", wait::STEP, || {
             match self.metrics().sum("vl3lb_neighbors_unresolved", &[]) {
@@ -89,8 +88,8 @@ impl Balancer {
         });
     }
 
-    /// Waits until `/readyz` says yes; panics if the process ends before.
-    pub fn wait_answering(&mut self) {
+    /// Waits until `/readyz` is 200; panics if the process ends.
+    pub fn wait_ready_answer(&mut self) {
         wait::until("the balancer to be ready", wait::STEP, || {
             self.process.check_running().or_panic();
             match self.http("/readyz") {
@@ -117,7 +116,7 @@ impl Balancer {
         self.process.pid()
     }
 
-    /// GETs a path of the admin listener: status and body.
+    /// Status and body of a GET of `path` at the admin listener.
     pub fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
         let answer = self.node.netns.run(|| -> std::io::Result<String> {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT));
@@ -131,7 +130,7 @@ impl Balancer {
         })?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("GET {path}: no HTTP answer: {answer:?}"));
+        let status = status.unwrap_or_else(|| panic!("GET {path}: the answer is not HTTP: {answer:?}"));
         Ok((status, body.to_owned()))
     }
 
@@ -161,7 +160,7 @@ impl Balancer {
         command
     }
 
-    /// Runs `vl3-lb ARGUMENTS --json` and reads its answer.
+    /// Runs `vl3-lb ARGUMENTS --json` and parses its output.
     pub fn cli_json(&self, arguments: &[&str]) -> Value {
         let output = self.cli(&[arguments, &["--json"]].concat());
         assert!(output.status.success(), "{arguments:?} --json: {}", text(&output));
@@ -242,12 +241,12 @@ impl Balancer {
         self.process.kill().or_panic();
     }
 
-    /// Stops it where it is, until [`resume`](Self::resume).
+    /// Stops the process (SIGSTOP) until [`resume`](Self::resume).
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Continues the process.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
@@ -257,7 +256,7 @@ impl Balancer {
         self.process.wait_end(wait::STEP).or_panic()
     }
 
-    /// What it logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -278,7 +277,7 @@ impl Drop for Balancer {
                 eprintln!("drops: {:?}", Metrics::parse(&metrics).all_drops());
             }
         }
-        // At once: nothing that it would still do is of interest. It may have ended already.
+        // Without its drain, which takes time. It may have ended already.
         self.process.kill().ok();
     }
 }

@@ -13,7 +13,7 @@ use vl3lb_testbed::addresses::Family;
 use vl3lb_testbed::node::Node;
 use vl3lb_testbed::{Netns, OrPanic, process};
 
-/// What a URL needs: brackets round an IPv6 address.
+/// The HTTP URL of `path` at `address`, with brackets around an IPv6 address.
 pub fn url(address: IpAddr, port: u16, path: &str) -> String {
     format!("http://{}{path}", SocketAddr::new(address, port))
 }
@@ -52,7 +52,7 @@ pub fn curl_many(netns: &Netns, family: Family, url: &str, count: u32) -> Vec<St
     answers.lines().map(str::to_owned).collect()
 }
 
-/// Downloads `length` bytes of [`payload`] with curl and compares them with what was sent.
+/// Downloads `length` bytes of [`payload`] with curl; panics unless they arrive undamaged.
 pub fn download(netns: &Netns, address: IpAddr, port: u16, length: u64) {
     let url = url(address, port, &format!("/bytes/{length}"));
     let mut child = netns
@@ -63,18 +63,22 @@ pub fn download(netns: &Netns, address: IpAddr, port: u16, length: u64) {
         .spawn()
         .expect("run curl");
     let mut stdout = child.stdout.take().expect("stdout is piped");
-    let (got, sum) = payload::hash(&mut stdout, u64::MAX).expect("read what curl prints");
+    let (received, sum) = payload::hash(&mut stdout, u64::MAX).expect("read the output of curl");
     let output = child.wait_with_output().expect("curl ends");
     assert!(
         output.status.success(),
-        "download of {url}: curl {}, {got} of {length} bytes: {}",
+        "download of {url}: curl {}, {received} of {length} bytes: {}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    assert_eq!((got, sum), (length, payload::sha256(length)), "download of {url}");
+    assert_eq!(
+        (received, sum),
+        (length, payload::sha256(length)),
+        "download of {url}"
+    );
 }
 
-/// Uploads `length` bytes of [`payload`] with curl; the server must have got exactly these.
+/// Uploads `length` bytes of [`payload`] with curl; panics unless the server receives exactly these.
 pub fn upload(netns: &Netns, address: IpAddr, port: u16, length: u64) {
     let url = url(address, port, "/upload");
     let mut child = netns
@@ -103,7 +107,7 @@ pub fn upload(netns: &Netns, address: IpAddr, port: u16, length: u64) {
     );
 }
 
-/// What dig got.
+/// An answer of a DNS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// `NOERROR`, `NXDOMAIN`, ...
@@ -112,20 +116,20 @@ pub struct DnsAnswer {
     pub records: Vec<(u32, String)>,
 }
 
-/// Asks `server` with dig.
-pub fn dig(netns: &Netns, server: IpAddr, question: &[&str]) -> DnsAnswer {
-    let output = process::run(
-        netns
-            .command("dig")
-            .arg(format!("@{server}"))
-            .args(question)
-            .args(["+time=3", "+tries=2", "+noall", "+comments", "+answer"]),
-    )
+/// Queries `server` with dig.
+pub fn dig(netns: &Netns, server: IpAddr, query: &[&str]) -> DnsAnswer {
+    let output = process::run(netns.command("dig").arg(format!("@{server}")).args(query).args([
+        "+time=3",
+        "+tries=2",
+        "+noall",
+        "+comments",
+        "+answer",
+    ]))
     .or_panic();
     let status = output
         .split_once("status: ")
         .and_then(|(_, rest)| rest.split(',').next())
-        .unwrap_or_else(|| panic!("no answer from {server} to {question:?}: {output}"));
+        .unwrap_or_else(|| panic!("no answer from {server} to {query:?}: {output}"));
     let record = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let ttl = fields.get(1).and_then(|ttl| ttl.parse().ok());

@@ -1,8 +1,8 @@
-//! The cluster of deploy/cluster with the example of deploy/examples/vl3-lb on it, shared by all tests of one
-//! run.
+//! The Kubernetes cluster of deploy/cluster with the example deploy/examples/vl3-lb, shared by all tests of a run.
 //!
-//! A process of its own waits for the end of the tests, however it comes, and then removes the cluster.
+//! A separate process removes the cluster when the tests end or are killed.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,22 +19,27 @@ use crate::wait;
 
 /// The namespace of the example.
 pub const NAMESPACE: &str = "ns-vl3-lb";
-/// What clients of the example ask.
+/// The service of the example, as its clients address it.
 pub const URL: &str = "finance.vl3-lb:8080";
-/// What every server of the example has to download: bytes and SHA-256.
+/// Length and SHA-256 of the file that every server of the example offers for download.
 pub const DOWNLOAD: (u64, &str) = (
     67_108_864,
     "d5f71b937f50c5834d71b7bdf3aebe0356b6a52cfb0d2ffd2b0de607f7be56af",
 );
-/// Pods start, and nodes are noticed to be gone, in seconds; but there are two cores for all of it.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Limit of a change of the cluster. Pods start, and lost nodes are detected, within seconds; but CI has two cores.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// No server answered a request; the text is the output of curl.
+#[derive(Debug, thiserror::Error)]
+#[error("request {URL}: no answer: {0}")]
+pub struct NoAnswer(String);
 
 /// The running cluster.
 #[derive(Debug)]
 pub struct Cluster(());
 
 impl Cluster {
-    /// Starts it, at the first call.
+    /// The cluster; the first call starts it.
     pub fn shared() -> &'static Self {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         CLUSTER.get_or_init(|| {
@@ -45,12 +50,12 @@ impl Cluster {
             program("kubelet");
             let binary = binary();
             script(&["up", binary.to_str().expect("UTF-8"), "--bare"]);
-            remove_at_the_end();
+            remove_at_exit();
             Self(())
         })
     }
 
-    /// Does `work` while there is no cluster, and then starts it anew if there was one.
+    /// Runs `work` without a cluster: stops a running one before, and starts it again afterwards.
     pub fn without(work: impl FnOnce()) {
         let was_up = Path::new("/run/vl3-lb-cluster/up").exists();
         script(&["down"]);
@@ -60,7 +65,7 @@ impl Cluster {
         }
     }
 
-    /// The same with the example on it: three servers, a client and the balancers of both nodes, all ready.
+    /// The same with the example: three servers, a client and a balancer on each node, all ready.
     pub fn with_example() -> &'static Self {
         let cluster = Self::shared();
         cluster.must_kubectl(&["apply", "-k", example()]);
@@ -68,7 +73,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until the example is complete, with so many servers, and nothing of the past is left of it.
+    /// Waits until all rollouts of the example are complete and the balancers have `servers` backends up.
     pub fn settle(&self, servers: usize) {
         for (kind, name) in [
             ("daemonset", "vl3-lb"),
@@ -76,10 +81,10 @@ impl Cluster {
             ("deployment", "finance-client"),
         ] {
             let object = format!("{kind}/{name}");
-            let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+            let timeout = format!("--timeout={}s", TIMEOUT.as_secs());
             self.must_kubectl(&["rollout", "status", &object, "-n", NAMESPACE, &timeout]);
         }
-        wait::until("the balancers to have the servers", PATIENCE, || {
+        wait::until("the balancers to have the servers", TIMEOUT, || {
             let balancers = self.pods("app.kubernetes.io/name=vl3-lb");
             let states: Vec<Vec<String>> = balancers.iter().map(|pod| self.backend_states(pod)).collect();
             let good = |states: &Vec<String>| states.iter().filter(|state| *state == "up").count() == servers;
@@ -98,7 +103,7 @@ impl Cluster {
             .expect("run kubectl")
     }
 
-    /// Like [`kubectl`](Self::kubectl), and panics if it fails. What it printed.
+    /// The output of [`kubectl`](Self::kubectl); panics if it fails.
     pub fn must_kubectl(&self, arguments: &[&str]) -> String {
         let output = self.kubectl(arguments);
         assert!(
@@ -164,20 +169,19 @@ impl Cluster {
         ])
     }
 
-    /// Which server answers a request of the client.
+    /// The name of the server that answers a request of the client.
     ///
     /// Errors: no answer within three seconds.
-    pub fn ask(&self) -> Result<String, String> {
+    pub fn request(&self) -> Result<String, NoAnswer> {
         let output = self.in_client(&format!("curl -sS --max-time 3 {URL}"));
         let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         answer
             .strip_prefix("Hello! I'm ")
             .map(str::to_owned)
-            .ok_or_else(|| text(&output))
+            .ok_or_else(|| NoAnswer(text(&output)))
     }
 
-    /// What a balancer says of its backends of the service `finance`, state by state; empty if it does not
-    /// answer.
+    /// The states of a balancer's backends of the service `finance`; empty if it does not answer.
     pub fn backend_states(&self, balancer: &str) -> Vec<String> {
         let output = self.kubectl(&[
             "exec",
@@ -199,12 +203,12 @@ impl Cluster {
             .collect()
     }
 
-    /// Kills the kubelet of a node, or starts it again.
+    /// Kills the kubelet of a node (`stop`), or starts it again (`start`).
     pub fn kubelet(&self, node: u8, action: &str) {
         script(&["kubelet", &node.to_string(), action]);
     }
 
-    /// Kills the API server, or starts it again.
+    /// Kills the API server (`stop`), or starts it again (`start`).
     pub fn api_server(&self, action: &str) {
         script(&["api-server", action]);
     }
@@ -215,7 +219,7 @@ pub fn example() -> &'static str {
     concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/vl3-lb")
 }
 
-/// Programs that run in the client's container, and outlive an API server.
+/// Programs in the client's container. They keep running without an API server.
 #[derive(Debug)]
 pub struct Jobs<'a> {
     cluster: &'a Cluster,
@@ -224,7 +228,7 @@ pub struct Jobs<'a> {
 }
 
 impl<'a> Jobs<'a> {
-    /// Starts shell commands; `name` is that of their files in the container.
+    /// Starts shell commands. `name` is the prefix of their files in the container.
     pub fn start(cluster: &'a Cluster, name: &str, commands: &[String]) -> Self {
         let prefix = format!("/tmp/{name}-{}", std::process::id());
         let lines: Vec<String> = commands
@@ -246,12 +250,11 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// Downloads from the service, each slow until [`finish_downloads`](Self::finish_downloads): 300 KB a
-    /// second, so for minutes.
+    /// Starts downloads from the service at 300 KB per second, which take minutes, until
+    /// [`finish_downloads`](Self::finish_downloads).
     pub fn downloads(cluster: &'a Cluster, count: usize) -> Self {
         let go = "/tmp/download-fast";
-        // Once and before all of them: it may be there from a test before this one, and `rm -f` fails
-        // when another one removes the file between its look and its unlink.
+        // An earlier test may have left it. Once for all downloads: a concurrent `rm -f` of the same file can fail.
         let output = cluster.in_client(&format!("rm -f {go}"));
         assert!(output.status.success(), "remove {go}: {}", text(&output));
         let slow = format!(
@@ -269,7 +272,7 @@ impl<'a> Jobs<'a> {
         jobs
     }
 
-    /// How many still run.
+    /// Number of programs that still run.
     pub fn running(&self) -> usize {
         let output = self
             .cluster
@@ -281,7 +284,7 @@ impl<'a> Jobs<'a> {
         self.count - ended.min(self.count)
     }
 
-    /// Waits for the end of all and returns what each printed; panics if one failed.
+    /// Waits for the end of all and returns their outputs; panics if one failed.
     pub fn finish(self) -> Vec<String> {
         self.wait_for("the client's programs to end", |jobs| match jobs.running() {
             0 => Ok(()),
@@ -302,22 +305,25 @@ impl<'a> Jobs<'a> {
             .collect()
     }
 
-    /// Has all downloads, which must still be under way, finish, and panics unless each got all of what was
-    /// sent.
+    /// Lets the downloads continue at full speed, and panics unless all were still running and end undamaged.
     pub fn finish_downloads(self) {
         assert_eq!(self.running(), self.count, "a download ended too early");
         let output = self.cluster.in_client("touch /tmp/download-fast");
-        assert!(output.status.success(), "hurry the downloads: {}", text(&output));
+        assert!(
+            output.status.success(),
+            "speed up the downloads: {}",
+            text(&output)
+        );
         for (number, sum) in self.finish().iter().enumerate() {
             assert!(sum.starts_with(DOWNLOAD.1), "download {number}: {sum}");
         }
     }
 
-    fn wait_for(&self, what: &str, mut probe: impl FnMut(&Self) -> Result<(), String>) {
-        wait::until(what, PATIENCE, || {
+    fn wait_for<R: Display>(&self, what: &str, probe: impl Fn(&Self) -> Result<(), R>) {
+        wait::until(what, TIMEOUT, || {
             let result = probe(self);
             if result.is_err() {
-                // Each look is a process in the client's container.
+                // Each probe starts a process in the client's container.
                 std::thread::sleep(Duration::from_millis(300));
             }
             result
@@ -325,7 +331,7 @@ impl<'a> Jobs<'a> {
     }
 }
 
-/// What starts and stops the cluster.
+/// The script that starts and stops the cluster.
 pub fn script_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/cluster/cluster.sh")
 }
@@ -343,9 +349,9 @@ fn script(arguments: &[&str]) {
     );
 }
 
-/// Starts what removes the cluster when this process is gone: its end of the pipe closes then.
+/// Starts a process that removes the cluster when this process ends, which closes the pipe between them.
 #[expect(clippy::zombie_processes, reason = "it outlives this process")]
-fn remove_at_the_end() {
+fn remove_at_exit() {
     let (reader, writer) = std::io::pipe().expect("make a pipe");
     let mut command = Command::new("sh");
     command
@@ -354,9 +360,9 @@ fn remove_at_the_end() {
         .stdin(reader)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl-C is for the tests.
+        // Ctrl-C reaches only the tests.
         .process_group(0);
     command.spawn().expect("run sh");
-    // Open for as long as this process lives.
+    // Stays open until this process ends.
     std::mem::forget(writer);
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use vl3lb_testbed::addresses::INTERFACE;
 
-/// A configuration file in the making. JSON is YAML too.
+/// A configuration file under construction, in JSON, which is YAML too.
 #[derive(Debug, Clone)]
 pub struct Config {
     keys: Map<String, Value>,
@@ -18,7 +18,7 @@ impl Config {
         let mut keys = Map::new();
         keys.insert("interface".to_owned(), INTERFACE.into());
         keys.insert("mode".to_owned(), mode.into());
-        // Enough for every test, and quick to allocate many times.
+        // Enough for every test, and quick to allocate.
         keys.insert("flows".to_owned(), 20_000.into());
         keys.insert("services".to_owned(), json!([]));
         Self { keys }
@@ -41,7 +41,7 @@ impl Config {
 
     /// The file's text.
     pub fn text(&self) -> String {
-        serde_json::to_string_pretty(&self.keys).expect("JSON of JSON")
+        serde_json::to_string_pretty(&self.keys).expect("a JSON map serializes")
     }
 
     pub(crate) fn set(&mut self, key: &str, value: Value) {

@@ -1,4 +1,4 @@
-//! Those who follow what happens: a command of the binary that goes on until it is ended.
+//! A command of the binary that follows events or flows until it is ended.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -15,7 +15,7 @@ use crate::wait;
 pub struct Follower {
     child: Child,
     lines: Receiver<String>,
-    heard: Vec<Value>,
+    events: Vec<Value>,
 }
 
 impl Follower {
@@ -28,7 +28,7 @@ impl Follower {
             .expect("run the command line");
         let output = child.stdout.take().expect("it is piped");
         let (send, lines) = channel();
-        // Ends with the child, or with the test that does not listen any more.
+        // Ends with the child, or when the receiver is dropped.
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 if send.send(line).is_err() {
@@ -39,47 +39,48 @@ impl Follower {
         Self {
             child,
             lines,
-            heard: Vec::new(),
+            events: Vec::new(),
         }
     }
 
-    /// Waits for an event of which `is_it` holds.
-    pub fn wait_for(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    /// Reads events up to the first one that `matches`, and returns that. `what` names it in the panic when it does
+    /// not come.
+    pub fn wait_for(&mut self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         loop {
             let line = self.lines.recv_timeout(wait::STEP);
-            let line = line.unwrap_or_else(|error| panic!("{what}: {error}; heard {:#?}", self.heard));
-            let event: Value = serde_json::from_str(&line).expect("a JSON object a line");
-            self.heard.push(event.clone());
-            if is_it(&event) {
+            let line = line.unwrap_or_else(|error| panic!("{what}: {error}; events: {:#?}", self.events));
+            let event: Value = serde_json::from_str(&line).expect("a JSON object per line");
+            self.events.push(event.clone());
+            if matches(&event) {
                 return event;
             }
         }
     }
 
-    /// What it heard while somebody waited.
-    pub fn heard(&self) -> &[Value] {
-        &self.heard
+    /// The events that [`wait_for`](Self::wait_for) has read so far, in order.
+    pub fn events(&self) -> &[Value] {
+        &self.events
     }
 
-    /// Stops it where it is: it does not read any more.
+    /// Stops the process (SIGSTOP): it reads nothing until [`resume`](Self::resume).
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Continues the process.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Ends it as Ctrl-C does. Its exit status.
+    /// Ends it as Ctrl-C does, and returns its exit status.
     pub fn interrupt(self) -> Option<i32> {
         self.signal(Signal::INT);
         self.wait()
     }
 
-    /// Waits for its end. Its exit status.
+    /// Waits for its end, and returns its exit status.
     pub fn wait(mut self) -> Option<i32> {
-        self.child.wait().expect("wait for it").code()
+        self.child.wait().expect("wait for the command line").code()
     }
 
     fn signal(&self, signal: Signal) {
@@ -89,7 +90,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        // Gone already, if the test has not failed.
+        // It has ended already, unless the test failed.
         self.child.kill().ok();
         self.child.wait().ok();
     }

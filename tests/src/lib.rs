@@ -3,12 +3,10 @@
 //! A test builds a small vL3 network of its own out of network namespaces, starts the real binary in one of
 //! them, and talks through it with real programs and plain sockets. Rules:
 //!
-//! - A test depends on no other test and leaves nothing behind; what a killed run left behind is removed when
-//!   the next one starts.
-//! - Every wait has a deadline and says what it waited for. Nothing waits for a fixed time to let something
-//!   happen.
+//! - A test depends on no other test and leaves nothing behind, not even when it is killed: see `vl3lb-testbed`.
+//! - Every wait has a deadline and a name. Nothing sleeps for a fixed time to let something happen.
 //! - The peers' offloads stay as the kernel sets them, as in a user's pods.
-//! - What cannot be set up is a panic that says what was attempted: tests never pass by not running.
+//! - A failed set-up is a panic: tests never pass by not running.
 
 pub mod api_server;
 pub mod attachment;
@@ -17,7 +15,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod follower;
-pub mod hostile;
+pub mod malformed;
 pub mod mesh;
 pub mod metrics;
 pub mod payload;

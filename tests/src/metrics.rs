@@ -1,4 +1,4 @@
-//! Reading `/metrics`.
+//! Reads `/metrics`.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ struct Sample {
 }
 
 impl Metrics {
-    /// Reads OpenMetrics text; panics at a line that is none.
+    /// Parses OpenMetrics text; panics at an invalid line.
     pub fn parse(text: &str) -> Self {
         let samples = text
             .lines()
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_summed_over_the_labels_that_are_not_named() {
+    fn samples_are_summed_over_labels_that_are_not_given() {
         let metrics = Metrics::parse(
             "# TYPE vl3lb_drop_packets counter\n\
              vl3lb_drop_packets_total{service=\"\",reason=\"malformed\"} 2\n\

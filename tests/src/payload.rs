@@ -1,5 +1,4 @@
-//! Bulk data that shows every way to damage it: no two blocks are equal, so a lost, doubled or moved segment
-//! changes the hash.
+//! Bulk data for transfers: no two blocks are equal, so a lost, duplicated or reordered segment changes the hash.
 
 use std::io::{self, Read, Write};
 
@@ -70,7 +69,7 @@ impl Write for Hasher {
     }
 }
 
-/// Noise, so that nothing on the way can compress or repeat it unseen.
+/// Random bytes: compression or repetition on the way would be noticed.
 fn first_block() -> Vec<u8> {
     let mut random = Random::new(0x764c_334c);
     (0..BLOCK / 8).flat_map(|_| random.bits().to_be_bytes()).collect()
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_hashes_to_the_announced_sum() {
+    fn written_data_has_the_computed_hash() {
         for length in [0, 1, BLOCK as u64, 3 * BLOCK as u64 + 17] {
             let mut data = Vec::new();
             write(&mut data, length).unwrap();

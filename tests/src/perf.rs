@@ -1,4 +1,4 @@
-//! The load generator: run it, and the other end that answers it.
+//! The load generator `vl3-perf`, and its echo servers.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub fn binary() -> PathBuf {
     })
 }
 
-/// A command `vl3-perf WORDS` in `netns`, ended with this process should that be killed.
+/// A command `vl3-perf WORDS` in `netns`, not started yet.
 pub fn command(netns: &Netns, words: &[&str]) -> Command {
     let mut command = netns.command(binary());
     command.args(words).stdin(Stdio::null());
@@ -37,7 +37,7 @@ pub fn run(netns: &Netns, words: &[&str]) -> Output {
     command(netns, words).output().expect("run vl3-perf")
 }
 
-/// Runs `vl3-perf WORDS --json` and reads its report; panics with its complaint unless it ends with `status`.
+/// Runs `vl3-perf WORDS --json` and parses its report; panics with its output unless its exit status is `status`.
 pub fn report(netns: &Netns, words: &[&str], status: i32) -> Value {
     let output = run(netns, &[words, &["--json"]].concat());
     assert_eq!(output.status.code(), Some(status), "{words:?}: {}", text(&output));
@@ -45,11 +45,11 @@ pub fn report(netns: &Netns, words: &[&str], status: i32) -> Value {
         .unwrap_or_else(|error| panic!("{words:?}: {error}: {}", text(&output)))
 }
 
-/// A running other end. Dropping it ends it.
+/// A running `vl3-perf serve` or `reflect`, which sends everything back. Dropping it ends it.
 #[derive(Debug)]
-pub struct OtherEnd(Child);
+pub struct EchoServer(Child);
 
-impl OtherEnd {
+impl EchoServer {
     /// `vl3-perf serve` on all addresses of `netns`.
     pub fn serve(netns: &Netns, port: u16) -> Self {
         Self::start(netns, &["serve", &format!(":{port}")])
@@ -63,30 +63,30 @@ impl OtherEnd {
         Self::start(netns, &words)
     }
 
-    /// It says a line when it is ready.
+    /// It prints a line when it is ready.
     fn start(netns: &Netns, words: &[&str]) -> Self {
         let mut child = command(netns, words)
             .stderr(Stdio::piped())
             .spawn()
             .expect("run vl3-perf");
         let stderr = child.stderr.take().expect("stderr is piped");
-        let end = Self(child);
+        let server = Self(child);
         let mut line = String::new();
         let mut lines = BufReader::new(stderr);
         lines.read_line(&mut line).expect("read its first line");
         assert!(line.contains("until Ctrl-C"), "vl3-perf {words:?}: {line}");
-        // Its last line must find a reader.
+        // Reads on: without a reader its last line would be an error.
         std::thread::spawn(move || lines.lines().map_while(Result::ok).for_each(drop));
-        end
+        server
     }
 }
 
-impl Drop for OtherEnd {
+impl Drop for EchoServer {
     fn drop(&mut self) {
         interrupt(&self.0);
-        wait::until("the other end to end", wait::STEP, || {
-            let status = self.0.try_wait().expect("look at the other end");
-            status.ok_or_else(|| "still running".to_owned())
+        wait::until("the echo server to end", wait::STEP, || {
+            let status = self.0.try_wait().expect("get the status of the echo server");
+            status.ok_or("still running")
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that run as threads in a namespace and answer with their own name.
+//! Servers that run as threads in a namespace and answer with their name.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::payload;
 use vl3lb_testbed::{Netns, OrPanic};
 
-/// How often a server looks whether it should end.
-const LOOK: Duration = Duration::from_millis(50);
+/// Time between two checks whether to stop.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// A running TCP server, on all addresses of its namespace, both families. Dropping it closes its
 /// connections.
@@ -38,7 +38,7 @@ impl TcpServer {
         Self::start(netns, port, move |stream| serve_http(&name, stream))
     }
 
-    /// A server that says its name and a newline, then sends back all it gets.
+    /// A server that sends its name and a newline, and then sends back what it receives.
     pub fn echo(netns: &Netns, name: &str, port: u16) -> Self {
         let greeting = format!("{name}\n");
         Self::start(netns, port, move |mut stream| {
@@ -88,7 +88,7 @@ impl Drop for TcpServer {
             eprintln!("a TCP server panicked");
         }
         for stream in self.connections.open.lock().expect("no holder panics").values() {
-            // Already closed by the other side is as good.
+            // The peer may have closed it already.
             stream.shutdown(Shutdown::Both).ok();
         }
     }
@@ -105,7 +105,7 @@ where
                 wait_readable(listener);
                 continue;
             }
-            // The client gave up while it was in the queue.
+            // The client closed the connection while it was in the queue.
             Err(_) => continue,
         };
         stream.set_nonblocking(false).expect("set blocking");
@@ -119,7 +119,7 @@ where
             .insert(number, handle);
         let (connections, serve) = (Arc::clone(connections), Arc::clone(serve));
         std::thread::spawn(move || {
-            // A connection that breaks is the client's to report.
+            // The client reports a broken connection.
             serve(stream).ok();
             connections.open.lock().expect("no holder panics").remove(&number);
         });
@@ -128,7 +128,7 @@ where
 
 fn wait_readable(listener: &TcpListener) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let timeout = Timespec::try_from(LOOK).expect("a short time");
+    let timeout = Timespec::try_from(STOP_CHECK).expect("a short time");
     poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&timeout)).expect("poll a listener");
 }
 
@@ -194,7 +194,7 @@ impl Request {
     }
 }
 
-/// A running UDP server that answers `NAME:` and what it got, and remembers the sizes of all datagrams.
+/// A running UDP server that sends each datagram back with `NAME:` before it, and records the sizes of all.
 #[derive(Debug)]
 pub struct UdpServer {
     stop: Arc<AtomicBool>,
@@ -209,7 +209,7 @@ impl UdpServer {
             UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
                 .unwrap_or_else(|error| panic!("bind UDP port {port} in {}: {error}", netns.label()))
         });
-        socket.set_read_timeout(Some(LOOK)).expect("set a time-out");
+        socket.set_read_timeout(Some(STOP_CHECK)).expect("set a time-out");
         let stop = Arc::new(AtomicBool::new(false));
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let (stopping, seen, prefix) = (Arc::clone(&stop), Arc::clone(&sizes), format!("{name}:"));
@@ -223,7 +223,7 @@ impl UdpServer {
                     seen.lock().expect("no holder panics").push(length);
                     let mut answer = prefix.clone().into_bytes();
                     answer.extend_from_slice(&buffer[..length]);
-                    // A client that is gone is no concern of the server.
+                    // The client may have gone.
                     socket.send_to(&answer, from).ok();
                 }
             })
@@ -252,7 +252,7 @@ impl Drop for UdpServer {
     }
 }
 
-/// Reads the line that an echo server greets with.
+/// Reads the name that an echo server sends first.
 pub fn greeting(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
     let mut byte = [0];

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketType};
 
-/// Receives one datagram. A signal or a pause of the whole machine ends a call that has a time-out, and
-/// says nothing about the network: the call is made again.
+/// Receives one datagram. A signal, or a pause of the whole machine, interrupts a receive with a time-out; it is
+/// repeated.
 pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.recv(buffer) {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// How long a step may take that needs no network time-out: generous, because CI has two cores.
+/// Limit of a step that involves no network time-out. Generous, because CI has two cores.
 pub const STEP: Duration = Duration::from_secs(15);
 
 /// Calls `probe` until it succeeds and returns its result. Panics with `what` and the last reason when `limit` is

@@ -128,7 +128,7 @@ fn wait_attached(balancer: &Balancer, kind: &str) {
     });
 }
 
-/// Waits until so many flows ended because the interface lost their address.
+/// Waits until `count` flows have ended because the interface lost their address.
 fn wait_interface_lost(balancer: &Balancer, count: f64) {
     wait::until(
         "the flows of removed addresses to end",

@@ -191,7 +191,7 @@ fn prepare(netns: &File, parent: Pid, resolver: Option<&[u8]>) -> io::Result<()>
         MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM,
     )?;
     if let Some(text) = resolver {
-        // A file that nobody has to remove: the mount of sysfs below hides its file system.
+        // The file needs no removal: its file system ends with the program, and sysfs hides it from the program.
         mount(c"tmpfs", c"/sys", c"tmpfs", MountFlags::empty(), None)?;
         std::fs::write("/sys/resolv.conf", text)?;
         mount_bind(c"/sys/resolv.conf", c"/etc/resolv.conf")?;

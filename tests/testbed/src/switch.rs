@@ -72,7 +72,7 @@ impl Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        // Closing the writing end makes the reading end readable for good.
+        // Closing the writing end makes the reading end readable.
         drop(self.stop.take());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

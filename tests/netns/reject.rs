@@ -1,4 +1,4 @@
-//! What cannot be served is refused at once, in the protocol's own words.
+//! Flows that cannot be served are rejected at once, by a TCP reset or an ICMP error.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -13,15 +13,14 @@ use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, greeting};
 use vl3lb_tests::socket::{connect_tcp, receive};
 use vl3lb_tests::topology::{Shape, Topology};
-use vl3lb_tests::wait;
 
 use crate::finance;
 
 const NO_SERVICE: u16 = 9999;
-/// A SYN that gets no answer is repeated after one second, so this tells an answer from a time-out.
+/// Distinguishes a reject from a time-out: a SYN without an answer is repeated after one second.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-on_attachments!(a_service_without_backends_refuses:
+on_attachments!(a_service_without_backends_rejects_new_flows:
     veth_auto = Attachment::VETH_AUTO,
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
@@ -30,7 +29,7 @@ on_attachments!(a_service_without_backends_refuses:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn a_service_without_backends_refuses(attachment: &Attachment) {
+fn a_service_without_backends_rejects_new_flows(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let config = Config::new(attachment.mode)
         .service(service(
@@ -49,7 +48,7 @@ fn a_service_without_backends_refuses(attachment: &Attachment) {
         ));
     let balancer = Balancer::start(&topology.balancer, &config);
     for family in Family::BOTH {
-        refuses_both(
+        rejects_both(
             &topology.clients[0],
             SocketAddr::new(family.balancer(), finance::PORT),
         );
@@ -65,7 +64,7 @@ fn a_service_without_backends_refuses(attachment: &Attachment) {
 }
 
 #[test]
-fn a_service_refuses_the_family_that_it_has_no_backends_of() {
+fn a_service_rejects_the_family_without_backends() {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     let _servers = finance::http_servers(&topology);
     let v4: Vec<IpAddr> = topology
@@ -87,10 +86,10 @@ fn a_service_refuses_the_family_that_it_has_no_backends_of() {
         &client::url(Family::V4.balancer(), finance::PORT, "/"),
     );
     assert!(answer.starts_with("Hello!"), "{answer}");
-    refuses_tcp(node, SocketAddr::new(Family::V6.balancer(), finance::PORT));
+    rejects_tcp(node, SocketAddr::new(Family::V6.balancer(), finance::PORT));
 }
 
-on_attachments!(a_port_without_a_service_is_the_kernels:
+on_attachments!(ports_without_a_service_belong_to_the_kernel:
     veth_auto = Attachment::VETH_AUTO,
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
@@ -99,39 +98,34 @@ on_attachments!(a_port_without_a_service_is_the_kernels:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn a_port_without_a_service_is_the_kernels(attachment: &Attachment) {
+fn ports_without_a_service_belong_to_the_kernel(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let node = &topology.clients[0];
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), NO_SERVICE);
-        refuses_both(node, to);
-        // The service's port over the other protocol is no service either.
-        refuses_udp(node, SocketAddr::new(family.balancer(), finance::PORT));
+        rejects_both(node, to);
+        // The port of a TCP service is not a service over UDP.
+        rejects_udp(node, SocketAddr::new(family.balancer(), finance::PORT));
     }
     let _listener = TcpServer::echo(&topology.balancer.netns, "kernel", NO_SERVICE);
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), NO_SERVICE);
-        let from = SocketAddr::new(node.address(family), 0);
-        let mut stream = node
-            .netns
-            .run(|| connect_tcp(from, to, wait::STEP))
-            .expect("connect to a listener beside the balancer");
+        let mut stream = client::tcp(node, to);
         assert_eq!(greeting(&mut stream).unwrap(), "kernel");
     }
 }
 
-fn refuses_both(node: &Node, to: SocketAddr) {
-    refuses_tcp(node, to);
-    refuses_udp(node, to);
+fn rejects_both(node: &Node, to: SocketAddr) {
+    rejects_tcp(node, to);
+    rejects_udp(node, to);
 }
 
-fn refuses_tcp(node: &Node, to: SocketAddr) {
-    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-    let from = SocketAddr::new(node.address(family), 0);
+fn rejects_tcp(node: &Node, to: SocketAddr) {
+    let from = SocketAddr::new(node.address(Family::of(to.ip())), 0);
     let start = Instant::now();
     let result = node.netns.run(|| connect_tcp(from, to, AT_ONCE));
-    let error = result.expect_err("a connection to nothing");
+    let error = result.expect_err("a rejected connection");
     assert_eq!(
         error.kind(),
         ErrorKind::ConnectionRefused,
@@ -140,9 +134,9 @@ fn refuses_tcp(node: &Node, to: SocketAddr) {
     );
 }
 
-fn refuses_udp(node: &Node, to: SocketAddr) {
+fn rejects_udp(node: &Node, to: SocketAddr) {
     let socket = client::udp(node, 0, to);
-    socket.send(b"anyone?").expect("send");
-    let error = receive(&socket, &mut [0; 10]).expect_err("an answer from nothing");
+    socket.send(b"request").expect("send");
+    let error = receive(&socket, &mut [0; 10]).expect_err("an ICMP error");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "UDP {to}: {error}");
 }

@@ -1,4 +1,4 @@
-//! Clients that chose the same source port share a backend without ever seeing each other's bytes.
+//! Clients with the same source port and backend have separate flows.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ const SOURCE_PORT: u16 = 40_000;
 const ROUNDS: u32 = 200;
 const CLIENTS: u8 = 2;
 
-on_attachments!(equal_source_ports_do_not_mix:
+on_attachments!(clients_with_equal_source_ports_have_separate_flows:
     veth_auto = Attachment::VETH_AUTO,
     veth_native = Attachment::VETH_NATIVE,
     veth_generic = Attachment::VETH_GENERIC,
@@ -30,7 +30,7 @@ on_attachments!(equal_source_ports_do_not_mix:
     tun_generic = Attachment::TUN_GENERIC,
 );
 
-fn equal_source_ports_do_not_mix(attachment: &Attachment) {
+fn clients_with_equal_source_ports_have_separate_flows(attachment: &Attachment) {
     let topology = Topology::build(&Shape {
         clients: CLIENTS,
         servers: 1,
@@ -50,7 +50,7 @@ fn equal_source_ports_do_not_mix(attachment: &Attachment) {
     }
 }
 
-/// All clients write before any reads, in each round.
+/// In each round, all clients write before any of them reads.
 fn tcp(topology: &Topology, balancer: &Balancer, family: Family, to: SocketAddr) {
     let mut streams: Vec<TcpStream> = topology
         .clients

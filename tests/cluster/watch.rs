@@ -1,4 +1,4 @@
-//! Backends follow the pods of a real API server through everything that it does to a watch.
+//! Backends follow the pods of a real API server through restarts, compaction and bulk changes.
 
 use std::time::Duration;
 
@@ -14,52 +14,51 @@ use vl3lb_tests::wait;
 
 use crate::pods::{NAMESPACE, Pods};
 
-/// The account, the role and its binding that we ship.
+/// ServiceAccount, Role and RoleBinding of the manifests.
 pub(crate) const ROLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
 /// The balancer pauses for half a minute at most between two attempts to reach the server.
 pub(crate) const CONVERGENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_killed_server_changes_nothing_and_its_return_brings_all_changes() {
-    let world = World::build();
-    let mut server = world.server();
+fn backends_stay_without_the_api_server_and_follow_it_again_later() {
+    let testbed = Testbed::build();
+    let mut server = testbed.server();
     Pods::new(&server).create(0..20);
-    let balancer = world.balancer(&server);
+    let balancer = testbed.balancer(&server);
     expect_backends(&balancer, 20, 0);
 
     server.kill();
-    wait::until("the balancer to miss the server", CONVERGENCE, || match balancer
-        .metrics()
-        .find("vl3lb_discovery_synced", &[])
-    {
-        Some(0.0) => Ok(()),
-        synced => Err(format!("synced: {synced:?}")),
-    });
+    wait::until(
+        "the balancer to notice the loss of the server",
+        CONVERGENCE,
+        || match balancer.metrics().find("vl3lb_discovery_synced", &[]) {
+            Some(0.0) => Ok(()),
+            synced => Err(format!("synced: {synced:?}")),
+        },
+    );
     expect_backends(&balancer, 20, 0);
-    assert_eq!(balancer.http("/readyz").expect("it answers").0, 200);
+    assert_eq!(balancer.http("/readyz").expect("GET /readyz").0, 200);
 
     server.restart();
     let pods = Pods::new(&server);
     pods.delete(0..5);
     pods.create(20..30);
     pods.set_ready(10..13, false);
-    // The unready ones stay; those that are gone had no flows to wait for.
+    // Unready backends stay and drain; removed ones have no flows to wait for.
     expect_backends(&balancer, 22, 3);
     let synced = || balancer.metrics().sum("vl3lb_discovery_synced", &[]);
-    wait::until("the balancer to be in step", CONVERGENCE, || {
-        (synced() == 1.0)
-            .then_some(())
-            .ok_or_else(|| "not synced".to_owned())
+    wait::until("the balancer to be synchronized", CONVERGENCE, || {
+        (synced() == 1.0).then_some(()).ok_or("not synced")
     });
 }
 
 #[test]
-fn a_compacted_etcd_makes_the_balancer_list_again() {
-    let world = World::build();
-    // Without its cache the server answers from etcd, which has forgotten.
-    let mut server = world.server_with(&["--watch-cache=false"]);
+fn a_compacted_etcd_causes_a_new_list() {
+    let testbed = Testbed::build();
+    // Without its cache the server answers from etcd, which is compacted.
+    let mut server = testbed.server_with(&["--watch-cache=false"]);
     Pods::new(&server).create(0..10);
-    let balancer = world.balancer(&server);
+    let balancer = testbed.balancer(&server);
     expect_backends(&balancer, 10, 0);
 
     server.kill();
@@ -72,16 +71,19 @@ fn a_compacted_etcd_makes_the_balancer_list_again() {
     let lists = server.requests("LIST", "pods");
     balancer.resume();
     expect_backends(&balancer, 12, 0);
-    assert!(server.requests("LIST", "pods") > lists, "410 Gone was not met");
+    assert!(
+        server.requests("LIST", "pods") > lists,
+        "the balancer did not list again"
+    );
 }
 
 #[test]
-fn two_thousand_pods_and_statuses_by_the_thousand_converge() {
-    let world = World::build();
-    let server = world.server();
+fn two_thousand_pods_with_bulk_status_changes_converge() {
+    let testbed = Testbed::build();
+    let server = testbed.server();
     let pods = Pods::new(&server);
     pods.create(0..2000);
-    let balancer = world.balancer(&server);
+    let balancer = testbed.balancer(&server);
     expect_backends(&balancer, 2000, 0);
 
     pods.set_ready(0..1000, false);
@@ -92,7 +94,7 @@ fn two_thousand_pods_and_statuses_by_the_thousand_converge() {
     assert_eq!(balancer.metrics().drops("internal"), 0.0);
 }
 
-/// Waits until so many backends take new flows, and so many do not.
+/// Waits until these numbers of backends are up and draining.
 pub(crate) fn expect_backends(balancer: &Balancer, up: u32, draining: u32) {
     let what = format!("{up} backends up and {draining} draining");
     wait::until(&what, CONVERGENCE, || {
@@ -105,17 +107,17 @@ pub(crate) fn expect_backends(balancer: &Balancer, up: u32, draining: u32) {
     });
 }
 
-/// A vL3 network whose router is home to the API server.
-pub(crate) struct World(Topology);
+/// A vL3 network whose router runs the API server.
+pub(crate) struct Testbed(Topology);
 
-impl World {
+impl Testbed {
     pub(crate) fn build() -> Self {
         Self::build_with(&Attachment::VETH_AUTO)
     }
 
     pub(crate) fn build_with(attachment: &Attachment) -> Self {
         let topology = Topology::build(&Shape::of(attachment));
-        // The pods of the test have addresses, but nobody answers there.
+        // The pods of the test have addresses without anything behind them.
         topology
             .balancer
             .netns
@@ -134,7 +136,7 @@ impl World {
         server
     }
 
-    /// A balancer with the permissions that we ship.
+    /// A balancer with the permissions of the manifests.
     pub(crate) fn balancer(&self, server: &ApiServer) -> Balancer {
         self.balancer_of(server, &finance())
     }
@@ -143,7 +145,7 @@ impl World {
     pub(crate) fn balancer_of(&self, server: &ApiServer, config: &Config) -> Balancer {
         server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
         let mut balancer = self.launch_with(server, config);
-        balancer.wait_answering();
+        balancer.wait_ready_answer();
         balancer
     }
 

@@ -1,4 +1,4 @@
-//! Frames that should not exist, in quantity, at the live interface.
+//! Many malformed frames arrive at the interface during operation.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
-use vl3lb_tests::hostile::{ETHERNET, Frames, Target};
+use vl3lb_tests::malformed::{ETHERNET, Frames, Target};
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -17,7 +17,7 @@ use crate::finance;
 
 const FRAMES: usize = 20_000;
 
-on_attachments!(wrong_frames_are_counted_and_cost_no_memory:
+on_attachments!(malformed_frames_are_counted_and_leak_no_memory:
     veth_native = Attachment::VETH_NATIVE,
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     veth_native_mtu_9000 = Attachment::VETH_NATIVE.mtu(9000),
@@ -27,12 +27,12 @@ on_attachments!(wrong_frames_are_counted_and_cost_no_memory:
     tun_companion = Attachment::TUN_COMPANION,
 );
 
-fn wrong_frames_are_counted_and_cost_no_memory(attachment: &Attachment) {
+fn malformed_frames_are_counted_and_leak_no_memory(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::http_servers(&topology);
     let balancer = Balancer::start(&topology.balancer, &finance::config(&topology, attachment.mode));
     let client = &topology.clients[0].netns;
-    let works = || {
+    let assert_works = || {
         for family in Family::BOTH {
             let url = format!("http://{}/", SocketAddr::new(family.balancer(), finance::PORT));
             assert_eq!(client::curl_many(client, family, &url, 12).len(), 12);
@@ -40,15 +40,15 @@ fn wrong_frames_are_counted_and_cost_no_memory(attachment: &Attachment) {
     };
     let frames_free = || balancer.metrics().find("vl3lb_umem_frames_free", &[]);
     let before = frames_free().expect("a gauge vl3lb_umem_frames_free");
-    works();
+    assert_works();
 
-    let sent = send_wrong_frames(&topology, attachment);
+    let sent = send_malformed_frames(&topology, attachment);
     assert!(
         sent > FRAMES * 9 / 10,
         "the kernel sent {sent} of {FRAMES} frames"
     );
 
-    works();
+    assert_works();
     let drops = balancer.metrics().all_drops();
     for reason in ["malformed", "not_syn", "unknown_reply", "icmp_unmatched"] {
         assert!(drops.contains_key(reason), "no {reason} among {drops:?}");
@@ -62,8 +62,8 @@ fn wrong_frames_are_counted_and_cost_no_memory(attachment: &Attachment) {
     });
 }
 
-/// Sends them as near to the balancer as can be; returns how many the kernel took.
-fn send_wrong_frames(topology: &Topology, attachment: &Attachment) -> usize {
+/// Sends them as close to the balancer as possible; returns the number that the kernel accepted.
+fn send_malformed_frames(topology: &Topology, attachment: &Attachment) -> usize {
     let (sender, interface, skip) = match attachment.link {
         // The other end of the balancer's own veth pair.
         Link::Veth { .. } => (
@@ -71,17 +71,17 @@ fn send_wrong_frames(topology: &Topology, attachment: &Attachment) -> usize {
             topology.balancer.router_port.as_str(),
             0,
         ),
-        // A client's device: the switch passes on what has a destination.
+        // A client's device: the switch forwards packets with a known destination.
         Link::Tun { .. } => (&topology.clients[0].netns, INTERFACE, ETHERNET),
     };
-    // Room for all of them, should the reader be slower.
+    // Room for all of them, if the reader is slower.
     sender
         .ip(&format!("link set {interface} txqueuelen {FRAMES}"))
         .or_panic();
     let mut frames = Frames::new(target(topology, attachment), 0x5eed);
     sender.run(|| {
         let socket = PacketSocket::sender(interface).or_panic();
-        // What a full queue refuses was not sent.
+        // A full queue refuses some.
         (0..FRAMES)
             .filter(|_| socket.send(&frames.frame()[skip..]).is_ok())
             .count()

@@ -1,4 +1,4 @@
-//! The configuration changes under 200 long connections, and none of them notices.
+//! The configuration changes while 200 connections are open, and none of them is disturbed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,24 +7,23 @@ use serde_json::json;
 use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client;
 use vl3lb_tests::config::Config;
 use vl3lb_tests::server::greeting;
-use vl3lb_tests::socket::connect_tcp;
 use vl3lb_tests::topology::{Shape, Topology};
-use vl3lb_tests::wait;
 
 use crate::finance;
 
 const CONNECTIONS: usize = 200;
 const REPLACEMENTS: u32 = 100;
 
-on_attachments!(long_connections_live_through_every_change:
+on_attachments!(long_connections_survive_configuration_changes:
     veth_auto = Attachment::VETH_AUTO,
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     tun_auto = Attachment::TUN_AUTO,
 );
 
-fn long_connections_live_through_every_change(attachment: &Attachment) {
+fn long_connections_survive_configuration_changes(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
     let _servers = finance::echo_servers(&topology);
     let address = |server: usize| topology.servers[server].address(Family::V4).to_string();
@@ -75,7 +74,7 @@ fn long_connections_live_through_every_change(attachment: &Attachment) {
         }
         connections.exchange("while the file is replaced");
     }
-    // The file is still watched after all that, and the last word counts.
+    // The file is still watched after all replacements, and its last version is in force.
     balancer.swap_config(&config(&[(2, 1)]));
     balancer.wait_backends(
         "finance",
@@ -92,14 +91,13 @@ struct Connections(Vec<(TcpStream, String)>);
 impl Connections {
     fn open(topology: &Topology, count: usize) -> Self {
         let node = &topology.clients[0];
-        let from = SocketAddr::new(node.address(Family::V4), 0);
         let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
         let open = || {
-            let mut stream = connect_tcp(from, to, wait::STEP).expect("connect to the service");
+            let mut stream = client::tcp(node, to);
             let name = greeting(&mut stream).expect("the backend greets");
             (stream, name)
         };
-        Self(node.netns.run(|| (0..count).map(|_| open()).collect()))
+        Self((0..count).map(|_| open()).collect())
     }
 
     /// The backends that serve these connections.
@@ -110,7 +108,7 @@ impl Connections {
         names
     }
 
-    /// Sends something over each connection and reads it back.
+    /// Sends data over each connection and reads its echo.
     fn exchange(&mut self, when: &str) {
         for (number, (stream, name)) in self.0.iter_mut().enumerate() {
             let message = [u8::try_from(number % 251).expect("below 251"); 100];

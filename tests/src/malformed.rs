@@ -1,4 +1,4 @@
-//! Frames that should not exist: truncated, oversized, contradictory. Seeded, so that a failure repeats.
+//! Malformed frames: truncated, oversized, with contradictory lengths. A seed makes failures repeatable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use crate::payload::Random;
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
-/// Where the frames pretend to come from and go to.
+/// Addresses and ports in the frames.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     pub source_mac: [u8; 6],
@@ -21,7 +21,7 @@ pub struct Target {
     pub longest: usize,
 }
 
-/// An endless sequence of bad frames, and some good ones of no flow.
+/// An endless sequence of malformed frames, and some well-formed ones that belong to no flow.
 #[derive(Debug)]
 pub struct Frames {
     target: Target,
@@ -37,7 +37,7 @@ impl Frames {
         }
     }
 
-    /// The next frame: a plausible packet of no flow, with up to three things wrong with it.
+    /// The next frame: a packet of no flow, damaged in up to three places.
     pub fn frame(&mut self) -> Vec<u8> {
         let mut frame = self.ethernet();
         let header = frame.len();
@@ -49,7 +49,7 @@ impl Frames {
         for _ in 0..self.random.below(4) {
             self.damage(&mut frame, header);
         }
-        // The kernel refuses less than an Ethernet header, and more than the link carries.
+        // The kernel refuses frames shorter than an Ethernet header or longer than the link carries.
         frame.truncate(self.target.longest);
         frame.resize(frame.len().max(ETHERNET), 0);
         frame
@@ -94,7 +94,7 @@ impl Frames {
             let pseudo_header = [&addresses[..], &length.to_be_bytes(), &[0, 0, 0, 58]].concat();
             self.write_checksum(&mut transport, &pseudo_header);
         }
-        // Hop-by-hop, destination options, routing, fragment: in any number and order.
+        // Extension headers (hop-by-hop, destination options, routing, fragment) in any number and order.
         let mut chain = Vec::new();
         let mut next = protocol;
         for _ in 0..self.pick(&[0, 0, 0, 1, 2, 6]) {
@@ -121,7 +121,7 @@ impl Frames {
         let payload = self.pick(&[0, 1, 64, 1400, 20_000]);
         let mut bytes = Vec::new();
         if protocol == 1 || protocol == 58 {
-            // An error about a packet of ours, or a part of one.
+            // An error about a packet of the balancer's, or about a part of one.
             let kind = if v6 {
                 self.pick(&[1, 2, 3, 4])
             } else {
@@ -130,11 +130,11 @@ impl Frames {
             bytes.extend([kind, self.pick(&[0, 1, 3, 4, 200]), 0, 0]);
             bytes.extend((0..4).map(|_| self.byte()));
             let inner = self.inner(v6);
-            let cut = match self.random.below(2) {
+            let quoted = match self.random.below(2) {
                 0 => inner.len(),
                 _ => self.random.below(inner.len() + 1),
             };
-            bytes.extend(&inner[..cut]);
+            bytes.extend(&inner[..quoted]);
             return bytes;
         }
         let source: u16 = self.pick(&[40_000, 8081, 8081, 0, 65_535]);
@@ -165,7 +165,7 @@ impl Frames {
         }
     }
 
-    /// The packet that an ICMP error is about.
+    /// The packet that an ICMP error quotes.
     fn inner(&mut self, v6: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         let protocol = self.pick(&[6, 17, 1]);
@@ -206,7 +206,7 @@ impl Frames {
                 let keep = header + self.random.below(frame.len() - header + 1);
                 frame.truncate(keep);
             }
-            // Cut inside the headers.
+            // Truncated inside the headers.
             2 => frame.truncate(header + 2 + self.random.below(60)),
             // Trailing bytes, up to the longest frame.
             3 => {
@@ -239,7 +239,7 @@ impl Frames {
     }
 
     fn source(&mut self, family: usize) -> IpAddr {
-        let impossible = [
+        let invalid = [
             [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
             [
                 IpAddr::V4(Ipv4Addr::BROADCAST),
@@ -248,7 +248,7 @@ impl Frames {
             self.target.destinations,
         ];
         match self.random.below(12) {
-            0 => impossible[self.random.below(impossible.len())][family],
+            0 => invalid[self.random.below(invalid.len())][family],
             _ => self.target.sources[family],
         }
     }
