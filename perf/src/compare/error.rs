@@ -21,6 +21,15 @@ pub(crate) enum CompareError {
         most: u16,
     },
 
+    #[error(
+        "{option} {length:?}: at least {least:?} are needed to see whether connections succeed within a second"
+    )]
+    TooShort {
+        option: &'static str,
+        length: Duration,
+        least: Duration,
+    },
+
     #[error("give tester and peer a core each: this process may use cores {available:?}, and two are needed")]
     TooFewCores { available: Vec<usize> },
 
@@ -93,6 +102,9 @@ pub(crate) enum CompareError {
 impl CompareError {
     /// Whether the arguments are at fault.
     pub(crate) const fn is_usage(&self) -> bool {
-        matches!(self, Self::UnknownPeer { .. } | Self::TooManyBackends { .. })
+        matches!(
+            self,
+            Self::UnknownPeer { .. } | Self::TooManyBackends { .. } | Self::TooShort { .. }
+        )
     }
 }

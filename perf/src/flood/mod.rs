@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum;
 
 use crate::compare::cores::Cores;
+use crate::compare::error::CompareError;
 use crate::compare::peer::{Peer, PeerHost};
 use crate::compare::report::PeerReport;
 use crate::compare::services::{PACKETS, WEB};
@@ -84,6 +85,9 @@ pub(crate) struct FloodArgs {
     pub(crate) json: bool,
 }
 
+/// The shortest time without a flood: a connection fails after a second, and counts are cut into intervals.
+const SHORTEST: Duration = Duration::from_millis(1500);
+
 /// The times of one run.
 #[derive(Debug, Clone, Copy)]
 struct Phases {
@@ -94,6 +98,7 @@ struct Phases {
 
 /// Floods the selected peers. `progress` receives a line for each attack.
 pub(crate) fn run(args: &FloodArgs, progress: &mut dyn FnMut(String)) -> Result<Report, Failure> {
+    check(args)?;
     let binary = balancer(args.balancer.as_deref())?;
     let peers = selected(&args.peers, &binary)?;
     let attacks = match args.attacks[..] {
@@ -108,7 +113,7 @@ pub(crate) fn run(args: &FloodArgs, progress: &mut dyn FnMut(String)) -> Result<
         .ip(&format!("route add blackhole {SOURCES}"))?;
     let directory = temporary_directory()?;
     let servers = servers(&network, &cores, directory.path())?;
-    let field = Field {
+    let measurement = Measurement {
         args,
         network: &network,
         cores: &cores,
@@ -135,7 +140,7 @@ pub(crate) fn run(args: &FloodArgs, progress: &mut dyn FnMut(String)) -> Result<
                 attack.name(),
                 peer.name
             ));
-            match field.measure(peer, attack, report) {
+            match measurement.measure(peer, attack, report) {
                 Ok(run) => runs.push(run),
                 Err(failure) => {
                     progress(format!("       {}: {failure}", peer.name));
@@ -153,6 +158,19 @@ pub(crate) fn run(args: &FloodArgs, progress: &mut dyn FnMut(String)) -> Result<
     };
     let header = Header::new(Environment::of_namespaces());
     Ok(Report::new(header, parameters, reports, runs))
+}
+
+fn check(args: &FloodArgs) -> Result<(), CompareError> {
+    for (option, length) in [("--before", args.before), ("--after", args.after)] {
+        if length < SHORTEST {
+            return Err(CompareError::TooShort {
+                option,
+                length,
+                least: SHORTEST,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Echo servers for both services.
@@ -173,7 +191,7 @@ fn servers(network: &Network, cores: &Cores, directory: &Path) -> Result<Vec<Pro
 }
 
 /// What all runs share.
-struct Field<'a> {
+struct Measurement<'a> {
     args: &'a FloodArgs,
     network: &'a Network,
     cores: &'a Cores,
@@ -188,7 +206,7 @@ struct Flood {
     counters: BTreeMap<String, f64>,
 }
 
-impl Field<'_> {
+impl Measurement<'_> {
     fn measure(&self, peer: &Peer, attack: Attack, report: &mut PeerReport) -> Result<Run, Failure> {
         let (start_time, start) = (SystemTime::now(), Instant::now());
         let directory = self.directory.join(peer.name);
@@ -302,5 +320,39 @@ impl Field<'_> {
                 counters: counters.read()?.since(&before),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    fn checked(options: &str) -> Result<(), CompareError> {
+        let words = ["vl3-perf", "flood"]
+            .into_iter()
+            .chain(options.split_whitespace());
+        match Args::parse_from(words).command {
+            Command::Flood(args) => check(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_phase_that_is_too_short_to_be_judged_is_rejected() {
+        checked("").unwrap();
+        checked("--before 1500ms --after 2s -d 100ms").unwrap();
+        for option in ["--before", "--after"] {
+            let error = checked(&format!("{option} 1s")).unwrap_err();
+            assert!(error.is_usage());
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "{option} 1s: at least 1.5s are needed to see whether connections succeed within a second"
+                )
+            );
+        }
     }
 }
