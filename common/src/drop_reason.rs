@@ -50,7 +50,8 @@ pub enum DropReason {
     UnknownReply,
     /// An ICMP error about a packet of no known flow.
     IcmpUnmatched,
-    /// Longer than the interface's MTU and not to be segmented.
+    /// Longer than the next hop takes, and neither to be segmented nor to be fragmented; rejected with Fragmentation
+    /// Needed or Packet Too Big.
     MtuExceeded,
     /// A UDP super-packet: its segment size is unknown in this mode.
     UdpSuperPacket,
@@ -154,7 +155,9 @@ impl DropReason {
             Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",
             Self::UnknownReply => "a backend sends to a flow that is gone; was the balancer restarted?",
             Self::IcmpUnmatched => "nothing, unless there are many",
-            Self::MtuExceeded => "lower the sender's MTU, or raise the interface's",
+            Self::MtuExceeded => {
+                "nothing if its sender then sends less; else raise the MTU of the interface or of the route"
+            }
             Self::UdpSuperPacket => {
                 "use `mode: auto` or `companion`, or switch off UDP segmentation at the sender"
             }

@@ -33,6 +33,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The kernel's metric: the lower one wins between equal prefixes.
     pub metric: u32,
+    /// The longest packet on this route in bytes, if it is less than the interface's MTU.
+    pub mtu: Option<u16>,
 }
 
 /// Answer of [`NextHops::resolve`].
@@ -51,6 +53,8 @@ pub struct NextHops {
     /// Changes whenever routes or neighbours change: a flow keeps its resolved next hop until then.
     pub generation: u16,
     routes: Vec<Route>,
+    /// The smallest MTU of a route, `u16::MAX` if none has one.
+    smallest_mtu: u16,
     /// Workers look into it for each new flow, so it hashes fast; its keys are the kernel's.
     neighbors: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
 }
@@ -64,9 +68,11 @@ impl NextHops {
         neighbors: HashMap<IpAddr, MacAddr>,
     ) -> Self {
         routes.sort_by_key(|route| (std::cmp::Reverse(route.prefix_length), route.metric));
+        let mtus = routes.iter().filter_map(|route| route.mtu);
         Self {
             link,
             generation,
+            smallest_mtu: mtus.min().unwrap_or(u16::MAX),
             routes,
             neighbors: neighbors.into_iter().collect(),
         }
@@ -74,8 +80,22 @@ impl NextHops {
 
     /// The next hop of packets to `destination`: its gateway or itself. `None` without a route. O(routes).
     pub fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {
-        let route = self.routes.iter().find(|route| route.contains(destination))?;
-        Some(route.gateway.unwrap_or(destination))
+        Some(self.route_to(destination)?.gateway.unwrap_or(destination))
+    }
+
+    /// The MTU of the route to `destination`, if it has one. O(routes).
+    pub fn mtu_towards(&self, destination: IpAddr) -> Option<u16> {
+        self.route_to(destination)?.mtu
+    }
+
+    /// The smallest MTU of all routes, `u16::MAX` if none has one.
+    #[inline]
+    pub const fn smallest_mtu(&self) -> u16 {
+        self.smallest_mtu
+    }
+
+    fn route_to(&self, destination: IpAddr) -> Option<&Route> {
+        self.routes.iter().find(|route| route.contains(destination))
     }
 
     /// The next hop's MAC address for `destination`. O(routes); once per flow and generation, not per packet.
@@ -126,6 +146,27 @@ mod tests {
             prefix_length,
             gateway: gateway.map(ip),
             metric,
+            mtu: None,
+        }
+    }
+
+    #[test]
+    fn the_mtu_is_that_of_the_route_in_use() {
+        let with_mtu = |mtu, route| Route { mtu, ..route };
+        let routes = vec![
+            with_mtu(Some(1400), route("0.0.0.0", 0, Some("172.16.1.1"), 0)),
+            with_mtu(Some(1300), route("10.0.0.0", 8, Some("172.16.1.1"), 0)),
+            route("172.16.1.0", 24, None, 0),
+        ];
+        let hops = NextHops::new(Link::RawIp, 1, routes, HashMap::new());
+        assert_eq!(hops.smallest_mtu(), 1300);
+        for (destination, mtu) in [
+            ("9.9.9.9", Some(1400)),
+            ("10.1.2.3", Some(1300)),
+            ("172.16.1.9", None),
+            ("2001:db8::1", None),
+        ] {
+            assert_eq!(hops.mtu_towards(ip(destination)), mtu, "{destination}");
         }
     }
 

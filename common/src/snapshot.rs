@@ -124,6 +124,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The smallest MTU of the interface and its routes: what is no longer fits every next hop.
+    pub fn smallest_mtu(&self) -> u16 {
+        self.mtu.min(self.next_hops.smallest_mtu())
+    }
+
     /// The service that listens at `key`.
     #[inline]
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {

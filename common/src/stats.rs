@@ -280,6 +280,8 @@ pub struct WorkerStats {
     pub answers_suppressed: Counter,
     /// Super-packets that were segmented.
     pub segmented: Counter,
+    /// IPv4 packets that were fragmented.
+    pub fragmented: Counter,
     /// Fragments that came before the first one of their datagram and waited for it.
     pub fragments_waited: Counter,
     /// Affinity entries evicted before they expired because the table was full.
@@ -354,6 +356,7 @@ impl Default for WorkerStats {
             answers: Counter::default(),
             answers_suppressed: Counter::default(),
             segmented: Counter::default(),
+            fragmented: Counter::default(),
             fragments_waited: Counter::default(),
             affinity_evicted: Counter::default(),
             events_lost: Counter::default(),

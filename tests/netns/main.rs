@@ -30,6 +30,7 @@ mod events;
 mod finance;
 mod flood;
 mod flows;
+mod fragments;
 mod health;
 mod http;
 mod icmp;

@@ -169,6 +169,14 @@ fn workers(report: &Report) -> Vec<Family> {
         ),
         per_worker(
             Family::counter(
+                "vl3lb_worker_fragmented_packets",
+                "IPv4 packets that were fragmented because they are longer than the next hop takes",
+            ),
+            workers,
+            |worker| worker.fragmented_packets_total,
+        ),
+        per_worker(
+            Family::counter(
                 "vl3lb_worker_waited_fragments",
                 "Fragments that came before the first one of their datagram and waited for it",
             ),

@@ -9,8 +9,8 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 use vl3lb_common::MacAddr;
 use vl3lb_common::next_hop::{Link, Route};
@@ -126,11 +126,13 @@ pub(super) fn route(message: &RouteMessage, index: u32) -> Option<Route> {
         prefix_length: header.destination_prefix_length,
         gateway: gateway(&message.attributes),
         metric: 0,
+        mtu: None,
     };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(destination) => found.destination = address(destination)?,
             RouteAttribute::Priority(metric) => found.metric = *metric,
+            RouteAttribute::Metrics(metrics) => found.mtu = route_mtu(metrics),
             RouteAttribute::Oif(oif) => interface = Some(*oif),
             RouteAttribute::Table(id) => table = *id,
             // Of several paths the first one that is ours.
@@ -146,6 +148,14 @@ pub(super) fn route(message: &RouteMessage, index: u32) -> Option<Route> {
         }
     }
     (interface == Some(index) && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(found)
+}
+
+/// The MTU of a route; 0 is none.
+fn route_mtu(metrics: &[RouteMetric]) -> Option<u16> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok().filter(|&mtu| mtu > 0),
+        _ => None,
+    })
 }
 
 /// A gateway may be of the other family (RFC 5549).

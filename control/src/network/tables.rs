@@ -218,6 +218,7 @@ mod tests {
                 prefix_length: 24,
                 gateway: None,
                 metric: 0,
+                mtu: None,
             }],
             neighbors: vec![(ip("172.16.1.2"), Reach::Unconfirmed, Some(MAC))],
         }

@@ -96,6 +96,22 @@ async fn follow(own: &Netns, peer: &Netns) {
     ip_own("neigh del 172.16.1.2 dev nsm-1");
     wait(&mut view, "the gateway again", resolved("10.1.2.3", peer_mac)).await;
 
+    // Routes have an MTU of their own, or none.
+    let towards =
+        |address: &'static str, mtu| move |view: &NetworkView| view.next_hops.mtu_towards(ip(address)) == mtu;
+    ip_own("route replace 10.1.0.0/16 via 172.16.1.2 dev nsm-1 mtu 1400");
+    ip_own("route add 2001:db8:1::/48 via 2001:db8::2 dev nsm-1 mtu 1300");
+    wait(&mut view, "the route's MTU", towards("10.1.2.3", Some(1400))).await;
+    wait(
+        &mut view,
+        "the IPv6 route's MTU",
+        towards("2001:db8:1::9", Some(1300)),
+    )
+    .await;
+    let now = wait(&mut view, "no MTU", towards("172.16.1.2", None)).await;
+    assert_eq!(now.next_hops.smallest_mtu(), 1300);
+    ip_own("route del 2001:db8:1::/48");
+
     // Routes, addresses and the MTU change.
     ip_own("route del 10.1.0.0/16");
     wait(&mut view, "no route", resolved("10.1.2.3", NextHop::NoRoute)).await;

@@ -248,6 +248,7 @@ fn ethernet(neighbors: &[u8]) -> Arc<NetworkView> {
         prefix_length: 24,
         gateway: None,
         metric: 0,
+        mtu: None,
     };
     let known = neighbors
         .iter()

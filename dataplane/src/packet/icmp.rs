@@ -12,7 +12,10 @@ use super::field::{
 use super::parse::{
     Family, Parsed, Transport, checked_ipv4_header_len, ipv4_addresses, ipv4_fragment, ipv6_addresses,
 };
-use super::rewrite::{Translation, rewrite_ip_header, rewrite_ports, updated_transport_checksum};
+use super::rewrite::{
+    Translation, rewrite_ip_header, rewrite_ports, sum_of_first, updated_transport_checksum,
+};
+use crate::port::Frame;
 
 /// The packet that an ICMP error is about, as it was when the error was made.
 ///
@@ -28,6 +31,8 @@ pub struct Quoted {
     /// Offset of the end of the quote: of the message, or of the part before the extensions of RFC
     /// 4884. At most the end of the first frame.
     pub end: usize,
+    /// Length that the packet had, of which the quote may be the begin.
+    pub ip_len: u32,
     pub protocol: Protocol,
     pub source: [u8; 16],
     pub destination: [u8; 16],
@@ -62,21 +67,14 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
         return Err(DropReason::Internal);
     }
     let (l4, end, family) = (parsed.l4(), parsed.end(), parsed.family);
-    let pseudo_header = match family {
-        Family::V4 => Sum::default(),
-        Family::V6 => {
-            let addresses = Sum::of_addresses(family, &parsed.source, &parsed.destination);
-            Sum::pseudo_header(addresses, icmp::PROTOCOL_V6, end - l4)
-        }
-    };
     if end - l4 < icmp::HEADER_LEN {
         return Err(DropReason::Malformed);
     }
     let header: &[u8; icmp::HEADER_LEN] = header_at(head, l4)?;
     let kind = error_class(header, family).ok_or(DropReason::UnsupportedProtocol)?;
-    // Of a message in several frames only the first is here; the receiver checks the whole.
+    // Of a message in several frames only the first is here: see `check_long_icmp`.
     if let Some(message) = head.get(l4..end)
-        && !Sum::of(message).plus(pseudo_header).verifies()
+        && !Sum::of(message).plus(pseudo_header(parsed)).verifies()
     {
         return Err(DropReason::BadChecksum);
     }
@@ -86,6 +84,37 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     match family {
         Family::V4 => parse_ipv4_quote(quote, l3, kind),
         Family::V6 => parse_ipv6_quote(quote, l3, kind),
+    }
+}
+
+/// Checks the checksum of an ICMP or ICMPv6 message in several frames; [`parse_quote`] does so for one.
+///
+/// # Errors
+/// `BadChecksum`.
+pub fn check_long_icmp<F: Frame>(packet: &[F], parsed: &Parsed) -> Result<(), DropReason> {
+    let length = parsed.end() - parsed.l4();
+    let sum = match packet.split_first() {
+        Some((head, rest)) => {
+            let covered = head.bytes().get(parsed.l4()..).unwrap_or_default();
+            sum_of_first(covered, rest, length)
+        }
+        None => Sum::default(),
+    };
+    if sum.plus(pseudo_header(parsed)).verifies() {
+        Ok(())
+    } else {
+        Err(DropReason::BadChecksum)
+    }
+}
+
+/// Over IPv4 ICMP has none.
+fn pseudo_header(parsed: &Parsed) -> Sum {
+    match parsed.family {
+        Family::V4 => Sum::default(),
+        Family::V6 => {
+            let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+            Sum::pseudo_header(addresses, icmp::PROTOCOL_V6, parsed.end() - parsed.l4())
+        }
     }
 }
 
@@ -127,7 +156,8 @@ fn parse_ipv4_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted,
         return Err(DropReason::IcmpUnmatched);
     }
     let addresses = ipv4_addresses(header);
-    parse_quoted_transport(quote, l3, l4, header[ipv4::PROTOCOL], addresses, kind)
+    let ip_len = be16(header, ipv4::TOTAL_LENGTH).into();
+    parse_quoted_transport(quote, (l3, l4, ip_len), header[ipv4::PROTOCOL], addresses, kind)
 }
 
 fn parse_ipv6_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted, DropReason> {
@@ -136,6 +166,7 @@ fn parse_ipv6_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted,
     if header[ipv6::VERSION_CLASS] >> 4 != 6 || is_mapped(&addresses.0) || is_mapped(&addresses.1) {
         return Err(DropReason::Malformed);
     }
+    const { assert!(ipv6::HEADER_LEN == 40) };
     let chain = extension::walk(
         quote,
         l3 + ipv6::HEADER_LEN,
@@ -145,13 +176,13 @@ fn parse_ipv6_quote(quote: &[u8], l3: usize, kind: ErrorClass) -> Result<Quoted,
     if chain.fragment.is_some_and(|fragment| fragment.offset != 0) {
         return Err(DropReason::IcmpUnmatched);
     }
-    parse_quoted_transport(quote, l3, chain.at, chain.protocol, addresses, kind)
+    let ip_len = 40 + u32::from(be16(header, ipv6::PAYLOAD_LENGTH));
+    parse_quoted_transport(quote, (l3, chain.at, ip_len), chain.protocol, addresses, kind)
 }
 
 fn parse_quoted_transport(
     quote: &[u8],
-    l3: usize,
-    l4: usize,
+    (l3, l4, ip_len): (usize, usize, u32),
     protocol: u8,
     (source, destination): ([u8; 16], [u8; 16]),
     kind: ErrorClass,
@@ -162,6 +193,7 @@ fn parse_quoted_transport(
         l3,
         l4,
         end: quote.len(),
+        ip_len,
         protocol,
         source,
         destination,

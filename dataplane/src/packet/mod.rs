@@ -12,10 +12,12 @@
 mod checksum;
 mod extension;
 mod field;
+mod fragment;
 mod icmp;
 mod mac;
 mod mss;
 mod parse;
+mod payload;
 mod reject;
 mod rewrite;
 mod segment;
@@ -23,9 +25,10 @@ mod tcp_segment;
 #[cfg(test)]
 mod tests;
 
-pub use icmp::{ErrorClass, Quoted, parse_quote, translate_error};
+pub use fragment::fragment;
+pub use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error};
 pub use mac::{set_macs, source_mac};
-pub use mss::tcp_mss_option;
+pub use mss::{least_path_mtu, tcp_mss_option};
 pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
 pub use reject::{IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
 pub use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};

@@ -243,7 +243,7 @@ fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Prot
 }
 
 /// The sum of the first `length` bytes of `head` and the frames of `rest`. O(length).
-fn sum_of_first<F: Frame>(head: &[u8], rest: &[F], length: usize) -> Sum {
+pub(super) fn sum_of_first<F: Frame>(head: &[u8], rest: &[F], length: usize) -> Sum {
     let mut sum = Sum::default();
     let mut summed = 0;
     for bytes in std::iter::once(head).chain(rest.iter().map(Frame::bytes)) {

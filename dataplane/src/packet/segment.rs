@@ -6,6 +6,7 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::Sum;
 use super::field::{be16, be32, header_at_mut, ipv4, ipv6, put, tcp};
 use super::parse::{Family, Parsed, TcpFlags, Transport, ipv4_addresses, ipv6_addresses};
+use super::payload::Payload;
 use crate::port::{Frame, Port};
 
 /// Segments a translated TCP packet of any number of frames into packets of one fresh frame each, with
@@ -64,10 +65,7 @@ fn try_segment<P: Port>(
         .checked_sub(headers.len())
         .filter(|_| mss > 0)
         .ok_or(DropReason::Internal)?;
-    let mut payload = Payload {
-        bytes: payload,
-        frames: rest,
-    };
+    let mut payload = Payload::new(payload, rest);
     let mut offset = 0;
     for index in 0..=u16::MAX {
         let mut frame = port.allocate().ok_or(DropReason::UmemExhausted)?;
@@ -175,29 +173,4 @@ fn addresses(bytes: &mut [u8], parsed: &Parsed) -> Result<Sum, DropReason> {
         Family::V6 => ipv6_addresses(header_at_mut(bytes, parsed.l3())?),
     };
     Ok(Sum::of_addresses(parsed.family, &source, &destination))
-}
-
-/// The payload that is yet to be copied, over several frames.
-struct Payload<'a, F> {
-    bytes: &'a [u8],
-    frames: &'a [F],
-}
-
-impl<F: Frame> Payload<'_, F> {
-    /// Fills `target` with the next bytes; `Internal` if there are not enough.
-    fn read(&mut self, target: &mut [u8]) -> Result<(), DropReason> {
-        let mut filled = 0;
-        while let Some(open) = target.get_mut(filled..).filter(|open| !open.is_empty()) {
-            if self.bytes.is_empty() {
-                let (next, frames) = self.frames.split_first().ok_or(DropReason::Internal)?;
-                (self.bytes, self.frames) = (next.bytes(), frames);
-            }
-            let len = open.len().min(self.bytes.len());
-            let (now, later) = self.bytes.split_at(len);
-            open[..len].copy_from_slice(now);
-            self.bytes = later;
-            filled += len;
-        }
-        Ok(())
-    }
 }

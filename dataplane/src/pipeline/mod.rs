@@ -11,7 +11,7 @@
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
-//! | emit | `emit.rs`, `next_hop.rs` | MAC addresses; segments packets longer than the MTU |
+//! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
 //!
@@ -24,16 +24,20 @@
 mod admit;
 mod batch;
 mod classify;
+mod divide;
 mod early_selection;
 mod emit;
 mod identification;
 mod limit;
 mod lookup;
 mod next_hop;
+mod path_mtu;
 mod placement;
 mod policy;
+mod refusal;
 mod reject;
 mod select;
+mod size;
 mod slow_path;
 #[cfg(test)]
 mod tests;
@@ -52,7 +56,7 @@ use vl3lb_common::{DropReason, Protocol, ServiceSlot, Snapshot, Timestamp};
 use crate::config::Timeouts;
 use crate::flow::{FeedWriter, FlowId, Flows, tcp};
 use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
-use crate::port::{Frame, Port, packet_len};
+use crate::port::Frame;
 
 use batch::Prepared;
 use classify::{Class, check_source};
@@ -60,7 +64,9 @@ use early_selection::EarlySelection;
 use identification::Identifications;
 use limit::Limits;
 use lookup::{Found, Lookup};
+use path_mtu::PathMtus;
 use policy::Policy;
+use refusal::Refusal;
 use reject::DropContext;
 use select::Selector;
 use slow_path::{Arrival, FragmentTable};
@@ -75,6 +81,8 @@ pub enum Verdict {
     Transmit,
     /// Translated in place, but longer than the MTU: segment it with [`Engine::segment`].
     Segment { mss: u16 },
+    /// Translated in place, but longer than the next hop takes: fragment it with [`Engine::fragment_packet`].
+    Fragment { mtu: u16 },
     /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, release the others.
     Reject,
     /// A fragment whose ports are not known yet: keep its frames until [`Engine::next_release`] returns the ticket.
@@ -141,6 +149,7 @@ struct Tables {
     flows: Flows,
     fragments: FragmentTable,
     identifications: Identifications,
+    path_mtus: PathMtus,
     selector: Selector,
 }
 
@@ -197,6 +206,7 @@ impl Engine {
                 flows,
                 fragments: FragmentTable::default(),
                 identifications: Identifications::new(config.worker, config.workers, config.seed),
+                path_mtus: PathMtus::default(),
                 selector: Selector::new(config.seed),
             },
             limits: Limits::default(),
@@ -210,12 +220,11 @@ impl Engine {
     /// address that is not in the snapshot: these end with [`CloseCause::InterfaceLost`].
     ///
     /// [`CloseCause::InterfaceLost`]: vl3lb_common::stats::CloseCause::InterfaceLost
-    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, now: Timestamp) -> Arc<Snapshot> {
+    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         // Packets to addresses without an index are dropped.
         for _ in 0..self.tables.flows.set_snapshot(&snapshot) {
             self.count_drop(DropReason::Internal);
         }
-        self.limits.refill(now);
         self.policy.set_snapshot(snapshot)
     }
 
@@ -263,46 +272,6 @@ impl Engine {
         decided.unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
     }
 
-    /// Gives a translated packet that may be fragmented on its way an identification of the balancer's own.
-    #[cold]
-    fn identify<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        parsed: &Parsed,
-        decided: Result<Verdict, DropContext>,
-    ) -> Result<Verdict, DropContext> {
-        let verdict = decided?;
-        let count = match verdict {
-            Verdict::Transmit => 1,
-            // Segments have numbers in a row.
-            Verdict::Segment { mss } => parsed.ip_len() / u32::from(mss.max(1)) + 1,
-            _ => return Ok(verdict),
-        };
-        let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
-        let identification = self.tables.identifications.next(head, parsed, count)?;
-        packet::set_identification(head, parsed, identification)?;
-        Ok(verdict)
-    }
-
-    /// Decides about a packet with the verdict [`Verdict::Wait`] whose ticket was released.
-    pub fn resume<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
-        let mut prepared = Prepared::EMPTY;
-        prepared.classify(&self.policy, self.tables.flows.table(), packet);
-        let &Class::SlowPath { local } = &prepared.class else {
-            return self.decide(packet, &prepared, origin, now);
-        };
-        let parsed = &prepared.parsed;
-        self.slow_path(packet, parsed, local, Arrival::Waited, origin, now)
-            .unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
-    }
-
-    /// The next packets with the verdict [`Verdict::Wait`] that need not wait any longer; call it until there are none,
-    /// after each burst and each sweep.
-    #[inline]
-    pub fn next_release(&mut self) -> Option<Release> {
-        self.tables.fragments.next_release()
-    }
-
     /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
     #[inline(always)]
     fn balance<F: Frame>(
@@ -343,7 +312,20 @@ impl Engine {
             context,
             id,
         )
-        .map_err(|reason| DropContext::of(service, reason))
+        .map_err(|refusal| self.refused(context, id, refusal))
+    }
+
+    /// A translated packet of a flow cannot be sent. If it is too long for the next hop, its sender learns that, and the
+    /// flow's super-packets are segmented to what fits, since they do not show whether it has learned.
+    #[cold]
+    fn refused(&mut self, context: Context<'_>, id: FlowId, refusal: Refusal) -> DropContext {
+        let flows = &mut self.tables.flows;
+        let service = ServiceSlot(flows.table().entry(id).service_slot);
+        if refusal.mtu > 0 {
+            let (family, mtu) = (context.parsed.family, refusal.mtu.into());
+            self.tables.path_mtus.lower(flows, id, family, mtu, context.now);
+        }
+        DropContext::of(service, refusal.reason).too_big(refusal.mtu)
     }
 
     /// A request of a flow in the table. Flows are looked up before services: a known flow needs no service.
@@ -374,7 +356,7 @@ impl Engine {
                     id,
                     mac,
                 )
-                .map_err(|reason| DropContext::of(service, reason))
+                .map_err(|refusal| self.refused(context, id, refusal))
             }
             Err((cause, reason)) => {
                 self.tables.flows.end(id, cause, context.now);
@@ -457,21 +439,7 @@ impl Engine {
         let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
         let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
         translate::to_backend(policy, &mut tables.flows, signals, packet, context, id, Ok(mac))
-            .map_err(|reason| DropContext::of(service, reason))
-    }
-
-    /// Segments a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`. The packet's
-    /// own frames are no longer needed then.
-    pub fn segment<P: Port>(&self, port: &mut P, packet: &[P::Frame], mss: u16, out: &mut Vec<P::Frame>) {
-        let segmented = packet
-            .first()
-            .ok_or(DropReason::Malformed)
-            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
-            .and_then(|parsed| packet::segment(port, packet, &parsed, mss, out));
-        match segmented {
-            Ok(_) => self.signals.stats.segmented.add(1),
-            Err(reason) => self.count_drop(reason),
-        }
+            .map_err(|refusal| self.refused(context, id, refusal))
     }
 
     /// Ends flows that expired or lost backend or address, a bounded number of table entries per call, and publishes the gauges.
@@ -483,7 +451,7 @@ impl Engine {
             policy.sweep_cause(entry, transitory.saturating_sub(entry.expires_in(now)))
         });
         self.tables.fragments.expire(now);
-        self.limits.refill(now);
+        self.tables.path_mtus.expire(&mut self.tables.flows, now);
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].

@@ -28,6 +28,8 @@ pub(super) struct Policy {
     pub(super) framing: Framing,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) placement: FlowPlacement,
+    /// The smallest MTU of the interface and all routes.
+    pub(super) smallest_mtu: u16,
     /// Whether a service of the snapshot listens at a NAT port, which then is not used for flows.
     pub(super) services_at_nat_ports: bool,
     /// The generation of client MAC addresses: changes with the kernel's next hops and with the attachment.
@@ -47,6 +49,7 @@ impl Policy {
             worker,
             workers,
             framing,
+            smallest_mtu: snapshot.smallest_mtu(),
             services_at_nat_ports: snapshot.has_services_at_nat_ports(),
             snapshot,
             placement,
@@ -59,6 +62,7 @@ impl Policy {
     /// Switches to `snapshot` and returns the former one. O(services).
     pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.placement.update(&snapshot);
+        self.smallest_mtu = snapshot.smallest_mtu();
         self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
         self.hop_generation = snapshot
             .next_hops

@@ -14,6 +14,8 @@ pub(super) struct DropContext {
     service: Option<ServiceSlot>,
     reason: DropReason,
     response: Response,
+    /// Of [`Response::TooBig`].
+    mtu: u16,
 }
 
 /// Without data, so that a [`DropContext`] fits a register.
@@ -24,6 +26,8 @@ enum Response {
     ClosedPort,
     TimeExceeded,
     AdminProhibited,
+    /// Fragmentation Needed, or Packet Too Big.
+    TooBig,
 }
 
 impl From<DropReason> for DropContext {
@@ -32,6 +36,7 @@ impl From<DropReason> for DropContext {
             service: None,
             reason,
             response: Response::None,
+            mtu: 0,
         }
     }
 }
@@ -43,7 +48,17 @@ impl DropContext {
             service: Some(service),
             reason,
             response: Response::None,
+            mtu: 0,
         }
+    }
+
+    /// The sender learns the MTU of the next hop, unless it is 0.
+    pub(super) const fn too_big(mut self, mtu: u16) -> Self {
+        if mtu > 0 {
+            self.response = Response::TooBig;
+            self.mtu = mtu;
+        }
+        self
     }
 
     /// TTL or hop limit used up.
@@ -81,13 +96,11 @@ impl Engine {
         stats.drop_packet(context.service, context.reason);
         let error = match context.response {
             Response::None => return Verdict::Drop,
-            Response::ClosedPort => {
-                self.limits.refill(now);
-                match parsed.transport {
-                    Transport::Tcp { .. } => None,
-                    _ => Some(IcmpError::PortUnreachable),
-                }
-            }
+            Response::ClosedPort => match parsed.transport {
+                Transport::Tcp { .. } => None,
+                _ => Some(IcmpError::PortUnreachable),
+            },
+            Response::TooBig => Some(IcmpError::TooBig { mtu: context.mtu }),
             Response::TimeExceeded => Some(IcmpError::TimeExceeded),
             Response::AdminProhibited => Some(IcmpError::AdminProhibited),
         };
@@ -96,7 +109,7 @@ impl Engine {
         } else {
             &mut self.limits.tcp_resets
         };
-        if !limit.take() {
+        if !limit.allows(&parsed.source, now) {
             stats.answers_suppressed.add(1);
             return Verdict::Drop;
         }

@@ -4,6 +4,7 @@
 use vl3lb_common::{DropReason, MacAddr};
 
 use super::policy::Policy;
+use super::refusal::Refusal;
 use super::{Context, Signals, Verdict, emit, next_hop};
 use crate::flow::{Direction, FlowId, Flows, State};
 use crate::packet::{self, Translation};
@@ -20,7 +21,7 @@ pub(super) fn to_backend<F: Frame>(
     context: Context<'_>,
     id: FlowId,
     mac: Result<Option<MacAddr>, DropReason>,
-) -> Result<Verdict, DropReason> {
+) -> Result<Verdict, Refusal> {
     let bytes = context.parsed.ip_len();
     let segment = context.segment(packet);
     if !next_hop::is_client_known(policy, flows.table().entry(id)) {
@@ -49,7 +50,7 @@ pub(super) fn to_client<F: Frame>(
     packet: &mut [F],
     context: Context<'_>,
     id: FlowId,
-) -> Result<Verdict, DropReason> {
+) -> Result<Verdict, Refusal> {
     let bytes = context.parsed.ip_len();
     let segment = context.segment(packet);
     next_hop::refresh_client(policy, flows, signals, id)?;

@@ -148,7 +148,7 @@ impl<P: Port> Worker<P> {
     pub(crate) fn step(&mut self, now: Timestamp) -> bool {
         self.stats.heartbeat.set(now.0);
         self.count_busy_time(now);
-        let switched = self.switch_snapshot(now);
+        let switched = self.switch_snapshot();
 
         let received = self.receive_from_queues(now);
         let handed_over = self.receive_from_workers(now);
@@ -174,12 +174,12 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    fn switch_snapshot(&mut self, now: Timestamp) -> bool {
+    fn switch_snapshot(&mut self) -> bool {
         let Some(snapshot) = self.inbox.snapshots.take() else {
             return false;
         };
         let generation = snapshot.generation;
-        let used = self.engine.set_snapshot(snapshot, now);
+        let used = self.engine.set_snapshot(snapshot);
         self.inbox.snapshots.give_back(used);
         // Last, because its readers rely on the switch.
         self.stats.generation.set(generation.0);
@@ -245,6 +245,12 @@ impl<P: Port> Worker<P> {
                 self.packet.extend(packet);
                 self.engine
                     .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
+                self.packet.drain(..).for_each(|frame| self.port.release(frame));
+            }
+            Verdict::Fragment { mtu } => {
+                self.packet.extend(packet);
+                self.engine
+                    .fragment_packet(&mut self.port, &self.packet, mtu, &mut self.outgoing);
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
             }
             Verdict::Wait(ticket) => self.keep(ticket, packet, origin),

@@ -234,7 +234,7 @@ impl<'a> Bench<'a> {
     }
 
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
-        drop(self.engine.set_snapshot(Arc::clone(snapshot), self.now));
+        drop(self.engine.set_snapshot(Arc::clone(snapshot)));
     }
 
     /// Forwards the first `count` frames and returns the ticks that this took.

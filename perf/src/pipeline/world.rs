@@ -138,6 +138,7 @@ fn next_hops() -> NextHops {
         prefix_length,
         gateway,
         metric: 0,
+        mtu: None,
     };
     let routes = vec![
         route(Ipv4Addr::new(172, 16, 1, 0), 24, None),

@@ -256,6 +256,7 @@ fn worker(facts: &Facts<'_>, id: u16, stats: &WorkerStats) -> Worker {
         answers_total: stats.answers.get(),
         answers_suppressed_total: stats.answers_suppressed.get(),
         segmented_packets_total: stats.segmented.get(),
+        fragmented_packets_total: stats.fragmented.get(),
         waited_fragments_total: stats.fragments_waited.get(),
         affinity_evicted_clients_total: stats.affinity_evicted.get(),
         flow_table_entries: stats.flow_entries.get(),

@@ -271,6 +271,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::Martian
         | DropReason::UnknownReply
         | DropReason::IcmpUnmatched
+        | DropReason::MtuExceeded
         | DropReason::SourceNotAllowed => false,
         DropReason::NoBackend
         | DropReason::BackendDown
@@ -282,7 +283,6 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::TxRingFull
         | DropReason::UmemExhausted
         | DropReason::HandoffFull
-        | DropReason::MtuExceeded
         | DropReason::UdpSuperPacket
         | DropReason::Internal => true,
     }

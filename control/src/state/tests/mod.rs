@@ -34,6 +34,7 @@ fn network() -> NetworkView {
         prefix_length: 24,
         gateway: None,
         metric: 0,
+        mtu: None,
     };
     let neighbors = [(address(2), MacAddr([2; 6])), (address(3), MacAddr([3; 6]))].into();
     NetworkView {

@@ -166,6 +166,7 @@ impl Surroundings {
                 prefix_length: 24,
                 gateway: None,
                 metric: 0,
+                mtu: None,
             };
             world.network.addresses = vec![address(self.own)];
             world.network.next_hops = NextHops::new(

@@ -2,6 +2,7 @@
 //! packets that go in and those that are expected to come out, and checks all checksums.
 
 mod captured;
+mod fragmentation;
 mod icmp_errors;
 mod parsing;
 mod properties;

@@ -1,15 +1,15 @@
 //! ICMP errors about packets that the balancer sent, forwarded to the end that sent the packet originally (RFC 5508
-//! section 4). They change no state and refresh no timer.
+//! section 4). They change no state and refresh no timer; of a path's MTU, see [`crate::pipeline::path_mtu`].
 
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
 
-use crate::flow::{FlowId, Flows, HotEntry};
+use crate::flow::FlowId;
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::reject::DropContext;
 use crate::pipeline::tuple::Tuple;
-use crate::pipeline::{Origin, Signals, Verdict, emit, next_hop};
+use crate::pipeline::{Origin, Signals, Tables, Verdict, emit, next_hop, size};
 use crate::port::Frame;
 
 /// An ICMP error on its way.
@@ -24,12 +24,12 @@ pub(super) struct Error<'a> {
 /// Forwards an error to the client or the backend of the flow that it quotes, or to the worker that owns the flow.
 pub(super) fn forward<F: Frame>(
     policy: &Policy,
-    flows: &mut Flows,
+    tables: &mut Tables,
     signals: &Signals,
     packet: &mut [F],
     error: Error<'_>,
 ) -> Result<Verdict, DropContext> {
-    let (quoted, table) = (error.quoted, flows.table());
+    let (quoted, table) = (error.quoted, tables.flows.table());
     // The balancer sent the quoted packet.
     let local = table
         .find_local(&quoted.source)
@@ -45,13 +45,13 @@ pub(super) fn forward<F: Frame>(
     if reply_owner == Some(policy.worker)
         && let Some(id) = table.reply(&tuple.reply_key(quoted.destination), error.now)
     {
-        return to_client(policy, flows, signals, packet, error, id);
+        return to_client(policy, tables, signals, packet, error, id);
     }
     let by_ports = policy.request_owner(&quoted.destination, tuple);
     if (by_ports == policy.worker || policy.placement.any_by_client())
         && let Some(id) = table.request(&tuple.request_key(quoted.destination), error.now)
     {
-        return to_backend(policy, flows, signals, packet, error, id);
+        return to_backend(policy, tables, signals, packet, error, id);
     }
     let own = ServiceKey {
         address: from_octets(quoted.source),
@@ -69,12 +69,13 @@ pub(super) fn forward<F: Frame>(
 /// An error about a packet to the backend goes to the client (RFC 5508 REQ-5).
 fn to_client<F: Frame>(
     policy: &Policy,
-    flows: &mut Flows,
+    tables: &mut Tables,
     signals: &Signals,
     packet: &mut [F],
     error: Error<'_>,
     id: FlowId,
 ) -> Result<Verdict, DropContext> {
+    let flows = &mut tables.flows;
     if matches!(error.quoted.kind, ErrorClass::Unreachable) {
         flows.count_unreachable(id);
     }
@@ -88,19 +89,20 @@ fn to_client<F: Frame>(
     };
     let mac = next_hop::refresh_client(policy, flows, signals, id)
         .map(|()| next_hop::of_client(policy, flows.table().entry(id)));
-    translate(policy, flows.entry_mut(id), packet, error, inner, mac)
+    translate(policy, tables, id, packet, error, inner, mac)
         .map_err(|reason| DropContext::of(service, reason))
 }
 
 /// An error about a packet to the client goes to the backend (RFC 5508 REQ-4).
 fn to_backend<F: Frame>(
     policy: &Policy,
-    flows: &mut Flows,
+    tables: &mut Tables,
     signals: &Signals,
     packet: &mut [F],
     error: Error<'_>,
     id: FlowId,
 ) -> Result<Verdict, DropContext> {
+    let flows = &tables.flows;
     let entry = flows.table().entry(id);
     let service = ServiceSlot(entry.service_slot);
     let inner = Translation {
@@ -114,14 +116,15 @@ fn to_backend<F: Frame>(
         .backend(BackendSlot(entry.backend_slot))
         .ok_or(DropReason::Internal)
         .and_then(|backend| next_hop::of_backend(policy, signals, backend));
-    translate(policy, flows.entry_mut(id), packet, error, inner, mac)
+    translate(policy, tables, id, packet, error, inner, mac)
         .map_err(|reason| DropContext::of(service, reason))
 }
 
 /// Translates an error for the sender of the quoted packet, which is `inner` as that sender knows it.
 fn translate<F: Frame>(
     policy: &Policy,
-    entry: &mut HotEntry,
+    tables: &mut Tables,
+    id: FlowId,
     packet: &mut [F],
     error: Error<'_>,
     inner: Translation,
@@ -132,37 +135,29 @@ fn translate<F: Frame>(
     if parsed.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    if let ErrorClass::TooBig { mtu } = quoted.kind {
-        lower_mss(entry, parsed.family, mtu);
+    if let ErrorClass::TooBig { mtu } = quoted.kind
+        && is_plausible(parsed.family, mtu, quoted.ip_len)
+    {
+        let flows = &mut tables.flows;
+        tables.path_mtus.lower(flows, id, parsed.family, mtu, error.now);
     }
     let head = packet.first_mut().ok_or(DropReason::Malformed)?;
     let own = inner.destination;
     packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)?;
     emit::address_frame(policy, packet, mac);
-    Ok(Verdict::Transmit)
+    if parsed.ip_len() <= u32::from(policy.smallest_mtu) {
+        return Ok(Verdict::Transmit);
+    }
+    // No error is sent about an error.
+    size::fit(policy, parsed, &inner.source, 0).map_err(|refusal| refusal.reason)
 }
 
-/// Lowers the size of the segments into which super-packets of this flow are divided.
-fn lower_mss(entry: &mut HotEntry, family: Family, mtu: u32) {
-    let headers = match family {
-        Family::V4 => 40,
-        Family::V6 => 60,
-    };
-    let Ok(mtu) = u16::try_from(mtu) else { return };
-    if mtu < smallest_path_mtu(family) {
-        return;
-    }
-    let limit = mtu - headers;
-    if entry.mss == 0 || entry.mss > limit {
-        entry.mss = limit;
-    }
-}
-
-/// The shortest MTU that a path may have, by family (RFC 791, RFC 8200): Too Big messages
-/// below it are ignored.
-const fn smallest_path_mtu(family: Family) -> u16 {
-    match family {
+/// Whether a packet of `length` bytes can have met a next hop with this MTU. Over IPv6 none has less than 1,280 (RFC 8201
+/// section 4); routers that know no MTU say 0 (RFC 1191 section 4).
+fn is_plausible(family: Family, mtu: u32, length: u32) -> bool {
+    let least = match family {
         Family::V4 => 68,
         Family::V6 => 1280,
-    }
+    };
+    (least..length).contains(&mtu)
 }

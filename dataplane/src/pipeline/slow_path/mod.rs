@@ -34,6 +34,9 @@ impl Engine {
         }
         match parsed.transport {
             Transport::Icmp => {
+                if packet.len() > 1 {
+                    packet::check_long_icmp(packet, parsed)?;
+                }
                 let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
                 let quoted = packet::parse_quote(head, parsed)?;
                 let error = icmp::Error {
@@ -42,7 +45,12 @@ impl Engine {
                     origin,
                     now,
                 };
-                icmp::forward(&self.policy, &mut self.tables.flows, &self.signals, packet, error)
+                let forwarded = icmp::forward(&self.policy, &mut self.tables, &self.signals, packet, error);
+                if parsed.dont_fragment {
+                    forwarded
+                } else {
+                    self.identify(packet, parsed, forwarded)
+                }
             }
             Transport::Fragment { .. } => self.fragment(packet, parsed, local, arrival, origin, now),
             Transport::Tcp { .. } | Transport::Udp { .. } => Err(DropReason::Internal.into()),

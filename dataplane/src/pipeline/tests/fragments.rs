@@ -113,6 +113,21 @@ fn udp_payload(datagram: &[u8], source: &str, destination: &str) -> Vec<u8> {
     payload.to_vec()
 }
 
+/// The payload of the one UDP datagram from a service or to the backend over IPv4 whose fragments, in order, these are.
+pub(super) fn udp_payload_of(packets: &[Vec<u8>]) -> Vec<u8> {
+    let offsets = packets.iter().map(|packet| Piece::of(packet).offset);
+    assert!(offsets.is_sorted(), "in order");
+    let datagrams = reassemble(packets);
+    assert_eq!(datagrams.len(), 1);
+    let ip = etherparse::Ipv4HeaderSlice::from_slice(&packets[0][14..]).unwrap();
+    let (header, _) = UdpHeader::from_slice(&datagrams[0].2).unwrap();
+    udp_payload(
+        &datagrams[0].2,
+        &SocketAddr::new(ip.source_addr().into(), header.source_port).to_string(),
+        &SocketAddr::new(ip.destination_addr().into(), header.destination_port).to_string(),
+    )
+}
+
 fn permuted<T: Clone>(items: &[T], order: &[usize]) -> Vec<T> {
     order.iter().map(|&index| items[index].clone()).collect()
 }

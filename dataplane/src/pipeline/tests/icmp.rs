@@ -123,25 +123,6 @@ fn icmp_neither_refreshes_nor_ends_a_flow() {
 }
 
 #[test]
-fn too_big_makes_super_packets_smaller() {
-    let mut world = World::new(Setup::default());
-    world.connect("172.16.1.100:40000");
-    let data = world.client_tcp("172.16.1.100:40000", flags::ACK, &[1; 600]);
-    let (_, sent) = world.send(&data);
-    let error = builder::icmp_error(
-        world.addresses("172.16.1.1:0", "172.16.1.103:0"),
-        3,
-        4,
-        1_240,
-        inner(&sent),
-    );
-    assert_eq!(world.send(&error).0, Verdict::Transmit);
-    let large = world.client_tcp("172.16.1.100:40000", flags::ACK, &[1; 6_000]);
-    let (verdict, _) = world.send_frames(frames_of(&large, 3_840));
-    assert_eq!(verdict, Verdict::Segment { mss: 1_200 });
-}
-
-#[test]
 fn errors_about_unknown_packets_are_dropped() {
     let mut world = World::new(Setup::default());
     for (source, destination) in [
@@ -186,21 +167,186 @@ fn a_packet_without_hops_left_is_rejected_with_time_exceeded() {
 }
 
 #[test]
-fn own_errors_are_rate_limited() {
+fn own_errors_are_limited_for_each_source_and_in_all() {
     let mut world = World::new(Setup {
         backends: vec![],
         ..Setup::default()
     });
-    let question = world.client_udp("172.16.1.100:40000", b"q");
-    let answered = (0..5_000)
-        .filter(|_| world.send(&question).0 == Verdict::Reject)
-        .count();
-    assert_eq!(answered, 200);
+    let answered = |world: &mut World, client: &str, packets: usize| {
+        let question = world.client_udp(client, b"q");
+        (0..packets)
+            .filter(|_| world.send(&question).0 == Verdict::Reject)
+            .count()
+    };
+    // A scanner.
+    assert_eq!(answered(&mut world, "172.16.1.66:40000", 5_000), 20);
     assert_eq!(world.dropped(DropReason::NoBackend), 5_000);
-    assert_eq!(world.stats[0].answers_suppressed.get(), 4_800);
+    assert_eq!(world.stats[0].answers_suppressed.get(), 4_980);
+    assert_eq!(
+        answered(&mut world, "172.16.1.100:40000", 1),
+        1,
+        "others still get theirs"
+    );
     world.pass(Duration::from_millis(100));
-    let answered = (0..5_000)
-        .filter(|_| world.send(&question).0 == Verdict::Reject)
-        .count();
-    assert_eq!(answered, 100);
+    assert_eq!(answered(&mut world, "172.16.1.66:40000", 5_000), 10);
+    let all: usize = (1..250)
+        .map(|host| answered(&mut world, &format!("172.16.2.{host}:40000"), 100))
+        .sum();
+    assert_eq!(all, 190, "200 in all");
+}
+
+/// An error about `sent` of kind 3, from a router.
+fn error_about(world: &World, case: &Case, sent: &[u8]) -> Vec<u8> {
+    let kind = if case.icmp == 34 { 3 } else { 1 };
+    builder::icmp_error(world.addresses(case.router, case.own), kind, 1, 0, inner(sent))
+}
+
+/// What an end sees of its packet in an error behind the balancer: what it sent, one hop later.
+fn one_hop_later(packet: &[u8]) -> Vec<u8> {
+    let mut packet = inner(packet).to_vec();
+    if packet[0] >> 4 == 4 {
+        packet[8] -= 1;
+        let header = etherparse::Ipv4HeaderSlice::from_slice(&packet)
+            .unwrap()
+            .to_header();
+        packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    } else {
+        packet[7] -= 1;
+    }
+    packet
+}
+
+/// RFC 5508 REQ-4 and REQ-5: byte by byte, in both directions, TCP and UDP.
+#[test]
+fn the_quoted_packet_is_the_one_that_its_sender_sent() {
+    for case in CASES {
+        let mut world = World::new(Setup::default());
+        let seen = world.connect(case.client);
+        let request = world.client_tcp(case.client, flags::ACK | flags::PSH, b"request");
+        let reply = world.backend_tcp(&seen, flags::ACK | flags::PSH, b"reply");
+        let question = world.client_udp(case.client, b"question");
+        let asked = world.forward(&question);
+        let answer = world.backend_udp(&asked, b"answer");
+        for packet in [request, reply, question, answer] {
+            let (_, sent) = world.send(&packet);
+            let error = error_about(&world, &case, &sent);
+            let (verdict, out) = world.send(&error);
+            assert_eq!(verdict, Verdict::Transmit);
+            validate::assert_valid(&out, true);
+            assert_eq!(out[case.icmp + 8..], one_hop_later(&packet));
+        }
+    }
+}
+
+/// RFC 5508 REQ-7: the client of a service is one of its backends.
+#[test]
+fn errors_about_hairpinned_packets_reach_their_senders() {
+    for case in CASES {
+        let mut world = World::new(Setup::default());
+        let client = if case.icmp == 34 {
+            "172.16.1.2:40000"
+        } else {
+            "[2001:db8::2]:40000"
+        };
+        let seen = world.connect(client);
+        assert_eq!(seen.destination.ip(), client.parse::<SocketAddr>().unwrap().ip());
+        let request = world.client_tcp(client, flags::ACK, b"request");
+        let reply = world.backend_tcp(&seen, flags::ACK, b"reply");
+        for packet in [request, reply] {
+            let (_, sent) = world.send(&packet);
+            let error = error_about(&world, &case, &sent);
+            let (verdict, out) = world.send(&error);
+            assert_eq!(verdict, Verdict::Transmit);
+            assert_eq!(out[case.icmp + 8..], one_hop_later(&packet));
+        }
+    }
+}
+
+/// RFC 5508 REQ-3, RFC 4884: what is wrong is dropped under its reason, options and extensions are passed over.
+#[test]
+fn errors_are_checked_before_they_are_forwarded() {
+    let case = &CASES[0];
+    let mut world = World::new(Setup::default());
+    world.connect(case.client);
+    let data = world.client_tcp(case.client, flags::ACK, &[1; 100]);
+    let (_, sent) = world.send(&data);
+    let quote = inner(&sent);
+    let error = |world: &World, length: u32, original: &[u8]| {
+        builder::icmp_error(world.addresses(case.router, case.own), 3, 1, length, original)
+    };
+    let mut wrong = error(&world, 0, quote);
+    wrong[36] ^= 1;
+    assert_eq!(world.send(&wrong).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::BadChecksum), 1);
+
+    let mut quote_with_wrong_checksum = quote.to_vec();
+    quote_with_wrong_checksum[10] ^= 1;
+    let wrong = error(&world, 0, &quote_with_wrong_checksum);
+    assert_eq!(world.send(&wrong).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::BadChecksum), 2);
+
+    // A message in several frames.
+    let long = error(&world, 0, &[quote, &[0; 4_000]].concat());
+    let mut wrong = long.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    assert_eq!(world.send_frames(frames_of(&wrong, 1_000)).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::BadChecksum), 3);
+
+    // Extensions behind 128 bytes, which is 32 words (RFC 4884 section 5.2).
+    let mut padded = quote[..60].to_vec();
+    padded.resize(128, 0);
+    let extensions = [0x20, 0, 0xdf, 0xff, 0, 8, 1, 1, 0x12, 0x34, 0x51, 0xff];
+    padded.extend(extensions);
+    let with_extensions = error(&world, 32 << 16, &padded);
+    let (verdict, out) = world.send(&with_extensions);
+    assert_eq!(verdict, Verdict::Transmit);
+    validate::assert_valid(&out, true);
+    assert_eq!(out[out.len() - 12..], extensions);
+    assert_eq!(out[38..42], [0, 32, 0, 0]);
+
+    // Options in the quoted header: no-operation four times.
+    let mut options = quote.to_vec();
+    options.splice(20..20, [1; 4]);
+    options[0] = 0x46;
+    options[3] += 4;
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&options)
+        .unwrap()
+        .to_header();
+    options[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    let with_options = error(&world, 0, &options);
+    let (verdict, out) = world.send(&with_options);
+    assert_eq!(verdict, Verdict::Transmit);
+    validate::assert_valid(&out, true);
+    assert_eq!(out[62..66], [1; 4]);
+    assert_eq!(
+        out[66..68],
+        40_000_u16.to_be_bytes(),
+        "the client's port behind them"
+    );
+}
+
+/// The kernel's neighbour of the client changed after the flow's last packet.
+#[test]
+fn errors_go_to_the_present_neighbour_of_the_client() {
+    let case = &CASES[0];
+    let mut world = World::new(Setup::default());
+    world.connect(case.client);
+    let data = world.client_tcp(case.client, flags::ACK, b"data");
+    let (_, sent) = world.send(&data);
+    let moved = MacAddr([2, 0, 0, 0, 0, 0x99]);
+    world.publish(|snapshot| {
+        let routes = vec![Route {
+            destination: "172.16.1.0".parse().unwrap(),
+            prefix_length: 24,
+            gateway: None,
+            metric: 0,
+            mtu: None,
+        }];
+        let neighbors = HashMap::from([("172.16.1.100".parse().unwrap(), moved)]);
+        snapshot.next_hops = NextHops::new(Link::Ethernet(OWN_MAC), 2, routes, neighbors);
+    });
+    let error = error_about(&world, case, &sent);
+    let (verdict, out) = world.send(&error);
+    assert_eq!(verdict, Verdict::Transmit);
+    assert_eq!(out[..6], moved.0);
 }

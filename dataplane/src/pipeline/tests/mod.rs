@@ -8,6 +8,7 @@ mod fragments;
 mod icmp;
 mod lifecycle;
 mod nat;
+mod path_mtu;
 mod properties;
 mod reattach;
 mod source_ranges;
@@ -116,7 +117,7 @@ impl World {
                 let events = Arc::new(ArrayQueue::new(16));
                 let mut engine =
                     Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
-                drop(engine.set_snapshot(Arc::clone(&snapshot), now));
+                drop(engine.set_snapshot(Arc::clone(&snapshot)));
                 engine
             })
             .collect();
@@ -139,7 +140,7 @@ impl World {
         change(&mut next);
         self.snapshot = Arc::new(next);
         for engine in &mut self.engines {
-            drop(engine.set_snapshot(Arc::clone(&self.snapshot), self.now));
+            drop(engine.set_snapshot(Arc::clone(&self.snapshot)));
         }
     }
 
@@ -473,12 +474,14 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             prefix_length: 24,
             gateway: None,
             metric: 0,
+            mtu: None,
         },
         Route {
             destination: "2001:db8::".parse().unwrap(),
             prefix_length: 64,
             gateway: None,
             metric: 0,
+            mtu: None,
         },
     ];
     Snapshot {

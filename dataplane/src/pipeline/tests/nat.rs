@@ -119,6 +119,7 @@ fn the_kernels_neighbour_is_used_when_it_is_known() {
             prefix_length: 0,
             gateway: Some(gateway),
             metric: 0,
+            mtu: None,
         }];
         snapshot.next_hops = NextHops::new(
             Link::Ethernet(OWN_MAC),

@@ -140,6 +140,7 @@ fn a_client_address_of_a_former_attachment_is_not_used() {
             prefix_length: 24,
             gateway: None,
             metric: 0,
+            mtu: None,
         }];
         snapshot.next_hops = NextHops::new(hops.link, hops.generation + 1, routes, neighbors);
     });

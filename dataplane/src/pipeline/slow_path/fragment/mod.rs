@@ -6,6 +6,7 @@
 //! 4.5): whoever reassembles it never gets what the balancer has not seen.
 
 mod coverage;
+mod lists;
 mod slab;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,8 @@ use vl3lb_common::hash::{owner_hash, reduce};
 use vl3lb_common::{DropReason, Protocol, Timestamp};
 
 use crate::packet::{self, Parsed, Transport};
+use crate::pipeline::batch::Prepared;
+use crate::pipeline::classify::Class;
 use crate::pipeline::lookup::Lookup;
 use crate::pipeline::reject::DropContext;
 use crate::pipeline::tuple::Tuple;
@@ -47,6 +50,25 @@ pub(in crate::pipeline) enum Arrival {
 }
 
 impl Engine {
+    /// Decides about a packet with the verdict [`Verdict::Wait`] whose ticket was released.
+    pub fn resume<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
+        let mut prepared = Prepared::EMPTY;
+        prepared.classify(&self.policy, self.tables.flows.table(), packet);
+        let &Class::SlowPath { local } = &prepared.class else {
+            return self.decide(packet, &prepared, origin, now);
+        };
+        let parsed = &prepared.parsed;
+        self.slow_path(packet, parsed, local, Arrival::Waited, origin, now)
+            .unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
+    }
+
+    /// The next packets with the verdict [`Verdict::Wait`] that need not wait any longer; call it until there are none,
+    /// after each burst and each sweep.
+    #[inline]
+    pub fn next_release(&mut self) -> Option<Release> {
+        self.tables.fragments.next_release()
+    }
+
     /// A fragment follows the flow of its datagram's first fragment.
     pub(super) fn fragment<F: Frame>(
         &mut self,

@@ -41,11 +41,6 @@ impl<T: Copy> Slab<T> {
     pub(super) fn remove(&mut self, place: u16) {
         self.free.push(place);
     }
-
-    /// The values of all places that were ever used, free ones included.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.places.iter()
-    }
 }
 
 impl<T> Index<u16> for Slab<T> {

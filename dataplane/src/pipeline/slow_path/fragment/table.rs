@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use super::coverage::{Coverage, Fit};
+use super::lists::Lists;
 use super::slab::Slab;
 use crate::packet::TcpFlags;
 
@@ -86,9 +87,6 @@ struct Datagram {
     /// Its fragments overlap: the rest is dropped (RFC 5722 section 4, RFC 8200 section 4.5).
     overlaps: bool,
     source: u16,
-    /// Neighbours in the order of age.
-    older: u16,
-    newer: u16,
 }
 
 /// One sender of fragments, and what it has in the table.
@@ -98,16 +96,8 @@ struct Source {
     waiting: u16,
 }
 
-/// Which datagrams may give way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Among {
-    All,
-    /// Those with waiting fragments.
-    Waiting,
-}
-
-/// No place.
-const NONE: u16 = u16::MAX;
+/// The one list of [`FragmentTable::by_age`] and [`FragmentTable::by_wait`].
+const ALL: u16 = 0;
 
 /// The datagrams in flight at one worker. Keyed hashes: a sender cannot aim at another one's places.
 #[derive(Debug)]
@@ -116,8 +106,14 @@ pub(in crate::pipeline) struct FragmentTable {
     sources: Slab<Source>,
     by_key: HashMap<Key, u16>,
     by_source: HashMap<[u8; 16], u16>,
-    oldest: u16,
-    newest: u16,
+    /// All datagrams, the oldest first.
+    by_age: Lists,
+    /// Those with waiting fragments, the one that waits longest first.
+    by_wait: Lists,
+    /// The datagrams of each source, the oldest first.
+    of_source: Lists,
+    /// Sources by their number of datagrams, the one that has had so many for longest first.
+    by_weight: Lists,
     waiting: u16,
     next_ticket: u32,
     releases: Vec<Release>,
@@ -131,8 +127,10 @@ impl Default for FragmentTable {
             // Twice the size: then removals never make them grow.
             by_key: HashMap::with_capacity(2 * usize::from(DATAGRAMS)),
             by_source: HashMap::with_capacity(2 * usize::from(DATAGRAMS)),
-            oldest: NONE,
-            newest: NONE,
+            by_age: Lists::new(1, DATAGRAMS),
+            by_wait: Lists::new(1, DATAGRAMS),
+            of_source: Lists::new(DATAGRAMS, DATAGRAMS),
+            by_weight: Lists::new(DATAGRAMS_OF_SOURCE + 1, DATAGRAMS),
             waiting: 0,
             next_ticket: 0,
             releases: Vec::with_capacity(usize::from(WAITING)),
@@ -141,8 +139,8 @@ impl Default for FragmentTable {
 }
 
 impl FragmentTable {
-    /// Notes a fragment. `may_wait`: whether it waits if its datagram's first one was not seen. O(1); O(datagrams) where
-    /// room is needed.
+    /// Notes a fragment. `may_wait`: whether it waits if its datagram's first one was not seen. O(1); O(waiting fragments)
+    /// where one has to make room for another.
     ///
     /// # Errors
     /// It overlaps or repeats another one, its datagram has too many gaps or nothing can make room, or the first one
@@ -221,8 +219,10 @@ impl FragmentTable {
 
     /// Forgets datagrams whose time is over. O(expired datagrams).
     pub(in crate::pipeline) fn expire(&mut self, now: Timestamp) {
-        while self.oldest != NONE && now.since(self.datagrams[self.oldest].began) >= LIFETIME {
-            self.remove(self.oldest, DropReason::FragmentUnmatched);
+        while let Some(oldest) = self.by_age.first(ALL)
+            && now.since(self.datagrams[oldest].began) >= LIFETIME
+        {
+            self.remove(oldest, DropReason::FragmentUnmatched);
         }
     }
 
@@ -234,8 +234,8 @@ impl FragmentTable {
 
     /// Whether no datagram is in flight.
     #[cfg(test)]
-    pub(in crate::pipeline) const fn is_empty(&self) -> bool {
-        self.oldest == NONE
+    pub(in crate::pipeline) fn is_empty(&self) -> bool {
+        self.by_age.first(ALL).is_none()
     }
 
     /// Fragments that wait.
@@ -247,15 +247,12 @@ impl FragmentTable {
     /// A place for a datagram with no fragment yet.
     fn begin(&mut self, key: Key, now: Timestamp) -> Result<u16, DropReason> {
         let known = self.by_source.get(&key.source).copied();
-        let is_heavy = known.is_some_and(|source| self.sources[source].datagrams >= DATAGRAMS_OF_SOURCE);
-        let victim = if is_heavy {
-            self.oldest(known, Among::All)
-        } else if self.datagrams.is_full() {
-            self.oldest(None, Among::All)
-        } else {
-            None
+        let heaviest = match known {
+            Some(source) if self.sources[source].datagrams >= DATAGRAMS_OF_SOURCE => Some(source),
+            _ if self.datagrams.is_full() => self.heaviest(),
+            _ => None,
         };
-        if let Some(victim) = victim {
+        if let Some(victim) = heaviest.and_then(|source| self.of_source.first(source)) {
             self.remove(victim, DropReason::FragmentTableFull);
         }
         // Looked up again: it may have lost its last datagram.
@@ -263,7 +260,6 @@ impl FragmentTable {
             Some(&source) => source,
             None => self.add_source(key.source)?,
         };
-        self.sources[source].datagrams += 1;
         let ticket = Ticket(self.next_ticket);
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let place = self
@@ -279,15 +275,11 @@ impl FragmentTable {
                 released: 0,
                 overlaps: false,
                 source,
-                older: self.newest,
-                newer: NONE,
             })
             .ok_or(DropReason::Internal)?;
-        match self.newest {
-            NONE => self.oldest = place,
-            newest => self.datagrams[newest].newer = place,
-        }
-        self.newest = place;
+        self.by_age.push(ALL, place);
+        self.of_source.push(source, place);
+        self.weigh(source, self.sources[source].datagrams + 1);
         self.by_key.insert(key, place);
         Ok(place)
     }
@@ -300,6 +292,7 @@ impl FragmentTable {
         // Each source has a datagram, so there is room for it where there is room for one.
         let place = self.sources.insert(source).ok_or(DropReason::Internal)?;
         self.by_source.insert(address, place);
+        self.by_weight.push(0, place);
         Ok(place)
     }
 
@@ -307,9 +300,11 @@ impl FragmentTable {
     fn wait(&mut self, place: u16) -> Result<Ticket, DropReason> {
         let source = self.datagrams[place].source;
         let victim = if self.sources[source].waiting >= WAITING_OF_SOURCE {
-            self.oldest(Some(source), Among::Waiting)
+            self.by_wait
+                .iter(ALL)
+                .find(|&other| self.datagrams[other].source == source)
         } else if self.waiting >= WAITING {
-            self.oldest(None, Among::Waiting)
+            self.longest_waiting_of_heaviest()
         } else {
             None
         };
@@ -319,35 +314,37 @@ impl FragmentTable {
             None => {}
         }
         let datagram = &mut self.datagrams[place];
+        if datagram.waiting == 0 {
+            self.by_wait.push(ALL, place);
+        }
         datagram.waiting += 1;
         self.sources[source].waiting += 1;
         self.waiting += 1;
         Ok(datagram.ticket)
     }
 
-    /// The oldest datagram of `source`, else of the sources that have most; of those `among`. O(datagrams).
+    /// The source with most datagrams.
+    fn heaviest(&self) -> Option<u16> {
+        (1..=DATAGRAMS_OF_SOURCE)
+            .rev()
+            .find_map(|weight| self.by_weight.first(weight))
+    }
+
+    /// Of the datagrams with waiting fragments the one that waits longest among those of the source with most datagrams.
     ///
     /// A source is weighed by its datagrams, not by its fragments that wait: otherwise a flood of single fragments from
     /// many sources would push out datagrams that arrive in reverse.
-    fn oldest(&self, source: Option<u16>, among: Among) -> Option<u16> {
-        let weight = |source: &Source| match among {
-            Among::Waiting if source.waiting == 0 => 0,
-            Among::All | Among::Waiting => source.datagrams,
-        };
-        let most = self.sources.iter().map(weight).max()?;
-        let mut place = self.oldest;
-        while place != NONE {
-            let datagram = &self.datagrams[place];
-            let is_one = match source {
-                Some(source) => source == datagram.source,
-                None => weight(&self.sources[datagram.source]) == most,
-            };
-            if is_one && (among == Among::All || datagram.waiting > 0) {
-                return Some(place);
-            }
-            place = datagram.newer;
-        }
-        None
+    fn longest_waiting_of_heaviest(&self) -> Option<u16> {
+        let weight = |&place: &u16| self.sources[self.datagrams[place].source].datagrams;
+        let most = self.by_wait.iter(ALL).map(|place| weight(&place)).max()?;
+        self.by_wait.iter(ALL).find(|place| weight(place) == most)
+    }
+
+    /// Notes how many datagrams a source has.
+    fn weigh(&mut self, source: u16, datagrams: u16) {
+        let before = std::mem::replace(&mut self.sources[source].datagrams, datagrams);
+        self.by_weight.remove(before, source);
+        self.by_weight.push(datagrams, source);
     }
 
     fn forget_if_complete(&mut self, place: u16) {
@@ -360,26 +357,14 @@ impl FragmentTable {
     /// Removes a datagram; fragments that wait for its first one are dropped for `reason`.
     fn remove(&mut self, place: u16, reason: DropReason) {
         self.release(place, Err(reason));
-        let Datagram {
-            key,
-            source,
-            older,
-            newer,
-            ..
-        } = self.datagrams[place];
-        match older {
-            NONE => self.oldest = newer,
-            older => self.datagrams[older].newer = newer,
-        }
-        match newer {
-            NONE => self.newest = older,
-            newer => self.datagrams[newer].older = older,
-        }
+        let Datagram { key, source, .. } = self.datagrams[place];
+        self.by_age.remove(ALL, place);
+        self.of_source.remove(source, place);
         self.by_key.remove(&key);
         self.datagrams.remove(place);
-        let of = &mut self.sources[source];
-        of.datagrams -= 1;
-        if of.datagrams == 0 {
+        self.weigh(source, self.sources[source].datagrams - 1);
+        if self.sources[source].datagrams == 0 {
+            self.by_weight.remove(0, source);
             self.by_source.remove(&key.source);
             self.sources.remove(source);
         }
@@ -392,6 +377,7 @@ impl FragmentTable {
         if waiting == 0 {
             return;
         }
+        self.by_wait.remove(ALL, place);
         self.waiting -= waiting;
         self.sources[datagram.source].waiting -= waiting;
         let ticket = datagram.ticket;

@@ -1,0 +1,65 @@
+//! Packets that are too long: their segments and fragments, and the identification that these have.
+
+use vl3lb_common::DropReason;
+
+use super::reject::DropContext;
+use super::{Engine, Verdict};
+use crate::packet::{self, Parsed};
+use crate::port::{Frame, Port, packet_len};
+
+impl Engine {
+    /// Gives a translated packet that may be fragmented on its way an identification of the balancer's own.
+    #[cold]
+    pub(super) fn identify<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        parsed: &Parsed,
+        decided: Result<Verdict, DropContext>,
+    ) -> Result<Verdict, DropContext> {
+        let verdict = decided?;
+        let count = match verdict {
+            Verdict::Transmit | Verdict::Fragment { .. } => 1,
+            // Segments have numbers in a row.
+            Verdict::Segment { mss } => parsed.ip_len() / u32::from(mss.max(1)) + 1,
+            _ => return Ok(verdict),
+        };
+        let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
+        let identification = self.tables.identifications.next(head, parsed, count)?;
+        packet::set_identification(head, parsed, identification)?;
+        Ok(verdict)
+    }
+
+    /// Segments a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`. The packet's
+    /// own frames are no longer needed then.
+    pub fn segment<P: Port>(&self, port: &mut P, packet: &[P::Frame], mss: u16, out: &mut Vec<P::Frame>) {
+        let segmented = packet
+            .first()
+            .ok_or(DropReason::Malformed)
+            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
+            .and_then(|parsed| packet::segment(port, packet, &parsed, mss, out));
+        match segmented {
+            Ok(_) => self.signals.stats.segmented.add(1),
+            Err(reason) => self.count_drop(reason),
+        }
+    }
+
+    /// Fragments a packet with the verdict [`Verdict::Fragment`] into frames of `port`, appended to `out`. The packet's own
+    /// frames are no longer needed then.
+    pub fn fragment_packet<P: Port>(
+        &self,
+        port: &mut P,
+        packet: &[P::Frame],
+        mtu: u16,
+        out: &mut Vec<P::Frame>,
+    ) {
+        let fragmented = packet
+            .first()
+            .ok_or(DropReason::Malformed)
+            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
+            .and_then(|parsed| packet::fragment(port, packet, &parsed, mtu, out));
+        match fragmented {
+            Ok(_) => self.signals.stats.fragmented.add(1),
+            Err(reason) => self.count_drop(reason),
+        }
+    }
+}
