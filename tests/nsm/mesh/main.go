@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 
+	"vl3-lb.io/tests/nsm/mesh/agent"
 	"vl3-lb.io/tests/nsm/mesh/client"
 	"vl3-lb.io/tests/nsm/mesh/endpoint"
 	"vl3-lb.io/tests/nsm/mesh/forwarder"
@@ -15,6 +16,7 @@ import (
 	"vl3-lb.io/tests/nsm/mesh/manager"
 	"vl3-lb.io/tests/nsm/mesh/registry"
 	"vl3-lb.io/tests/nsm/mesh/supervisor"
+	"vl3-lb.io/tests/nsm/mesh/webhook"
 )
 
 // The parts, each a process of its own that takes its configuration as JSON.
@@ -25,6 +27,8 @@ var parts = map[string]func(string) error{
 	"forwarder": forwarder.Run,
 	"endpoint":  endpoint.Run,
 	"client":    client.Run,
+	"agent":     agent.Run,
+	"webhook":   webhook.Run,
 }
 
 func main() {
@@ -44,5 +48,5 @@ func run(arguments []string) error {
 		}
 	}
 	return fmt.Errorf("usage: mesh up OPTION..., or mesh PART CONFIGURATION with one of the parts " +
-		"registry, ipam, manager, forwarder, endpoint, client")
+		"registry, ipam, manager, forwarder, endpoint, client, agent, webhook")
 }

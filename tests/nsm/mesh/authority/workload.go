@@ -16,29 +16,37 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// workloadAPI serves one identity. SPIRE tells workloads apart by their process; here each has its own socket, since
-// all processes of a test have one user.
+// workloadAPI serves the SVIDs of an authority.
 type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	authority *Authority
-	id        string
+	identify  Identify
 }
 
-// Serve gives the identity id to whoever connects to the unix socket at path, until ctx ends.
+// Identify tells the SPIFFE ID of the workload that opened the connection of ctx.
+type Identify func(ctx context.Context) (string, error)
+
+// Serve gives the identity id to whoever connects to the unix socket at path, until ctx ends. SPIRE tells workloads
+// apart by their process; here each has its own socket, since all processes of a test have one user.
 func (a *Authority) Serve(ctx context.Context, path, id string) error {
+	return a.ServeWorkloads(ctx, path, func(context.Context) (string, error) { return id, nil })
+}
+
+// ServeWorkloads serves a unix socket until ctx ends, and gives each workload the identity that identify tells.
+func (a *Authority) ServeWorkloads(ctx context.Context, path string, identify Identify, options ...grpc.ServerOption) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("serve the identity %s: %w", id, err)
+		return fmt.Errorf("serve identities: %w", err)
 	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
-		return fmt.Errorf("serve the identity %s: %w", id, err)
+		return fmt.Errorf("serve identities: %w", err)
 	}
 	// Workloads may run as other users.
 	if err := os.Chmod(path, 0o777); err != nil {
-		return errors.Join(fmt.Errorf("serve the identity %s: %w", id, err), listener.Close())
+		return errors.Join(fmt.Errorf("serve identities: %w", err), listener.Close())
 	}
-	server := grpc.NewServer()
-	workload.RegisterSpiffeWorkloadAPIServer(server, &workloadAPI{authority: a, id: id})
+	server := grpc.NewServer(options...)
+	workload.RegisterSpiffeWorkloadAPIServer(server, &workloadAPI{authority: a, identify: identify})
 	go func() {
 		<-ctx.Done()
 		server.Stop()
@@ -74,8 +82,12 @@ func (w *workloadAPI) stream(ctx context.Context, send func(*SVID, []byte) error
 	if values := header.Get("workload.spiffe.io"); len(values) != 1 || values[0] != "true" {
 		return status.Error(codes.InvalidArgument, "security header missing from request")
 	}
+	id, err := w.identify(ctx)
+	if err != nil {
+		return status.Errorf(codes.PermissionDenied, "no identity issued: %v", err)
+	}
 	for {
-		svid, bundle, rotated, err := w.authority.Current(w.id)
+		svid, bundle, rotated, err := w.authority.Current(id)
 		if err != nil {
 			return status.Error(codes.Internal, err.Error())
 		}

@@ -1,4 +1,4 @@
-// Package client is a client of the vL3 network: the chain of cmd-nsc without its DNS proxy.
+// Package client is a client of the vL3 network: the chain of cmd-nsc.
 package client
 
 import (
@@ -41,6 +41,8 @@ type Config struct {
 	NetworkServices []string `json:"networkServices"`
 	// PodName becomes the label podName, and by it the DNS name. Default: Name.
 	PodName string `json:"podName,omitempty"`
+	// Resolver answers the pod's DNS queries and replaces its /etc/resolv.conf.
+	Resolver bool `json:"resolver,omitempty"`
 	// RequestTimeout of one attempt. Default: 15 s.
 	RequestTimeout config.Duration `json:"requestTimeout,omitempty"`
 	// WithoutLiveness leaves out the ping of the endpoint, so that each loss of the control plane makes it reselect.
@@ -87,7 +89,11 @@ func Run(text string) error {
 		connections:   make(map[string]*networkservice.Connection),
 		mechanisms:    make(map[string][]*networkservice.Mechanism),
 	}
-	requester.client = newChain(life, &configuration, connectTo, own, recorder, requester.labels)
+	elements := []networkservice.NetworkServiceClient{recorder, requester.labels}
+	if configuration.Resolver {
+		elements = append(elements, newResolver(life))
+	}
+	requester.client = newChain(life, &configuration, connectTo, own, elements...)
 	if requester.manager, err = grpc.DialContext(life, grpcutils.URLToTarget(connectTo), own.DialOptions(identity.Wait)...); err != nil {
 		return fmt.Errorf("connect to the manager %s: %w", connectTo, err)
 	}
@@ -131,7 +137,7 @@ func newChain(ctx context.Context, configuration *Config, connectTo *url.URL, ow
 				sendfd.NewClient(),
 				excludedprefixes.NewClient(),
 			)...),
-			client.WithDialTimeout(identity.DialTimeout),
+			client.WithDialTimeout(configuration.DialLimit()),
 			client.WithDialOptions(own.DialOptions(identity.Wait)...),
 		),
 		retry.WithTryTimeout(configuration.timeout()),

@@ -16,6 +16,8 @@ type Part struct {
 	WorkloadAPI string `json:"workloadApi"`
 	// MaxTokenLifetime bounds the tokens that the part signs. Default: 10 minutes.
 	MaxTokenLifetime Duration `json:"maxTokenLifetime,omitempty"`
+	// DialTimeout bounds the connecting to other parts. Default: 750 ms, as in the NSM programs.
+	DialTimeout Duration `json:"dialTimeout,omitempty"`
 	// LogLevel of the SDK's messages on stderr. Default: info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
@@ -23,6 +25,11 @@ type Part struct {
 // TokenLifetime is the longest life of a token.
 func (p *Part) TokenLifetime() time.Duration {
 	return p.MaxTokenLifetime.Value(10 * time.Minute)
+}
+
+// DialLimit is the longest time of connecting to another part.
+func (p *Part) DialLimit() time.Duration {
+	return p.DialTimeout.Value(750 * time.Millisecond)
 }
 
 // Read parses a part's configuration and refuses unknown fields.

@@ -46,28 +46,13 @@ func (i *Interface) routerName() string {
 // configure brings both ends into the wanted state and changes nothing that is in it already: a refresh causes no
 // notifications.
 func (i *Interface) configure(client, router *netlink.Handle) error {
-	inner, err := client.LinkByName(i.Name)
+	inner, err := i.raise(client, i.Name)
 	if err != nil {
-		return fmt.Errorf("find %s of the client: %w", i.Name, err)
+		return err
 	}
-	outer, err := router.LinkByName(i.routerName())
+	outer, err := i.raise(router, i.routerName())
 	if err != nil {
-		return fmt.Errorf("find %s of the router: %w", i.routerName(), err)
-	}
-	for _, end := range []struct {
-		handle *netlink.Handle
-		link   netlink.Link
-	}{{router, outer}, {client, inner}} {
-		if end.link.Attrs().MTU != i.MTU {
-			if err := end.handle.LinkSetMTU(end.link, i.MTU); err != nil {
-				return fmt.Errorf("set the MTU of %s to %d: %w", end.link.Attrs().Name, i.MTU, err)
-			}
-		}
-		if end.link.Attrs().Flags&net.FlagUp == 0 {
-			if err := end.handle.LinkSetUp(end.link); err != nil {
-				return fmt.Errorf("set %s up: %w", end.link.Attrs().Name, err)
-			}
-		}
+		return err
 	}
 	if err := i.setAddresses(client, inner); err != nil {
 		return err
@@ -80,13 +65,36 @@ func (i *Interface) configure(client, router *netlink.Handle) error {
 			return err
 		}
 	}
-	if err := setRoutes(client, inner, i.Gateways, nil); err != nil {
-		return err
-	}
-	if err := setRoutes(client, inner, i.Routes, i.Gateways); err != nil {
+	if err := i.setClientRoutes(client, inner); err != nil {
 		return err
 	}
 	return setRoutes(router, outer, i.RouterRoutes, nil)
+}
+
+// raise finds an interface, and gives it the MTU of the connection and the state "up".
+func (i *Interface) raise(handle *netlink.Handle, name string) (netlink.Link, error) {
+	link, err := handle.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("find the interface %s: %w", name, err)
+	}
+	if link.Attrs().MTU != i.MTU {
+		if err := handle.LinkSetMTU(link, i.MTU); err != nil {
+			return nil, fmt.Errorf("set the MTU of %s to %d: %w", name, i.MTU, err)
+		}
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := handle.LinkSetUp(link); err != nil {
+			return nil, fmt.Errorf("set %s up: %w", name, err)
+		}
+	}
+	return link, nil
+}
+
+func (i *Interface) setClientRoutes(client *netlink.Handle, inner netlink.Link) error {
+	if err := setRoutes(client, inner, i.Gateways, nil); err != nil {
+		return err
+	}
+	return setRoutes(client, inner, i.Routes, i.Gateways)
 }
 
 func (i *Interface) setAddresses(client *netlink.Handle, link netlink.Link) error {

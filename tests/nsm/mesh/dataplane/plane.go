@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Plane is a forwarder's data plane: interfaces between clients and one router.
@@ -119,15 +118,5 @@ func (p *Plane) remove(outer *netlink.Handle, wanted *Interface) error {
 		delete(p.tuns, wanted.Connection)
 		return pair.close()
 	}
-	link, err := outer.LinkByName(wanted.routerName())
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("find %s of the router: %w", wanted.routerName(), err)
-	}
-	if err := outer.LinkDel(link); err != nil && err != unix.ENODEV {
-		return fmt.Errorf("remove %s of the router: %w", wanted.routerName(), err)
-	}
-	return nil
+	return removeLink(outer, wanted.routerName())
 }

@@ -25,8 +25,6 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/networkservice/connectioncontext/mtu/vl3mtu"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/core/next"
 	"google.golang.org/grpc"
-
-	"vl3-lb.io/tests/nsm/mesh/identity"
 )
 
 // connectOwnKernel is the endpoint as a client of itself: the kernel interface that its DNS server listens on.
@@ -42,7 +40,7 @@ func (e *running) connectOwnKernel(ctx, life context.Context) (net.IP, func(), e
 			kernel.NewClient(kernel.WithInterfaceName("nsm-1")),
 			sendfd.NewClient(),
 		),
-		client.WithDialTimeout(identity.DialTimeout),
+		client.WithDialTimeout(e.DialLimit()),
 		client.WithDialOptions(e.dial...),
 	))
 	connection, err := own.Request(ctx, &networkservice.NetworkServiceRequest{
@@ -84,7 +82,7 @@ func (e *running) connectPeers(ctx, life context.Context, own *registryapi.Netwo
 		client.WithName(e.Name),
 		client.WithAdditionalFunctionality(functions...),
 		client.WithHealClient(null.NewClient()),
-		client.WithDialTimeout(identity.DialTimeout),
+		client.WithDialTimeout(e.DialLimit()),
 		client.WithDialOptions(e.dial...),
 	))
 	var closers []func()

@@ -17,7 +17,6 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/networkservice/chains/endpoint"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/authorize"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms"
-	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/sendfd"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/connectioncontext/dnscontext/vl3dns"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/connectioncontext/ipcontext/vl3"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/connectioncontext/mtu/vl3mtu"
@@ -48,8 +47,9 @@ type Config struct {
 	RegisterService bool `json:"registerService"`
 	// PrefixServers give its prefixes, one for each address family: tcp://.
 	PrefixServers []string `json:"prefixServers"`
-	// Router is the path of the network namespace between the clients.
-	Router string `json:"router"`
+	// Router is the path of the network namespace between the clients. Default: a namespace of its own, which it passes
+	// to the forwarder.
+	Router string `json:"router,omitempty"`
 	// DNSTemplates make the names of clients. Default: podName.NETWORKSERVICE.
 	DNSTemplates []string `json:"dnsTemplates,omitempty"`
 	// RequestTimeout for its own connections. Default: 15 s.
@@ -88,7 +88,12 @@ func Run(text string) error {
 	if err != nil {
 		return err
 	}
-	router, err := dataplane.OpenNetns(endpoint.Router)
+	var router *dataplane.Netns
+	if endpoint.Router != "" {
+		router, err = dataplane.OpenNetns(endpoint.Router)
+	} else {
+		router, err = dataplane.NewRouter()
+	}
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func Run(text string) error {
 		return err
 	}
 	failed := make(chan error, 1)
-	if err := part.Serve(life, socket, endpoint.server(life), failed); err != nil {
+	if err := part.Serve(life, socket, endpoint.server(life, router), failed); err != nil {
 		return err
 	}
 	if endpoint.RegisterService {
@@ -138,12 +143,12 @@ func Run(text string) error {
 }
 
 // server has the chain of cmd-nse-vl3-vpp, with its order.
-func (e *running) server(ctx context.Context) *grpc.Server {
+func (e *running) server(ctx context.Context, router *dataplane.Netns) *grpc.Server {
 	templates := e.DNSTemplates
 	if len(templates) == 0 {
 		templates = []string{dnsTemplate}
 	}
-	chain := endpoint.NewServer(ctx, e.own.Tokens,
+	server := endpoint.NewServer(ctx, e.own.Tokens,
 		endpoint.WithName(e.Name),
 		endpoint.WithAuthorizeServer(authorize.NewServer()),
 		endpoint.WithAdditionalFunctionality(
@@ -153,13 +158,13 @@ func (e *running) server(ctx context.Context) *grpc.Server {
 			vl3mtu.NewServer(),
 			strictvl3ipam.NewServer(ctx, vl3.NewServer, e.ipams...),
 			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
-				memif.MECHANISM: sendfd.NewServer(),
+				memif.MECHANISM: e.memifServer(router),
 			}),
 		),
 	)
-	server := grpc.NewServer(grpc.Creds(e.own.ServerCredentials()))
-	chain.Register(server)
-	return server
+	listening := grpc.NewServer(grpc.Creds(e.own.ServerCredentials()))
+	server.Register(listening)
+	return listening
 }
 
 func (e *running) registerService(ctx, life context.Context) error {

@@ -3,8 +3,11 @@
 package forwarder
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
 	"github.com/networkservicemesh/api/pkg/api/networkservice/mechanisms/kernel"
@@ -21,6 +24,7 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/recvfd"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/sendfd"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/vxlan/vni"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanismtranslation"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/null"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/roundrobin"
@@ -28,6 +32,7 @@ import (
 	registryauthorize "github.com/networkservicemesh/sdk/pkg/registry/common/authorize"
 	registryrecvfd "github.com/networkservicemesh/sdk/pkg/registry/common/recvfd"
 	registrysendfd "github.com/networkservicemesh/sdk/pkg/registry/common/sendfd"
+	"github.com/networkservicemesh/sdk/pkg/tools/log"
 	"google.golang.org/grpc"
 
 	"vl3-lb.io/tests/nsm/mesh/config"
@@ -37,6 +42,8 @@ import (
 	"vl3-lb.io/tests/nsm/mesh/registry"
 )
 
+const registrationRetry = 200 * time.Millisecond
+
 // Config of the forwarder.
 type Config struct {
 	config.Part
@@ -44,10 +51,13 @@ type Config struct {
 	ConnectTo string `json:"connectTo"`
 	// Socket that it listens on: unix://.
 	Socket string `json:"socket"`
-	// Router is the path of the network namespace between the clients.
-	Router string `json:"router"`
-	// Link is the type of the clients' interfaces.
-	Link dataplane.Link `json:"link"`
+	// Router is the path of the network namespace between the clients of all nodes.
+	Router string `json:"router,omitempty"`
+	// Link is the type of the clients' interfaces around this router.
+	Link dataplane.Link `json:"link,omitempty"`
+	// TunnelIP in the place of Router: clients are connected by veth pairs with the router that their endpoint passes,
+	// and to endpoints of other nodes through VXLANs from this address.
+	TunnelIP string `json:"tunnelIp,omitempty"`
 }
 
 // Run serves until the process is told to end.
@@ -69,11 +79,7 @@ func Run(text string) error {
 	if err != nil {
 		return err
 	}
-	router, err := dataplane.OpenNetns(configuration.Router)
-	if err != nil {
-		return err
-	}
-	plane, err := dataplane.New(router, configuration.Link)
+	wires, tunnels, err := configuration.dataPlane()
 	if err != nil {
 		return err
 	}
@@ -106,20 +112,21 @@ func Run(text string) error {
 			discover.NewServer(services, endpoints),
 			roundrobin.NewServer(),
 			mechanisms.NewServer(map[string]networkservice.NetworkServiceServer{
-				kernel.MECHANISM: newKernelServer(plane),
-				// Between forwarders, and to endpoints: the router is one, so there is nothing to make.
-				vxlan.MECHANISM: null.NewServer(),
+				kernel.MECHANISM: newKernelServer(wires),
+				vxlan.MECHANISM:  tunnels,
+				// Between endpoints. One router connects them already; several are not connected.
 				memif.MECHANISM: null.NewServer(),
 			}),
 			connect.NewServer(client.NewClient(ctx,
 				client.WithoutRefresh(),
 				client.WithName(configuration.Name),
 				client.WithDialOptions(dial...),
-				client.WithDialTimeout(identity.DialTimeout),
+				client.WithDialTimeout(configuration.DialLimit()),
 				client.WithAdditionalFunctionality(
 					cleanup.NewClient(ctx),
 					mechanismtranslation.NewClient(),
 					newPreferenceClient(),
+					vni.NewClient(net.ParseIP(configuration.TunnelIP)),
 					filtermechanisms.NewClient(),
 					recvfd.NewClient(),
 					sendfd.NewClient(),
@@ -142,8 +149,18 @@ func Run(text string) error {
 		},
 		Url: socket.String(),
 	}
-	if _, err := endpoints.Register(ctx, registration); err != nil {
-		return fmt.Errorf("register %s: %w", configuration.Name, err)
+	// In a cluster, manager and registry may start later.
+	for {
+		_, err := endpoints.Register(ctx, registration.Clone())
+		if err == nil {
+			break
+		}
+		log.FromContext(ctx).Warnf("register %s: %v", configuration.Name, err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("register %s: %w", configuration.Name, err)
+		case <-time.After(registrationRetry):
+		}
 	}
 	if err := process.Report(map[string]string{
 		"socket": filepath.Clean(socket.Path), "link": string(configuration.Link),
@@ -151,4 +168,25 @@ func Run(text string) error {
 		return err
 	}
 	return part.Wait(ctx, failed)
+}
+
+// dataPlane is what makes the interfaces of clients, and the server for forwarders of other nodes.
+func (c *Config) dataPlane() (wires, networkservice.NetworkServiceServer, error) {
+	if c.TunnelIP == "" {
+		router, err := dataplane.OpenNetns(c.Router)
+		if err != nil {
+			return nil, nil, err
+		}
+		plane, err := dataplane.New(router, c.Link)
+		return oneRouter{plane}, null.NewServer(), err
+	}
+	if c.Router != "" || c.Link != "" {
+		return nil, nil, errors.New("tunnelIp: router and link cannot be set beside it")
+	}
+	local := net.ParseIP(c.TunnelIP).To4()
+	if local == nil {
+		return nil, nil, fmt.Errorf("tunnelIp: %q is no IPv4 address", c.TunnelIP)
+	}
+	tunnels, err := newTunnelServer(local)
+	return &endpointRouters{local: local}, tunnels, err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 
 	"github.com/golang/protobuf/ptypes/empty"
 	"github.com/networkservicemesh/api/pkg/api/networkservice"
@@ -22,11 +21,18 @@ const defaultMTU = 9000
 
 // kernelServer makes the interface of a connection in the client's network namespace.
 type kernelServer struct {
-	plane *dataplane.Plane
+	wires wires
 }
 
-func newKernelServer(plane *dataplane.Plane) networkservice.NetworkServiceServer {
-	return &kernelServer{plane: plane}
+// wires connect clients: with the router of all nodes, or with the one that the endpoint has passed.
+type wires interface {
+	attach(ctx context.Context, client *dataplane.Netns, wanted *dataplane.Interface) error
+	// The client's namespace may be gone, and open fail.
+	detach(open func() (*dataplane.Netns, error), wanted *dataplane.Interface) error
+}
+
+func newKernelServer(wires wires) networkservice.NetworkServiceServer {
+	return &kernelServer{wires: wires}
 }
 
 // Request implements networkservice.NetworkServiceServer.
@@ -41,7 +47,7 @@ func (k *kernelServer) Request(ctx context.Context, request *networkservice.Netw
 	if err != nil {
 		return nil, err
 	}
-	if err := k.attach(namespace, connection); err != nil {
+	if err := k.attach(ctx, namespace, connection); err != nil {
 		closeCtx, cancel := closeLater()
 		defer cancel()
 		_, closeErr := k.Close(closeCtx, connection)
@@ -54,7 +60,8 @@ func (k *kernelServer) Request(ctx context.Context, request *networkservice.Netw
 func (k *kernelServer) Close(ctx context.Context, connection *networkservice.Connection) (*empty.Empty, error) {
 	wanted, err := wantedInterface(connection)
 	if err == nil {
-		err = k.plane.Detach(wanted)
+		namespace := kernel.ToMechanism(connection.GetMechanism()).GetNetNSURL()
+		err = k.wires.detach(func() (*dataplane.Netns, error) { return openNetns(namespace) }, wanted)
 	}
 	if err != nil {
 		log.FromContext(ctx).Errorf("remove the interface of %s: %v", connection.GetId(), err)
@@ -62,22 +69,17 @@ func (k *kernelServer) Close(ctx context.Context, connection *networkservice.Con
 	return next.Server(ctx).Close(ctx, connection)
 }
 
-// attach opens the namespace that the client passed: recvfd has replaced its inode by a path of this process.
-func (k *kernelServer) attach(namespace string, connection *networkservice.Connection) error {
+func (k *kernelServer) attach(ctx context.Context, namespace string, connection *networkservice.Connection) error {
 	wanted, err := wantedInterface(connection)
 	if err != nil {
 		return err
 	}
-	parsed, err := url.Parse(namespace)
-	if err != nil || parsed.Scheme != "file" {
-		return fmt.Errorf("the network namespace %q is no file:// URL", namespace)
-	}
-	client, err := dataplane.OpenNetns(parsed.Path)
+	client, err := openNetns(namespace)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	return k.plane.Attach(client, wanted)
+	return k.wires.attach(ctx, client, wanted)
 }
 
 func wantedInterface(connection *networkservice.Connection) (*dataplane.Interface, error) {

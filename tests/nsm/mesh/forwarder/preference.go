@@ -12,7 +12,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// preferenceClient asks for what the VPP forwarder asks for: memif of an endpoint on this node, VXLAN to another one.
+// preferenceClient asks for what the VPP forwarder asks for: memif of an endpoint on this node, VXLAN to another one. It
+// remembers which of them it got.
 type preferenceClient struct{}
 
 func newPreferenceClient() networkservice.NetworkServiceClient { return preferenceClient{} }
@@ -23,7 +24,12 @@ func (preferenceClient) Request(ctx context.Context, request *networkservice.Net
 		&networkservice.Mechanism{Cls: cls.LOCAL, Type: memif.MECHANISM, Parameters: map[string]string{}},
 		&networkservice.Mechanism{Cls: cls.REMOTE, Type: vxlan.MECHANISM, Parameters: map[string]string{}},
 	)
-	return next.Client(ctx).Request(ctx, request, options...)
+	connection, err := next.Client(ctx).Request(ctx, request, options...)
+	if err != nil {
+		return nil, err
+	}
+	storeNextHop(ctx, connection.GetMechanism())
+	return connection, nil
 }
 
 // Close implements networkservice.NetworkServiceClient.

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/edwarnicke/grpcfd"
 	"github.com/networkservicemesh/sdk/pkg/tools/spiffejwt"
@@ -54,7 +53,7 @@ func (i *Identity) PlainClientCredentials() credentials.TransportCredentials {
 }
 
 // DialOptions are those of the NSM programs: mTLS, tokens and file descriptors. The programs differ in whether dialing
-// waits for the connection, up to DialTimeout (Block), and whether a call waits for it (Wait).
+// waits for the connection, up to the dial timeout (Block), and whether a call waits for it (Wait).
 func (i *Identity) DialOptions(when ...When) []grpc.DialOption {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(grpcfd.TransportCredentials(i.PlainClientCredentials())),
@@ -79,6 +78,3 @@ const (
 	Block When = iota
 	Wait
 )
-
-// DialTimeout of the NSM programs.
-const DialTimeout = 750 * time.Millisecond

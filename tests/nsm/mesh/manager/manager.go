@@ -100,7 +100,7 @@ func Run(text string) error {
 		nsmgr.WithAuthorizeNSERegistryClient(registryauthorize.NewNetworkServiceEndpointRegistryClient(
 			registryauthorize.WithPolicies(registry.ClientPolicies...))),
 		nsmgr.WithDefaultExpiration(configuration.Expiration.Value(time.Minute)),
-		nsmgr.WithDialTimeout(identity.DialTimeout),
+		nsmgr.WithDialTimeout(configuration.DialLimit()),
 		nsmgr.WithForwarderServiceName("forwarder"),
 		nsmgr.WithDialOptions(own.DialOptions(identity.Block)...),
 		nsmgr.WithRegistry(registryURL),

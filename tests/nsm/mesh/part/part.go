@@ -42,6 +42,10 @@ type Process struct {
 	handlers map[string]func(json.RawMessage) error
 }
 
+// ReadyFileVariable of the environment names a file that exists once the part is ready: for the probes of a pod, whose
+// kubelet does not read stdout.
+const ReadyFileVariable = "MESH_READY_FILE"
+
 // Start sets up log and signals: the context ends with SIGTERM or SIGINT.
 func Start(logLevel string) (*Process, context.Context, context.CancelFunc, error) {
 	if logLevel == "" {
@@ -73,6 +77,11 @@ func (p *Process) Report(state any) error {
 	encoded, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("report the state: %w", err)
+	}
+	if path := os.Getenv(ReadyFileVariable); path != "" {
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			return fmt.Errorf("make the file %s of %s: %w", path, ReadyFileVariable, err)
+		}
 	}
 	return p.write(Message{State: encoded})
 }
