@@ -2,12 +2,15 @@
 # A Kubernetes cluster on this machine with the example of deploy/examples/vl3-lb: control plane and two nodes, each in
 # its own network namespace. Needs root; called by `./run cluster` and the tests.
 #
-#   cluster.sh up BINARY [--bare]   starts the cluster with this vl3-lb; --bare: without the example
+#   cluster.sh up BINARY [--bare|--mesh]   starts the cluster with this vl3-lb; --bare: without the example; --mesh: with
+#                                   Network Service Mesh instead of the example
+#   cluster.sh mesh                 adds Network Service Mesh, unless it is there
 #   cluster.sh down                 removes the cluster, also after a start that was killed
 #   cluster.sh status               shows nodes and pods
 #   cluster.sh kubelet N stop|start, api-server stop|start   injects faults, for tests and experiments
 #
-# The environment variable VL3LB_CLUSTER_BIN is the folder with the programs of Kubernetes.
+# The environment variable VL3LB_CLUSTER_BIN is the folder with the programs of Kubernetes, VL3LB_NSM_BIN that of Network
+# Service Mesh.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -30,6 +33,8 @@ readonly nodes=(1 2)
 . "$here/node.sh"
 # shellcheck source=deploy/cluster/images.sh
 . "$here/images.sh"
+# shellcheck source=deploy/cluster/mesh.sh
+. "$here/mesh.sh"
 
 main() {
     ((EUID == 0)) || die "the cluster makes network namespaces and containers, and needs root" \
@@ -41,6 +46,10 @@ main() {
     down)
         step "remove the cluster"
         take_down
+        ;;
+    mesh)
+        is_up || die "the cluster is down" "./run cluster up starts it"
+        add_mesh
         ;;
     status) status ;;
     kubelet)
@@ -60,7 +69,7 @@ main() {
 }
 
 up() {
-    local binary=$1 bare=$2 began=$SECONDS n
+    local binary=$1 content=$2 began=$SECONDS n
     [[ -x ${VL3LB_CLUSTER_BIN:-}/kubelet ]] ||
         die "VL3LB_CLUSTER_BIN is not a folder with the programs of Kubernetes" "use ./run cluster"
     if is_up; then
@@ -93,7 +102,10 @@ up() {
             die "node$n is not ready" "its log: $run_dir/log/kubelet-$n.log"
         note "node$n ready: pods in $(pod_range "$n")"
     done
-    [[ $bare == --bare ]] || apply_example
+    case $content in
+    '') apply_example ;;
+    --mesh) add_mesh ;;
+    esac
     touch "$run_dir/up"
     trap - EXIT
     explain "$((SECONDS - began))"
@@ -102,16 +114,28 @@ up() {
 apply_example() {
     step "the example: kubectl apply -k deploy/examples/vl3-lb"
     kubectl apply -k "$here/../examples/vl3-lb" | sed 's/^/    /'
+    # A wait for pods that are not there yet fails at once.
+    within 30 has_pod -l type=vl3-client -n ns-vl3-lb || die "no pod of the example is made"
     kubectl wait --for=condition=ready --timeout=90s pod -l type=vl3-client -n ns-vl3-lb | sed 's/^/    /'
 }
+
+has_pod() { [[ -n $(kubectl get pods --output name "$@") ]]; }
 
 explain() {
     step "the cluster is up after $1 s; in another terminal:"
     note "export PATH=$run_dir/bin:\$PATH"
     note "kubectl get pods -A -o wide"
-    note "kubectl exec deployments/finance-client -n ns-vl3-lb -- curl -s finance.vl3-lb:8080"
-    note "kubectl scale deployment/finance-server --replicas 6 -n ns-vl3-lb"
-    note "kubectl exec daemonsets/vl3-lb -n ns-vl3-lb -- vl3-lb backends"
+    if [[ -e $run_dir/mesh ]]; then
+        note "kubectl apply -k deploy/examples/vl3-lb-nsm"
+        note "kubectl wait --for=condition=ready --timeout=2m pod -l type=vl3-client -n ns-vl3-lb"
+        note "kubectl exec deployments/finance-client -n ns-vl3-lb -- curl -s finance.vl3-lb:8080 | grep \"Hello! I'm finance-server\""
+        note "kubectl exec deployments/vl3-lb -n ns-vl3-lb -- vl3-lb status"
+        note "kubectl delete ns ns-vl3-lb"
+    else
+        note "kubectl exec deployments/finance-client -n ns-vl3-lb -- curl -s finance.vl3-lb:8080"
+        note "kubectl scale deployment/finance-server --replicas 6 -n ns-vl3-lb"
+        note "kubectl exec daemonsets/vl3-lb -n ns-vl3-lb -- vl3-lb backends"
+    fi
     note "logs are in $run_dir/log; to remove it: ./run cluster down"
 }
 
@@ -159,6 +183,7 @@ take_down() {
     remove_cgroups
     restore_kernel_settings
     rm -rf "$run_dir" "$data_dir"
+    remove_mesh_folders
 }
 
 # kubectl for users: it enters the network namespace of the API server.

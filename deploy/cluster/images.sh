@@ -25,10 +25,10 @@ make_images() {
 
 load_images() {
     local n=$1 archive
-    for archive in "$run_dir"/images/*.tar; do
-        inside_ctr "$n" images import "$archive" >/dev/null
-    done
+    for archive in "$run_dir"/images/*.tar; do load_image "$n" "$archive"; done
 }
+
+load_image() { inside_ctr "$1" images import "$2" >/dev/null; }
 
 # A root file system with the programs of busybox.
 new_root() {

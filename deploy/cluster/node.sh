@@ -42,7 +42,9 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     bin_dir = "$cni_plugins"
     conf_dir = "$conf/cni"
 TOML
-    start "containerd-$n" "node$n" containerd --config "$conf/containerd.toml"
+    # A mount namespace of its own, which sees what is mounted outside of it, but not the other way round.
+    start "containerd-$n" "node$n" unshare --mount --propagation slave \
+        sh -c "$(separate_mesh_folders "$n")"' && exec containerd --config "$0"' "$conf/containerd.toml"
     within 30 inside_ctr "$n" version || die "containerd of node$n does not answer" "its log: $run_dir/log/containerd-$n.log"
 }
 
@@ -83,7 +85,9 @@ registryPullQPS: 0
 resolvConf: ""
 volumePluginDir: $data_dir/node$n/volume-plugins
 YAML
-    start "kubelet-$n" "node$n" "$VL3LB_CLUSTER_BIN/kubelet" \
+    # In the mount namespace of its containerd.
+    start "kubelet-$n" "node$n" nsenter --mount="/proc/$(<"$run_dir/pids/containerd-$n")/ns/mnt" \
+        "$VL3LB_CLUSTER_BIN/kubelet" \
         --config="$conf/kubelet.yaml" --kubeconfig="$run_dir/conf/node$n.conf" \
         --cert-dir="$conf" --root-dir="$data_dir/node$n/kubelet" \
         --hostname-override="node$n" --node-ip="$(node_address "$n")"
