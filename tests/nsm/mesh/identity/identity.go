@@ -38,6 +38,9 @@ func Fetch(ctx context.Context, part *config.Part) (*Identity, error) {
 	}, nil
 }
 
+// Close stops following the SVID.
+func (i *Identity) Close() error { return i.source.Close() }
+
 // ServerCredentials ask every client for a certificate of the trust bundle and take file descriptors.
 func (i *Identity) ServerCredentials() credentials.TransportCredentials {
 	server := tlsconfig.MTLSServerConfig(i.source, i.source, tlsconfig.AuthorizeAny())

@@ -27,6 +27,7 @@ func (m *mesh) serve(ctx context.Context, failed chan<- error) error {
 	for pattern, handler := range map[string]func(*http.Request) (any, error){
 		"GET /state":                  m.showState,
 		"POST /parts":                 m.addPart,
+		"GET /connections/{node}":     m.showConnections,
 		"GET /parts/{name}":           m.showPart,
 		"DELETE /parts/{name}":        m.removePart,
 		"POST /parts/{name}/{action}": m.changePart,
