@@ -23,6 +23,14 @@ pub(super) enum Conflict {
         owner: Client,
         claimant: Client,
     },
+    /// A client claims the DNS name of another identity.
+    DnsName {
+        name: String,
+        /// Whether one of them is the balancer.
+        is_own: bool,
+        owner: Client,
+        claimant: Client,
+    },
     /// One client has several connections, as after a restart that did not close the first.
     Connections {
         client: Client,
@@ -36,7 +44,7 @@ impl Conflict {
     pub(super) const fn kind(&self) -> ConflictKind {
         match self {
             Self::Address { .. } => ConflictKind::Address,
-            Self::Name { .. } => ConflictKind::Name,
+            Self::Name { .. } | Self::DnsName { .. } => ConflictKind::Name,
             Self::Connections { .. } => ConflictKind::Connections,
         }
     }
@@ -45,7 +53,9 @@ impl Conflict {
     pub(super) fn begun(&self) -> Event {
         match self {
             Self::Address { .. } => Event::warn(EventCode::AddressConflict, self.to_string()),
-            Self::Name { .. } => Event::warn(EventCode::NameConflict, self.to_string()),
+            Self::Name { .. } | Self::DnsName { .. } => {
+                Event::warn(EventCode::NameConflict, self.to_string())
+            }
             Self::Connections { .. } => Event::new(EventCode::NameConflict, self.to_string()),
         }
     }
@@ -55,6 +65,7 @@ impl Conflict {
         let (code, text) = match self {
             Self::Address { address, .. } => (EventCode::AddressConflict, format!("address {address}")),
             Self::Name { pod, .. } => (EventCode::NameConflict, format!("pod name {pod}")),
+            Self::DnsName { name, .. } => (EventCode::NameConflict, format!("DNS name {name}")),
             Self::Connections { client, .. } => (EventCode::NameConflict, client.to_string()),
         };
         Event::new(code, format!("{text}: the conflict is over"))
@@ -78,6 +89,18 @@ impl std::fmt::Display for Conflict {
             }
             Self::Name { pod, owner, claimant } => {
                 write!(f, "pod name {pod} is claimed by {claimant}")?;
+                identity(f, claimant)?;
+                write!(f, " and belongs to {owner}")?;
+                identity(f, owner)
+            }
+            Self::DnsName {
+                name,
+                is_own,
+                owner,
+                claimant,
+            } => {
+                let whose = if *is_own { ", the balancer's," } else { "" };
+                write!(f, "DNS name {name}{whose} is claimed by {claimant}")?;
                 identity(f, claimant)?;
                 write!(f, " and belongs to {owner}")?;
                 identity(f, owner)

@@ -16,6 +16,9 @@ use super::connection::{Client, Connection};
 use super::inventory::{Holder, Inventory, Record, holders};
 use crate::discovery::{Instances, PodPlace};
 
+/// The label from which an endpoint makes a client's DNS name.
+const DNS_LABEL: &str = "podName";
+
 /// The balancer itself, as a client of the network service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Own {
@@ -31,6 +34,8 @@ pub(super) struct Owners {
     addresses: HashMap<IpAddr, Client>,
     /// By namespace, where it is known, and name.
     names: HashMap<(Option<String>, String), Client>,
+    /// By the label [`DNS_LABEL`].
+    dns_names: HashMap<String, Client>,
     pub(super) conflicts: BTreeSet<Conflict>,
 }
 
@@ -80,6 +85,7 @@ impl Owners {
         let mut conflicts = BTreeSet::new();
         let owned = self.resolve_addresses(&claims, own, &mut conflicts);
         let imposters = self.resolve_names(&claims, &mut conflicts);
+        self.resolve_dns_names(&claims, &mut conflicts);
         let members = claims.iter().filter(|claim| claim.kind == Kind::Other);
         let members = members.filter_map(|claim| {
             let own_addresses = owned.get(&claim.record.seen)?;
@@ -177,6 +183,33 @@ impl Owners {
             self.names.insert(name, owner.client().clone());
         }
         imposters
+    }
+
+    /// Finds other clients that claim a DNS name. The endpoint's DNS server gives the name to any of them; backends are
+    /// selected by other labels, so nothing but the event follows.
+    fn resolve_dns_names(&mut self, claims: &[Claim<'_>], conflicts: &mut BTreeSet<Conflict>) {
+        let mut by_name: BTreeMap<&String, Vec<Claim<'_>>> = BTreeMap::new();
+        for claim in claims.iter().filter(|claim| claim.kind != Kind::Endpoint) {
+            if let Some(name) = claim.record.connection.labels.get(DNS_LABEL) {
+                by_name.entry(name).or_default().push(*claim);
+            }
+        }
+        self.dns_names.retain(|name, _| by_name.contains_key(name));
+        for (name, claims) in by_name {
+            let Some(owner) = choose(&claims, self.dns_names.get(name), Client::eq) else {
+                continue;
+            };
+            let others = claims
+                .iter()
+                .filter(|claim| !has_same_identity(claim.client(), owner.client()));
+            conflicts.extend(others.map(|claim| Conflict::DnsName {
+                name: name.clone(),
+                is_own: [owner.kind, claim.kind].contains(&Kind::Own),
+                owner: owner.client().clone(),
+                claimant: claim.client().clone(),
+            }));
+            self.dns_names.insert(name.clone(), owner.client().clone());
+        }
     }
 
     fn instances(&self, inventory: &Inventory, now: Instant) -> Instances {

@@ -107,6 +107,43 @@ fn the_balancers_own_address_is_nobodys_backend() {
     assert!(scene.backends().is_empty());
 }
 
+#[test]
+fn a_second_claim_of_a_dns_name_is_reported() {
+    let mut scene = Scene::new();
+    let balancer = client("finance-lb", "172.16.1.103/32").label("podName", "finance");
+    let server = client("server-0", "172.16.1.3/32").label("podName", "server-0");
+    // Another connection of the same pod.
+    let mut again = server.clone().id("server-0-1");
+    again.0.id = "again".to_owned();
+    scene.replace("nse-0", [balancer, server, again]);
+    scene.events();
+    scene.update(
+        "nse-0",
+        [client("thief", "172.16.1.66/32").label("podName", "finance")],
+    );
+    assert_eq!(
+        scene.events(),
+        [
+            "warn: DNS name finance, the balancer's, is claimed by client thief (thief-0), \
+             spiffe://k8s.nsm/ns/web/pod/thief, and belongs to client finance-lb (finance-lb-0), \
+             spiffe://k8s.nsm/ns/web/pod/finance-lb,"
+        ]
+    );
+    scene.delete("nse-0", "thief");
+    assert_eq!(scene.events(), ["info: DNS name finance: the conflict is over"]);
+    scene.update(
+        "nse-0",
+        [client("thief", "172.16.1.66/32").label("podName", "server-0")],
+    );
+    assert_eq!(
+        scene.events(),
+        [
+            "warn: DNS name server-0 is claimed by client thief (thief-0), spiffe://k8s.nsm/ns/web/pod/thief, and \
+             belongs to client server-0 (server-0-1), spiffe://k8s.nsm/ns/web/pod/server-0,"
+        ]
+    );
+}
+
 /// The addresses of pods `web/NAME`.
 fn addresses(scene: &mut Scene, name: &str) -> Vec<String> {
     let place = crate::discovery::PodPlace {
