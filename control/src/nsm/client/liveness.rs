@@ -17,8 +17,8 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// Unanswered requests in a row. Half of the packets of an overloaded link may be lost without a false verdict.
 const LOST: u32 = 8;
 /// An endpoint that never answered is believed dead after this time, which doubles with each replacement.
-const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+const FIRST_SILENCE_LIMIT: Duration = Duration::from_secs(10);
+const LONGEST_SILENCE_LIMIT: Duration = Duration::from_secs(600);
 /// An interface is replaced within this time when the connection heals.
 const ABSENT_AFTER: Duration = Duration::from_millis(300);
 
@@ -27,7 +27,8 @@ const ABSENT_AFTER: Duration = Duration::from_millis(300);
 pub(super) struct Liveness {
     /// Since when the present connection is judged.
     since: Instant,
-    patience: Duration,
+    /// The limit for an endpoint that has never answered.
+    silence_limit: Duration,
     /// When the last answered request was sent, and how long the answer took.
     answered: Option<(Instant, Duration)>,
     /// Unanswered requests since then.
@@ -45,7 +46,7 @@ impl Liveness {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             since: now,
-            patience: FIRST_PATIENCE,
+            silence_limit: FIRST_SILENCE_LIMIT,
             answered: None,
             lost: 0,
             silent: false,
@@ -59,10 +60,10 @@ impl Liveness {
     /// Judges another connection from now on.
     pub(super) fn restart(&mut self, now: Instant) {
         let first = self.answered.is_none() && self.lost == 0;
-        self.patience = if self.answered.is_some() || first {
-            FIRST_PATIENCE
+        self.silence_limit = if self.answered.is_some() || first {
+            FIRST_SILENCE_LIMIT
         } else {
-            (self.patience * 2).min(LONGEST_PATIENCE)
+            (self.silence_limit * 2).min(LONGEST_SILENCE_LIMIT)
         };
         (self.answered, self.lost, self.silent) = (None, 0, false);
         (self.since, self.next) = (now, now);
@@ -121,7 +122,7 @@ impl Liveness {
         self.lost += 1;
         let quiet = match self.answered {
             Some((last, _)) => now - last >= SILENT_AFTER,
-            None => now - self.since >= self.patience,
+            None => now - self.since >= self.silence_limit,
         };
         self.silent = self.lost >= LOST && quiet;
     }
@@ -225,12 +226,12 @@ mod tests {
         let mut now = Instant::now();
         let mut liveness = Liveness::new(now);
         liveness.set_interface(true, now);
-        for patience in [10, 20, 40, 80, 160, 320, 600, 600] {
+        for limit in [10, 20, 40, 80, 160, 320, 600, 600] {
             let began = now;
-            probe(&mut liveness, &mut now, began + seconds(patience), |_| false);
-            assert_eq!(liveness.verdict(now), DataPlane::Unknown, "{patience}");
-            probe(&mut liveness, &mut now, began + seconds(patience + 3), |_| false);
-            assert_eq!(liveness.verdict(now), DataPlane::Silent, "{patience}");
+            probe(&mut liveness, &mut now, began + seconds(limit), |_| false);
+            assert_eq!(liveness.verdict(now), DataPlane::Unknown, "{limit}");
+            probe(&mut liveness, &mut now, began + seconds(limit + 3), |_| false);
+            assert_eq!(liveness.verdict(now), DataPlane::Silent, "{limit}");
             liveness.restart(now);
             assert_eq!(liveness.verdict(now), DataPlane::Unknown);
         }

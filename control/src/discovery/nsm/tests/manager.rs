@@ -124,13 +124,13 @@ impl Manager {
         };
         let mut state = self.state();
         state.endpoints.insert(name.to_owned(), endpoint.clone());
-        state.tell(endpoint, false);
+        state.send_registration(endpoint, false);
     }
 
     pub(super) fn unregister(&self, name: &str) {
         let mut state = self.state();
         if let Some(endpoint) = state.endpoints.remove(name) {
-            state.tell(endpoint, true);
+            state.send_registration(endpoint, true);
         }
     }
 
@@ -198,7 +198,7 @@ impl Manager {
 }
 
 impl State {
-    fn tell(&mut self, endpoint: NetworkServiceEndpoint, deleted: bool) {
+    fn send_registration(&mut self, endpoint: NetworkServiceEndpoint, deleted: bool) {
         let answer = NetworkServiceEndpointResponse {
             network_service_endpoint: Some(endpoint),
             deleted,
