@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Receives one datagram. A signal, or a pause of the whole machine, interrupts a receive with a time-out; it is
 /// repeated.
@@ -28,7 +28,8 @@ pub fn connect_tcp(from: SocketAddr, to: SocketAddr, limit: Duration) -> io::Res
     } else {
         AddressFamily::INET6
     };
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    // A program that another test starts meanwhile must not keep the connection open.
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_reuseaddr(&socket, true)?;
     // The sending time-out bounds connect(2) too: socket(7).
     set_socket_timeout(&socket, Timeout::Send, Some(limit))?;
