@@ -80,10 +80,14 @@ fn preferences(namespace: &NetworkNamespace) -> Vec<Mechanism> {
 }
 
 async fn request(session: &Session, request: NetworkServiceRequest) -> Connection {
+    try_request(session, request).await.expect("a connection")
+}
+
+async fn try_request(session: &Session, request: NetworkServiceRequest) -> Result<Connection, tonic::Status> {
     let mut request = tonic::Request::new(request);
     request.set_timeout(wait::STEP);
-    let reply = session.network_service().request(request).await;
-    reply.expect("a connection").into_inner()
+    let reply = session.network_service().request(request).await?;
+    Ok(reply.into_inner())
 }
 
 /// Waits until the endpoint answers a ping: the interface may take some milliseconds after the reply to the Request.
@@ -232,24 +236,29 @@ fn connections_work_across_rotations() {
             let begin = Instant::now();
             mesh.post(rotation, &Value::Null);
             changed(&connector, &before).await;
-            let new = loop {
-                match connector.connect_with_netns(&manager, &namespace).await {
-                    Ok(session) => break session,
-                    // Our own bundle may lack the old authority before the manager has an SVID of the new one.
+            let refresh = |connection: Connection| NetworkServiceRequest {
+                connection: Some(connection),
+                mechanism_preferences: preferences(&namespace),
+            };
+            connection = request(&old, refresh(connection)).await;
+            connection = loop {
+                let attempt = async {
+                    let new = connector.connect_with_netns(&manager, &namespace).await;
+                    let new = new.map_err(|error| format!("{error:?}"))?;
+                    let reply = try_request(&new, refresh(connection.clone())).await;
+                    reply.map_err(|error| format!("{error:?}"))
+                };
+                match attempt.await {
+                    Ok(reply) => break reply,
+                    // One side may have an SVID of the new authority before the other one trusts it; the manager's
+                    // refusal comes after the handshake.
                     Err(error) => assert!(
                         rotation.ends_with("retire") && begin.elapsed() < wait::STEP,
-                        "{rotation}: {error:?}"
+                        "{rotation}: {error}"
                     ),
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
-            for session in [&old, &new] {
-                let refresh = NetworkServiceRequest {
-                    connection: Some(connection.clone()),
-                    mechanism_preferences: preferences(&namespace),
-                };
-                connection = request(session, refresh).await;
-            }
         }
         wait_for_ping(&pod);
     });

@@ -46,6 +46,8 @@ pub struct Balancer {
     // Ends before its files are removed.
     process: Process,
     dir: TempDir,
+    /// Its whole environment, if that is all of its configuration.
+    environment: Option<Vec<(String, String)>>,
     /// Number of the next file that the configuration's symbolic link points to.
     next_file: u32,
 }
@@ -72,6 +74,21 @@ impl Balancer {
             node: node.clone(),
             process,
             dir,
+            environment: None,
+            next_file: 0,
+        }
+    }
+
+    /// Starts it without a file and with these environment variables alone, without waiting. Its admin socket is
+    /// where a user's is, in a /run of its own.
+    pub fn launch_with_environment(node: &Node, environment: &[(String, String)]) -> Self {
+        let dir = TempDir::with_prefix("vl3lb-test").expect("make a temporary directory");
+        let process = spawn_with_environment(&node.netns, dir.path(), environment);
+        Self {
+            node: node.clone(),
+            process,
+            dir,
+            environment: Some(environment.to_vec()),
             next_file: 0,
         }
     }
@@ -107,7 +124,11 @@ impl Balancer {
             self.process.exit_status().or_panic().is_some(),
             "the balancer is still running"
         );
-        self.process = spawn(&self.node.netns, self.dir.path(), &[]);
+        let (netns, dir) = (&self.node.netns, self.dir.path());
+        self.process = match &self.environment {
+            None => spawn(netns, dir, &[]),
+            Some(environment) => spawn_with_environment(netns, dir, environment),
+        };
         self.wait_ready();
     }
 
@@ -236,6 +257,11 @@ impl Balancer {
         self.wait_end()
     }
 
+    /// Sends SIGTERM, without waiting.
+    pub fn signal_terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         self.process.kill().or_panic();
@@ -295,6 +321,22 @@ fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Process {
     command
         .args(["run", "--config"])
         .arg(dir.join("config.yaml"))
+        .stdin(Stdio::null());
+    Process::start(&mut command, &dir.join("log")).or_panic()
+}
+
+fn spawn_with_environment(netns: &Netns, dir: &Path, environment: &[(String, String)]) -> Process {
+    const OWN_RUN: &str = r#"mount -t tmpfs tmpfs /run && mkdir /run/vl3-lb && mount --bind "$1" /run/vl3-lb &&
+        exec "$0" run"#;
+    let mut command = netns.command("sh");
+    command
+        .arg("-c")
+        .arg(OWN_RUN)
+        .arg(binary())
+        .arg(dir)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null());
     Process::start(&mut command, &dir.join("log")).or_panic()
 }

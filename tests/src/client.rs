@@ -154,16 +154,26 @@ pub fn ping(netns: &Netns, address: IpAddr) {
     assert!(output.contains(" 0% packet loss"), "ping {address}: {output}");
 }
 
-/// An iperf3 server that serves one test.
+/// An iperf3 server.
 #[derive(Debug)]
 pub struct Iperf3Server(Child);
 
 impl Iperf3Server {
-    /// Starts it; it listens when this returns.
+    /// Starts one that serves one test; it listens when this returns.
     pub fn start(netns: &Netns, port: u16) -> Self {
+        Self::start_with(netns, port, &["--one-off"])
+    }
+
+    /// Starts one that outlives connections without a test, such as those of health checks.
+    pub fn start_permanent(netns: &Netns, port: u16) -> Self {
+        Self::start_with(netns, port, &[])
+    }
+
+    fn start_with(netns: &Netns, port: u16, options: &[&str]) -> Self {
         let child = netns
             .command("iperf3")
-            .args(["--server", "--one-off", "--port", &port.to_string()])
+            .args(["--server", "--port", &port.to_string()])
+            .args(options)
             .stdout(Stdio::null())
             .spawn()
             .expect("run iperf3");

@@ -1,8 +1,12 @@
 //! A real control plane of Network Service Mesh: `tests/nsm/mesh`, a Go program. `tests/nsm/README.md` describes its
 //! parts and controls.
 
+pub mod balancer;
 pub mod client;
+pub mod comparison;
 mod control;
+pub mod server;
+pub mod traffic;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -116,6 +120,12 @@ impl Mesh {
     /// What the control server says of a part.
     pub fn part(&self, name: &str) -> Value {
         self.request("GET", &format!("/parts/{name}"), &Value::Null)
+    }
+
+    /// The connections of a node's manager, as a client's monitor shows them.
+    pub fn connections(&self, node: usize) -> Vec<Value> {
+        let answer = self.request("GET", &format!("/connections/{node}"), &Value::Null);
+        answer.as_array().expect("a list").clone()
     }
 
     /// SIGKILL, and nothing else: sockets and registrations stay.

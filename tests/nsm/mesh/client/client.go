@@ -20,6 +20,7 @@ import (
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/kernel"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/mechanisms/sendfd"
+	"github.com/networkservicemesh/sdk/pkg/networkservice/common/null"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/retry"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/common/upstreamrefresh"
 	"github.com/networkservicemesh/sdk/pkg/networkservice/core/chain"
@@ -47,6 +48,9 @@ type Config struct {
 	RequestTimeout config.Duration `json:"requestTimeout,omitempty"`
 	// WithoutLiveness leaves out the ping of the endpoint, so that each loss of the control plane makes it reselect.
 	WithoutLiveness bool `json:"withoutLiveness,omitempty"`
+	// SharedPrefixes lets several connections lead to one endpoint: cmd-nsc refuses a second one, whose addresses are
+	// those of the first.
+	SharedPrefixes bool `json:"sharedPrefixes,omitempty"`
 	// MTU that it asks for, to lower that of the whole network.
 	MTU uint32 `json:"mtu,omitempty"`
 	// SourceAddresses that it claims, instead of those that the endpoint would give it.
@@ -122,6 +126,10 @@ func newChain(ctx context.Context, configuration *Config, connectTo *url.URL, ow
 	if !configuration.WithoutLiveness {
 		healing = append(healing, heal.WithLivenessCheck(answersPings))
 	}
+	exclusion := excludedprefixes.NewClient()
+	if configuration.SharedPrefixes {
+		exclusion = null.NewClient()
+	}
 	return retry.NewClient(
 		client.NewClient(ctx,
 			client.WithClientURL(connectTo),
@@ -135,7 +143,7 @@ func newChain(ctx context.Context, configuration *Config, connectTo *url.URL, ow
 					kernelmech.MECHANISM: chain.NewNetworkServiceClient(kernel.NewClient()),
 				}),
 				sendfd.NewClient(),
-				excludedprefixes.NewClient(),
+				exclusion,
 			)...),
 			client.WithDialTimeout(configuration.DialLimit()),
 			client.WithDialOptions(own.DialOptions(identity.Wait)...),
