@@ -20,6 +20,8 @@ pub mod mesh;
 pub mod metrics;
 pub mod payload;
 pub mod perf;
+#[cfg(test)]
+mod predecessor;
 pub mod server;
 pub mod socket;
 pub mod topology;
