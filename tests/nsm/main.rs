@@ -7,6 +7,7 @@ mod conflict;
 mod connector;
 mod control_plane;
 mod discovery;
+mod figures;
 mod join;
 mod outage;
 mod rotation;
