@@ -38,6 +38,8 @@ pub enum DropReason {
     FlowTableFull,
     /// No NAT port left towards this backend.
     NatPortsExhausted,
+    /// The client has its share of flows.
+    ClientLimit,
     /// Too many unfinished fragmented datagrams, of one source or in all.
     FragmentTableFull,
     /// The transmit ring stayed full.
@@ -61,7 +63,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -78,6 +80,7 @@ impl DropReason {
         Self::NeighborUnresolved,
         Self::FlowTableFull,
         Self::NatPortsExhausted,
+        Self::ClientLimit,
         Self::FragmentTableFull,
         Self::TxRingFull,
         Self::UmemExhausted,
@@ -116,6 +119,7 @@ impl DropReason {
             Self::NeighborUnresolved => "neighbor_unresolved",
             Self::FlowTableFull => "flow_table_full",
             Self::NatPortsExhausted => "nat_ports_exhausted",
+            Self::ClientLimit => "client_limit",
             Self::FragmentTableFull => "fragment_table_full",
             Self::TxRingFull => "tx_ring_full",
             Self::UmemExhausted => "umem_exhausted",
@@ -150,6 +154,9 @@ impl DropReason {
             Self::NeighborUnresolved => "the backend or its gateway does not answer ARP or ND; check routes",
             Self::FlowTableFull => "raise `flows`",
             Self::NatPortsExhausted => "add backends, or widen `natPorts`",
+            Self::ClientLimit => {
+                "look at the client; if it needs more flows, raise `clientFlows` or add backends"
+            }
             Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
             Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",
             Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",

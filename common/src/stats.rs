@@ -50,11 +50,13 @@ pub enum CloseCause {
     InterfaceLost,
     /// A finished flow that made room for a new one.
     Reclaimed,
+    /// A half-open TCP flow or a UDP flow that made room for a new one.
+    Evicted,
 }
 
 impl CloseCause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Fin,
         Self::Rst,
         Self::Idle,
@@ -62,6 +64,7 @@ impl CloseCause {
         Self::BackendDown,
         Self::InterfaceLost,
         Self::Reclaimed,
+        Self::Evicted,
     ];
     /// Number of causes.
     pub const COUNT: usize = Self::ALL.len();
@@ -76,6 +79,7 @@ impl CloseCause {
             Self::BackendDown => "backend_down",
             Self::InterfaceLost => "interface_lost",
             Self::Reclaimed => "reclaimed",
+            Self::Evicted => "evicted",
         }
     }
 }

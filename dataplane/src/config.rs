@@ -55,6 +55,8 @@ pub struct Config {
     pub cores: Option<Vec<usize>>,
     /// Capacity of the flow tables, all workers together.
     pub flows: u32,
+    /// Flows of one client at most, all workers together. `None`: as many as leave room for others.
+    pub client_flows: Option<u32>,
     /// UMEM frames of 4 KiB for each worker; a power of two.
     pub frames: u32,
     pub nat_ports: NatPorts,

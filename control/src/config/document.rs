@@ -27,6 +27,7 @@ const KEYS: &[&str] = &[
     "zeroCopy",
     "workers",
     "flows",
+    "clientFlows",
     "frames",
     "natPorts",
     "timeouts",
@@ -103,6 +104,15 @@ pub(super) fn read(
         &mut config.flows,
         set.optional("flows", "1-268435456", |value| {
             node::number(value, FLOWS).and_then(|flows| u32::try_from(flows).ok())
+        }),
+    );
+    replace(
+        &mut config.client_flows,
+        set.optional("clientFlows", "auto, or 1-268435456", |value| {
+            match value.as_str() {
+                Some(text) => (text == "auto").then_some(None),
+                None => node::number(value, FLOWS).and_then(|flows| u32::try_from(flows).ok().map(Some)),
+            }
         }),
     );
     replace(

@@ -53,6 +53,9 @@ pub struct Config {
     pub workers: Workers,
     /// Capacity of the flow tables, all workers together.
     pub flows: u32,
+    /// Flows of one client at most, all workers together; `None` for auto.
+    #[serde(serialize_with = "number_or_auto")]
+    pub client_flows: Option<u32>,
     /// UMEM frames of 4 KiB for each worker; a power of two.
     pub frames: u32,
     #[serde(serialize_with = "range")]
@@ -168,6 +171,14 @@ fn range<S: Serializer>(ports: &NatPorts, serializer: S) -> Result<S::Ok, S::Err
     serializer.serialize_str(&format!("{}-{}", ports.first(), ports.last()))
 }
 
+#[expect(clippy::ref_option, reason = "called by serde")]
+fn number_or_auto<S: Serializer>(number: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(number) => serializer.serialize_u32(*number),
+        None => serializer.serialize_str("auto"),
+    }
+}
+
 /// A configuration and notes about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
@@ -265,6 +276,7 @@ impl Config {
             ("zeroCopy", self.zero_copy != other.zero_copy),
             ("workers", self.workers != other.workers),
             ("flows", self.flows != other.flows),
+            ("clientFlows", self.client_flows != other.client_flows),
             ("frames", self.frames != other.frames),
             ("natPorts", self.nat_ports != other.nat_ports),
             ("timeouts", self.timeouts != other.timeouts),
@@ -318,6 +330,7 @@ impl Config {
             zero_copy: ZeroCopy::Auto,
             workers: Workers::Auto,
             flows: 1_000_000,
+            client_flows: None,
             frames: 8192,
             nat_ports: NatPorts::new(10_240, 32_767).expect("the range is not empty"),
             timeouts: Timeouts {

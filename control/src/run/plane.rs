@@ -40,6 +40,7 @@ fn dataplane_config(config: &Config) -> dataplane::Config {
             config::Workers::Cores(cores) => Some(cores.clone()),
         },
         flows: config.flows,
+        client_flows: config.client_flows,
         frames: config.frames,
         nat_ports: config.nat_ports,
         timeouts: dataplane::Timeouts {

@@ -14,8 +14,6 @@ const CENTISECOND: u64 = 10_000_000;
 /// around after 497 days and compare by their signed distance.
 const MAX_TIMEOUT: u64 = 0x3fff_ffff;
 
-/// In [`HotEntry::flags`]: the flow is in the queue of its backend's finished flows.
-const QUEUED: u8 = 1;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_counted`].
 const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
@@ -55,7 +53,7 @@ pub struct HotEntry {
     /// The generation of next hops for which `client_mac` holds.
     pub hop_generation: u16,
     pub service_slot: u16,
-    /// Maximum segment size of the flow; 0 while unknown.
+    /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
 }
 
@@ -211,13 +209,17 @@ impl HotEntry {
         self.deadline = centiseconds(now).wrapping_add(timeout.0);
     }
 
-    #[inline]
-    pub(super) const fn is_queued(&self) -> bool {
-        self.flags & QUEUED != 0
+    /// Remembers when a UDP flow was last used.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half tells apart enough")]
+    pub(super) const fn mark_use(&mut self) {
+        self.mss = self.deadline as u16;
     }
 
-    pub(super) const fn set_queued(&mut self, queued: bool) {
-        self.set_flag(QUEUED, queued);
+    /// Whether a UDP flow was used since [`mark_use`](Self::mark_use). False if that is an exact multiple of 655.36 s
+    /// ago.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half tells apart enough")]
+    pub(super) const fn is_used_since_mark(&self) -> bool {
+        self.mss != self.deadline as u16
     }
 
     #[inline]

@@ -26,7 +26,7 @@ pub(super) struct Header {
     pub(super) first_port: u16,
     /// Number of NAT ports.
     pub(super) ports: u16,
-    /// Backend slots that have a map of ports.
+    /// Backend slots; as many endpoints have a map of ports.
     pub(super) backends: u32,
     /// Live flows.
     pub(super) len: u32,
@@ -38,7 +38,8 @@ pub(super) struct Header {
     pub(super) cursor: u32,
     /// Indexes of own addresses given out so far.
     pub(super) locals: u32,
-    reserved: u32,
+    /// Flows that are not over.
+    pub(super) live: u32,
     /// By index: the address, which may be gone from the interface.
     pub(super) local_addresses: [[u8; 16]; MAX_LOCALS],
     /// By index: the address while it is on the interface, else [`NO_ADDRESS`].
@@ -82,7 +83,7 @@ impl Header {
             free: 0,
             cursor: 0,
             locals: 0,
-            reserved: 0,
+            live: 0,
             local_addresses: [NO_ADDRESS; MAX_LOCALS],
             current_addresses: [NO_ADDRESS; MAX_LOCALS],
             local_flows: [0; MAX_LOCALS],

@@ -94,6 +94,17 @@ impl HashSeed {
         self.hash(Kind::Request, client, (0, service), 0, 0)
     }
 
+    /// The hash of a client in a scope: see [`super::clients`].
+    pub(super) fn scope_hash(&self, client: &[u8; 16], scope: u32) -> Hash {
+        let [low, high] = [(scope & 0xffff) as u16, (scope >> 16) as u16];
+        self.hash(Kind::Request, client, (low, high), 1, 0)
+    }
+
+    /// The hash of an address, port and protocol that flows are translated to.
+    pub(super) fn endpoint_hash(&self, address: &[u8; 16], port: u16, protocol: u8) -> Hash {
+        self.hash(Kind::Reply, address, (port, 0), 0, protocol)
+    }
+
     /// Two folded multiplications in the manner of wyhash.
     #[inline]
     fn hash(

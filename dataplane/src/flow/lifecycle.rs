@@ -117,11 +117,12 @@ impl Flows {
     /// Opens a flow to `backend`, with a free NAT port that is `usable` (not a service's), chosen by `random`.
     ///
     /// A flow that has the same request key is ended first and leaves its port if it had the same backend; the
-    /// caller knows that it has expired or is over ([`tcp::reopens`]). Where ports or entries have run out, the
-    /// backend's oldest finished flow makes room, or an expired flow. O(NAT ports / 64).
+    /// caller knows that it has expired or is over ([`tcp::reopens`]). Where ports or entries have run out, the oldest
+    /// flow that is over makes room, else a half-open TCP flow or a UDP flow; an established TCP flow never does.
+    /// O(NAT ports / 64), and some 30 flows to read where room is short.
     ///
     /// # Errors
-    /// Nothing can make room; nothing is ended then.
+    /// Nothing can make room, or the client has its share; nothing is ended then.
     pub fn open(
         &mut self,
         new: &NewFlow,
@@ -136,7 +137,13 @@ impl Flows {
             self.end(id, cause, now);
         }
         if let Some(id) = room.reclaimed {
-            self.end(id, CloseCause::Reclaimed, now);
+            let is_over = self.table.entry(id).state().is_over();
+            let cause = if is_over {
+                CloseCause::Reclaimed
+            } else {
+                CloseCause::Evicted
+            };
+            self.end(id, cause, now);
         }
         let id = self
             .table

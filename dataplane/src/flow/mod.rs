@@ -13,13 +13,14 @@
 //! ```
 //!
 //! Two live flows never share a request key or a reply key. The NAT port of a flow comes out of
-//! its backend's own map of ports, so a port serves many backends at once.
+//! its endpoint's own map of ports, so a port serves many endpoints at once.
 
 mod affinity;
+mod clients;
 mod counters;
+mod endpoint;
 mod entry;
 mod feed;
-mod finished;
 mod header;
 mod index;
 mod key;
@@ -30,16 +31,19 @@ mod mapping;
 mod open;
 mod pool;
 mod ports;
+mod reclaim;
 mod sequence;
 mod state;
 mod table;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+mod victim;
 mod view;
 
 pub use affinity::{BackendId, ServiceClient};
 pub use counters::ColdEntry;
+pub use endpoint::Endpoint;
 pub use entry::HotEntry;
 pub use feed::FeedWriter;
 pub use key::{ReplyKey, RequestKey};

@@ -1,18 +1,34 @@
 //! Room for a new flow: a NAT port and an entry, and the flows that have to make room.
+//!
+//! Flows that are over go first. Then live ones go ([`super::victim`]). An established TCP flow never does.
+//!
+//! A client has a share (RFC 6888 REQ-4): a number of flows, and at most half of the table's entries or an endpoint's NAT
+//! ports once all but one in sixteen are used. So one client cannot lock the others out with flows that never make room,
+//! and may still use nearly everything while nobody else needs it. Tables of less than 128 have no such reserve. A client beyond its share gets a new flow in exchange
+//! for one of its own only.
 
 use thiserror::Error;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
+use super::clients::Scope;
+use super::endpoint::{Endpoint, EndpointId};
 use super::entry::HotEntry;
-use super::key::{Key, ReplyKey};
+use super::key::Key;
+use super::reclaim::Class;
 use super::state::State;
 use super::table::{FlowId, FlowTable};
 
-/// Limit of the search for a finished flow whose port suits a new flow. The oldest one does, unless
-/// another service shares the backend.
+/// Limit of the search for a flow that is over and whose port suits a new flow. The oldest one does, unless a service
+/// listens at its port by now.
 const RECLAIM_SCAN: usize = 32;
 /// Limit of the search for an expired entry when the table is full.
-const EVICT_SCAN: usize = 64;
+const EXPIRED_SCAN: usize = 64;
+/// A flow that was opened within this time may be a connection attempt that goes on. The backend may refuse the first SYN
+/// where it still has a half-open connection of the port's former flow; the client repeats it after a second (RFC 6298
+/// section 2.1), and it must then come from the same port.
+const YOUNG: Duration = Duration::from_secs(2);
+/// Limit of the search for a flow that is over and not young, where all others come to the end of their queue soon.
+const OLD_SCAN: usize = 4;
 
 /// The parameters of a new flow.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +49,18 @@ pub struct NewFlow {
     pub state: State,
     /// A NAT port to be taken if it is still free: from [`FlowTable::free_port`].
     pub nat_port: Option<u16>,
+    /// Flows that the client may have in this table, those that are over not counted.
+    pub client_flows: u32,
+}
+
+impl NewFlow {
+    pub(super) const fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            address: self.backend,
+            port: self.backend_port,
+            protocol: self.protocol,
+        }
+    }
 }
 
 /// Room for a new flow: its NAT port, and the flows that have to end for it.
@@ -41,7 +69,7 @@ pub(super) struct Room {
     pub(super) nat_port: u16,
     /// The flow that has the request key, or an expired one of a full table.
     pub(super) replaced: Option<FlowId>,
-    /// A finished flow of the same backend.
+    /// A flow that is over, or a live one that makes room.
     pub(super) reclaimed: Option<FlowId>,
 }
 
@@ -54,10 +82,14 @@ pub enum OpenError {
     /// All NAT ports of this backend belong to open flows.
     #[error("no NAT port left towards this backend")]
     PortsExhausted,
+    /// The client has its share, and none of its flows can make room.
+    #[error("the client has its share of flows")]
+    ClientLimit,
 }
 
 impl FlowTable {
-    /// Finds room for a flow; see [`super::Flows::open`]. O(NAT ports / 64).
+    /// Finds room for a flow; see [`super::Flows::open`]. Without pressure O(NAT ports / 64). Where ports or entries have
+    /// run out, some 30 flows more are read at most.
     ///
     /// # Errors
     /// If nothing can make room, or `backend_slot` is not below [`MAX_BACKENDS`] (no ports then).
@@ -70,12 +102,29 @@ impl FlowTable {
         random: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Room, OpenError> {
-        let entry = HotEntry::new(new, 0);
-        let request = entry.request_key().hash(&self.seed);
-        let mut replaced = self.find(request, entry.request_key());
-        let (nat_port, mut reclaimed) = self.choose_port(&entry, new.nat_port, replaced, random, usable)?;
+        let endpoint = self
+            .endpoints
+            .resolve(new.backend_slot, &new.endpoint(), &self.seed)
+            .ok_or(OpenError::PortsExhausted)?;
+        let request = HotEntry::new(new, 0).request_key();
+        let mut replaced = self.find(request.hash(&self.seed), request);
+        let unused = self.unused_port(new, endpoint, replaced, random, &usable);
+        let (nat_port, mut reclaimed) = if let Some(error) = self.share_used(new, endpoint, replaced) {
+            let own = self
+                .own_flow(endpoint, &new.client, replaced, &usable)
+                .ok_or(error)?;
+            (unused.unwrap_or_else(|| self.entry(own).nat_port), Some(own))
+        } else if let Some(port) = unused {
+            (port, None)
+        } else {
+            let id = self
+                .reclaimable(endpoint, now, &usable)
+                .or_else(|| self.evictable(endpoint, &usable))
+                .ok_or(OpenError::PortsExhausted)?;
+            (self.entry(id).nat_port, Some(id))
+        };
         if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
-            reclaimed = self.finished_flows(new.backend_slot).next();
+            reclaimed = self.evictable_anywhere(now);
             if reclaimed.is_none() {
                 replaced = Some(self.expired_near_cursor(now).ok_or(OpenError::TableFull)?);
             }
@@ -87,60 +136,92 @@ impl FlowTable {
         })
     }
 
-    /// A NAT port for a flow, and the finished flow that has to go first if it owns that port.
+    /// A NAT port for a flow that no other flow has to leave.
     ///
     /// A flow that replaces one with the same request key keeps its port: the backend, where the old
     /// connection may be in TIME-WAIT, then sees sequence numbers and timestamps of the same client
     /// continue, and accepts the SYN (RFC 9293 section 3.10.7.4, RFC 6191). It would reject another
     /// client's SYN to that port half of the time.
-    fn choose_port(
+    fn unused_port(
         &self,
-        new: &HotEntry,
-        wanted: Option<u16>,
+        new: &NewFlow,
+        endpoint: EndpointId,
         replaced: Option<FlowId>,
         random: u64,
         usable: impl Fn(u16) -> bool,
-    ) -> Result<(u16, Option<FlowId>), OpenError> {
-        let backend = BackendSlot(new.backend_slot);
-        let owner = |nat_port| {
-            self.find_reply(&ReplyKey {
-                nat_port,
-                ..new.reply_key()
-            })
+    ) -> Option<u16> {
+        let inherited = replaced
+            .map(|id| self.entry(id))
+            .filter(|old| self.endpoints.of_flows(BackendSlot(old.backend_slot)) == endpoint)
+            .map(|old| old.nat_port)
+            .filter(|&port| usable(port));
+        let wanted = || {
+            new.nat_port
+                .filter(|&port| self.ports.is_free(endpoint, port) && usable(port))
         };
-        // Not if yet another flow has this reply key.
-        let inherited = |id: FlowId| {
-            let old = self.entry(id);
-            let port = old.nat_port;
-            let suits =
-                old.backend_slot == backend.0 && usable(port) && owner(port).is_none_or(|owner| owner == id);
-            suits.then_some(port)
-        };
-        if let Some(port) = replaced.and_then(inherited) {
-            return Ok((port, None));
-        }
-        let acceptable = |port| usable(port) && owner(port).is_none();
-        let free = wanted
-            .filter(|&port| self.ports.is_free(backend, port) && acceptable(port))
-            .or_else(|| self.ports.find_free(backend, random, acceptable));
-        if let Some(port) = free {
-            return Ok((port, None));
-        }
-        self.finished_flows(backend)
-            .take(RECLAIM_SCAN)
-            .find_map(|id| Some((inherited(id)?, Some(id))))
-            .ok_or(OpenError::PortsExhausted)
+        inherited
+            .or_else(wanted)
+            .or_else(|| self.ports.find_free(endpoint, random, &usable))
     }
 
-    /// The finished flows of a backend, oldest first.
-    fn finished_flows(&self, backend: BackendSlot) -> impl Iterator<Item = FlowId> {
-        self.finished.oldest_first(backend, &self.pool.cold).map(FlowId)
+    /// The flow to the endpoint that makes room first: the oldest that is over, but rather a half-open one than a young
+    /// one that is over.
+    fn reclaimable(
+        &self,
+        endpoint: EndpointId,
+        now: Timestamp,
+        usable: impl Fn(u16) -> bool,
+    ) -> Option<FlowId> {
+        let is_usable = |id| usable(self.entry(id).nat_port);
+        let is_old = |id| now.since(self.counters(id).created()) >= YOUNG && is_usable(id);
+        let over = |scan| {
+            self.queues
+                .oldest_first(endpoint, Class::Over, &self.pool.cold)
+                .take(scan)
+                .map(FlowId)
+        };
+        over(OLD_SCAN)
+            .find(|&id| is_old(id))
+            .or_else(|| self.oldest_half_open(endpoint, is_old))
+            .or_else(|| over(RECLAIM_SCAN).find(|&id| is_usable(id)))
+    }
+
+    /// Why the client gets no more flows than it has, if it does not; the one that is `replaced` is not counted.
+    fn share_used(&self, new: &NewFlow, endpoint: EndpointId, replaced: Option<FlowId>) -> Option<OpenError> {
+        let live = replaced
+            .map(|id| self.entry(id))
+            .filter(|old| !old.state().is_over());
+        let in_table = self.clients.flows(&new.client, Scope::Table, &self.seed);
+        if in_table - u32::from(live.is_some()) >= new.client_flows {
+            return Some(OpenError::ClientLimit);
+        }
+        let to_endpoint =
+            live.filter(|old| self.endpoints.of_flows(BackendSlot(old.backend_slot)) == endpoint);
+        let (ports, capacity) = (u32::from(self.ports.ports()), self.capacity());
+        let used = self.endpoints.live(endpoint) - u32::from(to_endpoint.is_some());
+        if used >= ports - reserve(ports) {
+            let scope = Scope::Endpoint(endpoint);
+            if self.clients.flows(&new.client, scope, &self.seed) > ports / 2 {
+                let left = used < ports;
+                return Some(if left {
+                    OpenError::ClientLimit
+                } else {
+                    OpenError::PortsExhausted
+                });
+            }
+        }
+        let used = self.pool.header().live - u32::from(live.is_some());
+        (used >= capacity - reserve(capacity) && in_table > capacity / 2).then_some(if used < capacity {
+            OpenError::ClientLimit
+        } else {
+            OpenError::TableFull
+        })
     }
 
     /// An expired flow, if one is among the next few entries after the sweep's cursor. The cursor
     /// moves on, so that the next search looks elsewhere.
     fn expired_near_cursor(&mut self, now: Timestamp) -> Option<FlowId> {
-        for _ in 0..EVICT_SCAN {
+        for _ in 0..EXPIRED_SCAN {
             let Some(id) = self.next_at_cursor() else { continue };
             if self.entry(id).expired(now) {
                 return Some(id);
@@ -148,4 +229,9 @@ impl FlowTable {
         }
         None
     }
+}
+
+/// How many of `all` NAT ports or entries are kept for clients that have less than half of them.
+const fn reserve(all: u32) -> u32 {
+    if all < 128 { 0 } else { all / 16 }
 }

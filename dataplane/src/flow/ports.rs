@@ -1,31 +1,33 @@
-//! NAT ports: each backend slot has its own map of the worker's ports.
+//! NAT ports: each endpoint has its own map of the worker's ports.
 //!
-//! Two flows of one backend slot never share a port. Two slots may have the same address and port (two
-//! services with the same backend); then the flow table's reply keys decide, through `acceptable`.
+//! Two flows to one endpoint never share a port, whatever their services and backend slots. So a port that is free in
+//! the map makes a reply key that no flow has.
 
-use vl3lb_common::BackendSlot;
-
+use super::endpoint::EndpointId;
 use super::mapping::Region;
 
-/// Free ports that a search rejects before it gives up. A port is rejected if another service has a
-/// flow to the same address and port: a random port fails this often in a row only if nearly all are
-/// taken.
+/// Free ports that a search rejects before it gives up. A port is rejected if a service listens there.
 const MAX_REFUSED: u32 = 512;
 
-/// The ports in use, by backend slot.
+/// The ports in use, by endpoint.
 pub(super) struct PortMaps {
-    /// `words_per_backend` words for each slot, one bit for each port. Untouched slots cost no memory.
+    /// `words_per_endpoint` words for each endpoint, one bit for each port. Untouched maps cost no memory.
     maps: Region<u64>,
-    /// Ports in use, by slot.
+    /// Ports in use, by endpoint.
     in_use: Region<u32>,
     first: u16,
     ports: u16,
 }
 
 impl PortMaps {
-    /// Words of one backend's map.
-    pub(super) const fn words_per_backend(ports: u16) -> usize {
+    /// Words of one endpoint's map.
+    pub(super) const fn words_per_endpoint(ports: u16) -> usize {
         (ports as usize).div_ceil(64)
+    }
+
+    /// Ports of each endpoint.
+    pub(super) const fn ports(&self) -> u16 {
+        self.ports
     }
 
     /// Maps over zeroed memory: all ports are free.
@@ -38,28 +40,28 @@ impl PortMaps {
         }
     }
 
-    /// Ports of the backend in use. O(1).
-    pub(super) fn in_use(&self, backend: BackendSlot) -> u32 {
-        self.in_use.get(backend.index()).copied().unwrap_or(0)
+    /// Ports towards the endpoint in use. O(1).
+    pub(super) fn in_use(&self, endpoint: EndpointId) -> u32 {
+        self.in_use.get(endpoint.index()).copied().unwrap_or(0)
     }
 
-    /// A free port of the backend that is `acceptable`: the first one from a random place on (RFC
-    /// 6056 section 3.3.1). O(ports / 64), and `MAX_REFUSED` questions at most.
+    /// A free port towards the endpoint that is `acceptable`: the first one from a random place on (RFC 6056 section
+    /// 3.3.1). O(ports / 64), and `MAX_REFUSED` questions at most; O(1) if no port is free.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "offsets are below the number of ports"
     )]
     pub(super) fn find_free(
         &self,
-        backend: BackendSlot,
+        endpoint: EndpointId,
         random: u64,
         mut acceptable: impl FnMut(u16) -> bool,
     ) -> Option<u16> {
-        if self.in_use(backend) >= u32::from(self.ports) {
+        if self.in_use(endpoint) >= u32::from(self.ports) {
             return None;
         }
-        let words = Self::words_per_backend(self.ports);
-        let map = self.maps.get(backend.index() * words..)?.get(..words)?;
+        let words = Self::words_per_endpoint(self.ports);
+        let map = self.maps.get(endpoint.index() * words..)?.get(..words)?;
         let start = (((random >> 32) * u64::from(self.ports)) >> 32) as usize;
         let (start_word, before_start) = (start / 64, (1_u64 << (start % 64)) - 1);
         let mut refused = 0;
@@ -89,28 +91,28 @@ impl PortMaps {
     }
 
     /// Whether a port that [`find_free`](Self::find_free) found is still free.
-    pub(super) fn is_free(&self, backend: BackendSlot, port: u16) -> bool {
-        let (word, bit) = self.place(backend, port);
+    pub(super) fn is_free(&self, endpoint: EndpointId, port: u16) -> bool {
+        let (word, bit) = self.place(endpoint, port);
         self.maps[word] & bit == 0
     }
 
     /// Marks a port as used that [`find_free`](Self::find_free) found or [`release`](Self::release) freed.
-    pub(super) fn reserve(&mut self, backend: BackendSlot, port: u16) {
-        let (word, bit) = self.place(backend, port);
+    pub(super) fn reserve(&mut self, endpoint: EndpointId, port: u16) {
+        let (word, bit) = self.place(endpoint, port);
         debug_assert_eq!(self.maps[word] & bit, 0, "port {port} has one owner");
         self.maps[word] |= bit;
-        self.in_use[backend.index()] += 1;
+        self.in_use[endpoint.index()] += 1;
     }
 
     /// Frees a used port.
-    pub(super) fn release(&mut self, backend: BackendSlot, port: u16) {
-        let (word, bit) = self.place(backend, port);
+    pub(super) fn release(&mut self, endpoint: EndpointId, port: u16) {
+        let (word, bit) = self.place(endpoint, port);
         debug_assert_ne!(self.maps[word] & bit, 0, "port {port} is in use");
         self.maps[word] &= !bit;
-        self.in_use[backend.index()] -= 1;
+        self.in_use[endpoint.index()] -= 1;
     }
 
-    /// Whether no port of any backend is in use.
+    /// Whether no port is in use.
     #[cfg(test)]
     pub(super) fn is_pristine(&self) -> bool {
         self.maps.iter().all(|&word| word == 0) && self.in_use.iter().all(|&count| count == 0)
@@ -122,9 +124,9 @@ impl PortMaps {
         if ports >= 64 { u64::MAX } else { (1 << ports) - 1 }
     }
 
-    fn place(&self, backend: BackendSlot, port: u16) -> (usize, u64) {
+    fn place(&self, endpoint: EndpointId, port: u16) -> (usize, u64) {
         let offset = usize::from(port - self.first);
-        let word = backend.index() * Self::words_per_backend(self.ports) + offset / 64;
+        let word = endpoint.index() * Self::words_per_endpoint(self.ports) + offset / 64;
         (word, 1 << (offset % 64))
     }
 }

@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::{BackendSlot, Timestamp};
 
+use super::clients::{Clients, Scope};
 use super::counters::ColdEntry;
+use super::endpoint::{self, Endpoint, EndpointId, Endpoints};
 use super::entry::{HotEntry, Lifetime};
-use super::finished::{Ends, FinishedQueues};
 use super::header::{Header, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
 use super::key::{HashSeed, Key, ReplyKey, RequestKey};
@@ -16,6 +17,7 @@ use super::mapping::{Mapping, Region, span};
 use super::open::NewFlow;
 use super::pool::Pool;
 use super::ports::PortMaps;
+use super::reclaim::{Class, Ends, OCCUPIED_WORDS, QUEUES, Queues};
 use super::sequence::Sequence;
 use super::state::{Direction, State};
 
@@ -51,8 +53,12 @@ pub struct FlowTable {
     /// Sequence numbers of the TCP flows, by entry.
     sequences: Region<Sequence>,
     pub(super) index: Index,
+    pub(super) endpoints: Endpoints,
     pub(super) ports: PortMaps,
-    pub(super) finished: FinishedQueues,
+    pub(super) queues: Queues,
+    pub(super) clients: Clients,
+    /// The endpoint where the next search for room in a full table begins.
+    pub(super) reclaim_from: u32,
     pub(super) seed: HashSeed,
     memory_bytes: usize,
 }
@@ -92,7 +98,8 @@ impl FlowTable {
         let ports = last_port - first_port + 1;
         let buckets = Index::buckets_for(capacity);
         let flows = capacity as usize;
-        let words = PortMaps::words_per_backend(ports);
+        let words = PortMaps::words_per_endpoint(ports);
+        let counters = Clients::counters_for(capacity);
 
         let memory_bytes = span::<Header>(1)
             + span::<Bucket>(buckets as usize)
@@ -100,9 +107,15 @@ impl FlowTable {
             + span::<ColdEntry>(flows)
             + span::<Sequence>(flows)
             + span::<u32>(flows)
-            + span::<u64>(flows.div_ceil(64));
-        let backend_bytes =
-            span::<Ends>(MAX_BACKENDS) + span::<u32>(MAX_BACKENDS) + span::<u64>(MAX_BACKENDS * words);
+            + span::<u64>(flows.div_ceil(64))
+            + span::<u32>(counters);
+        let backend_bytes = span::<endpoint::Record>(MAX_BACKENDS)
+            + span::<u32>(endpoint::PLACES)
+            + 3 * span::<u32>(MAX_BACKENDS)
+            + span::<endpoint::Numbers>(1)
+            + span::<Ends>(QUEUES)
+            + span::<u64>(OCCUPIED_WORDS)
+            + span::<u64>(MAX_BACKENDS * words);
         let mut mapping = Mapping::new(memory_bytes + backend_bytes, memory_bytes).map_err(|error| {
             io::Error::new(
                 error.kind(),
@@ -123,7 +136,15 @@ impl FlowTable {
         };
         let sequences = mapping.carve(flows);
         let older = mapping.carve(flows);
-        let finished = FinishedQueues::new(mapping.carve(MAX_BACKENDS), older);
+        let clients = Clients::new(mapping.carve(counters));
+        let endpoints = Endpoints::new(
+            mapping.carve(MAX_BACKENDS),
+            mapping.carve(endpoint::PLACES),
+            mapping.carve(MAX_BACKENDS),
+            mapping.carve(MAX_BACKENDS),
+            mapping.carve(1),
+        );
+        let queues = Queues::new(mapping.carve(QUEUES), mapping.carve(OCCUPIED_WORDS), older);
         let in_use = mapping.carve(MAX_BACKENDS);
         let ports_in_use = PortMaps::new(mapping.carve(MAX_BACKENDS * words), in_use, first_port, ports);
         *pool.header_mut() = Header::new(&Shape {
@@ -138,8 +159,11 @@ impl FlowTable {
             pool,
             sequences,
             index,
+            endpoints,
             ports: ports_in_use,
-            finished,
+            queues,
+            clients,
+            reclaim_from: 0,
             seed: HashSeed::new(seed),
             memory_bytes,
         })
@@ -198,10 +222,12 @@ impl FlowTable {
         self.index.prefetch(self.index.home(key.hash(&self.seed)));
     }
 
-    /// A free NAT port of a backend, chosen by `random`, for [`NewFlow::nat_port`]. O(NAT ports / 64).
+    /// A free NAT port towards a backend that has had flows, chosen by `random`, for [`NewFlow::nat_port`]. O(NAT ports
+    /// / 64).
     #[inline]
-    pub fn free_port(&self, backend: BackendSlot, random: u64) -> Option<u16> {
-        self.ports.find_free(backend, random, |_| true)
+    pub fn free_port(&self, backend: BackendSlot, endpoint: &Endpoint, random: u64) -> Option<u16> {
+        let endpoint = self.endpoints.known(backend, endpoint)?;
+        self.ports.find_free(endpoint, random, |_| true)
     }
 
     /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
@@ -288,9 +314,11 @@ impl FlowTable {
     #[inline]
     pub fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: impl Into<Lifetime>) {
         let entry = &mut self.pool.hot[id.index()];
+        let before = Class::of(entry.state());
         entry.advance(state, now, timeout.into());
-        if entry.is_queued() != state.is_over() {
-            self.set_queued(id, state.is_over());
+        let after = Class::of(state);
+        if before != after {
+            self.change_class(id, before, after);
         }
     }
 
@@ -302,10 +330,15 @@ impl FlowTable {
         let id = self.pool.allocate(entry, now)?;
         self.index.insert(Kind::Request, request.hash(&self.seed), id);
         self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
-        self.ports.reserve(new.backend_slot, nat_port);
+        let endpoint = self.endpoints.of_flows(new.backend_slot);
+        self.endpoints.opened(new.backend_slot, endpoint);
+        self.ports.reserve(endpoint, nat_port);
         self.pool.header_mut().local_flows[usize::from(new.local)] += 1;
-        if new.state.is_over() {
-            self.set_queued(FlowId(id), true);
+        if !new.state.is_over() {
+            self.set_live(id, endpoint, true);
+        }
+        if let Some(class) = Class::of(new.state) {
+            self.enqueue(id, endpoint, class);
         }
         Some(FlowId(id))
     }
@@ -316,15 +349,24 @@ impl FlowTable {
     /// If `id` is not a live flow: it was closed before.
     pub(super) fn close(&mut self, id: FlowId) -> BackendSlot {
         assert!(self.pool.is_live(id.0), "{id:?} is closed once");
-        if self.entry(id).is_queued() {
-            self.set_queued(id, false);
+        let entry = self.entry(id);
+        let (state, endpoint) = (
+            entry.state(),
+            self.endpoints.of_flows(BackendSlot(entry.backend_slot)),
+        );
+        if let Some(class) = Class::of(state) {
+            self.queues.remove(endpoint, class, id.0, &mut self.pool.cold);
+        }
+        if !state.is_over() {
+            self.set_live(id.0, endpoint, false);
         }
         let entry = self.entry(id);
         let (request, reply) = (entry.request_key(), entry.reply_key());
         let (backend, nat_port) = (BackendSlot(entry.backend_slot), entry.nat_port);
         self.index.remove(Kind::Request, request.hash(&self.seed), id.0);
         self.index.remove(Kind::Reply, reply.hash(&self.seed), id.0);
-        self.ports.release(backend, nat_port);
+        self.ports.release(endpoint, nat_port);
+        self.endpoints.closed(backend, endpoint);
         self.pool.header_mut().local_flows[usize::from(request.local)] -= 1;
         self.pool.release(id.0);
         backend
@@ -345,15 +387,15 @@ impl FlowTable {
         self.pool.header().capacity
     }
 
-    /// Bytes of the mapping that grow with the capacity: 128.2 for each flow. The maps of NAT ports
+    /// Bytes of the mapping that grow with the capacity: 128.7 for each flow. The maps of NAT ports
     /// are not counted: 1 bit for each port, only for backends that have had flows.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
 
-    /// NAT ports in use towards a backend. O(1).
+    /// NAT ports in use by the flows of a backend slot. Slots with one endpoint share its ports. O(1).
     pub fn ports_used(&self, backend: BackendSlot) -> u32 {
-        self.ports.in_use(backend)
+        self.endpoints.slot_flows(backend)
     }
 
     /// Places that a sweep of the whole table looks at.
@@ -377,12 +419,6 @@ impl FlowTable {
         found.map(FlowId)
     }
 
-    /// The flow with this reply key, expired or not.
-    #[inline]
-    pub(super) fn find_reply(&self, key: &ReplyKey) -> Option<FlowId> {
-        self.find(key.hash(&self.seed), *key)
-    }
-
     /// The flow with this key, expired or not.
     ///
     /// Kept out of the code for packets with a right guess. The key is passed by value, so that only
@@ -395,15 +431,41 @@ impl FlowTable {
             .map(FlowId)
     }
 
-    /// Puts a flow into the queue of its backend's finished flows, or takes it out.
-    pub(super) fn set_queued(&mut self, id: FlowId, queued: bool) {
-        let entry = &mut self.pool.hot[id.index()];
-        entry.set_queued(queued);
-        let backend = BackendSlot(entry.backend_slot);
-        if queued {
-            self.finished.push(backend, id.0, &mut self.pool.cold);
-        } else {
-            self.finished.remove(backend, id.0, &mut self.pool.cold);
+    /// Moves a flow to the queue of another class; `None` for none.
+    fn change_class(&mut self, id: FlowId, before: Option<Class>, after: Option<Class>) {
+        let endpoint = self.endpoints.of_flows(BackendSlot(self.entry(id).backend_slot));
+        if let Some(class) = before {
+            self.queues.remove(endpoint, class, id.0, &mut self.pool.cold);
         }
+        let (was_over, is_over) = (before == Some(Class::Over), after == Some(Class::Over));
+        if was_over != is_over {
+            self.set_live(id.0, endpoint, !is_over);
+        }
+        if let Some(class) = after {
+            self.enqueue(id.0, endpoint, class);
+        }
+    }
+
+    /// Adds a flow at the end of its class.
+    pub(super) fn enqueue(&mut self, id: u32, endpoint: EndpointId, class: Class) {
+        if class == Class::Replied {
+            self.pool.hot[id as usize].mark_use();
+        }
+        self.queues.push(endpoint, class, id, &mut self.pool.cold);
+    }
+
+    /// Counts a flow that is not over, or is over now.
+    fn set_live(&mut self, id: u32, endpoint: EndpointId, live: bool) {
+        let client = self.pool.hot[id as usize].client;
+        for scope in [Scope::Table, Scope::Endpoint(endpoint)] {
+            if live {
+                self.clients.add(&client, scope, &self.seed);
+            } else {
+                self.clients.remove(&client, scope, &self.seed);
+            }
+        }
+        self.endpoints.set_live(endpoint, live);
+        let count = &mut self.pool.header_mut().live;
+        *count = if live { *count + 1 } else { *count - 1 };
     }
 }

@@ -41,7 +41,9 @@ pub(super) fn admit<F: Frame>(
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
             // RFC 5508 REQ-8: without resources, the error is "communication administratively prohibited".
-            DropReason::FlowTableFull | DropReason::NatPortsExhausted => dropped.admin_prohibited(),
+            DropReason::FlowTableFull | DropReason::NatPortsExhausted | DropReason::ClientLimit => {
+                dropped.admin_prohibited()
+            }
             _ => dropped,
         }
     })
@@ -94,6 +96,7 @@ fn open<F: Frame>(
         timeout: tables.flows.timeout(state),
         state,
         nat_port: early.map(|early| early.nat_port),
+        client_flows: policy.client_flows(service),
     };
     let local = from_octets(parsed.destination);
     let is_usable = |port| {
@@ -111,6 +114,7 @@ fn open<F: Frame>(
         .map_err(|error| match error {
             OpenError::TableFull => DropReason::FlowTableFull,
             OpenError::PortsExhausted => DropReason::NatPortsExhausted,
+            OpenError::ClientLimit => DropReason::ClientLimit,
         })?;
     let entry = tables.flows.entry_mut(id);
     entry.set_client_mac(client_mac.0, !is_known, policy.hop_generation);

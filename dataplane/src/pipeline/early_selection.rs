@@ -14,7 +14,7 @@ use super::batch::Prepared;
 use super::classify::Class;
 use super::lookup::Lookup;
 use super::policy::Policy;
-use crate::flow::{ReplyKey, tcp};
+use crate::flow::{Endpoint, ReplyKey, tcp};
 use crate::packet::Parsed;
 
 /// The choices for a flow to be opened, by the snapshot in use.
@@ -58,13 +58,18 @@ fn select_one(
         .pick_by_hash(selection_hash(&parsed.source, tuple.source_port))?;
     let backend = policy.snapshot.backend(backend_slot)?;
     let table = tables.flows.table();
-    let nat_port = table.free_port(backend_slot, tables.selector.random())?;
+    let endpoint = Endpoint {
+        address: to_octets(backend.address),
+        port: backend.port,
+        protocol: tuple.protocol.number(),
+    };
+    let nat_port = table.free_port(backend_slot, &endpoint, tables.selector.random())?;
     table.prefetch_reply(&ReplyKey {
-        backend: to_octets(backend.address),
-        backend_port: backend.port,
+        backend: endpoint.address,
+        backend_port: endpoint.port,
         local: tuple.local,
         nat_port,
-        protocol: tuple.protocol.number(),
+        protocol: endpoint.protocol,
     });
     Some(EarlySelection {
         service: slot,

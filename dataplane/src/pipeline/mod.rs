@@ -137,6 +137,8 @@ pub struct EngineConfig {
     pub workers: u16,
     /// Capacity of this worker's flow table; that of its affinity table follows from it.
     pub flows: u32,
+    /// Flows of one client at most, all workers together. `None`: as many as leave room for others.
+    pub client_flows: Option<u32>,
     pub timeouts: Timeouts,
     /// Seeds port selection and the flow table's hash.
     pub seed: u64,
@@ -201,7 +203,7 @@ impl Engine {
             Arc::clone(&stats),
         )?;
         Ok(Self {
-            policy: Policy::new(config.worker, config.workers, config.framing, snapshot),
+            policy: Policy::new(config, snapshot),
             tables: Tables {
                 flows,
                 fragments: FragmentTable::default(),

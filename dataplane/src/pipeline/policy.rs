@@ -9,9 +9,9 @@ use vl3lb_common::{
     Backend, BackendSlot, BackendState, DropReason, Duration, Service, ServiceKey, ServiceSlot, Snapshot,
 };
 
-use super::Origin;
 use super::placement::FlowPlacement;
 use super::tuple::Tuple;
+use super::{EngineConfig, Origin};
 use crate::flow::{HotEntry, State};
 use crate::packet::{Framing, Parsed};
 
@@ -26,6 +26,8 @@ pub(super) struct Policy {
     pub(super) worker: u16,
     pub(super) workers: u16,
     pub(super) framing: Framing,
+    /// Flows of one client at most, all workers together.
+    client_flows: u32,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) placement: FlowPlacement,
     /// The smallest MTU of the interface and all routes.
@@ -41,14 +43,15 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(worker: u16, workers: u16, framing: Framing, snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn new(config: &EngineConfig, snapshot: Arc<Snapshot>) -> Self {
         let hop_generation = snapshot.next_hops.generation;
         let mut placement = FlowPlacement::default();
         placement.update(&snapshot);
         Self {
-            worker,
-            workers,
-            framing,
+            worker: config.worker,
+            workers: config.workers,
+            framing: config.framing,
+            client_flows: config.client_flows.unwrap_or(u32::MAX),
             smallest_mtu: snapshot.smallest_mtu(),
             services_at_nat_ports: snapshot.has_services_at_nat_ports(),
             snapshot,
@@ -146,6 +149,16 @@ impl Policy {
             return Some(former);
         }
         (owner != self.worker).then_some(owner)
+    }
+
+    /// Flows that a client of `service` may have at this worker: its part of the whole, since they are spread over all
+    /// workers by their ports, unless all flows of the client are here.
+    pub(super) fn client_flows(&self, service: &Service) -> u32 {
+        if service.affinity.is_zero() && self.client_flows < u32::MAX {
+            self.client_flows.div_ceil(self.workers.into())
+        } else {
+            self.client_flows
+        }
     }
 
     /// The service that a packet is sent to.

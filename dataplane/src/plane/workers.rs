@@ -76,6 +76,7 @@ impl Team {
                 worker,
                 workers,
                 flows,
+                client_flows: config.client_flows,
                 timeouts: config.timeouts,
                 seed: seed.wrapping_add(worker.into()),
                 framing,

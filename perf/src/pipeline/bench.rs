@@ -69,6 +69,7 @@ impl<'a> Bench<'a> {
             worker: 0,
             workers: 1,
             flows,
+            client_flows: None,
             timeouts: Timeouts::default(),
             seed: args.seed,
             framing: Framing::Ethernet,

@@ -35,6 +35,7 @@ mode: auto                 # auto | native | generic | companion
 zeroCopy: auto             # auto | on | off
 workers: auto              # or a list of CPU cores, one per queue
 flows: 1000000             # capacity of the flow table, all workers together
+clientFlows: auto
 frames: 8192
 natPorts: auto
 timeouts: {tcpEstablished: 2h4m, tcpTransitory: 4m, udp: 5m}
@@ -137,6 +138,7 @@ addresses: [172.16.1.103, '2001:db8::67']
 mode: native
 zeroCopy: off
 workers: [3, 1]
+clientFlows: 5000
 natPorts: 20000-30000
 dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353']}
 admin: {listen: '[::1]:9091'}
@@ -335,6 +337,14 @@ fn each_error_names_field_value_and_what_is_allowed() {
             "workers: 2, allowed auto, or a list of 1-64 distinct CPU cores",
         ),
         ("flows: 0".to_owned(), "flows: 0, allowed 1-268435456"),
+        (
+            "clientFlows: 0".to_owned(),
+            "clientFlows: 0, allowed auto, or 1-268435456",
+        ),
+        (
+            "clientFlows: many".to_owned(),
+            "clientFlows: many, allowed auto, or 1-268435456",
+        ),
         (
             "frames: 5000".to_owned(),
             "frames: 5000, allowed a power of two, 1024-65536",

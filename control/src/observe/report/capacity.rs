@@ -9,7 +9,11 @@ use vl3lb_common::{DropReason, Duration};
 /// A limit has room again when it was not reached for this long.
 const QUIET: Duration = Duration::from_secs(10);
 /// Drop reasons of an exhausted limit.
-const EXHAUSTED: [DropReason; 2] = [DropReason::FlowTableFull, DropReason::NatPortsExhausted];
+const EXHAUSTED: [DropReason; 3] = [
+    DropReason::FlowTableFull,
+    DropReason::NatPortsExhausted,
+    DropReason::ClientLimit,
+];
 
 /// The limits that are reached, each with the time of the last report of it.
 #[derive(Debug, Default)]
@@ -52,6 +56,7 @@ fn reached(report: &Report) -> Vec<(Limit, String)> {
         let what = match warning.code.as_str() {
             "flow_table_filling" => "flow table of worker",
             "nat_ports_filling" => "NAT ports towards",
+            "flows_evicted" => "flows of service",
             _ => return None,
         };
         let limit = Limit::Filling(what, warning.subject.clone()?);

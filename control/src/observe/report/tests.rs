@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use crate::api::{BackendState, ServiceState, Severity};
-use vl3lb_common::dataplane::PublishError;
+use vl3lb_common::dataplane::{Dataplane, PublishError};
 use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
-use vl3lb_common::stats::ServiceStats;
+use vl3lb_common::stats::{CloseCause, ServiceStats};
 use vl3lb_common::{DropReason, snapshot};
 
 use crate::discovery::{Missing, SourceStatus};
@@ -402,5 +402,50 @@ fn flows_are_read_in_slices_and_limited() {
     assert_eq!(
         first(&[("nat-port", "31880")], FlowOrder::Activity, 0),
         (vec![], 1)
+    );
+}
+
+#[test]
+fn flows_that_end_early_to_make_room_are_a_warning_before_packets_are_dropped() {
+    let live = live(1);
+    live.reporter.sample();
+    let stats = live.recorder.stats()[0].service(ServiceSlot(0));
+    stats.flows_closed[CloseCause::Evicted as usize].add(40);
+    *live.recorder.now.lock().unwrap() = at(3602);
+    let report = live.reporter.report();
+    let warnings = &report.status.warnings;
+    let warning = warnings.iter().find(|warning| warning.code == "flows_evicted");
+    let warning = warning.expect("a warning");
+    assert_eq!(
+        warning.text,
+        "service finance: 20/s half-open and UDP flows end before their time to make room for new ones"
+    );
+    assert!(!warnings.iter().any(|warning| warning.code == "drops"));
+}
+
+#[test]
+fn services_that_share_a_backend_fill_its_ports_together() {
+    let live = live(1);
+    let mut directory = fixture::directory();
+    let first = directory.backends[0].clone().unwrap();
+    let other = directory.backends[1].as_mut().unwrap();
+    (other.address, other.port, other.service) = (first.address, first.port, first.service);
+    let used = [BackendSlot(0), BackendSlot(1)];
+    for slot in used {
+        live.recorder.stats()[0].backend(slot).nat_ports.set(10_000);
+    }
+    live.current
+        .send_replace(Some(Arc::new(fixture::current(directory))));
+    let report = live.reporter.report();
+    let filling: Vec<_> = report
+        .status
+        .warnings
+        .iter()
+        .filter(|warning| warning.code == "nat_ports_filling")
+        .collect();
+    assert_eq!(filling.len(), 1, "{filling:?}");
+    assert!(
+        filling[0].text.starts_with("89% of the NAT ports towards"),
+        "{filling:?}"
     );
 }

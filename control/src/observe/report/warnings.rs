@@ -1,9 +1,12 @@
 //! Warnings: conditions that an operator should know.
 
+use std::collections::BTreeMap;
+
 use crate::api::{
     Backend, NsmConnection, NsmState, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning,
     WriteTrouble, XskDrops,
 };
+use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{DropReason, Duration};
 
 use super::build::Facts;
@@ -11,6 +14,7 @@ use super::readiness::{self, InterfaceProblem};
 use super::reporter::WORKER_STUCK;
 use crate::discovery::{Missing, Origin, SourceStatus};
 use crate::network::LinkState;
+use crate::state::Directory;
 
 /// A table fuller than this is nearly full.
 const NEARLY_FULL: f64 = 0.8;
@@ -54,6 +58,7 @@ pub(super) fn all(
     warnings.extend(full_tables(status));
     warnings.extend(forgotten_clients(facts));
     warnings.extend(full_ports(backends));
+    warnings.extend(evicted_flows(facts));
     warnings.extend(refuses(status));
     warnings.extend(kubernetes(status));
     warnings.sort_by_key(|warning| warning.severity);
@@ -279,6 +284,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::NeighborUnresolved
         | DropReason::FlowTableFull
         | DropReason::NatPortsExhausted
+        | DropReason::ClientLimit
         | DropReason::FragmentTableFull
         | DropReason::TxRingFull
         | DropReason::UmemExhausted
@@ -393,16 +399,41 @@ fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
         })
 }
 
+/// NAT ports belong to an address, port and protocol, which backends of several services may share.
 fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
-    backends.iter().filter_map(|backend| {
-        let percent = filled(backend.nat_ports.used, backend.nat_ports.capacity)?;
-        let endpoint = backend.endpoint();
+    let mut ports: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    for backend in backends {
+        let (used, capacity) = ports.entry((backend.endpoint(), backend.protocol)).or_default();
+        *used += backend.nat_ports.used;
+        *capacity = backend.nat_ports.capacity;
+    }
+    ports.into_iter().filter_map(|((endpoint, _), (used, capacity))| {
+        let percent = filled(used, capacity)?;
         let text = format!("{percent:.0}% of the NAT ports towards {endpoint} are in use");
         Some(about(
             &endpoint.to_string(),
             DropReason::NatPortsExhausted.remedy(),
             warn("nat_ports_filling", text),
         ))
+    })
+}
+
+/// Half-open and UDP flows end before their time, so that new ones find room. It comes before any packet is dropped.
+fn evicted_flows(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
+    let services = facts.directory().into_iter().flat_map(Directory::live_services);
+    services.filter_map(|entry| {
+        let baseline = entry.baseline.as_deref();
+        let before = facts.start?.service(entry.slot, baseline);
+        let added = facts.sample.service(entry.slot, baseline).since(&before);
+        let evicted = added.closed[CloseCause::Evicted as usize];
+        let rate = facts.rate(Some(evicted)).filter(|&rate| rate > 0.0)?;
+        let name = &entry.name;
+        let text = format!(
+            "service {name}: {}/s half-open and UDP flows end before their time to make room for new ones",
+            shown(rate)
+        );
+        let next = "add backends, widen `natPorts` or raise `flows`; look at the clients with the most flows";
+        Some(about(name, next, warn("flows_evicted", text)))
     })
 }
 

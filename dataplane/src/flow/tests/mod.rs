@@ -5,6 +5,8 @@ mod index;
 mod lifecycle;
 mod model;
 mod ports;
+mod pressure;
+mod share;
 mod tcp;
 mod timers;
 
@@ -51,6 +53,15 @@ fn new_flow(client: u32, slot: u32) -> NewFlow {
         timeout: Duration::from_secs(240),
         state: State::Opening,
         nat_port: None,
+        client_flows: u32::MAX,
+    }
+}
+
+/// The same, open.
+fn established(client: u32, slot: u32) -> NewFlow {
+    NewFlow {
+        state: State::Established,
+        ..new_flow(client, slot)
     }
 }
 
@@ -159,7 +170,9 @@ fn is_pristine(table: &FlowTable) -> bool {
     table.is_empty()
         && table.index.is_pristine()
         && table.ports.is_pristine()
-        && table.finished.is_pristine()
+        && table.endpoints.is_pristine()
+        && table.queues.is_pristine()
+        && table.clients.is_pristine()
         && table.pool.live.iter().all(|&word| word == 0)
 }
 
@@ -306,7 +319,7 @@ fn invalid_tables_are_errors() {
 fn a_full_table_opens_no_more_and_closes_nothing() {
     let mut table = FlowTable::new(3, PORTS, SEED).unwrap();
     for client in 0..3 {
-        open(&mut table, &new_flow(client, client), at(0));
+        open(&mut table, &established(client, client), at(0));
     }
     let refused = table.open(&new_flow(9, 0), at(240), 0, |_| true);
     assert_eq!(refused, Err(OpenError::TableFull));
@@ -322,7 +335,7 @@ fn an_expired_flow_makes_room_in_a_full_table() {
             &mut table,
             &NewFlow {
                 timeout,
-                ..new_flow(client, client)
+                ..established(client, client)
             },
             at(0),
         );
@@ -338,28 +351,24 @@ fn an_expired_flow_makes_room_in_a_full_table() {
 }
 
 #[test]
-fn a_finished_flow_of_the_same_backend_makes_room_in_a_full_table_oldest_first() {
+fn a_finished_flow_of_any_backend_makes_room_in_a_full_table_oldest_first() {
     let mut table = FlowTable::new(4, PORTS, SEED).unwrap();
     let ids: Vec<_> = [(0, 7), (1, 8), (2, 8), (3, 8)]
-        .map(|(client, slot)| open(&mut table, &new_flow(client, slot), at(u64::from(client))).id)
+        .map(|(client, slot)| open(&mut table, &established(client, slot), at(u64::from(client))).id)
         .into();
     let transitory = Duration::from_secs(240);
-    for nth in [0, 2, 1, 3] {
-        table.touch(ids[nth], State::Finished, at(10), transitory);
+    for (nth, second) in [(2, 10), (1, 11), (0, 12), (3, 13)] {
+        table.touch(ids[nth], State::Finished, at(second), transitory);
     }
-    // Flow 2 is the oldest of backend 8, but lives again.
-    table.touch(ids[2], State::Established, at(11), transitory);
-    for (client, oldest) in [(10, 1), (11, 3)] {
-        let opened = open(&mut table, &new_flow(client, 8), at(12));
+    // Flow 2 finished first, but lives again.
+    table.touch(ids[2], State::Established, at(14), transitory);
+    for (client, oldest) in [(10, 1), (11, 0), (12, 3)] {
+        let opened = open(&mut table, &established(client, 9), at(15));
         assert_eq!(opened.reclaimed.unwrap().created, at(oldest));
         assert_eq!(opened.replaced, None);
     }
-    let refused = table.open(&new_flow(12, 8), at(12), 0, |_| true);
-    assert_eq!(
-        refused,
-        Err(OpenError::TableFull),
-        "backend 7's finished flow is not touched"
-    );
+    let refused = table.open(&established(13, 9), at(15), 0, |_| true);
+    assert_eq!(refused, Err(OpenError::TableFull));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::super::reclaim::Class;
 use super::*;
 
 /// Ticks of deadlines in a second.
@@ -19,6 +20,7 @@ enum Step {
         state: usize,
         timeout: u64,
         random: u64,
+        limit: u32,
     },
     Touch {
         nth: usize,
@@ -37,11 +39,19 @@ enum Step {
     },
 }
 
+/// Flows that the client may have.
+fn limit() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => Just(u32::MAX), 1 => 1_u32..6]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let state = 0..State::ALL.len();
     prop_oneof![
-        6 => (0_u8..60, 0_u32..4, state.clone(), 1_u64..400, any::<u64>())
-            .prop_map(|(request, slot, state, timeout, random)| Step::Open { request, slot, state, timeout, random }),
+        6 => (0_u8..60, 0_u32..4, state.clone(), 1_u64..400, any::<u64>(), limit()).prop_map(
+            |(request, slot, state, timeout, random, limit)| {
+                Step::Open { request, slot, state, timeout, random, limit }
+            }
+        ),
         4 => (any::<usize>(), state, 1_u64..400)
             .prop_map(|(nth, state, timeout)| Step::Touch { nth, state, timeout }),
         1 => any::<usize>().prop_map(|nth| Step::Close { nth }),
@@ -59,7 +69,21 @@ struct ModelFlow {
     state: State,
     /// In ticks.
     deadline: u64,
+    /// The deadline that a UDP flow had when it came to the end of its queue.
+    marked: u64,
     created: Timestamp,
+}
+
+impl ModelFlow {
+    /// Slots 0 and 1 are two services' numbers for one backend.
+    fn endpoint(&self) -> u32 {
+        self.slot.max(1)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "as the table compares")]
+    fn is_used(&self) -> bool {
+        self.deadline as u16 != self.marked as u16
+    }
 }
 
 struct Model {
@@ -68,8 +92,8 @@ struct Model {
     /// In ticks; another one for each step, so that flows differ by when they were opened.
     now: u64,
     flows: HashMap<RequestKey, ModelFlow>,
-    /// Flows that are over, by slot, oldest first.
-    finished: HashMap<u32, Vec<RequestKey>>,
+    /// Flows that may make room, by endpoint and class, in the order in which they entered it.
+    queues: HashMap<(u32, usize), Vec<RequestKey>>,
     dead: Vec<(RequestKey, ReplyKey)>,
 }
 
@@ -80,7 +104,7 @@ impl Model {
             ports,
             now: start,
             flows: HashMap::new(),
-            finished: HashMap::new(),
+            queues: HashMap::new(),
             dead: Vec::new(),
         }
     }
@@ -112,21 +136,128 @@ impl Model {
             .expect("a flow that was open");
         assert_eq!((closed.state, closed.backend_slot.0), (flow.state, flow.slot));
         self.flows.remove(&request);
-        self.finished
-            .entry(flow.slot)
-            .or_default()
-            .retain(|other| *other != request);
+        self.set_class(request, &flow, Class::of(flow.state), None);
         self.dead.push((request, flow.reply));
         request
     }
 
-    fn set_over(&mut self, request: RequestKey, slot: u32, over: bool) {
-        let queue = self.finished.entry(slot).or_default();
-        match (queue.contains(&request), over) {
-            (false, true) => queue.push(request),
-            (true, false) => queue.retain(|other| *other != request),
-            _ => (),
+    fn queue(&self, endpoint: u32, class: Class) -> &[RequestKey] {
+        self.queues
+            .get(&(endpoint, class as usize))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    fn set_class(&mut self, request: RequestKey, flow: &ModelFlow, from: Option<Class>, to: Option<Class>) {
+        if from == to {
+            return;
         }
+        if let Some(class) = from {
+            let queue = self.queues.get_mut(&(flow.endpoint(), class as usize)).unwrap();
+            queue.retain(|other| *other != request);
+        }
+        if let Some(class) = to {
+            let queue = self.queues.entry((flow.endpoint(), class as usize)).or_default();
+            queue.push(request);
+            if let Some(flow) = self.flows.get_mut(&request) {
+                flow.marked = flow.deadline;
+            }
+        }
+    }
+
+    /// Live flows of a client, of one endpoint if there is one.
+    fn live(&self, client: Option<[u8; 16]>, endpoint: Option<u32>, except: Option<&RequestKey>) -> u32 {
+        let counted = |(key, flow): &(&RequestKey, &ModelFlow)| {
+            !flow.state.is_over()
+                && client.is_none_or(|client| client == key.client)
+                && endpoint.is_none_or(|endpoint| endpoint == flow.endpoint())
+                && except != Some(*key)
+        };
+        u32::try_from(self.flows.iter().filter(counted).count()).unwrap()
+    }
+
+    fn is_usable(&self, key: &RequestKey) -> bool {
+        Self::usable(self.flows[key].reply.nat_port)
+    }
+
+    /// The flow to the endpoint that makes room first.
+    fn reclaimable(&self, endpoint: u32) -> Option<RequestKey> {
+        let is_old = |key: &&RequestKey| {
+            let age = self.time().since(self.flows[*key].created);
+            age >= Duration::from_secs(2) && self.is_usable(key)
+        };
+        let over = self.queue(endpoint, Class::Over);
+        let weight = |key: &&RequestKey| self.live(Some(key.client), Some(endpoint), None);
+        let half_open = self
+            .queue(endpoint, Class::HalfOpen)
+            .iter()
+            .take(8)
+            .filter(is_old);
+        over.iter()
+            .take(4)
+            .find(is_old)
+            .or_else(|| half_open.min_by_key(|key| std::cmp::Reverse(weight(key))))
+            .or_else(|| over.iter().find(|key| self.is_usable(key)))
+            .copied()
+    }
+
+    /// The live flow to the endpoint that makes room. UDP flows that were used lately change their place.
+    fn evictable(&mut self, endpoint: u32) -> Option<RequestKey> {
+        for class in Class::LIVE {
+            if class == Class::Replied {
+                for _ in 0..16 {
+                    let first = self.queue(endpoint, class).first().copied();
+                    let Some(first) = first.filter(|first| self.flows[first].is_used()) else {
+                        break;
+                    };
+                    let flow = self.flows[&first];
+                    self.set_class(first, &flow, Some(class), None);
+                    self.set_class(first, &flow, None, Some(class));
+                }
+            }
+            let rank = |key: &&RequestKey| {
+                let weight = self.live(Some(key.client), Some(endpoint), None);
+                let is_used = class == Class::Replied && self.flows[*key].is_used();
+                (is_used, std::cmp::Reverse(weight))
+            };
+            let candidates = self.queue(endpoint, class).iter().take(8);
+            let found = candidates.filter(|key| self.is_usable(key)).min_by_key(rank);
+            if let Some(found) = found {
+                return Some(*found);
+            }
+        }
+        None
+    }
+
+    /// Whether the client has its share, and why it gets no more then.
+    fn share_used(&self, key: &RequestKey, endpoint: u32, limit: u32) -> Option<OpenError> {
+        let client = Some(key.client);
+        let refused = |is_left| {
+            move |all_used| {
+                if is_left { OpenError::ClientLimit } else { all_used }
+            }
+        };
+        if self.live(client, None, Some(key)) >= limit {
+            return Some(OpenError::ClientLimit);
+        }
+        let ports = u32::try_from(self.ports.len()).unwrap();
+        let used = self.live(None, Some(endpoint), Some(key));
+        if used >= ports && self.live(client, Some(endpoint), None) > ports / 2 {
+            return Some(refused(used < ports)(OpenError::PortsExhausted));
+        }
+        let capacity = self.table.capacity();
+        let used = self.live(None, None, Some(key));
+        (used >= capacity && self.live(client, None, None) > capacity / 2)
+            .then(|| refused(used < capacity)(OpenError::TableFull))
+    }
+
+    /// A live flow of the client that makes room for another one of it.
+    fn own_flow(&self, key: &RequestKey, endpoint: u32) -> Option<RequestKey> {
+        let suits =
+            |other: &&RequestKey| *other != key && other.client == key.client && self.is_usable(other);
+        let mut flows = Class::LIVE
+            .into_iter()
+            .flat_map(|class| self.queue(endpoint, class));
+        flows.find(suits).copied()
     }
 
     fn step(&mut self, step: &Step) {
@@ -138,9 +269,8 @@ impl Model {
                 state,
                 timeout,
                 random,
-            } => {
-                self.open(request, slot, State::ALL[state], timeout, random);
-            }
+                limit,
+            } => self.open(request, slot, State::ALL[state], timeout, random, limit),
             Step::Touch { nth, state, timeout } => self.touch(nth, State::ALL[state], timeout),
             Step::Close { nth } => {
                 if let Some((_, flow)) = self.nth(nth) {
@@ -160,7 +290,7 @@ impl Model {
         (!flows.is_empty()).then(|| flows[nth % flows.len()])
     }
 
-    fn open(&mut self, request: u8, slot: u32, state: State, timeout: u64, random: u64) {
+    fn open(&mut self, request: u8, slot: u32, state: State, timeout: u64, random: u64, limit: u32) {
         // Slots 0 and 1 are two services' numbers for one backend.
         let new = NewFlow {
             client: new_flow(u32::from(request / 4), 0).client,
@@ -169,8 +299,10 @@ impl Model {
             backend: new_flow(0, slot.max(1)).backend,
             timeout: Duration::from_secs(timeout),
             state,
+            client_flows: limit,
             ..new_flow(0, slot)
         };
+        let endpoint = slot.max(1);
         let key = request_key(&new);
         let reply = |nat_port| ReplyKey {
             backend: new.backend,
@@ -184,38 +316,54 @@ impl Model {
             .clone()
             .filter(|port| Self::usable(*port) && self.reply_owner(&reply(*port)).is_none())
             .collect();
-        let queue = self.finished.get(&slot).cloned().unwrap_or_default();
-        let inherits = |request: &RequestKey| {
-            let old = self.flows[request];
-            old.slot == slot && Self::usable(old.reply.nat_port)
-        };
+        let inherited = self
+            .flows
+            .get(&key)
+            .map(|old| (old.endpoint(), old.reply.nat_port));
+        let inherited = inherited.filter(|&(of, port)| of == endpoint && Self::usable(port));
         let previous = self.flows.contains_key(&key);
         let is_full = self.flows.len() == self.table.capacity() as usize;
 
         let mut reclaimed = None;
         let mut allowed = free;
         let mut expected = Ok(());
-        let port_of = |request: &RequestKey| HashSet::from([self.flows[request].reply.nat_port]);
-        if previous && inherits(&key) {
-            allowed = port_of(&key);
+        let port_of =
+            |model: &Self, request: &RequestKey| HashSet::from([model.flows[request].reply.nat_port]);
+        if let Some((_, port)) = inherited {
+            allowed = HashSet::from([port]);
+        }
+        if let Some(error) = self.share_used(&key, endpoint, limit) {
+            match self.own_flow(&key, endpoint) {
+                Some(own) => {
+                    reclaimed = Some(own);
+                    if allowed.is_empty() {
+                        allowed = port_of(self, &own);
+                    }
+                }
+                None => expected = Err(error),
+            }
         } else if allowed.is_empty() {
-            reclaimed = queue.iter().copied().find(|request| inherits(request));
+            reclaimed = self.reclaimable(endpoint).or_else(|| self.evictable(endpoint));
             match &reclaimed {
-                Some(request) => allowed = port_of(request),
+                Some(request) => allowed = port_of(self, request),
                 None => expected = Err(OpenError::PortsExhausted),
             }
         }
         let mut evicts = false;
+        let mut class = None;
         if expected.is_ok() && is_full && !previous && reclaimed.is_none() {
-            reclaimed = queue.first().copied();
-            evicts = reclaimed.is_none();
+            let classes = self.flows.values().filter_map(|flow| Class::of(flow.state));
+            class = classes.min_by_key(|class| *class as usize);
+            evicts = class.is_none();
             if evicts && !self.flows.values().any(|flow| self.expired(flow)) {
                 expected = Err(OpenError::TableFull);
             }
         }
 
         // As if it had been chosen before; it may be no usable one.
-        let wanted = self.table.free_port(new.backend_slot, random.rotate_left(32));
+        let wanted = self
+            .table
+            .free_port(new.backend_slot, &new.endpoint(), random.rotate_left(32));
         let new = NewFlow {
             nat_port: wanted.filter(|_| random & 1 != 0),
             ..new
@@ -238,7 +386,14 @@ impl Model {
                 expired.contains(&replaced)
             });
         }
-        assert_eq!(opened.reclaimed.map(|closed| self.forget(&closed)), reclaimed);
+        if let Some(class) = class {
+            // Of any endpoint; which one, other tests say.
+            let closed = opened.reclaimed.expect("a flow of the first class that has any");
+            assert_eq!(Class::of(closed.state), Some(class));
+            self.forget(&closed);
+        } else {
+            assert_eq!(opened.reclaimed.map(|closed| self.forget(&closed)), reclaimed);
+        }
         let nat_port = self.table.entry(opened.id).nat_port;
         assert!(allowed.contains(&nat_port), "port {nat_port} of {allowed:?}");
         let flow = ModelFlow {
@@ -247,10 +402,41 @@ impl Model {
             slot,
             state,
             deadline: self.now + timeout * TICKS,
+            marked: 0,
             created: self.time(),
         };
         self.flows.insert(key, flow);
-        self.set_over(key, slot, state.is_over());
+        self.set_class(key, &flow, None, Class::of(state));
+        if class.is_some() {
+            self.follow_second_chances();
+        }
+    }
+
+    /// Takes over the order of UDP flows after a search in all queues.
+    fn follow_second_chances(&mut self) {
+        for slot in 1..4 {
+            for key in self.table_queue(slot, Class::Replied) {
+                let flow = self.flows[&key];
+                let marked = self.table.entry(flow.id).mss;
+                self.set_class(key, &flow, Some(Class::Replied), None);
+                self.set_class(key, &flow, None, Some(Class::Replied));
+                self.flows.get_mut(&key).unwrap().marked = marked.into();
+            }
+        }
+    }
+
+    fn table_queue(&self, slot: u32, class: Class) -> Vec<RequestKey> {
+        let endpoint = new_flow(0, slot).endpoint();
+        let slots = [slot, if slot == 1 { 0 } else { slot }];
+        let known = |slot| self.table.endpoints.known(BackendSlot(slot), &endpoint);
+        let Some(endpoint) = slots.into_iter().find_map(known) else {
+            return Vec::new();
+        };
+        self.table
+            .queues
+            .oldest_first(endpoint, class, &self.table.pool.cold)
+            .map(|id| self.table.pool.hot[id as usize].request_key())
+            .collect()
     }
 
     fn touch(&mut self, nth: usize, state: State, timeout: u64) {
@@ -261,6 +447,7 @@ impl Model {
         self.table
             .touch(flow.id, state, now, Duration::from_secs(timeout));
         let deadline = self.now + timeout * TICKS;
+        let before = flow.state;
         let flow = self.flows.get_mut(&request).unwrap();
         let at_its_end = matches!(
             state,
@@ -270,8 +457,8 @@ impl Model {
             flow.deadline = deadline;
         }
         flow.state = state;
-        let slot = flow.slot;
-        self.set_over(request, slot, state.is_over());
+        let flow = *flow;
+        self.set_class(request, &flow, Class::of(before), Class::of(state));
     }
 
     fn sweep(&mut self, budget: usize, doomed: Option<u32>) {
@@ -325,18 +512,22 @@ impl Model {
                         .find(request.hash(&self.table.seed), *request)
                         .is_none()
             );
-            assert!(replies.contains(reply) || self.table.find_reply(reply).is_none());
+            assert!(
+                replies.contains(reply) || self.table.find(reply.hash(&self.table.seed), *reply).is_none()
+            );
         }
         for slot in 0..4 {
             let used = used.get(&slot).copied().unwrap_or(0);
             assert_eq!(self.table.ports_used(BackendSlot(slot)), used);
-            let queue: Vec<_> = self
-                .table
-                .finished
-                .oldest_first(BackendSlot(slot), &self.table.pool.cold)
-                .map(|id| self.table.pool.hot[id as usize].request_key())
-                .collect();
-            assert_eq!(queue, self.finished.get(&slot).cloned().unwrap_or_default());
+        }
+        for slot in 1..4 {
+            for class in Class::ALL {
+                assert_eq!(
+                    self.table_queue(slot, class),
+                    self.queue(slot, class),
+                    "{class:?}"
+                );
+            }
         }
     }
 }

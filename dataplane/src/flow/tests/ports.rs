@@ -13,7 +13,7 @@ fn every_port_of_the_slice_is_used_once_and_then_they_are_exhausted() {
     let mut ports = HashSet::new();
     for client in 0..200 {
         let opened = table
-            .open(&new_flow(client, 1), at(0), random(u64::from(client)), usable)
+            .open(&established(client, 1), at(0), random(u64::from(client)), usable)
             .unwrap();
         assert!(ports.insert(table.entry(opened.id).nat_port));
         assert_eq!(table.ports_used(BackendSlot(1)), client + 1);
@@ -126,6 +126,7 @@ fn services_that_share_a_backend_share_its_ports() {
             client: new_flow(client, 1).client,
             backend_slot: BackendSlot(client % 2),
             service_port: if client % 2 == 0 { 80 } else { 443 },
+            state: State::Established,
             ..shared
         };
         let opened = open(&mut table, &new, at(0));
@@ -137,8 +138,13 @@ fn services_that_share_a_backend_share_its_ports() {
             backend_slot: BackendSlot(slot),
             ..shared
         };
-        let refused = table.open(&new, at(0), 0, |_| true);
+        let asked = std::cell::Cell::new(0);
+        let refused = table.open(&new, at(0), 0, |_| {
+            asked.set(asked.get() + 1);
+            true
+        });
         assert_eq!(refused, Err(OpenError::PortsExhausted));
+        assert_eq!(asked.get(), 0, "no port is looked at in vain");
     }
     assert_eq!(
         table.ports_used(BackendSlot(0)) + table.ports_used(BackendSlot(1)),

@@ -141,7 +141,12 @@ fn flows_that_are_opened_in_one_burst_leave_out_the_ports_of_services() {
     let opened = open_in_one_burst(&mut world, 64);
     let ports: BTreeSet<u16> = opened.iter().flatten().map(|seen| seen.source.port()).collect();
     assert_eq!((ports.len(), ports.contains(&service.port)), (63, false));
-    assert_eq!(world.drops(), [DropReason::NatPortsExhausted]);
+    assert_eq!(
+        opened.iter().flatten().count(),
+        64,
+        "the last one in place of the first"
+    );
+    assert_eq!(world.drops(), []);
 }
 
 #[test]

@@ -26,6 +26,7 @@ fn config(mode: Mode) -> Config {
         zero_copy: ZeroCopy::Auto,
         cores: None,
         flows: 1000,
+        client_flows: None,
         frames: 512,
         nat_ports: NatPorts::new(20_000, 20_999).unwrap(),
         timeouts: Timeouts::default(),

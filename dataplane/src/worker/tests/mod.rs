@@ -45,6 +45,7 @@ impl Team {
                     worker: number,
                     workers,
                     flows: 1000,
+                    client_flows: None,
                     timeouts: Timeouts::default(),
                     seed: 7,
                     framing: Framing::RawIp,
