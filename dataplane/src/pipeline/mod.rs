@@ -51,7 +51,7 @@ use crossbeam::queue::ArrayQueue;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{DropReason, Protocol, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{DropReason, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
 use crate::flow::{FeedWriter, FlowId, Flows, tcp};
@@ -162,6 +162,14 @@ struct Signals {
     events: Arc<ArrayQueue<WorkerEvent>>,
 }
 
+/// Within this time a sweep passes the whole flow table.
+const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// Table entries that a sweep looks at, even if it was called just now: under load, a million in two seconds.
+const FEWEST_SWEPT: usize = 256;
+/// Table entries that a sweep looks at in one call: some 0.3 ms. A worker that wakes once a second sweeps two million in
+/// a minute.
+const MOST_SWEPT: usize = 32_768;
+
 /// A worker's packet logic: its tables, the snapshot in use and its counters.
 pub struct Engine {
     policy: Policy,
@@ -169,6 +177,8 @@ pub struct Engine {
     limits: Limits,
     signals: Signals,
     timeouts: Timeouts,
+    /// When the last sweep was.
+    swept_at: Timestamp,
     /// Room for the packets that [`Engine::forward_burst`] looks at together.
     group: Box<[Prepared]>,
 }
@@ -214,6 +224,7 @@ impl Engine {
             limits: Limits::default(),
             signals: Signals { stats, events },
             timeouts: config.timeouts,
+            swept_at: Timestamp::default(),
             group: vec![Prepared::EMPTY; batch::GROUP].into(),
         })
     }
@@ -444,12 +455,22 @@ impl Engine {
             .map_err(|refusal| self.refused(context, id, refusal))
     }
 
-    /// Ends flows that expired or lost backend or address, a bounded number of table entries per call, and publishes the gauges.
+    /// Ends flows that expired or lost backend or address, and publishes the gauges. A call looks at as many table entries as fall
+    /// to the time since the last one: the whole table is swept within [`SWEEP_PERIOD`], however seldom the worker
+    /// wakes, but for [`MOST_SWEPT`] entries per call. More frequent calls sweep more often.
     pub fn sweep(&mut self, now: Timestamp) {
-        /// Entries per call: a million flows are swept in 4,000 calls.
-        const BUDGET: usize = 256;
+        let since = now.since(std::mem::replace(&mut self.swept_at, now));
+        let share = since.as_secs_f64() / SWEEP_PERIOD.as_secs_f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "table sizes are far below 2^53, and times are not negative"
+        )]
+        let due = (self.tables.flows.table().sweep_len() as f64 * share) as usize;
+        let budget = due.clamp(FEWEST_SWEPT, MOST_SWEPT);
         let (policy, transitory) = (&self.policy, self.timeouts.tcp_transitory);
-        self.tables.flows.sweep(now, BUDGET, |entry| {
+        self.tables.flows.sweep(now, budget, |entry| {
             policy.sweep_cause(entry, transitory.saturating_sub(entry.expires_in(now)))
         });
         self.tables.fragments.expire(now);

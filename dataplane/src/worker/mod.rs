@@ -52,10 +52,8 @@ const SHORT_SLEEP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 2_000_000,
 };
-/// Time between two sweeps under load. A sweep looks at 256 entries: a million in two seconds.
+/// Time between two sweeps under load.
 const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
-/// Sweeps after a long sleep: a million entries in about a minute, at 0.2% of a core.
-const IDLE_SWEEPS: usize = 64;
 /// Time between two readings of the kernel's counters.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Rounds in which a stopping worker processes packets that have already arrived.
@@ -363,10 +361,6 @@ impl<P: Port> Worker<P> {
         inbox.bell.disarm();
         if woken {
             self.stats.wakeups.add(1);
-        } else if !unfinished {
-            for _ in 0..IDLE_SWEEPS {
-                self.engine.sweep(clock.now());
-            }
         }
     }
 

@@ -375,3 +375,27 @@ fn a_full_table_is_counted_and_rejected() {
     assert_eq!(world.send(&syn).0, Verdict::Reject);
     assert_eq!(world.dropped(DropReason::FlowTableFull), 1);
 }
+
+/// A worker that gets a packet a second wakes and sweeps as often.
+#[test]
+fn a_sweep_passes_a_large_table_within_a_minute_however_seldom_the_worker_wakes() {
+    let mut world = World::new(Setup {
+        flows: 20_000,
+        backends: vec![(FIRST, BackendState::Active), (SECOND, BackendState::Active)],
+        nat_ports: (20_000, 30_000),
+        ..Setup::default()
+    });
+    for client in 0..20_000_u32 {
+        let source = format!("10.1.{}.{}:40000", client / 250, client % 250 + 1);
+        let packet = world.client_udp(&source, b"x");
+        assert_eq!(world.send(&packet).0, Verdict::Transmit);
+    }
+    assert_eq!(world.flows(), 20_000);
+    world.engines[0].sweep(world.now);
+    world.pass(Duration::from_secs(301));
+    for _ in 0..61 {
+        world.pass(Duration::from_secs(1));
+        world.engines[0].sweep(world.now);
+    }
+    assert_eq!(world.flows(), 0);
+}
