@@ -3,7 +3,8 @@
 //! A counter has one writer, so adding is a plain load and store without a locked instruction.
 //! Slots are stable and may be reused; a reader subtracts the values from when the slot was assigned.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::backend::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
 use crate::drop_reason::DropReason;
@@ -29,6 +30,25 @@ impl Counter {
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// A gauge by which the control side decides: whoever reads a value sees everything that its writer did before. A
+/// [`Counter`] promises nothing about other words, and on ARM they do become visible in another order.
+#[derive(Debug, Default)]
+pub struct Signal(AtomicU64);
+
+impl Signal {
+    /// Sets the value. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Release);
+    }
+
+    /// The current value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Acquire)
     }
 }
 
@@ -241,7 +261,7 @@ pub struct BackendStats {
     pub flows: Counter,
     /// NAT ports in use: one for each flow, also for a finished one that is kept for stragglers. The
     /// backend's slot is free when no worker has any.
-    pub nat_ports: Counter,
+    pub nat_ports: Signal,
     pub flows_opened: Counter,
     pub flows_failed: [Counter; FlowFailure::COUNT],
 }
@@ -252,7 +272,7 @@ impl BackendStats {
         self.inbound.absorb(&other.inbound);
         self.outbound.absorb(&other.outbound);
         self.flows.add(other.flows.get());
-        self.nat_ports.add(other.nat_ports.get());
+        self.nat_ports.set(self.nat_ports.get() + other.nat_ports.get());
         self.flows_opened.add(other.flows_opened.get());
         absorb_each(&self.flows_failed, &other.flows_failed);
     }
@@ -297,7 +317,7 @@ pub struct WorkerStats {
     /// When the worker's loop last ran: nanoseconds on the workers' clock.
     pub heartbeat: Counter,
     /// Generation of the snapshot in use.
-    pub generation: Counter,
+    pub generation: Signal,
     /// Live flows, and the capacity of this worker's part of the table.
     pub flow_entries: Counter,
     pub flow_capacity: Counter,
@@ -366,7 +386,7 @@ impl Default for WorkerStats {
             events_lost: Counter::default(),
             busy_nanos: Counter::default(),
             heartbeat: Counter::default(),
-            generation: Counter::default(),
+            generation: Signal::default(),
             flow_entries: Counter::default(),
             flow_capacity: Counter::default(),
             frames_free: Counter::default(),
