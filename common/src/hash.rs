@@ -1,36 +1,70 @@
 //! Hashes: which worker owns a flow, and the place of a backend in a Maglev table.
 //!
-//! Both are part of the product's behaviour: the first is computed by the steer program in C too,
-//! the second must give every balancer with the same configuration the same table. Golden vectors
-//! in the tests keep them stable across releases. The flow table's own hash is keyed and private
-//! to it.
+//! The first is keyed, so that no sender can aim at one worker; the steer program computes it in C too. The second must
+//! give every balancer with the same configuration the same table: golden vectors in the tests keep it stable across
+//! releases. The flow table's own hash is keyed and private to it.
 
 use std::net::IpAddr;
 
 use crate::addr::{Protocol, to_octets};
 
-const MULTIPLIER: u32 = 0x9e37_79b1;
+/// The secret of the hash that selects the worker of a flow; one for all workers and the steer program.
+///
+/// The hash is multilinear: a sum of products of the input's words and secret numbers, modulo 2^64, whose upper half is
+/// independent for any two inputs (Lemire and Kaser, "Strongly universal string hashing is fast", 2014). So nobody
+/// without the key can choose inputs that meet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct OwnerKey([u64; Self::WORDS]);
 
-const fn mix32(hash: u32, word: u32) -> u32 {
-    let hash = (hash ^ word).wrapping_mul(MULTIPLIER);
-    hash ^ (hash >> 15)
-}
-
-/// The hash that selects the worker of a flow, over the client's side of it. The steer program computes the
-/// same: `vl3lb_owner_hash` in `dataplane/bpf/owner.h`.
-pub fn owner_hash(client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u32 {
-    let mut hash = MULTIPLIER;
-    for word in client.chunks_exact(4) {
-        hash = mix32(hash, u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+impl std::fmt::Debug for OwnerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OwnerKey")
     }
-    hash = mix32(hash, u32::from(client_port) << 16 | u32::from(service_port));
-    mix32(hash, u32::from(protocol))
 }
 
-/// The hash that selects the worker of a client of services with affinity: over its address alone, so that
-/// one worker has all its flows.
-pub fn client_hash(client: &[u8; 16]) -> u32 {
-    owner_hash(client, 0, 0, 0)
+impl OwnerKey {
+    /// Secret numbers: one to begin with, one for each word of the input.
+    pub const WORDS: usize = 7;
+
+    /// The key that follows from a seed, which should be random.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut state = seed;
+        Self(std::array::from_fn(|_| {
+            // SplitMix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }))
+    }
+
+    /// The secret numbers, for the steer program.
+    pub const fn words(&self) -> [u64; Self::WORDS] {
+        self.0
+    }
+
+    /// The hash that selects the worker of a flow, over the client's side of it. The steer program computes the same:
+    /// `vl3lb_owner_hash` in `dataplane/bpf/owner.h`.
+    pub fn hash(&self, client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u32 {
+        let [first, address @ .., ports, last] = &self.0;
+        let mut sum = *first;
+        for (key, word) in address.iter().zip(client.chunks_exact(4)) {
+            let word = u32::from_be_bytes([word[0], word[1], word[2], word[3]]);
+            sum = sum.wrapping_add(key.wrapping_mul(word.into()));
+        }
+        let both = u64::from(client_port) << 16 | u64::from(service_port);
+        sum = sum.wrapping_add(ports.wrapping_mul(both));
+        sum = sum.wrapping_add(last.wrapping_mul(protocol.into()));
+        // Otherwise neighbouring clients and ports, whose sums are equally far apart, might meet at one worker.
+        sum = (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (sum >> 32) as u32
+    }
+
+    /// The hash that selects the worker of a client of services with affinity: over its address alone, so that
+    /// one worker has all its flows.
+    pub fn client_hash(&self, client: &[u8; 16]) -> u32 {
+        self.hash(client, 0, 0, 0)
+    }
 }
 
 /// Maps a 32-bit hash evenly to `0..n`.
@@ -71,25 +105,42 @@ pub fn selection_hash(client: &[u8; 16], client_port: u16) -> u64 {
 mod tests {
     use super::*;
 
+    fn key() -> OwnerKey {
+        OwnerKey::from_seed(0x5eed)
+    }
+
+    /// Whoever chooses 1,000 flows that meet at one worker, under a key that he knows, meets them spread under another.
+    #[test]
+    fn flows_that_meet_under_one_key_are_spread_under_another() {
+        let client = to_octets("172.16.1.100".parse().unwrap());
+        let at = |seed, port| reduce(OwnerKey::from_seed(seed).hash(&client, port, 8080, 6), 8);
+        for seed in 1..20 {
+            let aimed: Vec<u16> = (1024..=u16::MAX)
+                .filter(|&port| at(seed, port) == 0)
+                .take(1_000)
+                .collect();
+            assert_eq!(aimed.len(), 1_000);
+            let most = (0..8).map(|worker| {
+                aimed
+                    .iter()
+                    .filter(|&&port| at(seed + 100, port) == worker)
+                    .count()
+            });
+            assert!(most.max() < Some(300), "seed {seed}");
+        }
+    }
+
     #[test]
     fn golden_vectors() {
-        let v4 = to_octets("172.16.1.100".parse().unwrap());
         let v6 = to_octets("2001:db8::64".parse().unwrap());
         let got = [
-            u64::from(owner_hash(&v4, 40000, 8080, 6)),
-            u64::from(owner_hash(&v6, 40000, 8080, 17)),
             backend_hash("172.16.1.2".parse().unwrap(), 8081, Protocol::Tcp, 1),
             selection_hash(&v6, 40000),
         ];
         assert_eq!(
             got,
-            [
-                878_419_769,
-                3_433_654_144,
-                7_111_511_152_000_266_987,
-                5_469_719_957_998_292_226
-            ],
-            "changing a hash moves flows between workers, balancers and releases"
+            [7_111_511_152_000_266_987, 5_469_719_957_998_292_226],
+            "changing a hash moves flows between balancers and releases"
         );
     }
 
@@ -98,7 +149,7 @@ mod tests {
         let client = to_octets("172.16.1.100".parse().unwrap());
         let mut counts = [0_u32; 3];
         for port in 1024..=u16::MAX {
-            counts[reduce(owner_hash(&client, port, 8080, 6), 3) as usize] += 1;
+            counts[reduce(key().hash(&client, port, 8080, 6), 3) as usize] += 1;
         }
         let share = (65536 - 1024) / 3;
         assert!(
@@ -114,7 +165,7 @@ mod tests {
             for host in 0..6_000_u16 {
                 let [high, low] = host.to_be_bytes();
                 let client = to_octets([10, 0, high, low].into());
-                counts[reduce(client_hash(&client), workers.into()) as usize] += 1;
+                counts[reduce(key().client_hash(&client), workers.into()) as usize] += 1;
             }
             let share = 6_000 / u32::from(workers);
             assert!(

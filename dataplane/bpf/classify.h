@@ -193,7 +193,8 @@ vl3lb_flow_owner(const struct vl3lb_config *config, const struct vl3lb_address *
 	if (vl3lb_is_nat_port(config, number) && vl3lb_is_own_address(address))
 		return vl3lb_nat_port_owner(config, number);
 	if (bpf_map_lookup_elem(&services, &key))
-		return vl3lb_reduce(vl3lb_owner_hash(peer->words, bpf_ntohs(peer_port), number, protocol),
+		return vl3lb_reduce(vl3lb_owner_hash(config, peer->words, bpf_ntohs(peer_port), number,
+						     protocol),
 				    config->workers);
 	return VL3LB_NOT_OURS;
 }
@@ -239,8 +240,8 @@ vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config 
 	} else if (bpf_map_lookup_elem(&passed_fragments, &key)) {
 		return VL3LB_NOT_OURS;
 	}
-	return vl3lb_reduce(vl3lb_owner_hash(packet->source.words, packet->id >> 16, packet->id & 0xffff,
-					     packet->protocol),
+	return vl3lb_reduce(vl3lb_owner_hash(config, packet->source.words, packet->id >> 16,
+					     packet->id & 0xffff, packet->protocol),
 			    config->workers);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Computes the worker that owns a flow, like common/src/hash.rs (owner_hash, reduce) and
+ * Computes the worker that owns a flow, like common/src/hash.rs (OwnerKey, reduce) and
  * common/src/snapshot.rs (NatPorts::owner). A test compiles this file for the host and compares them.
  */
 #ifndef VL3LB_OWNER_H
@@ -8,7 +8,8 @@
 
 #include <linux/types.h>
 
-#define VL3LB_MULTIPLIER 0x9e3779b1U
+/* Secret numbers of the owner hash. */
+#define VL3LB_OWNER_KEY_WORDS 7
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define vl3lb_be32(word) __builtin_bswap32(word)
@@ -25,27 +26,30 @@ struct vl3lb_config {
 	__u16 workers;
 	__u8 own_mac[6];	/* Ethernet: the interface's MAC address */
 	__u8 zero[2];
+	__u64 owner_key[VL3LB_OWNER_KEY_WORDS];
 };
-_Static_assert(sizeof(struct vl3lb_config) == 16, "written by Rust as eight u16");
+_Static_assert(sizeof(struct vl3lb_config) == 72, "written by Rust as 36 u16");
 
-static inline __attribute__((always_inline)) __u32 vl3lb_mix(__u32 hash, __u32 word)
-{
-	hash = (hash ^ word) * VL3LB_MULTIPLIER;
-	return hash ^ (hash >> 15);
-}
-
-/* `client` is in network order, the ports are in host order. */
+/*
+ * A multilinear hash: without the key nobody can choose inputs that meet. `client` is in network
+ * order, the ports are in host order.
+ */
 static inline __attribute__((always_inline)) __u32
-vl3lb_owner_hash(const __be32 client[4], __u16 client_port, __u16 service_port, __u8 protocol)
+vl3lb_owner_hash(const struct vl3lb_config *config, const __be32 client[4], __u16 client_port,
+		 __u16 service_port, __u8 protocol)
 {
-	__u32 hash = VL3LB_MULTIPLIER;
+	const __u64 *key = config->owner_key;
+	__u64 sum = key[0];
 
-	hash = vl3lb_mix(hash, vl3lb_be32(client[0]));
-	hash = vl3lb_mix(hash, vl3lb_be32(client[1]));
-	hash = vl3lb_mix(hash, vl3lb_be32(client[2]));
-	hash = vl3lb_mix(hash, vl3lb_be32(client[3]));
-	hash = vl3lb_mix(hash, (__u32)client_port << 16 | service_port);
-	return vl3lb_mix(hash, protocol);
+	sum += key[1] * vl3lb_be32(client[0]);
+	sum += key[2] * vl3lb_be32(client[1]);
+	sum += key[3] * vl3lb_be32(client[2]);
+	sum += key[4] * vl3lb_be32(client[3]);
+	sum += key[5] * ((__u32)client_port << 16 | service_port);
+	sum += key[6] * protocol;
+	/* Neighbouring clients and ports, whose sums are equally far apart, are spread too. */
+	sum = (sum ^ sum >> 32) * 0x9e3779b97f4a7c15ULL;
+	return sum >> 32;
 }
 
 /* Maps a hash evenly to 0..n. */

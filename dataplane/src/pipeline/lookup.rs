@@ -24,8 +24,8 @@ pub(super) enum Found {
     Reply(FlowId),
     /// The packet is the client's.
     Request(FlowId),
-    /// No flow here. `by_ports` owns the flows of the packet's addresses and ports.
-    Nothing { by_ports: u16 },
+    /// No flow here.
+    Nothing,
 }
 
 impl Lookup {
@@ -69,11 +69,8 @@ pub(super) fn find(policy: &Policy, table: &FlowTable, context: Context<'_>) -> 
     } else {
         &lookup.probe
     };
-    let by_ports = policy.request_owner(&parsed.source, tuple);
-    if (by_ports == policy.worker || policy.placement.any_by_client())
-        && let Some(id) = table.request_at(probe, tuple.request_key(parsed.source), now)
-    {
-        return Found::Request(id);
-    }
-    Found::Nothing { by_ports }
+    // Whoever has the flow owns it: the owner's hash is computed only where there is none.
+    table
+        .request_at(probe, tuple.request_key(parsed.source), now)
+        .map_or(Found::Nothing, Found::Request)
 }

@@ -50,6 +50,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
 
@@ -142,6 +143,8 @@ pub struct EngineConfig {
     pub timeouts: Timeouts,
     /// Seeds port selection and the flow table's hash.
     pub seed: u64,
+    /// The secret of the hash that selects a flow's worker, the same for all workers and the steer program.
+    pub owner_key: OwnerKey,
     pub framing: Framing,
 }
 
@@ -296,7 +299,7 @@ impl Engine {
         match lookup::find(&self.policy, self.tables.flows.table(), context) {
             Found::Reply(id) => self.reply(packet, context, id),
             Found::Request(id) => self.request(packet, context, id),
-            Found::Nothing { by_ports } => self.unknown(packet, context, by_ports, early),
+            Found::Nothing => self.unknown(packet, context, early),
         }
     }
 
@@ -415,7 +418,6 @@ impl Engine {
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
-        by_ports: u16,
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
         let parsed = context.parsed;
@@ -426,6 +428,7 @@ impl Engine {
         );
         match (service, context.lookup.nat_owner) {
             (Some(service), _) => {
+                let by_ports = self.policy.request_owner(&parsed.source, context.tuple());
                 match self
                     .policy
                     .remote_owner(service, &parsed.source, by_ports, context.origin)

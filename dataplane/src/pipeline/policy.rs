@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vl3lb_common::addr::from_octets;
-use vl3lb_common::hash::{client_hash, owner_hash, reduce};
+use vl3lb_common::hash::{OwnerKey, reduce};
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
     Backend, BackendSlot, BackendState, DropReason, Duration, Service, ServiceKey, ServiceSlot, Snapshot,
@@ -26,6 +26,8 @@ pub(super) struct Policy {
     pub(super) worker: u16,
     pub(super) workers: u16,
     pub(super) framing: Framing,
+    /// The secret of the hash that selects a flow's worker.
+    pub(super) owner_key: OwnerKey,
     /// Flows of one client at most, all workers together.
     client_flows: u32,
     pub(super) snapshot: Arc<Snapshot>,
@@ -51,6 +53,7 @@ impl Policy {
             worker: config.worker,
             workers: config.workers,
             framing: config.framing,
+            owner_key: config.owner_key,
             client_flows: config.client_flows.unwrap_or(u32::MAX),
             smallest_mtu: snapshot.smallest_mtu(),
             services_at_nat_ports: snapshot.has_services_at_nat_ports(),
@@ -108,11 +111,11 @@ impl Policy {
     /// The worker that owns the flows of these addresses and ports.
     #[inline]
     pub(super) fn request_owner(&self, client: &[u8; 16], tuple: Tuple) -> u16 {
-        // Spares a single worker the hash, a chain of six dependent multiplications.
+        // Spares a single worker the hash.
         if self.workers == 1 {
             return 0;
         }
-        let hash = owner_hash(
+        let hash = self.owner_key.hash(
             client,
             tuple.source_port,
             tuple.destination_port,
@@ -138,7 +141,11 @@ impl Policy {
             return (by_ports != self.worker).then_some(by_ports);
         }
         let placed = self.placement.of(service);
-        let by_client = u16::try_from(reduce(client_hash(client), u32::from(self.workers))).unwrap_or(0);
+        let by_client = u16::try_from(reduce(
+            self.owner_key.client_hash(client),
+            u32::from(self.workers),
+        ))
+        .unwrap_or(0);
         let (owner, former) = if placed.by_client {
             (by_client, by_ports)
         } else {

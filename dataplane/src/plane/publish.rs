@@ -109,6 +109,7 @@ fn rules(snapshot: &Snapshot, team: &Team) -> Rules {
         addresses: snapshot.addresses.clone(),
         nat_ports: snapshot.nat_ports,
         workers: team.workers(),
+        owner_key: team.owner_key,
     }
 }
 

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use vl3lb_common::Snapshot;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::WorkerEvent;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
 
 use crate::config::Config;
@@ -31,6 +32,13 @@ pub(super) struct Team {
     pub(super) flow_feeds: Vec<Arc<FlowFeed>>,
     /// The CPU core of each worker.
     pub(super) cores: Vec<usize>,
+    /// The secret of the hash that divides flows among the workers.
+    pub(super) owner_key: OwnerKey,
+}
+
+/// A number that nobody can guess: the keys of a new hasher come from the system.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// The workers: running threads, or their engines while stopped.
@@ -53,6 +61,7 @@ impl Team {
                 .map_err(|cause| start_error("the workers", cause))?,
             flow_feeds: (0..workers).map(|_| Arc::default()).collect(),
             cores: cores(config.cores.as_deref(), workers),
+            owner_key: OwnerKey::from_seed(random()),
         })
     }
 
@@ -70,7 +79,7 @@ impl Team {
     ) -> Result<Vec<Engine>, SetupError> {
         let workers = self.workers();
         let flows = (config.flows / u32::from(workers)).max(1);
-        let seed = RandomState::new().build_hasher().finish();
+        let seed = random();
         let engine = |worker: u16, stats: &Arc<WorkerStats>, feed: &Arc<FlowFeed>| {
             let engine_config = EngineConfig {
                 worker,
@@ -79,6 +88,7 @@ impl Team {
                 client_flows: config.client_flows,
                 timeouts: config.timeouts,
                 seed: seed.wrapping_add(worker.into()),
+                owner_key: self.owner_key,
                 framing,
             };
             let mut engine = Engine::new(

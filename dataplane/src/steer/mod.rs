@@ -21,6 +21,7 @@ use std::os::fd::BorrowedFd;
 use aya::programs::{ProgramError, XdpMode};
 use vl3lb_common::ServiceKey;
 use vl3lb_common::dataplane::{AttachMode, Steered};
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 
 use crate::capability;
@@ -42,6 +43,8 @@ pub struct Rules {
     pub nat_ports: NatPorts,
     /// Number of workers that flows are divided among.
     pub workers: u16,
+    /// The secret of the hash that divides them.
+    pub owner_key: OwnerKey,
 }
 
 /// The attached steer programs. Dropping it detaches them and removes the companion pair.
@@ -150,7 +153,8 @@ impl Steer {
     /// replaced. A few microseconds per new entry; after an error the rules are partly in force and may be
     /// allowed again.
     pub fn allow(&mut self, rules: &Rules) -> Result<(), SetupError> {
-        self.programs.set_config(rules.nat_ports, rules.workers)?;
+        self.programs
+            .set_config(rules.nat_ports, rules.workers, &rules.owner_key)?;
         for &address in &rules.addresses {
             if !self.addresses.contains(&address) {
                 self.programs.insert_address(address)?;

@@ -15,6 +15,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
 use aya::{Ebpf, EbpfLoader};
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::dataplane::Steered;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{MacAddr, ServiceKey};
 
@@ -36,8 +37,8 @@ type AddressKey = [u8; 16];
 /// `struct vl3lb_service_key`: address, port in network order, protocol, zero.
 type ServiceBytes = [u8; 20];
 /// `struct vl3lb_config`: first and last NAT port, NAT ports per worker, workers; the interface's MAC address
-/// in three words as it is in memory; zero.
-type Config = [u16; 8];
+/// in three words as it is in memory; zero; the owner key in words of 64 bits as they are in memory.
+type Config = [u16; 36];
 
 /// `enum vl3lb_counter`.
 const REDIRECTED: u32 = 0;
@@ -77,7 +78,7 @@ impl Programs {
             bpf,
             interface: link.name.clone(),
             counters: Counters(Arc::new(counters)),
-            config: Config::default(),
+            config: [0; size_of::<Config>() / 2],
         };
         programs.set_link(link.link)?;
         Ok(programs)
@@ -144,7 +145,12 @@ impl Programs {
         XskMap::try_from(self.map("sockets")?)?.set(queue, socket, 0)
     }
 
-    pub(super) fn set_config(&mut self, nat_ports: NatPorts, workers: u16) -> Result<(), SetupError> {
+    pub(super) fn set_config(
+        &mut self,
+        nat_ports: NatPorts,
+        workers: u16,
+        owner_key: &OwnerKey,
+    ) -> Result<(), SetupError> {
         let mut config = self.config;
         config[..4].copy_from_slice(&[
             nat_ports.first(),
@@ -152,6 +158,11 @@ impl Programs {
             nat_ports.per_worker(workers),
             workers,
         ]);
+        for (words, key) in config[8..].chunks_exact_mut(4).zip(owner_key.words()) {
+            for (word, bytes) in words.iter_mut().zip(key.to_ne_bytes().chunks_exact(2)) {
+                *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
+            }
+        }
         self.write_config(config, "NAT ports")
     }
 

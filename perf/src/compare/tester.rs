@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 use vl3lb_dataplane::config::{Mode, ZeroCopy};
@@ -136,6 +137,7 @@ impl Tester {
             addresses: vec![CLIENT_ADDRESS.into()],
             nat_ports: NatPorts::new(FIRST_PORT, FIRST_PORT + flows - 1).expect("at least one flow"),
             workers,
+            owner_key: OwnerKey::from_seed(0),
         };
         let (steer, mut ports) = attach(&link, ports, rules)?;
         let port = ports.pop().ok_or(CompareError::NoPort)?;

@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, ServiceSlot, Snapshot, Timestamp};
 use vl3lb_dataplane::config::Timeouts;
@@ -72,6 +73,7 @@ impl<'a> Bench<'a> {
             client_flows: None,
             timeouts: Timeouts::default(),
             seed: args.seed,
+            owner_key: OwnerKey::from_seed(7),
             framing: Framing::Ethernet,
         };
         let stats = Arc::new(WorkerStats::default());

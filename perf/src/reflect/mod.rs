@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 use vl3lb_dataplane::config::ZeroCopy;
@@ -123,6 +124,7 @@ fn rules(listen: &[SocketAddr], workers: u16) -> Rules {
         // Without addresses there are no NAT ports: the range has no effect.
         nat_ports: NatPorts::new(1, u16::MAX).expect("a range"),
         workers,
+        owner_key: OwnerKey::from_seed(0),
     }
 }
 

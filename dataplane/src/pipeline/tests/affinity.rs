@@ -23,6 +23,8 @@ fn sticky(workers: u16, scheduler: Scheduler) -> World {
         scheduler,
         affinity: TIME,
         backends: active(&[FIRST, SECOND, V6[0], V6[1]]),
+        // Enough for all clients at one worker: the hash says how many meet.
+        nat_ports: (20_000, 20_999),
         ..Setup::default()
     })
 }

@@ -23,6 +23,7 @@ use crossbeam::queue::ArrayQueue;
 use ipnet::IpNet;
 use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::flow_query::WorkerEvent;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
@@ -117,6 +118,7 @@ impl World {
                     client_flows: setup.client_flows,
                     timeouts: Timeouts::default(),
                     seed: u64::from(worker) + 7,
+                    owner_key: OwnerKey::from_seed(7),
                     framing: setup.framing,
                 };
                 let events = Arc::new(ArrayQueue::new(16));

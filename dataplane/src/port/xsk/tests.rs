@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 
@@ -47,6 +48,7 @@ impl Bench {
             addresses: vec![IpAddr::from([172, 16, 1, 103])],
             nat_ports: NatPorts::new(10_240, 32_767).unwrap(),
             workers,
+            owner_key: OwnerKey::from_seed(7),
         };
         steer.allow(&rules).unwrap();
         Self {

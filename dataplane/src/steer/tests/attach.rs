@@ -8,7 +8,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use vl3lb_common::Protocol;
 use vl3lb_common::addr::to_octets;
-use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_common::hash::{OwnerKey, reduce};
 use vl3lb_testbed::OrPanic;
 use vl3lb_testbed::packet_socket::PacketSocket;
 use vl3lb_testbed::tun::{TunKind, VNET_HEADER};
@@ -40,6 +40,7 @@ fn rules(workers: u32) -> Rules {
         addresses: vec![OURS, OURS6],
         nat_ports: NatPorts::new(10_000, 19_999).unwrap(),
         workers: u16::try_from(workers).unwrap(),
+        owner_key: OwnerKey::from_seed(7),
     }
 }
 
@@ -193,7 +194,7 @@ fn the_companion_pair_brings_each_flow_to_its_owner() {
         let client = to_octets(CLIENT);
         let flows = (0..32_u16).flat_map(|i| {
             let (client_port, nat_port) = (40_000 + i, 10_000 + 300 * i);
-            let by_hash = reduce(owner_hash(&client, client_port, PORT, UDP), 2);
+            let by_hash = reduce(OwnerKey::from_seed(7).hash(&client, client_port, PORT, UDP), 2);
             let by_port = u32::from(rules(2).nat_ports.owner(nat_port, 2));
             [(request(client_port), by_hash), (reply(nat_port), by_port)]
         });

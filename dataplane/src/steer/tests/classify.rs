@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use aya::TestRun;
 use aya::programs::TestRunOptions;
 use rustix::net::{AddressFamily, SocketType};
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::{MacAddr, Protocol};
 
 use super::super::*;
@@ -138,7 +139,11 @@ fn load(raw_ip: bool, socket: &OwnedFd) -> Programs {
     let mut programs = Programs::load(&link, 1, 1).unwrap();
     programs.register_socket(0, socket.as_fd()).unwrap();
     programs
-        .set_config(NatPorts::new(NAT_FIRST, NAT_LAST).unwrap(), 2)
+        .set_config(
+            NatPorts::new(NAT_FIRST, NAT_LAST).unwrap(),
+            2,
+            &OwnerKey::from_seed(7),
+        )
         .unwrap();
     for address in [IpAddr::from(OURS), OURS6.into()] {
         programs.insert_address(address).unwrap();

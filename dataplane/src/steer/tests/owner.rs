@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_common::hash::{OwnerKey, reduce};
 
 use super::super::NatPorts;
 
@@ -18,6 +18,7 @@ const PROGRAM: &str = r#"
 int main(void)
 {
 	unsigned char address[16];
+	unsigned long long key[VL3LB_OWNER_KEY_WORDS];
 	unsigned int client_port, service_port, protocol, workers, first, last, per_worker, nat_port;
 
 	for (;;) {
@@ -31,8 +32,13 @@ int main(void)
 			  &last, &per_worker, &nat_port) != 8)
 			return 1;
 		struct vl3lb_config config = { first, last, per_worker, workers };
+		for (int i = 0; i < VL3LB_OWNER_KEY_WORDS; i++) {
+			if (scanf("%llu", &key[i]) != 1)
+				return 1;
+			config.owner_key[i] = key[i];
+		}
 		memcpy(words, address, sizeof(words));
-		hash = vl3lb_owner_hash(words, client_port, service_port, protocol);
+		hash = vl3lb_owner_hash(&config, words, client_port, service_port, protocol);
 		printf("%u %u %u %d\n", hash, vl3lb_reduce(hash, workers),
 		       vl3lb_nat_port_owner(&config, nat_port), vl3lb_is_nat_port(&config, nat_port));
 	}
@@ -47,6 +53,7 @@ struct Case {
     workers: u16,
     nat: NatPorts,
     nat_port: u16,
+    key: OwnerKey,
 }
 
 #[test]
@@ -56,7 +63,9 @@ fn the_programs_and_the_workers_agree_on_the_owner() {
     let answers: Vec<&str> = output.lines().collect();
     assert_eq!(answers.len(), cases.len());
     for (case, answer) in cases.iter().zip(answers) {
-        let hash = owner_hash(&case.client, case.ports.0, case.ports.1, case.protocol);
+        let hash = case
+            .key
+            .hash(&case.client, case.ports.0, case.ports.1, case.protocol);
         let expected = format!(
             "{hash} {} {} {}",
             reduce(hash, u32::from(case.workers)),
@@ -74,18 +83,24 @@ fn cases(count: usize) -> Vec<Case> {
         .prop_filter("a port for each worker", |(first, last, workers)| {
             last - first >= *workers
         });
-    let case = (any::<[u8; 16]>(), any::<(u16, u16)>(), any::<u8>(), range).prop_flat_map(
-        |(client, ports, protocol, (first, last, workers))| {
-            (first..=last).prop_map(move |nat_port| Case {
-                client,
-                ports,
-                protocol,
-                workers,
-                nat: NatPorts::new(first, last).unwrap(),
-                nat_port,
-            })
-        },
+    let inputs = (
+        any::<[u8; 16]>(),
+        any::<(u16, u16)>(),
+        any::<u8>(),
+        range,
+        any::<u64>(),
     );
+    let case = inputs.prop_flat_map(|(client, ports, protocol, (first, last, workers), seed)| {
+        (first..=last).prop_map(move |nat_port| Case {
+            client,
+            ports,
+            protocol,
+            workers,
+            nat: NatPorts::new(first, last).unwrap(),
+            nat_port,
+            key: OwnerKey::from_seed(seed),
+        })
+    });
     let mut runner = TestRunner::default();
     (0..count)
         .map(|_| case.new_tree(&mut runner).unwrap().current())
@@ -94,8 +109,9 @@ fn cases(count: usize) -> Vec<Case> {
 
 fn line(case: &Case) -> String {
     let address: String = case.client.iter().map(|byte| format!("{byte:02x} ")).collect();
+    let key: String = case.key.words().iter().map(|word| format!(" {word}")).collect();
     format!(
-        "{address}{} {} {} {} {} {} {} {}\n",
+        "{address}{} {} {} {} {} {} {} {}{key}\n",
         case.ports.0,
         case.ports.1,
         case.protocol,

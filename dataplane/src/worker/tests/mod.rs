@@ -6,6 +6,7 @@ mod fragments;
 use crossbeam::queue::ArrayQueue;
 use etherparse::{SlicedPacket, TransportSlice};
 use vl3lb_common::flow_query::FlowQuery;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::next_hop::Link;
 use vl3lb_common::stats::Counter;
 use vl3lb_common::{ServiceSlot, Snapshot};
@@ -48,6 +49,7 @@ impl Team {
                     client_flows: None,
                     timeouts: Timeouts::default(),
                     seed: 7,
+                    owner_key: OwnerKey::from_seed(7),
                     framing: Framing::RawIp,
                 };
                 let stats = Arc::clone(&stats[usize::from(number)]);

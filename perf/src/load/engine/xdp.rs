@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::MacAddr;
+use vl3lb_common::hash::OwnerKey;
 use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::link::{Link, LinkInfo, Path};
 use vl3lb_dataplane::packet::Framing;
@@ -105,6 +106,7 @@ impl XdpEngine {
             addresses: tuples.sources.clone(),
             nat_ports: tuples.range(workers),
             workers,
+            owner_key: OwnerKey::from_seed(0),
         };
         let (steer, ports) = attach(&link, ports, rules)?;
         let copy = if ports.iter().all(XskPort::is_zero_copy) {

@@ -12,7 +12,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use vl3lb_common::hash::{owner_hash, reduce};
+use vl3lb_common::hash::{OwnerKey, reduce};
 use vl3lb_common::{DropReason, Protocol, Timestamp};
 
 use crate::packet::{self, Parsed, Transport};
@@ -30,9 +30,9 @@ pub use table::{Release, Ticket};
 
 impl Key {
     /// The worker where the fragments of this datagram meet. The steer program computes the same.
-    fn tracker(&self, workers: u16) -> u16 {
+    fn tracker(&self, workers: u16, owner_key: &OwnerKey) -> u16 {
         let [a, b, c, d] = self.id.to_be_bytes();
-        let hash = owner_hash(
+        let hash = owner_key.hash(
             &self.source,
             u16::from_be_bytes([a, b]),
             u16::from_be_bytes([c, d]),
@@ -81,7 +81,7 @@ impl Engine {
     ) -> Result<Verdict, DropContext> {
         let (key, piece) = read(parsed, local).ok_or(DropReason::Internal)?;
         let protocol = Protocol::from_number(key.protocol).ok_or(DropReason::UnsupportedProtocol)?;
-        let tracker = key.tracker(self.policy.workers);
+        let tracker = key.tracker(self.policy.workers, &self.policy.owner_key);
         let is_tracker = tracker == self.policy.worker;
         let fragments = &mut self.tables.fragments;
         let tracked = match arrival {
