@@ -147,6 +147,31 @@ impl Cluster {
             .collect()
     }
 
+    /// Waits until a controller has made a pod with these labels: `kubectl wait` fails at once where there is none.
+    pub fn wait_for_pod(&self, labels: &str) {
+        wait::until(&format!("a pod with {labels}"), TIMEOUT, || {
+            (!self.pods(labels).is_empty())
+                .then_some(())
+                .ok_or("there is none")
+        });
+    }
+
+    /// Runs a line of the documentation as a user types it, in the top folder of the repository. What it printed.
+    pub fn shell(&self, line: &str) -> String {
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .env(
+                "PATH",
+                concat!("/run/vl3-lb-cluster/bin:", "/usr/sbin:/usr/bin:/sbin:/bin"),
+            )
+            .stdin(Stdio::null())
+            .output()
+            .expect("run sh");
+        assert!(output.status.success(), "{line}: {}", text(&output));
+        String::from_utf8(output.stdout).expect("kubectl prints UTF-8")
+    }
+
     /// Scales the servers.
     pub fn scale(&self, servers: usize) {
         let replicas = format!("--replicas={servers}");
