@@ -149,6 +149,14 @@ fn accept(server: &ApiServer, name: &str, manifests: &str) {
         if object["kind"] == "Namespace" {
             server.must_kubectl(&["apply", "--filename=-"], &object.to_string());
         }
+        let containers = object
+            .pointer("/spec/template/spec/containers")
+            .and_then(Value::as_array);
+        for container in containers.into_iter().flatten() {
+            let is_balancer = container["name"] == "vl3-lb";
+            let privileged = container["securityContext"]["privileged"] == true;
+            assert!(!(is_balancer && privileged), "{name}: the balancer is privileged");
+        }
     }
     let arguments = ["apply", "--dry-run=server", "--validate=strict", "--filename=-"];
     let output = server.kubectl(&arguments, manifests);

@@ -27,18 +27,20 @@ fn an_interrupted_start_leaves_nothing_behind() {
     Cluster::without(|| {
         let before = traces();
         for step in ["control plane", "images", "nodes"] {
-            let rest = start_until(step, |pid| {
+            let rest = start_until("--bare", step, |pid| {
                 // As Ctrl-C.
                 kill_process_group(pid, Signal::INT).expect("interrupt the script");
             });
             assert!(rest.contains("remove what was started"), "{step}: {rest}");
             assert_eq!(traces(), before, "stopped at: {step}");
         }
-        start_until("nodes", |pid| {
-            kill_process(pid, Signal::KILL).expect("kill the script");
-        });
-        process::run(Command::new(script_path()).arg("down")).or_panic();
-        assert_eq!(traces(), before, "killed, and then removed");
+        for (content, step) in [("--bare", "nodes"), ("--mesh", "Network Service Mesh")] {
+            start_until(content, step, |pid| {
+                kill_process(pid, Signal::KILL).expect("kill the script");
+            });
+            process::run(Command::new(script_path()).arg("down")).or_panic();
+            assert_eq!(traces(), before, "killed at {step}, and then removed");
+        }
     });
 }
 
@@ -84,14 +86,14 @@ fn without_go_the_error_says_how_to_install_it() {
 
 /// Starts the cluster, calls `act` with the script's id when it begins `step`, and waits for its end. Returns its
 /// output after that.
-fn start_until(step: &str, act: impl FnOnce(Pid)) -> String {
+fn start_until(content: &str, step: &str, act: impl FnOnce(Pid)) -> String {
     // Background jobs of a script ignore SIGINT, and so do their children.
     let mut child = Command::new("env")
         .arg("--default-signal=INT")
         .arg(script_path())
         .arg("up")
         .arg(binary())
-        .arg("--bare")
+        .arg(content)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -137,9 +139,11 @@ fn traces() -> BTreeSet<String> {
     for folder in [
         "/run/vl3-lb-cluster",
         "/run/containerd",
+        "/run/spire",
         "/usr/libexec/kubernetes",
         "/var/lib/cni",
         "/var/lib/kubelet",
+        "/var/lib/networkservicemesh",
         "/var/lib/vl3-lb-cluster",
         "/var/log/containers",
         "/var/log/pods",

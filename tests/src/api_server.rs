@@ -102,6 +102,8 @@ impl ApiServer {
         let mut options = vec![
             format!("--advertise-address={}", self.address),
             "--authorization-mode=RBAC".to_owned(),
+            // Forwarders of Network Service Mesh need it.
+            "--allow-privileged".to_owned(),
             // It creates its certificate there.
             format!("--cert-dir={}", file("certificates")),
             // No controller creates the namespaces' service accounts.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::api_server::program;
 use crate::balancer::binary;
 use crate::client::text;
+use crate::mesh::{self, Sdk};
 use crate::wait;
 
 /// The namespace of the example.
@@ -53,6 +54,14 @@ impl Cluster {
             remove_at_exit();
             Self(())
         })
+    }
+
+    /// The same with Network Service Mesh.
+    pub fn with_mesh() -> &'static Self {
+        let cluster = Self::shared();
+        mesh::program(Sdk::V1_13);
+        script(&["mesh"]);
+        cluster
     }
 
     /// Runs `work` without a cluster: stops a running one before, and starts it again afterwards.

@@ -195,8 +195,8 @@ impl Drop for Mesh {
 }
 
 /// A program of the folder in VL3LB_NSM_BIN.
-fn program(sdk: Sdk) -> PathBuf {
-    const SET_UP: &str = "`./run test nsm` builds it and sets it";
+pub fn program(sdk: Sdk) -> PathBuf {
+    const SET_UP: &str = "`./run test` builds it and sets it";
     let folder = std::env::var_os("VL3LB_NSM_BIN");
     let folder = folder.unwrap_or_else(|| panic!("VL3LB_NSM_BIN, the folder of mesh, is not set: {SET_UP}"));
     let path = Path::new(&folder).join(sdk.program());
