@@ -24,6 +24,9 @@ pub enum DropReason {
     TtlExpired,
     /// An invalid source address: loopback, multicast, the balancer's own.
     Martian,
+    /// A datagram from the address and port of one of the service's backends: two backends would answer each other for
+    /// ever.
+    BackendLoop,
     /// The client's address is in none of the service's source ranges.
     SourceNotAllowed,
     /// The service has no backend of this family; rejected with RST or Port Unreachable.
@@ -63,7 +66,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -73,6 +76,7 @@ impl DropReason {
         Self::FragmentOverlap,
         Self::TtlExpired,
         Self::Martian,
+        Self::BackendLoop,
         Self::SourceNotAllowed,
         Self::NoBackend,
         Self::BackendDown,
@@ -112,6 +116,7 @@ impl DropReason {
             Self::FragmentOverlap => "fragment_overlap",
             Self::TtlExpired => "ttl_expired",
             Self::Martian => "martian",
+            Self::BackendLoop => "backend_loop",
             Self::SourceNotAllowed => "source_not_allowed",
             Self::NoBackend => "no_backend",
             Self::BackendDown => "backend_down",
@@ -147,6 +152,9 @@ impl DropReason {
                 "a path that duplicates packets, or an attack; look at the sender's packets"
             }
             Self::TtlExpired => "a routing loop, or a traceroute",
+            Self::BackendLoop => {
+                "somebody forges datagrams, or a backend uses its own service from its service port: have it use another"
+            }
             Self::SourceNotAllowed => "if the client should be served, add its network to `sourceRanges`",
             Self::NoBackend => "add a backend of this address family, or look why the known ones are out",
             Self::BackendDown => "look at the backend",

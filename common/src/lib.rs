@@ -16,6 +16,7 @@
 
 pub mod addr;
 pub mod backend;
+pub mod backend_sockets;
 pub mod capability;
 pub mod dataplane;
 pub mod drop_reason;
@@ -33,6 +34,7 @@ pub mod time;
 
 pub use addr::{MacAddr, Protocol, ServiceKey};
 pub use backend::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
+pub use backend_sockets::BackendSockets;
 pub use drop_reason::DropReason;
 pub use snapshot::{Service, Snapshot};
 pub use source_ranges::SourceRanges;

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::addr::{Protocol, ServiceKey};
+use crate::backend_sockets::BackendSockets;
 use crate::next_hop::NextHops;
 use crate::schedule::{Pool, Scheduler};
 use crate::source_ranges::SourceRanges;
@@ -37,6 +38,8 @@ pub struct Service {
     pub v4: Arc<Pool>,
     /// Backends for clients that use IPv6.
     pub v6: Arc<Pool>,
+    /// Of both families; empty for TCP, where a reset ends what a forged SYN begins. Shared like the pools.
+    pub backend_sockets: Arc<BackendSockets>,
 }
 
 impl Service {

@@ -1,8 +1,10 @@
 //! Builds the snapshot and the directory of a state.
 
+use std::sync::Arc;
+
 use crate::api::{BackendCounts, ServiceState};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, ServiceMap, Snapshot};
-use vl3lb_common::{ServiceKey, SourceRanges};
+use vl3lb_common::{BackendSockets, Protocol, ServiceKey, SourceRanges};
 
 use super::slots::{backend_slot, service_slot};
 use super::{BackendEntry, Changes, Directory, ServiceEntry, State, TimePoint};
@@ -25,6 +27,12 @@ impl State {
             let counts = v4.iter().chain(&v6).fold(BackendCounts::default(), count);
             service.v4.refresh(service.attributes.scheduler, &v4);
             service.v6.refresh(service.attributes.scheduler, &v6);
+            if service.protocol == Protocol::Udp {
+                let sockets = BackendSockets::new(v4.iter().chain(&v6));
+                if sockets != *service.backend_sockets {
+                    service.backend_sockets = Arc::new(sockets);
+                }
+            }
             let to = counts.state();
             let from = service.state.replace(to);
             if from != Some(to) {
@@ -75,6 +83,7 @@ impl State {
                 drain: record.attributes.drain,
                 v4: record.v4.pool(),
                 v6: record.v6.pool(),
+                backend_sockets: Arc::clone(&record.backend_sockets),
             }),
             backend_slots: self
                 .backends

@@ -348,6 +348,7 @@ impl State {
             stale: true,
             v4: CachedPool::empty(),
             v6: CachedPool::empty(),
+            backend_sockets: Arc::default(),
             baseline: assigned
                 .used_before
                 .then(|| service_counts(inputs.workers, service_slot(assigned.index))),

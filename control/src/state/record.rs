@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
-use vl3lb_common::{Duration, MacAddr, Protocol};
+use vl3lb_common::{BackendSockets, Duration, MacAddr, Protocol};
 
 use super::merge::BackendIdentity;
 use super::{Event, TimePoint};
@@ -38,6 +38,8 @@ pub(super) struct ServiceRecord {
     pub(super) stale: bool,
     pub(super) v4: CachedPool,
     pub(super) v6: CachedPool,
+    /// Empty for TCP.
+    pub(super) backend_sockets: Arc<BackendSockets>,
     pub(super) baseline: Option<Arc<ServiceStats>>,
 }
 

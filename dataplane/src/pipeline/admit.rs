@@ -33,6 +33,12 @@ pub(super) fn admit<F: Frame>(
     if !known.source_ranges.allow(from_octets(parsed.source)) {
         return Err(DropContext::of(service, DropReason::SourceNotAllowed));
     }
+    if known
+        .backend_sockets
+        .contains(from_octets(parsed.source), context.tuple().source_port)
+    {
+        return Err(DropContext::of(service, DropReason::BackendLoop));
+    }
     if parsed.hop_limit <= 1 {
         return Err(DropContext::hop_limit_exceeded(service));
     }

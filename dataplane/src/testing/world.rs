@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use vl3lb_common::next_hop::{Link, NextHops};
 use vl3lb_common::schedule::{Pool, Scheduler};
@@ -62,6 +63,7 @@ pub fn snapshot(generation: u64, link: Link) -> Snapshot {
             drain: Duration::from_secs(60),
             v4: Pool::build(scheduler, backends.as_slice()).into(),
             v6: Pool::build(scheduler, &[]).into(),
+            backend_sockets: Arc::default(),
         }));
         backend_slots.push(backends);
     }

@@ -8,8 +8,8 @@ use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot, Snapshot,
-    SourceRanges,
+    Backend, BackendSlot, BackendSockets, BackendState, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot,
+    Snapshot, SourceRanges,
 };
 
 /// The balancer.
@@ -128,6 +128,7 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
         drain: Duration::from_secs(60),
         v4: Pool::build(Scheduler::Maglev, &backends).into(),
         v6: Pool::Empty.into(),
+        backend_sockets: Arc::new(BackendSockets::new(&backends)),
     }));
     snapshot.backend_slots.extend(backends.into_iter().map(Some));
 }

@@ -274,6 +274,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::FragmentOverlap
         | DropReason::TtlExpired
         | DropReason::Martian
+        | DropReason::BackendLoop
         | DropReason::UnknownReply
         | DropReason::IcmpUnmatched
         | DropReason::MtuExceeded

@@ -5,6 +5,7 @@ mod events;
 mod health;
 mod instances;
 mod properties;
+mod sockets;
 mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -29,8 +29,8 @@ use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot,
-    Snapshot, SourceRanges, Timestamp,
+    Backend, BackendSlot, BackendSockets, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey,
+    ServiceSlot, Snapshot, SourceRanges, Timestamp,
 };
 
 use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
@@ -468,6 +468,10 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             drain: Duration::from_secs(60),
             v4: Pool::build(setup.scheduler, &v4).into(),
             v6: Pool::build(setup.scheduler, &v6).into(),
+            backend_sockets: Arc::new(match protocol {
+                Protocol::Tcp => BackendSockets::default(),
+                Protocol::Udp => BackendSockets::new(&backends),
+            }),
         }));
         backend_slots.extend(backends.into_iter().map(Some));
     }

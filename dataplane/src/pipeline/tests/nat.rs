@@ -225,3 +225,64 @@ fn strays_are_counted_under_their_reasons() {
     assert_eq!(world.send(&[0; 3]).0, Verdict::Drop);
     assert_eq!(world.dropped(DropReason::Malformed), 1);
 }
+
+/// Two backends would answer each other for ever.
+#[test]
+fn a_datagram_from_a_live_backend_socket_of_its_service_is_refused() {
+    const STATES: [(BackendState, bool); 5] = [
+        (BackendState::Active, true),
+        (BackendState::Unknown, true),
+        (BackendState::Draining { since: Timestamp(0) }, true),
+        (BackendState::Down, true),
+        (BackendState::Gone, false),
+    ];
+    for (scheduler, workers) in [
+        (Scheduler::RoundRobin, 1),
+        (Scheduler::Maglev, 1),
+        (Scheduler::Maglev, 4),
+    ] {
+        for (state, refused) in STATES {
+            let mut world = World::new(Setup {
+                scheduler,
+                workers,
+                backends: vec![
+                    ("172.16.1.2:8081", state),
+                    ("172.16.1.3:8081", BackendState::Active),
+                    ("[2001:db8::2]:8081", state),
+                    ("[2001:db8::3]:8081", BackendState::Active),
+                ],
+                ..Setup::default()
+            });
+            for client in ["172.16.1.2:8081", "[2001:db8::2]:8081"] {
+                let looping = world.client_udp(client, b"x");
+                let verdict = world.send(&looping).0;
+                assert_eq!(verdict == Verdict::Drop, refused, "{client} {state:?} {workers}");
+            }
+            let expected = if refused { 2 } else { 0 };
+            assert_eq!(world.dropped(DropReason::BackendLoop), expected, "{state:?}");
+            assert_eq!(world.flows(), 2 - u32::try_from(expected).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_backend_uses_its_own_service_from_other_ports_and_by_tcp() {
+    let mut world = World::new(Setup::default());
+    let question = world.client_udp("172.16.1.2:40000", b"q");
+    let seen = world.forward(&question);
+    assert_eq!(seen.destination.to_string(), "172.16.1.2:8081", "hairpin");
+    let answer = world.backend_udp(&seen, b"a");
+    assert_eq!(world.forward(&answer).destination.to_string(), "172.16.1.2:40000");
+    world.connect("172.16.1.2:8081");
+    assert_eq!(world.drops(), []);
+}
+
+/// The fragments of a looping datagram are no way around it.
+#[test]
+fn a_fragmented_datagram_from_a_live_backend_socket_is_refused() {
+    let mut world = World::new(Setup::default());
+    let packet = world.client_udp("172.16.1.2:8081", &[7; 2_000]);
+    let fragments = builder::fragments(&packet, true, 1_480, 77);
+    assert_eq!(world.send(&fragments[0]).0, Verdict::Drop);
+    assert_eq!(world.dropped(DropReason::BackendLoop), 1);
+}
