@@ -45,6 +45,8 @@ pub struct Flows {
     pub(super) affinity: AffinityTable,
     /// How long clients of a service keep their backend after a flow, by service slot; zero without affinity.
     affinity_times: Box<[Duration]>,
+    /// Own addresses that wait for an index: the flows of others that are gone have all of them.
+    waiting: Vec<[u8; 16]>,
     timeouts: Timeouts,
     lifetimes: Lifetimes,
     stats: Arc<WorkerStats>,
@@ -79,6 +81,7 @@ impl Flows {
             table,
             affinity,
             affinity_times: vec![Duration::ZERO; MAX_SERVICES].into_boxed_slice(),
+            waiting: Vec::new(),
             timeouts,
             lifetimes: Lifetimes::new(&timeouts),
             stats,
@@ -99,8 +102,9 @@ impl Flows {
     }
 
     /// Takes over own addresses and affinity times. Flows on an address that is gone end with
-    /// [`CloseCause::InterfaceLost`] when a sweep or a packet meets them. Returns the number of addresses that
-    /// found no index: 256 are live or still have flows. O(services + addresses).
+    /// [`CloseCause::InterfaceLost`] when a sweep or a packet meets them. Where 256 addresses are live or still have
+    /// flows, others wait until the sweep has ended the flows of one that is gone; returns their number.
+    /// O(services + addresses).
     pub fn set_snapshot(&mut self, snapshot: &Snapshot) -> usize {
         let services = snapshot.service_slots.iter().map(Option::as_ref);
         for (time, service) in self
@@ -111,7 +115,8 @@ impl Flows {
             *time = service.map_or(Duration::ZERO, |service| service.affinity);
         }
         let addresses = snapshot.addresses.iter().map(|&address| to_octets(address));
-        self.table.set_local_addresses(addresses)
+        self.waiting = self.table.set_local_addresses(addresses);
+        self.waiting.len()
     }
 
     /// Opens a flow to `backend`, with a free NAT port that is `usable` (not a service's), chosen by `random`.
@@ -330,6 +335,8 @@ impl Flows {
                 self.end(id, cause, now);
             }
         }
+        let table = &mut self.table;
+        self.waiting.retain(|&address| !table.add_local_address(address));
         self.stats.flow_entries.set(u64::from(self.table.len()));
     }
 

@@ -7,12 +7,17 @@ use super::header::{Header, MAX_LOCALS, NO_ADDRESS};
 use super::table::FlowTable;
 
 impl FlowTable {
-    /// Makes `addresses` the own ones. Returns how many of them found no index, because 256 addresses are in use
-    /// or still have flows. O(addresses x known addresses).
-    pub fn set_local_addresses(&mut self, addresses: impl Iterator<Item = [u8; 16]>) -> usize {
+    /// Makes `addresses` the own ones. Returns those that found no index, because 256 addresses are in use or still
+    /// have flows. O(addresses x known addresses).
+    pub fn set_local_addresses(&mut self, addresses: impl Iterator<Item = [u8; 16]>) -> Vec<[u8; 16]> {
         let header = self.pool.header_mut();
         header.current_addresses = [NO_ADDRESS; MAX_LOCALS];
-        addresses.filter(|address| !header.add_local(*address)).count()
+        addresses.filter(|address| !header.add_local(*address)).collect()
+    }
+
+    /// Makes `address` an own one too. False if no index is free. O(known addresses).
+    pub fn add_local_address(&mut self, address: [u8; 16]) -> bool {
+        self.pool.header_mut().add_local(address)
     }
 
     /// The index of an own address. O(known addresses).

@@ -237,10 +237,7 @@ impl Engine {
     ///
     /// [`CloseCause::InterfaceLost`]: vl3lb_common::stats::CloseCause::InterfaceLost
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
-        // Packets to addresses without an index are dropped.
-        for _ in 0..self.tables.flows.set_snapshot(&snapshot) {
-            self.count_drop(DropReason::Internal);
-        }
+        self.tables.flows.set_snapshot(&snapshot);
         self.policy.set_snapshot(snapshot)
     }
 

@@ -146,3 +146,87 @@ fn a_client_address_of_a_former_attachment_is_not_used() {
     });
     assert_eq!(world.forward(&data).macs, Some((OWN_MAC, ROUTER_MAC)));
 }
+
+/// Publishes the world's snapshot with `addresses`, and both services at each of them.
+fn move_to(world: &mut World, addresses: &[IpAddr]) {
+    world.publish(|snapshot| {
+        snapshot.addresses = addresses.to_vec();
+        snapshot.services.clear();
+        for (&address, (slot, protocol)) in addresses
+            .iter()
+            .flat_map(|address| [(0, Protocol::Tcp), (1, Protocol::Udp)].map(|service| (address, service)))
+        {
+            let key = ServiceKey {
+                address,
+                port: 8080,
+                protocol,
+            };
+            snapshot.services.insert(key, ServiceSlot(slot));
+        }
+    });
+}
+
+fn own(number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    [172, 17, high, low].into()
+}
+
+/// A SYN from one client port to the service at `own`.
+fn syn_to(world: &World, own: IpAddr, port: u16) -> Vec<u8> {
+    let addresses = world.addresses(&format!("172.16.1.100:{port}"), &format!("{own}:8080"));
+    builder::tcp(addresses, &Tcp::flags(flags::SYN), b"")
+}
+
+#[test]
+fn a_thousand_addresses_that_come_and_go_with_flows_are_served() {
+    let mut world = World::new(Setup {
+        backends: vec![("172.16.1.2:8081", BackendState::Active)],
+        ..Setup::default()
+    });
+    for number in 0..1_000 {
+        move_to(&mut world, &[own(number)]);
+        let syn = syn_to(&world, own(number), 40_000);
+        assert_eq!(world.forward(&syn).source.ip(), own(number));
+        world.sweep();
+        assert_eq!(world.flows(), 1, "those of former addresses are over");
+    }
+    assert_eq!(interface_lost(&world), 999);
+    assert_eq!(world.drops(), []);
+}
+
+/// All indexes have flows when the addresses move on: the new ones are served as soon as a sweep has ended these.
+#[test]
+fn an_address_waits_for_an_index_until_flows_of_former_ones_are_ended() {
+    const ADDRESSES: u16 = 200;
+    let mut world = World::new(Setup {
+        backends: [
+            "172.16.1.2:8081",
+            "172.16.1.3:8081",
+            "172.16.1.4:8081",
+            "172.16.1.5:8081",
+        ]
+        .map(|address| (address, BackendState::Active))
+        .to_vec(),
+        ..Setup::default()
+    });
+    let before: Vec<IpAddr> = (0..ADDRESSES).map(own).collect();
+    let after: Vec<IpAddr> = (ADDRESSES..2 * ADDRESSES).map(own).collect();
+    move_to(&mut world, &before);
+    for &address in &before {
+        let syn = syn_to(&world, address, 40_000);
+        world.forward(&syn);
+    }
+    move_to(&mut world, &after);
+    let syn = syn_to(&world, after[199], 40_001);
+    assert_eq!(world.send(&syn).0, Verdict::Drop, "no index is left yet");
+    assert_eq!(world.drops(), [DropReason::NoService]);
+    world.sweep();
+    assert_eq!((world.flows(), interface_lost(&world)), (0, u64::from(ADDRESSES)));
+    for &address in &after {
+        let syn = syn_to(&world, address, 40_001);
+        assert_eq!(world.forward(&syn).source.ip(), address);
+    }
+    // A pod that inherits a former address is a client like any other.
+    let addresses = world.addresses(&format!("{}:40000", before[0]), &format!("{}:8080", after[0]));
+    world.forward(&builder::udp(addresses, b"x"));
+}
