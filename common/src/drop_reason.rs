@@ -22,7 +22,7 @@ pub enum DropReason {
     FragmentOverlap,
     /// TTL or hop limit used up; rejected with Time Exceeded.
     TtlExpired,
-    /// An invalid source address: loopback, multicast, the balancer's own.
+    /// An invalid source address: loopback, multicast, a broadcast address, the balancer's own.
     Martian,
     /// A datagram from the address and port of one of the service's backends: two backends would answer each other for
     /// ever.

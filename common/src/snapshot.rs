@@ -5,7 +5,7 @@
 //! generation until its last flow is gone, so flows and counters can refer to it by number.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -114,6 +114,8 @@ pub struct Snapshot {
     pub generation: Generation,
     /// The balancer's own addresses on the vL3 interface.
     pub addresses: Vec<IpAddr>,
+    /// The broadcast addresses of the interface's subnets, from which nobody sends.
+    pub broadcasts: Vec<Ipv4Addr>,
     pub nat_ports: NatPorts,
     /// The interface's MTU: the longest IP packet that may be sent.
     pub mtu: u16,

@@ -73,6 +73,52 @@ vl3lb_same_address(const struct vl3lb_address *a, const struct vl3lb_address *b)
 	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
+/* Types of IPv4 options (RFC 791 section 3.1). */
+#define VL3LB_OPTION_END 0
+#define VL3LB_OPTION_NOP 1
+#define VL3LB_OPTION_LSRR 131
+#define VL3LB_OPTION_SSRR 137
+
+/*
+ * Whether the options between `offset` and `end` have a source route with addresses left, whose packet is
+ * the kernel's to refuse or to send on, or cannot be read. dataplane/src/packet/option.rs judges the same.
+ */
+static __always_inline bool
+vl3lb_has_source_route(void *ctx, const bool is_skb, __u32 offset, const __u32 end)
+{
+	for (int i = 0; i < 40; i++) {
+		struct {
+			__u8 type;
+			__u8 length;
+		} option = {};
+		__u8 pointer;
+
+		if (offset >= end)
+			return false;
+		if (vl3lb_load(ctx, is_skb, offset, &option.type, sizeof(option.type)))
+			return true;
+		if (option.type == VL3LB_OPTION_END)
+			return false;
+		if (option.type == VL3LB_OPTION_NOP) {
+			offset += 1;
+			continue;
+		}
+		if (offset + sizeof(option) > end ||
+		    vl3lb_load(ctx, is_skb, offset, &option, sizeof(option)))
+			return true;
+		if (option.length < sizeof(option) || offset + option.length > end)
+			return true;
+		if (option.type == VL3LB_OPTION_LSRR || option.type == VL3LB_OPTION_SSRR) {
+			if (option.length < 3 || vl3lb_load(ctx, is_skb, offset + 2, &pointer, sizeof(pointer)))
+				return true;
+			if (pointer <= option.length)
+				return true;
+		}
+		offset += option.length;
+	}
+	return false;
+}
+
 static __always_inline long
 vl3lb_read_ipv4(void *ctx, const bool is_skb, __u32 offset, struct vl3lb_packet *packet)
 {
@@ -286,6 +332,9 @@ vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *setti
 	struct vl3lb_packet packet = {};
 
 	if (vl3lb_read_ip(ctx, is_skb, offset, version, &packet))
+		return VL3LB_NOT_OURS;
+	if (version == 4 &&
+	    vl3lb_has_source_route(ctx, is_skb, offset + sizeof(struct iphdr), packet.transport))
 		return VL3LB_NOT_OURS;
 	if (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP)
 		return packet.part == VL3LB_WHOLE

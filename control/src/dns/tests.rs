@@ -28,6 +28,7 @@ fn view(addresses: &[&str]) -> NetworkView {
         state: LinkState::Up,
         mtu: 1500,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
     }
 }

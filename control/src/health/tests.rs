@@ -112,6 +112,7 @@ fn connected() -> NetworkView {
         state: LinkState::Up,
         mtu: 1500,
         addresses: vec![[172, 16, 255, 103].into()],
+        broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
     }
 }

@@ -1,6 +1,6 @@
 //! Netlink messages about one interface, parsed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
@@ -156,6 +156,22 @@ fn route_mtu(metrics: &[RouteMetric]) -> Option<u16> {
         RouteMetric::Mtu(mtu) => u16::try_from(*mtu).ok().filter(|&mtu| mtu > 0),
         _ => None,
     })
+}
+
+/// A broadcast address of interface `index`: the kernel's local table has those of each subnet.
+pub(super) fn broadcast(message: &RouteMessage, index: u32) -> Option<Ipv4Addr> {
+    if message.header.kind != RouteType::Broadcast {
+        return None;
+    }
+    let (mut destination, mut interface) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
+            RouteAttribute::Oif(oif) => interface = Some(*oif),
+            _ => {}
+        }
+    }
+    destination.filter(|_| interface == Some(index))
 }
 
 /// A gateway may be of the other family (RFC 5549).

@@ -407,6 +407,7 @@ async fn dump(handle: &Handle, interface: &str) -> Result<Dump, rtnetlink::Error
         let mut routes = handle.route().get(request).execute();
         while let Some(route) = routes.try_next().await? {
             dump.routes.extend(message::route(&route, link.index));
+            dump.broadcasts.extend(message::broadcast(&route, link.index));
         }
     }
     let mut neighbors = handle.neighbours().get().execute();

@@ -1,7 +1,7 @@
 //! The kernel's tables of one interface, as last read.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use vl3lb_common::MacAddr;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
@@ -27,6 +27,7 @@ pub(super) struct Neighbor {
 pub(super) struct Dump {
     pub(super) link: Option<LinkAttributes>,
     pub(super) addresses: Vec<IpAddr>,
+    pub(super) broadcasts: Vec<Ipv4Addr>,
     pub(super) routes: Vec<Route>,
     pub(super) neighbors: Vec<(IpAddr, Reach, Option<MacAddr>)>,
 }
@@ -38,6 +39,7 @@ pub(super) struct Tables {
     configured: Vec<IpAddr>,
     link: Option<LinkAttributes>,
     addresses: Vec<IpAddr>,
+    broadcasts: Vec<Ipv4Addr>,
     routes: Vec<Route>,
     neighbors: HashMap<IpAddr, Neighbor>,
     /// Neighbours that knew the interface before it was replaced, or got another MAC address.
@@ -55,6 +57,7 @@ impl Tables {
             configured,
             link: None,
             addresses: Vec::new(),
+            broadcasts: Vec::new(),
             routes: Vec::new(),
             neighbors: HashMap::new(),
             former: HashSet::new(),
@@ -89,6 +92,9 @@ impl Tables {
         self.addresses = dump.addresses;
         // IPv4 first: the family that people look for first.
         self.addresses.sort_by_key(IpAddr::is_ipv6);
+        self.broadcasts = dump.broadcasts;
+        self.broadcasts.sort_unstable();
+        self.broadcasts.dedup();
         self.routes = dump.routes;
         for (address, reach, mac) in dump.neighbors {
             self.neighbors.insert(address, Neighbor { reach, mac });
@@ -179,6 +185,7 @@ impl Tables {
             } else {
                 self.configured.clone()
             },
+            broadcasts: self.broadcasts.clone(),
             next_hops,
         };
         &self.view
@@ -213,6 +220,7 @@ mod tests {
                 state: LinkState::Up,
             }),
             addresses: vec![ip("2001:db8::67"), ip("172.16.1.103")],
+            broadcasts: vec![Ipv4Addr::new(172, 16, 1, 255); 2],
             routes: vec![Route {
                 destination: ip("172.16.1.0"),
                 prefix_length: 24,
@@ -234,6 +242,7 @@ mod tests {
         tables.replace(dump());
         let first = tables.view().clone();
         assert_eq!(first.addresses, [ip("172.16.1.103"), ip("2001:db8::67")]);
+        assert_eq!(first.broadcasts, [Ipv4Addr::new(172, 16, 1, 255)]);
         tables.replace(dump());
         assert_eq!(*tables.view(), first);
 

@@ -1,6 +1,6 @@
 //! The monitor against a real kernel, in network namespaces.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use vl3lb_common::next_hop::{Link, NextHop};
@@ -67,6 +67,7 @@ async fn follow(own: &Netns, peer: &Netns) {
     })
     .await;
     assert_eq!(ready.mtu, 1446);
+    assert_eq!(ready.broadcasts, [Ipv4Addr::new(172, 16, 1, 255)]);
     assert_eq!(ready.next_hops.link, Link::Ethernet(MacAddr([2, 0, 0, 0, 0, 1])));
     let backend = ip("172.16.1.2");
     assert_eq!(ready.next_hops.resolve(backend), NextHop::Unresolved(backend));
@@ -118,7 +119,10 @@ async fn follow(own: &Netns, peer: &Netns) {
     ip_own("link set nsm-1 mtu 9000");
     wait(&mut view, "the new MTU", |view| view.mtu == 9000).await;
     ip_own("addr del 172.16.1.103/24 dev nsm-1");
-    wait(&mut view, "one address less", |view| view.addresses == both[1..]).await;
+    wait(&mut view, "one address less", |view| {
+        view.addresses == both[1..] && view.broadcasts.is_empty()
+    })
+    .await;
 
     // Its other end goes down, and the interface itself.
     ip_peer("link set eth0 down");

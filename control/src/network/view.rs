@@ -1,7 +1,7 @@
 //! The vL3 interface as the kernel has it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use vl3lb_common::next_hop::{Link, NextHops};
 
@@ -40,6 +40,8 @@ pub struct NetworkView {
     /// The balancer's addresses: those configured, or the interface's own global ones that are
     /// ready for use, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// Broadcast addresses of its subnets, ascending.
+    pub broadcasts: Vec<Ipv4Addr>,
     pub next_hops: NextHops,
 }
 
@@ -51,6 +53,7 @@ impl NetworkView {
             state: LinkState::Absent,
             mtu: 0,
             addresses: Vec::new(),
+            broadcasts: Vec::new(),
             next_hops: NextHops::new(Link::RawIp, 0, Vec::new(), HashMap::new()),
         }
     }

@@ -210,6 +210,7 @@ fn view(addresses: &[IpAddr]) -> Arc<NetworkView> {
         state: LinkState::Up,
         mtu: 1500,
         addresses: addresses.to_vec(),
+        broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), std::collections::HashMap::new()),
     })
 }

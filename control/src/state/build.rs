@@ -68,6 +68,7 @@ impl State {
         Snapshot {
             generation: self.generation,
             addresses: network.addresses.clone(),
+            broadcasts: network.broadcasts.clone(),
             nat_ports: self.nat_ports,
             mtu: network.mtu,
             next_hops: network.next_hops.clone(),

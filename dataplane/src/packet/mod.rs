@@ -16,6 +16,7 @@ mod fragment;
 mod icmp;
 mod mac;
 mod mss;
+mod option;
 mod parse;
 mod payload;
 mod reject;

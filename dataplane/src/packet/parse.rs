@@ -5,6 +5,7 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::Sum;
 use super::extension::{self, FragmentHeader};
 use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
+use super::option;
 
 /// The header in front of the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +232,9 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     let end = l3 + usize::from(be16(header, ipv4::TOTAL_LENGTH));
     if end < l4 || end > packet_len {
         return Err(DropReason::Malformed);
+    }
+    if l4 > l3 + ipv4::HEADER_LEN {
+        option::check(head.get(l3 + ipv4::HEADER_LEN..l4).ok_or(DropReason::Malformed)?)?;
     }
     // "This network", loopback, multicast, reserved and broadcast.
     if matches!(header[ipv4::SOURCE], 0 | 127 | 224..) {

@@ -1,6 +1,9 @@
 //! Classifies packets: of a flow, for the slow path, or stray.
 
+use std::net::Ipv4Addr;
+
 use vl3lb_common::DropReason;
+use vl3lb_common::addr::to_octets;
 
 use super::batch::Prepared;
 use super::lookup::Lookup;
@@ -45,7 +48,7 @@ impl Prepared {
         let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
         packet::parse_into(parsed, head, packet_len(packet), policy.framing)?;
         let Some(local) = table.find_local(&parsed.destination) else {
-            let local = foreign(table, parsed)?;
+            let local = foreign(policy, table, parsed)?;
             self.class = Class::SlowPath { local };
             return Ok(());
         };
@@ -59,19 +62,20 @@ impl Prepared {
 
 /// The index of the former own address that a packet is sent to.
 #[cold]
-fn foreign(table: &FlowTable, parsed: &Parsed) -> Result<u8, DropReason> {
-    check_source(table, parsed)?;
+fn foreign(policy: &Policy, table: &FlowTable, parsed: &Parsed) -> Result<u8, DropReason> {
+    check_source(policy, table, parsed)?;
     table
         .find_departed(&parsed.destination)
         .ok_or(DropReason::NoService)
 }
 
-/// Drops a packet whose source is an own address: it cannot come in from outside. No flow has such a client or backend,
-/// so packets of a flow need no check.
+/// Drops a packet whose source is an own address, which cannot come in from outside, or the broadcast address of a
+/// subnet (RFC 1122 section 3.2.1.3). No flow has such a client or backend, so packets of a flow need no check.
 #[cold]
-pub(super) fn check_source(table: &FlowTable, parsed: &Parsed) -> Result<(), DropReason> {
-    match table.find_local(&parsed.source) {
-        Some(_) => Err(DropReason::Martian),
-        None => Ok(()),
+pub(super) fn check_source(policy: &Policy, table: &FlowTable, parsed: &Parsed) -> Result<(), DropReason> {
+    let is_source = |broadcast: &Ipv4Addr| to_octets((*broadcast).into()) == parsed.source;
+    if table.find_local(&parsed.source).is_some() || policy.snapshot.broadcasts.iter().any(is_source) {
+        return Err(DropReason::Martian);
     }
+    Ok(())
 }

@@ -418,7 +418,7 @@ impl Engine {
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
         let parsed = context.parsed;
-        check_source(self.tables.flows.table(), parsed)?;
+        check_source(&self.policy, self.tables.flows.table(), parsed)?;
         let service = early.map_or_else(
             || self.policy.service_at(parsed, context.tuple()),
             |early| Some(early.service),

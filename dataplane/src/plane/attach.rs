@@ -155,6 +155,7 @@ fn empty_snapshot(nat_ports: vl3lb_common::snapshot::NatPorts, attachment: &Atta
     Snapshot {
         generation: Generation::default(),
         addresses: Vec::new(),
+        broadcasts: Vec::new(),
         nat_ports,
         mtu: attachment.mtu,
         next_hops: NextHops::new(attachment.link, 0, Vec::new(), HashMap::new()),

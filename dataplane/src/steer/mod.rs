@@ -263,7 +263,22 @@ fn queues(link: &LinkInfo, mode: AttachMode, workers: Option<u16>, cpus: u32) ->
     }
 }
 
+/// Why this mode was chosen, and what it does not see.
 fn reason(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) -> String {
+    let mut reason = choice(link, mode, chosen, failures);
+    if let (AttachMode::Native | AttachMode::Generic, Link::Ethernet(_)) = (chosen, link.link) {
+        reason.push_str(VLANS_UNSEEN);
+    }
+    reason
+}
+
+/// A veth peer, and a NIC that strips tags, keeps the tag beside the frame, where XDP does not see it without the hint
+/// bpf_xdp_metadata_rx_vlan_tag: a function for programs under a licence compatible with the GPL, of one device, in
+/// native mode only. The tc program sees it.
+const VLANS_UNSEEN: &str = "; VLAN tags that the sender or the NIC keeps beside the frame are not visible, so such frames \
+                            are balanced like untagged ones: use mode: companion on a link with VLANs";
+
+fn choice(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) -> String {
     if mode != Mode::Auto {
         return format!("set by mode: {}", chosen.name());
     }

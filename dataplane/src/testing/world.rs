@@ -70,6 +70,7 @@ pub fn snapshot(generation: u64, link: Link) -> Snapshot {
     Snapshot {
         generation: Generation(generation),
         addresses: vec![IpAddr::from([172, 16, 1, 103])],
+        broadcasts: Vec::new(),
         nat_ports: NatPorts::new(20_000, 20_999).expect("not empty"),
         mtu: 1500,
         next_hops: NextHops::new(link, 0, Vec::new(), HashMap::new()),

@@ -76,6 +76,7 @@ impl World {
         let mut snapshot = Snapshot {
             generation: Generation(generation),
             addresses: vec![IpAddr::V4(OWN_ADDRESS)],
+            broadcasts: Vec::new(),
             nat_ports,
             mtu: 1500,
             next_hops: next_hops(),

@@ -43,6 +43,7 @@ fn network() -> NetworkView {
         state: LinkState::Up,
         mtu: 1500,
         addresses: vec![own, "2001:db8::67".parse().unwrap()],
+        broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::Ethernet(MacAddr([1; 6])), 1, vec![route], neighbors),
     }
 }

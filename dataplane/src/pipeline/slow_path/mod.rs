@@ -28,7 +28,7 @@ impl Engine {
         now: Timestamp,
     ) -> Result<Verdict, DropContext> {
         let table = self.tables.flows.table();
-        check_source(table, parsed)?;
+        check_source(&self.policy, table, parsed)?;
         if table.is_departed(local) {
             return Err(self.end_on_departed_address(parsed, local, now));
         }

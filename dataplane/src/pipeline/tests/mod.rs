@@ -498,6 +498,7 @@ fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
     Snapshot {
         generation: Generation(generation),
         addresses,
+        broadcasts: vec!["172.16.1.255".parse().unwrap()],
         nat_ports: NatPorts::new(setup.nat_ports.0, setup.nat_ports.1).unwrap(),
         mtu: setup.mtu,
         next_hops: NextHops::new(link, 1, routes, HashMap::new()),

@@ -215,6 +215,8 @@ fn strays_are_counted_under_their_reasons() {
         ("172.16.1.100:1000", "172.16.1.103:8079", DropReason::NoService),
         ("172.16.1.103:1000", "172.16.1.103:8080", DropReason::Martian),
         ("127.0.0.1:1000", "172.16.1.103:8080", DropReason::Martian),
+        ("172.16.1.255:1000", "172.16.1.103:8080", DropReason::Martian),
+        ("172.16.1.255:1000", "172.16.1.104:8080", DropReason::Martian),
         ("172.16.1.2:8081", "172.16.1.103:20000", DropReason::UnknownReply),
     ] {
         let packet = builder::udp(world.addresses(source, destination), b"x");

@@ -23,7 +23,7 @@ const TC_NEXT: u32 = u32::MAX;
 const TC_REDIRECT: u32 = 7;
 
 /// The four ways a packet can reach the classifier.
-struct Bench {
+pub(super) struct Bench {
     ways: Vec<Way>,
     _socket: OwnedFd,
 }
@@ -36,7 +36,7 @@ struct Way {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         require_root();
         let socket = receiving_socket();
         let ways = [
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// Whether `packet` is ours; all four ways must agree.
-    fn is_ours(&mut self, packet: &[u8]) -> bool {
+    pub(super) fn is_ours(&mut self, packet: &[u8]) -> bool {
         let verdicts: Vec<_> = self
             .ways
             .iter_mut()

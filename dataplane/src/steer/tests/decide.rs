@@ -76,3 +76,20 @@ fn steer_may_move_to_another_thread() {
     fn moves<T: Send>() {}
     moves::<Steer>();
 }
+
+#[test]
+fn modes_that_see_no_vlan_tags_say_so() {
+    use AttachMode::{Companion, Generic, Native};
+    for (link, mode, unseen) in [
+        (ethernet(1, 1), Native, true),
+        (ethernet(1, 1), Generic, true),
+        (ethernet(1, 1), Companion, false),
+        (tun(), Generic, false),
+        (tun(), Companion, false),
+    ] {
+        for configured in [Mode::Auto, Mode::Native] {
+            let reason = reason(&link, configured, mode, &Attempts(Vec::new()));
+            assert_eq!(reason.contains("VLAN"), unseen, "{reason}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod attach;
 mod classify;
+mod corpus;
 mod decide;
 mod link;
 mod owner;

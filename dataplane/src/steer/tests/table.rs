@@ -153,6 +153,36 @@ pub(super) fn table() -> Vec<(&'static str, Vec<u8>, bool)> {
             false,
         ),
         (
+            "record route",
+            with_options(&[7, 7, 4, 0, 0, 0, 0, 0], &service_ports),
+            true,
+        ),
+        (
+            "loose source route under way",
+            with_options(&[131, 7, 4, 10, 0, 0, 1, 0], &service_ports),
+            false,
+        ),
+        (
+            "strict source route under way, behind other options",
+            with_options(&[1, 148, 4, 0, 0, 137, 7, 4, 10, 0, 0, 1], &service_ports),
+            false,
+        ),
+        (
+            "source route at its end",
+            with_options(&[131, 7, 8, 10, 0, 0, 1, 0], &service_ports),
+            true,
+        ),
+        (
+            "option longer than the header",
+            with_options(&[68, 9, 5, 0], &service_ports),
+            false,
+        ),
+        (
+            "source route behind the end of the options",
+            with_options(&[0, 131, 7, 4, 10, 0, 0, 1], &service_ports),
+            true,
+        ),
+        (
             "hop-by-hop options",
             v6(HOP_BY_HOP, &extension(TCP, 0, 0, &service_ports)),
             true,
