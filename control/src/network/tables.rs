@@ -165,17 +165,13 @@ impl Tables {
         if !std::mem::take(&mut self.changed) {
             return &self.view;
         }
-        let last = self.view.next_hops.generation;
         let link = self.link.map_or(Link::RawIp, |link| link.link);
         let neighbors: HashMap<IpAddr, MacAddr> = self
             .neighbors
             .iter()
             .filter_map(|(&address, neighbor)| Some((address, neighbor.mac?)))
             .collect();
-        let mut next_hops = NextHops::new(link, last, self.routes.clone(), neighbors);
-        if next_hops != self.view.next_hops {
-            next_hops.generation = last.wrapping_add(1);
-        }
+        let next_hops = NextHops::succeed(&self.view.next_hops, link, self.routes.clone(), neighbors);
         self.view = NetworkView {
             index: self.index(),
             state: self.link.map_or(LinkState::Absent, |link| link.state),

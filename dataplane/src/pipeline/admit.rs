@@ -98,7 +98,7 @@ fn open<F: Frame>(
         backend_slot: choice.slot,
         service_slot: service.slot,
         client_mac: client_mac.0,
-        hop_generation: policy.hop_generation,
+        hop_generation: policy.hop_generation(client_mac, &parsed.source, !is_known),
         timeout: tables.flows.timeout(state),
         state,
         nat_port: early.map(|early| early.nat_port),
@@ -123,7 +123,7 @@ fn open<F: Frame>(
             OpenError::ClientLimit => DropReason::ClientLimit,
         })?;
     let entry = tables.flows.entry_mut(id);
-    entry.set_client_mac(client_mac.0, !is_known, policy.hop_generation);
+    entry.set_client_mac(client_mac.0, !is_known, entry.hop_generation);
     if is_tcp {
         entry.mss = packet::tcp_mss_option(head, parsed).unwrap_or(0);
         let scale = packet::tcp_window_scale(head, parsed);

@@ -1,7 +1,7 @@
 //! The Ethernet addresses of backends and clients.
 //!
-//! A flow stores the MAC address of its client with a generation. It holds until the kernel's routes or neighbours
-//! change, or the balancer is attached anew.
+//! A flow stores the MAC address of its client with a generation. It holds until the kernel's routes or this neighbour
+//! change, or the balancer is attached anew: see [`vl3lb_common::next_hop::HopGenerations`].
 
 use std::net::IpAddr;
 
@@ -82,14 +82,14 @@ pub(super) fn refresh_client(
     signals: &Signals,
     id: FlowId,
 ) -> Result<(), DropReason> {
-    if policy.framing == Framing::RawIp || flows.table().entry(id).hop_generation == policy.hop_generation {
+    if policy.framing == Framing::RawIp || policy.is_hop_current(flows.table().entry(id)) {
         return Ok(());
     }
     resolve_client(policy, flows, signals, id)
 }
 
-/// Uses the kernel's next hop. Without one, the address of the client's last packet remains in use, within
-/// one attachment.
+/// Uses the kernel's next hop. Without one, the address of the client's last packet remains in use, within one attachment,
+/// until something changes.
 #[inline(never)]
 fn resolve_client(
     policy: &Policy,
@@ -98,27 +98,32 @@ fn resolve_client(
     id: FlowId,
 ) -> Result<(), DropReason> {
     let entry = flows.table().entry(id);
-    let next_hop = policy.snapshot.next_hops.resolve(from_octets(entry.client));
-    if let NextHop::Mac(mac) = next_hop {
-        flows
-            .entry_mut(id)
-            .set_client_mac(mac.0, false, policy.hop_generation);
-        return Ok(());
+    let (mac, is_learned) = match policy.snapshot.next_hops.resolve(from_octets(entry.client)) {
+        NextHop::Mac(mac) => (mac, false),
+        NextHop::Unresolved(neighbor) => {
+            signals.request_neighbor(neighbor);
+            (MacAddr(entry.client_mac), true)
+        }
+        NextHop::NoRoute => (MacAddr(entry.client_mac), true),
+    };
+    if is_learned && policy.is_of_former_attachment(entry) {
+        return Err(DropReason::NeighborUnresolved);
     }
-    if !policy.is_of_former_attachment(entry.hop_generation) {
-        return Ok(());
-    }
-    if let NextHop::Unresolved(neighbor) = next_hop {
-        signals.request_neighbor(neighbor);
-    }
-    Err(DropReason::NeighborUnresolved)
+    set_client_mac(policy, flows, id, mac, is_learned);
+    Ok(())
+}
+
+/// Stores the client's MAC address in the generation of its bucket.
+fn set_client_mac(policy: &Policy, flows: &mut Flows, id: FlowId, mac: MacAddr, is_learned: bool) {
+    let entry = flows.entry_mut(id);
+    let generation = policy.hop_generation(mac, &entry.client, is_learned);
+    entry.set_client_mac(mac.0, is_learned, generation);
 }
 
 /// Whether the client's next hop is the kernel's, and up to date.
 #[inline(always)]
 pub(super) fn is_client_known(policy: &Policy, entry: &HotEntry) -> bool {
-    policy.framing == Framing::RawIp
-        || (entry.hop_generation == policy.hop_generation && !entry.is_client_mac_learned())
+    policy.framing == Framing::RawIp || (policy.is_hop_current(entry) && !entry.is_client_mac_learned())
 }
 
 /// Stores the client's MAC address after a request.
@@ -132,17 +137,16 @@ pub(super) fn learn_client<F: Frame>(
     packet: &[F],
 ) {
     let Some(head) = packet.first() else { return };
-    let generation = policy.hop_generation;
     let entry = flows.table().entry(id);
-    if entry.hop_generation != generation {
+    if !policy.is_hop_current(entry) {
         let (mac, is_known) = of_new_client(policy, signals, &parsed.source, head.bytes());
-        flows.entry_mut(id).set_client_mac(mac.0, !is_known, generation);
+        set_client_mac(policy, flows, id, mac, !is_known);
         return;
     }
     // The client may have moved behind another neighbour.
     let mac = packet::source_mac(head.bytes());
     if mac.0 != entry.client_mac {
-        flows.entry_mut(id).set_client_mac(mac.0, true, generation);
+        set_client_mac(policy, flows, id, mac, true);
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::{OwnerKey, reduce};
+use vl3lb_common::next_hop::{HopGenerations, hop_bucket};
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, Duration, Service, ServiceKey, ServiceSlot, Snapshot,
+    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Service, ServiceKey, ServiceSlot,
+    Snapshot,
 };
 
 use super::placement::FlowPlacement;
@@ -36,17 +38,18 @@ pub(super) struct Policy {
     pub(super) smallest_mtu: u16,
     /// Whether a service of the snapshot listens at a NAT port, which then is not used for flows.
     pub(super) services_at_nat_ports: bool,
-    /// The generation of client MAC addresses: changes with the kernel's next hops and with the attachment.
-    pub(super) hop_generation: u16,
+    /// The generations of clients' MAC addresses, by [`hop_bucket`]: one changes with the kernel's next hops in its
+    /// bucket, and all with the attachment.
+    hop_generations: [u16; HopGenerations::BUCKETS],
     /// Attachments before the current one.
     former_attachments: u16,
-    /// The `hop_generation` with which the current attachment began.
-    attached_generation: u16,
+    /// The `hop_generations` with which the current attachment began.
+    attached_generations: [u16; HopGenerations::BUCKETS],
 }
 
 impl Policy {
     pub(super) fn new(config: &EngineConfig, snapshot: Arc<Snapshot>) -> Self {
-        let hop_generation = snapshot.next_hops.generation;
+        let hop_generations = *snapshot.next_hops.generations().all();
         let mut placement = FlowPlacement::default();
         placement.update(&snapshot);
         Self {
@@ -59,9 +62,9 @@ impl Policy {
             services_at_nat_ports: snapshot.has_services_at_nat_ports(),
             snapshot,
             placement,
-            hop_generation,
+            hop_generations,
             former_attachments: 0,
-            attached_generation: hop_generation,
+            attached_generations: hop_generations,
         }
     }
 
@@ -70,26 +73,40 @@ impl Policy {
         self.placement.update(&snapshot);
         self.smallest_mtu = snapshot.smallest_mtu();
         self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
-        self.hop_generation = snapshot
+        self.hop_generations = snapshot
             .next_hops
-            .generation
-            .wrapping_add(self.former_attachments);
+            .generations()
+            .all()
+            .map(|generation| generation.wrapping_add(self.former_attachments));
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
     /// Begins a new attachment.
-    pub(super) const fn set_framing(&mut self, framing: Framing) {
+    pub(super) fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
-        // The generation of next hops only grows, so the sum is new.
+        // The generations of next hops only grow, so the sums are new.
         self.former_attachments = self.former_attachments.wrapping_add(1);
-        self.hop_generation = self.hop_generation.wrapping_add(1);
-        self.attached_generation = self.hop_generation;
+        self.hop_generations = self.hop_generations.map(|generation| generation.wrapping_add(1));
+        self.attached_generations = self.hop_generations;
     }
 
-    /// Whether a MAC address of this generation was learned on a former attachment.
-    pub(super) const fn is_of_former_attachment(&self, hop_generation: u16) -> bool {
-        hop_generation
-            .wrapping_sub(self.attached_generation)
+    /// The generation for a flow to `client` with this MAC address, learned from the client's packets or not.
+    #[inline]
+    pub(super) const fn hop_generation(&self, mac: MacAddr, client: &[u8; 16], is_learned: bool) -> u16 {
+        self.hop_generations[hop_bucket(mac, client, is_learned)]
+    }
+
+    /// Whether nothing has changed about the next hop towards a flow's client since it was resolved.
+    #[inline(always)]
+    pub(super) const fn is_hop_current(&self, entry: &HotEntry) -> bool {
+        entry.hop_generation == self.hop_generations[bucket_of(entry)]
+    }
+
+    /// Whether the MAC address of a flow's client was learned on a former attachment.
+    pub(super) const fn is_of_former_attachment(&self, entry: &HotEntry) -> bool {
+        entry
+            .hop_generation
+            .wrapping_sub(self.attached_generations[bucket_of(entry)])
             .cast_signed()
             < 0
     }
@@ -212,4 +229,13 @@ impl Policy {
             Ok(_) => None,
         }
     }
+}
+
+#[inline(always)]
+const fn bucket_of(entry: &HotEntry) -> usize {
+    hop_bucket(
+        MacAddr(entry.client_mac),
+        &entry.client,
+        entry.is_client_mac_learned(),
+    )
 }

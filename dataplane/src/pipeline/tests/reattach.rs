@@ -1,7 +1,10 @@
 //! The interface goes and comes back: with the same address, another one, or another link.
 
-use super::*;
+use vl3lb_common::addr::to_octets;
 use vl3lb_common::stats::CloseCause;
+
+use super::*;
+use crate::flow::RequestKey;
 
 const CLIENT: &str = "172.16.1.100:40000";
 const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -229,4 +232,107 @@ fn an_address_waits_for_an_index_until_flows_of_former_ones_are_ended() {
     // A pod that inherits a former address is a client like any other.
     let addresses = world.addresses(&format!("{}:40000", before[0]), &format!("{}:8080", after[0]));
     world.forward(&builder::udp(addresses, b"x"));
+}
+
+/// Publishes these neighbours as the kernel's.
+fn know_neighbors(world: &mut World, neighbors: &[(&str, MacAddr)]) {
+    let neighbors = neighbors
+        .iter()
+        .map(|&(address, mac)| (address.parse().unwrap(), mac));
+    let neighbors: HashMap<IpAddr, MacAddr> = neighbors.collect();
+    world.publish(|snapshot| {
+        let last = &snapshot.next_hops;
+        let route = |destination: &str, prefix_length| Route {
+            destination: destination.parse().unwrap(),
+            prefix_length,
+            gateway: None,
+            metric: 0,
+            mtu: None,
+        };
+        let routes = vec![route("172.16.1.0", 24), route("2001:db8::", 64)];
+        snapshot.next_hops = NextHops::succeed(last, last.link, routes, neighbors);
+    });
+}
+
+/// Whether the flow of each of these clients would resolve its next hop with its next reply.
+fn stale(world: &World, clients: &[&str]) -> Vec<bool> {
+    let engine = &world.engines[0];
+    let table = engine.tables.flows.table();
+    let octets = |address: &str| to_octets(address.parse().unwrap());
+    let is_stale = |client: &&str| {
+        let key = RequestKey {
+            client: octets(client),
+            client_port: 40_000,
+            local: table.find_local(&octets("172.16.1.103")).unwrap(),
+            service_port: 8080,
+            protocol: Protocol::Tcp.number(),
+        };
+        let id = table.request(&key, world.now).unwrap();
+        !engine.policy.is_hop_current(table.entry(id))
+    };
+    clients.iter().map(is_stale).collect()
+}
+
+#[test]
+fn a_neighbour_change_makes_only_its_own_flows_resolve_anew() {
+    const CLIENTS: [&str; 3] = ["172.16.1.100", "172.16.1.101", "172.16.1.102"];
+    let other = MacAddr([2, 0, 0, 0, 0, 2]);
+    let mut world = World::new(Setup::default());
+    know_neighbors(
+        &mut world,
+        &[("172.16.1.100", ROUTER_MAC), ("172.16.1.101", other)],
+    );
+    let seen = CLIENTS.map(|client| world.connect(&format!("{client}:40000")));
+    assert_eq!(stale(&world, &CLIENTS), [false, false, false]);
+    // A stranger comes and goes, as pods do.
+    know_neighbors(
+        &mut world,
+        &[
+            ("172.16.1.100", ROUTER_MAC),
+            ("172.16.1.101", other),
+            ("172.16.1.77", MacAddr([2, 0, 0, 0, 0, 77])),
+        ],
+    );
+    assert_eq!(stale(&world, &CLIENTS), [false, false, false]);
+    let moved = MacAddr([2, 0, 0, 0, 0, 9]);
+    know_neighbors(
+        &mut world,
+        &[("172.16.1.100", ROUTER_MAC), ("172.16.1.101", moved)],
+    );
+    assert_eq!(stale(&world, &CLIENTS), [false, true, false]);
+    let data = world.backend_tcp(&seen[1], flags::ACK, b"reply");
+    assert_eq!(world.forward(&data).macs, Some((OWN_MAC, moved)));
+    assert_eq!(stale(&world, &CLIENTS), [false, false, false]);
+    // The third client's address was learned from its packets; now the kernel knows another.
+    know_neighbors(
+        &mut world,
+        &[
+            ("172.16.1.100", ROUTER_MAC),
+            ("172.16.1.101", moved),
+            ("172.16.1.102", other),
+        ],
+    );
+    assert_eq!(stale(&world, &CLIENTS), [false, false, true]);
+    let data = world.backend_tcp(&seen[2], flags::ACK, b"reply");
+    assert_eq!(world.forward(&data).macs, Some((OWN_MAC, other)));
+}
+
+#[test]
+fn a_client_that_the_kernel_does_not_know_is_resolved_once_for_many_replies() {
+    let mut world = World::new(Setup::default());
+    know_neighbors(&mut world, &[("172.16.1.100", ROUTER_MAC)]);
+    let seen = world.connect(CLIENT);
+    while world.engines[0].signals.events.pop().is_some() {}
+    know_neighbors(&mut world, &[]);
+    for _ in 0..5 {
+        let data = world.backend_tcp(&seen, flags::ACK, b"reply");
+        assert_eq!(
+            world.forward(&data).macs,
+            Some((OWN_MAC, ROUTER_MAC)),
+            "as before"
+        );
+        assert_eq!(stale(&world, &["172.16.1.100"]), [false]);
+    }
+    let asked: Vec<_> = std::iter::from_fn(|| world.engines[0].signals.events.pop()).collect();
+    assert_eq!(asked, [WorkerEvent::Unresolved("172.16.1.100".parse().unwrap())]);
 }
