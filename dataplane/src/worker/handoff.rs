@@ -48,6 +48,11 @@ pub(crate) fn mesh<F: Frame>(bells: &[Arc<Doorbell>], frames: usize) -> Vec<Hand
 }
 
 impl<F: Frame> Handoff<F> {
+    /// The number of workers, this one included.
+    pub(crate) fn workers(&self) -> usize {
+        self.bells.len()
+    }
+
     /// Hands all frames of one packet over to worker `to`. False if its ring is too full, or if there
     /// is no such other worker; then `packet` is as it was.
     pub(crate) fn send(&mut self, to: u16, packet: &mut Vec<F>) -> bool {

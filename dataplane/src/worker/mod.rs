@@ -2,14 +2,15 @@
 //!
 //! The loop of a worker, [`Worker::step`]: receive a burst from its queues and from the other workers, let
 //! the engine decide, transmit. It reads the clock once per round, and neither locks nor allocates nor logs
-//! on the packet path. It polls while packets arrive; 50 us after the last one it sleeps until a packet,
-//! another worker or the control side wakes it.
+//! on the packet path. It polls while packets arrive; 50 us after the last one, or at once under a CPU quota
+//! (`quota.rs`), it sleeps until a packet, another worker or the control side wakes it.
 //!
 //! The control side reaches a worker through its [`Inbox`] only.
 
 mod doorbell;
 pub(crate) mod handoff;
 mod inbox;
+mod quota;
 pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
@@ -39,9 +40,6 @@ const BURST: usize = 64;
 const BACKLOG: usize = 512;
 /// Free frames below which no fragment waits for the first one of its datagram.
 const LEAST_FREE: usize = 128;
-/// How long to poll without a packet before sleeping: the CPU time spent on each pause in the traffic.
-/// Waking up costs some 10 us.
-const BUSY_POLL_TIMEOUT: Duration = Duration::from_micros(50);
 /// The longest sleep: without traffic, timers are at most this late.
 const LONGEST_SLEEP: Timespec = Timespec {
     tv_sec: 1,
@@ -88,6 +86,8 @@ pub(crate) struct Worker<P: Port> {
     busy_since: Option<Timestamp>,
     /// The port's descriptor reports an error: sleep on the doorbell alone.
     polling_disabled: bool,
+    /// How long to poll without a packet before sleeping.
+    busy_poll_timeout: Duration,
 }
 
 impl<P: Port> Worker<P> {
@@ -100,6 +100,7 @@ impl<P: Port> Worker<P> {
         inbox: Arc<Inbox>,
         stats: Arc<WorkerStats>,
     ) -> Self {
+        let busy_poll_timeout = quota::busy_poll_timeout(quota::cpus(), handoff.workers());
         Self {
             port,
             engine,
@@ -118,6 +119,7 @@ impl<P: Port> Worker<P> {
             statistics: PortStatistics::default(),
             busy_since: None,
             polling_disabled: false,
+            busy_poll_timeout,
         }
     }
 
@@ -128,7 +130,7 @@ impl<P: Port> Worker<P> {
             let now = clock.now();
             if self.step(now) {
                 last_work = now;
-            } else if now.since(last_work) < BUSY_POLL_TIMEOUT {
+            } else if now.since(last_work) < self.busy_poll_timeout {
                 // Another thread may need this core to produce the next packet.
                 std::thread::yield_now();
             } else {

@@ -36,6 +36,11 @@ where
                 "cannot pin the worker to its core; the scheduler chooses one"
             );
         }
+        if number == 0 && worker.busy_poll_timeout.is_zero() {
+            tracing::info!(
+                "the CPU quota is below one CPU per worker: workers sleep instead of polling for packets"
+            );
+        }
         let panic_log = PanicLog {
             number,
             inbox: Arc::clone(&worker.inbox),

@@ -349,7 +349,7 @@ fn a_sleeping_worker_wakes_for_the_control_side_and_stops() {
         while team.stats[0].generation.get() < generation {
             std::thread::yield_now();
         }
-        std::thread::sleep(2 * BUSY_POLL_TIMEOUT);
+        std::thread::sleep(2 * quota::BUSY_POLL_TIMEOUT);
     }
     team.inboxes[0].stop();
     team.workers.push(thread.join().unwrap());
