@@ -47,6 +47,8 @@ pub enum DropReason {
     FragmentTableFull,
     /// The transmit ring stayed full.
     TxRingFull,
+    /// The kernel does not send such a packet: it has more frames than a socket buffer, or an empty one.
+    TxRefused,
     /// No free frame for a segment.
     UmemExhausted,
     /// The ring to the flow's worker is full.
@@ -66,7 +68,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -87,6 +89,7 @@ impl DropReason {
         Self::ClientLimit,
         Self::FragmentTableFull,
         Self::TxRingFull,
+        Self::TxRefused,
         Self::UmemExhausted,
         Self::HandoffFull,
         Self::UnknownReply,
@@ -127,6 +130,7 @@ impl DropReason {
             Self::ClientLimit => "client_limit",
             Self::FragmentTableFull => "fragment_table_full",
             Self::TxRingFull => "tx_ring_full",
+            Self::TxRefused => "tx_refused",
             Self::UmemExhausted => "umem_exhausted",
             Self::HandoffFull => "handoff_full",
             Self::UnknownReply => "unknown_reply",
@@ -167,6 +171,7 @@ impl DropReason {
             }
             Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
             Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",
+            Self::TxRefused => "packets are spread over too many frames: lower the senders' MTU",
             Self::UmemExhausted => "the workers are saturated, or super-packets are large: raise `frames`",
             Self::UnknownReply => "a backend sends to a flow that is gone; was the balancer restarted?",
             Self::IcmpUnmatched => "nothing, unless there are many",

@@ -20,6 +20,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Takes back `n` that was added a moment ago. Only the owning worker may call this.
+    #[inline]
+    pub fn take_back(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).saturating_sub(n), Relaxed);
+    }
+
     /// Sets a gauge. Only the owning worker may call this.
     #[inline]
     pub fn set(&self, value: u64) {
@@ -145,6 +151,12 @@ impl Traffic {
     pub fn count(&self, bytes: u64) {
         self.packets.add(1);
         self.bytes.add(bytes);
+    }
+
+    /// Takes back a packet that was counted and then not sent.
+    pub fn uncount(&self, bytes: u64) {
+        self.packets.take_back(1);
+        self.bytes.take_back(bytes);
     }
 
     fn absorb(&self, other: &Self) {

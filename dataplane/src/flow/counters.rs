@@ -78,6 +78,16 @@ impl ColdEntry {
         }
     }
 
+    /// Takes back a packet that was counted and then not sent.
+    #[expect(clippy::cast_possible_truncation, reason = "the two pieces")]
+    pub fn uncount(&mut self, direction: Direction, bytes: u32) {
+        let at = direction as usize;
+        let packets = self.packets(direction).saturating_sub(1);
+        (self.packets[at], self.packets_upper[at]) = (packets as u32, (packets >> u32::BITS) as u8);
+        let bytes = self.bytes(direction).saturating_sub(bytes.into());
+        (self.bytes[at], self.bytes_upper[at]) = (bytes as u32, (bytes >> u32::BITS) as u16);
+    }
+
     #[cold]
     fn carry_packets(&mut self, at: usize) {
         match self.packets_upper[at].checked_add(1) {
@@ -145,6 +155,18 @@ mod tests {
             (entry.packets(In), entry.bytes(In)),
             ((1 << 32) - 1, (1 << 32) - 10)
         );
+    }
+
+    #[test]
+    fn a_packet_is_taken_back_over_the_border_of_the_pieces() {
+        let mut entry = ColdEntry::new(Timestamp(0));
+        (entry.packets[1], entry.bytes[1]) = (u32::MAX, u32::MAX - 9);
+        let before = entry;
+        entry.count(Out, 60);
+        entry.uncount(Out, 60);
+        assert_eq!(entry, before);
+        entry.uncount(In, 60);
+        assert_eq!((entry.packets(In), entry.bytes(In)), (0, 0));
     }
 
     #[test]

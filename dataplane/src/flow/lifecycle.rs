@@ -297,6 +297,25 @@ impl Flows {
         self.table.count(id, direction, bytes);
     }
 
+    /// Takes back what [`count_packet`](Self::count_packet) counted for a packet that then was not sent.
+    #[cold]
+    pub fn uncount_packet(
+        &mut self,
+        id: FlowId,
+        (service, backend): (ServiceSlot, BackendSlot),
+        direction: Direction,
+        bytes: u32,
+    ) {
+        let (service, backend) = (self.stats.service(service), self.stats.backend(backend));
+        let (service, backend) = match direction {
+            Direction::In => (&service.inbound, &backend.inbound),
+            Direction::Out => (&service.outbound, &backend.outbound),
+        };
+        service.uncount(bytes.into());
+        backend.uncount(bytes.into());
+        self.table.counters_mut(id).uncount(direction, bytes);
+    }
+
     /// Ends a flow: its keys, its NAT port and its entry are free at once.
     ///
     /// # Panics

@@ -13,6 +13,7 @@
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
+//! | unsent | `unsent.rs` | counts what the worker could not send |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
 //!
 //! Steps get what they need: the packet's [`Context`], the [`Policy`] of the snapshot in use, the worker's [`Tables`]
@@ -43,6 +44,7 @@ mod slow_path;
 mod tests;
 mod translate;
 mod tuple;
+mod unsent;
 
 use std::io;
 use std::sync::Arc;
@@ -73,6 +75,7 @@ use select::Selector;
 use slow_path::{Arrival, FragmentTable};
 pub use slow_path::{Release, Ticket};
 use tuple::Tuple;
+pub use unsent::Unsent;
 
 /// The decision about a packet.
 #[must_use]

@@ -66,6 +66,12 @@ pub trait Port {
     /// fit into the ring stays. Takes back frames whose transmission is complete.
     fn transmit(&mut self, packets: &mut Vec<Self::Frame>);
 
+    /// Whether a packet of several frames can be sent at all; one of a single frame always can.
+    fn is_sendable(&self, packet: &[Self::Frame]) -> bool {
+        let _ = packet;
+        true
+    }
+
     /// An empty frame to build a packet in, if one is free.
     fn allocate(&mut self) -> Option<Self::Frame>;
 

@@ -70,6 +70,10 @@ impl<P: Port, S: TapSink> Port for Tap<P, S> {
         self.port.transmit(packets);
     }
 
+    fn is_sendable(&self, packet: &[P::Frame]) -> bool {
+        self.port.is_sendable(packet)
+    }
+
     fn allocate(&mut self) -> Option<P::Frame> {
         self.port.allocate()
     }

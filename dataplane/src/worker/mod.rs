@@ -24,8 +24,8 @@ use vl3lb_common::stats::{PortStatistics, WorkerStats};
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
-use crate::pipeline::{Engine, Origin, Ticket, Verdict};
-use crate::port::{Frame, Port, fitting_frames, packets_in};
+use crate::pipeline::{Engine, Origin, Ticket, Unsent, Verdict};
+use crate::port::{Frame, Port, fitting_frames, packet_frames, packets_in};
 
 pub(crate) use doorbell::Doorbell;
 use handoff::Handoff;
@@ -88,6 +88,8 @@ pub(crate) struct Worker<P: Port> {
     polling_disabled: bool,
     /// How long to poll without a packet before sleeping.
     busy_poll_timeout: Duration,
+    /// Whether segments or fragments of a packet are among the packets to send that came in this round.
+    segmented: bool,
 }
 
 impl<P: Port> Worker<P> {
@@ -120,6 +122,7 @@ impl<P: Port> Worker<P> {
             busy_since: None,
             polling_disabled: false,
             busy_poll_timeout,
+            segmented: false,
         }
     }
 
@@ -154,7 +157,7 @@ impl<P: Port> Worker<P> {
         let handed_over = self.receive_from_workers(now);
         self.resume_waiting(now);
         let relayed = self.receive_to_relay();
-        self.send();
+        self.send(now);
 
         let packets = received + handed_over;
         if packets > 0 {
@@ -222,7 +225,7 @@ impl<P: Port> Worker<P> {
         );
         let mut frames = burst.drain(..);
         for (verdict, count) in verdicts.drain(..) {
-            self.carry_out(verdict, frames.by_ref().take(count), origin);
+            self.carry_out(verdict, frames.by_ref().take(count), origin, now);
         }
         drop(frames);
         (self.burst, self.verdicts) = (burst, verdicts);
@@ -231,9 +234,21 @@ impl<P: Port> Worker<P> {
 
     /// Carries out the verdict on a packet, which came in by `origin`.
     #[inline(always)]
-    fn carry_out(&mut self, verdict: Verdict, mut packet: impl Iterator<Item = P::Frame>, origin: Origin) {
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        mut packet: impl Iterator<Item = P::Frame>,
+        origin: Origin,
+        now: Timestamp,
+    ) {
         match verdict {
-            Verdict::Transmit => self.outgoing.extend(packet),
+            Verdict::Transmit => {
+                let start = self.outgoing.len();
+                self.outgoing.extend(packet);
+                if self.outgoing.len() > start + 1 && !self.port.is_sendable(&self.outgoing[start..]) {
+                    self.drop_outgoing(start, Unsent::Whole, DropReason::TxRefused, now);
+                }
+            }
             Verdict::Reject => {
                 if let Some(mut answer) = packet.next() {
                     answer.set_continues(false);
@@ -243,12 +258,14 @@ impl<P: Port> Worker<P> {
             }
             Verdict::Segment { mss } => {
                 self.packet.extend(packet);
+                self.segmented = true;
                 self.engine
                     .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
             }
             Verdict::Fragment { mtu } => {
                 self.packet.extend(packet);
+                self.segmented = true;
                 self.engine
                     .fragment_packet(&mut self.port, &self.packet, mtu, &mut self.outgoing);
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
@@ -259,7 +276,8 @@ impl<P: Port> Worker<P> {
                 if self.handoff.send(to, &mut self.packet) {
                     self.stats.handoffs.add(1);
                 } else {
-                    self.engine.count_drop(DropReason::HandoffFull);
+                    self.engine
+                        .drop_unsent(&self.packet, Unsent::Whole, DropReason::HandoffFull, now);
                     self.packet.drain(..).for_each(|frame| self.port.release(frame));
                 }
             }
@@ -289,14 +307,14 @@ impl<P: Port> Worker<P> {
                         Verdict::Drop
                     }
                 };
-                self.carry_out(verdict, packet.drain(..), origin);
+                self.carry_out(verdict, packet.drain(..), origin, now);
             }
         }
         self.resumed = packet;
     }
 
     /// Transmits as many packets as there is room for, and drops those that exceed the backlog.
-    fn send(&mut self) {
+    fn send(&mut self, now: Timestamp) {
         if self.outgoing.is_empty() && self.port.in_flight() == 0 {
             return;
         }
@@ -310,10 +328,24 @@ impl<P: Port> Worker<P> {
             }
         }
         let keep = fitting_frames(&self.outgoing, BACKLOG);
-        for frame in self.outgoing.drain(keep..) {
-            if !frame.continues() {
-                self.engine.count_drop(DropReason::TxRingFull);
-            }
+        // Those are of this round.
+        let unsent = if std::mem::take(&mut self.segmented) {
+            Unsent::Part
+        } else {
+            Unsent::Whole
+        };
+        self.drop_outgoing(keep, unsent, DropReason::TxRingFull, now);
+    }
+
+    /// Drops the packets to send from frame `start` on.
+    fn drop_outgoing(&mut self, start: usize, unsent: Unsent, reason: DropReason, now: Timestamp) {
+        let mut rest = &self.outgoing[start..];
+        while !rest.is_empty() {
+            let (packet, after) = rest.split_at(packet_frames(rest));
+            self.engine.drop_unsent(packet, unsent, reason, now);
+            rest = after;
+        }
+        for frame in self.outgoing.drain(start..) {
             self.port.release(frame);
         }
     }

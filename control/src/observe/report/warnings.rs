@@ -288,6 +288,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::ClientLimit
         | DropReason::FragmentTableFull
         | DropReason::TxRingFull
+        | DropReason::TxRefused
         | DropReason::UmemExhausted
         | DropReason::HandoffFull
         | DropReason::UdpSuperPacket

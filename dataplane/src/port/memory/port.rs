@@ -18,6 +18,8 @@ pub struct MemPort {
     transmitter: Option<Arc<Wire>>,
     room: usize,
     allocations: usize,
+    most_frames: usize,
+    lacks_frames: bool,
 }
 
 impl MemPort {
@@ -45,6 +47,8 @@ impl MemPort {
             transmitter,
             room: usize::MAX,
             allocations: usize::MAX,
+            most_frames: usize::MAX,
+            lacks_frames: false,
         }
     }
 
@@ -69,6 +73,16 @@ impl MemPort {
     /// Makes `allocate` succeed `frames` more times, then fail.
     pub fn set_allocations(&mut self, frames: usize) {
         self.allocations = frames;
+    }
+
+    /// Makes its queue one without free frames.
+    pub fn set_lacks_frames(&mut self, lacks_frames: bool) {
+        self.lacks_frames = lacks_frames;
+    }
+
+    /// Makes packets of more than `frames` frames ones that cannot be sent.
+    pub fn set_most_frames(&mut self, frames: usize) {
+        self.most_frames = frames;
     }
 
     /// Frames that the caller has in hand: of all frames those that are neither free, nor waiting
@@ -128,6 +142,10 @@ impl Port for MemPort {
         let fits = fitting_frames(packets, self.room);
         self.room -= fits;
         wire.queues().sent.extend(packets.drain(..fits));
+    }
+
+    fn is_sendable(&self, packet: &[MemFrame]) -> bool {
+        packet.len() <= self.most_frames
     }
 
     fn allocate(&mut self) -> Option<MemFrame> {

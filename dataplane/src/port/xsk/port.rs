@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::pool::Pool;
 use super::receiver::Receiver;
 use super::socket::{self, Binding, Rings};
-use super::transmitter::Transmitter;
+use super::transmitter::{self, Transmitter};
 use crate::config::ZeroCopy;
 use crate::error::SetupError;
 use crate::port::Port;
@@ -232,6 +232,10 @@ impl Port for XskPort {
             transmitter.kick(&mut self.pool, &mut self.scratch);
             transmitter.reap(&mut self.pool, &mut self.scratch);
         }
+    }
+
+    fn is_sendable(&self, packet: &[XskFrame]) -> bool {
+        transmitter::is_sendable(packet)
     }
 
     fn allocate(&mut self) -> Option<XskFrame> {

@@ -142,7 +142,7 @@ fn sendable(packets: &[XskFrame], room: usize) -> (usize, usize) {
     while fits < packets.len() {
         let packet = &packets[fits..];
         let packet = &packet[..packet_frames(packet)];
-        if packet.len() > SENDABLE_FRAMES || packet.iter().any(|frame| frame.bytes().is_empty()) {
+        if !is_sendable(packet) {
             return (fits, packet.len());
         }
         if fits + packet.len() > room {
@@ -151,4 +151,9 @@ fn sendable(packets: &[XskFrame], room: usize) -> (usize, usize) {
         fits += packet.len();
     }
     (fits, 0)
+}
+
+/// Whether the kernel sends a packet of these frames.
+pub(super) fn is_sendable(packet: &[XskFrame]) -> bool {
+    packet.len() <= SENDABLE_FRAMES && packet.iter().all(|frame| !frame.bytes().is_empty())
 }

@@ -2,6 +2,7 @@
 
 mod any_order;
 mod fragments;
+mod unsent;
 
 use crossbeam::queue::ArrayQueue;
 use etherparse::{SlicedPacket, TransportSlice};
