@@ -81,6 +81,12 @@ pub trait Port {
     /// This worker's free frames.
     fn free_frames(&self) -> usize;
 
+    /// Whether a receive queue has fewer free frames than it should have, because the others are not back yet. It may
+    /// receive nothing until `receive` is called again, and no packet would say so.
+    fn lacks_frames(&self) -> bool {
+        false
+    }
+
     /// Frames given to `transmit` whose transmission is not complete.
     fn in_flight(&self) -> usize {
         0

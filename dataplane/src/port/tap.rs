@@ -86,6 +86,10 @@ impl<P: Port, S: TapSink> Port for Tap<P, S> {
         self.port.free_frames()
     }
 
+    fn lacks_frames(&self) -> bool {
+        self.port.lacks_frames()
+    }
+
     fn in_flight(&self) -> usize {
         self.port.in_flight()
     }

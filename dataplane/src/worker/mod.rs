@@ -389,13 +389,19 @@ impl<P: Port> Worker<P> {
             inbox.bell.disarm();
             return;
         }
-        let unfinished = !self.outgoing.is_empty() || self.port.in_flight() > 0;
+        let unfinished = self.is_unfinished();
         let timeout = if unfinished { SHORT_SLEEP } else { LONGEST_SLEEP };
         let woken = self.wait(&inbox.bell, timeout);
         inbox.bell.disarm();
         if woken {
             self.stats.wakeups.add(1);
         }
+    }
+
+    /// Whether something is to be done soon that neither a packet nor the bell announces: frames wait to be sent or to
+    /// come back, from the kernel or from other workers, and a queue without frames receives nothing.
+    fn is_unfinished(&self) -> bool {
+        !self.outgoing.is_empty() || self.port.in_flight() > 0 || self.port.lacks_frames()
     }
 
     /// Waits for a packet or the bell. False if neither came in time.

@@ -161,6 +161,10 @@ impl Port for MemPort {
         self.memory.free.len()
     }
 
+    fn lacks_frames(&self) -> bool {
+        self.lacks_frames
+    }
+
     fn outstanding<'a>(ports: impl Iterator<Item = &'a Self> + Clone) -> usize {
         let memories: Vec<_> = ports.clone().map(|port| &port.memory).collect();
         let used: usize = ports.clone().map(|port| port.frames - port.free_frames()).sum();

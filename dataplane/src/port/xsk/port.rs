@@ -250,6 +250,10 @@ impl Port for XskPort {
         self.pool.total()
     }
 
+    fn lacks_frames(&self) -> bool {
+        self.receivers.iter().any(Receiver::lacks_frames)
+    }
+
     fn in_flight(&self) -> usize {
         self.transmitter.as_ref().map_or(0, Transmitter::in_flight)
     }

@@ -65,6 +65,11 @@ impl Receiver {
         self.filled + self.partial.len()
     }
 
+    /// Whether fewer frames are in the rings than there should be.
+    pub(super) const fn lacks_frames(&self) -> bool {
+        self.filled < self.target
+    }
+
     /// Gives the kernel as many free frames as it should have.
     #[inline]
     pub(super) fn top_up(&mut self, pool: &mut Pool) {

@@ -354,6 +354,30 @@ fn a_frame_that_was_dropped_keeps_the_memory_mapped() {
 }
 
 #[test]
+fn a_queue_says_when_its_frames_are_away() {
+    with_veth(1, || {
+        let mut bench = Bench::new(Mode::Native);
+        let mut away: Vec<XskFrame> = std::iter::from_fn(|| bench.ports[0].allocate()).collect();
+        assert!(
+            !bench.ports[0].lacks_frames(),
+            "the queue was filled when it was opened"
+        );
+        bench.wire.send(&request(40_000));
+        let received = bench.receive(1);
+        away.extend(received.into_iter().flat_map(|(_, packets)| packets));
+        assert!(bench.poll_once().is_empty());
+        assert!(
+            bench.ports[0].lacks_frames(),
+            "none was free for the one received"
+        );
+        away.drain(..).for_each(|frame| bench.ports[0].release(frame));
+        assert!(bench.poll_once().is_empty());
+        assert!(!bench.ports[0].lacks_frames());
+        bench.assert_nothing_outstanding();
+    });
+}
+
+#[test]
 fn a_taken_queue_and_a_missing_interface_are_named() {
     with_veth(1, || {
         let bench = Bench::new(Mode::Native);

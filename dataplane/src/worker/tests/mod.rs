@@ -357,6 +357,19 @@ fn a_sleeping_worker_wakes_for_the_control_side_and_stops() {
     team.close();
 }
 
+#[test]
+fn a_worker_whose_queue_waits_for_frames_sleeps_shortly() {
+    let mut team = Team::new(1);
+    assert!(!team.workers[0].is_unfinished());
+    team.port(0).set_lacks_frames(true);
+    assert!(team.workers[0].is_unfinished());
+    team.port(0).set_lacks_frames(false);
+    team.port(0).set_transmit_room(0);
+    team.send(0, &request(40_000, b"request"));
+    assert!(team.workers[0].is_unfinished(), "a packet waits to be sent");
+    team.close();
+}
+
 /// A port with a defect.
 struct Broken;
 
