@@ -399,9 +399,10 @@ impl Engine {
             .ok_or(DropReason::NoService)?;
         let client = &context.parsed.source;
         let by_ports = self.policy.request_owner(client, context.tuple());
+        let transport = &context.parsed.transport;
         let Some(worker) = self
             .policy
-            .remote_owner(service, client, by_ports, context.origin)
+            .remote_owner(service, client, by_ports, context.origin, transport)
         else {
             return self.new_request(packet, context, service, None);
         };
@@ -429,10 +430,13 @@ impl Engine {
         match (service, context.lookup.nat_owner) {
             (Some(service), _) => {
                 let by_ports = self.policy.request_owner(&parsed.source, context.tuple());
-                match self
-                    .policy
-                    .remote_owner(service, &parsed.source, by_ports, context.origin)
-                {
+                match self.policy.remote_owner(
+                    service,
+                    &parsed.source,
+                    by_ports,
+                    context.origin,
+                    &parsed.transport,
+                ) {
                     Some(worker) => Ok(Verdict::Handoff(worker)),
                     None => self.new_request(packet, context, service, early),
                 }

@@ -15,7 +15,7 @@ use super::placement::FlowPlacement;
 use super::tuple::Tuple;
 use super::{EngineConfig, Origin};
 use crate::flow::{HotEntry, State};
-use crate::packet::{Framing, Parsed};
+use crate::packet::{Framing, Parsed, Transport};
 
 /// How long a reset flow of a draining backend is kept: a connection that was not reset by its ends shows signs of life
 /// within some retransmissions.
@@ -145,7 +145,8 @@ impl Policy {
     /// `by_ports` is the owner by the client's address and ports.
     ///
     /// A packet passes the owner under the former rule at most once, on its way to the owner, which hands on nothing
-    /// that was handed to it. So no packet circulates.
+    /// that was handed to it: also while workers use different snapshots, one with the former rule and one with the new
+    /// one, each of which names the other as the owner. So no packet circulates.
     #[inline]
     pub(super) fn remote_owner(
         &self,
@@ -153,9 +154,12 @@ impl Policy {
         client: &[u8; 16],
         by_ports: u16,
         origin: Origin,
+        transport: &Transport,
     ) -> Option<u16> {
+        // A fragment was handed to the worker where its datagram meets, whoever owns the flow.
+        let is_last = || origin == Origin::Handoff && !matches!(transport, Transport::Fragment { .. });
         if !self.placement.any_by_client() || self.workers == 1 {
-            return (by_ports != self.worker).then_some(by_ports);
+            return (by_ports != self.worker && !is_last()).then_some(by_ports);
         }
         let placed = self.placement.of(service);
         let by_client = u16::try_from(reduce(
@@ -172,7 +176,8 @@ impl Policy {
         if placed.moved && former != self.worker && unasked {
             return Some(former);
         }
-        (owner != self.worker).then_some(owner)
+        let is_former = placed.moved && former == self.worker;
+        (owner != self.worker && (is_former || !is_last())).then_some(owner)
     }
 
     /// Flows that a client of `service` may have at this worker: its part of the whole, since they are spread over all

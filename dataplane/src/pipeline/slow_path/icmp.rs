@@ -59,7 +59,13 @@ pub(super) fn forward<F: Frame>(
         protocol: quoted.protocol,
     };
     let next = match (policy.snapshot.services.get(&own), reply_owner) {
-        (Some(&service), _) => policy.remote_owner(service, &quoted.destination, by_ports, error.origin),
+        (Some(&service), _) => policy.remote_owner(
+            service,
+            &quoted.destination,
+            by_ports,
+            error.origin,
+            &error.parsed.transport,
+        ),
         (None, owner) => Some(owner.unwrap_or(by_ports)).filter(|&owner| owner != policy.worker),
     };
     next.map(Verdict::Handoff)

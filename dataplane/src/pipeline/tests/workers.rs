@@ -62,3 +62,55 @@ fn workers_hand_out_disjoint_nat_ports() {
         assert!(used.insert((seen.source, seen.destination)));
     }
 }
+
+/// Workers switch to a snapshot one after the other: until all have, two may name each other as the owner of a flow.
+#[test]
+fn packets_do_not_bounce_while_workers_switch_to_another_affinity() {
+    let hour = Duration::from_secs(3_600);
+    for (workers, before, after) in [
+        (2, Duration::ZERO, hour),
+        (2, hour, Duration::ZERO),
+        (3, Duration::ZERO, hour),
+        (3, hour, Duration::ZERO),
+    ] {
+        for first in 0..usize::from(workers) {
+            let mut world = World::new(Setup {
+                workers,
+                affinity: before,
+                ..Setup::default()
+            });
+            let mut next = Snapshot::clone(&world.snapshot);
+            next.generation.0 += 1;
+            for service in next.service_slots.iter_mut().flatten() {
+                service.affinity = after;
+            }
+            let next = Arc::new(next);
+            drop(world.engines[first].set_snapshot(Arc::clone(&next)));
+            let mut seen = HashMap::new();
+            for port in 40_000..40_030 {
+                world.enters = port % workers;
+                let client = format!("172.16.1.{}:{port}", 110 + port % 5);
+                let connected = world.connect(&client);
+                let data = world.client_tcp(&client, flags::ACK, b"x");
+                world.enters = (port + 1) % workers;
+                assert_eq!(world.forward(&data).source, connected.source);
+                seen.insert(client, connected);
+            }
+            for engine in &mut world.engines {
+                drop(engine.set_snapshot(Arc::clone(&next)));
+            }
+            for (client, connected) in seen {
+                for enters in 0..workers {
+                    world.enters = enters;
+                    let data = world.client_tcp(&client, flags::ACK, b"y");
+                    let after = world.forward(&data);
+                    assert_eq!(
+                        (after.source, after.destination),
+                        (connected.source, connected.destination)
+                    );
+                }
+            }
+            assert_eq!(world.drops(), [], "{workers} workers, {first} first");
+        }
+    }
+}
