@@ -44,8 +44,13 @@ impl Attachment {
 
     /// The same with two queues in each direction on both ends of the balancer's veth pair.
     pub const fn two_queues(self) -> Self {
+        self.queues(2)
+    }
+
+    /// The same with so many queues in each direction on both ends of the balancer's veth pair.
+    pub const fn queues(self, queues: u32) -> Self {
         Self {
-            link: Link::Veth { queues: 2 },
+            link: Link::Veth { queues },
             ..self
         }
     }
