@@ -27,17 +27,20 @@ pub enum ZeroCopy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     pub tcp_established: Duration,
-    /// Opening, closing and reset TCP flows.
-    pub tcp_transitory: Duration,
+    /// TCP flows whose client has not confirmed the backend's SYN.
+    pub tcp_opening: Duration,
+    /// Closing and reset TCP flows.
+    pub tcp_closing: Duration,
     pub udp: Duration,
 }
 
 impl Default for Timeouts {
-    /// TCP established 2 h 4 min and transitory 4 min (RFC 5382 REQ-5), UDP 5 min (RFC 4787 REQ-5).
+    /// TCP established 2 h 4 min, opening and closing 4 min (RFC 5382 REQ-5, RFC 7857 section 2.1), UDP 5 min (RFC 4787 REQ-5).
     fn default() -> Self {
         Self {
             tcp_established: Duration::from_secs(2 * 3600 + 4 * 60),
-            tcp_transitory: Duration::from_secs(240),
+            tcp_opening: Duration::from_secs(240),
+            tcp_closing: Duration::from_secs(240),
             udp: Duration::from_secs(300),
         }
     }

@@ -278,7 +278,7 @@ fn read_kubernetes(section: &mut Section<'_>, discovery: Discovery) -> Option<Ku
 fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
     let path = parent.path("timeouts");
     let value = parent.value("timeouts");
-    let keys = ["tcpEstablished", "tcpTransitory", "udp"];
+    let keys = ["tcpEstablished", "tcpOpening", "tcpClosing", "udp"];
     let mut section = Section::new(&*path, value, &keys, parent.errors());
     for (key, target, minimum, rfc) in [
         (
@@ -288,11 +288,12 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
             "RFC 5382 REQ-5",
         ),
         (
-            "tcpTransitory",
-            &mut timeouts.tcp_transitory,
-            4 * 60,
-            "RFC 5382 REQ-5",
+            "tcpOpening",
+            &mut timeouts.tcp_opening,
+            10,
+            "RFC 7857 section 2.1",
         ),
+        ("tcpClosing", &mut timeouts.tcp_closing, 4 * 60, "RFC 5382 REQ-5"),
         ("udp", &mut timeouts.udp, 2 * 60, "RFC 4787 REQ-5"),
     ] {
         let range = Duration::from_secs(minimum)..=LONGEST_TIMEOUT;

@@ -104,9 +104,13 @@ pub struct Timeouts {
     /// At least 2 h 4 min (RFC 5382 REQ-5).
     #[serde(serialize_with = "duration::serialize")]
     pub tcp_established: Duration,
-    /// Opening, closing and reset flows; at least 4 min (RFC 5382 REQ-5).
+    /// Flows whose client has not confirmed the backend's answer; 4 min, or less against floods (RFC 7857 section
+    /// 2.1).
     #[serde(serialize_with = "duration::serialize")]
-    pub tcp_transitory: Duration,
+    pub tcp_opening: Duration,
+    /// Closing and reset flows; at least 4 min (RFC 5382 REQ-5).
+    #[serde(serialize_with = "duration::serialize")]
+    pub tcp_closing: Duration,
     /// At least 2 min (RFC 4787 REQ-5).
     #[serde(serialize_with = "duration::serialize")]
     pub udp: Duration,
@@ -335,7 +339,8 @@ impl Config {
             nat_ports: NatPorts::new(10_240, 32_767).expect("the range is not empty"),
             timeouts: Timeouts {
                 tcp_established: Duration::from_secs(2 * 3600 + 4 * 60),
-                tcp_transitory: Duration::from_secs(4 * 60),
+                tcp_opening: Duration::from_secs(4 * 60),
+                tcp_closing: Duration::from_secs(4 * 60),
                 udp: Duration::from_secs(5 * 60),
             },
             discovery: Discovery::Static,

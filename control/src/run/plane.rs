@@ -45,7 +45,8 @@ fn dataplane_config(config: &Config) -> dataplane::Config {
         nat_ports: config.nat_ports,
         timeouts: dataplane::Timeouts {
             tcp_established: config.timeouts.tcp_established,
-            tcp_transitory: config.timeouts.tcp_transitory,
+            tcp_opening: config.timeouts.tcp_opening,
+            tcp_closing: config.timeouts.tcp_closing,
             udp: config.timeouts.udp,
         },
     }

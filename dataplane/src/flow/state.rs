@@ -120,12 +120,10 @@ impl State {
             Self::Established | Self::HalfClosedByClient | Self::HalfClosedByBackend => {
                 timeouts.tcp_established
             }
-            Self::Opening
-            | Self::Answered
-            | Self::ClosingByClient
-            | Self::ClosingByBackend
-            | Self::Finished
-            | Self::Reset => timeouts.tcp_transitory,
+            Self::Opening | Self::Answered => timeouts.tcp_opening,
+            Self::ClosingByClient | Self::ClosingByBackend | Self::Finished | Self::Reset => {
+                timeouts.tcp_closing
+            }
             Self::Unreplied | Self::Replied => timeouts.udp,
         }
     }
@@ -211,6 +209,19 @@ mod tests {
             };
             assert_eq!(seconds, minimum, "{state:?}");
         }
+    }
+
+    /// RFC 7857 section 2.1: separate for opening and closing.
+    #[test]
+    fn each_timeout_counts_for_its_states() {
+        let timeouts = Timeouts {
+            tcp_established: Duration::from_secs(1),
+            tcp_opening: Duration::from_secs(2),
+            tcp_closing: Duration::from_secs(3),
+            udp: Duration::from_secs(4),
+        };
+        let seconds = State::ALL.map(|state| state.timeout(&timeouts).as_secs());
+        assert_eq!(seconds, [2, 2, 1, 1, 1, 3, 3, 3, 3, 4, 4]);
     }
 
     #[test]

@@ -476,9 +476,9 @@ impl Engine {
         )]
         let due = (self.tables.flows.table().sweep_len() as f64 * share) as usize;
         let budget = due.clamp(FEWEST_SWEPT, MOST_SWEPT);
-        let (policy, transitory) = (&self.policy, self.timeouts.tcp_transitory);
+        let (policy, closing) = (&self.policy, self.timeouts.tcp_closing);
         self.tables.flows.sweep(now, budget, |entry| {
-            policy.sweep_cause(entry, transitory.saturating_sub(entry.expires_in(now)))
+            policy.sweep_cause(entry, closing.saturating_sub(entry.expires_in(now)))
         });
         self.tables.fragments.expire(now);
         self.tables.path_mtus.expire(&mut self.tables.flows, now);

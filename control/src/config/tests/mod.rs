@@ -38,7 +38,7 @@ flows: 1000000             # capacity of the flow table, all workers together
 clientFlows: auto
 frames: 8192
 natPorts: auto
-timeouts: {tcpEstablished: 2h4m, tcpTransitory: 4m, udp: 5m}
+timeouts: {tcpEstablished: 2h4m, tcpOpening: 30s, tcpClosing: 4m, udp: 5m}
 discovery: static          # static | kubernetes | nsm
 services:
   - name: finance          # DNS label: finance.<dns.zone>
@@ -388,8 +388,12 @@ fn each_error_names_field_value_and_what_is_allowed() {
             "timeouts.tcpEstablished: 1h, allowed 2h4m (RFC 5382 REQ-5) to 7days",
         ),
         (
-            "timeouts: {tcpTransitory: 3m59s}".to_owned(),
-            "timeouts.tcpTransitory: 3m59s, allowed 4m (RFC 5382 REQ-5) to 7days",
+            "timeouts: {tcpClosing: 3m59s}".to_owned(),
+            "timeouts.tcpClosing: 3m59s, allowed 4m (RFC 5382 REQ-5) to 7days",
+        ),
+        (
+            "timeouts: {tcpOpening: 9s}".to_owned(),
+            "timeouts.tcpOpening: 9s, allowed 10s (RFC 7857 section 2.1) to 7days",
         ),
         (
             "timeouts: {udp: 30s}".to_owned(),
