@@ -6,8 +6,8 @@
 //! RST. Nearly all segments do continue, so an established flow costs two comparisons and one store per packet.
 //!
 //! Segments can be lost, or change their order, before they come here. Then the number moves
-//! - with a segment that begins ahead of it, within the receiver's largest window, and acknowledges what the other end
-//!   has sent to within 64 KB: a forger must hit both (RFC 5961 section 5), or
+//! - with a segment that ends ahead of it, within the receiver's largest window, and acknowledges what the other end has
+//!   sent to within a window: a forger must hit both (RFC 5961 section 5), or
 //! - with an acknowledgment by the other end, in a segment that itself continues the connection.
 //!
 //! Old segments (retransmissions, keep-alives, probes of a zero window) move nothing.
@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::state::{Direction, State};
 use crate::packet::{TcpFlags, TcpSegment};
 
-/// How far an acknowledgment may be from the end of the other direction for a segment that does not continue its own.
+/// How far the client's first segment that gets here may be from its SYN.
 const NEAR: u32 = 0xffff;
 /// Windows count up to here, though RFC 7323 allows 1 GB: a larger gap is closed by the acknowledgment of it.
 const LARGEST_WINDOW: u32 = 1 << 24;
@@ -31,7 +31,6 @@ const FORMER: u8 = 0xf;
 const RESET_BY_BACKEND: u8 = 0x10;
 /// In [`Sequence::notes`]: the backend sent FIN before the client had confirmed the connection.
 const EARLY_FIN: u8 = 0x20;
-
 /// The sequence numbers of one TCP flow. Twelve bytes, in an array beside the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C)]
@@ -213,7 +212,7 @@ impl Sequence {
 
     const fn knows_other_end(&self, direction: Direction, segment: &TcpSegment) -> bool {
         let end = self.end[direction.opposite() as usize];
-        segment.flags.ack() && distance(segment.acknowledgment, end).unsigned_abs() <= NEAR
+        segment.flags.ack() && distance(segment.acknowledgment, end).unsigned_abs() <= self.window(direction)
     }
 
     /// Notes who reset the flow, and in which state it was.

@@ -8,6 +8,7 @@ mod ports;
 mod pressure;
 mod share;
 mod tcp;
+mod tcp_model;
 mod timers;
 
 use std::ops::RangeInclusive;
