@@ -1,5 +1,5 @@
-# The control plane of Network Service Mesh for tests and the demo: built with Go from tests/nsm/mesh, outside the
-# tree. To be sourced from the top folder, after say.sh.
+# The control plane of Network Service Mesh for tests, demo and cluster: built with Go from tests/nsm/mesh, outside
+# the tree. And SPIRE, as a second source of identities. To be sourced from the top folder, after say.sh.
 # shellcheck shell=bash
 
 readonly nsm_cache=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/nsm
@@ -34,13 +34,56 @@ ensure_mesh_program() {
     [[ ! -x $output ]] || return 0
     command -v go >/dev/null ||
         die "there is no Go on this machine, and the control plane of Network Service Mesh is built with it" \
-            "install Go 1.26 or newer (https://go.dev/dl); only \"./run demo nsm\" and \"./run test nsm\" need it"
+            "install Go 1.26 or newer (https://go.dev/dl); only \"./run demo nsm\", \"./run cluster\" and the tests with them need it"
     step "build $1 (the SDK of Network Service Mesh) once, into $VL3LB_NSM_BIN; the first time about a minute"
     mkdir -p "$VL3LB_NSM_BIN"
     # Under another name until it is whole: an interrupted build leaves no half program. No cgo: it runs in any root
     # file system.
     (cd tests/nsm/mesh &&
         CGO_ENABLED=0 nice -n 5 go build -mod=readonly -modfile="$2" -trimpath -ldflags '-s -w' -o "$output.part.$$" .) ||
+        die "go could not build $1 (see above)" "check the network: its sources come from Go's module proxy"
+    mv "$output.part.$$" "$output"
+    note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"
+}
+
+# Builds SPIRE, which takes ten minutes. Sets VL3LB_SPIRE_BIN to the folder of spire-agent and spire-server.
+ensure_spire() {
+    use_spire
+    ensure_spire_program spire-agent
+    ensure_spire_program spire-server
+}
+
+# Whether it is built. Nothing but its own tests needs it: the mesh has an authority of its own.
+have_spire() {
+    local folder
+    folder=$(spire_folder)
+    [[ -x $folder/spire-agent && -x $folder/spire-server ]]
+}
+
+use_spire() {
+    VL3LB_SPIRE_BIN=$(spire_folder)
+    export VL3LB_SPIRE_BIN
+}
+
+# Another one for every other go.sum.
+spire_folder() {
+    local sum
+    sum=$(cat deploy/nsm/spire/go.mod deploy/nsm/spire/go.sum | sha256sum)
+    echo "$nsm_cache/spire-${sum:0:16}"
+}
+
+# ensure_spire_program NAME
+ensure_spire_program() {
+    local output=$VL3LB_SPIRE_BIN/$1 begin=$SECONDS
+    [[ ! -x $output ]] || return 0
+    command -v go >/dev/null ||
+        die "there is no Go on this machine, and SPIRE is built with it" "install Go 1.26 or newer (https://go.dev/dl)"
+    step "build $1 (SPIRE $(sed -n 's#^require github.com/spiffe/spire ##p' deploy/nsm/spire/go.mod)) once, into $VL3LB_SPIRE_BIN"
+    mkdir -p "$VL3LB_SPIRE_BIN"
+    # With cgo: the server's database is SQLite.
+    (cd deploy/nsm/spire &&
+        CGO_ENABLED=1 nice -n 10 go build -mod=readonly -trimpath -ldflags '-s -w' -o "$output.part.$$" \
+            "github.com/spiffe/spire/cmd/$1") ||
         die "go could not build $1 (see above)" "check the network: its sources come from Go's module proxy"
     mv "$output.part.$$" "$output"
     note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"

@@ -12,3 +12,4 @@ mod join;
 mod outage;
 mod rotation;
 mod scale;
+mod spire;

@@ -24,5 +24,6 @@ pub mod perf;
 mod predecessor;
 pub mod server;
 pub mod socket;
+pub mod spire;
 pub mod topology;
 pub mod wait;
