@@ -169,6 +169,13 @@ impl NextHops {
             .and_then(|&position| self.routes.get(position))
     }
 
+    /// Whether `address` is in a network that the interface leads to by a route of its own, other than the default route.
+    /// O(prefix lengths of its family).
+    pub fn is_in_own_network(&self, address: IpAddr) -> bool {
+        self.route_to(address)
+            .is_some_and(|route| route.prefix_length > 0)
+    }
+
     /// The next hop of packets to `destination`: its gateway or itself. `None` without a route. O(prefix lengths of its
     /// family).
     pub fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {

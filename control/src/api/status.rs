@@ -213,6 +213,10 @@ pub struct Dns {
     /// Number of addresses that it listens on.
     pub listeners: u64,
     pub queries: Vec<RcodeCount>,
+    /// UDP responses over the limits that were sent truncated.
+    pub limited_truncated_total: u64,
+    /// UDP responses over the limits that were not sent.
+    pub limited_dropped_total: u64,
     /// Response time of queries.
     pub query_duration_seconds: Distribution,
 }

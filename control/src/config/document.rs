@@ -9,7 +9,7 @@ use vl3lb_common::snapshot::NatPorts;
 
 use super::error::ConfigError;
 use super::node::{self, Section};
-use super::service::Draft;
+use super::service::{Draft, read_networks};
 use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 
@@ -316,7 +316,12 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
 fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
     let path = parent.path("dns");
     let value = parent.value("dns");
-    let mut section = Section::new(&*path, value, &["zone", "listen", "upstream"], parent.errors());
+    let mut section = Section::new(
+        &*path,
+        value,
+        &["zone", "listen", "upstream", "upstreamClients"],
+        parent.errors(),
+    );
     replace(
         &mut dns.zone,
         section.optional("zone", names::ZONE_FORM, |value| names::zone(&node::text(value)?)),
@@ -334,6 +339,20 @@ fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
                 "an address, or an address and port",
             )),
         }
+    }
+    dns.upstream_clients = read_networks(
+        &mut section,
+        "upstreamClients",
+        "a list of networks, [] for the balancer's own",
+    );
+    if let DnsListen::Address(listen) = dns.listen
+        && dns.upstream.contains(&listen)
+    {
+        section.reject(
+            "upstream",
+            listen.to_string(),
+            "DNS servers other than dns.listen",
+        );
     }
 }
 

@@ -23,6 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
@@ -119,12 +120,15 @@ pub struct Timeouts {
 /// The balancer's own DNS server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
+#[serde(rename_all = "camelCase")]
 pub struct Dns {
     /// The parent domain of the services' names; in lower case, without a dot at the end.
     pub zone: String,
     pub listen: DnsListen,
     /// Servers for names outside the zone; empty: such queries are refused.
     pub upstream: Vec<SocketAddr>,
+    /// Networks of the clients whose queries go to `upstream`; empty: the own networks.
+    pub upstream_clients: Vec<IpNet>,
 }
 
 /// Listening address of the DNS server, UDP and TCP.
@@ -351,6 +355,7 @@ impl Config {
                 zone: "vl3-lb".to_owned(),
                 listen: DnsListen::OwnAddresses(53),
                 upstream: Vec::new(),
+                upstream_clients: Vec::new(),
             },
             admin: Admin {
                 listen: SocketAddr::from(([127, 0, 0, 1], 9090)),

@@ -332,7 +332,12 @@ fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
 }
 
 fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
-    let items = section.list("sourceRanges", "a list of networks, [] for everyone");
+    read_networks(section, "sourceRanges", "a list of networks, [] for everyone")
+}
+
+/// The networks of the list `key`.
+pub(super) fn read_networks(section: &mut Section<'_>, key: &'static str, allowed: &str) -> Vec<IpNet> {
+    let items = section.list(key, allowed);
     let mut networks = Vec::with_capacity(items.len());
     for (place, value) in items {
         match value.as_str().and_then(network) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Record};
+use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::DNSClass;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -12,8 +12,10 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::forwarding::Forwarding;
+use super::limit::{Decision, ResponseLimit};
+use super::response::{AMPLIFICATION, Response};
 use super::stats::DnsStats;
-use super::upstream::Upstream;
 use super::zone::{Answer, Zone, ZoneData};
 use crate::peers::PeersReceiver;
 use crate::publisher::CurrentReceiver;
@@ -22,7 +24,8 @@ use crate::publisher::CurrentReceiver;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) zone: Zone,
-    pub(super) upstream: Upstream,
+    pub(super) forwarding: Forwarding,
+    pub(super) limit: ResponseLimit,
     pub(super) current: CurrentReceiver,
     pub(super) peers: PeersReceiver,
     /// Number of queries so far: the round-robin cursor of answers.
@@ -33,19 +36,6 @@ pub(super) struct Service {
 /// Answers the queries of one listener.
 #[derive(Debug, Clone)]
 pub(super) struct Handler(pub(super) Arc<Service>);
-
-/// The parts of a response.
-#[derive(Default)]
-struct Response {
-    code: ResponseCode,
-    authoritative: bool,
-    recursion_available: bool,
-    truncated: bool,
-    answers: Vec<Record>,
-    authorities: Vec<Record>,
-    soa: Option<Record>,
-    additionals: Vec<Record>,
-}
 
 /// The largest datagram that is sent: the size of DNS flag day 2020.
 const MAX_PAYLOAD: u16 = 1232;
@@ -58,12 +48,21 @@ impl RequestHandler for Handler {
         mut response_handle: R,
     ) -> ResponseInfo {
         let started = Instant::now();
-        let response = self.0.respond(request).await;
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = response.code;
-        metadata.authoritative = response.authoritative;
-        metadata.recursion_available = response.recursion_available;
-        metadata.truncation = response.truncated;
+        let datagram = request.protocol() == Protocol::Udp;
+        let decision = if datagram {
+            self.0.limit.decide(request.src().ip())
+        } else {
+            Decision::Send
+        };
+        self.0.stats.count_limited(decision);
+        let mut response = match decision {
+            Decision::Send => self.0.respond(request).await,
+            Decision::Truncate => Response {
+                truncated: true,
+                ..Response::of(ResponseCode::NoError)
+            },
+            Decision::Drop => return not_sent(request, ResponseCode::Refused),
+        };
         // RFC 6891 section 7: an OPT record is answered by one.
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
@@ -71,6 +70,15 @@ impl RequestHandler for Handler {
             edns.set_version(0);
             edns
         });
+        if datagram && let Ok(info) = request.request_info() {
+            let limit = request.as_slice().len() * AMPLIFICATION;
+            response.shorten(info.query.original(), edns.as_ref(), limit);
+        }
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = response.code;
+        metadata.authoritative = response.authoritative;
+        metadata.recursion_available = response.recursion_available;
+        metadata.truncation = response.truncated;
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &edns {
             builder.edns(edns);
@@ -86,14 +94,19 @@ impl RequestHandler for Handler {
         self.0.stats.count(response.code, started.elapsed());
         sent.unwrap_or_else(|error| {
             debug!("answer {}: {error}", request.src());
-            let mut metadata = metadata;
-            metadata.response_code = ResponseCode::ServFail;
-            ResponseInfo::from(hickory_proto::op::Header {
-                metadata,
-                counts: hickory_proto::op::HeaderCounts::default(),
-            })
+            not_sent(request, ResponseCode::ServFail)
         })
     }
+}
+
+/// For a response that was not sent.
+fn not_sent(request: &Request, code: ResponseCode) -> ResponseInfo {
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    metadata.response_code = code;
+    ResponseInfo::from(Header {
+        metadata,
+        counts: HeaderCounts::default(),
+    })
 }
 
 impl Service {
@@ -130,36 +143,7 @@ impl Service {
             Answer::NoData(soa) => negative(ResponseCode::NoError, soa),
             Answer::NoName(soa) => negative(ResponseCode::NXDomain, soa),
             Answer::NotReady => Response::of(ResponseCode::ServFail),
-            Answer::OtherZone if self.upstream.is_configured() => {
-                let tcp = request.protocol() != Protocol::Udp;
-                let answer = self.upstream.ask(request.as_slice(), tcp).await;
-                answer.map_or_else(|| Response::of(ResponseCode::ServFail), Response::from)
-            }
-            Answer::OtherZone => Response::of(ResponseCode::Refused),
-        }
-    }
-}
-
-impl Response {
-    fn of(code: ResponseCode) -> Self {
-        Self {
-            code,
-            ..Self::default()
-        }
-    }
-}
-
-impl From<Message> for Response {
-    fn from(message: Message) -> Self {
-        Self {
-            code: message.metadata.response_code,
-            authoritative: false,
-            recursion_available: message.metadata.recursion_available,
-            truncated: message.metadata.truncation,
-            answers: message.answers,
-            authorities: message.authorities,
-            soa: None,
-            additionals: message.additionals,
+            Answer::OtherZone => self.forwarding.forward(request).await,
         }
     }
 }

@@ -155,9 +155,11 @@ mod tests {
 
     use tokio::sync::watch;
 
-    use super::super::upstream::Upstream;
+    use super::super::forwarding::Forwarding;
+    use super::super::limit::ResponseLimit;
     use super::super::zone::Zone;
     use super::*;
+    use crate::config::{self, DnsListen};
 
     #[test]
     fn bind_errors_name_address_transport_cause_and_remedy() {
@@ -174,9 +176,16 @@ mod tests {
     }
 
     fn service() -> Arc<Service> {
+        let config = config::Dns {
+            zone: "vl3-lb".to_owned(),
+            listen: DnsListen::OwnAddresses(53),
+            upstream: Vec::new(),
+            upstream_clients: Vec::new(),
+        };
         Arc::new(Service {
             zone: Zone::new("vl3-lb").unwrap(),
-            upstream: Upstream::new(Vec::new()),
+            forwarding: Forwarding::new(&config, watch::Sender::default().subscribe()),
+            limit: ResponseLimit::default(),
             current: watch::Sender::default().subscribe(),
             peers: watch::Sender::default().subscribe(),
             cursor: AtomicUsize::new(0),

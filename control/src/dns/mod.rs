@@ -8,8 +8,11 @@
 //! configured address answers from the start: SERVFAIL before the first snapshot, so that resolvers try another server,
 //! and from the last snapshot while the interface is away.
 
+mod forwarding;
 mod handler;
+mod limit;
 mod listener;
+mod response;
 mod stats;
 mod tcp;
 #[cfg(test)]
@@ -32,9 +35,10 @@ use crate::publisher::CurrentReceiver;
 
 pub use stats::{DURATION_BOUNDS, DnsStats};
 
+use forwarding::Forwarding;
 use handler::Service;
+use limit::ResponseLimit;
 use listener::Listeners;
-use upstream::Upstream;
 use zone::Zone;
 
 /// Clients may cache an answer for this time.
@@ -82,7 +86,8 @@ impl Dns {
                 zone: config.zone.clone(),
                 source,
             })?,
-            upstream: Upstream::new(config.upstream.clone()),
+            forwarding: Forwarding::new(config, network.clone()),
+            limit: ResponseLimit::default(),
             current,
             peers,
             cursor: AtomicUsize::new(0),

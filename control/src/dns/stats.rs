@@ -6,6 +6,8 @@ use hickory_proto::op::ResponseCode;
 use vl3lb_common::Duration;
 use vl3lb_common::stats::{Counter, Histogram};
 
+use super::limit::Decision;
+
 /// Upper bounds of the response time, in microseconds: 100 us to 2.5 s.
 pub const DURATION_BOUNDS: [u64; 10] = [
     100, 250, 500, 1_000, 2_500, 10_000, 50_000, 250_000, 1_000_000, 2_500_000,
@@ -31,6 +33,8 @@ pub struct DnsStats {
     other: Counter,
     durations: Histogram<BUCKETS>,
     listeners: Counter,
+    truncated: Counter,
+    dropped: Counter,
 }
 
 impl DnsStats {
@@ -46,6 +50,17 @@ impl DnsStats {
         self.durations.observe(micros, &DURATION_BOUNDS);
     }
 
+    /// Counts a response that the limits truncate or drop.
+    pub(super) fn count_limited(&self, decision: Decision) {
+        let counter = match decision {
+            Decision::Send => return,
+            Decision::Truncate => &self.truncated,
+            Decision::Drop => &self.dropped,
+        };
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.add(1);
+    }
+
     pub(super) fn set_listeners(&self, count: usize) {
         self.listeners.set(count as u64);
     }
@@ -55,6 +70,11 @@ impl DnsStats {
         let names = RCODES.iter().map(|(_, name)| *name).chain(["other"]);
         let counters = self.responses.iter().chain([&self.other]);
         names.zip(counters.map(Counter::get))
+    }
+
+    /// UDP responses over the limits per source and for all: sent truncated, and not sent.
+    pub fn limited(&self) -> (u64, u64) {
+        (self.truncated.get(), self.dropped.get())
     }
 
     /// Response times, in the buckets of [`DURATION_BOUNDS`].

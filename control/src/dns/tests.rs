@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -300,6 +302,8 @@ async fn answers_have_every_balancer_of_a_service_in_rotation() {
 
     with((1..=200).map(peer).collect(), false);
     let answer = udp(server.address, &question("finance.vl3-lb.", RecordType::A)).await;
+    assert_eq!((answer.answers.len(), answer.metadata.truncation), (4, false));
+    let answer = tcp(server.address, &question("finance.vl3-lb.", RecordType::A)).await;
     assert_eq!((answer.answers.len(), answer.metadata.truncation), (13, false));
 }
 
@@ -347,6 +351,106 @@ async fn queries_for_other_zones_are_forwarded() {
     assert_eq!(data(&answer), ["other.vl3-lb."]);
     let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
+}
+
+/// An upstream server that responds to each query with `code` and `answers` addresses, truncated or not. Counts its queries.
+async fn upstream(code: ResponseCode, answers: usize, truncated: bool) -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut message = Message::from_vec(&buffer[..length]).unwrap();
+            message.metadata.message_type = MessageType::Response;
+            message.metadata.response_code = code;
+            message.metadata.truncation = truncated;
+            let name = message.queries[0].name().clone();
+            for host in 0..answers {
+                let address = RData::A(A([192, 0, 2, u8::try_from(host).unwrap()].into()));
+                message
+                    .answers
+                    .push(Record::from_rdata(name.clone(), 60, address));
+            }
+            socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_failing_upstream_server_makes_the_next_be_asked() {
+    let (good, asked) = upstream(ResponseCode::NoError, 1, false).await;
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut failing = vec![silent.local_addr().unwrap()];
+    for code in [
+        ResponseCode::ServFail,
+        ResponseCode::Refused,
+        ResponseCode::NotImp,
+    ] {
+        failing.push(upstream(code, 0, false).await.0);
+    }
+    failing.push(upstream(ResponseCode::NoError, 0, true).await.0);
+    for (number, &first) in failing.iter().enumerate() {
+        let server = Server::start(Some(&[]), &[first, good], &["127.0.0.1"]).await;
+        let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+        assert_eq!(data(&answer), ["192.0.2.0"], "{first}");
+        assert_eq!(asked.load(Ordering::Relaxed), number + 1);
+    }
+    // A name that does not exist is no failure.
+    let (nothing, _) = upstream(ResponseCode::NXDomain, 0, false).await;
+    let server = Server::start(Some(&[]), &[nothing, good], &["127.0.0.1"]).await;
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
+    // If all fail, the client learns how; a truncated response lets it try over TCP.
+    let server = Server::start(Some(&[]), &failing[1..4], &["127.0.0.1"]).await;
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    let server = Server::start(Some(&[]), &failing[1..], &["127.0.0.1"]).await;
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert!(answer.metadata.truncation);
+}
+
+#[tokio::test]
+async fn a_datagram_is_answered_with_at_most_three_times_its_length() {
+    let (many, _) = upstream(ResponseCode::NoError, 20, false).await;
+    let server = Server::start(Some(&[]), &[many], &["127.0.0.1"]).await;
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert!(
+        answer.metadata.truncation && answer.answers.is_empty(),
+        "{answer}"
+    );
+    let (few, _) = upstream(ResponseCode::NoError, 3, false).await;
+    let server = Server::start(Some(&[]), &[few], &["127.0.0.1"]).await;
+    let answer = udp(server.address, &question("example.com.", RecordType::A)).await;
+    assert_eq!((answer.answers.len(), answer.metadata.truncation), (3, false));
+}
+
+#[tokio::test]
+async fn a_flood_of_datagrams_is_answered_at_a_limited_rate() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server.address).await.unwrap();
+    let query = question("finance.vl3-lb.", RecordType::A).to_vec().unwrap();
+    let mut buffer = [0; 512];
+    let mut truncated = false;
+    while !truncated || server.stats.limited().1 == 0 {
+        for _ in 0..64 {
+            socket.send(&query).await.unwrap();
+        }
+        let pause = Duration::from_millis(1);
+        while let Ok(length) = tokio::time::timeout(pause, socket.recv(&mut buffer)).await {
+            let answer = Message::from_vec(&buffer[..length.unwrap()]).unwrap();
+            assert_eq!(answer.answers.is_empty(), answer.metadata.truncation);
+            truncated |= answer.metadata.truncation;
+        }
+    }
+    // TCP proves the source.
+    let answer = tcp(server.address, &question("finance.vl3-lb.", RecordType::A)).await;
+    assert_eq!(data(&answer), ["172.16.1.103"]);
 }
 
 #[tokio::test]

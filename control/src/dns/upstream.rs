@@ -1,9 +1,12 @@
-//! The forwarder: queries for other zones go to the configured servers.
+//! The upstream servers, which are asked one after the other.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -15,12 +18,16 @@ use vl3lb_common::Duration;
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Queries at a time; each has a socket.
 const CONCURRENT: usize = 256;
+/// Queries of one client at a time: a client whose queries get no response leaves room for others.
+const PER_CLIENT: usize = CONCURRENT / 2;
 
 /// The servers, in the order in which they are queried.
 #[derive(Debug)]
 pub(super) struct Upstream {
     servers: Vec<SocketAddr>,
     slots: Semaphore,
+    /// Queries under way by client; at most [`CONCURRENT`] entries.
+    clients: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Upstream {
@@ -29,30 +36,93 @@ impl Upstream {
         Self {
             servers,
             slots: Semaphore::new(CONCURRENT),
+            clients: Mutex::default(),
         }
     }
 
-    /// Whether there are servers.
-    pub(super) fn is_configured(&self) -> bool {
-        !self.servers.is_empty()
+    /// The servers.
+    pub(super) fn servers(&self) -> &[SocketAddr] {
+        &self.servers
     }
 
-    /// The response of the first server that gives one, over the transport of the client, so that a
-    /// truncated response is truncated for the client, too. `None` if no server responds, or if too many
-    /// queries wait.
+    /// The response of the first of `servers` that succeeds (RFC 1034 section 5.3.3), over the transport of the client, so
+    /// that a truncated response is truncated for the client, too. A server fails if it is silent, if its response is
+    /// truncated, or if it refuses or cannot answer. If all fail, the response is a truncated one, else the first one.
+    /// `None` if no server responds, or if too many queries wait.
     ///
     /// Waits two seconds for each silent server.
-    pub(super) async fn ask(&self, question: &[u8], tcp: bool) -> Option<Message> {
+    pub(super) async fn ask(
+        &self,
+        servers: impl Iterator<Item = SocketAddr>,
+        client: IpAddr,
+        question: &[u8],
+        tcp: bool,
+    ) -> Option<Message> {
         let _slot = self.slots.try_acquire().ok()?;
-        for &server in &self.servers {
+        let _share = self.share(client)?;
+        let mut failure: Option<Message> = None;
+        for server in servers {
             match timeout(ATTEMPT, exchange(server, question, tcp)).await {
-                Ok(Ok(answer)) => return Some(answer),
+                Ok(Ok(answer)) if succeeded(&answer) => return Some(answer),
+                Ok(Ok(answer)) => {
+                    debug!("query DNS server {server}: {}", answer.metadata.response_code);
+                    let better = answer.metadata.truncation
+                        && !failure
+                            .as_ref()
+                            .is_some_and(|failure| failure.metadata.truncation);
+                    if better || failure.is_none() {
+                        failure = Some(answer);
+                    }
+                }
                 Ok(Err(error)) => debug!("query DNS server {server}: {error}"),
                 Err(_) => debug!("query DNS server {server}: no response within {ATTEMPT:?}"),
             }
         }
-        None
+        failure
     }
+
+    /// The place of one more query of `client`. `None` if it has [`PER_CLIENT`] already.
+    fn share(&self, client: IpAddr) -> Option<Share<'_>> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = clients.entry(client).or_default();
+        if *count >= PER_CLIENT {
+            return None;
+        }
+        *count += 1;
+        drop(clients);
+        Some(Share {
+            upstream: self,
+            client,
+        })
+    }
+}
+
+/// A client's query under way; dropping it ends it.
+struct Share<'a> {
+    upstream: &'a Upstream,
+    client: IpAddr,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        let clients = self.upstream.clients.lock();
+        let mut clients = clients.unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = clients.entry(self.client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// Whether no other server has to be queried.
+fn succeeded(answer: &Message) -> bool {
+    let failed = matches!(
+        answer.metadata.response_code,
+        ResponseCode::FormErr | ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
+    );
+    !failed && !answer.metadata.truncation
 }
 
 /// Sends one query to one server, with a random id (RFC 5452 section 9.2), on a socket that only receives

@@ -321,6 +321,12 @@ fn control_plane(report: &Report) -> Vec<Family> {
     for count in &status.dns.queries {
         queries.add([("rcode", &count.rcode)], count.queries_total);
     }
+    let mut limited = Family::counter(
+        "vl3lb_dns_limited_responses",
+        "DNS responses over UDP beyond the limits per source and for all",
+    );
+    limited.add([("action", "truncated")], status.dns.limited_truncated_total);
+    limited.add([("action", "dropped")], status.dns.limited_dropped_total);
     let mut query_duration =
         Family::histogram("vl3lb_dns_query_duration_seconds", "Response time of DNS queries");
     query_duration.add_distribution([], &status.dns.query_duration_seconds);
@@ -359,6 +365,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         )
         .with_real([], status.config.loaded_time.map(|time| time.unix_seconds())),
         queries,
+        limited,
         query_duration,
         Family::gauge("vl3lb_interface_up", "Whether the vL3 interface is up")
             .with_known(status.interface.up.map(u64::from)),

@@ -53,7 +53,7 @@ services:
     backends:              # discovery: static
       - {address: 172.16.1.2, weight: 1}
       - {address: "2001:db8::2"}
-dns: {zone: vl3-lb, listen: "53", upstream: []}
+dns: {zone: vl3-lb, listen: "53", upstream: [], upstreamClients: []}
 admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
 "#;
 
@@ -96,7 +96,7 @@ services:
     healthCheck: {tcp: {}, interval: 2s, timeout: 1s, rise: 2, fall: 3}   # optional
     backends:              # discovery: static
       - {address: 172.16.1.2, weight: 1}
-dns: {zone: vl3-lb, listen: "53", upstream: []}
+dns: {zone: vl3-lb, listen: "53", upstream: [], upstreamClients: []}
 admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
 "#;
 
@@ -140,7 +140,7 @@ zeroCopy: off
 workers: [3, 1]
 clientFlows: 5000
 natPorts: 20000-30000
-dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353']}
+dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353'], upstreamClients: [10.0.0.0/8]}
 admin: {listen: '[::1]:9091'}
 logFormat: json
 logLevel: DEBUG
@@ -382,6 +382,14 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             "dns: {upstream: [resolver]}".to_owned(),
             "dns.upstream[0]: resolver, allowed an address, or an address and port",
+        ),
+        (
+            "dns: {upstreamClients: [10.0.0.1/8]}".to_owned(),
+            "dns.upstreamClients[0]: 10.0.0.1/8, allowed a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits",
+        ),
+        (
+            "dns: {listen: '127.0.0.1:53', upstream: [127.0.0.1]}".to_owned(),
+            "dns.upstream: 127.0.0.1:53, allowed DNS servers other than dns.listen",
         ),
         (
             "timeouts: {tcpEstablished: 1h}".to_owned(),

@@ -279,7 +279,10 @@ const fn xsk_drops(counts: [u64; 5]) -> XskDrops {
 
 fn dns(facts: &Facts<'_>) -> Dns {
     let stats = facts.dns;
+    let (limited_truncated_total, limited_dropped_total) = stats.limited();
     Dns {
+        limited_truncated_total,
+        limited_dropped_total,
         zone: facts.identity.dns_zone.clone(),
         listeners: stats.listeners(),
         queries: stats
