@@ -259,7 +259,7 @@ vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_config
 
 /*
  * The worker for the fragments of a datagram. Only the first fragment has ports, so the worker is
- * derived from source address, identification and protocol, as in dataplane/src/pipeline/slow_path/fragment.rs.
+ * derived from source address, identification and protocol, as in dataplane/src/pipeline/slow_path/fragment/mod.rs.
  */
 static __always_inline int
 vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config *config,

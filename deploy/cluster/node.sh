@@ -43,6 +43,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     conf_dir = "$conf/cni"
 TOML
     # A mount namespace of its own, which sees what is mounted outside of it, but not the other way round.
+    # shellcheck disable=SC2016 # the inner shell expands $0
     start "containerd-$n" "node$n" unshare --mount --propagation slave \
         sh -c "$(separate_mesh_folders "$n")"' && exec containerd --config "$0"' "$conf/containerd.toml"
     within 30 inside_ctr "$n" version || die "containerd of node$n does not answer" "its log: $run_dir/log/containerd-$n.log"

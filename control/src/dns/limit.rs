@@ -62,7 +62,7 @@ impl ResponseLimit {
             .sources
             .get(index)
             .is_some_and(|bucket| bucket.take(now, PER_SOURCE));
-        if !within && self.excess.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if !within && self.excess.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             return Decision::Drop;
         }
         match (self.total.take(now, TOTAL), within) {
