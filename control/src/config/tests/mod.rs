@@ -38,7 +38,7 @@ flows: 1000000             # capacity of the flow table, all workers together
 clientFlows: auto
 frames: 8192
 natPorts: auto
-timeouts: {tcpEstablished: 2h4m, tcpOpening: 30s, tcpClosing: 4m, udp: 5m}
+timeouts: {tcpEstablished: 2h4m, tcpOpening: 4m, tcpClosing: 4m, udp: 5m}
 discovery: static          # static | kubernetes | nsm
 services:
   - name: finance          # DNS label: finance.<dns.zone>
