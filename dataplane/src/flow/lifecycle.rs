@@ -26,12 +26,13 @@ use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::FlowSlice;
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, WorkerStats};
-use vl3lb_common::{Backend, BackendSlot, Duration, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{Backend, BackendSlot, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use super::affinity::{AffinityTable, BackendId, ServiceClient};
 use super::entry::HotEntry;
 use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
+use super::orphan::{Orphan, Orphans};
 use super::sequence::Sequence;
 use super::state::{Direction, Lifetimes, State};
 use super::table::{FlowId, FlowTable};
@@ -51,6 +52,7 @@ pub struct Flows {
     lifetimes: Lifetimes,
     stats: Arc<WorkerStats>,
     feed: Option<FeedWriter>,
+    orphans: Orphans,
 }
 
 impl std::fmt::Debug for Flows {
@@ -86,6 +88,7 @@ impl Flows {
             lifetimes: Lifetimes::new(&timeouts),
             stats,
             feed: None,
+            orphans: Orphans::new(),
         })
     }
 
@@ -327,6 +330,11 @@ impl Flows {
                 feed.emit_closed(&self.table, id, cause, now);
             }
             self.account_end(id, cause, now);
+            let entry = self.table.entry(id);
+            if cause == CloseCause::BackendDown && entry.protocol == Protocol::Tcp.number() {
+                let next = [Direction::In, Direction::Out].map(|side| self.table.sequence(id).end(side));
+                self.orphans.push(Orphan::new(*entry, next));
+            }
         }
         let backend = self.table.close(id);
         self.stats
@@ -357,6 +365,16 @@ impl Flows {
         let table = &mut self.table;
         self.waiting.retain(|&address| !table.add_local_address(address));
         self.stats.flow_entries.set(u64::from(self.table.len()));
+    }
+
+    /// The next TCP connection that has ended because its backend is down, for resets to both ends.
+    pub fn next_orphan(&mut self) -> Option<Orphan> {
+        self.orphans.pop()
+    }
+
+    /// Whether [`next_orphan`](Self::next_orphan) has one.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
     }
 
     /// The backend that a client of a service with affinity is to get again.

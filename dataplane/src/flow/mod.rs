@@ -29,6 +29,7 @@ mod local;
 #[expect(unsafe_code, reason = "the memory boundary: divides the mapping into arrays")]
 mod mapping;
 mod open;
+mod orphan;
 mod pool;
 mod ports;
 mod reclaim;
@@ -49,5 +50,6 @@ pub use feed::FeedWriter;
 pub use key::{ReplyKey, RequestKey};
 pub use lifecycle::Flows;
 pub use open::{NewFlow, OpenError};
+pub use orphan::Orphan;
 pub use state::{Direction, State};
 pub use table::{FlowId, FlowTable, Probe};

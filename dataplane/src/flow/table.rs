@@ -280,7 +280,6 @@ impl FlowTable {
     }
 
     /// A TCP flow's sequence numbers.
-    #[cfg(test)]
     pub(super) fn sequence(&self, id: FlowId) -> &Sequence {
         &self.sequences[id.index()]
     }

@@ -31,7 +31,7 @@ pub use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error
 pub use mac::{set_macs, source_mac};
 pub use mss::{least_path_mtu, tcp_mss_option};
 pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
-pub use reject::{IcmpError, reject_with_icmp_error, reject_with_tcp_reset};
+pub use reject::{IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset};
 pub use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
 pub use segment::segment;
 pub use tcp_segment::{TcpSegment, tcp_segment, tcp_timestamps, tcp_window_scale};

@@ -12,6 +12,7 @@
 //! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
+//! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
@@ -32,6 +33,7 @@ mod identification;
 mod limit;
 mod lookup;
 mod next_hop;
+mod orphan;
 mod path_mtu;
 mod placement;
 mod policy;
@@ -187,6 +189,8 @@ pub struct Engine {
     swept_at: Timestamp,
     /// Room for the packets that [`Engine::forward_burst`] looks at together.
     group: Box<[Prepared]>,
+    /// Places of the flow table to be swept without delay, because a backend has died.
+    urgent: usize,
 }
 
 impl std::fmt::Debug for Engine {
@@ -232,6 +236,7 @@ impl Engine {
             timeouts: config.timeouts,
             swept_at: Timestamp::default(),
             group: vec![Prepared::EMPTY; batch::GROUP].into(),
+            urgent: 0,
         })
     }
 
@@ -241,6 +246,9 @@ impl Engine {
     /// [`CloseCause::InterfaceLost`]: vl3lb_common::stats::CloseCause::InterfaceLost
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.tables.flows.set_snapshot(&snapshot);
+        if orphan::has_died(&self.policy.snapshot, &snapshot) {
+            self.urgent = self.tables.flows.table().sweep_len();
+        }
         self.policy.set_snapshot(snapshot)
     }
 
@@ -476,6 +484,7 @@ impl Engine {
         )]
         let due = (self.tables.flows.table().sweep_len() as f64 * share) as usize;
         let budget = due.clamp(FEWEST_SWEPT, MOST_SWEPT);
+        self.urgent = self.urgent.saturating_sub(budget);
         let (policy, closing) = (&self.policy, self.timeouts.tcp_closing);
         self.tables.flows.sweep(now, budget, |entry| {
             policy.sweep_cause(entry, closing.saturating_sub(entry.expires_in(now)))

@@ -166,7 +166,7 @@ impl<P: Port> Worker<P> {
         }
         let queried = self.answer_query(now);
         self.housekeeping(now);
-        packets > 0 || relayed || switched || queried
+        packets > 0 || relayed || switched || queried || self.engine.is_urgent()
     }
 
     /// Counts the time since the begin of the last round, if it had packets.
@@ -364,9 +364,12 @@ impl<P: Port> Worker<P> {
     /// Timed work: sweeps and statistics.
     fn housekeeping(&mut self, now: Timestamp) {
         self.stats.frames_free.set(self.port.free_frames() as u64);
-        if now >= self.sweep_due {
+        if now >= self.sweep_due || self.engine.is_urgent() {
             self.engine.sweep(now);
             self.sweep_due = now + SWEEP_INTERVAL;
+        }
+        if self.outgoing.len() < BACKLOG / 2 {
+            self.engine.reset_orphans(&mut self.port, &mut self.outgoing);
         }
         if now >= self.statistics_due {
             self.read_statistics();

@@ -1,9 +1,9 @@
 //! Packets that reject another one: ICMP and ICMPv6 errors, and TCP resets. They are written over the
-//! rejected packet.
+//! rejected packet, or a reset into an empty frame.
 
 mod header;
 mod icmp_error;
 mod tcp_reset;
 
 pub use icmp_error::{IcmpError, reject_with_icmp_error};
-pub use tcp_reset::reject_with_tcp_reset;
+pub use tcp_reset::{TcpReset, reject_with_tcp_reset, write_tcp_reset};

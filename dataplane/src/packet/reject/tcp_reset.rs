@@ -4,8 +4,8 @@ use vl3lb_common::{DropReason, Protocol};
 
 use super::header::{RejectHeader, check_one_receiver, ip_header_len, swap_macs, write_ip_header};
 use crate::packet::checksum::Sum;
-use crate::packet::field::{be32, header_at, header_at_mut, ports, put, tcp};
-use crate::packet::parse::{Parsed, TcpFlags, Transport};
+use crate::packet::field::{be32, ethernet, header_at, header_at_mut, is_mapped, ports, put, tcp};
+use crate::packet::parse::{Family, Framing, Parsed, TcpFlags, Transport};
 use crate::port::Frame;
 
 /// Turns the first frame of `packet` into the reset that its receiver would send for a closed port
@@ -47,29 +47,89 @@ pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Res
         put(&mut reset, tcp::ACKNOWLEDGMENT, acknowledgment.to_be_bytes());
         reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
     }
+    let (source, destination) = (parsed.destination, parsed.source);
+    write(first, parsed.l3(), parsed.family, (source, destination), reset)?;
+    swap_macs(first.bytes_mut(), parsed);
+    Ok(())
+}
+
+/// A reset in the name of the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpReset {
+    pub source: [u8; 16],
+    pub destination: [u8; 16],
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub sequence: u32,
+    pub acknowledgment: u32,
+}
+
+/// Makes a reset of an empty frame. The MAC addresses are the caller's to write.
+///
+/// Errors: `Internal` if the frame is too small.
+pub fn write_tcp_reset<F: Frame>(
+    frame: &mut F,
+    framing: Framing,
+    fields: &TcpReset,
+) -> Result<(), DropReason> {
+    let mut reset = [0; tcp::HEADER_LEN];
+    put(&mut reset, ports::SOURCE, fields.source_port.to_be_bytes());
+    put(
+        &mut reset,
+        ports::DESTINATION,
+        fields.destination_port.to_be_bytes(),
+    );
+    put(&mut reset, tcp::SEQUENCE, fields.sequence.to_be_bytes());
+    put(
+        &mut reset,
+        tcp::ACKNOWLEDGMENT,
+        fields.acknowledgment.to_be_bytes(),
+    );
+    reset[tcp::DATA_OFFSET] = 0x50;
+    reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
+    let (family, ethertype) = if is_mapped(&fields.destination) {
+        (Family::V4, ethernet::ETHERTYPE_IPV4)
+    } else {
+        (Family::V6, ethernet::ETHERTYPE_IPV6)
+    };
+    let addresses = (fields.source, fields.destination);
+    write(frame, framing.header_len(), family, addresses, reset)?;
+    if framing == Framing::Ethernet {
+        let header: &mut [u8; ethernet::HEADER_LEN] = header_at_mut(frame.bytes_mut(), 0)?;
+        put(header, ethernet::ETHERTYPE, ethertype.to_be_bytes());
+    }
+    Ok(())
+}
+
+/// Writes a reset, which gets its checksum, with an IP header at `l3`.
+fn write<F: Frame>(
+    frame: &mut F,
+    l3: usize,
+    family: Family,
+    (source, destination): ([u8; 16], [u8; 16]),
+    mut reset: [u8; tcp::HEADER_LEN],
+) -> Result<(), DropReason> {
     let header = RejectHeader {
         protocol: Protocol::Tcp.number(),
         traffic_class: 0,
-        source: parsed.destination,
-        destination: parsed.source,
+        source,
+        destination,
         payload_len: reset.len(),
     };
-    let addresses = Sum::of_addresses(parsed.family, &header.source, &header.destination);
+    let addresses = Sum::of_addresses(family, &header.source, &header.destination);
     let checksum = Sum::pseudo_header(addresses, header.protocol, reset.len())
         .plus(Sum::of(&reset))
         .checksum();
     put(&mut reset, tcp::CHECKSUM, checksum);
-
-    let l4 = parsed.l3() + ip_header_len(parsed.family);
+    let l4 = l3 + ip_header_len(family);
     let end = l4 + tcp::HEADER_LEN;
-    if first.capacity() < end {
+    if frame.capacity() < end {
         return Err(DropReason::Internal);
     }
-    first.set_len(end);
-    first.set_continues(false);
-    let head = first.bytes_mut();
-    swap_macs(head, parsed);
+    frame.set_len(end);
+    frame.set_continues(false);
+    let head = frame.bytes_mut();
     *header_at_mut(head, l4)? = reset;
-    let packet = head.get_mut(parsed.l3()..).ok_or(DropReason::Internal)?;
-    write_ip_header(packet, parsed.family, &header)
+    let packet = head.get_mut(l3..).ok_or(DropReason::Internal)?;
+    write_ip_header(packet, family, &header)
 }

@@ -8,6 +8,7 @@ mod fragments;
 mod icmp;
 mod lifecycle;
 mod nat;
+mod orphan;
 mod path_mtu;
 mod properties;
 mod reattach;
