@@ -35,7 +35,7 @@ pub trait Dataplane: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`AttachError::kind`] tells whether a change of the interface can help. The data plane is
+    /// [`AttachError::kind`] shows whether a change of the interface can help. The data plane is
     /// detached then.
     fn attach(&self) -> Result<Arc<Attachment>, AttachError>;
 

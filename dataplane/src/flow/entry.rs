@@ -210,14 +210,20 @@ impl HotEntry {
     }
 
     /// Remembers when a UDP flow was last used.
-    #[expect(clippy::cast_possible_truncation, reason = "the low half tells apart enough")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "16 bits of the deadline are enough"
+    )]
     pub(super) const fn mark_use(&mut self) {
         self.mss = self.deadline as u16;
     }
 
     /// Whether a UDP flow was used since [`mark_use`](Self::mark_use). False if that is an exact multiple of 655.36 s
     /// ago.
-    #[expect(clippy::cast_possible_truncation, reason = "the low half tells apart enough")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "16 bits of the deadline are enough"
+    )]
     pub(super) const fn is_used_since_mark(&self) -> bool {
         self.mss != self.deadline as u16
     }

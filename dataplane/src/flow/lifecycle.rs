@@ -25,7 +25,7 @@ use std::sync::Arc;
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::FlowSlice;
 use vl3lb_common::snapshot::MAX_SERVICES;
-use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, WorkerStats};
+use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, Traffic, WorkerStats};
 use vl3lb_common::{Backend, BackendSlot, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
 
 use super::affinity::{AffinityTable, BackendId, ServiceClient};
@@ -286,15 +286,11 @@ impl Flows {
     pub fn count_packet(
         &mut self,
         id: FlowId,
-        (service, backend): (ServiceSlot, BackendSlot),
+        owner: (ServiceSlot, BackendSlot),
         direction: Direction,
         bytes: u32,
     ) {
-        let (service, backend) = (self.stats.service(service), self.stats.backend(backend));
-        let (service, backend) = match direction {
-            Direction::In => (&service.inbound, &backend.inbound),
-            Direction::Out => (&service.outbound, &backend.outbound),
-        };
+        let (service, backend) = traffic(&self.stats, owner, direction);
         service.count(bytes.into());
         backend.count(bytes.into());
         self.table.count(id, direction, bytes);
@@ -305,15 +301,11 @@ impl Flows {
     pub fn uncount_packet(
         &mut self,
         id: FlowId,
-        (service, backend): (ServiceSlot, BackendSlot),
+        owner: (ServiceSlot, BackendSlot),
         direction: Direction,
         bytes: u32,
     ) {
-        let (service, backend) = (self.stats.service(service), self.stats.backend(backend));
-        let (service, backend) = match direction {
-            Direction::In => (&service.inbound, &backend.inbound),
-            Direction::Out => (&service.outbound, &backend.outbound),
-        };
+        let (service, backend) = traffic(&self.stats, owner, direction);
         service.uncount(bytes.into());
         backend.uncount(bytes.into());
         self.table.counters_mut(id).uncount(direction, bytes);
@@ -456,4 +448,18 @@ const fn client_key(entry: &HotEntry) -> ServiceClient {
 
 fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
     u64::try_from(now.since(earlier).as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The traffic counters of a flow's owner.
+#[inline(always)]
+fn traffic(
+    stats: &WorkerStats,
+    (service, backend): (ServiceSlot, BackendSlot),
+    direction: Direction,
+) -> (&Traffic, &Traffic) {
+    let (service, backend) = (stats.service(service), stats.backend(backend));
+    match direction {
+        Direction::In => (&service.inbound, &backend.inbound),
+        Direction::Out => (&service.outbound, &backend.outbound),
+    }
 }

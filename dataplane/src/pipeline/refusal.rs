@@ -2,11 +2,11 @@
 
 use vl3lb_common::DropReason;
 
-/// A reason and, if the packet is too long for the next hop, the MTU that its sender is told.
+/// A reason and, if the packet is too long for the next hop, the MTU for its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: DropReason,
-    /// 0 if its sender is told nothing.
+    /// 0 if its sender gets none.
     pub(super) mtu: u16,
 }
 
@@ -18,7 +18,7 @@ impl From<DropReason> for Refusal {
 }
 
 impl Refusal {
-    /// The sender is told the MTU of the next hop.
+    /// The sender gets the MTU of the next hop.
     pub(super) const fn too_big(mut self, mtu: u16) -> Self {
         self.mtu = mtu;
         self

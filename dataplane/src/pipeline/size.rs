@@ -1,9 +1,9 @@
 //! Packets that are longer than the next hop takes, or than the receiver of a TCP segment does.
 //!
 //! A super-packet, which its sender's kernel left whole for its hardware, is segmented here. Another packet that does not
-//! fit is fragmented if it may be, else its sender is told (RFC 1191, RFC 8201, RFC 4787 REQ-13). TCP super-packets do
+//! fit is fragmented if it may be, else its sender gets an ICMP error (RFC 1191, RFC 8201, RFC 4787 REQ-13). TCP super-packets do
 //! not show the size of their segments: where those that the ends agreed on are too long for the next hop, the sender
-//! is told once, and from then on the flow's packets are segmented to what fits ([`super::path_mtu`]).
+//! gets one error, and from then on the flow's packets are segmented to what fits ([`super::path_mtu`]).
 
 use vl3lb_common::DropReason;
 use vl3lb_common::addr::from_octets;

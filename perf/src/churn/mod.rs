@@ -190,7 +190,7 @@ struct Loads {
     after: Trial,
 }
 
-/// Sends from the calling thread until `done`; `ready` is told when the flows are open.
+/// Sends from the calling thread until `done`; `ready` is signalled when the flows are open.
 fn send(args: &ChurnArgs, ready: &mpsc::Sender<()>, done: &AtomicBool) -> Result<Loads, Failure> {
     let mut tester = Tester::open(PacketPath::Balanced, args.flows, MAX_BACKENDS)?;
     open_flows(&mut tester, args.flows)?;

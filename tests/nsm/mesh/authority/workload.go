@@ -23,16 +23,16 @@ type workloadAPI struct {
 	identify  Identify
 }
 
-// Identify tells the SPIFFE ID of the workload that opened the connection of ctx.
+// Identify returns the SPIFFE ID of the workload that opened the connection of ctx.
 type Identify func(ctx context.Context) (string, error)
 
-// Serve gives the identity id to whoever connects to the unix socket at path, until ctx ends. SPIRE tells workloads
+// Serve gives the identity id to whoever connects to the unix socket at path, until ctx ends. SPIRE separates workloads
 // apart by their process; here each has its own socket, since all processes of a test have one user.
 func (a *Authority) Serve(ctx context.Context, path, id string) error {
 	return a.ServeWorkloads(ctx, path, func(context.Context) (string, error) { return id, nil })
 }
 
-// ServeWorkloads serves a unix socket until ctx ends, and gives each workload the identity that identify tells.
+// ServeWorkloads serves a unix socket until ctx ends, and gives each workload the identity that identify returns.
 func (a *Authority) ServeWorkloads(ctx context.Context, path string, identify Identify, options ...grpc.ServerOption) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("serve identities: %w", err)

@@ -57,7 +57,7 @@ type Config struct {
 	SourceAddresses []string `json:"sourceAddresses,omitempty"`
 }
 
-// Run stays connected until the process is told to end, and then closes its connections.
+// Run stays connected until the process is asked to end, and then closes its connections.
 func Run(text string) error {
 	var configuration Config
 	if err := config.Read(text, &configuration); err != nil {

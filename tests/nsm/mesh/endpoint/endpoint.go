@@ -70,7 +70,7 @@ type running struct {
 	dnsAddress chan net.IP
 }
 
-// Run serves until the process is told to end.
+// Run serves until the process is asked to end.
 func Run(text string) error {
 	endpoint := running{dnsAddress: make(chan net.IP, 1)}
 	if err := config.Read(text, &endpoint.Config); err != nil {

@@ -39,7 +39,7 @@ type Config struct {
 	RestrictMonitor bool `json:"restrictMonitor,omitempty"`
 }
 
-// Run serves until the process is told to end.
+// Run serves until the process is asked to end.
 func Run(text string) error {
 	var configuration Config
 	if err := config.Read(text, &configuration); err != nil {

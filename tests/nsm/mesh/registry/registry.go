@@ -30,7 +30,7 @@ var (
 	ClientPolicies = []string{"etc/nsm/opa/common/.*.rego", "etc/nsm/opa/registry/.*.rego", "etc/nsm/opa/client/.*.rego"}
 )
 
-// Run serves until the process is told to end.
+// Run serves until the process is asked to end.
 func Run(text string) error {
 	var configuration Config
 	if err := config.Read(text, &configuration); err != nil {

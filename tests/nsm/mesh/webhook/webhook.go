@@ -32,7 +32,7 @@ type Config struct {
 // An API server waits ten seconds by default.
 const timeout = 10 * time.Second
 
-// Run serves until the process is told to end.
+// Run serves until the process is asked to end.
 func Run(text string) error {
 	var configuration Config
 	if err := config.Read(text, &configuration); err != nil {
