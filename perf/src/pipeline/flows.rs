@@ -10,15 +10,16 @@ use crate::frame::{Layout, be16, be32};
 use crate::load::pattern::Pattern;
 
 /// Flows of one client address.
-const PORTS_PER_CLIENT: u32 = 256;
+const PORTS_PER_CLIENT: u32 = 64;
 const FIRST_CLIENT_PORT: u16 = 40_000;
 /// A prime above the largest number of flows, so that no two ranks are the same flow.
 const PRIME: u64 = 2_654_435_761;
 
-/// Address and port of the client of flow `number`: 256 flows for each address from 10.0.0.1 on.
+/// Address and port of the client of flow `number`: 64 flows for each address from 10.0.0.1 on, as a full
+/// table has no place for a client with more than half of its flows.
 pub(super) fn client(number: u32) -> SocketAddrV4 {
     let address = Ipv4Addr::new(10, 0, 0, 1).to_bits() + number / PORTS_PER_CLIENT;
-    let port = u16::try_from(number % PORTS_PER_CLIENT).expect("below 256") + FIRST_CLIENT_PORT;
+    let port = u16::try_from(number % PORTS_PER_CLIENT).expect("below 64") + FIRST_CLIENT_PORT;
     SocketAddrV4::new(Ipv4Addr::from_bits(address), port)
 }
 
