@@ -197,7 +197,10 @@ fn a_dead_data_plane_is_noticed_and_works_again() {
     data_plane_becomes("alive");
     balancer.wait_connected();
     balancer.wait_up(&[server.address()]);
-    ask(&client.netns, balancer.address()).expect("a connection through the new one");
+    // The address may be a new one, which the workers learn of shortly after the status has it.
+    wait::until("a connection through the new one", wait::STEP, || {
+        ask(&client.netns, balancer.address())
+    });
 }
 
 /// As the death of a forwarder's VPP does.
