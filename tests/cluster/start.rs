@@ -31,7 +31,7 @@ fn an_interrupted_start_leaves_nothing_behind() {
                 // As Ctrl-C.
                 kill_process_group(pid, Signal::INT).expect("interrupt the script");
             });
-            assert!(rest.contains("remove what was started"), "{step}: {rest}");
+            assert!(rest.contains("remove the cluster"), "{step}: {rest}");
             assert_eq!(traces(), before, "stopped at: {step}");
         }
         for (content, step) in [("--bare", "nodes"), ("--mesh", "Network Service Mesh")] {
@@ -79,7 +79,7 @@ fn without_go_the_error_says_how_to_install_it() {
         .expect("run ./run");
     let errors = text(&output);
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    for word in ["no Go on this machine", "install Go", "https://go.dev/dl"] {
+    for word in ["Go is missing", "install Go", "https://go.dev/dl"] {
         assert!(errors.contains(word), "{errors}");
     }
 }

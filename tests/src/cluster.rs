@@ -56,9 +56,10 @@ impl Cluster {
         })
     }
 
-    /// The same with Network Service Mesh.
+    /// The same with Network Service Mesh, without the example, which has objects of the same names.
     pub fn with_mesh() -> &'static Self {
         let cluster = Self::shared();
+        cluster.must_kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found"]);
         mesh::program(Sdk::V1_13);
         script(&["mesh"]);
         cluster
