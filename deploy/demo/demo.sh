@@ -12,7 +12,6 @@ readonly balancer_log=$state/vl3-lb.log
 readonly socket=$state/admin.sock
 readonly service=finance.vl3-lb:8080
 readonly balancer_host=103 client_host=100
-readonly download_mib=64
 
 # shellcheck source=deploy/host/say.sh
 . "$here/../host/say.sh"
@@ -22,12 +21,13 @@ readonly download_mib=64
 . "$here/processes.sh"
 # shellcheck source=deploy/demo/show.sh
 . "$here/show.sh"
+# shellcheck source=deploy/demo/session.sh
+. "$here/session.sh"
+# shellcheck source=deploy/demo/download.sh
+. "$here/download.sh"
 
 main() {
-    ((EUID == 0)) || die "the demo makes network namespaces and needs root" "run it by ./run demo"
-    exec 9>/run/vl3-lb-demo.lock
-    # A killed demo's last command may hold the lock for a few seconds more.
-    flock --timeout 6 9 || die "another demo is running" "wait for its end, or stop it with Ctrl-C"
+    only_one "./run demo"
     case $1 in
     up)
         binary=$2 keep=${3:-}
@@ -37,15 +37,7 @@ main() {
     esac
 }
 
-up() {
-    local began=$SECONDS
-    take_down # of an earlier run: kept, or killed in between
-    trap 'exit 129' HUP
-    trap 'exit 130' INT
-    trap 'exit 141' PIPE
-    trap 'exit 143' TERM
-    trap 'finish $?' EXIT
-
+play() {
     make_network
     start_servers 1 2 3
     start_balancer 1 2 3
@@ -53,7 +45,6 @@ up() {
     show_ipv6
     show_changes_under_a_download
     show_state
-    step "the demo passed in $((SECONDS - began)) s"
 }
 
 make_network() {
@@ -68,23 +59,15 @@ make_network() {
 
 # start_servers N...: finance-server-N on port 8081 of its own namespace.
 start_servers() {
-    [[ -e $state/download ]] || make_download
     local n
     for n in "$@"; do
         make_member "server-$n" "$((n + 1))"
-        start "$state/server-$n.log" "server-$n" python3 "$here/server.py" --name "finance-server-$n" \
-            --port 8081 --file "$state/download" --slow-while "$state/slow"
+        start_server "$n" 8081
     done
     for n in "$@"; do
-        within 10 inside "server-$n" curl -sf --max-time 1 -o /dev/null 127.0.0.1:8081 ||
-            die "finance-server-$n does not answer: $(tail -n 3 "$state/server-$n.log")"
+        await_server "$n" 8081
         note "finance-server-$n $(address4 "$((n + 1))"):8081"
     done
-}
-
-make_download() {
-    head -c "${download_mib}M" /dev/urandom >"$state/download"
-    download_sum=$(sha256sum <"$state/download")
 }
 
 # start_balancer N...: with these servers as backends.
@@ -126,16 +109,6 @@ YAML
     mv "$config.new" "$config"
 }
 
-show_requests() {
-    step "12 requests: curl -s $service"
-    request 12
-    local n
-    for n in 1 2 3; do
-        grep -q "finance-server-$n\$" <<<"$answers" || die "finance-server-$n got none of 12 requests"
-    done
-    shares
-}
-
 show_ipv6() {
     if [[ $ipv6 == no ]]; then
         note "IPv6 is off on this machine"
@@ -147,14 +120,7 @@ show_ipv6() {
 
 # The backend that serves a download is taken out, and the download goes on.
 show_changes_under_a_download() {
-    step "a download of $download_mib MiB begins: curl $service/download"
-    touch "$state/slow"
-    start "$state/curl.log" client curl -sS -4 -D "$state/headers" -o "$state/received" "$service/download"
-    local download=$started
-    within 5 grep -q '^X-Server' "$state/headers" || die "the download does not begin"
-    local from
-    from=$(sed -n 's/^X-Server: finance-server-\([0-9]\).*/\1/p' "$state/headers")
-    note "it comes from finance-server-$from"
+    begin_download
 
     step "finance-server-4 is added to $config"
     start_servers 4
@@ -174,14 +140,7 @@ show_changes_under_a_download() {
     shares
     show backends
 
-    step "meanwhile the download goes on"
-    [[ -n $(start_time "$download") ]] || die "the download ended too early: $(<"$state/curl.log")"
-    show flows --state established
-    rm "$state/slow"
-    within 60 has_ended "$download" || die "the download does not end"
-    [[ $(sha256sum <"$state/received") == "$download_sum" ]] ||
-        die "the download is not what was sent: $(stat -c %s "$state/received") bytes, $(<"$state/curl.log")"
-    note "complete, and what was sent: sha256 ${download_sum%% *}"
+    end_download
 }
 
 show_state() {
@@ -198,33 +157,8 @@ show_state() {
         END { if (!drops) print "    no drops" }' "$state/metrics"
 }
 
-# At every end, the good and the bad.
-finish() {
-    local status=$1
-    set +e # whatever fails now, the rest is still removed
-    trap '' HUP INT PIPE TERM
-    if ((status > 0 && status < 128)) && [[ -s $balancer_log ]]; then
-        note "the end of $balancer_log:"
-        tail -n 20 "$balancer_log"
-    fi
-    if [[ $keep == --keep && $status -le 1 ]]; then
-        explain
-    else
-        step "remove all that was made" 2>/dev/null # the reader may be gone
-        take_down
-    fi
-}
-
-explain() {
-    step "the network stays; to enter it:"
-    local namespace
-    for namespace in $(namespaces); do
-        note "ip netns exec $namespace bash"
-    done
-    note "ip netns exec $prefix-client curl -s $service"
-    note "$binary status --socket $socket"
+explain_more() {
     note "the backends are in $config, the log in $balancer_log"
-    note "to remove it: ./run demo --down"
 }
 
 take_down() {

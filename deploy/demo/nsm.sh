@@ -13,7 +13,6 @@ readonly balancer_log=$state/vl3-lb.log
 # The balancer's default. In its mount namespace it is a folder of the demo.
 readonly socket=$state/balancer/admin.sock
 readonly service=finance.vl3-lb:8080
-readonly download_mib=64
 prefix=nsmdemo
 
 # shellcheck source=deploy/host/say.sh
@@ -24,12 +23,13 @@ prefix=nsmdemo
 . "$here/processes.sh"
 # shellcheck source=deploy/demo/show.sh
 . "$here/show.sh"
+# shellcheck source=deploy/demo/session.sh
+. "$here/session.sh"
+# shellcheck source=deploy/demo/download.sh
+. "$here/download.sh"
 
 main() {
-    ((EUID == 0)) || die "the demo makes network namespaces and needs root" "run it by ./run demo nsm"
-    exec 9>"$state.lock"
-    # A killed demo's last command may hold the lock for a few seconds more.
-    flock --timeout 6 9 || die "another demo with NSM is running" "wait for its end, or stop it with Ctrl-C"
+    only_one "./run demo nsm"
     case $1 in
     up)
         binary=$2 mesh=$3 link=$4 keep=${5:-}
@@ -39,15 +39,7 @@ main() {
     esac
 }
 
-up() {
-    local began=$SECONDS
-    take_down # of an earlier run: kept, or killed in between
-    trap 'exit 129' HUP
-    trap 'exit 130' INT
-    trap 'exit 141' PIPE
-    trap 'exit 143' TERM
-    trap 'finish $?' EXIT
-
+play() {
     mkdir -p "$state/balancer"
     start_mesh
     start_client
@@ -57,7 +49,6 @@ up() {
     show_changes_under_a_download
     show_state
     [[ $keep == --keep ]] || show_farewell
-    step "the demo passed in $((SECONDS - began)) s"
 }
 
 start_mesh() {
@@ -92,24 +83,16 @@ start_client() {
 
 # start_servers N...: finance-server-N, labelled app=finance, on port 80 of its own namespace.
 start_servers() {
-    [[ -e $state/download ]] || make_download
     local n
     for n in "$@"; do
         start_member "server-$n" app=finance
-        start "$state/server-$n.log" "server-$n" python3 "$here/server.py" --name "finance-server-$n" \
-            --port 80 --file "$state/download" --slow-while "$state/slow"
+        start_server "$n" 80
     done
     for n in "$@"; do
-        within 10 inside "server-$n" curl -sf --max-time 1 -o /dev/null 127.0.0.1:80 ||
-            die "finance-server-$n does not answer: $(tail -n 3 "$state/server-$n.log")"
+        await_server "$n" 80
         addresses[n]=$(member_address "server-$n")
         note "finance-server-$n ${addresses[n]}:80, app=finance"
     done
-}
-
-make_download() {
-    head -c "${download_mib}M" /dev/urandom >"$state/download"
-    download_sum=$(sha256sum <"$state/download")
 }
 
 start_balancer() {
@@ -142,27 +125,10 @@ start_balancer() {
     show status
 }
 
-show_requests() {
-    step "12 requests: curl -s $service"
-    request 12
-    local n
-    for n in 1 2 3; do
-        grep -q "finance-server-$n\$" <<<"$answers" || die "finance-server-$n got none of 12 requests"
-    done
-    shares
-}
-
 # While a download is on: a server joins, another one leaves, and the manager is killed and comes back.
 show_changes_under_a_download() {
-    step "a download of $download_mib MiB begins: curl $service/download"
-    touch "$state/slow"
-    start "$state/curl.log" client curl -sS -D "$state/headers" -o "$state/received" "$service/download"
-    local download=$started
-    within 5 grep -q '^X-Server' "$state/headers" || die "the download does not begin"
-    local from leaving
-    from=$(sed -n 's/^X-Server: finance-server-\([0-9]\).*/\1/p' "$state/headers")
-    leaving=$((from % 3 + 1))
-    note "it comes from finance-server-$from"
+    begin_download
+    local leaving=$((from % 3 + 1))
 
     step "finance-server-4 joins, finance-server-$leaving leaves"
     start_servers 4
@@ -185,14 +151,7 @@ show_changes_under_a_download() {
     request 3
     show backends
 
-    step "meanwhile the download goes on"
-    [[ -n $(start_time "$download") ]] || die "the download ended too early: $(<"$state/curl.log")"
-    show flows --state established
-    rm "$state/slow"
-    within 60 has_ended "$download" || die "the download does not end"
-    [[ $(sha256sum <"$state/received") == "$download_sum" ]] ||
-        die "the download is not what was sent: $(stat -c %s "$state/received") bytes, $(<"$state/curl.log")"
-    note "complete, and what was sent: sha256 ${download_sum%% *}"
+    end_download
 }
 
 show_state() {
@@ -210,34 +169,9 @@ show_farewell() {
     note "$service is gone"
 }
 
-# At every end, the good and the bad.
-finish() {
-    local status=$1
-    set +e # whatever fails now, the rest is still removed
-    trap '' HUP INT PIPE TERM
-    if ((status > 0 && status < 128)) && [[ -s $balancer_log ]]; then
-        note "the end of $balancer_log:"
-        tail -n 20 "$balancer_log"
-    fi
-    if [[ $keep == --keep && $status -le 1 ]]; then
-        explain
-    else
-        step "remove all that was made" 2>/dev/null # the reader may be gone
-        take_down
-    fi
-}
-
-explain() {
-    step "the network stays; to enter it:"
-    local namespace
-    for namespace in $(namespaces); do
-        note "ip netns exec $namespace bash"
-    done
-    note "ip netns exec $prefix-client curl -s $service"
-    note "$binary status --socket $socket"
+explain_more() {
     note "curl -s --unix-socket $state/mesh/control http://mesh/state   (tests/nsm/README.md has the controls)"
     note "the logs are $balancer_log and in $state/mesh/log"
-    note "to remove it: ./run demo --down"
 }
 
 take_down() {

@@ -14,6 +14,17 @@ request() {
     ! grep -qv "^Hello! I'm finance-server-" <<<"$answers" || die "not all of $count requests were answered"
 }
 
+# show_requests: 12 requests, of which each of three servers must get some.
+show_requests() {
+    step "12 requests: curl -s $service"
+    request 12
+    local n
+    for n in 1 2 3; do
+        grep -q "finance-server-$n\$" <<<"$answers" || die "finance-server-$n got none of 12 requests"
+    done
+    shares
+}
+
 # How many of $answers came from each server.
 shares() {
     echo
