@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | batch | `batch.rs` | takes a burst in groups, so that the cache misses of a group overlap |
 //! | classify | `classify.rs` | parses; separates packets of flows, of the slow path, and strays |
+//! | decide | `decide.rs` | connects the next steps: a known flow, an ended one, none |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
@@ -26,6 +27,7 @@
 mod admit;
 mod batch;
 mod classify;
+mod decide;
 mod divide;
 mod early_selection;
 mod emit;
@@ -56,25 +58,21 @@ use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{DropReason, Duration, Protocol, ServiceSlot, Snapshot, Timestamp};
+use vl3lb_common::{DropReason, Duration, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{FeedWriter, FlowId, Flows, tcp};
+use crate::flow::{FeedWriter, Flows};
 use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
 use crate::port::Frame;
 
 use batch::Prepared;
-use classify::{Class, check_source};
-use early_selection::EarlySelection;
 use identification::Identifications;
 use limit::Limits;
-use lookup::{Found, Lookup};
+use lookup::Lookup;
 use path_mtu::PathMtus;
 use policy::Policy;
-use refusal::Refusal;
-use reject::DropContext;
 use select::Selector;
-use slow_path::{Arrival, FragmentTable};
+use slow_path::FragmentTable;
 pub use slow_path::{Release, Ticket};
 use tuple::Tuple;
 pub use unsent::Unsent;
@@ -263,211 +261,6 @@ impl Engine {
         let mut prepared = Prepared::EMPTY;
         prepared.classify(&self.policy, self.tables.flows.table(), packet);
         self.decide(packet, &prepared, origin, now)
-    }
-
-    /// Decides about a packet that is classified.
-    #[inline(always)]
-    fn decide<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        prepared: &Prepared,
-        origin: Origin,
-        now: Timestamp,
-    ) -> Verdict {
-        let parsed = &prepared.parsed;
-        let decided = match &prepared.class {
-            Class::Flow(lookup) => {
-                let context = Context {
-                    parsed,
-                    lookup,
-                    origin,
-                    now,
-                };
-                let decided = self.balance(packet, context, prepared.early.as_ref());
-                if parsed.dont_fragment {
-                    decided
-                } else {
-                    self.identify(packet, parsed, decided)
-                }
-            }
-            &Class::SlowPath { local } => self.slow_path(packet, parsed, local, Arrival::New, origin, now),
-            &Class::Drop(reason) => Err(reason.into()),
-        };
-        decided.unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
-    }
-
-    /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
-    #[inline(always)]
-    fn balance<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        early: Option<&EarlySelection>,
-    ) -> Result<Verdict, DropContext> {
-        match lookup::find(&self.policy, self.tables.flows.table(), context) {
-            Found::Reply(id) => self.reply(packet, context, id),
-            Found::Request(id) => self.request(packet, context, id),
-            Found::Nothing => self.unknown(packet, context, early),
-        }
-    }
-
-    /// A reply of a flow in the table.
-    #[inline(always)]
-    fn reply<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        id: FlowId,
-    ) -> Result<Verdict, DropContext> {
-        let entry = self.tables.flows.table().entry(id);
-        let service = ServiceSlot(entry.service_slot);
-        if context.parsed.hop_limit <= 1 {
-            return Err(DropContext::hop_limit_exceeded(service));
-        }
-        if let Err((cause, reason)) = self.policy.usable_backend(entry) {
-            self.tables.flows.end(id, cause, context.now);
-            return Err(DropContext::of(service, reason).closed_port());
-        }
-        translate::to_client(
-            &self.policy,
-            &mut self.tables.flows,
-            &self.signals,
-            packet,
-            context,
-            id,
-        )
-        .map_err(|refusal| self.refused(context, id, refusal))
-    }
-
-    /// A translated packet of a flow cannot be sent. If it is too long for the next hop, its sender learns that, and the
-    /// flow's super-packets are segmented to what fits, since they do not show whether it has learned.
-    #[cold]
-    fn refused(&mut self, context: Context<'_>, id: FlowId, refusal: Refusal) -> DropContext {
-        let flows = &mut self.tables.flows;
-        let service = ServiceSlot(flows.table().entry(id).service_slot);
-        if refusal.mtu > 0 {
-            let (family, mtu) = (context.parsed.family, refusal.mtu.into());
-            self.tables.path_mtus.lower(flows, id, family, mtu, context.now);
-        }
-        DropContext::of(service, refusal.reason).too_big(refusal.mtu)
-    }
-
-    /// A request of a flow in the table. Flows are looked up before services: a known flow needs no service.
-    #[inline(always)]
-    fn request<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        id: FlowId,
-    ) -> Result<Verdict, DropContext> {
-        let entry = self.tables.flows.table().entry(id);
-        let service = ServiceSlot(entry.service_slot);
-        if context.parsed.hop_limit <= 1 {
-            return Err(DropContext::hop_limit_exceeded(service));
-        }
-        if tcp::reopens(entry.state(), context.tcp_flags()) {
-            return self.reopen(packet, context, Some(id));
-        }
-        match self.policy.usable_backend(entry) {
-            Ok(backend) => {
-                let mac = next_hop::of_backend(&self.policy, &self.signals, backend);
-                translate::to_backend(
-                    &self.policy,
-                    &mut self.tables.flows,
-                    &self.signals,
-                    packet,
-                    context,
-                    id,
-                    mac,
-                )
-                .map_err(|refusal| self.refused(context, id, refusal))
-            }
-            Err((cause, reason)) => {
-                self.tables.flows.end(id, cause, context.now);
-                if context.tuple().protocol == Protocol::Tcp && !tcp::opens(context.tcp_flags()) {
-                    return Err(DropContext::of(service, reason).closed_port());
-                }
-                self.reopen(packet, context, None)
-            }
-        }
-    }
-
-    /// A request whose flow has ended, or `over` is over: it opens a new one. That takes the place and the NAT port of
-    /// the one that is over.
-    #[cold]
-    fn reopen<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        over: Option<FlowId>,
-    ) -> Result<Verdict, DropContext> {
-        let service = self
-            .policy
-            .service_at(context.parsed, context.tuple())
-            .ok_or(DropReason::NoService)?;
-        let client = &context.parsed.source;
-        let by_ports = self.policy.request_owner(client, context.tuple());
-        let transport = &context.parsed.transport;
-        let Some(worker) = self
-            .policy
-            .remote_owner(service, client, by_ports, context.origin, transport)
-        else {
-            return self.new_request(packet, context, service, None);
-        };
-        if let Some(id) = over {
-            let cause = self.tables.flows.table().entry(id).state().close_cause();
-            self.tables.flows.end(id, cause, context.now);
-        }
-        Ok(Verdict::Handoff(worker))
-    }
-
-    /// A packet without a flow in this worker's table.
-    #[inline(always)]
-    fn unknown<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        early: Option<&EarlySelection>,
-    ) -> Result<Verdict, DropContext> {
-        let parsed = context.parsed;
-        check_source(&self.policy, self.tables.flows.table(), parsed)?;
-        let service = early.map_or_else(
-            || self.policy.service_at(parsed, context.tuple()),
-            |early| Some(early.service),
-        );
-        match (service, context.lookup.nat_owner) {
-            (Some(service), _) => {
-                let by_ports = self.policy.request_owner(&parsed.source, context.tuple());
-                match self.policy.remote_owner(
-                    service,
-                    &parsed.source,
-                    by_ports,
-                    context.origin,
-                    &parsed.transport,
-                ) {
-                    Some(worker) => Ok(Verdict::Handoff(worker)),
-                    None => self.new_request(packet, context, service, early),
-                }
-            }
-            (None, Some(owner)) if owner != self.policy.worker => Ok(Verdict::Handoff(owner)),
-            // A backend sends to a flow that is gone. A reset ends its connection before its own timers do.
-            (None, Some(_)) => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
-            (None, None) => Err(DropReason::NoService.into()),
-        }
-    }
-
-    /// A request that opens a flow of `service` at this worker.
-    fn new_request<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        service: ServiceSlot,
-        early: Option<&EarlySelection>,
-    ) -> Result<Verdict, DropContext> {
-        let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
-        let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
-        translate::to_backend(policy, &mut tables.flows, signals, packet, context, id, Ok(mac))
-            .map_err(|refusal| self.refused(context, id, refusal))
     }
 
     /// Ends flows that expired or lost backend or address, and publishes the gauges. A call looks at as many table entries as fall

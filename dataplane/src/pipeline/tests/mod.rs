@@ -12,6 +12,8 @@ mod orphan;
 mod path_mtu;
 mod properties;
 mod reattach;
+mod seen;
+mod setup;
 mod source_ranges;
 mod workers;
 
@@ -21,17 +23,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use ipnet::IpNet;
 use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::{Pool, Scheduler};
-use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendSockets, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey,
-    ServiceSlot, Snapshot, SourceRanges, Timestamp,
+    BackendSlot, BackendState, DropReason, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot, Snapshot,
+    Timestamp,
 };
 
 use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
@@ -43,49 +43,14 @@ use crate::testing::builder::{self, Addresses, Tcp, flags};
 use crate::testing::conversation::Conversation;
 use crate::testing::validate;
 use crate::testing::{MemFrame, frame, frames_of};
+use seen::Seen;
+use setup::{Setup, snapshot};
 
 const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x1b]);
 const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc1]);
 const BACKEND_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xbe]);
 /// The NAT ports of the tests: few, so that they can be used up.
 const NAT_PORTS: (u16, u16) = (20_000, 20_063);
-
-/// Backends of a service.
-const MOST_BACKENDS: usize = 16;
-
-/// What differs between the worlds of the tests.
-struct Setup {
-    framing: Framing,
-    backends: Vec<(&'static str, BackendState)>,
-    workers: u16,
-    flows: u32,
-    client_flows: Option<u32>,
-    nat_ports: (u16, u16),
-    scheduler: Scheduler,
-    affinity: Duration,
-    source_ranges: Vec<IpNet>,
-    mtu: u16,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            framing: Framing::Ethernet,
-            backends: vec![
-                ("172.16.1.2:8081", BackendState::Active),
-                ("[2001:db8::2]:8081", BackendState::Active),
-            ],
-            workers: 1,
-            flows: 1_000,
-            client_flows: None,
-            nat_ports: NAT_PORTS,
-            scheduler: Scheduler::RoundRobin,
-            affinity: Duration::ZERO,
-            source_ranges: Vec::new(),
-            mtu: 1_500,
-        }
-    }
-}
 
 /// One engine per worker, all with the same snapshot: `finance` on TCP and UDP port 8080.
 struct World {
@@ -358,153 +323,5 @@ impl World {
         let ack = self.client_tcp(client, flags::ACK, b"");
         self.forward(&ack);
         seen
-    }
-}
-
-/// A TCP or UDP packet as its receiver sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    macs: Option<(MacAddr, MacAddr)>,
-    source: SocketAddr,
-    destination: SocketAddr,
-    ttl: u8,
-    tcp_flags: u8,
-    payload: Vec<u8>,
-}
-
-impl Seen {
-    fn of(packet: &[u8], ethernet: bool) -> Self {
-        use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-        let sliced = if ethernet {
-            SlicedPacket::from_ethernet(packet)
-        } else {
-            SlicedPacket::from_ip(packet)
-        }
-        .unwrap();
-        let (source, destination, ttl): (IpAddr, IpAddr, u8) = match sliced.net.as_ref().unwrap() {
-            NetSlice::Ipv4(v4) => (
-                v4.header().source_addr().into(),
-                v4.header().destination_addr().into(),
-                v4.header().ttl(),
-            ),
-            NetSlice::Ipv6(v6) => (
-                v6.header().source_addr().into(),
-                v6.header().destination_addr().into(),
-                v6.header().hop_limit(),
-            ),
-            NetSlice::Arp(_) => panic!("ARP"),
-        };
-        let (ports, tcp_flags, payload) = match sliced.transport.as_ref().unwrap() {
-            TransportSlice::Tcp(tcp) => (
-                (tcp.source_port(), tcp.destination_port()),
-                tcp.slice()[13],
-                tcp.payload().to_vec(),
-            ),
-            TransportSlice::Udp(udp) => (
-                (udp.source_port(), udp.destination_port()),
-                0,
-                udp.payload().to_vec(),
-            ),
-            other => panic!("{other:?} is neither TCP nor UDP"),
-        };
-        let mac = |at: usize| MacAddr(packet[at..at + 6].try_into().unwrap());
-        Self {
-            macs: ethernet.then(|| (mac(6), mac(0))),
-            source: SocketAddr::new(source, ports.0),
-            destination: SocketAddr::new(destination, ports.1),
-            ttl,
-            tcp_flags,
-            payload,
-        }
-    }
-}
-
-fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
-    let addresses: Vec<IpAddr> = vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()];
-    let mut services = HashMap::default();
-    let mut service_slots = Vec::new();
-    let mut backend_slots = Vec::new();
-    for (slot, protocol) in (0..).zip([Protocol::Tcp, Protocol::Udp]) {
-        // Slots stay when backends are added.
-        backend_slots.resize(usize::from(slot) * MOST_BACKENDS, None);
-        let backends: Vec<Backend> = setup
-            .backends
-            .iter()
-            .zip(backend_slots.len()..)
-            .map(|(&(address, state), number)| {
-                let address: SocketAddr = address.parse().unwrap();
-                Backend {
-                    slot: BackendSlot(u32::try_from(number).unwrap()),
-                    since: Generation(1),
-                    service: ServiceSlot(slot),
-                    address: address.ip(),
-                    port: address.port(),
-                    protocol,
-                    weight: 1,
-                    state,
-                    mac: (setup.framing == Framing::Ethernet).then_some(BACKEND_MAC),
-                }
-            })
-            .collect();
-        let (v4, v6): (Vec<Backend>, Vec<Backend>) =
-            backends.iter().cloned().partition(|b| b.address.is_ipv4());
-        for &address in &addresses {
-            services.insert(
-                ServiceKey {
-                    address,
-                    port: 8080,
-                    protocol,
-                },
-                ServiceSlot(slot),
-            );
-        }
-        service_slots.push(Some(Service {
-            slot: ServiceSlot(slot),
-            name: "finance".to_owned(),
-            protocol,
-            port: 8080,
-            scheduler: setup.scheduler,
-            affinity: setup.affinity,
-            source_ranges: SourceRanges::new(&setup.source_ranges),
-            drain: Duration::from_secs(60),
-            v4: Pool::build(setup.scheduler, &v4).into(),
-            v6: Pool::build(setup.scheduler, &v6).into(),
-            backend_sockets: Arc::new(match protocol {
-                Protocol::Tcp => BackendSockets::default(),
-                Protocol::Udp => BackendSockets::new(&backends),
-            }),
-        }));
-        backend_slots.extend(backends.into_iter().map(Some));
-    }
-    let link = match setup.framing {
-        Framing::Ethernet => Link::Ethernet(OWN_MAC),
-        Framing::RawIp => Link::RawIp,
-    };
-    let routes = vec![
-        Route {
-            destination: "172.16.1.0".parse().unwrap(),
-            prefix_length: 24,
-            gateway: None,
-            metric: 0,
-            mtu: None,
-        },
-        Route {
-            destination: "2001:db8::".parse().unwrap(),
-            prefix_length: 64,
-            gateway: None,
-            metric: 0,
-            mtu: None,
-        },
-    ];
-    Snapshot {
-        generation: Generation(generation),
-        addresses,
-        broadcasts: vec!["172.16.1.255".parse().unwrap()],
-        nat_ports: NatPorts::new(setup.nat_ports.0, setup.nat_ports.1).unwrap(),
-        mtu: setup.mtu,
-        next_hops: NextHops::new(link, 1, routes, HashMap::new()),
-        services,
-        service_slots,
-        backend_slots,
     }
 }
