@@ -2,10 +2,7 @@
 
 use clap::ValueEnum;
 use vl3lb_dataplane::config::{Mode, ZeroCopy};
-use vl3lb_dataplane::error::SetupError;
-use vl3lb_dataplane::link::LinkInfo;
-use vl3lb_dataplane::port::xsk::{Layout, XskPort};
-use vl3lb_dataplane::steer::{Rules, Steer};
+use vl3lb_dataplane::{Layout, LinkInfo, Rules, SetupError, Steer, XskPort};
 
 /// How to attach to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

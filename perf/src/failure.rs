@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use vl3lb_dataplane::error::SetupError;
+use vl3lb_dataplane::SetupError;
 use vl3lb_testbed::TestbedError;
 
 use crate::compare::error::CompareError;

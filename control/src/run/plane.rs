@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tracing::error;
 use vl3lb_control::config::{self, Config};
+use vl3lb_dataplane::Plane;
 use vl3lb_dataplane::config as dataplane;
-use vl3lb_dataplane::plane::Plane;
 
 /// A data plane that is not attached yet.
 pub(super) fn new(config: &Config) -> Arc<Plane> {

@@ -9,7 +9,7 @@ use vl3lb_common::dataplane::Dataplane;
 use vl3lb_control::cli::Failure;
 use vl3lb_control::log::Log;
 use vl3lb_control::supervise::Supervisor;
-use vl3lb_dataplane::plane::Plane;
+use vl3lb_dataplane::Plane;
 
 use super::failed;
 use super::signals::{Request, Signals};

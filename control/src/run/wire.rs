@@ -25,7 +25,7 @@ use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
 use vl3lb_control::publisher::{CurrentReceiver, Publisher};
 use vl3lb_control::supervise::{Supervisor, Tasks};
 use vl3lb_control::version;
-use vl3lb_dataplane::plane::Plane;
+use vl3lb_dataplane::Plane;
 
 use super::{nsm, refused};
 

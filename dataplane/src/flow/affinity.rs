@@ -49,14 +49,14 @@ const _: () = assert!(size_of::<Header>() == 24);
 
 /// A client of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServiceClient {
+pub(crate) struct ServiceClient {
     pub service: ServiceSlot,
     pub client: [u8; 16],
 }
 
 /// A backend, distinct from later ones in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackendId {
+pub(crate) struct BackendId {
     pub slot: BackendSlot,
     /// The low half of [`Backend::since`].
     since: u32,
@@ -75,7 +75,7 @@ impl From<&Backend> for BackendId {
 /// Counts the changes of a client's backend, modulo 16. Only flows of the current epoch keep the
 /// client's entry alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AffinityEpoch(pub(super) u8);
+pub(crate) struct AffinityEpoch(pub(super) u8);
 
 impl AffinityEpoch {
     /// Distinct epochs.

@@ -12,7 +12,7 @@ use super::state::Direction;
 /// addition to the lower piece.
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C, align(32))]
-pub struct ColdEntry {
+pub(crate) struct ColdEntry {
     /// A finished flow's successor in the queue of its backend, or a free entry's in the list of
     /// free ones; plus one, 0 for none.
     pub(super) next: u32,
@@ -44,27 +44,27 @@ impl ColdEntry {
 
     /// When the flow was opened, in whole microseconds.
     #[inline]
-    pub fn created(&self) -> Timestamp {
+    pub(crate) fn created(&self) -> Timestamp {
         Timestamp(whole(self.created, self.created_upper) * 1000)
     }
 
     /// Packets that went in `direction`.
     #[inline]
-    pub fn packets(&self, direction: Direction) -> u64 {
+    pub(crate) fn packets(&self, direction: Direction) -> u64 {
         let at = direction as usize;
         whole(self.packets[at], self.packets_upper[at])
     }
 
     /// Bytes that went in `direction`, of IP packets.
     #[inline]
-    pub fn bytes(&self, direction: Direction) -> u64 {
+    pub(crate) fn bytes(&self, direction: Direction) -> u64 {
         let at = direction as usize;
         whole(self.bytes[at], self.bytes_upper[at])
     }
 
     /// Counts one packet.
     #[inline(always)]
-    pub fn count(&mut self, direction: Direction, bytes: u32) {
+    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
         let at = direction as usize;
         let (packets, carry) = self.packets[at].overflowing_add(1);
         self.packets[at] = packets;
@@ -80,7 +80,7 @@ impl ColdEntry {
 
     /// Takes back a packet that was counted and then not sent.
     #[expect(clippy::cast_possible_truncation, reason = "the two pieces")]
-    pub fn uncount(&mut self, direction: Direction, bytes: u32) {
+    pub(crate) fn uncount(&mut self, direction: Direction, bytes: u32) {
         let at = direction as usize;
         let packets = self.packets(direction).saturating_sub(1);
         (self.packets[at], self.packets_upper[at]) = (packets as u32, (packets >> u32::BITS) as u8);

@@ -19,7 +19,7 @@ pub(super) const PLACES: usize = 2 * MAX_BACKENDS;
 
 /// Where flows are translated to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     pub address: [u8; 16],
     pub port: u16,
     pub protocol: u8,

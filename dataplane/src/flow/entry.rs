@@ -31,7 +31,7 @@ const EPOCH_SHIFT: u32 = 4;
 /// is open; the index relies on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C, align(64))]
-pub struct HotEntry {
+pub(crate) struct HotEntry {
     pub client: [u8; 16],
     pub backend: [u8; 16],
     pub client_port: u16,
@@ -91,19 +91,19 @@ impl HotEntry {
 
     /// The flow's state.
     #[inline]
-    pub const fn state(&self) -> State {
+    pub(crate) const fn state(&self) -> State {
         State::from_code(self.state)
     }
 
     /// The service and the backend that the flow counts for.
     #[inline(always)]
-    pub const fn owner(&self) -> (ServiceSlot, BackendSlot) {
+    pub(crate) const fn owner(&self) -> (ServiceSlot, BackendSlot) {
         (ServiceSlot(self.service_slot), BackendSlot(self.backend_slot))
     }
 
     /// The key of the client's packets.
     #[inline]
-    pub const fn request_key(&self) -> RequestKey {
+    pub(crate) const fn request_key(&self) -> RequestKey {
         RequestKey {
             client: self.client,
             client_port: self.client_port,
@@ -115,7 +115,7 @@ impl HotEntry {
 
     /// The key of the backend's packets.
     #[inline]
-    pub const fn reply_key(&self) -> ReplyKey {
+    pub(crate) const fn reply_key(&self) -> ReplyKey {
         ReplyKey {
             backend: self.backend,
             backend_port: self.backend_port,
@@ -128,12 +128,12 @@ impl HotEntry {
     /// Whether the flow was silent for longer than its timeout. Never true too early, and less than
     /// 20 ms late.
     #[inline]
-    pub const fn expired(&self, now: Timestamp) -> bool {
+    pub(crate) const fn expired(&self, now: Timestamp) -> bool {
         signed_distance(self.deadline, centiseconds(now)) < 0
     }
 
     /// Time until the flow expires, in steps of 10 ms; zero if it has.
-    pub const fn expires_in(&self, now: Timestamp) -> Duration {
+    pub(crate) const fn expires_in(&self, now: Timestamp) -> Duration {
         let left = signed_distance(self.deadline, centiseconds(now));
         if left < 0 {
             return Duration::ZERO;
@@ -143,44 +143,44 @@ impl HotEntry {
 
     /// Whether the flow's end is accounted. The entry may stay for stragglers.
     #[inline]
-    pub const fn is_counted(&self) -> bool {
+    pub(crate) const fn is_counted(&self) -> bool {
         self.flags & COUNTED != 0
     }
 
     /// Marks the flow's end as accounted, or as to be accounted again.
     #[inline]
-    pub const fn set_counted(&mut self, counted: bool) {
+    pub(crate) const fn set_counted(&mut self, counted: bool) {
         self.set_flag(COUNTED, counted);
     }
 
     /// The epoch with which the flow holds its client's entry in the affinity table.
     #[inline]
-    pub fn epoch(&self) -> Option<AffinityEpoch> {
+    pub(crate) fn epoch(&self) -> Option<AffinityEpoch> {
         (self.flags & HAS_EPOCH != 0).then_some(AffinityEpoch(self.flags >> EPOCH_SHIFT))
     }
 
     /// Marks that the flow does not hold its client's entry in the affinity table any more.
     #[inline]
-    pub const fn clear_epoch(&mut self) {
+    pub(crate) const fn clear_epoch(&mut self) {
         self.flags &= (1 << EPOCH_SHIFT) - 1 - HAS_EPOCH;
     }
 
     /// Marks that the flow holds its client's entry in the affinity table. Once per flow.
     #[inline]
-    pub const fn set_epoch(&mut self, epoch: AffinityEpoch) {
+    pub(crate) const fn set_epoch(&mut self, epoch: AffinityEpoch) {
         self.flags |= HAS_EPOCH | epoch.0 << EPOCH_SHIFT;
     }
 
     /// Whether `client_mac` is the neighbour that the client's packets came from, because the kernel
     /// knew none.
     #[inline]
-    pub const fn is_client_mac_learned(&self) -> bool {
+    pub(crate) const fn is_client_mac_learned(&self) -> bool {
         self.flags & LEARNED != 0
     }
 
     /// Sets the next hop towards the client, and whether it was learned from the client's packets.
     #[inline]
-    pub const fn set_client_mac(&mut self, mac: [u8; 6], learned: bool, hop_generation: u16) {
+    pub(crate) const fn set_client_mac(&mut self, mac: [u8; 6], learned: bool, hop_generation: u16) {
         self.client_mac = mac;
         self.hop_generation = hop_generation;
         self.set_flag(LEARNED, learned);
@@ -188,7 +188,7 @@ impl HotEntry {
 
     /// Starts the timer of `state`, which the flow is in already, unless packets do not refresh it.
     #[inline(always)]
-    pub fn stay(&mut self, state: State, now: Timestamp, timeout: Lifetime) {
+    pub(crate) fn stay(&mut self, state: State, now: Timestamp, timeout: Lifetime) {
         if state.is_refreshed() {
             self.expire_after(now, timeout);
         }
@@ -247,7 +247,7 @@ const fn signed_distance(to: u32, from: u32) -> i32 {
 
 /// A timeout in the unit of deadlines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lifetime(u32);
+pub(crate) struct Lifetime(u32);
 
 impl From<Duration> for Lifetime {
     /// Rounds up; saturates at the longest timeout that a deadline can express.

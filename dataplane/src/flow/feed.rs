@@ -16,7 +16,7 @@ use crate::config::Timeouts;
 
 /// Writes a worker's changes to its feed.
 #[derive(Debug)]
-pub struct FeedWriter {
+pub(crate) struct FeedWriter {
     pub feed: Arc<FlowFeed>,
     pub worker: u16,
     /// The timeouts in use, from which idle and remaining time of a flow follow.

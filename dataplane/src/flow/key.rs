@@ -5,7 +5,7 @@ use super::index::{Hash, Kind};
 
 /// The key of a flow in packets from its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestKey {
+pub(crate) struct RequestKey {
     pub client: [u8; 16],
     pub client_port: u16,
     /// Index of the own address that the client sends to.
@@ -16,7 +16,7 @@ pub struct RequestKey {
 
 /// The key of a flow in packets from its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ReplyKey {
+pub(crate) struct ReplyKey {
     pub backend: [u8; 16],
     pub backend_port: u16,
     /// Index of the own address that the backend sends to.

@@ -41,7 +41,7 @@ use crate::config::Timeouts;
 use crate::packet::TcpSegment;
 
 /// The flows of one worker, and all data derived from them.
-pub struct Flows {
+pub(crate) struct Flows {
     pub(super) table: FlowTable,
     pub(super) affinity: AffinityTable,
     /// How long clients of a service keep their backend after a flow, by service slot; zero without affinity.
@@ -69,7 +69,7 @@ impl Flows {
     ///
     /// # Errors
     /// The tables' memory cannot be mapped; see [`FlowTable::new`].
-    pub fn new(
+    pub(crate) fn new(
         capacity: u32,
         nat_ports: RangeInclusive<u16>,
         seed: u64,
@@ -94,13 +94,13 @@ impl Flows {
 
     /// The entries, to look flows up and to read them.
     #[inline(always)]
-    pub const fn table(&self) -> &FlowTable {
+    pub(crate) const fn table(&self) -> &FlowTable {
         &self.table
     }
 
     /// A flow, to change its MAC address or MSS. For its state, use [`advance`](Self::advance).
     #[inline(always)]
-    pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
+    pub(crate) fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         self.table.entry_mut(id)
     }
 
@@ -108,7 +108,7 @@ impl Flows {
     /// [`CloseCause::InterfaceLost`] when a sweep or a packet meets them. Where 256 addresses are live or still have
     /// flows, others wait until the sweep has ended the flows of one that is gone; returns their number.
     /// O(services + addresses).
-    pub fn set_snapshot(&mut self, snapshot: &Snapshot) -> usize {
+    pub(crate) fn set_snapshot(&mut self, snapshot: &Snapshot) -> usize {
         let services = snapshot.service_slots.iter().map(Option::as_ref);
         for (time, service) in self
             .affinity_times
@@ -131,7 +131,7 @@ impl Flows {
     ///
     /// # Errors
     /// Nothing can make room, or the client has its share; nothing is ended then.
-    pub fn open(
+    pub(crate) fn open(
         &mut self,
         new: &NewFlow,
         backend: &Backend,
@@ -170,14 +170,14 @@ impl Flows {
     }
 
     /// How long a flow may be silent in `state`.
-    pub const fn timeout(&self, state: State) -> Duration {
+    pub(crate) const fn timeout(&self, state: State) -> Duration {
         state.timeout(&self.timeouts)
     }
 
     /// Moves a flow's state machine by a packet of `bytes` and sets its timer. Returns the former state if it
     /// changed. `segment` is that of a TCP packet; a fragment, which has none, changes no TCP state.
     #[inline(always)]
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         id: FlowId,
         direction: Direction,
@@ -253,7 +253,7 @@ impl Flows {
     }
 
     /// Notes the window scale option of a SYN for the judgement of segments, the client's first.
-    pub fn note_window_scale(&mut self, id: FlowId, sender: Direction, scale: Option<u8>) {
+    pub(crate) fn note_window_scale(&mut self, id: FlowId, sender: Direction, scale: Option<u8>) {
         let sequence = self.table.sequence_mut(id);
         if sender == Direction::In {
             *sequence = Sequence::NEW;
@@ -263,7 +263,7 @@ impl Flows {
 
     /// Counts the time from SYN to the backend's SYN-ACK.
     #[inline(never)]
-    pub fn count_connect(&self, id: FlowId, now: Timestamp) {
+    pub(crate) fn count_connect(&self, id: FlowId, now: Timestamp) {
         let micros = micros_since(self.table.counters(id).created(), now);
         let service = ServiceSlot(self.table.entry(id).service_slot);
         self.stats
@@ -274,7 +274,7 @@ impl Flows {
 
     /// Counts an ICMP error that reports a flow's backend as unreachable, unless the backend has replied before.
     /// The flow stays as it is.
-    pub fn count_unreachable(&self, id: FlowId) {
+    pub(crate) fn count_unreachable(&self, id: FlowId) {
         let entry = self.table.entry(id);
         if matches!(entry.state(), State::Opening | State::Unreplied) {
             self.count_failure(BackendSlot(entry.backend_slot), FlowFailure::Unreachable);
@@ -283,7 +283,7 @@ impl Flows {
 
     /// Counts a translated packet of `bytes` for its flow, and for the flow's [owner](HotEntry::owner).
     #[inline(always)]
-    pub fn count_packet(
+    pub(crate) fn count_packet(
         &mut self,
         id: FlowId,
         owner: (ServiceSlot, BackendSlot),
@@ -298,7 +298,7 @@ impl Flows {
 
     /// Takes back what [`count_packet`](Self::count_packet) counted for a packet that then was not sent.
     #[cold]
-    pub fn uncount_packet(
+    pub(crate) fn uncount_packet(
         &mut self,
         id: FlowId,
         owner: (ServiceSlot, BackendSlot),
@@ -316,7 +316,7 @@ impl Flows {
     /// # Panics
     /// If `id` is not a live flow.
     #[cold]
-    pub fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
+    pub(crate) fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
         if !self.table.entry(id).is_counted() {
             if let Some(feed) = self.subscribed_feed() {
                 feed.emit_closed(&self.table, id, cause, now);
@@ -337,7 +337,12 @@ impl Flows {
 
     /// Ends expired flows, those on an own address that is gone, and those for which `doomed` has a cause, among
     /// the next `budget` places of the table; see [`FlowTable::sweep_len`].
-    pub fn sweep(&mut self, now: Timestamp, budget: usize, doomed: impl Fn(&HotEntry) -> Option<CloseCause>) {
+    pub(crate) fn sweep(
+        &mut self,
+        now: Timestamp,
+        budget: usize,
+        doomed: impl Fn(&HotEntry) -> Option<CloseCause>,
+    ) {
         for _ in 0..budget.min(self.table.sweep_len()) {
             let Some(id) = self.table.next_at_cursor() else {
                 continue;
@@ -360,27 +365,27 @@ impl Flows {
     }
 
     /// The next TCP connection that has ended because its backend is down, for resets to both ends.
-    pub fn next_orphan(&mut self) -> Option<Orphan> {
+    pub(crate) fn next_orphan(&mut self) -> Option<Orphan> {
         self.orphans.pop()
     }
 
     /// Whether [`next_orphan`](Self::next_orphan) has one.
-    pub fn has_orphans(&self) -> bool {
+    pub(crate) fn has_orphans(&self) -> bool {
         !self.orphans.is_empty()
     }
 
     /// The backend that a client of a service with affinity is to get again.
-    pub fn kept_backend(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
+    pub(crate) fn kept_backend(&self, key: &ServiceClient, now: Timestamp) -> Option<BackendId> {
         self.affinity.find(key, now)
     }
 
     /// The live flows among the `scan` entries from `cursor` on: see [`FlowTable::slice`].
-    pub fn slice(&self, cursor: u32, scan: u32, now: Timestamp, worker: u16) -> FlowSlice {
+    pub(crate) fn slice(&self, cursor: u32, scan: u32, now: Timestamp, worker: u16) -> FlowSlice {
         self.table.slice(cursor, scan, now, worker, &self.timeouts)
     }
 
     /// Emits each flow that opens or closes from now on to `feed`, while it has a subscriber.
-    pub fn set_feed(&mut self, feed: FeedWriter) {
+    pub(crate) fn set_feed(&mut self, feed: FeedWriter) {
         self.feed = Some(feed);
     }
 

@@ -9,20 +9,20 @@ use super::table::FlowTable;
 impl FlowTable {
     /// Makes `addresses` the own ones. Returns those that found no index, because 256 addresses are in use or still
     /// have flows. O(addresses x known addresses).
-    pub fn set_local_addresses(&mut self, addresses: impl Iterator<Item = [u8; 16]>) -> Vec<[u8; 16]> {
+    pub(crate) fn set_local_addresses(&mut self, addresses: impl Iterator<Item = [u8; 16]>) -> Vec<[u8; 16]> {
         let header = self.pool.header_mut();
         header.current_addresses = [NO_ADDRESS; MAX_LOCALS];
         addresses.filter(|address| !header.add_local(*address)).collect()
     }
 
     /// Makes `address` an own one too. False if no index is free. O(known addresses).
-    pub fn add_local_address(&mut self, address: [u8; 16]) -> bool {
+    pub(crate) fn add_local_address(&mut self, address: [u8; 16]) -> bool {
         self.pool.header_mut().add_local(address)
     }
 
     /// The index of an own address. O(known addresses).
     #[inline(always)]
-    pub fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
+    pub(crate) fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
         const { assert!(MAX_LOCALS == 1 << u8::BITS) };
         let address = u128::from_ne_bytes(*address);
         let current = self.pool.header().current_addresses().iter();
@@ -34,7 +34,7 @@ impl FlowTable {
 
     /// The index of an address that was an own one and still has flows.
     #[cold]
-    pub fn find_departed(&self, address: &[u8; 16]) -> Option<u8> {
+    pub(crate) fn find_departed(&self, address: &[u8; 16]) -> Option<u8> {
         let header = self.pool.header();
         let index = header
             .known_addresses()
@@ -46,14 +46,14 @@ impl FlowTable {
 
     /// Whether the address with this index was an own one and is none any more.
     #[inline]
-    pub fn is_departed(&self, index: u8) -> bool {
+    pub(crate) fn is_departed(&self, index: u8) -> bool {
         let (header, index) = (self.pool.header(), usize::from(index));
         header.current_addresses[index] != header.local_addresses[index]
     }
 
     /// The address with this index, an own one or one that is gone; all zeros if there is none.
     #[inline]
-    pub fn local_address(&self, index: u8) -> [u8; 16] {
+    pub(crate) fn local_address(&self, index: u8) -> [u8; 16] {
         self.pool.header().local_addresses[usize::from(index)]
     }
 }

@@ -32,7 +32,7 @@ const OLD_SCAN: usize = 4;
 
 /// The parameters of a new flow.
 #[derive(Debug, Clone, Copy)]
-pub struct NewFlow {
+pub(crate) struct NewFlow {
     pub client: [u8; 16],
     pub client_port: u16,
     /// Index of an own address: from [`FlowTable::find_local`].
@@ -75,7 +75,7 @@ pub(super) struct Room {
 
 /// The reason why a flow could not be opened. No other flow was ended for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// All entries hold open flows.
     #[error("no entry left in the flow table")]
     TableFull,

@@ -7,7 +7,7 @@ use super::state::Direction;
 
 /// A connection that ended here and not at its ends.
 #[derive(Debug, Clone, Copy)]
-pub struct Orphan {
+pub(crate) struct Orphan {
     pub entry: HotEntry,
     /// The next sequence number, by sender.
     next: [u32; 2],
@@ -19,7 +19,7 @@ impl Orphan {
     }
 
     /// The sequence number that the receiver of `sender`'s segments waits for, unless some were lost.
-    pub const fn next(&self, sender: Direction) -> u32 {
+    pub(crate) const fn next(&self, sender: Direction) -> u32 {
         self.next[sender as usize]
     }
 }

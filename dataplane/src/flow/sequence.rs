@@ -34,7 +34,7 @@ const EARLY_FIN: u8 = 0x20;
 /// The sequence numbers of one TCP flow. Twelve bytes, in an array beside the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C)]
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// By sender: the number behind what it has sent.
     end: [u32; 2],
     /// While opening, bytes of data in the SYN; after the SYN-ACK, bytes that the backend has sent since (RFC 7413).

@@ -9,7 +9,7 @@ use crate::config::Timeouts;
 
 /// The direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     /// From the client to the backend.
     In,
     /// From the backend to the client.
@@ -20,7 +20,7 @@ impl Direction {
     /// The other direction.
     #[inline]
     #[must_use]
-    pub const fn opposite(self) -> Self {
+    pub(crate) const fn opposite(self) -> Self {
         match self {
             Self::In => Self::Out,
             Self::Out => Self::In,
@@ -31,7 +31,7 @@ impl Direction {
 /// The state of a flow. How TCP packets change it: [`super::tcp::advance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum State {
+pub(crate) enum State {
     /// TCP: the client's SYN was seen.
     Opening,
     /// TCP: the backend's SYN was seen too; the client has not confirmed it.
@@ -58,7 +58,7 @@ pub enum State {
 
 impl State {
     /// All states, in the order of their codes.
-    pub const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Opening,
         Self::Answered,
         Self::Established,
@@ -93,7 +93,7 @@ impl State {
 
     /// Whether data goes in one direction at least, on a TCP flow.
     #[inline]
-    pub const fn is_open(self) -> bool {
+    pub(crate) const fn is_open(self) -> bool {
         matches!(
             self,
             Self::Established | Self::HalfClosedByClient | Self::HalfClosedByBackend
@@ -104,7 +104,7 @@ impl State {
     /// flow's, after a fragment.
     #[inline]
     #[must_use]
-    pub const fn after_datagram(self, direction: Direction) -> Self {
+    pub(crate) const fn after_datagram(self, direction: Direction) -> Self {
         match (self, direction) {
             (Self::Unreplied, Direction::Out) => Self::Replied,
             _ => self,
@@ -115,7 +115,7 @@ impl State {
     /// REQ-5). A half-closed TCP flow still carries data and is kept as an open one (RFC 6146
     /// section 3.5.2.2).
     #[inline]
-    pub const fn timeout(self, timeouts: &Timeouts) -> Duration {
+    pub(crate) const fn timeout(self, timeouts: &Timeouts) -> Duration {
         match self {
             Self::Established | Self::HalfClosedByClient | Self::HalfClosedByBackend => {
                 timeouts.tcp_established
@@ -131,7 +131,7 @@ impl State {
     /// Whether a packet that does not change the state restarts the timeout. At the end of a TCP flow it
     /// does not (RFC 6146 section 3.5.2.2).
     #[inline]
-    pub const fn is_refreshed(self) -> bool {
+    pub(crate) const fn is_refreshed(self) -> bool {
         !matches!(
             self,
             Self::ClosingByClient | Self::ClosingByBackend | Self::Finished | Self::Reset
@@ -140,12 +140,12 @@ impl State {
 
     /// Whether the flow is over, in order or by RST, and may make room for another.
     #[inline]
-    pub const fn is_over(self) -> bool {
+    pub(crate) const fn is_over(self) -> bool {
         matches!(self, Self::Finished | Self::Reset)
     }
 
     /// The cause of the end of a flow that expires in this state.
-    pub const fn close_cause(self) -> CloseCause {
+    pub(crate) const fn close_cause(self) -> CloseCause {
         match self {
             Self::ClosingByClient | Self::ClosingByBackend | Self::Finished => CloseCause::Fin,
             Self::Reset => CloseCause::Rst,
@@ -154,7 +154,7 @@ impl State {
     }
 
     /// The state as it is shown.
-    pub const fn shown(self) -> FlowState {
+    pub(crate) const fn shown(self) -> FlowState {
         match self {
             Self::Opening => FlowState::Opening,
             Self::Answered | Self::Established | Self::Replied => FlowState::Established,

@@ -23,7 +23,7 @@ use super::state::{Direction, State};
 
 /// A live flow's number. Valid until the flow is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FlowId(pub(super) u32);
+pub(crate) struct FlowId(pub(super) u32);
 
 impl FlowId {
     #[inline]
@@ -34,7 +34,7 @@ impl FlowId {
 
 /// Where in the table the search for a key starts.
 #[derive(Debug, Clone, Copy)]
-pub struct Probe {
+pub(crate) struct Probe {
     hash: Hash,
     /// The bucket where the search starts.
     home: u32,
@@ -48,7 +48,7 @@ const NO_FLOW: u32 = u32::MAX;
 const _: () = assert!(MAX_FLOWS < NO_FLOW);
 
 /// The flows of one worker as plain data; [`super::Flows`] keeps the rest of the program consistent with it.
-pub struct FlowTable {
+pub(crate) struct FlowTable {
     pub(super) pool: Pool,
     /// Sequence numbers of the TCP flows, by entry.
     sequences: Region<Sequence>,
@@ -79,7 +79,7 @@ impl FlowTable {
     /// # Errors
     /// If there is not enough memory, or `capacity` is 0 or above 2^31 - 1, or `nat_ports` is empty
     /// or has port 0.
-    pub fn new(capacity: u32, nat_ports: RangeInclusive<u16>, seed: u64) -> io::Result<Self> {
+    pub(crate) fn new(capacity: u32, nat_ports: RangeInclusive<u16>, seed: u64) -> io::Result<Self> {
         let (first_port, last_port) = (*nat_ports.start(), *nat_ports.end());
         if capacity == 0 || capacity > MAX_FLOWS {
             return Err(io::Error::new(
@@ -171,13 +171,13 @@ impl FlowTable {
 
     /// Starts a search for a client's packet.
     #[inline(always)]
-    pub fn request_probe(&self, key: &RequestKey) -> Probe {
+    pub(crate) fn request_probe(&self, key: &RequestKey) -> Probe {
         self.probe(key)
     }
 
     /// Starts a search for a backend's packet.
     #[inline(always)]
-    pub fn reply_probe(&self, key: &ReplyKey) -> Probe {
+    pub(crate) fn reply_probe(&self, key: &ReplyKey) -> Probe {
         self.probe(key)
     }
 
@@ -193,13 +193,13 @@ impl FlowTable {
 
     /// First step of a batched lookup: prefetches the index bucket.
     #[inline(always)]
-    pub fn prefetch_index(&self, probe: &Probe) {
+    pub(crate) fn prefetch_index(&self, probe: &Probe) {
         self.index.prefetch(probe.home);
     }
 
     /// Second step: prefetches the flow, if the first bucket has one. True if there is no flow for certain.
     #[inline(always)]
-    pub fn prefetch_flow(&self, probe: &mut Probe) -> bool {
+    pub(crate) fn prefetch_flow(&self, probe: &mut Probe) -> bool {
         let Some(id) = self.index.guess(probe.home, probe.hash) else {
             return self.index.ends_at(probe.home);
         };
@@ -212,45 +212,45 @@ impl FlowTable {
 
     /// Whether `probe` certainly finds no flow, after the second step.
     #[inline]
-    pub fn lacks(&self, probe: &Probe) -> bool {
+    pub(crate) fn lacks(&self, probe: &Probe) -> bool {
         probe.guess == NO_FLOW && self.index.ends_at(probe.home)
     }
 
     /// Prefetches the bucket for the reply key of a flow to be opened.
     #[inline]
-    pub fn prefetch_reply(&self, key: &ReplyKey) {
+    pub(crate) fn prefetch_reply(&self, key: &ReplyKey) {
         self.index.prefetch(self.index.home(key.hash(&self.seed)));
     }
 
     /// A free NAT port towards a backend that has had flows, chosen by `random`, for [`NewFlow::nat_port`]. O(NAT ports
     /// / 64).
     #[inline]
-    pub fn free_port(&self, backend: BackendSlot, endpoint: &Endpoint, random: u64) -> Option<u16> {
+    pub(crate) fn free_port(&self, backend: BackendSlot, endpoint: &Endpoint, random: u64) -> Option<u16> {
         let endpoint = self.endpoints.known(backend, endpoint)?;
         self.ports.find_free(endpoint, random, |_| true)
     }
 
     /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
     #[inline(always)]
-    pub fn request_at(&self, probe: &Probe, key: RequestKey, now: Timestamp) -> Option<FlowId> {
+    pub(crate) fn request_at(&self, probe: &Probe, key: RequestKey, now: Timestamp) -> Option<FlowId> {
         self.at(probe, key, now)
     }
 
     /// The flow of a backend's packet, found at the key's own `probe`. Expired flows are not found.
     #[inline(always)]
-    pub fn reply_at(&self, probe: &Probe, key: ReplyKey, now: Timestamp) -> Option<FlowId> {
+    pub(crate) fn reply_at(&self, probe: &Probe, key: ReplyKey, now: Timestamp) -> Option<FlowId> {
         self.at(probe, key, now)
     }
 
     /// The flow of a client's packet. Expired flows are not found.
     #[inline]
-    pub fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
+    pub(crate) fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
         self.at(&self.probe(key), *key, now)
     }
 
     /// The flow of a backend's packet. Expired flows are not found.
     #[inline]
-    pub fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
+    pub(crate) fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
         self.at(&self.probe(key), *key, now)
     }
 
@@ -269,13 +269,13 @@ impl FlowTable {
 
     /// The part of a flow that every packet reads.
     #[inline]
-    pub fn entry(&self, id: FlowId) -> &HotEntry {
+    pub(crate) fn entry(&self, id: FlowId) -> &HotEntry {
         &self.pool.hot[id.index()]
     }
 
     /// The same, mutable. The flow's identity must not change; its state is changed by [`touch`](Self::touch).
     #[inline]
-    pub fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
+    pub(crate) fn entry_mut(&mut self, id: FlowId) -> &mut HotEntry {
         &mut self.pool.hot[id.index()]
     }
 
@@ -292,26 +292,26 @@ impl FlowTable {
 
     /// A flow's counters and when it was opened.
     #[inline]
-    pub fn counters(&self, id: FlowId) -> &ColdEntry {
+    pub(crate) fn counters(&self, id: FlowId) -> &ColdEntry {
         &self.pool.cold[id.index()]
     }
 
     /// The same, to count.
     #[inline]
-    pub fn counters_mut(&mut self, id: FlowId) -> &mut ColdEntry {
+    pub(crate) fn counters_mut(&mut self, id: FlowId) -> &mut ColdEntry {
         &mut self.pool.cold[id.index()]
     }
 
     /// Counts one IP packet of `bytes`.
     #[inline]
-    pub fn count(&mut self, id: FlowId, direction: Direction, bytes: u32) {
+    pub(crate) fn count(&mut self, id: FlowId, direction: Direction, bytes: u32) {
         self.counters_mut(id).count(direction, bytes);
     }
 
     /// Moves a flow to `state` after a packet, and starts that state's `timeout`; see
     /// [`State::is_refreshed`] for when not.
     #[inline]
-    pub fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: impl Into<Lifetime>) {
+    pub(crate) fn touch(&mut self, id: FlowId, state: State, now: Timestamp, timeout: impl Into<Lifetime>) {
         let entry = &mut self.pool.hot[id.index()];
         let before = Class::of(entry.state());
         entry.advance(state, now, timeout.into());
@@ -372,33 +372,34 @@ impl FlowTable {
     }
 
     /// Flows in the table, expired ones that were not swept yet included.
-    pub fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.pool.header().len
     }
 
     /// Whether there is no flow.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Flows that fit.
-    pub fn capacity(&self) -> u32 {
+    pub(crate) fn capacity(&self) -> u32 {
         self.pool.header().capacity
     }
 
     /// Bytes of the mapping that grow with the capacity: 128.7 for each flow. The maps of NAT ports
     /// are not counted: 1 bit for each port, only for backends that have had flows.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
 
     /// NAT ports in use by the flows of a backend slot. Slots with one endpoint share its ports. O(1).
-    pub fn ports_used(&self, backend: BackendSlot) -> u32 {
+    pub(crate) fn ports_used(&self, backend: BackendSlot) -> u32 {
         self.endpoints.slot_flows(backend)
     }
 
     /// Places that a sweep of the whole table looks at.
-    pub fn sweep_len(&self) -> usize {
+    pub(crate) fn sweep_len(&self) -> usize {
         let fresh = self.pool.header().fresh as usize;
         // Each live flow, and the end of each 64 entries.
         self.len() as usize + fresh.div_ceil(64)

@@ -23,7 +23,12 @@ use crate::packet::{TcpFlags, TcpSegment};
 
 /// The state of a TCP flow after a segment, which is taken into `sequence`.
 #[must_use]
-pub fn advance(state: State, sequence: &mut Sequence, direction: Direction, segment: &TcpSegment) -> State {
+pub(crate) fn advance(
+    state: State,
+    sequence: &mut Sequence,
+    direction: Direction,
+    segment: &TcpSegment,
+) -> State {
     if state == State::Reset {
         return after_reset(sequence, direction, segment);
     }
@@ -50,7 +55,7 @@ pub fn advance(state: State, sequence: &mut Sequence, direction: Direction, segm
 /// Whether a client's packet with these flags begins a new connection in place of this flow, which
 /// is over: the caller opens a new flow.
 #[inline]
-pub const fn reopens(state: State, flags: TcpFlags) -> bool {
+pub(crate) const fn reopens(state: State, flags: TcpFlags) -> bool {
     opens(flags)
         && matches!(
             state,
@@ -60,7 +65,7 @@ pub const fn reopens(state: State, flags: TcpFlags) -> bool {
 
 /// Whether a client's packet with these flags may open a flow: SYN alone.
 #[inline]
-pub const fn opens(flags: TcpFlags) -> bool {
+pub(crate) const fn opens(flags: TcpFlags) -> bool {
     flags.0 & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
 }
 

@@ -13,7 +13,7 @@ impl FlowTable {
     /// are those in use; the idle time of a flow follows from them.
     ///
     /// At least one entry is read, so that a reader makes progress. Allocates; not for the packet path.
-    pub fn slice(
+    pub(crate) fn slice(
         &self,
         cursor: u32,
         scan: u32,

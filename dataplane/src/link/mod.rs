@@ -21,12 +21,12 @@ pub use vl3lb_common::next_hop::Link;
 
 /// The smallest MTU that can work: every IPv4 host must take datagrams of 576 bytes (RFC 791 section 3.2).
 /// Below 1,280 Linux itself takes IPv6 off the interface (RFC 8200 section 5), so that only IPv4 is balanced.
-pub const MIN_MTU: u32 = 576;
+pub(crate) const MIN_MTU: u32 = 576;
 
 /// The largest MTU that can work: AF_XDP sends a packet of at most 17 descriptors (MAX_SKB_FRAGS), one stays
 /// in reserve; a UMEM frame of 4 KiB holds 3,840 bytes behind the XDP headroom. Native XDP with several
 /// buffers on veth would take more.
-pub const MAX_MTU: u32 = 16 * 3840 - ETHERNET_HEADER;
+pub(crate) const MAX_MTU: u32 = 16 * 3840 - ETHERNET_HEADER;
 
 const ETHERNET_HEADER: u32 = 14;
 

@@ -20,7 +20,7 @@ const NO_OPERATION: u8 = 1;
 ///
 /// All or nothing: on an error no frame is kept. Errors: `UmemExhausted`; `Internal` for anything that is not this packet,
 /// for IPv6, and for an `mtu` that holds no payload.
-pub fn fragment<P: Port>(
+pub(crate) fn fragment<P: Port>(
     port: &mut P,
     packet: &[P::Frame],
     parsed: &Parsed,

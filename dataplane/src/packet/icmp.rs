@@ -23,7 +23,7 @@ use crate::port::Frame;
 /// truncated behind the first 8 bytes of its transport header (RFC 792). An IPv4-mapped IPv6 address
 /// is rejected, so that it cannot match an IPv4 flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quoted {
+pub(crate) struct Quoted {
     /// Offset of its IP header.
     pub l3: usize,
     /// Offset of its transport header.
@@ -43,7 +43,7 @@ pub struct Quoted {
 
 /// The kind of an error, as far as it matters to a balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
+pub(crate) enum ErrorClass {
     Unreachable,
     /// Fragmentation Needed (RFC 1191) or Packet Too Big; the MTU of the next hop in bytes, 0 if
     /// the router did not report it.
@@ -62,7 +62,7 @@ const QUOTED_TRANSPORT_LEN: usize = 8;
 ///
 /// Errors: `Malformed`, `BadChecksum`, `UnsupportedProtocol` (all but errors about TCP and UDP),
 /// `IcmpUnmatched` (about a fragment that has no ports), `Internal` if `parsed` is no ICMP message.
-pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
+pub(crate) fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     if parsed.transport != Transport::Icmp {
         return Err(DropReason::Internal);
     }
@@ -91,7 +91,7 @@ pub fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
 ///
 /// # Errors
 /// `BadChecksum`.
-pub fn check_long_icmp<F: Frame>(packet: &[F], parsed: &Parsed) -> Result<(), DropReason> {
+pub(crate) fn check_long_icmp<F: Frame>(packet: &[F], parsed: &Parsed) -> Result<(), DropReason> {
     let length = parsed.end() - parsed.l4();
     let sum = match packet.split_first() {
         Some((head, rest)) => {
@@ -209,7 +209,7 @@ fn parse_quoted_transport(
 ///
 /// Type, code, lengths and extensions stay. O(quoted headers). `Internal` if `parsed` and `quoted`
 /// are not of this packet.
-pub fn translate_error(
+pub(crate) fn translate_error(
     head: &mut [u8],
     parsed: &Parsed,
     quoted: &Quoted,

@@ -9,7 +9,7 @@ const ADDRESSES_LEN: usize = 2 * ethernet::MAC_LEN;
 /// Writes the addresses of an Ethernet frame. For Ethernet framing only; a frame that has no room
 /// for them stays as it is.
 #[inline]
-pub fn set_macs(head: &mut [u8], destination: MacAddr, source: MacAddr) {
+pub(crate) fn set_macs(head: &mut [u8], destination: MacAddr, source: MacAddr) {
     if let Some(header) = head.first_chunk_mut::<ADDRESSES_LEN>() {
         put(header, ethernet::DESTINATION, destination.0);
         put(header, ethernet::SOURCE, source.0);
@@ -18,7 +18,7 @@ pub fn set_macs(head: &mut [u8], destination: MacAddr, source: MacAddr) {
 
 /// The sender's address of an Ethernet frame; all zeros if the frame is too short for one.
 #[inline]
-pub fn source_mac(head: &[u8]) -> MacAddr {
+pub(crate) fn source_mac(head: &[u8]) -> MacAddr {
     mac_at(head, ethernet::SOURCE)
 }
 

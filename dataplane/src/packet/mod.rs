@@ -26,12 +26,15 @@ mod tcp_segment;
 #[cfg(test)]
 mod tests;
 
-pub use fragment::fragment;
-pub use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error};
-pub use mac::{set_macs, source_mac};
-pub use mss::{least_path_mtu, tcp_mss_option};
-pub use parse::{Family, Framing, Parsed, TcpFlags, Transport, parse, parse_into};
-pub use reject::{IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset};
-pub use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
-pub use segment::segment;
-pub use tcp_segment::{TcpSegment, tcp_segment, tcp_timestamps, tcp_window_scale};
+pub(crate) use fragment::fragment;
+pub(crate) use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error};
+pub(crate) use mac::{set_macs, source_mac};
+pub(crate) use mss::{least_path_mtu, tcp_mss_option};
+pub use parse::Framing;
+pub(crate) use parse::{Family, Parsed, TcpFlags, Transport, parse, parse_into};
+pub(crate) use reject::{
+    IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset,
+};
+pub(crate) use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
+pub(crate) use segment::segment;
+pub(crate) use tcp_segment::{TcpSegment, tcp_segment, tcp_window_scale};

@@ -9,7 +9,7 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
 /// The shortest path MTU that is believed: 1,280 bytes over IPv6 (RFC 8200 section 5), 552 over IPv4 (the least that Linux
 /// takes from a router; RFC 791 would allow 68). Smaller sizes would make thousands of packets of each super-packet.
-pub const fn least_path_mtu(family: Family) -> u16 {
+pub(crate) const fn least_path_mtu(family: Family) -> u16 {
     match family {
         Family::V4 => 552,
         Family::V6 => 1280,
@@ -18,7 +18,7 @@ pub const fn least_path_mtu(family: Family) -> u16 {
 
 /// The MSS option of a SYN or SYN-ACK (RFC 9293 section 3.7.1), if the segment is one and has the
 /// option; at least what [`least_path_mtu`] leaves. O(options), at most 40 bytes.
-pub fn tcp_mss_option(head: &[u8], parsed: &Parsed) -> Option<u16> {
+pub(crate) fn tcp_mss_option(head: &[u8], parsed: &Parsed) -> Option<u16> {
     let Transport::Tcp {
         flags, header_len, ..
     } = parsed.transport

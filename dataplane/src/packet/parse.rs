@@ -28,49 +28,43 @@ impl Framing {
 
 /// IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 /// The flags of a TCP header, the low byte (RFC 9293 section 3.1, RFC 3168 section 6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TcpFlags(pub u8);
+pub(crate) struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    pub const FIN: u8 = 0x01;
-    pub const SYN: u8 = 0x02;
-    pub const RST: u8 = 0x04;
-    pub const PSH: u8 = 0x08;
-    pub const ACK: u8 = 0x10;
-    pub const URG: u8 = 0x20;
-    pub const ECE: u8 = 0x40;
-    pub const CWR: u8 = 0x80;
+    pub(crate) const FIN: u8 = 0x01;
+    pub(crate) const SYN: u8 = 0x02;
+    pub(crate) const RST: u8 = 0x04;
+    pub(crate) const PSH: u8 = 0x08;
+    pub(crate) const ACK: u8 = 0x10;
+    pub(crate) const CWR: u8 = 0x80;
 
-    pub const fn fin(self) -> bool {
+    pub(crate) const fn fin(self) -> bool {
         self.0 & Self::FIN != 0
     }
 
-    pub const fn syn(self) -> bool {
+    pub(crate) const fn syn(self) -> bool {
         self.0 & Self::SYN != 0
     }
 
-    pub const fn rst(self) -> bool {
+    pub(crate) const fn rst(self) -> bool {
         self.0 & Self::RST != 0
     }
 
-    pub const fn psh(self) -> bool {
-        self.0 & Self::PSH != 0
-    }
-
-    pub const fn ack(self) -> bool {
+    pub(crate) const fn ack(self) -> bool {
         self.0 & Self::ACK != 0
     }
 }
 
 /// A packet that passed all checks. All offsets lie in the first frame, except `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parsed {
+pub(crate) struct Parsed {
     /// As `common::addr::to_octets`, like all addresses here.
     pub source: [u8; 16],
     pub destination: [u8; 16],
@@ -86,7 +80,7 @@ pub struct Parsed {
 
 impl Parsed {
     /// The value for [`parse_into`] to fill.
-    pub const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         source: [0; 16],
         destination: [0; 16],
         transport: Transport::Icmp,
@@ -100,19 +94,19 @@ impl Parsed {
 
     /// Offset of the IP header.
     #[inline(always)]
-    pub const fn l3(&self) -> usize {
+    pub(crate) const fn l3(&self) -> usize {
         self.l3 as usize
     }
 
     /// Offset of the transport header, behind IPv4 options or IPv6 extension headers.
     #[inline(always)]
-    pub const fn l4(&self) -> usize {
+    pub(crate) const fn l4(&self) -> usize {
         self.l4 as usize
     }
 
     /// Offset of the end of the IP packet, counted over all frames. Padding may follow.
     #[inline(always)]
-    pub const fn end(&self) -> usize {
+    pub(crate) const fn end(&self) -> usize {
         self.end as usize
     }
 
@@ -129,7 +123,7 @@ impl Parsed {
 
     /// Length of the IP packet in bytes, to be compared with an MTU.
     #[inline(always)]
-    pub const fn ip_len(&self) -> u32 {
+    pub(crate) const fn ip_len(&self) -> u32 {
         self.end - self.l3 as u32
     }
 
@@ -146,7 +140,7 @@ impl Parsed {
 
 /// The payload of the IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     Tcp {
         source_port: u16,
         destination_port: u16,
@@ -184,7 +178,7 @@ pub enum Transport {
 /// buffer. ICMP messages are only recognised. TCP and UDP checksums are the receiver's to check.
 ///
 /// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP and ICMP).
-pub fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed, DropReason> {
+pub(crate) fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed::EMPTY;
     parse_into(&mut parsed, head, packet_len, framing)?;
     Ok(parsed)
@@ -193,7 +187,7 @@ pub fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed,
 /// [`parse`] for the packet path: writes the result in place. Returned by value it would be copied, at a
 /// tenth of a packet's instructions. After an error the record is meaningless.
 #[inline(always)]
-pub fn parse_into(
+pub(crate) fn parse_into(
     parsed: &mut Parsed,
     head: &[u8],
     packet_len: usize,

@@ -16,7 +16,7 @@ const ONE_HOP: u16 = u16::from_ne_bytes([1, 0]);
 
 /// New addresses and ports. Addresses are of the packet's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Translation {
+pub(crate) struct Translation {
     pub source: [u8; 16],
     pub destination: [u8; 16],
     pub source_port: u16,
@@ -25,7 +25,7 @@ pub struct Translation {
 
 /// When the transport checksum is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChecksumPolicy {
+pub(crate) enum ChecksumPolicy {
     /// At once.
     Update,
     /// By [`segment`](super::segment), which makes new ones: leave it alone.
@@ -43,7 +43,7 @@ pub enum ChecksumPolicy {
 ///
 /// `Internal` if `parsed` is an ICMP message or not of this packet.
 #[inline(never)] // In a frame of its own it keeps all it needs in registers.
-pub fn translate<F: Frame>(
+pub(crate) fn translate<F: Frame>(
     packet: &mut [F],
     parsed: &Parsed,
     to: &Translation,
@@ -172,7 +172,7 @@ pub(super) fn rewrite_ports<const N: usize>(header: &mut [u8; N], to: &Translati
 ///
 /// # Errors
 /// `Internal` if `parsed` is not of this packet.
-pub fn addresses(head: &[u8], parsed: &Parsed) -> Result<([u8; 16], [u8; 16]), DropReason> {
+pub(crate) fn addresses(head: &[u8], parsed: &Parsed) -> Result<([u8; 16], [u8; 16]), DropReason> {
     let addresses = match parsed.family {
         Family::V4 => header_at(head, parsed.l3()).map(ipv4_addresses),
         Family::V6 => header_at(head, parsed.l3()).map(ipv6_addresses),
@@ -185,7 +185,7 @@ pub fn addresses(head: &[u8], parsed: &Parsed) -> Result<([u8; 16], [u8; 16]), D
 ///
 /// # Errors
 /// `Internal` if `parsed` is not of this packet.
-pub fn set_identification(head: &mut [u8], parsed: &Parsed, id: u32) -> Result<(), DropReason> {
+pub(crate) fn set_identification(head: &mut [u8], parsed: &Parsed, id: u32) -> Result<(), DropReason> {
     if parsed.family == Family::V6 {
         if let Transport::Fragment { .. } = parsed.transport {
             let at = parsed.l4() - extension::FRAGMENT_LEN + extension::FRAGMENT_ID;

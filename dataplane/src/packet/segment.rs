@@ -20,7 +20,7 @@ use crate::port::{Frame, Port};
 /// All or nothing: on an error no frame is kept. Errors: `UmemExhausted`; `MtuExceeded` for a SYN
 /// or RST, whose payload cannot be segmented; `Internal` for anything that is not this packet, an `mss`
 /// of 0 or headers that fill a frame.
-pub fn segment<P: Port>(
+pub(crate) fn segment<P: Port>(
     port: &mut P,
     packet: &[P::Frame],
     parsed: &Parsed,

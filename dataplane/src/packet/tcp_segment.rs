@@ -9,11 +9,10 @@ use super::parse::{Parsed, TcpFlags, Transport};
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
-const TIMESTAMPS: u8 = 8;
 
 /// What a TCP segment does to its connection. Sequence numbers are modulo 2^32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpSegment {
+pub(crate) struct TcpSegment {
     pub flags: TcpFlags,
     /// SEG.SEQ of RFC 9293.
     pub sequence: u32,
@@ -26,7 +25,7 @@ pub struct TcpSegment {
 impl TcpSegment {
     /// The sequence number behind the segment: SYN and FIN take one each (RFC 9293 section 3.4).
     #[inline(always)]
-    pub const fn end(&self) -> u32 {
+    pub(crate) const fn end(&self) -> u32 {
         let flags = self.flags.syn() as u32 + self.flags.fin() as u32;
         self.sequence.wrapping_add(self.payload).wrapping_add(flags)
     }
@@ -35,7 +34,7 @@ impl TcpSegment {
 /// The segment in a parsed packet that starts with `head`; `None` if it is no TCP segment, or a fragment other than the
 /// first one. A first fragment shows its own bytes only.
 #[inline(always)]
-pub fn tcp_segment(head: &[u8], parsed: &Parsed) -> Option<TcpSegment> {
+pub(crate) fn tcp_segment(head: &[u8], parsed: &Parsed) -> Option<TcpSegment> {
     match parsed.transport {
         Transport::Tcp {
             flags, header_len, ..
@@ -78,19 +77,11 @@ const fn payload_len(parsed: &Parsed) -> usize {
 }
 
 /// The shift of the window scale option of a SYN (RFC 7323 section 2.2), at most 14. O(options).
-pub fn tcp_window_scale(head: &[u8], parsed: &Parsed) -> Option<u8> {
+pub(crate) fn tcp_window_scale(head: &[u8], parsed: &Parsed) -> Option<u8> {
     match option(head, parsed, WINDOW_SCALE)? {
         &[shift] => Some(shift.min(14)),
         _ => None,
     }
-}
-
-/// TSval and TSecr of the timestamps option (RFC 7323 section 3.2). O(options).
-pub fn tcp_timestamps(head: &[u8], parsed: &Parsed) -> Option<(u32, u32)> {
-    let value = option(head, parsed, TIMESTAMPS)?;
-    let (value, echo) = (value.get(..4)?, value.get(4..8)?);
-    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
-    Some((number(value)?, number(echo)?))
 }
 
 /// The value of the first option of this kind, behind kind and length.

@@ -73,9 +73,9 @@ use path_mtu::PathMtus;
 use policy::Policy;
 use select::Selector;
 use slow_path::FragmentTable;
-pub use slow_path::{Release, Ticket};
+pub(crate) use slow_path::Ticket;
 use tuple::Tuple;
-pub use unsent::Unsent;
+pub(crate) use unsent::Unsent;
 
 /// The decision about a packet.
 #[must_use]

@@ -5,11 +5,12 @@
 //! another.
 
 #[cfg(any(test, feature = "testing"))]
-pub mod memory;
-pub mod none;
-pub mod provider;
-pub mod tap;
-pub mod xsk;
+pub(crate) mod memory;
+pub(crate) mod none;
+pub(crate) mod provider;
+#[cfg(test)]
+pub(crate) mod tap;
+pub(crate) mod xsk;
 
 use std::os::fd::BorrowedFd;
 
@@ -107,7 +108,7 @@ pub trait Port {
 /// Length of the packet that starts at `frames[0]`, in frames: up to and including the first one
 /// that does not continue. All of them if the end is missing.
 #[inline]
-pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
+pub(crate) fn packet_frames<F: Frame>(frames: &[F]) -> usize {
     // Nearly all packets are one frame.
     if frames.first().is_some_and(|first| !first.continues()) {
         return 1;
@@ -120,7 +121,7 @@ pub fn packet_frames<F: Frame>(frames: &[F]) -> usize {
 
 /// Length of the packets at the front of `frames` that fit whole into `room` frames, in frames.
 #[inline]
-pub fn fitting_frames<F: Frame>(frames: &[F], room: usize) -> usize {
+pub(crate) fn fitting_frames<F: Frame>(frames: &[F], room: usize) -> usize {
     let mut fits = 0;
     while fits < frames.len() {
         let end = fits + packet_frames(&frames[fits..]);
@@ -133,13 +134,13 @@ pub fn fitting_frames<F: Frame>(frames: &[F], room: usize) -> usize {
 }
 
 /// Number of packets in `frames`, counted by their last frames.
-pub fn packets_in<F: Frame>(frames: &[F]) -> u64 {
+pub(crate) fn packets_in<F: Frame>(frames: &[F]) -> u64 {
     frames.iter().filter(|frame| !frame.continues()).count() as u64
 }
 
 /// Length of a packet in bytes.
 #[inline]
-pub fn packet_len<F: Frame>(packet: &[F]) -> usize {
+pub(crate) fn packet_len<F: Frame>(packet: &[F]) -> usize {
     if let [only] = packet {
         return only.bytes().len();
     }

@@ -4,11 +4,11 @@ use super::{Frame, Port};
 
 /// A port without queues and frames: it neither receives nor transmits.
 #[derive(Debug, Default)]
-pub struct NoPort;
+pub(crate) struct NoPort;
 
 /// A frame that cannot exist.
 #[derive(Debug)]
-pub enum NoFrame {}
+pub(crate) enum NoFrame {}
 
 impl Frame for NoFrame {
     fn bytes(&self) -> &[u8] {

@@ -8,27 +8,27 @@ use super::{Frame, Port, fitting_frames, packet_frames};
 
 /// Which way a packet goes, seen from the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub(crate) enum Direction {
     Received,
     Transmitted,
 }
 
 /// The receiver of a [`Tap`]'s packets. It is called on the packet path, once per packet, and must not block.
-pub trait TapSink {
+pub(crate) trait TapSink {
     /// Sees all frames of one packet.
     fn packet<F: Frame>(&mut self, direction: Direction, packet: &[F]);
 }
 
 /// Wraps a port and shows received and transmitted packets to a sink, each packet once.
 #[derive(Debug)]
-pub struct Tap<P, S> {
+pub(crate) struct Tap<P, S> {
     port: P,
     sink: S,
 }
 
 impl<P: Port, S: TapSink> Tap<P, S> {
     /// Shows the packets of `port` to `sink`.
-    pub const fn new(port: P, sink: S) -> Self {
+    pub(crate) const fn new(port: P, sink: S) -> Self {
         Self { port, sink }
     }
 

@@ -31,7 +31,7 @@ use crate::link::{Link, LinkInfo};
 use companion::Companion;
 use program::Programs;
 
-pub use program::Counters;
+pub(crate) use program::Counters;
 
 /// Which packets belong to the balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]

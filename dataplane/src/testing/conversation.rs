@@ -6,7 +6,7 @@ use crate::packet::{TcpFlags, TcpSegment};
 
 /// A connection whose segments all arrive, in the order in which they are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conversation {
+pub(crate) struct Conversation {
     /// By sender: the next sequence number.
     next: [u32; 2],
 }
@@ -19,19 +19,19 @@ impl Default for Conversation {
 
 impl Conversation {
     /// With these initial sequence numbers: the client's, the backend's.
-    pub const fn new(client: u32, backend: u32) -> Self {
+    pub(crate) const fn new(client: u32, backend: u32) -> Self {
         Self {
             next: [client, backend],
         }
     }
 
     /// The sequence number that the next segment of `sender` begins with.
-    pub const fn next(&self, sender: Direction) -> u32 {
+    pub(crate) const fn next(&self, sender: Direction) -> u32 {
         self.next[sender as usize]
     }
 
     /// The next segment in `direction`, with these flags.
-    pub const fn segment(&mut self, direction: Direction, bits: u8, payload: u32) -> TcpSegment {
+    pub(crate) const fn segment(&mut self, direction: Direction, bits: u8, payload: u32) -> TcpSegment {
         let acknowledgment = if bits & flags::ACK == 0 {
             0
         } else {
@@ -50,7 +50,7 @@ impl Conversation {
     }
 
     /// The header of [`segment`](Self::segment).
-    pub fn header(&mut self, direction: Direction, bits: u8, payload: usize) -> Tcp<'static> {
+    pub(crate) fn header(&mut self, direction: Direction, bits: u8, payload: usize) -> Tcp<'static> {
         let payload = u32::try_from(payload).expect("a packet's payload");
         let segment = self.segment(direction, bits, payload);
         Tcp {

@@ -5,10 +5,12 @@
 //! the packet path itself does not use: checks here are checks by a second implementation.
 
 pub mod builder;
-pub mod conversation;
+#[cfg(test)]
+pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod netns;
 pub mod validate;
-pub mod world;
+#[cfg(test)]
+pub(crate) mod world;
 
 pub use crate::port::memory::{CHUNK, MemFrame, MemPort, frame, frames_of};

@@ -14,15 +14,15 @@ use vl3lb_common::{
 use super::builder::MACS;
 
 /// A service with a backend, on TCP and UDP.
-pub const SERVICE: &str = "172.16.1.103:8080";
+pub(crate) const SERVICE: &str = "172.16.1.103:8080";
 /// A TCP service without backends.
-pub const NO_BACKENDS: &str = "172.16.1.103:9090";
+pub(crate) const NO_BACKENDS: &str = "172.16.1.103:9090";
 /// The backend of [`SERVICE`].
-pub const BACKEND: &str = "172.16.1.2:8081";
+pub(crate) const BACKEND: &str = "172.16.1.2:8081";
 
 /// TCP and UDP at [`SERVICE`] with the one [`BACKEND`], TCP at [`NO_BACKENDS`] with none. On Ethernet the
 /// backend has the first of [`MACS`].
-pub fn snapshot(generation: u64, link: Link) -> Snapshot {
+pub(crate) fn snapshot(generation: u64, link: Link) -> Snapshot {
     let backend = socket_address(BACKEND);
     let mut services = HashMap::default();
     let mut service_slots = Vec::new();

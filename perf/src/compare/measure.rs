@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vl3lb_dataplane::port::Port;
+use vl3lb_dataplane::Port;
 
 use crate::failure::Failure;
 use crate::load::latency::seconds;

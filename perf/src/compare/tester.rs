@@ -15,11 +15,7 @@ use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 use vl3lb_dataplane::config::{Mode, ZeroCopy};
-use vl3lb_dataplane::link::LinkInfo;
-use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::port::xsk::XskPort;
-use vl3lb_dataplane::port::{Frame, Port};
-use vl3lb_dataplane::steer::{Rules, Steer};
+use vl3lb_dataplane::{Frame, Framing, LinkInfo, Port, Rules, Steer, XskPort};
 
 use crate::attachment::{Ports, attach};
 use crate::failure::Failure;

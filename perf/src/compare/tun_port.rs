@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use vl3lb_dataplane::port::{Frame, Port};
+use vl3lb_dataplane::{Frame, Port};
 use vl3lb_testbed::tun::VNET_HEADER;
 
 /// Bytes of a frame behind the device's header; the tester's are short.

@@ -8,8 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::net::sockopt;
 use vl3lb_dataplane::config::ZeroCopy;
-use vl3lb_dataplane::port::xsk::{Layout, XskPort};
-use vl3lb_dataplane::port::{Frame, Port};
+use vl3lb_dataplane::{Frame, Layout, Port, XskPort};
 
 use crate::compare::error::CompareError;
 use crate::compare::services::Service;

@@ -95,7 +95,7 @@ fn fold(mut sum: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use vl3lb_dataplane::packet::Framing;
+    use vl3lb_dataplane::Framing;
     use vl3lb_dataplane::testing::builder::{Addresses, Tcp, flags, make_checksum_partial, tcp, udp};
     use vl3lb_dataplane::testing::validate::assert_valid;
 

@@ -4,7 +4,7 @@ pub(crate) mod checksum;
 pub(crate) mod reflect;
 pub(crate) mod template;
 
-use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::Framing;
 
 pub(crate) const UDP: u8 = 17;
 pub(crate) const TCP: u8 = 6;

@@ -1,6 +1,6 @@
 //! Reflection of a frame to its source.
 
-use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::Framing;
 
 use super::{Layout, TCP, be32, checksum, flags, put};
 

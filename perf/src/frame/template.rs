@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use etherparse::PacketBuilder;
 use vl3lb_common::MacAddr;
-use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::Framing;
 
 use super::{Layout, TCP, checksum, put};
 use crate::load::payload::filler;

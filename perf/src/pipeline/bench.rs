@@ -8,10 +8,8 @@ use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, ServiceSlot, Snapshot, Timestamp};
 use vl3lb_dataplane::config::Timeouts;
-use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::pipeline::{Engine, EngineConfig, Origin, Verdict};
-use vl3lb_dataplane::port::Frame;
 use vl3lb_dataplane::testing::{MemFrame, frame};
+use vl3lb_dataplane::{Engine, EngineConfig, Frame, Framing, Origin, Verdict};
 
 use super::Work;
 use super::args::PipelineArgs;

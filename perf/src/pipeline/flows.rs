@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use vl3lb_dataplane::packet::Framing;
+use vl3lb_dataplane::Framing;
 
 use super::args::Distribution;
 use super::world::{BACKEND_PORT, OWN_ADDRESS};

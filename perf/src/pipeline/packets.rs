@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use etherparse::{Ethernet2Header, IpNumber, Ipv4Header, TcpHeader, TcpOptionElement, UdpHeader, ether_type};
-use vl3lb_dataplane::port::Frame;
+use vl3lb_dataplane::Frame;
 
 use super::world::{OWN_MAC, ROUTER_MAC};
 

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::port::{Frame, Port};
+use vl3lb_dataplane::{Frame, Framing, Port};
 
 use super::POLL;
 use crate::frame::reflect::reflect;

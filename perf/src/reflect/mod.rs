@@ -17,9 +17,7 @@ use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 use vl3lb_dataplane::config::ZeroCopy;
-use vl3lb_dataplane::link::{Link, LinkInfo};
-use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::steer::Rules;
+use vl3lb_dataplane::{Framing, Link, LinkInfo, Rules};
 
 use crate::attachment::{AttachMode, Ports, attach};
 use crate::failure::Failure;

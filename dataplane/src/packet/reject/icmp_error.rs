@@ -11,7 +11,7 @@ use crate::port::Frame;
 
 /// The kinds of error that the balancer sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IcmpError {
+pub(crate) enum IcmpError {
     /// No backend listens.
     PortUnreachable,
     /// No resources for the flow (RFC 5508 REQ-8).
@@ -37,7 +37,7 @@ const V6_LIMIT: usize = 1280;
 /// Errors: `IcmpUnmatched` for an ICMP error and `FragmentUnmatched` for a fragment other than the
 /// first, to which no error is sent; `Martian` for a packet not sent to one receiver; `Internal` if the
 /// frame is too small. The packet is unchanged then.
-pub fn reject_with_icmp_error<F: Frame>(
+pub(crate) fn reject_with_icmp_error<F: Frame>(
     packet: &mut [F],
     parsed: &Parsed,
     kind: IcmpError,

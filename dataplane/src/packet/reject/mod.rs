@@ -5,5 +5,5 @@ mod header;
 mod icmp_error;
 mod tcp_reset;
 
-pub use icmp_error::{IcmpError, reject_with_icmp_error};
-pub use tcp_reset::{TcpReset, reject_with_tcp_reset, write_tcp_reset};
+pub(crate) use icmp_error::{IcmpError, reject_with_icmp_error};
+pub(crate) use tcp_reset::{TcpReset, reject_with_tcp_reset, write_tcp_reset};

@@ -14,7 +14,7 @@ use crate::port::Frame;
 /// Errors: `NotSyn` for a reset, to which none is sent; `Martian` for a packet not sent to one
 /// receiver; `Internal` if it is not a TCP segment or the frame is too small. The packet is
 /// unchanged then.
-pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
+pub(crate) fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Result<(), DropReason> {
     let Transport::Tcp {
         source_port,
         destination_port,
@@ -55,7 +55,7 @@ pub fn reject_with_tcp_reset<F: Frame>(packet: &mut [F], parsed: &Parsed) -> Res
 
 /// A reset in the name of the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpReset {
+pub(crate) struct TcpReset {
     pub source: [u8; 16],
     pub destination: [u8; 16],
     pub source_port: u16,
@@ -67,7 +67,7 @@ pub struct TcpReset {
 /// Makes a reset of an empty frame. The MAC addresses are the caller's to write.
 ///
 /// Errors: `Internal` if the frame is too small.
-pub fn write_tcp_reset<F: Frame>(
+pub(crate) fn write_tcp_reset<F: Frame>(
     frame: &mut F,
     framing: Framing,
     fields: &TcpReset,

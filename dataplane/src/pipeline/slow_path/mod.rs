@@ -12,8 +12,8 @@ use super::{Engine, Origin, Tuple, Verdict};
 use crate::packet::{self, Parsed, Transport};
 use crate::port::Frame;
 
+pub(crate) use fragment::Ticket;
 pub(super) use fragment::{Arrival, FragmentTable};
-pub use fragment::{Release, Ticket};
 
 impl Engine {
     /// Decides about a packet to the address with the index `local`.

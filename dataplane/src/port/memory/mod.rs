@@ -5,6 +5,7 @@
 
 mod frame;
 mod port;
+#[cfg(test)]
 mod provider;
 #[cfg(test)]
 mod tests;
@@ -12,5 +13,7 @@ mod wire;
 
 pub use frame::{CHUNK, MemFrame, frame, frames_of};
 pub use port::MemPort;
-pub use provider::{MemInterface, MemProvider};
-pub use wire::Wire;
+#[cfg(test)]
+pub(crate) use provider::{MemInterface, MemProvider};
+#[cfg(test)]
+pub(crate) use wire::Wire;

@@ -15,7 +15,7 @@ use crate::steer::Rules;
 
 /// The properties of an interface in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemInterface {
+pub(crate) struct MemInterface {
     pub index: u32,
     pub link: Link,
     pub mtu: u16,
@@ -25,7 +25,7 @@ pub struct MemInterface {
 
 /// Gives ports on an interface of memory. Clones share it.
 #[derive(Debug, Clone)]
-pub struct MemProvider {
+pub(crate) struct MemProvider {
     frames: usize,
     state: Arc<Mutex<State>>,
 }
@@ -38,7 +38,7 @@ struct State {
 
 impl MemProvider {
     /// Ports with `frames` frames each, without an interface.
-    pub fn new(frames: usize) -> Self {
+    pub(crate) fn new(frames: usize) -> Self {
         Self {
             frames,
             state: Arc::default(),
@@ -46,13 +46,13 @@ impl MemProvider {
     }
 
     /// Makes, replaces or removes the interface. Ports that are open stay as they are.
-    pub fn set_interface(&self, interface: Option<MemInterface>) {
+    pub(crate) fn set_interface(&self, interface: Option<MemInterface>) {
         self.state().interface = interface;
     }
 
     /// The far ends of the queues of the latest attachment, by number: as many as the interface has of
     /// the more numerous kind.
-    pub fn wires(&self) -> Vec<Arc<Wire>> {
+    pub(crate) fn wires(&self) -> Vec<Arc<Wire>> {
         self.state().wires.clone()
     }
 
@@ -130,7 +130,7 @@ impl PortProvider for MemProvider {
 
 /// Accepts packets while there is a service.
 #[derive(Debug)]
-pub struct MemSteering {
+pub(crate) struct MemSteering {
     wires: Vec<Arc<Wire>>,
     counters: Arc<MemCounters>,
 }

@@ -35,7 +35,7 @@ impl Ready {
 
 /// One receive queue and one transmit queue, seen from the network.
 #[derive(Debug)]
-pub struct Wire {
+pub(crate) struct Wire {
     memory: Arc<Memory>,
     queues: Mutex<Queues>,
     ready: Arc<Ready>,
@@ -62,7 +62,7 @@ impl Wire {
 
     /// Delivers a packet in as many frames as it needs. False without enough free frames, as with AF_XDP, or if no packets
     /// are steered to this port.
-    pub fn send(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn send(&self, bytes: &[u8]) -> bool {
         if !self.open.load(Ordering::Relaxed) {
             return false;
         }
@@ -85,7 +85,7 @@ impl Wire {
     }
 
     /// The packets transmitted since the last call; frees their frames.
-    pub fn take_transmitted(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn take_transmitted(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut packet = Vec::new();
         for frame in std::mem::take(&mut self.queues().sent) {
@@ -103,6 +103,7 @@ impl Wire {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
     pub(super) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Relaxed);
     }

@@ -39,4 +39,4 @@ mod transmitter;
 
 pub use frame::XskFrame;
 pub use port::{Layout, XskPort};
-pub use provider::AfXdp;
+pub(crate) use provider::AfXdp;

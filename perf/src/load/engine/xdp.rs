@@ -11,11 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::MacAddr;
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_dataplane::config::ZeroCopy;
-use vl3lb_dataplane::link::{Link, LinkInfo, Path};
-use vl3lb_dataplane::packet::Framing;
-use vl3lb_dataplane::port::xsk::{XskFrame, XskPort};
-use vl3lb_dataplane::port::{Frame, Port};
-use vl3lb_dataplane::steer::{Rules, Steer};
+use vl3lb_dataplane::{Frame, Framing, Link, LinkInfo, Path, Port, Rules, Steer, XskFrame, XskPort};
 
 use super::segments::Connection;
 use super::tuples::Tuples;

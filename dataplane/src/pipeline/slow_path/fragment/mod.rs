@@ -26,7 +26,7 @@ use crate::port::Frame;
 
 pub(in crate::pipeline) use table::FragmentTable;
 use table::{Key, Piece, Tracked};
-pub use table::{Release, Ticket};
+pub(crate) use table::{Release, Ticket};
 
 impl Key {
     /// The worker where the fragments of this datagram meet. The steer program computes the same.
