@@ -31,14 +31,12 @@ pub(super) enum Scope {
 pub(super) struct Clients {
     /// One row after the other.
     counters: Region<u32>,
-    /// Counters of a row less one; their number is a power of two.
-    mask: usize,
 }
 
 impl Clients {
     /// Counters for a table of `flows` flows, all rows together: half a byte for each flow, but 128 KB at least.
     pub(super) const fn counters_for(flows: u32) -> usize {
-        let row = (flows / FLOWS_PER_COUNTER).next_power_of_two();
+        let row = flows / FLOWS_PER_COUNTER;
         let row = if row < FEWEST_COUNTERS {
             FEWEST_COUNTERS
         } else {
@@ -49,9 +47,8 @@ impl Clients {
     }
 
     /// No flows, over zeroed memory of [`counters_for`](Self::counters_for) counters.
-    pub(super) fn new(counters: Region<u32>) -> Self {
-        let mask = counters.len() / ROWS - 1;
-        Self { counters, mask }
+    pub(super) const fn new(counters: Region<u32>) -> Self {
+        Self { counters }
     }
 
     /// Flows of a client; never less than there are.
@@ -84,14 +81,15 @@ impl Clients {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     fn places(&self, client: &[u8; 16], scope: Scope, seed: &HashSeed) -> [usize; ROWS] {
         let scope = match scope {
             Scope::Table => 0,
             Scope::Endpoint(id) => id.0 + 1,
         };
         let hash = seed.scope_hash(client, scope).0;
-        let (high, low) = ((hash >> 32) as usize, hash as u32 as usize);
-        [high & self.mask, self.mask + 1 + (low & self.mask)]
+        let row = self.counters.len() / ROWS;
+        // A half of the hash, scaled to the row's length.
+        let place = |half: u64| ((half * row as u64) >> 32) as usize;
+        [place(hash >> 32), row + place(hash & u64::from(u32::MAX))]
     }
 }

@@ -35,12 +35,12 @@ impl EndpointId {
     }
 }
 
-/// One endpoint.
+/// One endpoint, in half a cache line: each packet of its flows reads it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes)]
-#[repr(C)]
-pub(super) struct Record {
-    address: [u8; 16],
-    port: u16,
+#[repr(C, align(32))]
+pub(crate) struct Record {
+    pub address: [u8; 16],
+    pub port: u16,
     protocol: u8,
     /// 1 if the number stands for an endpoint.
     known: u8,
@@ -48,19 +48,23 @@ pub(super) struct Record {
     flows: u32,
     /// Those of them that are not over.
     live: u32,
+    _unused: u32,
 }
 
-const _: () = assert!(size_of::<Record>() == 28);
+const _: () = assert!(size_of::<Record>() == 32);
 
 impl Record {
     fn is(&self, endpoint: &Endpoint) -> bool {
-        self.known != 0
-            && self.address == endpoint.address
-            && self.port == endpoint.port
-            && self.protocol == endpoint.protocol
+        self.known != 0 && self.is_at(&endpoint.address, endpoint.port) && self.protocol == endpoint.protocol
     }
 
-    const fn endpoint(&self) -> Endpoint {
+    /// Whether the endpoint has this address and port.
+    #[inline(always)]
+    pub(super) fn is_at(&self, address: &[u8; 16], port: u16) -> bool {
+        self.port == port && self.address == *address
+    }
+
+    pub(super) const fn endpoint(&self) -> Endpoint {
         Endpoint {
             address: self.address,
             port: self.port,
@@ -139,6 +143,12 @@ impl Endpoints {
         Some(id)
     }
 
+    /// The endpoint with this number.
+    #[inline(always)]
+    pub(super) fn get(&self, id: EndpointId) -> &Record {
+        &self.records[id.index()]
+    }
+
     /// The endpoint of a slot that has flows.
     pub(super) fn of_flows(&self, slot: BackendSlot) -> EndpointId {
         EndpointId(self.of_slot[slot.index()].saturating_sub(1))
@@ -214,6 +224,7 @@ impl Endpoints {
             known: 1,
             flows: 0,
             live: 0,
+            _unused: 0,
         };
         self.places[at] = id + 1;
         Some(EndpointId(id))

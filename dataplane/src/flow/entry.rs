@@ -1,11 +1,15 @@
-//! The part of a flow that every packet reads. Its counters are in [`super::counters`].
+//! The part of a flow that every packet reads. Its counters are in [`super::counters`], and the address that it is
+//! translated to in [`super::endpoint`].
 
+use vl3lb_common::snapshot::MAX_BACKENDS;
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::affinity::AffinityEpoch;
-use super::key::{ReplyKey, RequestKey};
+use super::endpoint::EndpointId;
+use super::key::RequestKey;
 use super::open::NewFlow;
+use super::sequence::Sequence;
 use super::state::State;
 
 /// Nanoseconds in the unit of deadlines.
@@ -27,60 +31,73 @@ const EPOCH_SHIFT: u32 = 4;
 /// The part of a flow that every packet reads: one cache line. Addresses are 16 bytes, IPv4 as
 /// IPv4-mapped.
 ///
-/// The fields from `client` to `backend_slot` are the flow's identity and stay as they are while it
-/// is open; the index relies on them.
+/// Addresses, ports, protocol, endpoint and slots are the flow's identity and stay as they are while it is open; the
+/// index relies on them. The backend's address and port are those of the endpoint, which all its flows share: see
+/// [`FlowTable::endpoint`](super::FlowTable::endpoint).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C, align(64))]
 pub(crate) struct HotEntry {
     pub client: [u8; 16],
-    pub backend: [u8; 16],
+    /// Centiseconds on the workers' clock, modulo 2^32.
+    deadline: u32,
+    /// TCP: what its segments are judged with.
+    pub(super) sequence: Sequence,
+    /// The next older flow in the queue of those that make room, plus one; 0 for none.
+    pub(super) older: u32,
     pub client_port: u16,
     pub service_port: u16,
     /// Source port towards the backend.
     pub nat_port: u16,
-    pub backend_port: u16,
     /// Index of the own address that both sides talk to; see `FlowTable::local_address`.
     pub local: u8,
     /// IP protocol number.
     pub protocol: u8,
     state: u8,
     flags: u8,
-    pub backend_slot: u32,
-    /// Centiseconds on the workers' clock, modulo 2^32.
-    deadline: u32,
+    /// The number of the endpoint; see [`HotEntry::endpoint`].
+    endpoint: u16,
+    backend_slot: u16,
+    service_slot: u16,
     /// Next hop towards the client.
     pub client_mac: [u8; 6],
     /// The generation of next hops for which `client_mac` holds.
     pub hop_generation: u16,
-    pub service_slot: u16,
     /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
+    _unused: u16,
 }
 
 const _: () = assert!(size_of::<HotEntry>() == 64);
-const _: () = assert!(std::mem::offset_of!(HotEntry, backend_slot) == 44);
-const _: () = assert!(std::mem::offset_of!(HotEntry, mss) == 62);
+const _: () = assert!(std::mem::offset_of!(HotEntry, client_port) == 36);
+const _: () = assert!(std::mem::offset_of!(HotEntry, _unused) == 62);
+const _: () = assert!(MAX_BACKENDS <= 1 << u16::BITS);
 
 impl HotEntry {
     /// The entry of a new flow, without a timer.
-    pub(super) const fn new(new: &NewFlow, nat_port: u16) -> Self {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "slots and endpoints are below MAX_BACKENDS"
+    )]
+    pub(super) const fn new(new: &NewFlow, endpoint: EndpointId, nat_port: u16) -> Self {
         Self {
             client: new.client,
-            backend: new.backend,
+            deadline: 0,
+            sequence: Sequence::NEW,
+            older: 0,
             client_port: new.client_port,
             service_port: new.service_port,
             nat_port,
-            backend_port: new.backend_port,
             local: new.local,
             protocol: new.protocol,
             state: new.state as u8,
             flags: 0,
-            backend_slot: new.backend_slot.0,
-            deadline: 0,
+            endpoint: endpoint.0 as u16,
+            backend_slot: new.backend_slot.0 as u16,
+            service_slot: new.service_slot.0,
             client_mac: new.client_mac,
             hop_generation: new.hop_generation,
-            service_slot: new.service_slot.0,
             mss: 0,
+            _unused: 0,
         }
     }
 
@@ -98,7 +115,25 @@ impl HotEntry {
     /// The service and the backend that the flow counts for.
     #[inline(always)]
     pub(crate) const fn owner(&self) -> (ServiceSlot, BackendSlot) {
-        (ServiceSlot(self.service_slot), BackendSlot(self.backend_slot))
+        (self.service(), self.backend())
+    }
+
+    /// The service that the flow counts for.
+    #[inline(always)]
+    pub(crate) const fn service(&self) -> ServiceSlot {
+        ServiceSlot(self.service_slot)
+    }
+
+    /// The slot of the backend that the flow counts for.
+    #[inline(always)]
+    pub(crate) const fn backend(&self) -> BackendSlot {
+        BackendSlot(self.backend_slot as u32)
+    }
+
+    /// Where the flow is translated to.
+    #[inline(always)]
+    pub(super) const fn endpoint(&self) -> EndpointId {
+        EndpointId(self.endpoint as u32)
     }
 
     /// The key of the client's packets.
@@ -109,18 +144,6 @@ impl HotEntry {
             client_port: self.client_port,
             local: self.local,
             service_port: self.service_port,
-            protocol: self.protocol,
-        }
-    }
-
-    /// The key of the backend's packets.
-    #[inline]
-    pub(crate) const fn reply_key(&self) -> ReplyKey {
-        ReplyKey {
-            backend: self.backend,
-            backend_port: self.backend_port,
-            local: self.local,
-            nat_port: self.nat_port,
             protocol: self.protocol,
         }
     }

@@ -7,7 +7,7 @@ pub(super) const MAX_LOCALS: usize = 256;
 
 const MAGIC: [u8; 8] = *b"vl3flow\0";
 /// Raised whenever the meaning of any byte of the mapping changes.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The header. The lengths of all arrays, and so their offsets, follow from it.
 #[derive(FromBytes, IntoBytes)]

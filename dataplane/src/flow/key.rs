@@ -1,5 +1,6 @@
 //! The two keys of a flow, and how they are hashed.
 
+use super::endpoint::Endpoints;
 use super::entry::HotEntry;
 use super::index::{Hash, Kind};
 
@@ -31,7 +32,7 @@ pub(super) trait Key: Copy {
     const KIND: Kind;
 
     /// Whether `entry` is this key's flow.
-    fn names(&self, entry: &HotEntry) -> bool;
+    fn names(&self, entry: &HotEntry, endpoints: &Endpoints) -> bool;
 
     fn hash(&self, seed: &HashSeed) -> Hash;
 }
@@ -40,7 +41,7 @@ impl Key for RequestKey {
     const KIND: Kind = Kind::Request;
 
     #[inline(always)]
-    fn names(&self, entry: &HotEntry) -> bool {
+    fn names(&self, entry: &HotEntry, _: &Endpoints) -> bool {
         entry.client == self.client
             && entry.client_port == self.client_port
             && entry.local == self.local
@@ -59,12 +60,13 @@ impl Key for ReplyKey {
     const KIND: Kind = Kind::Reply;
 
     #[inline(always)]
-    fn names(&self, entry: &HotEntry) -> bool {
-        entry.backend == self.backend
-            && entry.backend_port == self.backend_port
+    fn names(&self, entry: &HotEntry, endpoints: &Endpoints) -> bool {
+        entry.nat_port == self.nat_port
             && entry.local == self.local
-            && entry.nat_port == self.nat_port
             && entry.protocol == self.protocol
+            && endpoints
+                .get(entry.endpoint())
+                .is_at(&self.backend, self.backend_port)
     }
 
     #[inline(always)]

@@ -33,7 +33,6 @@ use super::entry::HotEntry;
 use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
 use super::orphan::{Orphan, Orphans};
-use super::sequence::Sequence;
 use super::state::{Direction, Lifetimes, State};
 use super::table::{FlowId, FlowTable};
 use super::tcp;
@@ -185,16 +184,16 @@ impl Flows {
         bytes: u32,
         now: Timestamp,
     ) -> Option<State> {
-        let before = self.table.entry(id).state();
+        let entry = self.table.entry_mut(id);
+        let before = entry.state();
         let stays = match segment {
-            Some(segment) => before.is_open() && self.table.sequence_mut(id).continues(direction, segment),
+            Some(segment) => before.is_open() && entry.sequence.continues(direction, segment),
             None => before.after_datagram(direction) == before,
         };
         if !stays {
             return self.change(id, direction, segment, bytes, now);
         }
-        let lifetime = self.lifetimes.of(before);
-        self.table.entry_mut(id).stay(before, now, lifetime);
+        entry.stay(before, now, self.lifetimes.of(before));
         None
     }
 
@@ -210,7 +209,7 @@ impl Flows {
     ) -> Option<State> {
         let before = self.table.entry(id).state();
         let after = match segment {
-            Some(segment) => tcp::advance(before, self.table.sequence_mut(id), direction, segment),
+            Some(segment) => tcp::advance(before, &mut self.table.entry_mut(id).sequence, direction, segment),
             None => before.after_datagram(direction),
         };
         if after != before {
@@ -237,7 +236,7 @@ impl Flows {
             let entry = self.table.entry(id);
             // Not the client's own: it gave up.
             if after == State::Reset && entry.state() == State::Opening && packet.0 == Direction::Out {
-                self.count_failure(BackendSlot(entry.backend_slot), FlowFailure::Reset);
+                self.count_failure(entry.backend(), FlowFailure::Reset);
             }
             self.account_end(id, after.close_cause(), now);
             self.table.entry_mut(id).set_counted(true);
@@ -252,20 +251,16 @@ impl Flows {
         }
     }
 
-    /// Notes the window scale option of a SYN for the judgement of segments, the client's first.
+    /// Notes the window scale option of a SYN for the judgement of segments.
     pub(crate) fn note_window_scale(&mut self, id: FlowId, sender: Direction, scale: Option<u8>) {
-        let sequence = self.table.sequence_mut(id);
-        if sender == Direction::In {
-            *sequence = Sequence::NEW;
-        }
-        sequence.note_scale(sender, scale);
+        self.table.entry_mut(id).sequence.note_scale(sender, scale);
     }
 
     /// Counts the time from SYN to the backend's SYN-ACK.
     #[inline(never)]
     pub(crate) fn count_connect(&self, id: FlowId, now: Timestamp) {
         let micros = micros_since(self.table.counters(id).created(), now);
-        let service = ServiceSlot(self.table.entry(id).service_slot);
+        let service = self.table.entry(id).service();
         self.stats
             .service(service)
             .connect
@@ -277,7 +272,7 @@ impl Flows {
     pub(crate) fn count_unreachable(&self, id: FlowId) {
         let entry = self.table.entry(id);
         if matches!(entry.state(), State::Opening | State::Unreplied) {
-            self.count_failure(BackendSlot(entry.backend_slot), FlowFailure::Unreachable);
+            self.count_failure(entry.backend(), FlowFailure::Unreachable);
         }
     }
 
@@ -324,8 +319,8 @@ impl Flows {
             self.account_end(id, cause, now);
             let entry = self.table.entry(id);
             if cause == CloseCause::BackendDown && entry.protocol == Protocol::Tcp.number() {
-                let next = [Direction::In, Direction::Out].map(|side| self.table.sequence(id).end(side));
-                self.orphans.push(Orphan::new(*entry, next));
+                let backend = self.table.endpoint(entry).endpoint();
+                self.orphans.push(Orphan::new(*entry, backend));
             }
         }
         let backend = self.table.close(id);
@@ -419,7 +414,7 @@ impl Flows {
     /// Takes the end of a flow into counters and affinity; once, while the entry still has its last state.
     fn account_end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
         let entry = self.table.entry(id);
-        let slot = BackendSlot(entry.backend_slot);
+        let slot = entry.backend();
         let key = client_key(entry);
         if let Some(epoch) = entry.epoch() {
             let time = self.affinity_times[key.service.index()];
@@ -446,7 +441,7 @@ impl Flows {
 
 const fn client_key(entry: &HotEntry) -> ServiceClient {
     ServiceClient {
-        service: ServiceSlot(entry.service_slot),
+        service: entry.service(),
         client: entry.client,
     }
 }

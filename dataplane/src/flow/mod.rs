@@ -3,13 +3,14 @@
 //! [`Flows`] is the life of flows: it opens, advances and ends them, and keeps counters, affinity and
 //! flow feed consistent with the table. The [`FlowTable`] is plain data in one memory mapping: a
 //! versioned header, an index of both keys of each flow, and the entries. References are numbers, not
-//! pointers, so the bytes are valid at any address. A packet of an established flow
-//! touches three cache lines: an index bucket, the hot half of the entry and the cold half.
+//! pointers, so the bytes are valid at any address. A packet of an established flow touches three cache lines of
+//! its own, an index bucket and the two parts of the entry, and that of its endpoint, which all flows to one backend
+//! share.
 //!
 //! ```text
-//! request key ─┐                       ┌─ HotEntry   identity, state, deadline   64 bytes
-//!              ├─ index bucket ─ id ───┤
-//! reply key ───┘                       └─ ColdEntry  counters                    32 bytes
+//! request key ─┐                       ┌─ HotEntry   identity, state, deadline, sequence numbers   64 bytes
+//!              ├─ index bucket ─ id ───┤     └─ endpoint   the backend's address and port
+//! reply key ───┘                       └─ ColdEntry  counters                                      32 bytes
 //! ```
 //!
 //! Two live flows never share a request key or a reply key. The NAT port of a flow comes out of

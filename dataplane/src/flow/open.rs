@@ -106,7 +106,7 @@ impl FlowTable {
             .endpoints
             .resolve(new.backend_slot, &new.endpoint(), &self.seed)
             .ok_or(OpenError::PortsExhausted)?;
-        let request = HotEntry::new(new, 0).request_key();
+        let request = HotEntry::new(new, endpoint, 0).request_key();
         let mut replaced = self.find(request.hash(&self.seed), request);
         let unused = self.unused_port(new, endpoint, replaced, random, &usable);
         let (nat_port, mut reclaimed) = if let Some(error) = self.share_used(new, endpoint, replaced) {
@@ -152,7 +152,7 @@ impl FlowTable {
     ) -> Option<u16> {
         let inherited = replaced
             .map(|id| self.entry(id))
-            .filter(|old| self.endpoints.of_flows(BackendSlot(old.backend_slot)) == endpoint)
+            .filter(|old| old.endpoint() == endpoint)
             .map(|old| old.nat_port)
             .filter(|&port| usable(port));
         let wanted = || {
@@ -195,8 +195,7 @@ impl FlowTable {
         if in_table - u32::from(live.is_some()) >= new.client_flows {
             return Some(OpenError::ClientLimit);
         }
-        let to_endpoint =
-            live.filter(|old| self.endpoints.of_flows(BackendSlot(old.backend_slot)) == endpoint);
+        let to_endpoint = live.filter(|old| old.endpoint() == endpoint);
         let (ports, capacity) = (u32::from(self.ports.ports()), self.capacity());
         let used = self.endpoints.live(endpoint) - u32::from(to_endpoint.is_some());
         if used >= ports - reserve(ports) {

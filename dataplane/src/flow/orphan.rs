@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::endpoint::Endpoint;
 use super::entry::HotEntry;
 use super::state::Direction;
 
@@ -9,13 +10,15 @@ use super::state::Direction;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Orphan {
     pub entry: HotEntry,
+    pub backend: Endpoint,
     /// The next sequence number, by sender.
     next: [u32; 2],
 }
 
 impl Orphan {
-    pub(super) const fn new(entry: HotEntry, next: [u32; 2]) -> Self {
-        Self { entry, next }
+    pub(super) fn new(entry: HotEntry, backend: Endpoint) -> Self {
+        let next = [Direction::In, Direction::Out].map(|sender| entry.sequence.end(sender));
+        Self { entry, backend, next }
     }
 
     /// The sequence number that the receiver of `sender`'s segments waits for, unless some were lost.

@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::counters::ColdEntry;
 use super::endpoint::EndpointId;
 use super::mapping::Region;
+use super::pool::Pool;
 use super::state::State;
 
 /// The classes of flows that may make room, first to go first.
@@ -69,24 +70,19 @@ pub(super) struct Ends {
 
 const _: () = assert!(size_of::<Ends>() == 8);
 
-/// All queues. The link towards the newer flow is in [`ColdEntry::next`].
+/// All queues. The link towards the newer flow is in [`ColdEntry::next`], the other one in
+/// [`HotEntry::older`](super::HotEntry).
 pub(super) struct Queues {
     /// By endpoint, then by class.
     ends: Region<Ends>,
     /// By class, then by endpoint: a bit for each queue that has flows.
     occupied: Region<u64>,
-    /// By entry: the next older flow, plus one.
-    older: Region<u32>,
 }
 
 impl Queues {
     /// Queues over zeroed memory are empty.
-    pub(super) const fn new(ends: Region<Ends>, occupied: Region<u64>, older: Region<u32>) -> Self {
-        Self {
-            ends,
-            occupied,
-            older,
-        }
+    pub(super) const fn new(ends: Region<Ends>, occupied: Region<u64>) -> Self {
+        Self { ends, occupied }
     }
 
     /// The flows of a queue, the first to go first.
@@ -123,32 +119,32 @@ impl Queues {
     }
 
     /// Adds a flow that is in no queue at the end of one.
-    pub(super) fn push(&mut self, endpoint: EndpointId, class: Class, id: u32, cold: &mut [ColdEntry]) {
+    pub(super) fn push(&mut self, endpoint: EndpointId, class: Class, id: u32, pool: &mut Pool) {
         let ends = &mut self.ends[at(endpoint, class)];
-        self.older[id as usize] = ends.newest;
-        cold[id as usize].next = 0;
+        pool.hot[id as usize].older = ends.newest;
+        pool.cold[id as usize].next = 0;
         match ends.newest.checked_sub(1) {
             None => {
                 ends.oldest = id + 1;
                 self.occupied[word(endpoint, class)] |= bit(endpoint);
             }
-            Some(newest) => cold[newest as usize].next = id + 1,
+            Some(newest) => pool.cold[newest as usize].next = id + 1,
         }
         ends.newest = id + 1;
     }
 
     /// Takes a flow out of its queue.
-    pub(super) fn remove(&mut self, endpoint: EndpointId, class: Class, id: u32, cold: &mut [ColdEntry]) {
+    pub(super) fn remove(&mut self, endpoint: EndpointId, class: Class, id: u32, pool: &mut Pool) {
         let ends = &mut self.ends[at(endpoint, class)];
-        let older = std::mem::take(&mut self.older[id as usize]);
-        let newer = std::mem::take(&mut cold[id as usize].next);
+        let older = std::mem::take(&mut pool.hot[id as usize].older);
+        let newer = std::mem::take(&mut pool.cold[id as usize].next);
         match older.checked_sub(1) {
             None => ends.oldest = newer,
-            Some(neighbor) => cold[neighbor as usize].next = newer,
+            Some(neighbor) => pool.cold[neighbor as usize].next = newer,
         }
         match newer.checked_sub(1) {
             None => ends.newest = older,
-            Some(neighbor) => self.older[neighbor as usize] = older,
+            Some(neighbor) => pool.hot[neighbor as usize].older = older,
         }
         if ends.oldest == 0 {
             self.occupied[word(endpoint, class)] &= !bit(endpoint);
@@ -158,9 +154,7 @@ impl Queues {
     /// Whether no flow is in any queue.
     #[cfg(test)]
     pub(super) fn is_pristine(&self) -> bool {
-        self.ends.iter().all(|ends| *ends == Ends::default())
-            && self.occupied.iter().all(|&word| word == 0)
-            && self.older.iter().all(|&link| link == 0)
+        self.ends.iter().all(|ends| *ends == Ends::default()) && self.occupied.iter().all(|&word| word == 0)
     }
 }
 

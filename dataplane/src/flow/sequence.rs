@@ -31,7 +31,7 @@ const FORMER: u8 = 0xf;
 const RESET_BY_BACKEND: u8 = 0x10;
 /// In [`Sequence::notes`]: the backend sent FIN before the client had confirmed the connection.
 const EARLY_FIN: u8 = 0x20;
-/// The sequence numbers of one TCP flow. Twelve bytes, in an array beside the entries.
+/// The sequence numbers of one TCP flow: twelve bytes of its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Sequence {

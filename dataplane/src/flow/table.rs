@@ -8,17 +8,16 @@ use vl3lb_common::{BackendSlot, Timestamp};
 
 use super::clients::{Clients, Scope};
 use super::counters::ColdEntry;
-use super::endpoint::{self, Endpoint, EndpointId, Endpoints};
+use super::endpoint::{self, Endpoint, EndpointId, Endpoints, Record};
 use super::entry::{HotEntry, Lifetime};
 use super::header::{Header, Shape};
 use super::index::{Bucket, Hash, Index, Kind, MAX_FLOWS};
 use super::key::{HashSeed, Key, ReplyKey, RequestKey};
-use super::mapping::{Mapping, Region, span};
+use super::mapping::{Mapping, span};
 use super::open::NewFlow;
 use super::pool::Pool;
 use super::ports::PortMaps;
 use super::reclaim::{Class, Ends, OCCUPIED_WORDS, QUEUES, Queues};
-use super::sequence::Sequence;
 use super::state::{Direction, State};
 
 /// A live flow's number. Valid until the flow is closed.
@@ -50,8 +49,6 @@ const _: () = assert!(MAX_FLOWS < NO_FLOW);
 /// The flows of one worker as plain data; [`super::Flows`] keeps the rest of the program consistent with it.
 pub(crate) struct FlowTable {
     pub(super) pool: Pool,
-    /// Sequence numbers of the TCP flows, by entry.
-    sequences: Region<Sequence>,
     pub(super) index: Index,
     pub(super) endpoints: Endpoints,
     pub(super) ports: PortMaps,
@@ -105,11 +102,9 @@ impl FlowTable {
             + span::<Bucket>(buckets as usize)
             + span::<HotEntry>(flows)
             + span::<ColdEntry>(flows)
-            + span::<Sequence>(flows)
-            + span::<u32>(flows)
             + span::<u64>(flows.div_ceil(64))
             + span::<u32>(counters);
-        let backend_bytes = span::<endpoint::Record>(MAX_BACKENDS)
+        let backend_bytes = span::<Record>(MAX_BACKENDS)
             + span::<u32>(endpoint::PLACES)
             + 3 * span::<u32>(MAX_BACKENDS)
             + span::<endpoint::Numbers>(1)
@@ -134,8 +129,6 @@ impl FlowTable {
             cold: mapping.carve(flows),
             live: mapping.carve(flows.div_ceil(64)),
         };
-        let sequences = mapping.carve(flows);
-        let older = mapping.carve(flows);
         let clients = Clients::new(mapping.carve(counters));
         let endpoints = Endpoints::new(
             mapping.carve(MAX_BACKENDS),
@@ -144,7 +137,7 @@ impl FlowTable {
             mapping.carve(MAX_BACKENDS),
             mapping.carve(1),
         );
-        let queues = Queues::new(mapping.carve(QUEUES), mapping.carve(OCCUPIED_WORDS), older);
+        let queues = Queues::new(mapping.carve(QUEUES), mapping.carve(OCCUPIED_WORDS));
         let in_use = mapping.carve(MAX_BACKENDS);
         let ports_in_use = PortMaps::new(mapping.carve(MAX_BACKENDS * words), in_use, first_port, ports);
         *pool.header_mut() = Header::new(&Shape {
@@ -157,7 +150,6 @@ impl FlowTable {
         });
         Ok(Self {
             pool,
-            sequences,
             index,
             endpoints,
             ports: ports_in_use,
@@ -206,7 +198,6 @@ impl FlowTable {
         probe.guess = id;
         self.pool.hot.prefetch(id as usize);
         self.pool.cold.prefetch(id as usize);
-        self.sequences.prefetch(id as usize);
         false
     }
 
@@ -259,7 +250,7 @@ impl FlowTable {
         // The guessed flow may have ended since. Then the entry is free or another flow's, and the key
         // does not match.
         if let Some(entry) = self.pool.hot.get(probe.guess as usize)
-            && key.names(entry)
+            && key.names(entry, &self.endpoints)
         {
             return (!entry.expired(now)).then_some(FlowId(probe.guess));
         }
@@ -279,15 +270,22 @@ impl FlowTable {
         &mut self.pool.hot[id.index()]
     }
 
-    /// A TCP flow's sequence numbers.
-    pub(super) fn sequence(&self, id: FlowId) -> &Sequence {
-        &self.sequences[id.index()]
+    /// Where a flow is translated to: its backend's address and port.
+    #[inline(always)]
+    pub(crate) fn endpoint(&self, entry: &HotEntry) -> &Record {
+        self.endpoints.get(entry.endpoint())
     }
 
-    /// The same, to change them.
-    #[inline(always)]
-    pub(super) fn sequence_mut(&mut self, id: FlowId) -> &mut Sequence {
-        &mut self.sequences[id.index()]
+    /// The key of the backend's packets of a flow.
+    pub(super) fn reply_key(&self, entry: &HotEntry) -> ReplyKey {
+        let backend = self.endpoint(entry);
+        ReplyKey {
+            backend: backend.address,
+            backend_port: backend.port,
+            local: entry.local,
+            nat_port: entry.nat_port,
+            protocol: entry.protocol,
+        }
     }
 
     /// A flow's counters and when it was opened.
@@ -323,13 +321,13 @@ impl FlowTable {
 
     /// Adds a flow with a NAT port that [`make_room`](Self::make_room) found. `None` if the table is full.
     pub(super) fn insert(&mut self, new: &NewFlow, nat_port: u16, now: Timestamp) -> Option<FlowId> {
-        let mut entry = HotEntry::new(new, nat_port);
+        let endpoint = self.endpoints.of_flows(new.backend_slot);
+        let mut entry = HotEntry::new(new, endpoint, nat_port);
         entry.expire_after(now, new.timeout.into());
-        let (request, reply) = (entry.request_key(), entry.reply_key());
+        let (request, reply) = (entry.request_key(), self.reply_key(&entry));
         let id = self.pool.allocate(entry, now)?;
         self.index.insert(Kind::Request, request.hash(&self.seed), id);
         self.index.insert(Kind::Reply, reply.hash(&self.seed), id);
-        let endpoint = self.endpoints.of_flows(new.backend_slot);
         self.endpoints.opened(new.backend_slot, endpoint);
         self.ports.reserve(endpoint, nat_port);
         self.pool.header_mut().local_flows[usize::from(new.local)] += 1;
@@ -349,19 +347,16 @@ impl FlowTable {
     pub(super) fn close(&mut self, id: FlowId) -> BackendSlot {
         assert!(self.pool.is_live(id.0), "{id:?} is closed once");
         let entry = self.entry(id);
-        let (state, endpoint) = (
-            entry.state(),
-            self.endpoints.of_flows(BackendSlot(entry.backend_slot)),
-        );
+        let (state, endpoint) = (entry.state(), entry.endpoint());
         if let Some(class) = Class::of(state) {
-            self.queues.remove(endpoint, class, id.0, &mut self.pool.cold);
+            self.queues.remove(endpoint, class, id.0, &mut self.pool);
         }
         if !state.is_over() {
             self.set_live(id.0, endpoint, false);
         }
         let entry = self.entry(id);
-        let (request, reply) = (entry.request_key(), entry.reply_key());
-        let (backend, nat_port) = (BackendSlot(entry.backend_slot), entry.nat_port);
+        let (request, reply) = (entry.request_key(), self.reply_key(entry));
+        let (backend, nat_port) = (entry.backend(), entry.nat_port);
         self.index.remove(Kind::Request, request.hash(&self.seed), id.0);
         self.index.remove(Kind::Reply, reply.hash(&self.seed), id.0);
         self.ports.release(endpoint, nat_port);
@@ -387,7 +382,7 @@ impl FlowTable {
         self.pool.header().capacity
     }
 
-    /// Bytes of the mapping that grow with the capacity: 128.7 for each flow. The maps of NAT ports
+    /// Bytes of the mapping that grow with the capacity: 111.9 for each flow. The maps of NAT ports
     /// are not counted: 1 bit for each port, only for backends that have had flows.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.memory_bytes
@@ -427,15 +422,15 @@ impl FlowTable {
     pub(super) fn find<K: Key>(&self, hash: Hash, key: K) -> Option<FlowId> {
         let hot = &self.pool.hot;
         self.index
-            .find(K::KIND, hash, |id| key.names(&hot[id as usize]))
+            .find(K::KIND, hash, |id| key.names(&hot[id as usize], &self.endpoints))
             .map(FlowId)
     }
 
     /// Moves a flow to the queue of another class; `None` for none.
     fn change_class(&mut self, id: FlowId, before: Option<Class>, after: Option<Class>) {
-        let endpoint = self.endpoints.of_flows(BackendSlot(self.entry(id).backend_slot));
+        let endpoint = self.entry(id).endpoint();
         if let Some(class) = before {
-            self.queues.remove(endpoint, class, id.0, &mut self.pool.cold);
+            self.queues.remove(endpoint, class, id.0, &mut self.pool);
         }
         let (was_over, is_over) = (before == Some(Class::Over), after == Some(Class::Over));
         if was_over != is_over {
@@ -451,7 +446,7 @@ impl FlowTable {
         if class == Class::Replied {
             self.pool.hot[id as usize].mark_use();
         }
-        self.queues.push(endpoint, class, id, &mut self.pool.cold);
+        self.queues.push(endpoint, class, id, &mut self.pool);
     }
 
     /// Counts a flow that is not over, or is over now.

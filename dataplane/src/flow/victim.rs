@@ -143,7 +143,7 @@ impl FlowTable {
                 .next()
                 .filter(|&id| self.pool.hot[id as usize].is_used_since_mark());
             let Some(id) = oldest else { return };
-            self.queues.remove(endpoint, class, id, &mut self.pool.cold);
+            self.queues.remove(endpoint, class, id, &mut self.pool);
             self.enqueue(id, endpoint, class);
         }
     }

@@ -2,7 +2,7 @@
 
 use vl3lb_common::addr::{Protocol, from_octets};
 use vl3lb_common::flow_query::{FlowRecord, FlowSlice};
-use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
+use vl3lb_common::{Duration, Timestamp};
 
 use super::state::Direction;
 use super::table::{FlowId, FlowTable};
@@ -47,6 +47,7 @@ impl FlowTable {
         timeouts: &Timeouts,
     ) -> Option<FlowRecord> {
         let (entry, counters) = (self.entry(id), self.counters(id));
+        let backend = self.endpoint(entry);
         let expires_in = entry.expires_in(now);
         let age = now.since(counters.created());
         // A flow at its end is not refreshed: then this is the time since it got there.
@@ -59,10 +60,10 @@ impl FlowTable {
             service_address: from_octets(self.local_address(entry.local)),
             service_port: entry.service_port,
             nat_port: entry.nat_port,
-            backend: from_octets(entry.backend),
-            backend_port: entry.backend_port,
-            service: ServiceSlot(entry.service_slot),
-            backend_slot: BackendSlot(entry.backend_slot),
+            backend: from_octets(backend.address),
+            backend_port: backend.port,
+            service: entry.service(),
+            backend_slot: entry.backend(),
             state: entry.state().shown(),
             age_micros: micros(age),
             idle_micros: micros(idle.min(age)),

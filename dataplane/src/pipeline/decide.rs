@@ -69,7 +69,7 @@ impl Engine {
         id: FlowId,
     ) -> Result<Verdict, DropContext> {
         let entry = self.tables.flows.table().entry(id);
-        let service = ServiceSlot(entry.service_slot);
+        let service = entry.service();
         if context.parsed.hop_limit <= 1 {
             return Err(DropContext::hop_limit_exceeded(service));
         }
@@ -93,7 +93,7 @@ impl Engine {
     #[cold]
     fn refused(&mut self, context: Context<'_>, id: FlowId, refusal: Refusal) -> DropContext {
         let flows = &mut self.tables.flows;
-        let service = ServiceSlot(flows.table().entry(id).service_slot);
+        let service = flows.table().entry(id).service();
         if refusal.mtu > 0 {
             let (family, mtu) = (context.parsed.family, refusal.mtu.into());
             self.tables.path_mtus.lower(flows, id, family, mtu, context.now);
@@ -110,7 +110,7 @@ impl Engine {
         id: FlowId,
     ) -> Result<Verdict, DropContext> {
         let entry = self.tables.flows.table().entry(id);
-        let service = ServiceSlot(entry.service_slot);
+        let service = entry.service();
         if context.parsed.hop_limit <= 1 {
             return Err(DropContext::hop_limit_exceeded(service));
         }

@@ -6,7 +6,7 @@
 
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::next_hop::NextHop;
-use vl3lb_common::{BackendSlot, BackendState, MacAddr, Snapshot};
+use vl3lb_common::{BackendState, MacAddr, Snapshot};
 
 use super::policy::Policy;
 use super::{Engine, emit};
@@ -54,8 +54,8 @@ impl Engine {
         let (source_port, (destination, destination_port), mac) = match sender {
             Direction::In => (
                 entry.nat_port,
-                (entry.backend, entry.backend_port),
-                self.policy.snapshot.backend(BackendSlot(entry.backend_slot))?.mac,
+                (orphan.backend.address, orphan.backend.port),
+                self.policy.snapshot.backend(entry.backend())?.mac,
             ),
             Direction::Out => (
                 entry.service_port,

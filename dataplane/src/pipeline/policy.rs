@@ -7,8 +7,7 @@ use vl3lb_common::hash::{OwnerKey, reduce};
 use vl3lb_common::next_hop::{HopGenerations, hop_bucket};
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, DropReason, Duration, MacAddr, Service, ServiceKey, ServiceSlot,
-    Snapshot,
+    Backend, BackendState, DropReason, Duration, MacAddr, Service, ServiceKey, ServiceSlot, Snapshot,
 };
 
 use super::placement::FlowPlacement;
@@ -207,7 +206,7 @@ impl Policy {
     /// The flow's backend, or why the flow has to end.
     #[inline(always)]
     pub(super) fn usable_backend(&self, entry: &HotEntry) -> Result<&Backend, (CloseCause, DropReason)> {
-        let backend = self.snapshot.backend(BackendSlot(entry.backend_slot));
+        let backend = self.snapshot.backend(entry.backend());
         match backend.map(|backend| (backend, backend.state)) {
             Some((backend, BackendState::Active | BackendState::Unknown | BackendState::Draining { .. })) => {
                 Ok(backend)

@@ -29,11 +29,12 @@ pub(super) fn to_backend<F: Frame>(
     }
     let entry = flows.table().entry(id);
     let owner = entry.owner();
+    let backend = flows.table().endpoint(entry);
     let to = Translation {
         source: flows.table().local_address(entry.local),
-        destination: entry.backend,
+        destination: backend.address,
         source_port: entry.nat_port,
-        destination_port: entry.backend_port,
+        destination_port: backend.port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
     flows.advance(id, Direction::In, segment.as_ref(), bytes, context.now);

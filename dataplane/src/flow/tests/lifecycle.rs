@@ -180,7 +180,7 @@ impl World {
 
     /// A packet of 60 bytes with the numbers that come next. `flags` are TCP's.
     fn packet(&mut self, id: FlowId, direction: Direction, flags: u8) {
-        let sequence = self.flows.table.sequence(id);
+        let sequence = self.flows.table.entry(id).sequence;
         let segment = TcpSegment {
             flags: TcpFlags(flags),
             sequence: sequence.end(direction),
@@ -219,7 +219,7 @@ impl World {
             }
             Step::Wait { seconds } => self.now = self.now + Duration::from_secs(seconds),
             Step::Sweep { budget, drained } => self.flows.sweep(self.now, budget, |entry| {
-                (Some(entry.backend_slot) == drained).then_some(CloseCause::Drain)
+                (Some(entry.backend().0) == drained).then_some(CloseCause::Drain)
             }),
             Step::Publish { addresses, affinity } => {
                 assert_eq!(self.flows.set_snapshot(&snapshot(addresses, affinity)), 0);
@@ -240,13 +240,13 @@ impl World {
         // A flow that is over is in the counters already.
         let open = |slot: u32| {
             live.iter()
-                .filter(|&&id| table.entry(id).backend_slot == slot && !table.entry(id).is_counted())
+                .filter(|&&id| table.entry(id).backend().0 == slot && !table.entry(id).is_counted())
                 .count() as u64
         };
         for slot in 0..BACKENDS {
             let in_table = live
                 .iter()
-                .filter(|&&id| table.entry(id).backend_slot == slot)
+                .filter(|&&id| table.entry(id).backend().0 == slot)
                 .count();
             let stats = self.stats.backend(BackendSlot(slot));
             assert_eq!(stats.flows.get(), open(slot), "backend {slot}");
@@ -283,10 +283,10 @@ impl World {
             .filter(|entry| !entry.is_counted())
             .filter_map(|entry| {
                 let key = ServiceClient {
-                    service: ServiceSlot(entry.service_slot),
+                    service: entry.service(),
                     client: entry.client,
                 };
-                Some((key, BackendSlot(entry.backend_slot), entry.epoch()?))
+                Some((key, entry.backend(), entry.epoch()?))
             })
             .collect();
         for (key, slot, epoch, flows) in self.flows.affinity.held() {

@@ -497,7 +497,10 @@ impl Model {
             assert_eq!(self.table.request(request, now), found);
             assert_eq!(self.table.reply(&flow.reply, now), found);
             let entry = self.table.entry(flow.id);
-            assert_eq!((entry.request_key(), entry.reply_key()), (*request, flow.reply));
+            assert_eq!(
+                (entry.request_key(), self.table.reply_key(entry)),
+                (*request, flow.reply)
+            );
             assert_eq!(entry.state(), flow.state);
             assert!(self.ports.contains(&flow.reply.nat_port));
             assert!(replies.insert(flow.reply), "a translated tuple is shared");

@@ -130,7 +130,7 @@ fn services_that_share_a_backend_share_its_ports() {
             ..shared
         };
         let opened = open(&mut table, &new, at(0));
-        assert!(replies.insert(table.entry(opened.id).reply_key()));
+        assert!(replies.insert(table.reply_key(table.entry(opened.id))));
     }
     for slot in [0, 1] {
         let new = NewFlow {

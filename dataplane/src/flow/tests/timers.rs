@@ -20,7 +20,7 @@ impl Life {
             ..new_flow(1, 1)
         };
         let id = open(&mut table, &new, at(0)).id;
-        let reply = table.entry(id).reply_key();
+        let reply = table.reply_key(table.entry(id));
         Self {
             table,
             id,

@@ -2,7 +2,7 @@
 //! section 4). They change no state and refresh no timer; of a path's MTU, see [`crate::pipeline::path_mtu`].
 
 use vl3lb_common::addr::from_octets;
-use vl3lb_common::{BackendSlot, DropReason, MacAddr, ServiceKey, ServiceSlot, Timestamp};
+use vl3lb_common::{DropReason, MacAddr, ServiceKey, Timestamp};
 
 use crate::flow::FlowId;
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
@@ -86,7 +86,7 @@ fn to_client<F: Frame>(
         flows.count_unreachable(id);
     }
     let entry = flows.table().entry(id);
-    let service = ServiceSlot(entry.service_slot);
+    let service = entry.service();
     let inner = Translation {
         source: entry.client,
         destination: flows.table().local_address(entry.local),
@@ -110,16 +110,17 @@ fn to_backend<F: Frame>(
 ) -> Result<Verdict, DropContext> {
     let flows = &tables.flows;
     let entry = flows.table().entry(id);
-    let service = ServiceSlot(entry.service_slot);
+    let service = entry.service();
+    let backend = flows.table().endpoint(entry);
     let inner = Translation {
-        source: entry.backend,
+        source: backend.address,
         destination: flows.table().local_address(entry.local),
-        source_port: entry.backend_port,
+        source_port: backend.port,
         destination_port: entry.nat_port,
     };
     let mac = policy
         .snapshot
-        .backend(BackendSlot(entry.backend_slot))
+        .backend(entry.backend())
         .ok_or(DropReason::Internal)
         .and_then(|backend| next_hop::of_backend(policy, signals, backend));
     translate(policy, tables, id, packet, error, inner, mac)

@@ -4,7 +4,7 @@ mod fragment;
 mod icmp;
 
 use vl3lb_common::stats::CloseCause;
-use vl3lb_common::{DropReason, ServiceSlot, Timestamp};
+use vl3lb_common::{DropReason, Timestamp};
 
 use super::classify::check_source;
 use super::reject::DropContext;
@@ -68,7 +68,7 @@ impl Engine {
             .reply(&tuple.reply_key(parsed.source), now)
             .or_else(|| table.request(&tuple.request_key(parsed.source), now));
         let Some(id) = found else { return reason.into() };
-        let service = ServiceSlot(table.entry(id).service_slot);
+        let service = table.entry(id).service();
         self.tables.flows.end(id, CloseCause::InterfaceLost, now);
         DropContext::of(service, reason)
     }
