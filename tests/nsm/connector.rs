@@ -21,10 +21,10 @@ use vl3lb_testbed::{Netns, OrPanic};
 use vl3lb_tests::mesh::{ENDPOINT, Mesh, SERVICE, Sdk};
 use vl3lb_tests::wait;
 
-const NAME: &str = "connector";
+pub(super) const NAME: &str = "connector";
 
 /// Runs `test` with a connector that has an identity of the mesh.
-fn with_connector<F: Future<Output = ()>>(mesh: &Mesh, test: impl FnOnce(Connector) -> F) {
+pub(super) fn with_connector<F: Future<Output = ()>>(mesh: &Mesh, test: impl FnOnce(Connector) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -40,11 +40,11 @@ fn with_connector<F: Future<Output = ()>>(mesh: &Mesh, test: impl FnOnce(Connect
     });
 }
 
-fn target(url: &str) -> Target {
+pub(super) fn target(url: &str) -> Target {
     url.parse().expect("the URL of a manager")
 }
 
-fn first_request(namespace: &NetworkNamespace) -> NetworkServiceRequest {
+pub(super) fn first_request(namespace: &NetworkNamespace) -> NetworkServiceRequest {
     NetworkServiceRequest {
         connection: Some(Connection {
             id: format!("{NAME}-0"),
@@ -68,7 +68,7 @@ fn first_request(namespace: &NetworkNamespace) -> NetworkServiceRequest {
     }
 }
 
-fn preferences(namespace: &NetworkNamespace) -> Vec<Mechanism> {
+pub(super) fn preferences(namespace: &NetworkNamespace) -> Vec<Mechanism> {
     vec![Mechanism {
         cls: "LOCAL".to_owned(),
         r#type: "KERNEL".to_owned(),
@@ -84,8 +84,17 @@ async fn request(session: &Session, request: NetworkServiceRequest) -> Connectio
 }
 
 async fn try_request(session: &Session, request: NetworkServiceRequest) -> Result<Connection, tonic::Status> {
+    request_within(session, request, wait::STEP).await
+}
+
+/// Sends a Request, whose result comes within `limit`.
+pub(super) async fn request_within(
+    session: &Session,
+    request: NetworkServiceRequest,
+    limit: Duration,
+) -> Result<Connection, tonic::Status> {
     let mut request = tonic::Request::new(request);
-    request.set_timeout(wait::STEP);
+    request.set_timeout(limit);
     let reply = session.network_service().request(request).await?;
     Ok(reply.into_inner())
 }

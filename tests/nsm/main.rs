@@ -10,6 +10,7 @@ mod discovery;
 mod figures;
 mod join;
 mod outage;
+mod request;
 mod rotation;
 mod scale;
 mod spire;

@@ -1,4 +1,5 @@
-//! The faults of the predecessor: each has a test, which the table in tests/nsm/README.md names.
+//! The faults of the predecessor, and what a control plane does: each has a test, which the tables in
+//! tests/nsm/README.md name.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +15,11 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn each_fault_of_the_predecessor_has_a_test() {
+fn each_fault_of_the_predecessor_and_each_behaviour_of_the_control_plane_has_a_test() {
     let table = read("tests/nsm/README.md");
-    for number in 1..=24 {
-        let begin = format!("| P{number} |");
+    let rows = (1..=24).map(|number| format!("P{number}"));
+    for number in rows.chain((1..=22).map(|number| format!("C{number}"))) {
+        let begin = format!("| {number} |");
         let row = table.lines().find(|line| line.starts_with(&begin));
         let row = row.unwrap_or_else(|| panic!("there is no row {begin}"));
         let (_, tests) = row
@@ -27,12 +29,12 @@ fn each_fault_of_the_predecessor_has_a_test() {
         for test in tests.split(", ") {
             let names: Vec<&str> = test.split('`').collect();
             let [_, file, _, name, _] = names[..] else {
-                panic!("P{number}: {test} is no file and test");
+                panic!("{number}: {test} is no file and test");
             };
             let text = read(file);
             let definition = format!("fn {name}(");
             let at = text.find(&definition);
-            let at = at.unwrap_or_else(|| panic!("P{number}: {file} has no test {name}"));
+            let at = at.unwrap_or_else(|| panic!("{number}: {file} has no test {name}"));
             // The end of its attributes, some lines above.
             let above: Vec<&str> = text[..at].lines().rev().take(4).collect();
             let is_test = above
@@ -42,7 +44,7 @@ fn each_fault_of_the_predecessor_has_a_test() {
             let takes_attachment = text[at..].starts_with(&format!("{definition}attachment: &Attachment"));
             assert!(
                 is_test || is_property || takes_attachment,
-                "P{number}: {name} in {file} is no test"
+                "{number}: {name} in {file} is no test"
             );
         }
     }
