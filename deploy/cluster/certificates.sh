@@ -26,8 +26,8 @@ make_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; }
 
 # make_certificate NAME SUBJECT [NAMES]: a client certificate; with names and addresses, a server certificate.
 make_certificate() {
-    local name=$1 subject=$2 extension="extendedKeyUsage=clientAuth"
-    [[ -z ${3:-} ]] || extension="extendedKeyUsage=serverAuth"$'\n'"subjectAltName=$3"
+    local name=$1 subject=$2 extension="keyUsage=digitalSignature"$'\n'"extendedKeyUsage=clientAuth"
+    [[ -z ${3:-} ]] || extension="keyUsage=digitalSignature"$'\n'"extendedKeyUsage=serverAuth"$'\n'"subjectAltName=$3"
     (
         cd "$run_dir/conf" || exit
         umask 077

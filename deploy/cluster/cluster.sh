@@ -10,7 +10,7 @@
 #   cluster.sh kubelet N stop|start, api-server stop|start   injects faults, for tests and experiments
 #
 # The environment variable VL3LB_CLUSTER_BIN is the folder with the programs of Kubernetes, VL3LB_NSM_BIN that of Network
-# Service Mesh.
+# Service Mesh, and VL3LB_SPIRE_BIN that of SPIRE, if it is to give the identities.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -35,6 +35,8 @@ readonly nodes=(1 2)
 . "$here/images.sh"
 # shellcheck source=deploy/cluster/mesh.sh
 . "$here/mesh.sh"
+# shellcheck source=deploy/cluster/spire.sh
+. "$here/spire.sh"
 
 main() {
     ((EUID == 0)) || die "the cluster makes network namespaces and containers, and needs root" \

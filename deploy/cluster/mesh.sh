@@ -15,8 +15,13 @@ add_mesh() {
     step "image: Network Service Mesh"
     make_mesh_image
     for n in "${nodes[@]}"; do load_image "$n" "$run_dir/images/mesh.tar"; done
-    step "identities and admission webhook of Network Service Mesh"
-    start_agent
+    if [[ -n ${VL3LB_SPIRE_BIN:-} ]]; then
+        step "identities of SPIRE, and the admission webhook of Network Service Mesh"
+        start_spire
+    else
+        step "identities of the tests' authority, and the admission webhook of Network Service Mesh"
+        start_agent
+    fi
     start_webhook
     step "Network Service Mesh: kubectl apply -k deploy/cluster/nsm"
     kubectl apply -k "$here/nsm" | sed 's/^/    /'
@@ -36,7 +41,7 @@ make_mesh_image() {
     rm -rf "$root"
 }
 
-# The SPIFFE Workload API of each node, at the place where SPIRE's agent has it.
+# The SPIFFE Workload API of each node where SPIRE is not built, at the place where its agent has it.
 start_agent() {
     local n sockets=()
     for n in "${nodes[@]}"; do

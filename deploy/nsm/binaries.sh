@@ -46,18 +46,22 @@ ensure_mesh_program() {
     note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"
 }
 
-# Builds SPIRE, which takes ten minutes. Sets VL3LB_SPIRE_BIN to the folder of spire-agent and spire-server.
+# Builds SPIRE, which takes twelve minutes. Sets VL3LB_SPIRE_BIN to the folder of spire-agent, spire-server and
+# spire-controller-manager, and of the last one's custom resources, crd.
 ensure_spire() {
     use_spire
-    ensure_spire_program spire-agent
-    ensure_spire_program spire-server
+    ensure_spire_program spire-agent spire github.com/spiffe/spire/cmd/spire-agent
+    ensure_spire_program spire-server spire github.com/spiffe/spire/cmd/spire-server
+    ensure_spire_program spire-controller-manager spire-controller-manager \
+        github.com/spiffe/spire-controller-manager/cmd
+    ensure_spire_resources
 }
 
-# Whether it is built. Nothing but its own tests needs it: the mesh has an authority of its own.
+# Whether it is built. Tests with it and the cluster use it then; everything else has the mesh's own authority.
 have_spire() {
     local folder
     folder=$(spire_folder)
-    [[ -x $folder/spire-agent && -x $folder/spire-server ]]
+    [[ -x $folder/spire-agent && -x $folder/spire-server && -x $folder/spire-controller-manager && -d $folder/crd ]]
 }
 
 use_spire() {
@@ -65,26 +69,36 @@ use_spire() {
     export VL3LB_SPIRE_BIN
 }
 
-# Another one for every other go.sum.
+# Another one for other versions.
 spire_folder() {
     local sum
-    sum=$(cat deploy/nsm/spire/go.mod deploy/nsm/spire/go.sum | sha256sum)
+    sum=$(cat deploy/nsm/spire{,-controller-manager}/go.{mod,sum} | sha256sum)
     echo "$nsm_cache/spire-${sum:0:16}"
 }
 
-# ensure_spire_program NAME
+# ensure_spire_program NAME MODULE PACKAGE: MODULE is a folder of deploy/nsm.
 ensure_spire_program() {
-    local output=$VL3LB_SPIRE_BIN/$1 begin=$SECONDS
+    local output=$VL3LB_SPIRE_BIN/$1 module=deploy/nsm/$2 package=$3 begin=$SECONDS
     [[ ! -x $output ]] || return 0
     command -v go >/dev/null ||
         die "there is no Go on this machine, and SPIRE is built with it" "install Go 1.26 or newer (https://go.dev/dl)"
-    step "build $1 (SPIRE $(sed -n 's#^require github.com/spiffe/spire ##p' deploy/nsm/spire/go.mod)) once, into $VL3LB_SPIRE_BIN"
+    step "build $1 ($(sed -n "s#^require github.com/spiffe/$2 ##p" "$module/go.mod")) once, into $VL3LB_SPIRE_BIN"
     mkdir -p "$VL3LB_SPIRE_BIN"
     # With cgo: the server's database is SQLite.
-    (cd deploy/nsm/spire &&
-        CGO_ENABLED=1 nice -n 10 go build -mod=readonly -trimpath -ldflags '-s -w' -o "$output.part.$$" \
-            "github.com/spiffe/spire/cmd/$1") ||
+    (cd "$module" &&
+        CGO_ENABLED=1 nice -n 10 go build -mod=readonly -trimpath -ldflags '-s -w' -o "$output.part.$$" "$package") ||
         die "go could not build $1 (see above)" "check the network: its sources come from Go's module proxy"
     mv "$output.part.$$" "$output"
     note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"
+}
+
+# The custom resources of the controller manager, as its module has them.
+ensure_spire_resources() {
+    local output=$VL3LB_SPIRE_BIN/crd module=github.com/spiffe/spire-controller-manager folder
+    [[ ! -d $output ]] || return 0
+    folder=$(cd deploy/nsm/spire-controller-manager && go list -mod=readonly -m -f '{{.Dir}}' "$module") ||
+        die "go does not find the module $module (see above)"
+    rm -rf "$output.part"
+    install -D -m 0644 -t "$output.part" "$folder"/config/crd/bases/*.yaml
+    mv "$output.part" "$output"
 }

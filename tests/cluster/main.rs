@@ -13,6 +13,7 @@ mod mesh;
 mod peers;
 mod permission;
 mod pods;
+mod spire;
 mod start;
 mod storm;
 mod watch;

@@ -65,7 +65,7 @@ fn echo_replies(cluster: &Cluster) -> u64 {
     replies.parse().expect("a number")
 }
 
-fn wait_ready(cluster: &Cluster) {
+pub(super) fn wait_ready(cluster: &Cluster) {
     cluster.wait_for_pod("type=vl3-client");
     cluster.shell("kubectl wait --for=condition=ready --timeout=2m pod -l type=vl3-client -n ns-vl3-lb");
 }
