@@ -171,7 +171,15 @@ fn memory_grows_little_with_clients() {
     /// Clients in one process: the mesh waits for all of them.
     const EACH: usize = 50;
     // An endpoint gets 254 addresses of an IPv4 prefix, and 65534 of this one.
-    let mesh = Mesh::start(&["--prefix", "fd12::/64"]);
+    // Without refreshes: those of a thousand clients at once keep the control plane from answering in time.
+    let mesh = Mesh::start(&[
+        "--prefix",
+        "fd12::/64",
+        "--token-lifetime",
+        "6h",
+        "--svid-ttl",
+        "12h",
+    ]);
     let balancer = MeshBalancer::join(&mesh);
     let before = resident(balancer.pid());
     let clients = (70 * rounds()).min(2000);
