@@ -6,6 +6,7 @@ mod convergence;
 mod conversion;
 mod declared;
 mod denied;
+mod edited;
 mod endpoints;
 mod following;
 mod incumbents;

@@ -2,9 +2,11 @@
 
 mod conflicts;
 mod convergence;
+mod faults;
 mod following;
 mod inventory;
 mod manager;
+mod source;
 mod wire;
 
 use std::collections::BTreeMap;

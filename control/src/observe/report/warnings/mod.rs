@@ -1,12 +1,11 @@
 //! Warnings: conditions that an operator should know.
 
-use std::collections::BTreeMap;
+mod space;
 
 use crate::api::{
     Backend, NsmConnection, NsmState, ReasonCount, Service, ServiceState, Severity, Status, Time, Warning,
     WriteTrouble, XskDrops,
 };
-use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{DropReason, Duration};
 
 use super::build::Facts;
@@ -14,10 +13,7 @@ use super::readiness::{self, InterfaceProblem};
 use super::reporter::WORKER_STUCK;
 use crate::discovery::{Missing, Origin, SourceStatus};
 use crate::network::LinkState;
-use crate::state::Directory;
 
-/// A table fuller than this is nearly full.
-const NEARLY_FULL: f64 = 0.8;
 /// Warnings of one kind at most.
 const MOST_TROUBLES: usize = 5;
 
@@ -55,10 +51,10 @@ pub(super) fn all(
     warnings.extend(drops(&status.totals.drops_without_service, None));
     warnings.extend(kernel_drops(facts));
     warnings.extend(throttled(facts));
-    warnings.extend(full_tables(status));
-    warnings.extend(forgotten_clients(facts));
-    warnings.extend(full_ports(backends));
-    warnings.extend(evicted_flows(facts));
+    warnings.extend(space::full_tables(status));
+    warnings.extend(space::forgotten_clients(facts));
+    warnings.extend(space::full_ports(backends));
+    warnings.extend(space::evicted_flows(facts));
     warnings.extend(refuses(status));
     warnings.extend(kubernetes(status));
     warnings.sort_by_key(|warning| warning.severity);
@@ -358,84 +354,6 @@ fn throttled(facts: &Facts<'_>) -> Option<Warning> {
             100.0 * added / window
         );
         about("cpu", "raise resources.limits.cpu", warn("cpu_throttled", text))
-    })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "table sizes are far below 2^53")]
-fn filled(used: u64, capacity: u64) -> Option<f64> {
-    let ratio = used as f64 / capacity as f64;
-    (capacity > 0 && ratio > NEARLY_FULL).then_some(ratio * 100.0)
-}
-
-fn full_tables(status: &Status) -> impl Iterator<Item = Warning> {
-    status.workers.iter().filter_map(|worker| {
-        let percent = filled(worker.flow_table_entries, worker.flow_table_capacity)?;
-        let text = format!("flow table of worker {} is {percent:.0}% full", worker.id);
-        Some(about(
-            &worker.id.to_string(),
-            DropReason::FlowTableFull.remedy(),
-            warn("flow_table_filling", text),
-        ))
-    })
-}
-
-fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
-    facts
-        .sample
-        .workers
-        .iter()
-        .enumerate()
-        .filter_map(|(id, worker)| {
-            let before = facts.start?.workers.get(id)?;
-            let added = worker.affinity_evicted.saturating_sub(before.affinity_evicted);
-            let rate = facts.rate(Some(added)).filter(|&rate| rate > 0.0)?;
-            let text = format!(
-                "affinity table of worker {id} is full: {}/s clients lose their backend before their time",
-                shown(rate)
-            );
-            Some(about(
-                &id.to_string(),
-                DropReason::FlowTableFull.remedy(),
-                warn("affinity_table_full", text),
-            ))
-        })
-}
-
-/// NAT ports belong to an address, port and protocol, which backends of several services may share.
-fn full_ports(backends: &[Backend]) -> impl Iterator<Item = Warning> {
-    let mut ports: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    for backend in backends {
-        let (used, capacity) = ports.entry((backend.endpoint(), backend.protocol)).or_default();
-        *used += backend.nat_ports.used;
-        *capacity = backend.nat_ports.capacity;
-    }
-    ports.into_iter().filter_map(|((endpoint, _), (used, capacity))| {
-        let percent = filled(used, capacity)?;
-        let text = format!("{percent:.0}% of the NAT ports towards {endpoint} are in use");
-        Some(about(
-            &endpoint.to_string(),
-            DropReason::NatPortsExhausted.remedy(),
-            warn("nat_ports_filling", text),
-        ))
-    })
-}
-
-/// Half-open and UDP flows end before their time, so that new ones find room. It comes before any packet is dropped.
-fn evicted_flows(facts: &Facts<'_>) -> impl Iterator<Item = Warning> {
-    let services = facts.directory().into_iter().flat_map(Directory::live_services);
-    services.filter_map(|entry| {
-        let baseline = entry.baseline.as_deref();
-        let before = facts.start?.service(entry.slot, baseline);
-        let added = facts.sample.service(entry.slot, baseline).since(&before);
-        let evicted = added.closed[CloseCause::Evicted as usize];
-        let rate = facts.rate(Some(evicted)).filter(|&rate| rate > 0.0)?;
-        let name = &entry.name;
-        let text = format!(
-            "service {name}: {}/s half-open and UDP flows end before their time to make room for new ones",
-            shown(rate)
-        );
-        let next = "add backends, widen `natPorts` or raise `flows`; look at the clients with the most flows";
-        Some(about(name, next, warn("flows_evicted", text)))
     })
 }
 

@@ -1,0 +1,306 @@
+//! The error of each invalid setting.
+
+use super::*;
+
+#[test]
+fn each_error_names_field_value_and_what_is_allowed() {
+    let service = |rest: &str| format!("services: [{{name: a, port: 80}}, {{name: b, {rest}}}]");
+    for (text, error) in [
+        (service("port: 70000"), "services[1].port: 70000, allowed 1-65535"),
+        (service("port: 0"), "services[1].port: 0, allowed 1-65535"),
+        (service("port: http"), "services[1].port: http, allowed 1-65535"),
+        (
+            service("targetPort: 81"),
+            "services[1].port: missing, allowed 1-65535",
+        ),
+        (
+            service("port: 81, targetPort: -1"),
+            "services[1].targetPort: -1, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, with \
+             a letter",
+        ),
+        (
+            service("port: 81, protocol: SCTP"),
+            "services[1].protocol: SCTP, allowed TCP, UDP",
+        ),
+        (
+            service("port: 81, scheduler: rr"),
+            "services[1].scheduler: rr, allowed maglev, round-robin, least-connections",
+        ),
+        (
+            service("port: 81, drain: 60"),
+            "services[1].drain: 60, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 1day",
+        ),
+        (
+            service("port: 81, selector: [app]"),
+            "services[1].selector: [\"app\"], allowed a mapping of labels to values, or text \
+             such as \"app=finance,tier in (web,api),!canary\"",
+        ),
+        (
+            service("port: 81, affinity: {clientIP: 25h}"),
+            "services[1].affinity.clientIP: 25h, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 1day",
+        ),
+        (
+            service("port: 81, affinity: {cookie: 10s}"),
+            "services[1].affinity.cookie: unknown key (value 10s), allowed clientIP",
+        ),
+        (
+            service("port: 81, sourceRanges: 10.0.0.0/8"),
+            "services[1].sourceRanges: 10.0.0.0/8, allowed a list of networks, [] for everyone",
+        ),
+        (
+            service("port: 81, sourceRanges: [10.0.0.0/8, 10.0.0.1/8]"),
+            "services[1].sourceRanges[1]: 10.0.0.1/8, allowed a network such as 10.0.0.0/8 or 2001:db8::/32, \
+             without host bits",
+        ),
+        (
+            service("port: 81, sourceRanges: [172.16.1.100]"),
+            "services[1].sourceRanges[0]: 172.16.1.100, allowed a network such as 10.0.0.0/8 or \
+             2001:db8::/32, without host bits",
+        ),
+        (
+            service("port: 81, healthCheck: {interval: 2s}"),
+            "services[1].healthCheck.tcp: missing, allowed tcp: {} for the backends' own port, or tcp: {port: \
+             1-65535}",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: 80}"),
+            "services[1].healthCheck.tcp: 80, allowed tcp: {} for the backends' own port, or tcp: {port: \
+             1-65535}",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {port: 0}}"),
+            "services[1].healthCheck.tcp.port: 0, allowed 1-65535",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, udp: {}}"),
+            "services[1].healthCheck.udp: unknown key (value {}), allowed tcp, interval, timeout, rise, fall",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, interval: 10ms}"),
+            "services[1].healthCheck.interval: 10ms, allowed a duration from 100ms to 1h, such as 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, timeout: 3s}"),
+            "services[1].healthCheck.timeout: 3s, allowed more than 0s and at most interval, 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, timeout: 0s}"),
+            "services[1].healthCheck.timeout: 0s, allowed more than 0s and at most interval, 2s",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, rise: 0}"),
+            "services[1].healthCheck.rise: 0, allowed 1-100",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, fall: 101}"),
+            "services[1].healthCheck.fall: 101, allowed 1-100",
+        ),
+        (
+            service("port: 81, protocol: UDP, healthCheck: {tcp: {}}"),
+            "services[1].healthCheck.tcp.port: missing, allowed 1-65535: the port at which the backends of a \
+             UDP service answer TCP",
+        ),
+        (
+            service("port: 81, targetport: 82"),
+            "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
+             selector, scheduler, affinity, sourceRanges, drain, healthCheck, backends",
+        ),
+        (
+            service("port: 81, backends: [{address: 172.16.1.300}]"),
+            "services[1].backends[0].address: 172.16.1.300, allowed an IPv4 or IPv6 unicast address that \
+             is not loopback",
+        ),
+        (
+            service("port: 81, backends: [{address: 127.0.0.1}]"),
+            "services[1].backends[0].address: 127.0.0.1, allowed an IPv4 or IPv6 unicast address that is \
+             not loopback",
+        ),
+        (
+            service("port: 81, backends: [{address: 10.0.0.1, weight: 1001}]"),
+            "services[1].backends[0].weight: 1001, allowed 0-1000",
+        ),
+        (
+            service("port: 81, backends: [{address: 10.0.0.1}, {address: 10.0.0.1, weight: 2}]"),
+            "services[1].backends[1].address: 10.0.0.1, allowed each address once per service (also \
+             services[1].backends[0])",
+        ),
+        (
+            service("port: 81, backends: [172.16.1.2]"),
+            "services[1].backends[0]: 172.16.1.2, allowed a mapping of address, weight",
+        ),
+        (
+            service("port: 80"),
+            "services[1].port: 80, allowed one service per port and protocol (TCP 80 is services[0])",
+        ),
+        (
+            "services: [{name: a, port: 80}, {name: a, port: 81}]".to_owned(),
+            "services[1].name: a, allowed a name of its own (a is services[0])",
+        ),
+        (
+            "services: [{name: Finance_1, port: 80}]".to_owned(),
+            "services[0].name: Finance_1, allowed a DNS label: a-z, 0-9 and -, at most 63, - not at the \
+             ends",
+        ),
+        (
+            "services: [{name: dns, port: 53, protocol: UDP}]".to_owned(),
+            "services[0].port: 53, allowed a port other than dns.listen, or move the DNS server by \
+             dns.listen",
+        ),
+        (
+            "{addresses: [10.0.0.9], services: [{name: a, port: 80, backends: [{address: 10.0.0.9}]}]}"
+                .to_owned(),
+            "services[0].backends: 10.0.0.9, allowed addresses other than the balancer's own",
+        ),
+        (
+            "mode: fast".to_owned(),
+            "mode: fast, allowed auto, native, generic, companion",
+        ),
+        (
+            "zeroCopy: maybe".to_owned(),
+            "zeroCopy: maybe, allowed auto, on, off",
+        ),
+        (
+            "workers: [1, 1]".to_owned(),
+            "workers: [1,1], allowed auto, or a list of 1-64 distinct CPU cores",
+        ),
+        (
+            "workers: 2".to_owned(),
+            "workers: 2, allowed auto, or a list of 1-64 distinct CPU cores",
+        ),
+        ("flows: 0".to_owned(), "flows: 0, allowed 1-268435456"),
+        (
+            "clientFlows: 0".to_owned(),
+            "clientFlows: 0, allowed auto, or 1-268435456",
+        ),
+        (
+            "clientFlows: many".to_owned(),
+            "clientFlows: many, allowed auto, or 1-268435456",
+        ),
+        (
+            "frames: 5000".to_owned(),
+            "frames: 5000, allowed a power of two, 1024-65536",
+        ),
+        (
+            "natPorts: 9-1".to_owned(),
+            "natPorts: 9-1, allowed auto, or a range such as 10240-32767",
+        ),
+        (
+            "natPorts: 30000-40000".to_owned(),
+            "natPorts: 30000-40000, allowed a range apart from the kernel's ephemeral ports 32768-60999 \
+             (net.ipv4.ip_local_port_range)",
+        ),
+        (
+            "admin: {listen: '0.0.0.0:12000'}".to_owned(),
+            "admin.listen: 12000, allowed a port outside natPorts 10240-32767",
+        ),
+        (
+            "{admin: {listen: '0.0.0.0:80'}, services: [{name: a, port: 80}]}".to_owned(),
+            "services[0].port: 80, allowed a port other than admin.listen, or move the HTTP server by \
+             admin.listen",
+        ),
+        (
+            "dns: {listen: '12000'}".to_owned(),
+            "dns.listen: 12000, allowed a port outside natPorts 10240-32767",
+        ),
+        (
+            "dns: {listen: nsm-1}".to_owned(),
+            "dns.listen: nsm-1, allowed a port (on the balancer's own addresses), or an address and port",
+        ),
+        (
+            "dns: {zone: -x}".to_owned(),
+            "dns.zone: -x, allowed a domain name: labels of a-z, 0-9 and - with dots between, at most 189",
+        ),
+        (
+            "dns: {upstream: [resolver]}".to_owned(),
+            "dns.upstream[0]: resolver, allowed an address, or an address and port",
+        ),
+        (
+            "dns: {upstreamClients: [10.0.0.1/8]}".to_owned(),
+            "dns.upstreamClients[0]: 10.0.0.1/8, allowed a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits",
+        ),
+        (
+            "dns: {listen: '127.0.0.1:53', upstream: [127.0.0.1]}".to_owned(),
+            "dns.upstream: 127.0.0.1:53, allowed DNS servers other than dns.listen",
+        ),
+        (
+            "timeouts: {tcpEstablished: 1h}".to_owned(),
+            "timeouts.tcpEstablished: 1h, allowed 2h4m (RFC 5382 REQ-5) to 7days",
+        ),
+        (
+            "timeouts: {tcpClosing: 3m59s}".to_owned(),
+            "timeouts.tcpClosing: 3m59s, allowed 4m (RFC 5382 REQ-5) to 7days",
+        ),
+        (
+            "timeouts: {tcpOpening: 9s}".to_owned(),
+            "timeouts.tcpOpening: 9s, allowed 10s (RFC 7857 section 2.1) to 7days",
+        ),
+        (
+            "timeouts: {udp: 30s}".to_owned(),
+            "timeouts.udp: 30s, allowed 2m (RFC 4787 REQ-5) to 7days",
+        ),
+        (
+            "discovery: magic".to_owned(),
+            "discovery: magic, allowed static, kubernetes, nsm",
+        ),
+        (
+            "kubernetes: {namespaces: all}".to_owned(),
+            "kubernetes: {\"namespaces\":\"all\"}, allowed this section with discovery: kubernetes only",
+        ),
+        (
+            service("port: 81, targetPort: http"),
+            "services[1].targetPort: http, allowed 1-65535; a name with discovery: kubernetes only",
+        ),
+        (
+            service("port: 81, targetPort: '8081'"),
+            "services[1].targetPort: 8081, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, \
+             with a letter",
+        ),
+        (
+            service("port: 81, targetPort: 0"),
+            "services[1].targetPort: 0, allowed 1-65535, or a port name: a-z, 0-9 and -, at most 15, \
+             with a letter",
+        ),
+        (
+            "interface: a/b".to_owned(),
+            "interface: a/b, allowed an interface name: 1-15 characters without / and blanks",
+        ),
+        (
+            "admin: {socket: run.sock}".to_owned(),
+            "admin.socket: run.sock, allowed an absolute path of at most 107 bytes",
+        ),
+        (
+            "logFormat: xml".to_owned(),
+            "logFormat: xml, allowed auto, text, json",
+        ),
+        (
+            "addresses: [0.0.0.0]".to_owned(),
+            "addresses[0]: 0.0.0.0, allowed an IPv4 or IPv6 unicast address that is not loopback",
+        ),
+        (
+            "services: {a: 1}".to_owned(),
+            "services: {\"a\":1}, allowed a list of services, [] for none",
+        ),
+    ] {
+        assert_eq!(parse(&text), Err(vec![error.to_owned()]), "{text}");
+    }
+}
+
+#[test]
+fn all_errors_come_at_once() {
+    let rejected =
+        parse("{mode: fast, flows: 0, sevices: [], services: [{name: a, port: 0, drain: x}]}").unwrap_err();
+    let fields: Vec<_> = rejected
+        .iter()
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "sevices",
+            "mode",
+            "flows",
+            "services[0].port",
+            "services[0].drain"
+        ]
+    );
+}
