@@ -11,11 +11,8 @@ use crate::finance;
 const LARGE: u64 = 200_000_000;
 const MEDIUM: u64 = 40_000_000;
 
-on_attachments!(two_hundred_megabytes_arrive_byte_for_byte:
+on_attachments!(two_hundred_megabytes_arrive_byte_for_byte: every_veth_mode,
     veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
     tun_generic = Attachment::TUN_GENERIC,
     tun_companion = Attachment::TUN_COMPANION,
     tun_offload_generic = Attachment::TUN_OFFLOAD_GENERIC,

@@ -10,17 +10,11 @@ use vl3lb_tests::topology::Shape;
 
 use crate::finance::Testbed;
 
-on_attachments!(requests_by_name_reach_every_backend:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
+on_attachments!(requests_by_name_reach_every_backend: every_mode,
     veth_auto_two_queues = Attachment::VETH_AUTO.two_queues(),
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     veth_generic_two_queues = Attachment::VETH_GENERIC.two_queues(),
     veth_companion_two_queues = Attachment::VETH_COMPANION.two_queues(),
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
     tun_companion = Attachment::TUN_COMPANION,
     tun_offload_auto = Attachment::TUN_OFFLOAD_AUTO,
     tun_offload_generic = Attachment::TUN_OFFLOAD_GENERIC,
@@ -31,11 +25,8 @@ fn requests_by_name_reach_every_backend(attachment: &Attachment) {
     request(&Shape::of(attachment), attachment.mode);
 }
 
-on_attachments!(requests_reach_every_backend_behind_a_router:
+on_attachments!(requests_reach_every_backend_behind_a_router: every_veth_mode,
     veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
 );
 
 fn requests_reach_every_backend_behind_a_router(attachment: &Attachment) {

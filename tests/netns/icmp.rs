@@ -21,11 +21,8 @@ use crate::finance;
 
 const UDP_PORT: u16 = 5000;
 
-on_attachments!(a_smaller_mtu_on_the_path_is_discovered_in_both_directions:
+on_attachments!(a_smaller_mtu_on_the_path_is_discovered_in_both_directions: every_veth_mode,
     veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
 );
 
 fn a_smaller_mtu_on_the_path_is_discovered_in_both_directions(attachment: &Attachment) {
@@ -74,14 +71,7 @@ fn path_mtu(node: &Node, to: IpAddr) -> Option<u16> {
     words.nth(1)?.parse().ok()
 }
 
-on_attachments!(port_unreachable_from_a_backend_reaches_the_client:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
-);
+on_attachments!(port_unreachable_from_a_backend_reaches_the_client: every_mode);
 
 fn port_unreachable_from_a_backend_reaches_the_client(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
@@ -95,14 +85,7 @@ fn port_unreachable_from_a_backend_reaches_the_client(attachment: &Attachment) {
     }
 }
 
-on_attachments!(a_packet_with_expired_ttl_gets_time_exceeded:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
-);
+on_attachments!(a_packet_with_expired_ttl_gets_time_exceeded: every_mode);
 
 fn a_packet_with_expired_ttl_gets_time_exceeded(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));

@@ -11,11 +11,8 @@ use vl3lb_tests::topology::{Shape, Topology};
 
 const PORT: u16 = 5201;
 
-on_attachments!(iperf3_runs_over_tcp_and_udp:
+on_attachments!(iperf3_runs_over_tcp_and_udp: every_veth_mode,
     veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
     tun_auto = Attachment::TUN_AUTO,
     tun_offload_auto = Attachment::TUN_OFFLOAD_AUTO,
 );

@@ -10,14 +10,7 @@ use vl3lb_tests::topology::{Shape, Topology};
 
 use crate::finance;
 
-on_attachments!(sigterm_ends_with_success_and_leaves_nothing_behind:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
-);
+on_attachments!(sigterm_ends_with_success_and_leaves_nothing_behind: every_mode);
 
 fn sigterm_ends_with_success_and_leaves_nothing_behind(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
@@ -30,10 +23,7 @@ fn sigterm_ends_with_success_and_leaves_nothing_behind(attachment: &Attachment) 
     assert_eq!(Traces::of(&topology.balancer.netns), before);
 }
 
-on_attachments!(a_killed_balancer_starts_again:
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
+on_attachments!(a_killed_balancer_starts_again: every_veth_mode,
     tun_auto = Attachment::TUN_AUTO,
     tun_generic = Attachment::TUN_GENERIC,
 );

@@ -4,6 +4,27 @@
 /// Defines one test per attachment: `on_attachments!(name: one = Attachment::ONE, ...)` calls the function
 /// `name` with each.
 macro_rules! on_attachments {
+    // Every mode; `auto` on a TUN device is the companion mode.
+    ($test:ident: every_mode $(, $name:ident = $attachment:expr)* $(,)?) => {
+        on_attachments!($test:
+            veth_auto = Attachment::VETH_AUTO,
+            veth_native = Attachment::VETH_NATIVE,
+            veth_generic = Attachment::VETH_GENERIC,
+            veth_companion = Attachment::VETH_COMPANION,
+            tun_auto = Attachment::TUN_AUTO,
+            tun_generic = Attachment::TUN_GENERIC,
+            $($name = $attachment,)*
+        );
+    };
+    // Every mode on Ethernet, chosen by the configuration.
+    ($test:ident: every_veth_mode $(, $name:ident = $attachment:expr)* $(,)?) => {
+        on_attachments!($test:
+            veth_native = Attachment::VETH_NATIVE,
+            veth_generic = Attachment::VETH_GENERIC,
+            veth_companion = Attachment::VETH_COMPANION,
+            $($name = $attachment,)*
+        );
+    };
     ($test:ident: $($name:ident = $attachment:expr),+ $(,)?) => {
         mod $test {
             use vl3lb_tests::attachment::Attachment;

@@ -17,12 +17,9 @@ use crate::finance;
 
 const FRAMES: usize = 20_000;
 
-on_attachments!(malformed_frames_are_counted_and_leak_no_memory:
-    veth_native = Attachment::VETH_NATIVE,
+on_attachments!(malformed_frames_are_counted_and_leak_no_memory: every_veth_mode,
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     veth_native_mtu_9000 = Attachment::VETH_NATIVE.mtu(9000),
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
     tun_generic = Attachment::TUN_GENERIC,
     tun_companion = Attachment::TUN_COMPANION,
 );

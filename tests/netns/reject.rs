@@ -20,14 +20,7 @@ const NO_SERVICE: u16 = 9999;
 /// Distinguishes a reject from a time-out: a SYN without an answer is repeated after one second.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-on_attachments!(a_service_without_backends_rejects_new_flows:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
-);
+on_attachments!(a_service_without_backends_rejects_new_flows: every_mode);
 
 fn a_service_without_backends_rejects_new_flows(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));
@@ -89,14 +82,7 @@ fn a_service_rejects_the_family_without_backends() {
     rejects_tcp(node, SocketAddr::new(Family::V6.balancer(), finance::PORT));
 }
 
-on_attachments!(ports_without_a_service_belong_to_the_kernel:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
-);
+on_attachments!(ports_without_a_service_belong_to_the_kernel: every_mode);
 
 fn ports_without_a_service_belong_to_the_kernel(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));

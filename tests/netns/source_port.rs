@@ -19,15 +19,9 @@ const SOURCE_PORT: u16 = 40_000;
 const ROUNDS: u32 = 200;
 const CLIENTS: u8 = 2;
 
-on_attachments!(clients_with_equal_source_ports_have_separate_flows:
-    veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
+on_attachments!(clients_with_equal_source_ports_have_separate_flows: every_mode,
     veth_native_two_queues = Attachment::VETH_NATIVE.two_queues(),
     veth_companion_two_queues = Attachment::VETH_COMPANION.two_queues(),
-    tun_auto = Attachment::TUN_AUTO,
-    tun_generic = Attachment::TUN_GENERIC,
 );
 
 fn clients_with_equal_source_ports_have_separate_flows(attachment: &Attachment) {

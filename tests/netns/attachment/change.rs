@@ -18,11 +18,7 @@ use super::{
 };
 use crate::finance::PORT;
 
-on_attachments!(the_mtu_and_the_mac_address_change_under_a_download:
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-);
+on_attachments!(the_mtu_and_the_mac_address_change_under_a_download: every_veth_mode);
 
 fn the_mtu_and_the_mac_address_change_under_a_download(attachment: &Attachment) {
     let testbed = http(attachment);

@@ -15,11 +15,8 @@ use super::{
 };
 use crate::finance::{self, PORT};
 
-on_attachments!(it_starts_without_its_interface_and_serves_when_it_appears:
+on_attachments!(it_starts_without_its_interface_and_serves_when_it_appears: every_veth_mode,
     veth_auto = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
 );
 
 fn it_starts_without_its_interface_and_serves_when_it_appears(attachment: &Attachment) {
@@ -58,11 +55,7 @@ fn it_starts_without_its_interface_and_serves_when_it_appears(attachment: &Attac
     assert_eq!(balancer.terminate().code(), Some(0), "{}", balancer.log());
 }
 
-on_attachments!(a_download_survives_the_replacement_of_the_interface:
-    veth_native = Attachment::VETH_NATIVE,
-    veth_generic = Attachment::VETH_GENERIC,
-    veth_companion = Attachment::VETH_COMPANION,
-);
+on_attachments!(a_download_survives_the_replacement_of_the_interface: every_veth_mode);
 
 fn a_download_survives_the_replacement_of_the_interface(attachment: &Attachment) {
     let mut testbed = http(attachment);
