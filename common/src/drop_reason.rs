@@ -43,6 +43,8 @@ pub enum DropReason {
     NatPortsExhausted,
     /// The client has its share of flows.
     ClientLimit,
+    /// More new flows than the worker can take: those of sources that have completed no TCP handshake lately wait.
+    Overload,
     /// Too many unfinished fragmented datagrams, of one source or in all.
     FragmentTableFull,
     /// The transmit ring stayed full.
@@ -68,7 +70,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -87,6 +89,7 @@ impl DropReason {
         Self::FlowTableFull,
         Self::NatPortsExhausted,
         Self::ClientLimit,
+        Self::Overload,
         Self::FragmentTableFull,
         Self::TxRingFull,
         Self::TxRefused,
@@ -128,6 +131,7 @@ impl DropReason {
             Self::FlowTableFull => "flow_table_full",
             Self::NatPortsExhausted => "nat_ports_exhausted",
             Self::ClientLimit => "client_limit",
+            Self::Overload => "overload",
             Self::FragmentTableFull => "fragment_table_full",
             Self::TxRingFull => "tx_ring_full",
             Self::TxRefused => "tx_refused",
@@ -168,6 +172,9 @@ impl DropReason {
             Self::NatPortsExhausted => "add backends, or widen `natPorts`",
             Self::ClientLimit => {
                 "look at the client; if it needs more flows, raise `clientFlows` or add backends"
+            }
+            Self::Overload => {
+                "a flood of new flows, or more clients than the workers can take: give them more CPU or queues"
             }
             Self::FragmentTableFull => "a flood of fragments, or a path with a small MTU",
             Self::TxRingFull | Self::HandoffFull => "the workers are saturated: give them more CPU or queues",

@@ -335,7 +335,7 @@ pub struct WorkerStats {
     pub flow_capacity: Counter,
     /// Free frames of this worker.
     pub frames_free: Counter,
-    /// Packets lost in the port's queues, read once a second.
+    /// Packets lost in the port's queues, read every 10 ms while the worker is awake.
     pub port: PortCounters,
 }
 
@@ -350,6 +350,15 @@ pub struct PortStatistics {
     pub tx_invalid: u64,
     pub rx_ring_full: u64,
     pub fill_ring_empty: u64,
+}
+
+impl PortStatistics {
+    /// Packets that the port has lost since an earlier reading, because the worker did not take them in time. An empty
+    /// fill ring is no sign of it: drivers with zero-copy look at it ahead of packets.
+    pub const fn lost_since(&self, before: &Self) -> u64 {
+        let now = self.rx_dropped + self.rx_ring_full;
+        now.saturating_sub(before.rx_dropped + before.rx_ring_full)
+    }
 }
 
 /// The sums of [`PortStatistics`] over all ports that a worker has had.

@@ -5,6 +5,7 @@ use vl3lb_common::{DropReason, MacAddr, Protocol, Service, ServiceKey, ServiceSl
 
 use super::early_selection::EarlySelection;
 use super::policy::Policy;
+use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
 use super::{Context, Signals, Tables, next_hop};
@@ -41,6 +42,18 @@ pub(super) fn admit<F: Frame>(
     }
     if parsed.hop_limit <= 1 {
         return Err(DropContext::hop_limit_exceeded(service));
+    }
+    let tuple = context.tuple();
+    let syn = (tuple.protocol == Protocol::Tcp).then(|| Syn {
+        source: parsed.source,
+        ports: [tuple.source_port, tuple.destination_port],
+        sequence: context.segment(packet).map_or(0, |segment| segment.sequence),
+    });
+    if syn.is_none() || tcp::opens(context.tcp_flags()) {
+        let is_admitted = tables.overload.admits(&parsed.source, syn, context.now);
+        if !is_admitted {
+            return Err(DropContext::of(service, DropReason::Overload));
+        }
     }
     open(policy, tables, signals, packet, context, known, early).map_err(|reason| {
         let dropped = DropContext::of(service, reason);

@@ -55,7 +55,8 @@ impl Engine {
         let mut rest = burst;
         while !rest.is_empty() {
             let (packets, unknown) = prepare(&self.policy, self.tables.flows.table(), rest, &mut group);
-            if unknown {
+            // Under overload most of them get no flow.
+            if unknown && !self.tables.overload.is_active() {
                 early_selection::select(&self.policy, &mut self.tables, &mut group[..packets]);
             }
             for prepared in &group[..packets] {

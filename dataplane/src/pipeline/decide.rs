@@ -122,7 +122,7 @@ impl Engine {
                 let mac = next_hop::of_backend(&self.policy, &self.signals, backend);
                 translate::to_backend(
                     &self.policy,
-                    &mut self.tables.flows,
+                    &mut self.tables,
                     &self.signals,
                     packet,
                     context,
@@ -215,7 +215,7 @@ impl Engine {
     ) -> Result<Verdict, DropContext> {
         let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
         let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
-        translate::to_backend(policy, &mut tables.flows, signals, packet, context, id, Ok(mac))
+        translate::to_backend(policy, tables, signals, packet, context, id, Ok(mac))
             .map_err(|refusal| self.refused(context, id, refusal))
     }
 }

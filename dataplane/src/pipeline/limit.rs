@@ -1,5 +1,5 @@
-//! Rate limits of the packets with which the balancer rejects others: in all, and for each source, so that one scanner
-//! does not silence them for others.
+//! Rate limits in all and for each source: of the packets with which the balancer rejects others, so that one scanner
+//! does not silence them for others, and of new flows under overload.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -38,7 +38,7 @@ pub(super) struct Limit {
 const SOURCES: usize = 1024;
 
 impl Limit {
-    fn new(rate: Rate, rate_of_source: Rate) -> Self {
+    pub(super) fn new(rate: Rate, rate_of_source: Rate) -> Self {
         Self {
             all: TokenBucket::full(rate),
             rate,
@@ -65,20 +65,20 @@ impl Limit {
 
 /// Packets a second, and how many at once.
 #[derive(Debug, Clone, Copy)]
-struct Rate {
+pub(super) struct Rate {
     per_second: u64,
     burst: u64,
 }
 
 impl Rate {
-    const fn new(per_second: u64, burst: u64) -> Self {
+    pub(super) const fn new(per_second: u64, burst: u64) -> Self {
         Self { per_second, burst }
     }
 }
 
 /// A token bucket.
 #[derive(Debug, Clone, Copy)]
-struct TokenBucket {
+pub(super) struct TokenBucket {
     tokens: u64,
     filled: Timestamp,
 }
@@ -91,8 +91,22 @@ impl TokenBucket {
         }
     }
 
+    pub(super) const fn empty(now: Timestamp) -> Self {
+        Self {
+            tokens: 0,
+            filled: now,
+        }
+    }
+
+    /// Takes a token, if there is one.
+    pub(super) const fn take(&mut self) -> bool {
+        let taken = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        taken
+    }
+
     /// Adds the tokens of the time since they were last added.
-    fn refill(&mut self, rate: Rate, now: Timestamp) {
+    pub(super) fn refill(&mut self, rate: Rate, now: Timestamp) {
         const NANOS: u128 = 1_000_000_000;
         let earned = now.since(self.filled).as_nanos() * u128::from(rate.per_second) / NANOS;
         if earned > 0 {

@@ -11,6 +11,7 @@
 //! | decide | `decide.rs` | connects the next steps: a known flow, an ended one, none |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
+//! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died |
@@ -36,10 +37,13 @@ mod limit;
 mod lookup;
 mod next_hop;
 mod orphan;
+mod overload;
 mod path_mtu;
 mod placement;
 mod policy;
+mod proven;
 mod refusal;
+mod refused_syns;
 mod reject;
 mod select;
 mod size;
@@ -69,6 +73,7 @@ use batch::Prepared;
 use identification::Identifications;
 use limit::Limits;
 use lookup::Lookup;
+use overload::Overload;
 use path_mtu::PathMtus;
 use policy::Policy;
 use select::Selector;
@@ -159,6 +164,7 @@ struct Tables {
     identifications: Identifications,
     path_mtus: PathMtus,
     selector: Selector,
+    overload: Overload,
 }
 
 /// The counters and events of a worker for the control side.
@@ -228,6 +234,7 @@ impl Engine {
                 identifications: Identifications::new(config.worker, config.workers, config.seed),
                 path_mtus: PathMtus::default(),
                 selector: Selector::new(config.seed),
+                overload: Overload::new(),
             },
             limits: Limits::default(),
             signals: Signals { stats, events },
@@ -284,6 +291,12 @@ impl Engine {
         });
         self.tables.fragments.expire(now);
         self.tables.path_mtus.expire(&mut self.tables.flows, now);
+    }
+
+    /// Ends an interval of some milliseconds, in which the worker `received` packets, and the kernel `lost` packets since
+    /// it found no room for them. By this the engine decides how many new flows it admits.
+    pub fn end_interval(&mut self, received: u64, lost: u64, now: Timestamp) {
+        self.tables.overload.end_interval(received, lost, now);
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].

@@ -5,7 +5,7 @@ use vl3lb_common::{DropReason, MacAddr};
 
 use super::policy::Policy;
 use super::refusal::Refusal;
-use super::{Context, Signals, Verdict, emit, next_hop};
+use super::{Context, Signals, Tables, Verdict, emit, next_hop};
 use crate::flow::{Direction, FlowId, Flows, State};
 use crate::packet::{self, Translation};
 use crate::port::Frame;
@@ -15,7 +15,7 @@ use crate::port::Frame;
 #[inline(always)]
 pub(super) fn to_backend<F: Frame>(
     policy: &Policy,
-    flows: &mut Flows,
+    tables: &mut Tables,
     signals: &Signals,
     packet: &mut [F],
     context: Context<'_>,
@@ -24,6 +24,7 @@ pub(super) fn to_backend<F: Frame>(
 ) -> Result<Verdict, Refusal> {
     let bytes = context.parsed.ip_len();
     let segment = context.segment(packet);
+    let flows = &mut tables.flows;
     if !next_hop::is_client_known(policy, flows.table().entry(id)) {
         next_hop::learn_client(policy, signals, flows, id, context.parsed, packet);
     }
@@ -37,7 +38,11 @@ pub(super) fn to_backend<F: Frame>(
         destination_port: backend.port,
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
-    flows.advance(id, Direction::In, segment.as_ref(), bytes, context.now);
+    let before = flows.advance(id, Direction::In, segment.as_ref(), bytes, context.now);
+    if before == Some(State::Answered) && flows.table().entry(id).state() != State::Reset {
+        // The client has acknowledged the backend's SYN.
+        tables.overload.prove(&context.parsed.source, context.now);
+    }
     flows.count_packet(id, owner, Direction::In, bytes);
     Ok(verdict)
 }

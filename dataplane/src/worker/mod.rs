@@ -52,8 +52,8 @@ const SHORT_SLEEP: Timespec = Timespec {
 };
 /// Time between two sweeps under load.
 const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
-/// Time between two readings of the kernel's counters.
-const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two readings of the kernel's counters, by which overload is noticed.
+const STATISTICS_INTERVAL: Duration = Duration::from_millis(10);
 /// Rounds in which a stopping worker processes packets that have already arrived.
 const LAST_ROUNDS: usize = 64;
 
@@ -82,6 +82,8 @@ pub(crate) struct Worker<P: Port> {
     statistics_due: Timestamp,
     /// The port's statistics as last read.
     statistics: PortStatistics,
+    /// Packets since then.
+    interval_packets: u64,
     /// When the last round began, if it had packets.
     busy_since: Option<Timestamp>,
     /// The port's descriptor reports an error: sleep on the doorbell alone.
@@ -119,6 +121,7 @@ impl<P: Port> Worker<P> {
             sweep_due: Timestamp::default(),
             statistics_due: Timestamp::default(),
             statistics: PortStatistics::default(),
+            interval_packets: 0,
             busy_since: None,
             polling_disabled: false,
             busy_poll_timeout,
@@ -160,6 +163,7 @@ impl<P: Port> Worker<P> {
         self.send(now);
 
         let packets = received + handed_over;
+        self.interval_packets += packets;
         if packets > 0 {
             self.stats.bursts.add(1);
             self.busy_since = Some(now);
@@ -372,15 +376,19 @@ impl<P: Port> Worker<P> {
             self.engine.reset_orphans(&mut self.port, &mut self.outgoing);
         }
         if now >= self.statistics_due {
-            self.read_statistics();
+            let lost = self.read_statistics();
+            self.engine
+                .end_interval(std::mem::take(&mut self.interval_packets), lost, now);
             self.statistics_due = now + STATISTICS_INTERVAL;
         }
     }
 
-    fn read_statistics(&mut self) {
+    /// Returns the number of packets that the port has lost since the last reading.
+    fn read_statistics(&mut self) -> u64 {
         let now = self.port.statistics();
         self.stats.port.add_since(&self.statistics, &now);
-        self.statistics = now;
+        let before = std::mem::replace(&mut self.statistics, now);
+        now.lost_since(&before)
     }
 
     /// Sleeps until there is work, at most a second.

@@ -9,10 +9,11 @@ use vl3lb_common::{DropReason, Duration};
 /// A limit has room again when it was not reached for this long.
 const QUIET: Duration = Duration::from_secs(10);
 /// Drop reasons of an exhausted limit.
-const EXHAUSTED: [DropReason; 3] = [
+const EXHAUSTED: [DropReason; 4] = [
     DropReason::FlowTableFull,
     DropReason::NatPortsExhausted,
     DropReason::ClientLimit,
+    DropReason::Overload,
 ];
 
 /// The limits that are reached, each with the time of the last report of it.

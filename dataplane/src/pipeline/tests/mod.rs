@@ -9,6 +9,7 @@ mod icmp;
 mod lifecycle;
 mod nat;
 mod orphan;
+mod overload;
 mod path_mtu;
 mod properties;
 mod reattach;

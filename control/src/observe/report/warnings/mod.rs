@@ -282,6 +282,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::FlowTableFull
         | DropReason::NatPortsExhausted
         | DropReason::ClientLimit
+        | DropReason::Overload
         | DropReason::FragmentTableFull
         | DropReason::TxRingFull
         | DropReason::TxRefused
