@@ -18,6 +18,8 @@ const CENTISECOND: u64 = 10_000_000;
 /// around after 497 days and compare by their signed distance.
 const MAX_TIMEOUT: u64 = 0x3fff_ffff;
 
+/// In [`HotEntry::flags`]: see [`HotEntry::is_untimed`].
+const UNTIMED: u8 = 1;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_counted`].
 const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
@@ -174,6 +176,18 @@ impl HotEntry {
     #[inline]
     pub(crate) const fn set_counted(&mut self, counted: bool) {
         self.set_flag(COUNTED, counted);
+    }
+
+    /// Whether the client's SYN goes to the backend without its timestamps: see [`super::open`].
+    #[inline]
+    pub(crate) const fn is_untimed(&self) -> bool {
+        self.flags & UNTIMED != 0
+    }
+
+    /// Sets whether the client's SYN goes to the backend without its timestamps.
+    #[inline]
+    pub(super) const fn set_untimed(&mut self, untimed: bool) {
+        self.set_flag(UNTIMED, untimed);
     }
 
     /// The epoch with which the flow holds its client's entry in the affinity table.

@@ -156,6 +156,7 @@ impl Flows {
             .table
             .insert(new, room.nat_port, now)
             .ok_or(OpenError::TableFull)?;
+        self.table.entry_mut(id).set_untimed(room.untimed);
         self.hold_affinity(id, backend, now);
         if let Some(feed) = self.subscribed_feed() {
             feed.emit_opened(&self.table, id, now);
@@ -254,6 +255,12 @@ impl Flows {
     /// Notes the window scale option of a SYN for the judgement of segments.
     pub(crate) fn note_window_scale(&mut self, id: FlowId, sender: Direction, scale: Option<u8>) {
         self.table.entry_mut(id).sequence.note_scale(sender, scale);
+    }
+
+    /// Notes for the next flow with the same NAT port that the backend has the connection, which has just finished, in
+    /// TIME-WAIT, and the last timestamp that it had of the client.
+    pub(crate) fn note_time_wait(&mut self, id: FlowId, timestamp: Option<u32>, now: Timestamp) {
+        self.table.entry_mut(id).sequence.begin_time_wait(timestamp, now);
     }
 
     /// Counts the time from SYN to the backend's SYN-ACK.

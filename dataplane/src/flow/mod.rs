@@ -51,5 +51,6 @@ pub(crate) use key::{ReplyKey, RequestKey};
 pub(crate) use lifecycle::Flows;
 pub(crate) use open::{NewFlow, OpenError};
 pub(crate) use orphan::Orphan;
+pub(crate) use sequence::SynNumbers;
 pub(crate) use state::{Direction, State};
 pub(crate) use table::{FlowId, FlowTable, Probe};

@@ -2,6 +2,14 @@
 //!
 //! Flows that are over go first. Then live ones go ([`super::victim`]). An established TCP flow never does.
 //!
+//! The backend may have the former connection of a port in TIME-WAIT, where it takes a SYN only if its timestamp, or
+//! without timestamps its sequence number, is ahead of the last one that it had (RFC 6191). For two clients that is so
+//! half of the time. Both are known of a flow that is over, so the oldest one is taken that lets the SYN pass. Sequence
+//! numbers differ at random from connection to connection, so among [`RECLAIM_SCAN`] flows there is always one. But the
+//! timestamps of one host are all ahead of another one's, or all behind. A client that is behind too many others gets a
+//! port by its sequence number alone, and its SYN goes without timestamps, which its connection then does not have
+//! (RFC 7323 section 3.2). Nothing else is rewritten: both ends see each other's numbers, in SACK too.
+//!
 //! A client has a share (RFC 6888 REQ-4): a number of flows, and at most half of the table's entries or an endpoint's NAT
 //! ports once all but one in sixteen are used. So one client cannot lock the others out with flows that never make room,
 //! and may still use nearly everything while nobody else needs it. Tables of less than 128 have no such reserve. A client beyond its share gets a new flow in exchange
@@ -15,6 +23,7 @@ use super::endpoint::{Endpoint, EndpointId};
 use super::entry::HotEntry;
 use super::key::Key;
 use super::reclaim::Class;
+use super::sequence::SynNumbers;
 use super::state::State;
 use super::table::{FlowId, FlowTable};
 
@@ -27,7 +36,7 @@ const EXPIRED_SCAN: usize = 64;
 /// where it still has a half-open connection of the port's former flow; the client repeats it after a second (RFC 6298
 /// section 2.1), and it must then come from the same port.
 const YOUNG: Duration = Duration::from_secs(2);
-/// Limit of the search for a flow that is over and not young, where all others come to the end of their queue soon.
+/// Young flows that end the search for one that is not: all others come to the end of their queue soon.
 const OLD_SCAN: usize = 4;
 
 /// The parameters of a new flow.
@@ -49,6 +58,8 @@ pub(crate) struct NewFlow {
     pub state: State,
     /// A NAT port to be taken if it is still free: from [`FlowTable::free_port`].
     pub nat_port: Option<u16>,
+    /// The client's SYN, of a TCP flow.
+    pub syn: Option<SynNumbers>,
     /// Flows that the client may have in this table, those that are over not counted.
     pub client_flows: u32,
 }
@@ -67,10 +78,20 @@ impl NewFlow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) nat_port: u16,
+    /// The SYN passes at the backend without its timestamps only.
+    pub(super) untimed: bool,
     /// The flow that has the request key, or an expired one of a full table.
     pub(super) replaced: Option<FlowId>,
     /// A flow that is over, or a live one that makes room.
     pub(super) reclaimed: Option<FlowId>,
+}
+
+/// A flow whose NAT port a new one can take.
+#[derive(Debug, Clone, Copy)]
+struct Reclaimable {
+    id: FlowId,
+    /// See [`Room::untimed`].
+    untimed: bool,
 }
 
 /// The reason why a flow could not be opened. No other flow was ended for it.
@@ -109,6 +130,7 @@ impl FlowTable {
         let request = HotEntry::new(new, endpoint, 0).request_key();
         let mut replaced = self.find(request.hash(&self.seed), request);
         let unused = self.unused_port(new, endpoint, replaced, random, &usable);
+        let mut untimed = false;
         let (nat_port, mut reclaimed) = if let Some(error) = self.share_used(new, endpoint, replaced) {
             let own = self
                 .own_flow(endpoint, &new.client, replaced, &usable)
@@ -117,10 +139,12 @@ impl FlowTable {
         } else if let Some(port) = unused {
             (port, None)
         } else {
-            let id = self
-                .reclaimable(endpoint, now, &usable)
+            let found = self.reclaimable(endpoint, new.syn, now, &usable);
+            let id = found
+                .map(|found| found.id)
                 .or_else(|| self.evictable(endpoint, &usable))
                 .ok_or(OpenError::PortsExhausted)?;
+            untimed = found.is_some_and(|found| found.untimed);
             (self.entry(id).nat_port, Some(id))
         };
         if self.pool.is_full() && replaced.is_none() && reclaimed.is_none() {
@@ -131,6 +155,7 @@ impl FlowTable {
         }
         Ok(Room {
             nat_port,
+            untimed,
             replaced,
             reclaimed,
         })
@@ -164,26 +189,54 @@ impl FlowTable {
             .or_else(|| self.ports.find_free(endpoint, random, &usable))
     }
 
-    /// The flow to the endpoint that makes room first: the oldest that is over, but rather a half-open one than a young
-    /// one that is over.
+    /// The flow to the endpoint that makes room first: the oldest that is over and lets the SYN pass, but rather a
+    /// half-open one than a young one that is over.
     fn reclaimable(
         &self,
         endpoint: EndpointId,
+        syn: Option<SynNumbers>,
         now: Timestamp,
         usable: impl Fn(u16) -> bool,
-    ) -> Option<FlowId> {
+    ) -> Option<Reclaimable> {
+        let untimed_syn = syn.filter(|syn| syn.timestamp.is_some()).map(|syn| SynNumbers {
+            timestamp: None,
+            ..syn
+        });
         let is_usable = |id| usable(self.entry(id).nat_port);
-        let is_old = |id| now.since(self.counters(id).created()) >= YOUNG && is_usable(id);
-        let over = |scan| {
+        let is_old = |id| now.since(self.counters(id).created()) >= YOUNG;
+        let passes = |id, syn: SynNumbers| !self.entry(id).sequence.refuses(&syn, now);
+        let over = || {
             self.queues
                 .oldest_first(endpoint, Class::Over, &self.pool.cold)
-                .take(scan)
+                .take(RECLAIM_SCAN)
                 .map(FlowId)
+                .filter(|&id| is_usable(id))
         };
-        over(OLD_SCAN)
-            .find(|&id| is_old(id))
-            .or_else(|| self.oldest_half_open(endpoint, is_old))
-            .or_else(|| over(RECLAIM_SCAN).find(|&id| is_usable(id)))
+        // What can be taken if no flow lets the SYN pass as it is.
+        let (mut without_timestamps, mut oldest) = (None, None);
+        let mut young = 0;
+        for id in over() {
+            if !is_old(id) {
+                young += 1;
+                if young == OLD_SCAN {
+                    break;
+                }
+            } else if syn.is_none_or(|syn| passes(id, syn)) {
+                return Some(Reclaimable { id, untimed: false });
+            } else {
+                if without_timestamps.is_none() && untimed_syn.is_some_and(|syn| passes(id, syn)) {
+                    without_timestamps = Some(Reclaimable { id, untimed: true });
+                }
+                oldest = oldest.or(Some(id));
+            }
+        }
+        let as_it_is = |id| Reclaimable { id, untimed: false };
+        without_timestamps.or_else(|| {
+            oldest
+                .or_else(|| self.oldest_half_open(endpoint, |id| is_old(id) && is_usable(id)))
+                .or_else(|| over().next())
+                .map(as_it_is)
+        })
     }
 
     /// Why the client gets no more flows than it has, if it does not; the one that is `replaced` is not counted.

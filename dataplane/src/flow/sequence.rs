@@ -12,6 +12,7 @@
 //!
 //! Old segments (retransmissions, keep-alives, probes of a zero window) move nothing.
 
+use vl3lb_common::{Duration, Timestamp};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::state::{Direction, State};
@@ -31,13 +32,22 @@ const FORMER: u8 = 0xf;
 const RESET_BY_BACKEND: u8 = 0x10;
 /// In [`Sequence::notes`]: the backend sent FIN before the client had confirmed the connection.
 const EARLY_FIN: u8 = 0x20;
+/// In [`Sequence::notes`]: the flow has finished, and the backend has the connection in TIME-WAIT.
+const TIME_WAIT: u8 = 0x40;
+/// In [`Sequence::notes`], with [`TIME_WAIT`]: the client sent timestamps; in place of the backend's number is the last
+/// one of these that the backend had.
+const TIMESTAMPED: u8 = 0x80;
+/// How long a host keeps a connection in TIME-WAIT: Linux's time, the longest in use.
+const TIME_WAIT_LENGTH: Duration = Duration::from_secs(60);
+
 /// The sequence numbers of one TCP flow: twelve bytes of its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes)]
 #[repr(C)]
 pub(crate) struct Sequence {
     /// By sender: the number behind what it has sent.
     end: [u32; 2],
-    /// While opening, bytes of data in the SYN; after the SYN-ACK, bytes that the backend has sent since (RFC 7413).
+    /// While opening, bytes of data in the SYN; after the SYN-ACK, bytes that the backend has sent since (RFC 7413). In
+    /// TIME-WAIT, the second in which it began.
     early: u16,
     /// The window scales of both SYNs, the client's in the low half.
     scales: u8,
@@ -45,6 +55,14 @@ pub(crate) struct Sequence {
 }
 
 const _: () = assert!(size_of::<Sequence>() == 12);
+
+/// What a host in TIME-WAIT judges a SYN by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SynNumbers {
+    pub sequence: u32,
+    /// TSval of RFC 7323.
+    pub timestamp: Option<u32>,
+}
 
 /// Where a segment is in its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +233,38 @@ impl Sequence {
         segment.flags.ack() && distance(segment.acknowledgment, end).unsigned_abs() <= self.window(direction)
     }
 
+    /// Notes that the backend has the connection, which has just finished, in TIME-WAIT, and the last timestamp that it
+    /// had of the client.
+    pub(super) const fn begin_time_wait(&mut self, timestamp: Option<u32>, now: Timestamp) {
+        self.notes = TIME_WAIT;
+        self.early = seconds(now);
+        if let Some(timestamp) = timestamp {
+            self.notes |= TIMESTAMPED;
+            self.end[Direction::Out as usize] = timestamp;
+        }
+    }
+
+    /// Whether the backend would refuse another client's SYN in place of this connection, because it has that in
+    /// TIME-WAIT and takes the SYN for an old one (RFC 1122 section 4.2.2.13, RFC 6191 section 2, as Linux has them). It
+    /// answers with an ACK then, the client with RST, and the client tries again after a second.
+    pub(super) const fn refuses(&self, syn: &SynNumbers, now: Timestamp) -> bool {
+        let waits = self.notes & TIME_WAIT != 0;
+        if !waits || seconds(now).wrapping_sub(self.early) as u64 > TIME_WAIT_LENGTH.as_secs() {
+            return false;
+        }
+        let by_number = distance(syn.sequence, self.end[Direction::In as usize]);
+        let progress = match syn.timestamp {
+            Some(timestamp) if self.notes & TIMESTAMPED != 0 => {
+                match distance(timestamp, self.end[Direction::Out as usize]) {
+                    0 => by_number,
+                    progress => progress,
+                }
+            }
+            _ => by_number,
+        };
+        progress <= 0
+    }
+
     /// Notes who reset the flow, and in which state it was.
     pub(super) const fn note_reset(&mut self, former: State, by: Direction) {
         let by = match by {
@@ -238,6 +288,14 @@ impl Sequence {
 /// How far `to` is ahead of `from`; negative if it is behind. Numbers wrap around (RFC 9293 section 3.4).
 const fn distance(to: u32, from: u32) -> i32 {
     to.wrapping_sub(from).cast_signed()
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "wraps around after 18 hours, and flows that are over do not live so long"
+)]
+const fn seconds(now: Timestamp) -> u16 {
+    (now.0 / 1_000_000_000) as u16
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked before")]

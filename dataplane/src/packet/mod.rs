@@ -25,6 +25,7 @@ mod segment;
 mod tcp_segment;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 
 pub(crate) use fragment::fragment;
 pub(crate) use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error};
@@ -37,4 +38,5 @@ pub(crate) use reject::{
 };
 pub(crate) use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
 pub(crate) use segment::segment;
-pub(crate) use tcp_segment::{TcpSegment, tcp_segment, tcp_window_scale};
+pub(crate) use tcp_segment::{TcpSegment, tcp_segment, tcp_timestamps, tcp_window_scale};
+pub(crate) use timestamps::remove_timestamps;

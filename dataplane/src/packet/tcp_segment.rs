@@ -7,8 +7,9 @@ use super::parse::{Parsed, TcpFlags, Transport};
 
 /// The options that sequence numbers are judged with (RFC 7323 sections 2.2 and 3.2).
 const END_OF_OPTIONS: u8 = 0;
-const NO_OPERATION: u8 = 1;
+pub(super) const NO_OPERATION: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
+pub(super) const TIMESTAMPS: u8 = 8;
 
 /// What a TCP segment does to its connection. Sequence numbers are modulo 2^32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,14 @@ pub(crate) fn tcp_window_scale(head: &[u8], parsed: &Parsed) -> Option<u8> {
         &[shift] => Some(shift.min(14)),
         _ => None,
     }
+}
+
+/// TSval and TSecr of the timestamps option (RFC 7323 section 3.2). O(options).
+pub(crate) fn tcp_timestamps(head: &[u8], parsed: &Parsed) -> Option<(u32, u32)> {
+    let value = option(head, parsed, TIMESTAMPS)?;
+    let (value, echo) = (value.get(..4)?, value.get(4..8)?);
+    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+    Some((number(value)?, number(echo)?))
 }
 
 /// The value of the first option of this kind, behind kind and length.

@@ -9,7 +9,7 @@ use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
 use super::{Context, Signals, Tables, next_hop};
-use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, tcp};
+use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, SynNumbers, tcp};
 use crate::packet;
 use crate::port::Frame;
 
@@ -115,6 +115,10 @@ fn open<F: Frame>(
         timeout: tables.flows.timeout(state),
         state,
         nat_port: early.map(|early| early.nat_port),
+        syn: packet::tcp_segment(head, parsed).map(|segment| SynNumbers {
+            sequence: segment.sequence,
+            timestamp: packet::tcp_timestamps(head, parsed).map(|(value, _)| value),
+        }),
         client_flows: policy.client_flows(service),
     };
     let local = from_octets(parsed.destination);

@@ -114,9 +114,22 @@ impl Engine {
         if context.parsed.hop_limit <= 1 {
             return Err(DropContext::hop_limit_exceeded(service));
         }
-        if tcp::reopens(entry.state(), context.tcp_flags()) {
-            return self.reopen(packet, context, Some(id));
+        if tcp::opens(context.tcp_flags()) {
+            return self.known_syn(packet, context, id);
         }
+        self.known_request(packet, context, id)
+    }
+
+    /// A request of a flow in the table that goes on.
+    #[inline(always)]
+    pub(super) fn known_request<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        id: FlowId,
+    ) -> Result<Verdict, DropContext> {
+        let entry = self.tables.flows.table().entry(id);
+        let service = entry.service();
         match self.policy.usable_backend(entry) {
             Ok(backend) => {
                 let mac = next_hop::of_backend(&self.policy, &self.signals, backend);
@@ -139,35 +152,6 @@ impl Engine {
                 self.reopen(packet, context, None)
             }
         }
-    }
-
-    /// A request whose flow has ended, or `over` is over: it opens a new one. That takes the place and the NAT port of
-    /// the one that is over.
-    #[cold]
-    fn reopen<F: Frame>(
-        &mut self,
-        packet: &mut [F],
-        context: Context<'_>,
-        over: Option<FlowId>,
-    ) -> Result<Verdict, DropContext> {
-        let service = self
-            .policy
-            .service_at(context.parsed, context.tuple())
-            .ok_or(DropReason::NoService)?;
-        let client = &context.parsed.source;
-        let by_ports = self.policy.request_owner(client, context.tuple());
-        let transport = &context.parsed.transport;
-        let Some(worker) = self
-            .policy
-            .remote_owner(service, client, by_ports, context.origin, transport)
-        else {
-            return self.new_request(packet, context, service, None);
-        };
-        if let Some(id) = over {
-            let cause = self.tables.flows.table().entry(id).state().close_cause();
-            self.tables.flows.end(id, cause, context.now);
-        }
-        Ok(Verdict::Handoff(worker))
     }
 
     /// A packet without a flow in this worker's table.
@@ -206,7 +190,7 @@ impl Engine {
     }
 
     /// A request that opens a flow of `service` at this worker.
-    fn new_request<F: Frame>(
+    pub(super) fn new_request<F: Frame>(
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
@@ -215,7 +199,11 @@ impl Engine {
     ) -> Result<Verdict, DropContext> {
         let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
         let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
-        translate::to_backend(policy, tables, signals, packet, context, id, Ok(mac))
-            .map_err(|refusal| self.refused(context, id, refusal))
+        let verdict = translate::to_backend(policy, tables, signals, packet, context, id, Ok(mac))
+            .map_err(|refusal| self.refused(context, id, refusal))?;
+        if self.tables.flows.table().entry(id).is_untimed() {
+            translate::without_timestamps(packet, context.parsed, verdict)?;
+        }
+        Ok(verdict)
     }
 }

@@ -10,7 +10,7 @@
 //! | classify | `classify.rs` | parses; separates packets of flows, of the slow path, and strays |
 //! | decide | `decide.rs` | connects the next steps: a known flow, an ended one, none |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
-//! | admit | `admit.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
+//! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
@@ -48,6 +48,7 @@ mod reject;
 mod select;
 mod size;
 mod slow_path;
+mod syn;
 #[cfg(test)]
 mod tests;
 mod translate;

@@ -7,7 +7,7 @@ use super::policy::Policy;
 use super::refusal::Refusal;
 use super::{Context, Signals, Tables, Verdict, emit, next_hop};
 use crate::flow::{Direction, FlowId, Flows, State};
-use crate::packet::{self, Translation};
+use crate::packet::{self, Parsed, Translation};
 use crate::port::Frame;
 
 /// Translates a request and sends it to the flow's backend, whose next hop is `mac`. The state does not move for a packet
@@ -71,16 +71,45 @@ pub(super) fn to_client<F: Frame>(
     };
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
     let before = flows.advance(id, Direction::Out, segment.as_ref(), bytes, context.now);
-    if before == Some(State::Opening) && flows.table().entry(id).state() == State::Answered {
-        accepted(flows, packet, context, id);
+    if let Some(before) = before {
+        changed(flows, packet, context, id, before);
     }
     flows.count_packet(id, owner, Direction::Out, bytes);
     Ok(verdict)
 }
 
+/// Takes the timestamps out of a translated SYN: see [`Flows::open`].
+#[cold]
+pub(super) fn without_timestamps<F: Frame>(
+    packet: &mut [F],
+    parsed: &Parsed,
+    verdict: Verdict,
+) -> Result<(), DropReason> {
+    // One with so much data that it is segmented has no checksum yet.
+    if verdict != Verdict::Transmit {
+        return Ok(());
+    }
+    let head = packet.first_mut().ok_or(DropReason::Internal)?;
+    packet::remove_timestamps(head.bytes_mut(), parsed)
+}
+
+/// A packet of the backend has changed the flow's state, which was `before`.
+#[inline(never)]
+fn changed<F: Frame>(flows: &mut Flows, packet: &[F], context: Context<'_>, id: FlowId, before: State) {
+    match (before, flows.table().entry(id).state()) {
+        (State::Opening, State::Answered) => accepted(flows, packet, context, id),
+        // It closed first, so it is the one that waits; it echoes the last timestamp that it had.
+        (_, State::Finished) => {
+            let head = packet.first().map(F::bytes);
+            let timestamps = head.and_then(|head| packet::tcp_timestamps(head, context.parsed));
+            flows.note_time_wait(id, timestamps.map(|(_, echo)| echo), context.now);
+        }
+        _ => {}
+    }
+}
+
 /// The backend accepted a connection: counts the time that it took, and notes the segment size that both ends can take
 /// and the scale of the backend's windows.
-#[inline(never)]
 fn accepted<F: Frame>(flows: &mut Flows, packet: &[F], context: Context<'_>, id: FlowId) {
     flows.count_connect(id, context.now);
     let head = packet.first().map(F::bytes);

@@ -9,6 +9,7 @@ mod pressure;
 mod share;
 mod tcp;
 mod tcp_model;
+mod time_wait;
 mod timers;
 
 use std::ops::RangeInclusive;
@@ -54,6 +55,7 @@ fn new_flow(client: u32, slot: u32) -> NewFlow {
         timeout: Duration::from_secs(240),
         state: State::Opening,
         nat_port: None,
+        syn: None,
         client_flows: u32::MAX,
     }
 }

@@ -192,8 +192,14 @@ impl Model {
             .iter()
             .take(8)
             .filter(is_old);
+        let is_young = |key: &&RequestKey| {
+            let age = self.time().since(self.flows[*key].created);
+            age < Duration::from_secs(2) && self.is_usable(key)
+        };
+        // The fourth young one ends the search.
+        let until = over.iter().enumerate().filter(|(_, key)| is_young(key)).nth(3);
         over.iter()
-            .take(4)
+            .take(until.map_or(32, |(nth, _)| nth.min(32)))
             .find(is_old)
             .or_else(|| half_open.min_by_key(|key| std::cmp::Reverse(weight(key))))
             .or_else(|| over.iter().find(|key| self.is_usable(key)))
