@@ -66,12 +66,14 @@ pub(crate) struct HotEntry {
     pub hop_generation: u16,
     /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
-    _unused: u16,
+    /// 1 if the flow is not at its client's home: see [`super::overflow`].
+    away: u8,
+    _unused: u8,
 }
 
 const _: () = assert!(size_of::<HotEntry>() == 64);
 const _: () = assert!(std::mem::offset_of!(HotEntry, client_port) == 36);
-const _: () = assert!(std::mem::offset_of!(HotEntry, _unused) == 62);
+const _: () = assert!(std::mem::offset_of!(HotEntry, away) == 62);
 const _: () = assert!(MAX_BACKENDS <= 1 << u16::BITS);
 
 impl HotEntry {
@@ -99,6 +101,7 @@ impl HotEntry {
             client_mac: new.client_mac,
             hop_generation: new.hop_generation,
             mss: 0,
+            away: new.away as u8,
             _unused: 0,
         }
     }
@@ -188,6 +191,11 @@ impl HotEntry {
     #[inline]
     pub(super) const fn set_untimed(&mut self, untimed: bool) {
         self.set_flag(UNTIMED, untimed);
+    }
+
+    /// Whether the flow is not at its client's home.
+    pub(super) const fn is_away(&self) -> bool {
+        self.away != 0
     }
 
     /// The epoch with which the flow holds its client's entry in the affinity table.

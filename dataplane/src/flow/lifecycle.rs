@@ -33,6 +33,7 @@ use super::entry::HotEntry;
 use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
 use super::orphan::{Orphan, Orphans};
+use super::overflow::Overflow;
 use super::state::{Direction, Lifetimes, State};
 use super::table::{FlowId, FlowTable};
 use super::tcp;
@@ -52,6 +53,8 @@ pub(crate) struct Flows {
     stats: Arc<WorkerStats>,
     feed: Option<FeedWriter>,
     orphans: Orphans,
+    /// Shared with the other workers, if there are any.
+    pub(super) overflow: Option<Arc<Overflow>>,
 }
 
 impl std::fmt::Debug for Flows {
@@ -88,6 +91,7 @@ impl Flows {
             stats,
             feed: None,
             orphans: Orphans::new(),
+            overflow: None,
         })
     }
 
@@ -157,6 +161,7 @@ impl Flows {
             .insert(new, room.nat_port, now)
             .ok_or(OpenError::TableFull)?;
         self.table.entry_mut(id).set_untimed(room.untimed);
+        self.count_away(id, Overflow::opened);
         self.hold_affinity(id, backend, now);
         if let Some(feed) = self.subscribed_feed() {
             feed.emit_opened(&self.table, id, now);
@@ -330,6 +335,7 @@ impl Flows {
                 self.orphans.push(Orphan::new(*entry, backend));
             }
         }
+        self.count_away(id, Overflow::closed);
         let backend = self.table.close(id);
         self.stats
             .backend(backend)

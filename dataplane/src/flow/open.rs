@@ -58,6 +58,10 @@ pub(crate) struct NewFlow {
     pub state: State,
     /// A NAT port to be taken if it is still free: from [`FlowTable::free_port`].
     pub nat_port: Option<u16>,
+    /// The flow is opened away from its client's home: see [`super::overflow`].
+    pub away: bool,
+    /// Another worker may have room: no live flow has to make it here.
+    pub elsewhere: bool,
     /// The client's SYN, of a TCP flow.
     pub syn: Option<SynNumbers>,
     /// Flows that the client may have in this table, those that are over not counted.
@@ -132,6 +136,9 @@ impl FlowTable {
         let unused = self.unused_port(new, endpoint, replaced, random, &usable);
         let mut untimed = false;
         let (nat_port, mut reclaimed) = if let Some(error) = self.share_used(new, endpoint, replaced) {
+            if new.elsewhere {
+                return Err(error);
+            }
             let own = self
                 .own_flow(endpoint, &new.client, replaced, &usable)
                 .ok_or(error)?;
@@ -142,7 +149,7 @@ impl FlowTable {
             let found = self.reclaimable(endpoint, new.syn, now, &usable);
             let id = found
                 .map(|found| found.id)
-                .or_else(|| self.evictable(endpoint, &usable))
+                .or_else(|| self.evictable(endpoint, &usable).filter(|_| !new.elsewhere))
                 .ok_or(OpenError::PortsExhausted)?;
             untimed = found.is_some_and(|found| found.untimed);
             (self.entry(id).nat_port, Some(id))

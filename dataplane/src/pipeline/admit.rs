@@ -8,7 +8,7 @@ use super::policy::Policy;
 use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
-use super::{Context, Signals, Tables, next_hop};
+use super::{Context, Origin, Signals, Tables, next_hop};
 use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, SynNumbers, tcp};
 use crate::packet;
 use crate::port::Frame;
@@ -115,6 +115,10 @@ fn open<F: Frame>(
         timeout: tables.flows.timeout(state),
         state,
         nat_port: early.map(|early| early.nat_port),
+        away: context.origin == Origin::Overflow,
+        elsewhere: policy
+            .away(context.origin, service.slot, &parsed.source, tuple)
+            .is_some(),
         syn: packet::tcp_segment(head, parsed).map(|segment| SynNumbers {
             sequence: segment.sequence,
             timestamp: packet::tcp_timestamps(head, parsed).map(|(value, _)| value),

@@ -197,8 +197,16 @@ impl Engine {
         service: ServiceSlot,
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
+        if let Some(verdict) = self.away(context, service)? {
+            return Ok(verdict);
+        }
         let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
-        let (id, mac) = admit::admit(policy, tables, signals, packet, context, service, early)?;
+        let admitted = admit::admit(policy, tables, signals, packet, context, service, early);
+        let (id, mac) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.overflow(context, service, refused),
+        };
+        let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
         let verdict = translate::to_backend(policy, tables, signals, packet, context, id, Ok(mac))
             .map_err(|refusal| self.refused(context, id, refusal))?;
         if self.tables.flows.table().entry(id).is_untimed() {

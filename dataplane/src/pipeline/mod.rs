@@ -14,6 +14,7 @@
 //! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
+//! | overflow | `overflow.rs` | passes what has no room at a client's home to another worker |
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
@@ -37,6 +38,7 @@ mod limit;
 mod lookup;
 mod next_hop;
 mod orphan;
+mod overflow;
 mod overload;
 mod path_mtu;
 mod placement;
@@ -66,7 +68,7 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{FeedWriter, Flows};
+use crate::flow::{FeedWriter, Flows, Overflow};
 use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
 use crate::port::Frame;
 
@@ -99,6 +101,8 @@ pub enum Verdict {
     Wait(Ticket),
     /// The packet's flow belongs to that worker.
     Handoff(u16),
+    /// The packet's client has no room at this worker, its home: that worker has its flow, or opens it.
+    Overflow(u16),
     /// Counted; release its frames.
     Drop,
 }
@@ -110,6 +114,8 @@ pub enum Origin {
     Queue,
     /// From another worker, because this one owns the flow.
     Handoff,
+    /// From the client's home, which has no room for its flows: see [`Verdict::Overflow`].
+    Overflow,
 }
 
 /// A TCP or UDP packet on its way through the steps.
@@ -303,6 +309,11 @@ impl Engine {
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
     pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
         self.tables.flows.slice(cursor, scan, now, self.policy.worker)
+    }
+
+    /// Shares the table of clients that overflow with the other workers.
+    pub(crate) fn set_overflow(&mut self, overflow: Arc<Overflow>) {
+        self.tables.flows.set_overflow(overflow);
     }
 
     /// Emits each flow that opens or closes from now on to `feed`, while it has a subscriber.

@@ -155,17 +155,16 @@ impl Policy {
         origin: Origin,
         transport: &Transport,
     ) -> Option<u16> {
+        if origin == Origin::Overflow {
+            return None;
+        }
         // A fragment was handed to the worker where its datagram meets, whoever owns the flow.
         let is_last = || origin == Origin::Handoff && !matches!(transport, Transport::Fragment { .. });
         if !self.placement.any_by_client() || self.workers == 1 {
             return (by_ports != self.worker && !is_last()).then_some(by_ports);
         }
         let placed = self.placement.of(service);
-        let by_client = u16::try_from(reduce(
-            self.owner_key.client_hash(client),
-            u32::from(self.workers),
-        ))
-        .unwrap_or(0);
+        let by_client = self.home(client);
         let (owner, former) = if placed.by_client {
             (by_client, by_ports)
         } else {
@@ -177,6 +176,39 @@ impl Policy {
         }
         let is_former = placed.moved && former == self.worker;
         (owner != self.worker && (is_former || !is_last())).then_some(owner)
+    }
+
+    /// The worker that opens flows of a client when this one, its home, has no room. `None` if this is not the home of
+    /// the client, or the packet was passed on already.
+    pub(super) fn away(
+        &self,
+        origin: Origin,
+        service: ServiceSlot,
+        client: &[u8; 16],
+        tuple: Tuple,
+    ) -> Option<u16> {
+        if self.workers == 1 || origin == Origin::Overflow || !self.placement.of(service).by_client {
+            return None;
+        }
+        if self.home(client) != self.worker {
+            return None;
+        }
+        // One of the others, evenly.
+        let others = u32::from(self.workers) - 1;
+        let hash = self.owner_key.hash(
+            client,
+            tuple.source_port,
+            tuple.destination_port,
+            tuple.protocol.number(),
+        );
+        let steps = u16::try_from(reduce(hash, others)).ok()? + 1;
+        Some((self.worker + steps) % self.workers)
+    }
+
+    /// The worker that owns the flows of a client of services with affinity.
+    fn home(&self, client: &[u8; 16]) -> u16 {
+        let hash = self.owner_key.client_hash(client);
+        u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
     }
 
     /// Flows that a client of `service` may have at this worker: its part of the whole, since they are spread over all

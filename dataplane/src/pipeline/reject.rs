@@ -42,6 +42,11 @@ impl From<DropReason> for DropContext {
 }
 
 impl DropContext {
+    /// Why the packet is dropped.
+    pub(super) const fn reason(&self) -> DropReason {
+        self.reason
+    }
+
     /// Counts for a service, without a response.
     pub(super) const fn of(service: ServiceSlot, reason: DropReason) -> Self {
         Self {

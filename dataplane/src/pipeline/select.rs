@@ -6,11 +6,11 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::selection_hash;
 use vl3lb_common::snapshot::MAX_SERVICES;
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{BackendSlot, DropReason, Service, ServiceSlot};
+use vl3lb_common::{Backend, BackendSlot, DropReason, Service, ServiceSlot};
 
-use super::Context;
 use super::policy::Policy;
-use crate::flow::{BackendId, Flows, ServiceClient};
+use super::{Context, Origin};
+use crate::flow::{BackendId, Flows, Guest, ServiceClient};
 
 /// The state of selection between flows.
 #[derive(Debug)]
@@ -68,10 +68,16 @@ impl Selector {
             };
             let kept = flows
                 .kept_backend(&key, context.now)
-                .filter(|&kept| may_keep(policy, service.slot, kept));
-            if let Some(kept) = kept {
+                .filter(|&kept| may_keep(policy, service.slot, kept))
+                .map(|kept| kept.slot);
+            // The client's home, whose word counts, knows its backend.
+            let known_at_home = (context.origin == Origin::Overflow)
+                .then(|| flows.overflow_backend(Guest::new(&client, service.slot)))
+                .flatten()
+                .filter(|&slot| is_of(policy, service.slot, slot));
+            if let Some(slot) = known_at_home.or(kept) {
                 return Ok(Choice {
-                    slot: kept.slot,
+                    slot,
                     scheduled: false,
                 });
             }
@@ -93,7 +99,14 @@ impl Selector {
 
 /// Whether the backend that a client had is still one of the service and takes flows.
 fn may_keep(policy: &Policy, service: ServiceSlot, kept: BackendId) -> bool {
-    policy.snapshot.backend(kept.slot).is_some_and(|backend| {
-        BackendId::from(backend) == kept && backend.service == service && backend.takes_new_flows()
-    })
+    let is_same = |backend: &Backend| BackendId::from(backend) == kept;
+    policy.snapshot.backend(kept.slot).is_some_and(is_same) && is_of(policy, service, kept.slot)
+}
+
+/// Whether a backend is one of the service and takes flows.
+pub(super) fn is_of(policy: &Policy, service: ServiceSlot, slot: BackendSlot) -> bool {
+    policy
+        .snapshot
+        .backend(slot)
+        .is_some_and(|backend| backend.service == service && backend.takes_new_flows())
 }

@@ -1,6 +1,6 @@
 //! SYNs of clients whose flow is in the table.
 
-use vl3lb_common::DropReason;
+use vl3lb_common::{DropReason, Timestamp};
 
 use super::reject::DropContext;
 use super::{Context, Engine, Verdict, translate};
@@ -48,12 +48,21 @@ impl Engine {
             .policy
             .remote_owner(service, client, by_ports, context.origin, transport)
         else {
-            return self.new_request(packet, context, service, None);
+            let verdict = self.new_request(packet, context, service, None)?;
+            if matches!(verdict, Verdict::Overflow(_)) {
+                self.leave(over, context.now);
+            }
+            return Ok(verdict);
         };
+        self.leave(over, context.now);
+        Ok(Verdict::Handoff(worker))
+    }
+
+    /// Ends a flow that is over, whose place another worker's flow takes.
+    fn leave(&mut self, over: Option<FlowId>, now: Timestamp) {
         if let Some(id) = over {
             let cause = self.tables.flows.table().entry(id).state().close_cause();
-            self.tables.flows.end(id, cause, context.now);
+            self.tables.flows.end(id, cause, now);
         }
-        Ok(Verdict::Handoff(worker))
     }
 }

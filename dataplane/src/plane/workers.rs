@@ -15,6 +15,7 @@ use vl3lb_common::stats::WorkerStats;
 
 use crate::config::Config;
 use crate::error::SetupError;
+use crate::flow::Overflow;
 use crate::packet::Framing;
 use crate::pipeline::{Engine, EngineConfig};
 use crate::port::Port;
@@ -80,6 +81,7 @@ impl Team {
         let workers = self.workers();
         let flows = (config.flows / u32::from(workers)).max(1);
         let seed = random();
+        let overflow = Arc::new(Overflow::default());
         let engine = |worker: u16, stats: &Arc<WorkerStats>, feed: &Arc<FlowFeed>| {
             let engine_config = EngineConfig {
                 worker,
@@ -99,6 +101,7 @@ impl Team {
             )
             .map_err(|cause| start_error(&format!("worker {worker} with {flows} flows"), cause))?;
             engine.set_flow_feed(Arc::clone(feed));
+            engine.set_overflow(Arc::clone(&overflow));
             Ok(engine)
         };
         (0..)
@@ -125,21 +128,21 @@ impl Team {
             .iter()
             .map(|inbox| Arc::clone(inbox.bell()))
             .collect();
-        let handoffs = handoff::mesh(&bells, HANDOFF_FRAMES);
+        let [handoffs, overflows] = [(); 2].map(|()| handoff::mesh(&bells, HANDOFF_FRAMES));
         let can_transmit: Vec<_> = ports.iter().map(Port::can_transmit).collect();
         let relays = relay::mesh(&bells, HANDOFF_FRAMES, &can_transmit);
         let mut threads = Vec::with_capacity(engines.len());
         let parts = engines
             .into_iter()
             .zip(ports)
-            .zip(handoffs.into_iter().zip(relays));
-        for (number, ((engine, port), (handoff, relay))) in parts.enumerate() {
+            .zip(handoffs.into_iter().zip(overflows).zip(relays));
+        for (number, ((engine, port), ((handoff, overflow), relay))) in parts.enumerate() {
             let inbox = &self.inboxes[number];
             inbox.resume();
             let worker = Worker::new(
                 port,
                 engine,
-                handoff,
+                [handoff, overflow],
                 relay,
                 Arc::clone(inbox),
                 Arc::clone(&self.stats[number]),

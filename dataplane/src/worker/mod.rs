@@ -63,6 +63,8 @@ pub(crate) struct Worker<P: Port> {
     port: P,
     engine: Engine,
     handoff: Handoff<P::Frame>,
+    /// For packets of clients that have no room at their home.
+    overflow: Handoff<P::Frame>,
     /// Present if a worker cannot transmit by itself.
     relay: Option<Relay<P::Frame>>,
     inbox: Arc<Inbox>,
@@ -99,7 +101,7 @@ impl<P: Port> Worker<P> {
     pub(crate) fn new(
         port: P,
         engine: Engine,
-        handoff: Handoff<P::Frame>,
+        [handoff, overflow]: [Handoff<P::Frame>; 2],
         relay: Option<Relay<P::Frame>>,
         inbox: Arc<Inbox>,
         stats: Arc<WorkerStats>,
@@ -109,6 +111,7 @@ impl<P: Port> Worker<P> {
             port,
             engine,
             handoff,
+            overflow,
             relay,
             inbox,
             stats,
@@ -205,8 +208,11 @@ impl<P: Port> Worker<P> {
     fn receive_from_workers(&mut self, now: Timestamp) -> u64 {
         self.handoff.receive(&mut self.burst, BURST);
         let handed_over = self.forward(Origin::Handoff, now);
+        self.overflow.receive(&mut self.burst, BURST);
+        let overflowed = self.forward(Origin::Overflow, now);
         self.handoff.ring();
-        handed_over
+        self.overflow.ring();
+        handed_over + overflowed
     }
 
     /// Packets that this worker transmits for others.
@@ -275,9 +281,13 @@ impl<P: Port> Worker<P> {
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
             }
             Verdict::Wait(ticket) => self.keep(ticket, packet, origin),
-            Verdict::Handoff(to) => {
+            Verdict::Handoff(to) | Verdict::Overflow(to) => {
                 self.packet.extend(packet);
-                if self.handoff.send(to, &mut self.packet) {
+                let rings = match verdict {
+                    Verdict::Overflow(_) => &mut self.overflow,
+                    _ => &mut self.handoff,
+                };
+                if rings.send(to, &mut self.packet) {
                     self.stats.handoffs.add(1);
                 } else {
                     self.engine
@@ -443,6 +453,7 @@ impl<P: Port> Worker<P> {
         }
         self.read_statistics();
         let mut waiting = self.handoff.drain();
+        waiting.extend(self.overflow.drain());
         if let Some(relay) = &mut self.relay {
             waiting.extend(relay.drain());
         }

@@ -55,6 +55,8 @@ fn new_flow(client: u32, slot: u32) -> NewFlow {
         timeout: Duration::from_secs(240),
         state: State::Opening,
         nat_port: None,
+        away: false,
+        elsewhere: false,
         syn: None,
         client_flows: u32::MAX,
     }

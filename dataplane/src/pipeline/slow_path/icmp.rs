@@ -4,7 +4,7 @@
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::{DropReason, MacAddr, ServiceKey, Timestamp};
 
-use crate::flow::FlowId;
+use crate::flow::{FlowId, Guest};
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::reject::DropContext;
@@ -47,29 +47,33 @@ pub(super) fn forward<F: Frame>(
     {
         return to_client(policy, tables, signals, packet, error, id);
     }
-    let by_ports = policy.request_owner(&quoted.destination, tuple);
-    if (by_ports == policy.worker || policy.placement.any_by_client())
-        && let Some(id) = table.request(&tuple.request_key(quoted.destination), error.now)
-    {
+    if let Some(id) = table.request(&tuple.request_key(quoted.destination), error.now) {
         return to_backend(policy, tables, signals, packet, error, id);
     }
+    let by_ports = policy.request_owner(&quoted.destination, tuple);
     let own = ServiceKey {
         address: from_octets(quoted.source),
         port: quoted.source_port,
         protocol: quoted.protocol,
     };
     let next = match (policy.snapshot.services.get(&own), reply_owner) {
-        (Some(&service), _) => policy.remote_owner(
-            service,
-            &quoted.destination,
-            by_ports,
-            error.origin,
-            &error.parsed.transport,
-        ),
-        (None, owner) => Some(owner.unwrap_or(by_ports)).filter(|&owner| owner != policy.worker),
+        (Some(&service), _) => {
+            let client = &quoted.destination;
+            let away = || {
+                let guest = Guest::new(client, service);
+                tables.flows.overflow_backend(guest)?;
+                policy.away(error.origin, service, client, tuple)
+            };
+            policy
+                .remote_owner(service, client, by_ports, error.origin, &error.parsed.transport)
+                .map(Verdict::Handoff)
+                .or_else(|| away().map(Verdict::Overflow))
+        }
+        (None, owner) => Some(owner.unwrap_or(by_ports))
+            .filter(|&owner| owner != policy.worker && error.origin != Origin::Overflow)
+            .map(Verdict::Handoff),
     };
-    next.map(Verdict::Handoff)
-        .ok_or_else(|| DropReason::IcmpUnmatched.into())
+    next.ok_or_else(|| DropReason::IcmpUnmatched.into())
 }
 
 /// An error about a packet to the backend goes to the client (RFC 5508 REQ-5).

@@ -9,6 +9,7 @@ mod icmp;
 mod lifecycle;
 mod nat;
 mod orphan;
+mod overflow;
 mod overload;
 mod path_mtu;
 mod properties;
@@ -37,7 +38,7 @@ use vl3lb_common::{
 
 use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
 use crate::config::Timeouts;
-use crate::flow::{Direction, ReplyKey};
+use crate::flow::{Direction, Overflow, ReplyKey};
 use crate::packet::Framing;
 use crate::port::Frame;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
@@ -75,6 +76,7 @@ impl World {
             .map(|_| Arc::new(WorkerStats::default()))
             .collect();
         let now = Timestamp(1_000_000_000);
+        let overflow = Arc::new(Overflow::default());
         let engines = (0..setup.workers)
             .zip(&stats)
             .map(|(worker, stats)| {
@@ -92,6 +94,7 @@ impl World {
                 let mut engine =
                     Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
                 drop(engine.set_snapshot(Arc::clone(&snapshot)));
+                engine.set_overflow(Arc::clone(&overflow));
                 engine
             })
             .collect();
@@ -171,13 +174,17 @@ impl World {
         mut verdict: Verdict,
         mut frames: Vec<MemFrame>,
     ) -> (Verdict, Vec<u8>) {
-        // Queue, tracker of fragments, the owner under a rule of before, owner: three handoffs at most.
-        for _ in 0..4 {
+        // Queue, tracker of fragments, the owner under a rule of before, owner, where it overflows: four handoffs at
+        // most.
+        for _ in 0..5 {
             match verdict {
-                Verdict::Handoff(to) => {
+                Verdict::Handoff(to) | Verdict::Overflow(to) => {
                     assert_ne!(usize::from(to), worker, "a worker hands over to another one");
                     worker = usize::from(to);
-                    origin = Origin::Handoff;
+                    origin = match verdict {
+                        Verdict::Overflow(_) => Origin::Overflow,
+                        _ => Origin::Handoff,
+                    };
                     verdict = self.engines[worker].forward(&mut frames, origin, self.now);
                 }
                 Verdict::Wait(ticket) => {

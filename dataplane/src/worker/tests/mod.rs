@@ -34,6 +34,12 @@ struct Team {
     now: Timestamp,
 }
 
+/// The ends of the rings for packets that are handed over, and for those that are passed on, by worker.
+fn meshes(bells: &[Arc<Doorbell>]) -> impl Iterator<Item = [Handoff<MemFrame>; 2]> {
+    let [handoffs, overflows] = [(); 2].map(|()| handoff::mesh(bells, HANDOFF_FRAMES));
+    handoffs.into_iter().zip(overflows).map(<[_; 2]>::from)
+}
+
 impl Team {
     /// All know one snapshot: TCP and UDP at [`SERVICE`] with one backend, TCP at [`NO_BACKENDS`].
     fn new(workers: u16) -> Self {
@@ -41,8 +47,8 @@ impl Team {
         let bells: Vec<_> = inboxes.iter().map(|inbox| Arc::clone(&inbox.bell)).collect();
         let stats: Vec<Arc<WorkerStats>> = (0..workers).map(|_| Arc::default()).collect();
         let workers = (0..workers)
-            .zip(handoff::mesh(&bells, HANDOFF_FRAMES))
-            .map(|(number, handoff)| {
+            .zip(meshes(&bells))
+            .map(|(number, handoffs)| {
                 let config = EngineConfig {
                     worker: number,
                     workers,
@@ -57,7 +63,7 @@ impl Team {
                 let events = Arc::new(ArrayQueue::new(16));
                 let engine = Engine::new(&config, Arc::new(snapshot(0)), Arc::clone(&stats), events).unwrap();
                 let inbox = Arc::clone(&inboxes[usize::from(number)]);
-                Worker::new(MemPort::new(FRAMES), engine, handoff, None, inbox, stats)
+                Worker::new(MemPort::new(FRAMES), engine, handoffs, None, inbox, stats)
             })
             .collect();
         let mut team = Self {
@@ -407,10 +413,16 @@ fn a_panic_ends_the_workers_thread() {
     let Worker {
         engine,
         handoff,
+        overflow,
         inbox,
         stats,
         ..
     } = team.workers.remove(0);
-    let thread = spawn(0, Worker::new(Broken, engine, handoff, None, inbox, stats), None).unwrap();
+    let thread = spawn(
+        0,
+        Worker::new(Broken, engine, [handoff, overflow], None, inbox, stats),
+        None,
+    )
+    .unwrap();
     assert!(thread.join().is_err());
 }

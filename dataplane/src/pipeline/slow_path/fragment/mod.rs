@@ -119,7 +119,7 @@ impl Engine {
             now,
         };
         let verdict = self.balance(packet, context, None)?;
-        if matches!(verdict, Verdict::Handoff(_)) {
+        if matches!(verdict, Verdict::Handoff(_) | Verdict::Overflow(_)) {
             return Ok(verdict);
         }
         let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
