@@ -42,6 +42,15 @@ pub(crate) struct Probe {
     guess: u32,
 }
 
+impl Probe {
+    /// Of no key.
+    pub(crate) const NONE: Self = Self {
+        hash: Hash(0),
+        home: 0,
+        guess: NO_FLOW,
+    };
+}
+
 /// No flow has this number, and no table an entry for it.
 const NO_FLOW: u32 = u32::MAX;
 const _: () = assert!(MAX_FLOWS < NO_FLOW);

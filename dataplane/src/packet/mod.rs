@@ -19,6 +19,7 @@ mod mss;
 mod option;
 mod parse;
 mod payload;
+mod plain;
 mod reject;
 mod rewrite;
 mod segment;

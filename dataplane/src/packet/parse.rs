@@ -5,7 +5,7 @@ use vl3lb_common::{DropReason, Protocol};
 use super::checksum::Sum;
 use super::extension::{self, FragmentHeader};
 use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
-use super::option;
+use super::{option, plain};
 
 /// The header in front of the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Parsed {
 
     /// Offsets are kept small so that a bounds check behind them is one comparison.
     #[inline(always)]
-    fn set_offsets(&mut self, l3: usize, l4: usize, end: usize) -> Result<(), DropReason> {
+    pub(super) fn set_offsets(&mut self, l3: usize, l4: usize, end: usize) -> Result<(), DropReason> {
         let too_long = |_| DropReason::Malformed;
         self.l3 = u16::try_from(l3).map_err(too_long)?;
         self.l4 = u16::try_from(l4).map_err(too_long)?;
@@ -193,6 +193,20 @@ pub(crate) fn parse_into(
     packet_len: usize,
     framing: Framing,
 ) -> Result<(), DropReason> {
+    if plain::parse(parsed, head, packet_len, framing).is_some() {
+        return Ok(());
+    }
+    parse_any(parsed, head, packet_len, framing)
+}
+
+/// All packets, among them the plain ones.
+#[inline(never)]
+pub(super) fn parse_any(
+    parsed: &mut Parsed,
+    head: &[u8],
+    packet_len: usize,
+    framing: Framing,
+) -> Result<(), DropReason> {
     let l3 = framing.header_len();
     match family(head, framing)? {
         Family::V4 => parse_ipv4(parsed, head, l3, packet_len),
@@ -219,7 +233,7 @@ fn family(head: &[u8], framing: Framing) -> Result<Family, DropReason> {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) -> Result<(), DropReason> {
     let header = header_at(head, l3)?;
     let l4 = l3 + checked_ipv4_header_len(head, l3, header)?;
@@ -230,8 +244,7 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     if l4 > l3 + ipv4::HEADER_LEN {
         option::check(head.get(l3 + ipv4::HEADER_LEN..l4).ok_or(DropReason::Malformed)?)?;
     }
-    // "This network", loopback, multicast, reserved and broadcast.
-    if matches!(header[ipv4::SOURCE], 0 | 127 | 224..) {
+    if is_ipv4_martian(header[ipv4::SOURCE]) {
         return Err(DropReason::Martian);
     }
     parsed.set_offsets(l3, l4, end)?;
@@ -245,6 +258,12 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
         None => packet.transport(Family::V4, protocol, &mut parsed.transport),
         Some(fragment) => packet.fragment(Family::V4, protocol, fragment, &mut parsed.transport),
     }
+}
+
+/// Whether addresses with this first byte cannot be a source: "this network", loopback, multicast, reserved and broadcast.
+#[inline(always)]
+pub(super) const fn is_ipv4_martian(first: u8) -> bool {
+    matches!(first, 0 | 127 | 224..)
 }
 
 /// Length of an IPv4 header with a valid version, length and checksum.

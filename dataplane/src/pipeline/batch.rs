@@ -10,6 +10,7 @@ use vl3lb_common::{DropReason, Timestamp};
 
 use super::classify::Class;
 use super::early_selection::EarlySelection;
+use super::lookup::Lookup;
 use super::policy::Policy;
 use super::{Engine, Origin, Verdict, early_selection};
 use crate::flow::FlowTable;
@@ -26,6 +27,9 @@ pub(super) struct Prepared {
     /// How many frames it has.
     pub(super) frames: usize,
     pub(super) class: Class,
+    /// Of a packet of the class [`Class::Flow`]; of others it means nothing. Inside of the class it would be made
+    /// elsewhere and copied.
+    pub(super) lookup: Lookup,
     /// For a packet that seemed to have no flow.
     pub(super) early: Option<EarlySelection>,
 }
@@ -35,6 +39,7 @@ impl Prepared {
         parsed: Parsed::EMPTY,
         frames: 0,
         class: Class::Drop(DropReason::Internal),
+        lookup: Lookup::EMPTY,
         early: None,
     };
 }
@@ -89,16 +94,16 @@ fn prepare<F: Frame>(
         }
         let (packet, after) = rest.split_at(packet_frames(rest));
         prepared.classify(policy, table, packet);
-        if let Class::Flow(lookup) = &prepared.class {
-            table.prefetch_index(&lookup.probe);
+        if let Class::Flow = prepared.class {
+            table.prefetch_index(&prepared.lookup.probe);
         }
         packets += 1;
         rest = after;
     }
     let mut unknown = false;
     for prepared in &mut group[..packets] {
-        if let Class::Flow(lookup) = &mut prepared.class {
-            unknown |= table.prefetch_flow(&mut lookup.probe);
+        if let Class::Flow = prepared.class {
+            unknown |= table.prefetch_flow(&mut prepared.lookup.probe);
         }
     }
     (packets, unknown)

@@ -16,8 +16,8 @@ use crate::port::{Frame, packet_len};
 /// The kind of a packet.
 #[derive(Debug, Clone)]
 pub(super) enum Class {
-    /// A TCP or UDP packet with its ports: it has a flow, or may open one.
-    Flow(Lookup),
+    /// A TCP or UDP packet with its ports: it has a flow, or may open one. [`Prepared::lookup`] is its own.
+    Flow,
     /// An ICMP message or a fragment to the own address with this index, or any packet to an address that was an own one
     /// and still has flows.
     SlowPath { local: u8 },
@@ -53,7 +53,10 @@ impl Prepared {
             return Ok(());
         };
         self.class = match Tuple::of(parsed, local) {
-            Some((tuple, flags)) => Class::Flow(Lookup::new(policy, table, parsed, tuple, flags)),
+            Some((tuple, flags)) => {
+                self.lookup = Lookup::new(policy, table, parsed, tuple, flags);
+                Class::Flow
+            }
             None => Class::SlowPath { local },
         };
         Ok(())

@@ -25,10 +25,10 @@ impl Engine {
     ) -> Verdict {
         let parsed = &prepared.parsed;
         let decided = match &prepared.class {
-            Class::Flow(lookup) => {
+            Class::Flow => {
                 let context = Context {
                     parsed,
-                    lookup,
+                    lookup: &prepared.lookup,
                     origin,
                     now,
                 };

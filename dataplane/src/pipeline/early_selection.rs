@@ -30,10 +30,10 @@ pub(super) struct EarlySelection {
 #[inline(never)]
 pub(super) fn select(policy: &Policy, tables: &mut Tables, group: &mut [Prepared]) {
     for prepared in group {
-        if let Class::Flow(lookup) = &prepared.class
-            && tables.flows.table().lacks(&lookup.probe)
+        if let Class::Flow = prepared.class
+            && tables.flows.table().lacks(&prepared.lookup.probe)
         {
-            prepared.early = select_one(policy, tables, &prepared.parsed, lookup);
+            prepared.early = select_one(policy, tables, &prepared.parsed, &prepared.lookup);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Which flow a packet belongs to.
 
+use vl3lb_common::Protocol;
+
 use super::Context;
 use super::policy::Policy;
 use super::tuple::Tuple;
@@ -29,6 +31,19 @@ pub(super) enum Found {
 }
 
 impl Lookup {
+    /// A place to be filled.
+    pub(super) const EMPTY: Self = Self {
+        tuple: Tuple {
+            protocol: Protocol::Udp,
+            source_port: 0,
+            destination_port: 0,
+            local: 0,
+        },
+        flags: TcpFlags(0),
+        nat_owner: None,
+        probe: Probe::NONE,
+    };
+
     #[inline(always)]
     pub(super) fn new(
         policy: &Policy,

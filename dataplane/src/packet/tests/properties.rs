@@ -13,6 +13,8 @@ use super::support::{
     parse_frames, plain_checksum, sliced,
 };
 use crate::packet::checksum::{Delta, Sum};
+use crate::packet::parse::parse_any;
+use crate::packet::plain;
 use crate::packet::{
     ChecksumPolicy, Framing, IcmpError, Parsed, Translation, Transport, parse, parse_quote,
     reject_with_icmp_error, reject_with_tcp_reset, segment, set_macs, source_mac, tcp_mss_option, translate,
@@ -288,6 +290,28 @@ proptest! {
         let bytes = mutated(spec.bytes(), spec.framing, &changes, len);
         reach_everything(&bytes, &[], spec.framing, &to);
         reach_everything(&bytes, &[cut], spec.framing, &to);
+    }
+
+    /// And takes none that has a defect. Every packet that is not cut is plain but for IPv6 and options.
+    #[test]
+    fn the_short_way_through_the_parser_ends_where_the_long_one_does(
+        (spec, _) in packets(100),
+        changes in vec((0..60usize, any::<u8>()), 0..3),
+        len in prop_oneof![Just(1000), 0..100usize],
+        padding in 0..20usize,
+    ) {
+        let bytes = mutated(spec.bytes(), spec.framing, &changes, len);
+        let packet_len = bytes.len() + padding;
+        let (mut short, mut long) = (Parsed::EMPTY, Parsed::EMPTY);
+        let is_plain = plain::parse(&mut short, &bytes, packet_len, spec.framing).is_some();
+        let result = parse_any(&mut long, &bytes, packet_len, spec.framing);
+        if is_plain {
+            prop_assert_eq!(result, Ok(()));
+            prop_assert_eq!(short, long);
+        }
+        if changes.is_empty() && len == 1000 {
+            prop_assert_eq!(is_plain, spec.source.is_ipv4() && spec.ipv4_options.is_empty());
+        }
     }
 
     /// With a right message checksum, so that the mutation is seen by the parser of quotes.
