@@ -40,6 +40,7 @@ macro_rules! on_attachments {
 
 mod affinity;
 mod attachment;
+mod attacker;
 mod bulk;
 mod capability;
 mod cli;
@@ -51,6 +52,7 @@ mod events;
 mod finance;
 mod flood;
 mod flows;
+mod forged;
 mod fragments;
 mod health;
 mod http;
