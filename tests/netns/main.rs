@@ -63,6 +63,7 @@ mod kernel;
 mod lifecycle;
 mod load;
 mod malformed;
+mod pressure;
 mod queues;
 mod reject;
 mod source_port;
