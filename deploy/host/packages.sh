@@ -13,6 +13,7 @@ gcc              gcc
 iperf3           iperf3
 iproute2         ip
 iputils-ping     ping
+iputils-tracepath tracepath
 jq               jq
 libbpf-dev       /usr/include/bpf/bpf_helpers.h
 libc6-dev        /usr/include/stdio.h

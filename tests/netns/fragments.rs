@@ -140,6 +140,49 @@ fn a_routes_mtu_is_told_to_senders_in_both_directions(attachment: &Attachment) {
     assert!(balancer.metrics().drops("mtu_exceeded") >= 4.0);
 }
 
+on_attachments!(tracepath_finds_the_mtu_of_the_path:
+    veth_auto = Attachment::VETH_AUTO,
+    veth_generic = Attachment::VETH_GENERIC,
+    veth_companion = Attachment::VETH_COMPANION,
+);
+
+/// It sends a datagram to the next port each time, first one that ends at the balancer.
+fn tracepath_finds_the_mtu_of_the_path(attachment: &Attachment) {
+    const FIRST: u16 = 6000;
+    let topology = one_server(attachment);
+    let (client, server) = (&topology.clients[0], &topology.servers[0]);
+    let mut config = Config::new(attachment.mode);
+    for family in Family::BOTH {
+        let (address, bits) = (
+            server.address(family),
+            if family == Family::V4 { 32 } else { 128 },
+        );
+        let route = format!("route add {address}/{bits} dev {INTERFACE} mtu 1400");
+        topology.balancer.netns.ip(&route).or_panic();
+    }
+    let backends = Family::BOTH.map(|family| server.address(family));
+    for port in FIRST..FIRST + 40 {
+        // Nothing listens there, which is how tracepath knows that it has arrived.
+        config = config.service(service(&format!("s{port}"), "UDP", port, PORT, &backends));
+    }
+    let _balancer = Balancer::start(&topology.balancer, &config);
+    for family in Family::BOTH {
+        let mut tracepath = client.netns.command("tracepath");
+        tracepath.args([
+            "-n",
+            "-m",
+            "4",
+            "-p",
+            &FIRST.to_string(),
+            &family.balancer().to_string(),
+        ]);
+        let output = process::run(&mut tracepath).or_panic();
+        assert!(output.contains("pmtu 1400"), "{output}");
+        assert!(output.contains("Resume: pmtu 1400 hops 2"), "{output}");
+        assert!(output.contains("reached"), "{output}");
+    }
+}
+
 /// What `node` has learned about the path to `to`.
 fn path_mtu(node: &Node, to: IpAddr) -> Option<u16> {
     let route = process::run(node.netns.command("ip").args(["route", "get", &to.to_string()])).or_panic();
