@@ -68,4 +68,5 @@ mod queues;
 mod reject;
 mod source_port;
 mod testbed;
+mod time_wait;
 mod udp_segment;
