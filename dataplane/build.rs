@@ -4,7 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "bpf/steer.bpf.c";
-const SOURCES: [&str; 4] = [SOURCE, "bpf/classify.h", "bpf/owner.h", "bpf/steer.h"];
+const SOURCES: [&str; 6] = [
+    SOURCE,
+    "bpf/classify.h",
+    "bpf/fastpath.h",
+    "bpf/fastpath_maps.h",
+    "bpf/owner.h",
+    "bpf/steer.h",
+];
 
 fn main() {
     for source in SOURCES {

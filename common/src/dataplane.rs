@@ -174,6 +174,78 @@ pub enum PublishError {
 pub struct Steered {
     pub redirected: u64,
     pub passed: u64,
+    pub fast_path: FastPathPackets,
+}
+
+/// Packets of flows in the in-kernel path, super-packets counted once: those that it took, and why others went to the
+/// workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FastPathPackets {
+    pub taken: u64,
+    /// TCP: SYN, FIN or RST, or without ACK.
+    pub flags: u64,
+    /// TTL or hop limit used up.
+    pub hop_limit: u64,
+    /// Longer than the next hop takes.
+    pub size: u64,
+    /// The client's packets come from another MAC address.
+    pub neighbor: u64,
+    pub malformed: u64,
+    /// The kernel refused to change the packet.
+    pub refused: u64,
+    /// The same, when it was changed in part: dropped.
+    pub lost: u64,
+}
+
+impl FastPathPackets {
+    /// The reasons for which packets of flows in the in-kernel path went to the workers, with names for labels.
+    pub const fn punted(&self) -> [(&'static str, u64); 6] {
+        [
+            ("flags", self.flags),
+            ("hop_limit", self.hop_limit),
+            ("size", self.size),
+            ("neighbor", self.neighbor),
+            ("malformed", self.malformed),
+            ("refused", self.refused),
+        ]
+    }
+}
+
+impl std::ops::Add for Steered {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let (a, b) = (self.fast_path, other.fast_path);
+        Self {
+            redirected: self.redirected + other.redirected,
+            passed: self.passed + other.passed,
+            fast_path: FastPathPackets {
+                taken: a.taken + b.taken,
+                flags: a.flags + b.flags,
+                hop_limit: a.hop_limit + b.hop_limit,
+                size: a.size + b.size,
+                neighbor: a.neighbor + b.neighbor,
+                malformed: a.malformed + b.malformed,
+                refused: a.refused + b.refused,
+                lost: a.lost + b.lost,
+            },
+        }
+    }
+}
+
+/// Bytes of kernel memory that the in-kernel path takes for `flows` flows: a record for each, and a bucket for each of the
+/// next power of two.
+pub const fn fast_path_bytes(flows: u32) -> u64 {
+    flows as u64 * 256 + flows.next_power_of_two() as u64 * 64
+}
+
+/// Whether established flows are forwarded in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FastPath {
+    /// Flows that it has room for; 0 if it is not in use.
+    pub flows: u32,
+    /// Why, or why not.
+    pub reason: String,
 }
 
 /// Where in the kernel frames are redirected to the workers.
@@ -220,4 +292,5 @@ pub struct Attachment {
     pub transmit_queues: u32,
     /// The CPU core of each worker.
     pub cores: Vec<usize>,
+    pub fast_path: FastPath,
 }

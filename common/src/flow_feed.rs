@@ -108,6 +108,7 @@ mod tests {
                 bytes_in: 0,
                 packets_out: 0,
                 bytes_out: 0,
+                fast: false,
             },
         }
     }

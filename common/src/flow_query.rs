@@ -74,6 +74,8 @@ pub struct FlowRecord {
     /// Backend to client.
     pub packets_out: u64,
     pub bytes_out: u64,
+    /// Whether its packets stay in the kernel.
+    pub fast: bool,
 }
 
 /// Requests the flows from entry `cursor` on.

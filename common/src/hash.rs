@@ -46,18 +46,29 @@ impl OwnerKey {
     /// The hash that selects the worker of a flow, over the client's side of it. The steer program computes the same:
     /// `vl3lb_owner_hash` in `dataplane/bpf/owner.h`.
     pub fn hash(&self, client: &[u8; 16], client_port: u16, service_port: u16, protocol: u8) -> u32 {
+        (self.tuple_hash(client, client_port, service_port, protocol) >> 32) as u32
+    }
+
+    /// The hash that finds a flow in the index of the in-kernel path, whose program computes the same:
+    /// `vl3lb_tuple_hash`. Its upper half is [`hash`](Self::hash).
+    pub fn tuple_hash(
+        &self,
+        source: &[u8; 16],
+        source_port: u16,
+        destination_port: u16,
+        protocol: u8,
+    ) -> u64 {
         let [first, address @ .., ports, last] = &self.0;
         let mut sum = *first;
-        for (key, word) in address.iter().zip(client.chunks_exact(4)) {
+        for (key, word) in address.iter().zip(source.chunks_exact(4)) {
             let word = u32::from_be_bytes([word[0], word[1], word[2], word[3]]);
             sum = sum.wrapping_add(key.wrapping_mul(word.into()));
         }
-        let both = u64::from(client_port) << 16 | u64::from(service_port);
+        let both = u64::from(source_port) << 16 | u64::from(destination_port);
         sum = sum.wrapping_add(ports.wrapping_mul(both));
         sum = sum.wrapping_add(last.wrapping_mul(protocol.into()));
         // Otherwise neighbouring clients and ports, whose sums are equally far apart, might meet at one worker.
-        sum = (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (sum >> 32) as u32
+        (sum ^ sum >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// The hash that selects the worker of a client of services with affinity: over its address alone, so that

@@ -335,8 +335,24 @@ pub struct WorkerStats {
     pub flow_capacity: Counter,
     /// Free frames of this worker.
     pub frames_free: Counter,
+    /// Flows in the in-kernel path, and what its program did for them.
+    pub fast_path: FastPathStats,
     /// Packets lost in the port's queues, read every 10 ms while the worker is awake.
     pub port: PortCounters,
+}
+
+/// One worker's part of the in-kernel path. Its packets count for services and backends too, but not as received or
+/// transmitted by the worker.
+#[derive(Debug, Default)]
+pub struct FastPathStats {
+    /// Flows that are in it now.
+    pub flows: Counter,
+    /// Flows put into it.
+    pub promoted: Counter,
+    /// Flows that found no room in it.
+    pub full: Counter,
+    /// What the program forwarded: client to backend, backend to client.
+    pub traffic: [Traffic; 2],
 }
 
 /// Packets that a port's queues lost since the port was opened. An AF_XDP port reads them from the
@@ -411,6 +427,7 @@ impl Default for WorkerStats {
             flow_entries: Counter::default(),
             flow_capacity: Counter::default(),
             frames_free: Counter::default(),
+            fast_path: FastPathStats::default(),
             port: PortCounters::default(),
         }
     }

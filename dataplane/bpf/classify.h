@@ -24,6 +24,7 @@
 /* Maximum number of IPv6 extension headers; packets with more are passed to the kernel. */
 #define VL3LB_EXTENSIONS 8
 
+#define VL3LB_IPV4_DONT_FRAGMENT 0x4000
 #define VL3LB_IPV4_MORE_FRAGMENTS 0x2000
 #define VL3LB_IPV4_OFFSET 0x1fff
 #define VL3LB_IPV6_MORE_FRAGMENTS 0x0001

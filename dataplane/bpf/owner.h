@@ -34,8 +34,8 @@ _Static_assert(sizeof(struct vl3lb_config) == 72, "written by Rust as 36 u16");
  * A multilinear hash: without the key nobody can choose inputs that meet. `client` is in network
  * order, the ports are in host order.
  */
-static inline __attribute__((always_inline)) __u32
-vl3lb_owner_hash(const struct vl3lb_config *config, const __be32 client[4], __u16 client_port,
+static inline __attribute__((always_inline)) __u64
+vl3lb_tuple_hash(const struct vl3lb_config *config, const __be32 client[4], __u16 client_port,
 		 __u16 service_port, __u8 protocol)
 {
 	const __u64 *key = config->owner_key;
@@ -48,8 +48,15 @@ vl3lb_owner_hash(const struct vl3lb_config *config, const __be32 client[4], __u1
 	sum += key[5] * ((__u32)client_port << 16 | service_port);
 	sum += key[6] * protocol;
 	/* Neighbouring clients and ports, whose sums are equally far apart, are spread too. */
-	sum = (sum ^ sum >> 32) * 0x9e3779b97f4a7c15ULL;
-	return sum >> 32;
+	return (sum ^ sum >> 32) * 0x9e3779b97f4a7c15ULL;
+}
+
+/* Its upper half selects the worker of a flow. */
+static inline __attribute__((always_inline)) __u32
+vl3lb_owner_hash(const struct vl3lb_config *config, const __be32 client[4], __u16 client_port,
+		 __u16 service_port, __u8 protocol)
+{
+	return vl3lb_tuple_hash(config, client, client_port, service_port, protocol) >> 32;
 }
 
 /* Maps a hash evenly to 0..n. */

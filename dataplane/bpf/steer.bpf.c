@@ -4,7 +4,8 @@
  *
  *   steer_xdp	on the vL3 interface, native or generic mode: to the socket of the receive queue.
  *   steer_tc	on the vL3 interface, companion mode: to the near end of the companion pair and the
- *		queue of the flow's owner. The kernel segments super-packets on the way.
+ *		queue of the flow's owner. The kernel segments super-packets on the way. Packets of flows that
+ *		a worker has put into the fast path are translated and sent here (fastpath.h).
  *   steer_far	on the far end of the companion pair: every frame to the socket of its queue.
  *
  * Needs Linux 5.18 (bpf_xdp_load_bytes, multi-buffer XDP). No helper here is GPL-only.
@@ -17,6 +18,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "classify.h"
+#include "fastpath.h"
 
 SEC("xdp.frags")
 int steer_xdp(struct xdp_md *frame)
@@ -40,14 +42,25 @@ static __always_inline long vl3lb_push_ethernet(struct __sk_buff *packet)
 	return bpf_skb_store_bytes(packet, offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
 }
 
+/* A function of its own: its variables and those of the fast path, which runs before it, share the stack. */
+static __attribute__((noinline)) int vl3lb_classify_skb(struct __sk_buff *packet)
+{
+	return vl3lb_classify(packet, true);
+}
+
 SEC("classifier")
 int steer_tc(struct __sk_buff *packet)
 {
 	int owner = VL3LB_NOT_OURS;
 
 	/* A packet of a VLAN: the tag is in the metadata of the skb. */
-	if (!packet->vlan_present)
-		owner = vl3lb_classify(packet, true);
+	if (!packet->vlan_present) {
+		int action = vl3lb_fast(packet);
+
+		if (action != VL3LB_NOT_TAKEN)
+			return action;
+		owner = vl3lb_classify_skb(packet);
+	}
 	if (owner == VL3LB_NOT_OURS) {
 		vl3lb_count(VL3LB_PASSED);
 		return TC_ACT_UNSPEC;	/* continue with the next program, finally the kernel */

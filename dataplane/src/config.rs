@@ -46,6 +46,36 @@ impl Default for Timeouts {
     }
 }
 
+/// The in-kernel path of established flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FastPathConfig {
+    /// Use it where it works.
+    pub enabled: bool,
+    /// A flow enters it after so many packets in one direction: a power of two.
+    pub after: u32,
+    /// Flows that fit, all workers together; 320 bytes of kernel memory each.
+    pub flows: u32,
+}
+
+impl FastPathConfig {
+    /// All packets go through the workers.
+    pub const OFF: Self = Self {
+        enabled: false,
+        after: 1,
+        flows: 1,
+    };
+}
+
+impl Default for FastPathConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            after: 16,
+            flows: 16_384,
+        }
+    }
+}
+
 /// Configuration of the data plane.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -64,4 +94,5 @@ pub struct Config {
     pub frames: u32,
     pub nat_ports: NatPorts,
     pub timeouts: Timeouts,
+    pub fast_path: FastPathConfig,
 }

@@ -48,6 +48,20 @@ pub enum SetupError {
     )]
     CompanionNameTaken { interface: String, companion: String },
 
+    #[error("map the fast path for {flows} flows of {interface}: {cause}; try fewer `fastPath.flows`")]
+    FastPath {
+        interface: String,
+        flows: u32,
+        #[source]
+        cause: io::Error,
+    },
+
+    #[error(
+        "attach the fast path to {interface}: the kernel has no tcx links (Linux before 6.6), and a tc filter would go on \
+         with the flows of a killed process"
+    )]
+    FastPathUnsupported { interface: String },
+
     #[error("interface {interface} is down; run: ip link set {interface} up")]
     InterfaceDown { interface: String },
 
@@ -185,6 +199,8 @@ impl SetupError {
             | Self::Attach { .. }
             | Self::BindSocket { .. }
             | Self::Companion { .. }
+            | Self::FastPath { .. }
+            | Self::FastPathUnsupported { .. }
             | Self::CompanionNameTaken { .. }
             | Self::Inspect { .. }
             | Self::Load { .. }

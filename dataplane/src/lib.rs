@@ -13,6 +13,9 @@
 //! 5. `port::xsk` puts frames into the transmit ring, wakes the kernel once a burst, and takes completed
 //!    frames back.
 //!
+//! Packets of established flows can take a shorter way: `bpf/fastpath.h` translates them in the kernel, for the
+//! flows that a worker has put into `fastpath`.
+//!
 //! [`Plane`] is what the control side uses: it attaches workers to an interface that may come and go, and
 //! publishes snapshots to them.
 //!
@@ -23,6 +26,7 @@ mod capability;
 mod clock;
 pub mod config;
 mod error;
+mod fastpath;
 mod flow;
 mod link;
 mod packet;

@@ -1,7 +1,7 @@
 //! AF_XDP sockets on an interface, with the steer program that redirects packets to them.
 
 use clap::ValueEnum;
-use vl3lb_dataplane::config::{Mode, ZeroCopy};
+use vl3lb_dataplane::config::{FastPathConfig, Mode, ZeroCopy};
 use vl3lb_dataplane::{Layout, LinkInfo, Rules, SetupError, Steer, XskPort};
 
 /// How to attach to an interface.
@@ -50,7 +50,7 @@ pub(crate) fn attach(
     ports: Ports,
     rules: impl FnOnce(u16) -> Rules,
 ) -> Result<(Steer, Vec<XskPort>), SetupError> {
-    let mut steer = Steer::attach(link, ports.mode, ports.queues)?;
+    let mut steer = Steer::attach(link, ports.mode, ports.queues, FastPathConfig::OFF)?;
     let workers = u16::try_from(steer.queues()).unwrap_or(u16::MAX);
     let ports = XskPort::open(Layout {
         receive: steer.receive_interface(),

@@ -43,6 +43,9 @@ pub struct Flow {
     #[serde(rename = "out")]
     pub outbound: FlowTraffic,
     pub worker: u16,
+    /// Whether its packets stay in the kernel.
+    #[serde(default)]
+    pub fast: bool,
 }
 
 /// A line of a stream of all flows. A stream without an end was cut short.

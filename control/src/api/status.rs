@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendCounts, Distribution, NsmConnection, NsmDiscovery, PeerGroup, ReasonCount, Time, Traffic,
+    BackendCounts, Distribution, FlowTraffic, NsmConnection, NsmDiscovery, PeerGroup, ReasonCount, Time,
+    Traffic,
 };
 
 /// The vL3 interface.
@@ -37,6 +38,41 @@ pub struct AttachReport {
     pub reason: String,
     /// Traffic that this mode cannot balance; empty if there is none.
     pub refuses: String,
+}
+
+/// The in-kernel path of established flows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FastPath {
+    /// Flows that it has room for; 0 while it is not in use.
+    pub capacity: u32,
+    /// Why it is in use, or why not.
+    pub reason: String,
+    pub flows: u64,
+    /// Flows put into it, and flows that found no room.
+    pub promoted_flows_total: u64,
+    pub full_flows_total: u64,
+    /// Client to backend.
+    #[serde(rename = "in")]
+    pub inbound: FlowTraffic,
+    /// Backend to client.
+    #[serde(rename = "out")]
+    pub outbound: FlowTraffic,
+    /// Its share of all packets of flows since the start.
+    pub packet_ratio: Option<f64>,
+    /// Packets of its flows that went to the workers, super-packets counted once.
+    pub punted: Vec<PuntCount>,
+    /// Packets that were dropped because the kernel refused a change.
+    pub lost_packets_total: u64,
+}
+
+/// Packets of flows in the in-kernel path that went to the workers for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PuntCount {
+    /// `flags`, `hop_limit`, `size`, `neighbor`, `malformed` or `refused`.
+    pub reason: String,
+    pub packets_total: u64,
 }
 
 /// The AF_XDP socket's own drops (XDP_STATISTICS).
@@ -298,6 +334,8 @@ pub struct Status {
     pub mode: Option<AttachReport>,
     pub workers: Vec<Worker>,
     pub steering: Steering,
+    #[serde(default)]
+    pub fast_path: FastPath,
     pub totals: Totals,
     pub discovery: Vec<Discovery>,
     pub config: ConfigFile,

@@ -193,6 +193,7 @@ impl Attacher {
             reason,
             refuses,
             cores,
+            fast_path,
             ..
         } = attachment;
         let copy = if *zero_copy { "zero-copy" } else { "copy" };
@@ -202,6 +203,15 @@ impl Attacher {
             mode.name(),
         );
         self.events.emit(Event::new(EventCode::Attached, text));
+        if fast_path.flows > 0 {
+            tracing::info!(
+                "fast path: up to {} established flows stay in the kernel: {}",
+                fast_path.flows,
+                fast_path.reason
+            );
+        } else {
+            tracing::info!("fast path: off: {}", fast_path.reason);
+        }
         if !refuses.is_empty() {
             tracing::warn!("mode {}: {refuses}", mode.name());
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use vl3lb_common::dataplane::{AttachMode, LinkChange, PublishError, Steered, WorkerFailure};
+use vl3lb_common::dataplane::{AttachMode, FastPath, LinkChange, PublishError, Steered, WorkerFailure};
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowQuery, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops};
@@ -38,6 +38,7 @@ fn attachment(index: u32) -> Attachment {
         receive_queues: 1,
         transmit_queues: 1,
         cores: vec![0],
+        fast_path: FastPath::default(),
     }
 }
 

@@ -23,7 +23,7 @@ const COLUMNS: [Column; 12] = [
     number("BYTES IN/OUT"),
     number("W"),
 ];
-const WIDE: [Column; 1] = [text("NAME")];
+const WIDE: [Column; 2] = [text("NAME"), text("PATH")];
 
 /// An empty table.
 pub(super) fn listing(view: View) -> Listing {
@@ -42,7 +42,8 @@ pub(super) fn push(listing: &mut Listing, flow: &Flow) {
     row.extend(traffic(flow, listing.digits()));
     row.push(flow.worker.to_string().into());
     let name = flow.service.as_deref().unwrap_or(UNKNOWN);
-    listing.push(row, vec![name.into()]);
+    let path = if flow.fast { "kernel" } else { "worker" };
+    listing.push(row, vec![name.into(), path.into()]);
 }
 
 /// One row per flow.

@@ -29,7 +29,7 @@ use std::path::Path;
 use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, FastPathMode};
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
 use args::{
@@ -42,6 +42,7 @@ use follow::{follow_events, follow_flows};
 use stream::stream_flows;
 use terms::{Query, since};
 use view::{View, note, print, print_json};
+use vl3lb_common::dataplane::fast_path_bytes;
 
 /// Events at the end of the view of one service.
 const LAST_EVENTS: usize = 5;
@@ -85,6 +86,15 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
     let loaded = load_config(args.config.as_deref())?;
     for line in &loaded.notes {
         note(&format!("note: {line}"));
+    }
+    let fast_path = loaded.config.fast_path;
+    if fast_path.mode == FastPathMode::Auto {
+        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+        let megabytes = fast_path_bytes(fast_path.flows) as f64 / 1e6;
+        note(&format!(
+            "note: fastPath takes {megabytes:.1} MB of kernel memory for {} flows where it is in use",
+            fast_path.flows
+        ));
     }
     print(loaded.config.to_yaml().as_bytes())
 }

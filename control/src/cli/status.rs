@@ -23,6 +23,7 @@ pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
             headline(status, answer, view),
             labelled("interface", &interface(status)),
             labelled("mode", &mode(status)),
+            labelled("fast path", &fast_path(status)),
             labelled("services", &services(status)),
             labelled("traffic", &traffic(status, view.digits)),
             labelled("control", &control(status, answer.time)),
@@ -156,6 +157,36 @@ fn mode(status: &Status) -> String {
         format!("{} XDP, {copy}{reason}", mode.attach),
         workers,
         format!("busy {}", listed(|worker| percent(worker.busy_ratio), " ")),
+    ])
+}
+
+/// How many flows and what share of packets stay in the kernel, and why others do not.
+fn fast_path(status: &Status) -> String {
+    let path = &status.fast_path;
+    if path.capacity == 0 {
+        return format!("off ({})", path.reason);
+    }
+    let count = |number| Digits::Short.count(number);
+    let room = if path.full_flows_total > 0 {
+        format!("{} found no room", count(path.full_flows_total))
+    } else {
+        String::new()
+    };
+    let punted: Vec<_> = path
+        .punted
+        .iter()
+        .filter(|punt| punt.packets_total > 0)
+        .map(|punt| format!("{} {}", punt.reason, count(punt.packets_total)))
+        .collect();
+    parts(&[
+        format!("{} of {} flows", count(path.flows), count(path.capacity.into())),
+        format!("{} of packets", percent(path.packet_ratio)),
+        room,
+        if punted.is_empty() {
+            String::new()
+        } else {
+            format!("to workers: {}", punted.join(", "))
+        },
     ])
 }
 

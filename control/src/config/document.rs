@@ -10,7 +10,7 @@ use vl3lb_common::snapshot::NatPorts;
 use super::error::ConfigError;
 use super::node::{self, Section};
 use super::service::{Draft, read_networks};
-use super::{Admin, Config, Discovery, Dns, DnsListen, Kubernetes, Timeouts, Workers};
+use super::{Admin, Config, Discovery, Dns, DnsListen, FastPath, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 
 /// The content of the file: the services are drafts, the rest is complete.
@@ -31,6 +31,7 @@ const KEYS: &[&str] = &[
     "frames",
     "natPorts",
     "timeouts",
+    "fastPath",
     "discovery",
     "kubernetes",
     "networkService",
@@ -46,6 +47,8 @@ const CORES: u64 = 4096;
 /// Highest number of workers; large NICs have as many queues.
 const WORKERS: usize = 64;
 const FLOWS: RangeInclusive<u64> = 1..=1 << 28;
+const FAST_PATH_FLOWS: RangeInclusive<u64> = 1..=1 << 20;
+const FAST_PATH_AFTER: RangeInclusive<u64> = 1..=65_536;
 const FRAMES: RangeInclusive<u64> = 1024..=65_536;
 /// The path of a socket must fit into `struct sockaddr_un`.
 const SOCKET_PATH: usize = 107;
@@ -144,6 +147,7 @@ pub(super) fn read(
         }),
     );
     read_timeouts(set, &mut config.timeouts);
+    read_fast_path(set, &mut config.fast_path);
     read_dns(set, &mut config.dns);
     read_admin(set, &mut config.admin);
     let services = set
@@ -311,6 +315,38 @@ fn read_timeouts(parent: &mut Section<'_>, timeouts: &mut Timeouts) {
             }),
         );
     }
+}
+
+fn read_fast_path(parent: &mut Section<'_>, fast_path: &mut FastPath) {
+    let path = parent.path("fastPath");
+    let value = parent.value("fastPath");
+    let mut section = Section::new(&*path, value, &["mode", "after", "flows"], parent.errors());
+    replace(
+        &mut fast_path.mode,
+        section.optional(
+            "mode",
+            &names::listed(names::FAST_PATH_MODES),
+            |value| match value {
+                // YAML 1.1 reads `off` so.
+                Value::Bool(false) => Some(names::FastPathMode::Off),
+                other => names::choice(names::FAST_PATH_MODES, other.as_str()?),
+            },
+        ),
+    );
+    replace(
+        &mut fast_path.after,
+        section.optional("after", "a power of two, 1-65536", |value| {
+            node::number(value, FAST_PATH_AFTER)
+                .and_then(|after| u32::try_from(after).ok())
+                .filter(|after| after.is_power_of_two())
+        }),
+    );
+    replace(
+        &mut fast_path.flows,
+        section.optional("flows", "1-1048576", |value| {
+            node::number(value, FAST_PATH_FLOWS).and_then(|flows| u32::try_from(flows).ok())
+        }),
+    );
 }
 
 fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {

@@ -32,7 +32,7 @@ pub use error::{ConfigError, join_errors};
 pub use health_check::{HealthCheck, TcpCheck};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub(crate) use names::unicast;
-pub use names::{Discovery, LogFormat, LogLevel, Mode, ZeroCopy};
+pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
 pub use nsm::{NetworkService, Nsm};
 pub use selector::Selector;
 pub use service::{
@@ -62,6 +62,7 @@ pub struct Config {
     #[serde(serialize_with = "range")]
     pub nat_ports: NatPorts,
     pub timeouts: Timeouts,
+    pub fast_path: FastPath,
     pub discovery: Discovery,
     /// With discovery kubernetes only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,6 +116,18 @@ pub struct Timeouts {
     /// At least 2 min (RFC 4787 REQ-5).
     #[serde(serialize_with = "duration::serialize")]
     pub udp: Duration,
+}
+
+/// The in-kernel path of established flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct FastPath {
+    pub mode: FastPathMode,
+    /// A flow enters it after so many packets in one direction: a power of two.
+    pub after: u32,
+    /// Flows that fit, all workers together.
+    pub flows: u32,
 }
 
 /// The balancer's own DNS server.
@@ -288,6 +301,7 @@ impl Config {
             ("frames", self.frames != other.frames),
             ("natPorts", self.nat_ports != other.nat_ports),
             ("timeouts", self.timeouts != other.timeouts),
+            ("fastPath", self.fast_path != other.fast_path),
             ("discovery", self.discovery != other.discovery),
             ("kubernetes", self.kubernetes != other.kubernetes),
             ("networkService", self.network_service != other.network_service),
@@ -346,6 +360,11 @@ impl Config {
                 tcp_opening: Duration::from_secs(4 * 60),
                 tcp_closing: Duration::from_secs(4 * 60),
                 udp: Duration::from_secs(5 * 60),
+            },
+            fast_path: FastPath {
+                mode: FastPathMode::Auto,
+                after: 16,
+                flows: 16_384,
             },
             discovery: Discovery::Static,
             kubernetes: None,

@@ -28,6 +28,16 @@ pub enum ZeroCopy {
     Off,
 }
 
+/// Whether established flows are forwarded in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FastPathMode {
+    /// Wherever it works.
+    #[default]
+    Auto,
+    Off,
+}
+
 /// The source of services and backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,6 +100,9 @@ pub(super) const ZERO_COPY: &[(&str, ZeroCopy)] = &[
     ("on", ZeroCopy::On),
     ("off", ZeroCopy::Off),
 ];
+
+pub(super) const FAST_PATH_MODES: &[(&str, FastPathMode)] =
+    &[("auto", FastPathMode::Auto), ("off", FastPathMode::Off)];
 
 pub(super) const DISCOVERIES: &[(&str, Discovery)] = &[
     ("static", Discovery::Static),

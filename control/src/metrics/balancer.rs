@@ -1,6 +1,6 @@
 //! Families of the balancer as a whole: process, workers, sockets, control plane.
 
-use crate::api::{Report, Status, Worker};
+use crate::api::{FlowTraffic, Report, Status, Worker};
 
 use super::family::Family;
 use crate::discovery::Origin;
@@ -12,6 +12,7 @@ pub(super) fn families(report: &Report) -> Vec<Family> {
     families.extend(process(status));
     families.extend(workers(report));
     families.extend(sockets(status));
+    families.extend(fast_path(status));
     families.extend(control_plane(report));
     families.extend(peers(status));
     families
@@ -233,6 +234,60 @@ fn sockets(status: &Status) -> Vec<Family> {
             .with([("action", "redirect")], status.steering.redirect)
             .with([("action", "pass")], status.steering.pass),
         free,
+    ]
+}
+
+fn fast_path(status: &Status) -> Vec<Family> {
+    let path = &status.fast_path;
+    let both = |family: Family, of: fn(&FlowTraffic) -> u64| {
+        family
+            .with([("direction", "in")], of(&path.inbound))
+            .with([("direction", "out")], of(&path.outbound))
+    };
+    let mut punted = Family::counter(
+        "vl3lb_fastpath_punted_packets",
+        "Packets of flows in the in-kernel path that went to the workers",
+    );
+    for count in &path.punted {
+        punted.add([("reason", count.reason.as_str())], count.packets_total);
+    }
+    vec![
+        Family::gauge("vl3lb_fastpath_flows", "Flows in the in-kernel path").with([], path.flows),
+        Family::gauge(
+            "vl3lb_fastpath_capacity",
+            "Flows that the in-kernel path has room for; 0 while it is not in use",
+        )
+        .with([], path.capacity.into()),
+        Family::counter(
+            "vl3lb_fastpath_promoted_flows",
+            "Flows put into the in-kernel path",
+        )
+        .with([], path.promoted_flows_total),
+        Family::counter(
+            "vl3lb_fastpath_full_flows",
+            "Flows that found no room in the in-kernel path",
+        )
+        .with([], path.full_flows_total),
+        both(
+            Family::counter(
+                "vl3lb_fastpath_packets",
+                "Packets that the in-kernel path forwarded; services and backends count them too",
+            ),
+            |traffic| traffic.packets_total,
+        ),
+        both(
+            Family::counter(
+                "vl3lb_fastpath_bytes",
+                "Bytes of IP packets that the in-kernel path forwarded",
+            ),
+            |traffic| traffic.bytes_total,
+        ),
+        punted,
+        Family::counter(
+            "vl3lb_fastpath_lost_packets",
+            "Packets that the in-kernel path dropped because the kernel refused a change",
+        )
+        .with([], path.lost_packets_total),
     ]
 }
 

@@ -249,6 +249,7 @@ pub fn shown(flow: &FlowRecord, names: &ServiceNames) -> Flow {
             bytes_total: flow.bytes_out,
         },
         worker: flow.worker,
+        fast: flow.fast,
     }
 }
 

@@ -49,5 +49,10 @@ fn dataplane_config(config: &Config) -> dataplane::Config {
             tcp_closing: config.timeouts.tcp_closing,
             udp: config.timeouts.udp,
         },
+        fast_path: dataplane::FastPathConfig {
+            enabled: config.fast_path.mode == config::FastPathMode::Auto,
+            after: config.fast_path.after,
+            flows: config.fast_path.flows,
+        },
     }
 }

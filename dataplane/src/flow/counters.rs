@@ -62,9 +62,9 @@ impl ColdEntry {
         whole(self.bytes[at], self.bytes_upper[at])
     }
 
-    /// Counts one packet.
+    /// Counts one packet. Returns the number of packets in this direction, modulo 2^32.
     #[inline(always)]
-    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) {
+    pub(crate) fn count(&mut self, direction: Direction, bytes: u32) -> u32 {
         let at = direction as usize;
         let (packets, carry) = self.packets[at].overflowing_add(1);
         self.packets[at] = packets;
@@ -76,6 +76,17 @@ impl ColdEntry {
         if carry {
             self.carry_bytes(at);
         }
+        self.packets[at]
+    }
+
+    /// Counts `packets` of `bytes` together.
+    #[expect(clippy::cast_possible_truncation, reason = "the two pieces")]
+    pub(crate) fn add(&mut self, direction: Direction, packets: u64, bytes: u64) {
+        let at = direction as usize;
+        let packets = self.packets(direction).saturating_add(packets).min((1 << 40) - 1);
+        (self.packets[at], self.packets_upper[at]) = (packets as u32, (packets >> u32::BITS) as u8);
+        let bytes = self.bytes(direction).saturating_add(bytes).min((1 << 48) - 1);
+        (self.bytes[at], self.bytes_upper[at]) = (bytes as u32, (bytes >> u32::BITS) as u16);
     }
 
     /// Takes back a packet that was counted and then not sent.

@@ -68,7 +68,8 @@ pub(crate) struct HotEntry {
     pub mss: u16,
     /// 1 if the flow is not at its client's home: see [`super::overflow`].
     away: u8,
-    _unused: u8,
+    /// 1 if the in-kernel path has a record of the flow.
+    promoted: u8,
 }
 
 const _: () = assert!(size_of::<HotEntry>() == 64);
@@ -102,7 +103,7 @@ impl HotEntry {
             hop_generation: new.hop_generation,
             mss: 0,
             away: new.away as u8,
-            _unused: 0,
+            promoted: 0,
         }
     }
 
@@ -198,6 +199,18 @@ impl HotEntry {
         self.away != 0
     }
 
+    /// Whether the in-kernel path has a record of the flow, which it may still use.
+    #[inline]
+    pub(crate) const fn is_promoted(&self) -> bool {
+        self.promoted != 0
+    }
+
+    /// Marks that it has one, or none any more.
+    #[inline]
+    pub(crate) const fn set_promoted(&mut self, promoted: bool) {
+        self.promoted = promoted as u8;
+    }
+
     /// The epoch with which the flow holds its client's entry in the affinity table.
     #[inline]
     pub(crate) fn epoch(&self) -> Option<AffinityEpoch> {
@@ -249,6 +262,14 @@ impl HotEntry {
         }
     }
 
+    /// Starts the timer of the state anew at an earlier time, unless packets do not refresh it or it ends later.
+    pub(super) fn extend(&mut self, used: Timestamp, timeout: Lifetime) {
+        let deadline = centiseconds(used).wrapping_add(timeout.0);
+        if self.state().is_refreshed() && signed_distance(deadline, self.deadline) > 0 {
+            self.deadline = deadline;
+        }
+    }
+
     #[inline]
     pub(super) const fn expire_after(&mut self, now: Timestamp, timeout: Lifetime) {
         self.deadline = centiseconds(now).wrapping_add(timeout.0);
@@ -264,13 +285,13 @@ impl HotEntry {
     }
 
     /// Whether a UDP flow was used since [`mark_use`](Self::mark_use). False if that is an exact multiple of 655.36 s
-    /// ago.
+    /// ago. One in the in-kernel path counts as used: else it would not be there for longer than ten seconds.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "16 bits of the deadline are enough"
     )]
     pub(super) const fn is_used_since_mark(&self) -> bool {
-        self.mss != self.deadline as u16
+        self.promoted != 0 || self.mss != self.deadline as u16
     }
 
     #[inline]

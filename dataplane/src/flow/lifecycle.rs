@@ -13,10 +13,11 @@
 //! A flow leaves the table because a packet met a dead backend, it expired, its drain is over, its own address
 //! is gone, or a new flow needs its place; all of these are [`Flows::end`].
 //!
-//! Two extensions belong here. An in-kernel path installs a flow in [`Flows::advance`] when it becomes established,
-//! removes it in [`Flows::end`] and in the final states, and refreshes its timer from [`Flows::sweep`]. A table
-//! that outlives the process is adopted in [`Flows::new`], which then rebuilds the gauges and the affinity counts
-//! from the entries that it accepts.
+//! Established flows may be in the in-kernel path as well (`fast.rs`): nominated by [`Flows::count_packet`], taken back
+//! before a packet changes their state and in [`Flows::end`]; [`Flows::sweep`] takes in what its program did for them.
+//!
+//! One extension belongs here. A table that outlives the process is adopted in [`Flows::new`], which then rebuilds the
+//! gauges and the affinity counts from the entries that it accepts.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -30,6 +31,7 @@ use vl3lb_common::{Backend, BackendSlot, Duration, Protocol, ServiceSlot, Snapsh
 
 use super::affinity::{AffinityTable, BackendId, ServiceClient};
 use super::entry::HotEntry;
+use super::fast::FastFlows;
 use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
 use super::orphan::{Orphan, Orphans};
@@ -49,8 +51,9 @@ pub(crate) struct Flows {
     /// Own addresses that wait for an index: the flows of others that are gone have all of them.
     waiting: Vec<[u8; 16]>,
     timeouts: Timeouts,
-    lifetimes: Lifetimes,
-    stats: Arc<WorkerStats>,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) stats: Arc<WorkerStats>,
+    pub(super) fast: FastFlows,
     feed: Option<FeedWriter>,
     orphans: Orphans,
     /// Shared with the other workers, if there are any.
@@ -89,6 +92,7 @@ impl Flows {
             timeouts,
             lifetimes: Lifetimes::new(&timeouts),
             stats,
+            fast: FastFlows::new(),
             feed: None,
             orphans: Orphans::new(),
             overflow: None,
@@ -213,6 +217,10 @@ impl Flows {
         bytes: u32,
         now: Timestamp,
     ) -> Option<State> {
+        // What the program has seen decides about the segment.
+        if self.table.entry(id).is_promoted() {
+            self.fold(id);
+        }
         let before = self.table.entry(id).state();
         let after = match segment {
             Some(segment) => tcp::advance(before, &mut self.table.entry_mut(id).sequence, direction, segment),
@@ -234,6 +242,9 @@ impl Flows {
     /// and its NAT port stay for stragglers; one that goes on after all is accounted as opened again.
     #[cold]
     fn enter(&mut self, id: FlowId, after: State, packet: (Direction, u32), now: Timestamp) {
+        if self.table.entry(id).is_promoted() {
+            self.leave_for(id, after);
+        }
         let is_counted = self.table.entry(id).is_counted();
         if after.is_over() && !is_counted {
             if let Some(feed) = self.subscribed_feed() {
@@ -300,7 +311,10 @@ impl Flows {
         let (service, backend) = traffic(&self.stats, owner, direction);
         service.count(bytes.into());
         backend.count(bytes.into());
-        self.table.count(id, direction, bytes);
+        let packets = self.table.count(id, direction, bytes);
+        if packets & self.fast.mask == 0 {
+            self.nominate(id);
+        }
     }
 
     /// Takes back what [`count_packet`](Self::count_packet) counted for a packet that then was not sent.
@@ -324,6 +338,10 @@ impl Flows {
     /// If `id` is not a live flow.
     #[cold]
     pub(crate) fn end(&mut self, id: FlowId, cause: CloseCause, now: Timestamp) {
+        // Until then its NAT port is taken.
+        if self.table.entry(id).is_promoted() {
+            self.leave_fast_path(id);
+        }
         if !self.table.entry(id).is_counted() {
             if let Some(feed) = self.subscribed_feed() {
                 feed.emit_closed(&self.table, id, cause, now);
@@ -355,6 +373,9 @@ impl Flows {
             let Some(id) = self.table.next_at_cursor() else {
                 continue;
             };
+            if self.table.entry(id).is_promoted() {
+                self.fold(id);
+            }
             let entry = self.table.entry(id);
             let cause = if entry.expired(now) {
                 Some(entry.state().close_cause())
@@ -388,7 +409,10 @@ impl Flows {
     }
 
     /// The live flows among the `scan` entries from `cursor` on: see [`FlowTable::slice`].
-    pub(crate) fn slice(&self, cursor: u32, scan: u32, now: Timestamp, worker: u16) -> FlowSlice {
+    pub(crate) fn slice(&mut self, cursor: u32, scan: u32, now: Timestamp, worker: u16) -> FlowSlice {
+        for id in self.table.promoted(cursor, scan) {
+            self.fold(id);
+        }
         self.table.slice(cursor, scan, now, worker, &self.timeouts)
     }
 
@@ -465,7 +489,7 @@ fn micros_since(earlier: Timestamp, now: Timestamp) -> u64 {
 
 /// The traffic counters of a flow's owner.
 #[inline(always)]
-fn traffic(
+pub(super) fn traffic(
     stats: &WorkerStats,
     (service, backend): (ServiceSlot, BackendSlot),
     direction: Direction,

@@ -21,6 +21,7 @@ mod clients;
 mod counters;
 mod endpoint;
 mod entry;
+mod fast;
 mod feed;
 mod header;
 mod index;
@@ -53,6 +54,8 @@ pub(crate) use lifecycle::Flows;
 pub(crate) use open::{NewFlow, OpenError};
 pub(crate) use orphan::Orphan;
 pub(crate) use overflow::{Guest, Overflow};
+#[cfg(test)]
+pub(crate) use sequence::Sequence;
 pub(crate) use sequence::SynNumbers;
 pub(crate) use state::{Direction, State};
 pub(crate) use table::{FlowId, FlowTable, Probe};

@@ -86,9 +86,15 @@ impl Sequence {
         notes: 0,
     };
 
+    /// Of an open connection whose ends use no window scale.
+    #[cfg(test)]
+    pub(crate) const fn open_at(end: [u32; 2]) -> Self {
+        Self { end, ..Self::NEW }
+    }
+
     /// The number behind what `sender` has sent.
     #[inline]
-    pub(super) const fn end(&self, sender: Direction) -> u32 {
+    pub(crate) const fn end(&self, sender: Direction) -> u32 {
         self.end[sender as usize]
     }
 
@@ -210,8 +216,24 @@ impl Sequence {
         };
     }
 
+    /// Takes in what the in-kernel path has judged by the same rules: by direction, the number behind what was sent, and
+    /// what was acknowledged.
+    pub(crate) fn take_in(&mut self, ends: [u32; 2], acknowledged: [u32; 2]) {
+        for direction in [Direction::In, Direction::Out] {
+            let known = &mut self.end[direction as usize];
+            for end in [
+                ends[direction as usize],
+                acknowledged[direction.opposite() as usize],
+            ] {
+                if distance(end, *known) > 0 {
+                    *known = end;
+                }
+            }
+        }
+    }
+
     /// The largest window that `receiver` can offer, in bytes.
-    const fn window(&self, receiver: Direction) -> u32 {
+    pub(super) const fn window(&self, receiver: Direction) -> u32 {
         let (client, backend) = (self.scales & 0xf, self.scales >> 4);
         if client == NO_SCALE || backend == NO_SCALE {
             return 0xffff;

@@ -309,10 +309,10 @@ impl FlowTable {
         &mut self.pool.cold[id.index()]
     }
 
-    /// Counts one IP packet of `bytes`.
+    /// Counts one IP packet of `bytes`. Returns the number of packets in this direction, modulo 2^32.
     #[inline]
-    pub(crate) fn count(&mut self, id: FlowId, direction: Direction, bytes: u32) {
-        self.counters_mut(id).count(direction, bytes);
+    pub(crate) fn count(&mut self, id: FlowId, direction: Direction, bytes: u32) -> u32 {
+        self.counters_mut(id).count(direction, bytes)
     }
 
     /// Moves a flow to `state` after a packet, and starts that state's `timeout`; see
@@ -378,6 +378,11 @@ impl FlowTable {
     /// Flows in the table, expired ones that were not swept yet included.
     pub(crate) fn len(&self) -> u32 {
         self.pool.header().len
+    }
+
+    /// Whether `id` is a flow's number now.
+    pub(crate) fn is_live(&self, id: FlowId) -> bool {
+        self.pool.is_live(id.0)
     }
 
     /// Whether there is no flow.

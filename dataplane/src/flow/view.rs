@@ -9,6 +9,16 @@ use super::table::{FlowId, FlowTable};
 use crate::config::Timeouts;
 
 impl FlowTable {
+    /// The flows among the `scan` entries from `cursor` on of which the in-kernel path has a record.
+    pub(super) fn promoted(&self, cursor: u32, scan: u32) -> Vec<FlowId> {
+        let end = cursor.saturating_add(scan.max(1)).min(self.pool.header().fresh);
+        (cursor..end)
+            .filter(|&id| self.pool.is_live(id))
+            .map(FlowId)
+            .filter(|&id| self.entry(id).is_promoted())
+            .collect()
+    }
+
     /// The live flows among the `scan` entries from `cursor` on, expired ones left out. `timeouts`
     /// are those in use; the idle time of a flow follows from them.
     ///
@@ -72,6 +82,7 @@ impl FlowTable {
             bytes_in: counters.bytes(Direction::In),
             packets_out: counters.packets(Direction::Out),
             bytes_out: counters.bytes(Direction::Out),
+            fast: entry.is_promoted(),
         })
     }
 }

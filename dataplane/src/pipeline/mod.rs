@@ -17,6 +17,7 @@
 //! | overflow | `overflow.rs` | passes what has no room at a client's home to another worker |
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
+//! | promote | `promotion.rs` | hands established flows to the in-kernel path, and takes them back |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
 //!
@@ -43,6 +44,7 @@ mod overload;
 mod path_mtu;
 mod placement;
 mod policy;
+pub(crate) mod promotion;
 mod proven;
 mod refusal;
 mod refused_syns;
@@ -202,6 +204,11 @@ pub struct Engine {
     group: Box<[Prepared]>,
     /// Places of the flow table to be swept without delay, because a backend has died.
     urgent: usize,
+    /// When the counters of the in-kernel path are to be read, and whether that is under way.
+    fold_due: Timestamp,
+    folding: bool,
+    /// When all packets that had arrived were sent.
+    drained_at: Timestamp,
 }
 
 impl std::fmt::Debug for Engine {
@@ -249,6 +256,9 @@ impl Engine {
             swept_at: Timestamp::default(),
             group: vec![Prepared::EMPTY; batch::GROUP].into(),
             urgent: 0,
+            fold_due: Timestamp::default(),
+            folding: false,
+            drained_at: Timestamp::default(),
         })
     }
 
@@ -261,7 +271,9 @@ impl Engine {
         if orphan::has_died(&self.policy.snapshot, &snapshot) {
             self.urgent = self.tables.flows.table().sweep_len();
         }
-        self.policy.set_snapshot(snapshot)
+        let former = self.policy.set_snapshot(snapshot);
+        self.review_fast_path();
+        former
     }
 
     /// Switches to a new attachment, whose link may have another framing. Established flows go on, but the MAC
@@ -307,7 +319,7 @@ impl Engine {
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].
-    pub fn flow_slice(&self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
+    pub fn flow_slice(&mut self, cursor: u32, scan: u32, now: Timestamp) -> FlowSlice {
         self.tables.flows.slice(cursor, scan, now, self.policy.worker)
     }
 

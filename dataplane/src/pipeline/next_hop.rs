@@ -117,7 +117,11 @@ fn resolve_client(
 fn set_client_mac(policy: &Policy, flows: &mut Flows, id: FlowId, mac: MacAddr, is_learned: bool) {
     let entry = flows.entry_mut(id);
     let generation = policy.hop_generation(mac, &entry.client, is_learned);
+    let is_same = entry.client_mac == mac.0 && entry.is_client_mac_learned() == is_learned;
     entry.set_client_mac(mac.0, is_learned, generation);
+    if entry.is_promoted() && !is_same {
+        flows.demote(id);
+    }
 }
 
 /// Whether the client's next hop is the kernel's, and up to date.

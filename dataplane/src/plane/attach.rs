@@ -10,6 +10,7 @@ use vl3lb_common::{Generation, Snapshot};
 use super::workers::{Team, Workers};
 use super::{Operations, Plane};
 use crate::error::SetupError;
+use crate::fastpath::FastMemory;
 use crate::packet::Framing;
 use crate::port::Port;
 use crate::port::none::NoPort;
@@ -36,12 +37,14 @@ impl<A: PortProvider> Plane<A> {
             ports,
             steering,
             mut attachment,
+            fast_path,
         } = self.provider.attach(self.worker_count())?;
         let team = self.team(&ports)?;
         attachment.cores.clone_from(&team.cores);
         let attachment = Arc::new(attachment);
 
-        operations.workers = Workers::Attached(self.hand_out(operations, team, ports, &attachment)?);
+        operations.workers =
+            Workers::Attached(self.hand_out(operations, team, ports, &attachment, fast_path)?);
         self.status
             .set_attached(Arc::clone(&attachment), steering.counters());
         let session = operations.session.insert(Session {
@@ -84,7 +87,10 @@ impl<A: PortProvider> Plane<A> {
         self.status.set_detached();
         match (&mut operations.workers, self.team.get()) {
             (Workers::Attached(threads), Some(team)) => {
-                let (ports, engines) = team.stop(std::mem::take(threads));
+                let (ports, mut engines) = team.stop(std::mem::take(threads));
+                for engine in &mut engines {
+                    engine.set_fast_path(None, self.config.fast_path.after);
+                }
                 let lost = A::Port::outstanding(ports.iter());
                 if lost > 0 {
                     tracing::error!("{lost} frames of packet memory are lost; please report this bug");
@@ -103,13 +109,14 @@ impl<A: PortProvider> Plane<A> {
         team: &Team,
         ports: Vec<A::Port>,
         attachment: &Attachment,
+        fast_path: Option<Arc<FastMemory>>,
     ) -> Result<Vec<std::thread::JoinHandle<crate::worker::Worker<A::Port>>>, SetupError> {
         let framing = match attachment.link {
             Link::Ethernet(_) => Framing::Ethernet,
             Link::RawIp => Framing::RawIp,
         };
         let workers = std::mem::replace(&mut operations.workers, Workers::None);
-        let engines = match workers {
+        let mut engines = match workers {
             Workers::Detached(threads) => {
                 let (_, mut engines) = team.stop(threads);
                 for engine in &mut engines {
@@ -128,6 +135,9 @@ impl<A: PortProvider> Plane<A> {
                 engines
             }
         };
+        for engine in &mut engines {
+            engine.set_fast_path(fast_path.as_ref(), self.config.fast_path.after);
+        }
         team.start(engines, ports)
     }
 

@@ -31,10 +31,7 @@ impl Status {
             let fields = self.lock();
             (fields.steered_before, fields.counters.clone())
         };
-        sum(
-            before,
-            counters.map(|counters| counters.read()).unwrap_or_default(),
-        )
+        before + counters.map(|counters| counters.read()).unwrap_or_default()
     }
 
     pub(super) fn set_attached(&self, attachment: Arc<Attachment>, counters: Arc<dyn SteerCounters>) {
@@ -53,18 +50,11 @@ impl Status {
         let mut fields = self.lock();
         fields.attachment = None;
         if let Some(counters) = fields.counters.take() {
-            fields.steered_before = sum(fields.steered_before, counters.read());
+            fields.steered_before = fields.steered_before + counters.read();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Fields> {
         self.fields.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn sum(a: Steered, b: Steered) -> Steered {
-    Steered {
-        redirected: a.redirected + b.redirected,
-        passed: a.passed + b.passed,
     }
 }

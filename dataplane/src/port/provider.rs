@@ -8,6 +8,7 @@ use vl3lb_common::next_hop::Link;
 
 use super::Port;
 use crate::error::SetupError;
+use crate::fastpath::FastMemory;
 use crate::steer::Rules;
 
 /// Opens ports on an interface that may come and go.
@@ -36,6 +37,8 @@ pub struct Attached<P, S> {
     pub steering: S,
     /// How they were opened; the cores are not filled in.
     pub attachment: Attachment,
+    /// What the workers share with the in-kernel path, if there is one.
+    pub fast_path: Option<Arc<FastMemory>>,
 }
 
 /// Decides which packets go to the ports; all others stay with the kernel. Dropping it stops the

@@ -17,16 +17,18 @@ mod program;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use aya::programs::{ProgramError, XdpMode};
 use vl3lb_common::ServiceKey;
-use vl3lb_common::dataplane::{AttachMode, Steered};
+use vl3lb_common::dataplane::{AttachMode, FastPath, Steered};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 
 use crate::capability;
-use crate::config::Mode;
+use crate::config::{FastPathConfig, Mode};
 use crate::error::{Attempts, Cause, SetupError, os_code};
+use crate::fastpath::FastMemory;
 use crate::link::{Link, LinkInfo};
 use companion::Companion;
 use program::Programs;
@@ -58,6 +60,9 @@ pub struct Steer {
     reason: String,
     refuses: String,
     queues: u32,
+    fast_path: FastPath,
+    /// What the workers share with the fast path, if it is in use.
+    fast_memory: Option<Arc<FastMemory>>,
     /// The contents of the maps.
     services: HashSet<ServiceKey>,
     addresses: HashSet<IpAddr>,
@@ -69,13 +74,18 @@ impl Steer {
     /// programs); a physical interface may lose its carrier for a moment.
     ///
     /// `auto` tries the modes that are correct for every sender, best first, and generic mode last.
-    pub fn attach(link: &LinkInfo, mode: Mode, workers: Option<u16>) -> Result<Self, SetupError> {
+    pub fn attach(
+        link: &LinkInfo,
+        mode: Mode,
+        workers: Option<u16>,
+        fast_path: FastPathConfig,
+    ) -> Result<Self, SetupError> {
         let cpus =
             std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
         let mut failures = Attempts(Vec::new());
-        for &candidate in candidates(link.link, mode) {
+        for &(candidate, with) in candidates(link, mode, fast_path) {
             let attached = queues(link, candidate, workers, cpus)
-                .and_then(|queues| Self::attach_as(link, candidate, queues));
+                .and_then(|queues| Self::attach_with(link, candidate, queues, with, fast_path));
             match attached {
                 Ok(mut steer) => {
                     steer.reason = reason(link, mode, candidate, &failures);
@@ -102,6 +112,16 @@ impl Steer {
     /// How the programs are attached.
     pub fn mode(&self) -> AttachMode {
         self.mode
+    }
+
+    /// Whether established flows are forwarded in the kernel, and why.
+    pub(crate) fn fast_path(&self) -> &FastPath {
+        &self.fast_path
+    }
+
+    /// What the workers share with the fast path, if it is in use.
+    pub(crate) fn fast_memory(&self) -> Option<Arc<FastMemory>> {
+        self.fast_memory.clone()
     }
 
     /// Why this mode was chosen.
@@ -206,13 +226,60 @@ impl Steer {
         }
     }
 
-    fn attach_as(link: &LinkInfo, mode: AttachMode, queues: u32) -> Result<Self, SetupError> {
+    /// With the fast path, where `mode` has one, or without it.
+    fn attach_with(
+        link: &LinkInfo,
+        mode: AttachMode,
+        queues: u32,
+        with: With,
+        config: FastPathConfig,
+    ) -> Result<Self, SetupError> {
+        let without = |reason: String| {
+            let mut steer = Self::attach_as(link, mode, queues, 0)?;
+            steer.fast_path.reason = reason;
+            Ok(steer)
+        };
+        if !config.enabled {
+            return without("set by fastPath: {mode: off}".to_owned());
+        }
+        if mode != AttachMode::Companion {
+            return without(format!("{} mode has none, companion mode has one", mode.name()));
+        }
+        match Self::attach_as(link, mode, queues, config.flows) {
+            Err(
+                error @ (SetupError::Load { .. }
+                | SetupError::FastPath { .. }
+                | SetupError::FastPathUnsupported { .. }),
+            ) if with == With::Any => without(error.to_string()),
+            attached => attached,
+        }
+    }
+
+    /// `fast_flows` is the number of flows of the fast path, 0 without one.
+    fn attach_as(
+        link: &LinkInfo,
+        mode: AttachMode,
+        queues: u32,
+        fast_flows: u32,
+    ) -> Result<Self, SetupError> {
         let companion = match mode {
             AttachMode::Companion => Some(Companion::create(link, queues)?),
             AttachMode::Native | AttachMode::Generic => None,
         };
         let near_index = companion.as_ref().map_or(0, Companion::near_index);
-        let mut programs = Programs::load(link, queues, near_index)?;
+        let mut programs = Programs::load(link, queues, near_index, fast_flows)?;
+        let fast_memory = match fast_flows {
+            0 => None,
+            flows => Some(
+                programs
+                    .fast_memory(flows)
+                    .map_err(|cause| SetupError::FastPath {
+                        interface: link.name.clone(),
+                        flows,
+                        cause,
+                    })?,
+            ),
+        };
         let attached = match &companion {
             Some(pair) => programs
                 .attach_far(pair.far_index())
@@ -220,7 +287,12 @@ impl Steer {
             None if mode == AttachMode::Native => programs.attach_xdp(link.index, XdpMode::Driver),
             None => programs.attach_xdp(link.index, XdpMode::Skb),
         };
-        attached.map_err(|error| attach_error(link, mode, error))?;
+        attached.map_err(|error| match os_code(&error) {
+            Some(libc::EINVAL) if fast_flows > 0 => SetupError::FastPathUnsupported {
+                interface: link.name.clone(),
+            },
+            _ => attach_error(link, mode, error),
+        })?;
         Ok(Self {
             programs,
             companion,
@@ -229,21 +301,41 @@ impl Steer {
             reason: String::new(),
             refuses: refuses(link, mode).to_owned(),
             queues,
+            fast_path: FastPath {
+                flows: fast_flows,
+                reason: "the tc program of companion mode has it".to_owned(),
+            },
+            fast_memory: fast_memory.map(Arc::new),
             services: HashSet::new(),
             addresses: HashSet::new(),
         })
     }
 }
 
-/// The modes to try, best first.
-fn candidates(link: Link, mode: Mode) -> &'static [AttachMode] {
+/// Whether an attachment without the fast path is one that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum With {
+    FastPath,
+    Any,
+}
+
+/// The modes to try, best first. On a virtual link a native program makes senders take their super-packets apart, so the
+/// companion pair is better if established flows do not pass it.
+fn candidates(link: &LinkInfo, mode: Mode, fast_path: FastPathConfig) -> &'static [(AttachMode, With)] {
     use AttachMode::{Companion, Generic, Native};
-    match (mode, link) {
-        (Mode::Auto, Link::Ethernet(_)) => &[Native, Companion, Generic],
-        (Mode::Auto, Link::RawIp) => &[Companion, Generic],
-        (Mode::Native, _) => &[Native],
-        (Mode::Generic, _) => &[Generic],
-        (Mode::Companion, _) => &[Companion],
+    use With::{Any, FastPath};
+    match (mode, link.link) {
+        (Mode::Auto, Link::Ethernet(_)) if fast_path.enabled && link.driver == "veth" => &[
+            (Companion, FastPath),
+            (Native, Any),
+            (Companion, Any),
+            (Generic, Any),
+        ],
+        (Mode::Auto, Link::Ethernet(_)) => &[(Native, Any), (Companion, Any), (Generic, Any)],
+        (Mode::Auto, Link::RawIp) => &[(Companion, Any), (Generic, Any)],
+        (Mode::Native, _) => &[(Native, Any)],
+        (Mode::Generic, _) => &[(Generic, Any)],
+        (Mode::Companion, _) => &[(Companion, Any)],
     }
 }
 
@@ -287,7 +379,9 @@ fn choice(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) 
         (AttachMode::Companion, Link::RawIp) => {
             "a TUN device has no native XDP; the companion pair segments super-packets"
         }
-        (AttachMode::Companion, Link::Ethernet(_)) => "the companion pair segments super-packets",
+        (AttachMode::Companion, Link::Ethernet(_)) => {
+            "established flows stay in the kernel, and senders keep their super-packets"
+        }
         (AttachMode::Generic, _) => "nothing better can be attached",
     }
     .to_owned();

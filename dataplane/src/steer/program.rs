@@ -5,8 +5,9 @@
 
 use std::error::Error;
 use std::fmt::{self, Display};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
@@ -14,13 +15,14 @@ use aya::programs::tc::{self, TcAttachOptions, TcError};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use vl3lb_common::addr::to_octets;
-use vl3lb_common::dataplane::Steered;
+use vl3lb_common::dataplane::{FastPathPackets, Steered};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{MacAddr, ServiceKey};
 
 use crate::capability;
 use crate::error::{Cause, SetupError, os_code};
+use crate::fastpath::{self, FastMemory};
 use crate::link::{Link, LinkInfo};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -50,38 +52,75 @@ pub(super) struct Programs {
     bpf: Ebpf,
     interface: String,
     counters: Counters,
+    has_fast_path: bool,
     /// The content of the map `config`.
     config: Config,
 }
 
 impl Programs {
     /// Loads the object for `link`, with room for `queues` sockets. `near_index` is the near end of the
-    /// companion pair, 0 without one.
-    pub(super) fn load(link: &LinkInfo, queues: u32, near_index: u32) -> Result<Self, SetupError> {
+    /// companion pair, 0 without one. `fast_flows` is the number of flows of the fast path, 0 without one.
+    pub(super) fn load(
+        link: &LinkInfo,
+        queues: u32,
+        near_index: u32,
+        fast_flows: u32,
+    ) -> Result<Self, SetupError> {
         let raw_ip = u8::from(link.link == Link::RawIp);
+        let (buckets, cpus) = if fast_flows == 0 {
+            (0, 1)
+        } else {
+            (fastpath::buckets(fast_flows), possible_cpus())
+        };
         let mut bpf = EbpfLoader::new()
             // The programs do not depend on the layout of kernel structures.
             .btf(None)
             .override_global("raw_ip", &raw_ip, true)
             .override_global("near_index", &near_index, true)
+            .override_global("fast_buckets", &buckets, true)
             .map_max_entries("sockets", queues)
+            .map_max_entries("fast_index", buckets.max(1))
+            .map_max_entries("fast_flows", fast_flows.max(1))
+            .map_max_entries("fast_rounds", cpus)
             .load(OBJECT)
             .map_err(|error| load_error(&link.name, error))?;
-        let counters = bpf
-            .take_map("counters")
-            .ok_or_else(|| MapError::InvalidName {
-                name: "counters".to_owned(),
-            })
-            .and_then(PerCpuArray::try_from)
-            .map_err(|error| load_error(&link.name, error))?;
+        let mut counters = |name: &str| {
+            bpf.take_map(name)
+                .ok_or_else(|| MapError::InvalidName {
+                    name: name.to_owned(),
+                })
+                .and_then(PerCpuArray::try_from)
+                .map(Arc::new)
+                .map_err(|error| load_error(&link.name, error))
+        };
+        let counters = Counters {
+            steered: counters("counters")?,
+            fast_path: counters("fast_counters")?,
+        };
         let mut programs = Self {
             bpf,
             interface: link.name.clone(),
-            counters: Counters(Arc::new(counters)),
+            counters,
+            has_fast_path: fast_flows > 0,
             config: [0; size_of::<Config>() / 2],
         };
         programs.set_link(link.link)?;
         Ok(programs)
+    }
+
+    /// Maps the arrays of the fast path, which was loaded for `flows` flows.
+    pub(super) fn fast_memory(&self, flows: u32) -> io::Result<FastMemory> {
+        let array = |name: &str| match self.bpf.map(name) {
+            Some(Map::Array(data)) => Ok(data.fd()),
+            _ => Err(io::Error::other(format!("the object has no array {name}"))),
+        };
+        FastMemory::map(
+            array("fast_index")?.as_fd(),
+            array("fast_flows")?.as_fd(),
+            array("fast_rounds")?.as_fd(),
+            flows,
+            possible_cpus(),
+        )
     }
 
     /// Attaches [`STEER_XDP`] to the interface with this index.
@@ -97,10 +136,13 @@ impl Programs {
     }
 
     /// Attaches [`STEER_TC`] to the ingress of the interface, before other programs: as a tcx link, which goes
-    /// with the process, else (Linux before 6.6) as a filter on a clsact qdisc.
+    /// with the process, else (Linux before 6.6) as a filter on a clsact qdisc. The fast path needs a link: a filter
+    /// would go on with the flows of a killed process.
     pub(super) fn attach_tc(&mut self) -> Result<(), ProgramError> {
         match self.attach_tcx() {
-            Err(error) if os_code(&error) == Some(libc::EINVAL) => self.attach_clsact(),
+            Err(error) if !self.has_fast_path && os_code(&error) == Some(libc::EINVAL) => {
+                self.attach_clsact()
+            }
             result => result,
         }
     }
@@ -125,7 +167,7 @@ impl Programs {
             result => result?,
         }
         match tc::qdisc_detach_program(&interface, TcAttachType::Ingress, STEER_TC) {
-            Err(TcError::IoError(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
         let options = tc::NlOptions {
@@ -261,7 +303,10 @@ impl Programs {
 
 /// The counters of a steer program. They can be read as long as this exists, without a privilege.
 #[derive(Clone)]
-pub struct Counters(Arc<PerCpuArray<MapData, u64>>);
+pub struct Counters {
+    steered: Arc<PerCpuArray<MapData, u64>>,
+    fast_path: Arc<PerCpuArray<MapData, u64>>,
+}
 
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -273,12 +318,34 @@ impl Counters {
     /// Sums over all CPUs. One system call per counter.
     pub fn read(&self) -> Steered {
         // A map exists as long as its descriptor.
-        let sum = |counter| self.0.get(&counter, 0).map_or(0, |values| values.iter().sum());
+        let sum = |map: &PerCpuArray<MapData, u64>, counter| {
+            map.get(&counter, 0).map_or(0, |values| values.iter().sum())
+        };
+        let [taken, flags, hop_limit, size, neighbor, malformed, refused, lost] =
+            std::array::from_fn(|counter| sum(&self.fast_path, u32::try_from(counter).unwrap_or(u32::MAX)));
         Steered {
-            redirected: sum(REDIRECTED),
-            passed: sum(PASSED),
+            redirected: sum(&self.steered, REDIRECTED),
+            passed: sum(&self.steered, PASSED),
+            fast_path: FastPathPackets {
+                taken,
+                flags,
+                hop_limit,
+                size,
+                neighbor,
+                malformed,
+                refused,
+                lost,
+            },
         }
     }
+}
+
+/// CPUs that the system may ever have: the number of elements of a per-CPU array.
+fn possible_cpus() -> u32 {
+    aya::util::nr_cpus()
+        .ok()
+        .and_then(|cpus| u32::try_from(cpus).ok())
+        .unwrap_or(1)
 }
 
 fn service_bytes(service: &ServiceKey) -> ServiceBytes {

@@ -24,6 +24,7 @@ use vl3lb_common::stats::{PortStatistics, WorkerStats};
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
+use crate::pipeline::promotion::FOLD_INTERVAL;
 use crate::pipeline::{Engine, Origin, Ticket, Unsent, Verdict};
 use crate::port::{Frame, Port, fitting_frames, packet_frames, packets_in};
 
@@ -49,6 +50,11 @@ const LONGEST_SLEEP: Timespec = Timespec {
 const SHORT_SLEEP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 2_000_000,
+};
+/// The longest sleep while the in-kernel path forwards packets, whose counts are to be taken in.
+const FOLD_SLEEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: FOLD_INTERVAL.subsec_nanos() as i64,
 };
 /// Time between two sweeps under load.
 const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
@@ -173,7 +179,10 @@ impl<P: Port> Worker<P> {
         }
         let queried = self.answer_query(now);
         self.housekeeping(now);
-        packets > 0 || relayed || switched || queried || self.engine.is_urgent()
+        // A full burst: more packets wait, which the next ones of their flows must not overtake.
+        let is_drained = packets < BURST as u64 && self.outgoing.is_empty();
+        self.engine.tend_fast_path(now, is_drained);
+        packets > 0 || relayed || switched || queried || self.engine.is_urgent() || self.engine.is_folding()
     }
 
     /// Counts the time since the begin of the last round, if it had packets.
@@ -411,7 +420,13 @@ impl<P: Port> Worker<P> {
             return;
         }
         let unfinished = self.is_unfinished();
-        let timeout = if unfinished { SHORT_SLEEP } else { LONGEST_SLEEP };
+        let timeout = if unfinished {
+            SHORT_SLEEP
+        } else if self.engine.has_fast_flows() {
+            FOLD_SLEEP
+        } else {
+            LONGEST_SLEEP
+        };
         let woken = self.wait(&inbox.bell, timeout);
         inbox.bell.disarm();
         if woken {

@@ -40,6 +40,7 @@ clientFlows: auto
 frames: 8192
 natPorts: auto
 timeouts: {tcpEstablished: 2h4m, tcpOpening: 4m, tcpClosing: 4m, udp: 5m}
+fastPath: {mode: auto, after: 16, flows: 16384}
 discovery: static          # static | kubernetes | nsm
 services:
   - name: finance          # DNS label: finance.<dns.zone>
@@ -121,6 +122,7 @@ interface: eth0
 addresses: [172.16.1.103, '2001:db8::67']
 mode: native
 zeroCopy: off
+fastPath: {mode: off, after: 1, flows: 1048576}
 workers: [3, 1]
 clientFlows: 5000
 natPorts: 20000-30000

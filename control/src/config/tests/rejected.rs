@@ -160,6 +160,22 @@ fn each_error_names_field_value_and_what_is_allowed() {
             "zeroCopy: maybe, allowed auto, on, off",
         ),
         (
+            "fastPath: {mode: native}".to_owned(),
+            "fastPath.mode: native, allowed auto, off",
+        ),
+        (
+            "fastPath: {after: 3}".to_owned(),
+            "fastPath.after: 3, allowed a power of two, 1-65536",
+        ),
+        (
+            "fastPath: {flows: 0}".to_owned(),
+            "fastPath.flows: 0, allowed 1-1048576",
+        ),
+        (
+            "fastPath: {packets: 3}".to_owned(),
+            "fastPath.packets: unknown key (value 3), allowed mode, after, flows",
+        ),
+        (
             "workers: [1, 1]".to_owned(),
             "workers: [1,1], allowed auto, or a list of 1-64 distinct CPU cores",
         ),

@@ -23,6 +23,7 @@ fn flow() -> FlowRecord {
         bytes_in: 90,
         packets_out: 1,
         bytes_out: 90,
+        fast: false,
     }
 }
 

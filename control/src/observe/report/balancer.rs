@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::api::{
-    AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, Interface,
-    MissingCollection, RcodeCount, Service, ServiceState, Status, Steering, Time, Totals, Traffic, Worker,
-    XskDrops,
+    AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, FastPath, FlowTraffic,
+    Interface, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering, Time,
+    Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
 use vl3lb_common::dataplane::Attachment;
@@ -56,6 +56,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
             redirect: facts.steered.redirected,
             pass: facts.steered.passed,
         },
+        fast_path: fast_path(facts),
         totals: totals(facts, services, backends),
         discovery: facts.sources().map(discovery).collect(),
         config: ConfigFile {
@@ -128,6 +129,45 @@ fn mode(attachment: &Attachment) -> AttachReport {
         reason: attachment.reason.clone(),
         refuses: attachment.refuses.clone(),
     }
+}
+
+fn fast_path(facts: &Facts<'_>) -> FastPath {
+    let (capacity, reason) = facts.attachment.map_or_else(
+        || (0, "not attached".to_owned()),
+        |attachment| (attachment.fast_path.flows, attachment.fast_path.reason.clone()),
+    );
+    let sum = |count: &dyn Fn(&WorkerStats) -> u64| facts.stats.iter().map(|stats| count(stats)).sum::<u64>();
+    let traffic = |direction: usize| FlowTraffic {
+        packets_total: sum(&|stats| stats.fast_path.traffic[direction].packets.get()),
+        bytes_total: sum(&|stats| stats.fast_path.traffic[direction].bytes.get()),
+    };
+    let (inbound, outbound) = (traffic(0), traffic(1));
+    let packets = inbound.packets_total + outbound.packets_total;
+    let others = sum(&|stats| stats.transmitted.get());
+    let steered = &facts.steered.fast_path;
+    FastPath {
+        capacity,
+        reason,
+        flows: sum(&|stats| stats.fast_path.flows.get()),
+        promoted_flows_total: sum(&|stats| stats.fast_path.promoted.get()),
+        full_flows_total: sum(&|stats| stats.fast_path.full.get()),
+        inbound,
+        outbound,
+        packet_ratio: ratio(packets, packets + others),
+        punted: steered
+            .punted()
+            .map(|(reason, packets_total)| PuntCount {
+                reason: reason.to_owned(),
+                packets_total,
+            })
+            .into(),
+        lost_packets_total: steered.lost,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| rounded(part as f64 / whole as f64))
 }
 
 /// Neighbours of backends whose MAC address the kernel does not know; a raw-IP link needs none.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use vl3lb_common::dataplane::{
-    AttachError, AttachMode, Attachment, LinkChange, PublishError, Steered, WorkerFailure,
+    AttachError, AttachMode, Attachment, FastPath, LinkChange, PublishError, Steered, WorkerFailure,
 };
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::FlowQuery;
@@ -40,6 +40,7 @@ impl Recorder {
                 receive_queues: 1,
                 transmit_queues: 1,
                 cores: vec![0],
+                fast_path: FastPath::default(),
             }),
             stats: vec![Arc::new(WorkerStats::default())],
             started: Instant::now(),

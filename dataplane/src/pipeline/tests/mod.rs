@@ -2,6 +2,8 @@
 
 mod affinity;
 mod burst;
+mod fast;
+mod fast_model;
 mod feed;
 mod forged;
 mod fragments;

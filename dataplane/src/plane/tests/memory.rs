@@ -214,6 +214,7 @@ impl PortProvider for Tapped {
             ports: attached.ports.into_iter().map(tap).collect(),
             steering: attached.steering,
             attachment: attached.attachment,
+            fast_path: attached.fast_path,
         })
     }
 

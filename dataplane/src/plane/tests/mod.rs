@@ -11,7 +11,7 @@ use vl3lb_common::next_hop;
 use vl3lb_common::snapshot::NatPorts;
 
 use super::*;
-use crate::config::{Mode, Timeouts, ZeroCopy};
+use crate::config::{FastPathConfig, Mode, Timeouts, ZeroCopy};
 use crate::testing::builder::{self, Addresses, MACS};
 use crate::testing::netns::{NEAR, Wire, in_namespace, with_veth};
 use crate::testing::validate;
@@ -30,6 +30,7 @@ fn config(mode: Mode) -> Config {
         frames: 512,
         nat_ports: NatPorts::new(20_000, 20_999).unwrap(),
         timeouts: Timeouts::default(),
+        fast_path: FastPathConfig::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vl3lb_common::dataplane::{AttachMode, Attachment, LinkChange, Steered};
+use vl3lb_common::dataplane::{AttachMode, Attachment, FastPath, LinkChange, Steered};
 use vl3lb_common::next_hop::Link;
 
 use super::frame::Memory;
@@ -112,7 +112,12 @@ impl PortProvider for MemProvider {
                 receive_queues: interface.receive_queues,
                 transmit_queues: interface.transmit_queues,
                 cores: Vec::new(),
+                fast_path: FastPath {
+                    flows: 0,
+                    reason: "no kernel".to_owned(),
+                },
             },
+            fast_path: None,
         })
     }
 
@@ -172,7 +177,7 @@ impl SteerCounters for MemCounters {
     fn read(&self) -> Steered {
         Steered {
             redirected: self.0.load(Ordering::Relaxed),
-            passed: 0,
+            ..Steered::default()
         }
     }
 }

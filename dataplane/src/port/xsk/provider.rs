@@ -6,7 +6,7 @@ use vl3lb_common::dataplane::{Attachment, LinkChange, Steered};
 use vl3lb_common::next_hop::Link;
 
 use super::{Layout, XskPort};
-use crate::config::{Config, Mode, ZeroCopy};
+use crate::config::{Config, FastPathConfig, Mode, ZeroCopy};
 use crate::error::SetupError;
 use crate::link::LinkInfo;
 use crate::port::provider::{Attached, PortProvider, SteerCounters, Steering};
@@ -19,6 +19,7 @@ pub struct AfXdp {
     mode: Mode,
     zero_copy: ZeroCopy,
     frames: u32,
+    fast_path: FastPathConfig,
 }
 
 impl AfXdp {
@@ -29,6 +30,7 @@ impl AfXdp {
             mode: config.mode,
             zero_copy: config.zero_copy,
             frames: config.frames,
+            fast_path: config.fast_path,
         }
     }
 }
@@ -39,7 +41,7 @@ impl PortProvider for AfXdp {
 
     fn attach(&self, workers: Option<u16>) -> Result<Attached<XskPort, Steer>, SetupError> {
         let link = LinkInfo::inspect(&self.interface)?;
-        let mut steer = Steer::attach(&link, self.mode, workers)?;
+        let mut steer = Steer::attach(&link, self.mode, workers, self.fast_path)?;
         let workers = workers.unwrap_or_else(|| u16::try_from(steer.queues()).unwrap_or(u16::MAX));
         let ports = XskPort::open(Layout {
             receive: steer.receive_interface(),
@@ -66,11 +68,14 @@ impl PortProvider for AfXdp {
             receive_queues: link.receive_queues,
             transmit_queues: link.transmit_queues,
             cores: Vec::new(),
+            fast_path: steer.fast_path().clone(),
         };
+        let fast_path = steer.fast_memory();
         Ok(Attached {
             ports,
             steering: steer,
             attachment,
+            fast_path,
         })
     }
 

@@ -9,7 +9,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, ServiceKey};
 
 use super::*;
-use crate::config::{Mode, ZeroCopy};
+use crate::config::{FastPathConfig, Mode, ZeroCopy};
 use crate::error::SetupError;
 use crate::link::LinkInfo;
 use crate::port::{Frame, Port, packet_frames};
@@ -31,7 +31,7 @@ struct Bench {
 impl Bench {
     fn new(mode: Mode) -> Self {
         let link = LinkInfo::inspect(NEAR).unwrap();
-        let mut steer = Steer::attach(&link, mode, None).unwrap();
+        let mut steer = Steer::attach(&link, mode, None, FastPathConfig::default()).unwrap();
         let workers = u16::try_from(steer.queues()).unwrap();
         let ports = XskPort::open(layout(&steer, ZeroCopy::Auto)).unwrap();
         for (queue, socket) in ports.iter().flat_map(XskPort::receivers) {
@@ -401,7 +401,7 @@ fn a_taken_queue_and_a_missing_interface_are_named() {
 fn zero_copy_by_force_is_refused_where_the_driver_has_none() {
     with_veth(1, || {
         let link = LinkInfo::inspect(NEAR).unwrap();
-        let steer = Steer::attach(&link, Mode::Native, None).unwrap();
+        let steer = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap();
         let refused = XskPort::open(layout(&steer, ZeroCopy::On))
             .unwrap_err()
             .to_string();

@@ -66,7 +66,13 @@ fn framed(name: &str, packet: &[u8]) -> Vec<u8> {
 
 /// Attached to `nsm-1`, and a receiver on each queue, with rules in force.
 fn start(mode: Mode, workers: Option<u16>) -> (Steer, Vec<Receiver>) {
-    let mut steer = Steer::attach(&LinkInfo::inspect("nsm-1").unwrap(), mode, workers).unwrap();
+    // `auto` without the fast path: see decide.rs for the choice with it.
+    let fast_path = if mode == Mode::Auto {
+        FastPathConfig::OFF
+    } else {
+        FastPathConfig::default()
+    };
+    let mut steer = Steer::attach(&LinkInfo::inspect("nsm-1").unwrap(), mode, workers, fast_path).unwrap();
     let receivers = (0..steer.queues())
         .map(|queue| Receiver::bind(&mut steer, queue))
         .collect();
@@ -125,7 +131,8 @@ fn on_a_veth_native_mode_is_chosen_and_leaves_nothing_behind() {
             steer.steered(),
             Steered {
                 redirected: 1,
-                passed: 1
+                passed: 1,
+                ..Steered::default()
             }
         );
         drop((steer, receivers));
@@ -149,7 +156,8 @@ fn generic_mode_redirects_the_same_frames_and_reports_what_it_cannot_serve() {
             steer.steered(),
             Steered {
                 redirected: 1,
-                passed: 1
+                passed: 1,
+                ..Steered::default()
             }
         );
         drop((steer, receivers));
@@ -169,7 +177,8 @@ fn a_long_frame_reaches_a_native_program() {
             steer.steered(),
             Steered {
                 redirected: 1,
-                passed: 0
+                passed: 0,
+                ..Steered::default()
             }
         );
     });
@@ -242,7 +251,8 @@ fn on_a_tun_device_the_companion_pair_delivers_packets_from_their_ip_header_on()
             steer.steered(),
             Steered {
                 redirected: 4,
-                passed: 1
+                passed: 1,
+                ..Steered::default()
             }
         );
         drop((steer, receivers));
@@ -314,7 +324,13 @@ fn rules_can_be_added_and_taken_away_live() {
 fn a_forced_mode_that_cannot_be_is_an_error() {
     in_namespace(|| {
         let [_device] = tun("tun0", TunKind::Plain);
-        let error = Steer::attach(&LinkInfo::inspect("tun0").unwrap(), Mode::Native, None).unwrap_err();
+        let error = Steer::attach(
+            &LinkInfo::inspect("tun0").unwrap(),
+            Mode::Native,
+            None,
+            FastPathConfig::default(),
+        )
+        .unwrap_err();
         assert!(
             error
                 .to_string()
@@ -332,9 +348,9 @@ fn a_forced_mode_that_cannot_be_is_an_error() {
             1500,
         );
         let link = LinkInfo::inspect("nsm-1").unwrap();
-        let error = Steer::attach(&link, Mode::Native, None).unwrap_err();
+        let error = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap_err();
         assert!(matches!(error, SetupError::PeerQueues { .. }), "{error}");
-        let steer = Steer::attach(&link, Mode::Auto, None).unwrap();
+        let steer = Steer::attach(&link, Mode::Auto, None, FastPathConfig::OFF).unwrap();
         assert_eq!(steer.mode(), AttachMode::Companion);
         assert!(
             steer.reason().contains("(native: attach to nsm-1"),
@@ -349,12 +365,12 @@ fn a_second_balancer_on_the_same_interface_is_refused() {
     in_namespace(|| {
         veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
-        let first = Steer::attach(&link, Mode::Companion, None).unwrap();
-        let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
+        let first = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
+        let error = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap_err();
         assert!(matches!(error, SetupError::AlreadyServed { .. }), "{error}");
         drop(first);
-        let _first = Steer::attach(&link, Mode::Native, None).unwrap();
-        let error = Steer::attach(&link, Mode::Native, None).unwrap_err();
+        let _first = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap();
+        let error = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap_err();
         assert!(matches!(error, SetupError::XdpBusy { .. }), "{error}");
     });
 }
@@ -368,7 +384,7 @@ fn a_pair_that_a_killed_process_left_is_replaced() {
         let left = Companion::create(&link, 1).unwrap();
         let old = left.near_index();
         std::mem::forget(left);
-        let steer = Steer::attach(&link, Mode::Companion, None).unwrap();
+        let steer = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
         assert_ne!(steer.companion.as_ref().unwrap().near_index(), old);
         drop(steer);
         assert_untouched();
@@ -381,9 +397,9 @@ fn an_interface_that_has_the_name_of_the_pair_is_not_touched() {
         let [_device] = tun("nsm-1", TunKind::VnetHeader);
         veth_pair(&VethEnd::new("lbf-nsm-1", 1), &VethEnd::new("other", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
-        let error = Steer::attach(&link, Mode::Companion, None).unwrap_err();
+        let error = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap_err();
         assert!(matches!(error, SetupError::CompanionNameTaken { .. }), "{error}");
-        let steer = Steer::attach(&link, Mode::Auto, None).unwrap();
+        let steer = Steer::attach(&link, Mode::Auto, None, FastPathConfig::default()).unwrap();
         assert_eq!(steer.mode(), AttachMode::Generic);
         assert!(
             steer.reason().contains("another interface is called lbf-nsm-1"),
@@ -401,9 +417,9 @@ fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
     in_namespace(|| {
         veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
-        let mut killed = Programs::load(&link, 1, 1).unwrap();
+        let mut killed = Programs::load(&link, 1, 1, 0).unwrap();
         killed.attach_clsact().unwrap();
-        let mut next = Programs::load(&link, 1, 1).unwrap();
+        let mut next = Programs::load(&link, 1, 1, 0).unwrap();
         next.attach_clsact().unwrap();
         send("peer", &framed("nsm-1", &not_ours()));
         assert_eq!(next.counters().read().passed, 1);
@@ -447,8 +463,17 @@ fn three_capabilities_are_enough_for_every_mode() {
             ("tun0", Mode::Generic),
             ("tun0", Mode::Companion),
         ] {
-            let mut steer = Steer::attach(&LinkInfo::inspect(interface).unwrap(), mode, None).unwrap();
+            let mut steer = Steer::attach(
+                &LinkInfo::inspect(interface).unwrap(),
+                mode,
+                None,
+                FastPathConfig::default(),
+            )
+            .unwrap();
             steer.allow(&rules(steer.queues())).unwrap();
+            let has_fast_path = steer.fast_path().flows > 0;
+            let reason = &steer.fast_path().reason;
+            assert_eq!(has_fast_path, mode == Mode::Companion, "{mode:?}: {reason}");
         }
     });
 }
@@ -459,7 +484,9 @@ fn a_missing_capability_is_named() {
         veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
-        let error = Steer::attach(&link, Mode::Auto, None).unwrap_err().to_string();
+        let error = Steer::attach(&link, Mode::Auto, None, FastPathConfig::default())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("load the steer programs for nsm-1: operation not permitted: missing CAP_BPF"),
             "{error}"

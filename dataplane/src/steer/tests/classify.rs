@@ -136,7 +136,7 @@ fn load(raw_ip: bool, socket: &OwnedFd) -> Programs {
         transmit_queues: 1,
         super_packets: true,
     };
-    let mut programs = Programs::load(&link, 1, 1).unwrap();
+    let mut programs = Programs::load(&link, 1, 1, 0).unwrap();
     programs.register_socket(0, socket.as_fd()).unwrap();
     programs
         .set_config(
@@ -263,7 +263,8 @@ fn frames_are_counted_as_redirected_or_passed() {
             way.programs.counters().read(),
             Steered {
                 redirected: 3,
-                passed: 1
+                passed: 1,
+                ..Steered::default()
             },
             "{}",
             way.name
@@ -285,7 +286,7 @@ fn a_queue_without_a_socket_leaves_its_frames_to_the_kernel() {
         transmit_queues: 1,
         super_packets: true,
     };
-    way.programs = Programs::load(&link, 1, 0).unwrap();
+    way.programs = Programs::load(&link, 1, 0, 0).unwrap();
     way.programs
         .insert_service(&service(OURS.into(), Protocol::Tcp))
         .unwrap();
@@ -294,7 +295,8 @@ fn a_queue_without_a_socket_leaves_its_frames_to_the_kernel() {
         way.programs.counters().read(),
         Steered {
             redirected: 0,
-            passed: 1
+            passed: 1,
+            ..Steered::default()
         }
     );
 }

@@ -72,6 +72,28 @@ fn only_generic_mode_refuses_something_and_only_where_it_can_come() {
 }
 
 #[test]
+fn auto_prefers_the_fast_path_on_a_virtual_link_only() {
+    let first = |link: &LinkInfo, enabled| {
+        let config = FastPathConfig {
+            enabled,
+            ..FastPathConfig::default()
+        };
+        candidates(link, Mode::Auto, config)[0]
+    };
+    let physical = LinkInfo {
+        driver: "ixgbe".to_owned(),
+        ..ethernet(4, 4)
+    };
+    assert_eq!(
+        first(&ethernet(1, 1), true),
+        (AttachMode::Companion, With::FastPath)
+    );
+    assert_eq!(first(&ethernet(1, 1), false), (AttachMode::Native, With::Any));
+    assert_eq!(first(&physical, true), (AttachMode::Native, With::Any));
+    assert_eq!(first(&tun(), true), (AttachMode::Companion, With::Any));
+}
+
+#[test]
 fn steer_may_move_to_another_thread() {
     fn moves<T: Send>() {}
     moves::<Steer>();

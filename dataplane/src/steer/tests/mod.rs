@@ -4,6 +4,7 @@ mod attach;
 mod classify;
 mod corpus;
 mod decide;
+mod fastpath;
 mod link;
 mod owner;
 mod packets;

@@ -1,0 +1,499 @@
+//! The fast path: packets through the loaded tc program, by BPF_PROG_TEST_RUN, against what a worker makes of them.
+
+use std::sync::Arc;
+
+use aya::TestRun;
+use aya::programs::TestRunOptions;
+use proptest::prelude::*;
+use vl3lb_common::MacAddr;
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::dataplane::FastPathPackets;
+use vl3lb_common::hash::OwnerKey;
+
+use super::super::*;
+use super::classify::require_root;
+use crate::fastpath::{FastTable, Hop, Promotion, Usage};
+use crate::flow::{Direction, Sequence, State, tcp};
+use crate::packet::{self, ChecksumPolicy, Framing, TcpFlags, TcpSegment, Translation};
+use crate::port::Frame;
+use crate::testing::builder::{self, Addresses, MACS, Tcp, flags};
+use crate::testing::frame;
+
+const TC_SHOT: u32 = 2;
+const TC_REDIRECT: u32 = 7;
+const TC_NEXT: u32 = u32::MAX;
+const BACKEND_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xbe]);
+/// The flow's number in the flow table.
+const FLOW: u32 = 5;
+const KEY: u64 = 7;
+
+/// The addresses of a flow. BPF_PROG_TEST_RUN takes the protocol out of bytes 12 and 13, which a raw-IP packet has in its
+/// source address.
+struct Ends {
+    client: &'static str,
+    local: &'static str,
+    nat: &'static str,
+    backend: &'static str,
+}
+
+const V4: Ends = Ends {
+    client: "8.0.1.100:40000",
+    local: "172.16.1.103:8080",
+    nat: "172.16.1.103:20000",
+    backend: "8.0.1.2:8081",
+};
+const V6: Ends = Ends {
+    client: "[2001:db8:86dd::64]:40000",
+    local: "[2001:db8::67]:8080",
+    nat: "[2001:db8::67]:20000",
+    backend: "[2001:db8:86dd::2]:8081",
+};
+
+struct Bench {
+    programs: Programs,
+    table: FastTable,
+    framing: Framing,
+}
+
+impl Bench {
+    fn new(framing: Framing) -> Self {
+        require_root();
+        let link = LinkInfo {
+            name: "test".to_owned(),
+            index: 1,
+            link: match framing {
+                Framing::RawIp => Link::RawIp,
+                Framing::Ethernet => Link::Ethernet(MACS.1),
+            },
+            driver: "veth".to_owned(),
+            mtu: 1500,
+            receive_queues: 1,
+            transmit_queues: 1,
+            super_packets: true,
+        };
+        let mut programs = Programs::load(&link, 1, 1, 64).unwrap();
+        programs
+            .set_config(
+                NatPorts::new(10_240, 32_767).unwrap(),
+                1,
+                &OwnerKey::from_seed(KEY),
+            )
+            .unwrap();
+        let memory = Arc::new(programs.fast_memory(64).unwrap());
+        Self {
+            programs,
+            table: FastTable::new(memory, OwnerKey::from_seed(KEY), (0, 1), 16),
+            framing,
+        }
+    }
+
+    fn packet(
+        &self,
+        ends: &Ends,
+        direction: Direction,
+        protocol: u8,
+        tcp: &Tcp<'_>,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let (from, to) = match direction {
+            Direction::In => (ends.client, ends.local),
+            Direction::Out => (ends.backend, ends.nat),
+        };
+        let addresses = match self.framing {
+            Framing::Ethernet => Addresses::ethernet(from, to),
+            Framing::RawIp => Addresses::raw(from, to),
+        };
+        if protocol == 6 {
+            builder::tcp(addresses, tcp, payload)
+        } else {
+            builder::udp(addresses, payload)
+        }
+    }
+
+    /// What a worker makes of a packet.
+    fn translated(&self, ends: &Ends, direction: Direction, packet: &[u8]) -> Vec<u8> {
+        let socket = |text: &str| -> std::net::SocketAddr { text.parse().unwrap() };
+        let (from, to, mac) = match direction {
+            Direction::In => (ends.nat, ends.backend, BACKEND_MAC),
+            Direction::Out => (ends.local, ends.client, MACS.0),
+        };
+        let (from, to) = (socket(from), socket(to));
+        let mut frames = [frame(packet)];
+        let parsed = packet::parse(packet, packet.len(), self.framing).unwrap();
+        if self.framing == Framing::Ethernet {
+            packet::set_macs(frames[0].bytes_mut(), mac, MACS.1);
+        }
+        let to = Translation {
+            source: to_octets(from.ip()),
+            destination: to_octets(to.ip()),
+            source_port: from.port(),
+            destination_port: to.port(),
+        };
+        packet::translate(&mut frames, &parsed, &to, ChecksumPolicy::Update).unwrap();
+        frames[0].bytes().to_vec()
+    }
+
+    /// Runs the program on a packet, whose segment size is `segment` if it is a super-packet.
+    fn run(&mut self, packet: &[u8], segment: u32) -> (u32, Vec<u8>) {
+        // struct __sk_buff: gso_size is its last but one word but three.
+        let mut context = [0_u8; 192];
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
+        let mut out = vec![0; packet.len() + 64];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(packet);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let result = self.programs.tc().unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    fn counted(&self) -> FastPathPackets {
+        self.programs.counters().read().fast_path
+    }
+}
+
+fn promotion(ends: &Ends, protocol: u8) -> Promotion {
+    let socket = |text: &str| -> std::net::SocketAddr { text.parse().unwrap() };
+    let hop = |mac| Hop {
+        mac,
+        is_learned: false,
+        mtu: 1500,
+    };
+    Promotion {
+        client: to_octets(socket(ends.client).ip()),
+        local: to_octets(socket(ends.local).ip()),
+        backend: to_octets(socket(ends.backend).ip()),
+        client_port: socket(ends.client).port(),
+        service_port: socket(ends.local).port(),
+        nat_port: socket(ends.nat).port(),
+        backend_port: socket(ends.backend).port(),
+        protocol,
+        hops: [hop(BACKEND_MAC), hop(MACS.0)],
+        ends: [1_000, 5_000],
+        windows: [0xffff, 0xffff],
+    }
+}
+
+fn plain() -> Tcp<'static> {
+    Tcp {
+        flags: flags::ACK | flags::PSH,
+        sequence: 1_000,
+        acknowledgment: 5_000,
+        options: &[],
+    }
+}
+
+const BOTH: [Direction; 2] = [Direction::In, Direction::Out];
+
+#[test]
+fn packets_leave_as_a_worker_sends_them() {
+    for framing in [Framing::Ethernet, Framing::RawIp] {
+        for (ends, protocol) in [(V4, 6), (V4, 17), (V6, 6), (V6, 17)] {
+            let mut bench = Bench::new(framing);
+            bench.table.open(FLOW, &promotion(&ends, protocol)).unwrap();
+            for direction in BOTH {
+                for payload in [0_usize, 1, 11, 12, 100, 1_400] {
+                    // BPF_PROG_TEST_RUN takes what follows the first 14 bytes for an IP header.
+                    let payload = if framing == Framing::RawIp {
+                        payload.max(6)
+                    } else {
+                        payload
+                    };
+                    let payload: Vec<u8> = (0..=250_u8).cycle().take(payload).collect();
+                    let packet = bench.packet(&ends, direction, protocol, &plain(), &payload);
+                    let want = bench.translated(&ends, direction, &packet);
+                    let (action, got) = bench.run(&packet, 0);
+                    let what = format!(
+                        "{framing:?} {} {protocol} {direction:?} {}",
+                        ends.client,
+                        payload.len()
+                    );
+                    assert_eq!(action, TC_REDIRECT, "{what}");
+                    assert_eq!(got, want, "{what}");
+                }
+            }
+            let usage = bench.table.usage(FLOW).unwrap();
+            let headers =
+                if ends.client.starts_with('[') { 40 } else { 20 } + if protocol == 6 { 20 } else { 8 };
+            let shortest = if framing == Framing::RawIp { 12 } else { 1 };
+            let bytes = 6 * headers + shortest + 11 + 12 + 100 + 1_400;
+            assert_eq!((usage.packets, usage.bytes), ([6, 6], [bytes, bytes]));
+            assert!(usage.used.is_some_and(|used| used.0 > 0));
+            assert_eq!(bench.counted().taken, 12);
+        }
+    }
+}
+
+/// The sender's kernel left the checksum to its hardware: the field has the sum of the pseudo-header. The test
+/// run does not mark the packet so, and the change of that sum is another one than that of a complete checksum.
+#[test]
+fn a_udp_datagram_without_a_checksum_keeps_none() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    bench.table.open(FLOW, &promotion(&V4, 17)).unwrap();
+    let mut packet = bench.packet(&V4, Direction::In, 17, &plain(), b"no sum");
+    packet[40..42].fill(0);
+    let want = bench.translated(&V4, Direction::In, &packet);
+    let (action, got) = bench.run(&packet, 0);
+    assert_eq!((action, &got[..]), (TC_REDIRECT, &want[..]));
+    assert_eq!(got[40..42], [0, 0]);
+}
+
+#[test]
+fn a_super_packet_is_taken_whole_and_counted_by_its_segments() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    bench.table.open(FLOW, &promotion(&V4, 6)).unwrap();
+    let packet = bench.packet(&V4, Direction::In, 6, &plain(), &[7; 2_900]);
+    let want = bench.translated(&V4, Direction::In, &packet);
+    assert_eq!(bench.run(&packet, 1_448), (TC_REDIRECT, want));
+    let usage = bench.table.usage(FLOW).unwrap();
+    assert_eq!((usage.packets, usage.bytes), ([3, 0], [2_900 + 3 * 40, 0]));
+    // A segment of 1,461 bytes does not fit, whatever the length of the packet.
+    for (payload, segment) in [(2_900, 1_461), (1_461, 0)] {
+        let packet = bench.packet(&V4, Direction::In, 6, &plain(), &vec![7; payload]);
+        assert_eq!(
+            bench.run(&packet, segment),
+            (TC_NEXT, packet),
+            "{payload} {segment}"
+        );
+    }
+    assert_eq!(bench.counted().size, 2);
+}
+
+/// Changes of a packet, each of which leaves it to the worker; the counter that says so.
+#[test]
+fn what_the_worker_has_to_decide_about_is_not_touched() {
+    type Change = fn(&mut Vec<u8>);
+    fn fix(packet: &mut [u8]) {
+        packet[24..26].fill(0);
+        let sum: u32 = packet[14..34]
+            .chunks(2)
+            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+            .sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        packet[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    type Count = fn(&FastPathPackets) -> u64;
+    let none: Count = |_| 1;
+    let flags: Count = |count| count.flags;
+    let changes: [(&str, Change, Count); 19] = [
+        ("SYN", |packet| packet[47] |= flags::SYN, flags),
+        ("FIN", |packet| packet[47] |= flags::FIN, flags),
+        ("RST", |packet| packet[47] |= flags::RST, flags),
+        ("no ACK", |packet| packet[47] &= !flags::ACK, flags),
+        (
+            "TTL 1",
+            |packet| {
+                packet[22] = 1;
+                fix(packet);
+            },
+            |count| count.hop_limit,
+        ),
+        (
+            "may be fragmented",
+            |packet| {
+                packet[20] = 0;
+                fix(packet);
+            },
+            none,
+        ),
+        (
+            "first fragment",
+            |packet| {
+                packet[20] = 0x20;
+                fix(packet);
+            },
+            none,
+        ),
+        (
+            "later fragment",
+            |packet| {
+                packet[21] = 1;
+                fix(packet);
+            },
+            none,
+        ),
+        ("header checksum", |packet| packet[24] ^= 1, none),
+        (
+            "options",
+            |packet| {
+                packet[14] = 0x46;
+                fix(packet);
+            },
+            none,
+        ),
+        (
+            "length beyond the end",
+            |packet| {
+                packet[17] += 1;
+                fix(packet);
+            },
+            |count| count.malformed,
+        ),
+        (
+            "TCP header beyond the end",
+            |packet| packet[46] = 0xf0,
+            |count| count.malformed,
+        ),
+        ("TCP header too short", |packet| packet[46] = 0x40, none),
+        ("another client port", |packet| packet[35] ^= 1, none),
+        ("another service port", |packet| packet[37] ^= 1, none),
+        (
+            "another client",
+            |packet| {
+                packet[29] ^= 1;
+                fix(packet);
+            },
+            none,
+        ),
+        ("to another host", |packet| packet[5] ^= 1, none),
+        (
+            "another protocol",
+            |packet| {
+                packet[23] = 132;
+                fix(packet);
+            },
+            none,
+        ),
+        ("cut", |packet| packet.truncate(40), none),
+    ];
+    for (what, change, count) in changes {
+        let mut bench = Bench::new(Framing::Ethernet);
+        bench.table.open(FLOW, &promotion(&V4, 6)).unwrap();
+        let mut packet = bench.packet(&V4, Direction::In, 6, &plain(), b"payload");
+        change(&mut packet);
+        assert_eq!(bench.run(&packet, 0), (TC_NEXT, packet), "{what}");
+        assert_eq!(count(&bench.counted()), 1, "{what}");
+        assert_eq!(bench.counted().taken, 0, "{what}");
+        assert!(bench.table.usage(FLOW).unwrap().is_none(), "{what}");
+    }
+}
+
+#[test]
+fn a_client_whose_address_was_learned_is_followed_by_the_worker() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    let mut promoted = promotion(&V4, 6);
+    promoted.hops[1].is_learned = true;
+    bench.table.open(FLOW, &promoted).unwrap();
+    let packet = bench.packet(&V4, Direction::In, 6, &plain(), b"");
+    assert_eq!(bench.run(&packet, 0).0, TC_REDIRECT);
+    let mut moved = packet.clone();
+    moved[11] ^= 1;
+    assert_eq!(bench.run(&moved, 0), (TC_NEXT, moved));
+    assert_eq!(bench.counted().neighbor, 1);
+    promoted.hops[1].is_learned = false;
+    bench.table.set_hops(FLOW, &promoted.hops);
+    let mut moved = packet;
+    moved[11] ^= 1;
+    assert_eq!(
+        bench.run(&moved, 0).0,
+        TC_REDIRECT,
+        "the kernel knows the way back"
+    );
+}
+
+#[test]
+fn a_flow_that_was_taken_back_is_the_workers() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    for _ in 0..200 {
+        bench.table.open(FLOW, &promotion(&V4, 6)).unwrap();
+        let packets = BOTH.map(|direction| bench.packet(&V4, direction, 6, &plain(), b""));
+        for packet in &packets {
+            assert_eq!(bench.run(packet, 0).0, TC_REDIRECT);
+        }
+        bench.table.close(FLOW);
+        for packet in &packets {
+            let (action, got) = bench.run(packet, 0);
+            assert!(action != TC_SHOT && action != TC_REDIRECT, "{action}");
+            assert_eq!(&got, packet);
+        }
+        assert_eq!(bench.table.finish(FLOW).map(|usage| usage.packets), Some([1, 1]));
+    }
+}
+
+#[test]
+fn a_program_without_the_fast_path_takes_nothing() {
+    require_root();
+    let mut bench = Bench::new(Framing::Ethernet);
+    bench.table.open(FLOW, &promotion(&V4, 6)).unwrap();
+    let packet = bench.packet(&V4, Direction::In, 6, &plain(), b"");
+    let link = LinkInfo {
+        name: "test".to_owned(),
+        index: 1,
+        link: Link::Ethernet(MACS.1),
+        driver: "veth".to_owned(),
+        mtu: 1500,
+        receive_queues: 1,
+        transmit_queues: 1,
+        super_packets: true,
+    };
+    bench.programs = Programs::load(&link, 1, 1, 0).unwrap();
+    assert_eq!(bench.run(&packet, 0), (TC_NEXT, packet));
+}
+
+/// The program and the worker judge the same segments, in order, out of order, old and forged.
+#[test]
+fn sequence_numbers_are_judged_as_the_worker_does() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    let offset = prop_oneof![
+        4 => Just(0_i32),
+        2 => -3_000..3_000_i32,
+        1 => -200_000..200_000_i32,
+        1 => any::<i32>(),
+    ];
+    let segment = (
+        any::<bool>(),
+        offset.clone(),
+        offset,
+        prop_oneof![Just(0_usize), 1..1_400_usize],
+    );
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let bench = std::cell::RefCell::new(&mut bench);
+    runner
+        .run(&prop::collection::vec(segment, 1..24), |segments| {
+            let bench = &mut *bench.borrow_mut();
+            let promoted = promotion(&V4, 6);
+            // That of a case that failed.
+            bench.table.finish(FLOW);
+            bench.table.open(FLOW, &promoted).unwrap();
+            let mut known = Sequence::open_at(promoted.ends);
+            let mut from_program = known;
+            for (out, ahead, acknowledged, payload) in segments {
+                let direction = if out { Direction::Out } else { Direction::In };
+                let judged = TcpSegment {
+                    flags: TcpFlags(flags::ACK),
+                    sequence: known.end(direction).wrapping_add_signed(ahead),
+                    acknowledgment: known.end(direction.opposite()).wrapping_add_signed(acknowledged),
+                    payload: u32::try_from(payload).unwrap(),
+                };
+                let header = Tcp {
+                    flags: flags::ACK,
+                    sequence: judged.sequence,
+                    acknowledgment: judged.acknowledgment,
+                    options: &[],
+                };
+                let packet = bench.packet(&V4, direction, 6, &header, &vec![0; payload]);
+                prop_assert_eq!(bench.run(&packet, 0).0, TC_REDIRECT);
+                let state = tcp::advance(State::Established, &mut known, direction, &judged);
+                prop_assert_eq!(state, State::Established);
+                let usage: Usage = bench.table.usage(FLOW).unwrap();
+                from_program.take_in(usage.ends, usage.acknowledged);
+                for direction in BOTH {
+                    prop_assert_eq!(
+                        from_program.end(direction),
+                        known.end(direction),
+                        "{:?}",
+                        direction
+                    );
+                }
+            }
+            bench.table.finish(FLOW);
+            Ok(())
+        })
+        .unwrap();
+}
