@@ -49,6 +49,7 @@ mod config_change;
 mod connections;
 mod dns;
 mod events;
+mod fastpath;
 mod finance;
 mod flood;
 mod flows;

@@ -21,6 +21,9 @@ impl Config {
         // Enough for every test, and quick to allocate.
         keys.insert("flows".to_owned(), 20_000.into());
         keys.insert("services".to_owned(), json!([]));
+        if let Some(fast_path) = fast_path() {
+            keys.insert("fastPath".to_owned(), fast_path);
+        }
         Self { keys }
     }
 
@@ -50,6 +53,20 @@ impl Config {
 
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.keys.get(key)
+    }
+}
+
+/// What `VL3LB_FASTPATH` makes of the in-kernel path: `off`, or the number of packets after which a flow enters it, so
+/// that the whole suite runs without it and with every flow in it.
+fn fast_path() -> Option<Value> {
+    match std::env::var("VL3LB_FASTPATH").ok()?.as_str() {
+        "off" => Some(json!({"mode": "off"})),
+        after => {
+            let after: u32 = after
+                .parse()
+                .unwrap_or_else(|error| panic!("VL3LB_FASTPATH is {after}, not off or a number: {error}"));
+            Some(json!({"mode": "auto", "after": after}))
+        }
     }
 }
 
