@@ -22,6 +22,10 @@ use super::tester::{Load, Tester, Trial};
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests per second while flows are opened.
 const OPEN_RATE: f64 = 10_000.0;
+/// Requests per second, and of each flow, before established flows are measured: a peer may hand flows to another path
+/// after some packets.
+const ESTABLISH_RATE: f64 = 40_000.0;
+const ESTABLISH_REQUESTS: f64 = 24.0;
 /// Length of a trial of the search, as a share of a measurement.
 const TRIAL: f64 = 0.4;
 const SEARCH: Search = Search {
@@ -113,6 +117,11 @@ fn packets_by<P: Port>(
     args: &CompareArgs,
 ) -> Result<Measured, Failure> {
     open_flows(tester, args.flows)?;
+    tester.run(Load {
+        rate: Rate::Fixed(ESTABLISH_RATE),
+        duration: Duration::from_secs_f64(f64::from(args.flows) * ESTABLISH_REQUESTS / ESTABLISH_RATE),
+        busy_poll: false,
+    })?;
     let full_load = Load {
         rate: Rate::FlatOut,
         duration: args.duration,

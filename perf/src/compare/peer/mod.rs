@@ -16,6 +16,7 @@ use vl3lb_testbed::process;
 
 use crate::failure::Failure;
 use crate::net::{self, INTERFACE, PeerNode, Process};
+use vl3lb::FastPath;
 
 use super::cores::Cores;
 use super::requirement::Requirement;
@@ -72,12 +73,32 @@ pub(crate) struct Running {
 /// Every peer, in the order of the report. `balancer` is the vl3-lb binary.
 pub(crate) fn all(balancer: &Path) -> Vec<Peer> {
     vec![
-        vl3lb::peer("vl3-lb-native", "vl3-lb, native XDP", "native", balancer),
-        vl3lb::peer("vl3-lb-generic", "vl3-lb, generic XDP", "generic", balancer),
+        vl3lb::peer(
+            "vl3-lb-fastpath",
+            "vl3-lb, companion veth pair, established flows in the kernel",
+            "companion",
+            FastPath::Auto,
+            balancer,
+        ),
+        vl3lb::peer(
+            "vl3-lb-native",
+            "vl3-lb, native XDP",
+            "native",
+            FastPath::Off,
+            balancer,
+        ),
+        vl3lb::peer(
+            "vl3-lb-generic",
+            "vl3-lb, generic XDP",
+            "generic",
+            FastPath::Off,
+            balancer,
+        ),
         vl3lb::peer(
             "vl3-lb-companion",
-            "vl3-lb, companion veth pair",
+            "vl3-lb, companion veth pair, all packets through the worker",
             "companion",
+            FastPath::Off,
             balancer,
         ),
         reflector::peer(

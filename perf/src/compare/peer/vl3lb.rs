@@ -16,7 +16,20 @@ pub(crate) const NAME: &str = "vl3-lb";
 /// Capacity of the flow table, if nothing else is asked for.
 pub(crate) const FLOWS: u32 = 100_000;
 
-pub(super) fn peer(name: &'static str, about: &'static str, mode: &'static str, binary: &Path) -> Peer {
+/// The in-kernel path beside a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FastPath {
+    Auto,
+    Off,
+}
+
+pub(super) fn peer(
+    name: &'static str,
+    about: &'static str,
+    mode: &'static str,
+    fast_path: FastPath,
+    binary: &Path,
+) -> Peer {
     let mut requirements = vec![built(binary)];
     requirements.extend(Requirement::of_mode(mode));
     let binary = binary.display().to_string();
@@ -26,7 +39,7 @@ pub(super) fn peer(name: &'static str, about: &'static str, mode: &'static str, 
         packets: Some(PacketPath::Balanced),
         connections: true,
         requirements,
-        start: Box::new(move |host| start(host, mode, &binary)),
+        start: Box::new(move |host| start(host, mode, fast_path, &binary)),
     }
 }
 
@@ -71,14 +84,25 @@ fn services(services: &[Service]) -> Vec<Value> {
         .collect()
 }
 
-fn start(host: &PeerHost<'_>, mode: &str, binary: &str) -> Result<Running, Failure> {
+fn start(host: &PeerHost<'_>, mode: &str, fast_path: FastPath, binary: &str) -> Result<Running, Failure> {
     let core = host.cores.peer_core();
-    let config = config(mode, core, host.directory, host.flows, &services(host.services));
+    let mut config = config(mode, core, host.directory, host.flows, &services(host.services));
+    let mut steering = None;
+    config["fastPath"] = match fast_path {
+        FastPath::Off => json!({"mode": "off"}),
+        FastPath::Auto => {
+            // What the kernel does for the balancer is the balancer's, as for the other peers that are the kernel.
+            steering = Some(host.steer_to_own_core()?);
+            json!({"mode": "auto"})
+        }
+    };
     let file = host.write("vl3-lb.yaml", &format!("{config:#}\n"))?;
-    host.start(
+    let mut running = host.start(
         "vl3-lb",
         &[binary, "run", "--config", &file.display().to_string()],
-    )
+    )?;
+    running.commands.extend(steering);
+    Ok(running)
 }
 
 #[cfg(test)]
