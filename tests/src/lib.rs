@@ -18,6 +18,8 @@ pub mod follower;
 pub mod malformed;
 pub mod mesh;
 pub mod metrics;
+#[cfg(test)]
+mod named_tests;
 pub mod payload;
 pub mod perf;
 #[cfg(test)]

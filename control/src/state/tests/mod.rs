@@ -352,6 +352,18 @@ fn a_pool_is_kept_while_its_members_stay() {
 }
 
 #[test]
+fn a_changed_scheduler_makes_another_pool() {
+    let mut world = World::new();
+    world.update(&finance(&[2, 3]));
+    let pool = |world: &World| Arc::clone(&world.snapshot().service_slots[0].as_ref().unwrap().v4);
+    assert!(matches!(*pool(&world), Pool::Maglev { .. }));
+    let mut desired = finance(&[2, 3]);
+    changed(&mut desired, 0).scheduler = Scheduler::RoundRobin;
+    assert!(world.update(&desired));
+    assert!(matches!(*pool(&world), Pool::Cycle(_)));
+}
+
+#[test]
 fn each_family_has_its_own_pool() {
     let mut world = World::new();
     let mut desired = finance(&[2]);

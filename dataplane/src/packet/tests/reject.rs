@@ -51,6 +51,9 @@ fn errors_quote_the_packet_and_go_back_to_its_sender() {
         let header_len = if spec.source.is_ipv4() { 20 } else { 40 };
         let icmp = parsed.l3() + header_len;
         assert_eq!(out[icmp..icmp + 2], header[..2], "{kind:?}");
+        if spec.source.is_ipv4() {
+            assert_eq!(out[parsed.l3() + 1], 0xc0, "RFC 1812 section 4.3.2.5");
+        }
         assert_eq!(out[icmp + 4..icmp + 8], header[2..], "{kind:?}");
         assert_eq!(out[icmp + 8..], ip_packet, "{kind:?}");
         if spec.framing == Framing::Ethernet {

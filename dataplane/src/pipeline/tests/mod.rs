@@ -2,6 +2,7 @@
 
 mod affinity;
 mod burst;
+mod crowded;
 mod fast;
 mod fast_model;
 mod feed;
