@@ -132,6 +132,7 @@ impl<F: Frame> Handoff<F> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
     use crate::testing::{MemFrame, frame, frames_of};
@@ -183,6 +184,48 @@ mod tests {
             assert!(!ends[0].send(to, &mut packet));
             assert_eq!(packet.len(), 1);
         }
+    }
+
+    /// Two threads on real cores: the receiver sleeps whenever it finds nothing, as a worker does.
+    #[test]
+    fn no_wake_up_and_no_packet_is_lost_between_threads() {
+        const PACKETS: usize = 100_000;
+        let bells: Vec<_> = (0..2).map(|_| Arc::new(Doorbell::new().unwrap())).collect();
+        let mut ends = mesh::<MemFrame>(&bells, 8).into_iter();
+        let (mut sender, mut receiver) = (ends.next().unwrap(), ends.next().unwrap());
+        let bell = Arc::clone(&bells[1]);
+        let receiving = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            while received.len() < PACKETS {
+                if receiver.receive(&mut received, 64) > 0 {
+                    continue;
+                }
+                bell.arm();
+                if receiver.receive(&mut received, 64) == 0 {
+                    let patience = Timespec {
+                        tv_sec: 20,
+                        tv_nsec: 0,
+                    };
+                    let woken = poll(&mut [PollFd::new(&*bell, PollFlags::IN)], Some(&patience)).unwrap();
+                    assert_eq!(woken, 1, "asleep after {} packets", received.len());
+                }
+                bell.disarm();
+            }
+            received
+        });
+        for number in 0..PACKETS {
+            let mut packet = vec![frame(&number.to_be_bytes())];
+            while !sender.send(1, &mut packet) {
+                assert!(!receiving.is_finished(), "the receiver has given up");
+                std::hint::spin_loop();
+            }
+            sender.ring();
+        }
+        let received = receiving.join().unwrap();
+        let in_order = (0..PACKETS)
+            .zip(&received)
+            .all(|(number, frame)| *frame.bytes() == number.to_be_bytes());
+        assert!(in_order && received.len() == PACKETS);
     }
 
     proptest! {
