@@ -252,7 +252,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("--peer ipvs: unknown peer; allowed are vl3-lb-native, "),
+                .starts_with("--peer ipvs: unknown peer; allowed are vl3-lb-fastpath, "),
             "{error}"
         );
     }
