@@ -137,7 +137,6 @@ const ROWS: &[Row] = &[
         let context = connection(request).context.as_mut().expect("a context");
         context.dns_context = Some(DnsContext {
             configs: vec![config],
-            ..DnsContext::default()
         });
     }),
     accepted("own excluded prefixes", is_given, |request| {
