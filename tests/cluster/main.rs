@@ -4,6 +4,7 @@
 
 mod capability;
 mod change;
+mod connection_addresses;
 mod example;
 mod fault;
 mod image;
