@@ -1,4 +1,5 @@
-//! Network namespaces, the links between them, and programs that run in them, for tests and benchmarks.
+//! Network namespaces, the links between them, and programs that run in them, for tests and benchmarks; and the runner of
+//! fuzz targets.
 //!
 //! Nothing outlives the process that made it, however that process ends: a namespace is an open descriptor without a
 //! name, its devices go with it, and each program gets SIGKILL when the thread that started it ends.
@@ -8,6 +9,7 @@
 
 pub mod addresses;
 pub mod error;
+pub mod fuzz;
 pub mod netns;
 pub mod node;
 pub mod packet_socket;

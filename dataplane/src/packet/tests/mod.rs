@@ -3,6 +3,7 @@
 
 mod captured;
 mod fragmentation;
+mod fuzz;
 mod icmp_errors;
 mod parsing;
 mod properties;

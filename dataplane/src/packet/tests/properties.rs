@@ -87,7 +87,7 @@ fn packets(payload: usize) -> impl Strategy<Value = (Spec, Translation)> {
 }
 
 /// Calls every function that a packet may reach once it is parsed; none may panic.
-fn reach_everything(bytes: &[u8], cuts: &[usize], framing: Framing, to: &Translation) {
+pub(super) fn reach_everything(bytes: &[u8], cuts: &[usize], framing: Framing, to: &Translation) {
     let packet = || frames(bytes, cuts);
     let Ok(parsed) = parse_frames(&packet(), framing) else {
         return;
@@ -335,7 +335,7 @@ proptest! {
 }
 
 /// The packet with some bytes changed and cut to `len`.
-fn mutated(mut bytes: Vec<u8>, framing: Framing, changes: &[(usize, u8)], len: usize) -> Vec<u8> {
+pub(super) fn mutated(mut bytes: Vec<u8>, framing: Framing, changes: &[(usize, u8)], len: usize) -> Vec<u8> {
     for (at, value) in changes {
         if let Some(byte) = bytes.get_mut(*at) {
             *byte = *value;

@@ -2,6 +2,7 @@
 
 mod any_order;
 mod fragments;
+mod fuzz;
 mod unsent;
 
 use crossbeam::queue::ArrayQueue;
@@ -43,6 +44,11 @@ fn meshes(bells: &[Arc<Doorbell>]) -> impl Iterator<Item = [Handoff<MemFrame>; 2
 impl Team {
     /// All know one snapshot: TCP and UDP at [`SERVICE`] with one backend, TCP at [`NO_BACKENDS`].
     fn new(workers: u16) -> Self {
+        Self::with(workers, Framing::RawIp, 1000, snapshot)
+    }
+
+    /// Each with a table of `flows` flows; all know the first snapshot.
+    fn with(workers: u16, framing: Framing, flows: u32, snapshot: impl Fn(u64) -> Snapshot) -> Self {
         let inboxes: Vec<_> = (0..workers).map(|_| Arc::new(Inbox::new().unwrap())).collect();
         let bells: Vec<_> = inboxes.iter().map(|inbox| Arc::clone(&inbox.bell)).collect();
         let stats: Vec<Arc<WorkerStats>> = (0..workers).map(|_| Arc::default()).collect();
@@ -52,12 +58,12 @@ impl Team {
                 let config = EngineConfig {
                     worker: number,
                     workers,
-                    flows: 1000,
+                    flows,
                     client_flows: None,
                     timeouts: Timeouts::default(),
                     seed: 7,
                     owner_key: OwnerKey::from_seed(7),
-                    framing: Framing::RawIp,
+                    framing,
                 };
                 let stats = Arc::clone(&stats[usize::from(number)]);
                 let events = Arc::new(ArrayQueue::new(16));

@@ -1,0 +1,221 @@
+//! What may come out of the balancer for a packet that goes in.
+
+use std::net::SocketAddr;
+
+use vl3lb_common::{Protocol, Timestamp};
+
+use super::model::{Flow, Mapping, Nat};
+use super::network::{self, Network};
+use super::seen::{Seen, addresses_of, first_fragment};
+use crate::packet::Framing;
+use crate::testing::builder::{MACS, flags};
+use crate::testing::validate::validate;
+
+/// What the balancer did with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Nothing,
+    /// The sender got an ICMP error or a reset.
+    Refused,
+    Request(Flow, Mapping),
+    Reply(Flow, Mapping),
+    /// Something about a packet that etherparse does not decode or finds wrong.
+    Odd,
+}
+
+/// Checks what came out for `packet`, and notes it.
+///
+/// # Panics
+///
+/// When it is wrong.
+pub(super) fn check(
+    nat: &mut Nat,
+    network: &Network,
+    packet: &[u8],
+    out: &[Vec<u8>],
+    now: Timestamp,
+) -> Outcome {
+    let ethernet = network.framing == Framing::Ethernet;
+    let is_valid = validate(packet, ethernet) == Ok(());
+    let input = Seen::of(packet, ethernet);
+    for output in out {
+        is_from_us(output, ethernet);
+        if is_valid {
+            assert_eq!(
+                validate(output, ethernet),
+                Ok(()),
+                "{output:02x?} of {packet:02x?}"
+            );
+        }
+    }
+    let Some(input) = input else {
+        if let ([], Some((protocol, client, service))) = (out, first_fragment(packet, ethernet)) {
+            nat.dropped_fragment(Flow {
+                protocol,
+                client,
+                service,
+            });
+        }
+        for output in out {
+            note_unknown(nat, network, output);
+        }
+        return if out.is_empty() {
+            Outcome::Nothing
+        } else {
+            Outcome::Odd
+        };
+    };
+    if !is_valid {
+        doubt(nat, &input);
+    }
+    let [output] = out else {
+        assert!(out.is_empty(), "{} packets of one: {out:02x?}", out.len());
+        return Outcome::Nothing;
+    };
+    let Some(output) = Seen::of(output, ethernet) else {
+        // An ICMP error.
+        let (_, to) = addresses_of(output, ethernet).expect("checked");
+        assert_eq!(to, input.source.ip(), "an error for another one than the sender");
+        return Outcome::Refused;
+    };
+    if output.content.flags & flags::RST != 0
+        && (output.source, output.destination) == (input.destination, input.source)
+    {
+        return Outcome::Refused;
+    }
+    assert_eq!(output.protocol, input.protocol);
+    assert_eq!(output.ttl, input.ttl - 1, "{input:?} became {output:?}");
+    assert_eq!(output.content, input.content, "{input:?} became {output:?}");
+    if is_nat_port(network, output.source) {
+        request(nat, &input, &output, now)
+    } else {
+        reply(nat, &input, &output)
+    }
+}
+
+fn request(nat: &mut Nat, input: &Seen, output: &Seen, now: Timestamp) -> Outcome {
+    let service = network::service_at(input.protocol, input.destination);
+    let service = service.unwrap_or_else(|| panic!("no service takes {input:?}, which became {output:?}"));
+    assert!(
+        network::serves(service, output.destination),
+        "{input:?} became {output:?}"
+    );
+    let flow = Flow {
+        protocol: input.protocol,
+        client: input.source,
+        service: input.destination,
+    };
+    let mapping = Mapping {
+        protocol: input.protocol,
+        outside: output.source,
+        backend: output.destination,
+    };
+    let opens = input.protocol == Protocol::Udp || input.content.flags & flags::SYN != 0;
+    nat.requested(flow, mapping, opens, now);
+    if input.content.flags & (flags::RST | flags::FIN) != 0 {
+        nat.doubt(&flow);
+    }
+    Outcome::Request(flow, mapping)
+}
+
+fn reply(nat: &mut Nat, input: &Seen, output: &Seen) -> Outcome {
+    let mapping = Mapping {
+        protocol: input.protocol,
+        outside: input.destination,
+        backend: input.source,
+    };
+    let flow = Flow {
+        protocol: input.protocol,
+        client: output.destination,
+        service: output.source,
+    };
+    nat.replied(&mapping, &flow);
+    if input.content.flags & (flags::RST | flags::FIN) != 0 {
+        nat.doubt(&flow);
+    }
+    Outcome::Reply(flow, mapping)
+}
+
+/// A packet that the balancer sends by itself: a reset of a flow whose backend has gone.
+pub(super) fn check_reset(nat: &Nat, network: &Network, output: &[u8]) {
+    let ethernet = network.framing == Framing::Ethernet;
+    is_from_us(output, ethernet);
+    assert_eq!(validate(output, ethernet), Ok(()), "{output:02x?}");
+    let Some(seen) = Seen::of(output, ethernet) else {
+        panic!("neither asked for nor a reset: {output:02x?}");
+    };
+    assert!(
+        seen.content.flags & flags::RST != 0,
+        "neither asked for nor a reset: {seen:?}"
+    );
+    let is_known = if is_nat_port(network, seen.source) {
+        nat.has(&Mapping {
+            protocol: seen.protocol,
+            outside: seen.source,
+            backend: seen.destination,
+        })
+    } else {
+        nat.knows(&Flow {
+            protocol: seen.protocol,
+            client: seen.destination,
+            service: seen.source,
+        })
+    };
+    assert!(is_known, "a reset for nobody: {seen:?}");
+}
+
+/// The flow that a packet seems to belong to may have ended.
+pub(super) fn doubt(nat: &mut Nat, seen: &Seen) {
+    nat.doubt(&Flow {
+        protocol: seen.protocol,
+        client: seen.source,
+        service: seen.destination,
+    });
+    let mapping = Mapping {
+        protocol: seen.protocol,
+        outside: seen.destination,
+        backend: seen.source,
+    };
+    if let Some(flow) = nat.owner(&mapping) {
+        nat.doubt(&flow);
+    }
+}
+
+fn note_unknown(nat: &mut Nat, network: &Network, output: &[u8]) {
+    let ethernet = network.framing == Framing::Ethernet;
+    let whole = Seen::of(output, ethernet).map(|seen| (seen.protocol, seen.source, seen.destination));
+    let Some((protocol, source, destination)) = whole.or_else(|| first_fragment(output, ethernet)) else {
+        return;
+    };
+    if is_nat_port(network, source) {
+        nat.requested_by_unknown(Mapping {
+            protocol,
+            outside: source,
+            backend: destination,
+        });
+    } else {
+        nat.doubt(&Flow {
+            protocol,
+            client: destination,
+            service: source,
+        });
+    }
+}
+
+/// From the balancer's own address, to a host that has not this address, with the right MAC addresses.
+fn is_from_us(output: &[u8], ethernet: bool) {
+    let addresses = addresses_of(output, ethernet);
+    let Some((from, to)) = addresses else {
+        panic!("not IP: {output:02x?}");
+    };
+    assert_eq!(from, network::own(from.is_ipv4()), "{output:02x?}");
+    assert_ne!(from, to, "{output:02x?}");
+    if ethernet {
+        assert_eq!(output[6..12], MACS.1.0, "{output:02x?}");
+    }
+}
+
+fn is_nat_port(network: &Network, socket: SocketAddr) -> bool {
+    let (first, last) = network.nat_ports;
+    (first..=last).contains(&socket.port())
+}

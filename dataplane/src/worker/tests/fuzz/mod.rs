@@ -1,0 +1,164 @@
+//! Fuzz target: sequences of packets through workers, beside a reference NAT. See `vl3lb_testbed::fuzz`.
+//!
+//! Hosts do what hosts do, but for some packets that are sent again, changed, cut or forged. After each packet, all that
+//! came out is checked; at the end, all frames must be where they were.
+
+mod check;
+mod model;
+mod network;
+mod seen;
+mod sender;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use vl3lb_common::BackendState;
+use vl3lb_common::schedule::Scheduler;
+
+use super::*;
+use check::{Outcome, check, check_reset, doubt};
+use model::Nat;
+use network::{BACKENDS, Network};
+use seen::Seen;
+use sender::{Demand, Hosts, Input};
+
+/// Seeds that have failed: a first fragment was dropped after it had opened a flow.
+const CORPUS: &[u64] = &[7_713_653_584_490_921_986];
+/// Steps of one seed.
+const STEPS: u64 = 3_000;
+
+#[test]
+fn packet_sequences_are_translated_as_by_the_reference() {
+    vl3lb_testbed::fuzz::run("sequences", 10, CORPUS, |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..STEPS {
+            world.step();
+        }
+        let packets = world.packets;
+        world.team.close();
+        packets
+    });
+}
+
+struct World {
+    rng: StdRng,
+    network: Network,
+    generation: u64,
+    team: Team,
+    nat: Nat,
+    hosts: Hosts,
+    packets: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let is_crowded = rng.random_range(0..3) == 0;
+        let schedulers = [
+            Scheduler::Maglev,
+            Scheduler::RoundRobin,
+            Scheduler::LeastConnections,
+        ];
+        let network = Network {
+            framing: if rng.random() {
+                Framing::RawIp
+            } else {
+                Framing::Ethernet
+            },
+            nat_ports: (20_000, if is_crowded { 20_031 } else { 23_999 }),
+            scheduler: schedulers[rng.random_range(0..schedulers.len())],
+            affinity: Duration::from_secs(if rng.random() { 0 } else { 60 }),
+            states: [BackendState::Active; BACKENDS],
+        };
+        let workers = rng.random_range(1..=2);
+        let flows = if is_crowded { 64 } else { 16_384 };
+        let team = Team::with(workers, network.framing, flows, |generation| {
+            network.snapshot(generation)
+        });
+        let nat = Nat::new(is_crowded);
+        Self {
+            rng,
+            hosts: Hosts::new(network.framing),
+            network,
+            generation: 1,
+            team,
+            nat,
+            packets: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        let micros = self.rng.random_range(10..1_000);
+        self.pass(Duration::from_micros(micros));
+        match self.rng.random_range(0..1_000) {
+            0..5 => {
+                let seconds = self.rng.random_range(1..400);
+                self.pass(Duration::from_secs(seconds));
+            }
+            5..9 => self.publish(),
+            _ => {
+                let has_backends = self.network.states.contains(&BackendState::Active);
+                let next = self
+                    .hosts
+                    .next(&mut self.rng, &self.nat, has_backends, self.team.now);
+                if let Some(input) = next {
+                    self.send(&input);
+                }
+            }
+        }
+    }
+
+    /// Time without packets.
+    fn pass(&mut self, time: Duration) {
+        self.team.now = self.team.now + time;
+        self.settle();
+    }
+
+    /// Backends change their states; what comes out are resets.
+    fn publish(&mut self) {
+        let draining = BackendState::Draining { since: self.team.now };
+        let states = [BackendState::Active, draining, BackendState::Down];
+        for state in &mut self.network.states {
+            *state = states[self.rng.random_range(0..states.len())];
+        }
+        if self.rng.random_range(0..4) > 0 {
+            self.network.states[0] = BackendState::Active;
+        }
+        self.generation += 1;
+        for inbox in &self.team.inboxes {
+            inbox.publish(Arc::new(self.network.snapshot(self.generation)));
+        }
+        self.nat.doubt_all();
+        self.settle();
+    }
+
+    /// Steps the workers until none has anything to do.
+    fn settle(&mut self) {
+        self.team.settle();
+        for output in self.team.transmitted().concat() {
+            check_reset(&self.nat, &self.network, &output);
+        }
+    }
+
+    fn send(&mut self, input: &Input) {
+        let worker = self.rng.random_range(0..self.team.workers.len());
+        let ethernet = self.network.framing == Framing::Ethernet;
+        if input.is_hostile {
+            for packet in [&input.packet, &input.of] {
+                if let Some(seen) = Seen::of(packet, ethernet) {
+                    doubt(&mut self.nat, &seen);
+                }
+            }
+        }
+        let out = self.team.send(worker, &input.packet);
+        self.packets += 1;
+        let now = self.team.now;
+        let outcome = check(&mut self.nat, &self.network, &input.packet, &out, now);
+        let is_met = match input.demand {
+            Demand::None => true,
+            Demand::Request => matches!(outcome, Outcome::Request(..)),
+            Demand::Reply => matches!(outcome, Outcome::Reply(..)),
+        };
+        assert!(is_met, "{outcome:?} of {input:?}");
+        self.hosts.note(input, &out, outcome);
+    }
+}
