@@ -7,6 +7,7 @@ mod local;
 mod model;
 mod ports;
 mod pressure;
+mod reference;
 mod share;
 mod tcp;
 mod tcp_model;
