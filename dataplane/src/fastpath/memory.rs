@@ -135,10 +135,10 @@ impl FastMemory {
         self.rounds.len() / ROUND_WORDS
     }
 
-    /// Whether every program that ran when this was called has ended. Gives up after `patience` looks in vain.
-    pub(super) fn is_quiet(&self, patience: u32) -> bool {
+    /// Whether every program that ran when this was called has ended. Gives up after `looks` looks in vain.
+    pub(super) fn is_quiet(&self, looks: u32) -> bool {
         let mut wait = Wait::begin();
-        let mut left = patience;
+        let mut left = looks;
         loop {
             match wait.look(self) {
                 Look::Over => return true,

@@ -43,7 +43,7 @@ pub(crate) use promotion::{Hop, Promotion};
 pub(crate) use table::NoRoom;
 pub(crate) use table::{FastTable, Usage};
 
-/// What the control side tells about the memory is true.
+/// The control side states the right size of the memory.
 const _: () = {
     use layout::{BUCKET_BYTES, RECORD_BYTES};
     let flows = 1000;

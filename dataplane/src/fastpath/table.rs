@@ -12,9 +12,9 @@ use super::promotion::{self, Hop, Promotion};
 use crate::flow::Direction;
 
 /// Looks at the number of a CPU that runs the program, before its end is left for later: some microseconds.
-const PATIENCE: u32 = 200;
+const LOOKS: u32 = 200;
 /// The same for a flow that has to leave at once, between two offers of this CPU to others.
-const LONG_PATIENCE: u32 = 10_000;
+const LOOKS_AT_ONCE: u32 = 10_000;
 
 /// A flow cannot be taken: no record is free, or its bucket of the index is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl FastTable {
     /// Frees the records of flows that were taken back, if no program knows them any more, and gives each flow with
     /// what the program did since the last look to `finished`.
     pub(crate) fn finish_quiet(&mut self, mut finished: impl FnMut(u32, Usage)) {
-        if self.closing.is_empty() || !self.memory.is_quiet(PATIENCE) {
+        if self.closing.is_empty() || !self.memory.is_quiet(LOOKS) {
             return;
         }
         while let Some(number) = self.closing.pop() {
@@ -234,7 +234,7 @@ impl FastTable {
     }
 
     fn wait(&self) {
-        while !self.memory.is_quiet(LONG_PATIENCE) {
+        while !self.memory.is_quiet(LOOKS_AT_ONCE) {
             std::thread::yield_now();
         }
     }
