@@ -160,6 +160,32 @@ vl3lb_fast_translate_transport(struct __sk_buff *skb, const __u8 version, __u32 
 	return VL3LB_FAST_TAKEN;
 }
 
+/*
+ * Gives an IPv4 packet that may be fragmented on its way the first of `segments` identifications in a row: many clients
+ * share the balancer's address (RFC 6864 section 5.3.1). The workers have shares of the numbers, and the program the
+ * last one; dataplane/src/pipeline/identification.rs divides them. False if the packet is the worker's.
+ */
+static __always_inline bool
+vl3lb_fast_identify(const struct vl3lb_config *settings, struct iphdr *ip, __u32 path, __u32 segments)
+{
+	const __u32 share = (1U << 16) / (settings->workers + 1U);
+	__u32 number = path % VL3LB_FAST_IDENTIFICATIONS;
+	__u32 *counter = bpf_map_lookup_elem(&fast_identifications, &number);
+	__u32 first;
+
+	if (!counter || segments >= share)
+		return false;
+	path = (path >> 16) + (__u16)fast_first_identification;
+	first = (__sync_fetch_and_add(counter, segments) + path) % share;
+	/* A row does not go on at the share's begin. */
+	if (first + segments > share)
+		first = (__sync_fetch_and_add(counter, segments) + path) % share;
+	ip->check = ~vl3lb_fold((__u16)~ip->check + (__u16)~ip->id +
+				bpf_htons(settings->workers * share + first));
+	ip->id = bpf_htons(settings->workers * share + first);
+	return true;
+}
+
 static __always_inline void
 vl3lb_fast_translate_ipv4(struct iphdr *ip, const struct vl3lb_fast_flow *flow, const struct vl3lb_address *to,
 			  __u32 delta)
@@ -218,6 +244,9 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 	if (!raw_ip && direction == VL3LB_IN && flow->hops[VL3LB_OUT][ETH_ALEN] &&
 	    !vl3lb_same_mac(flow->hops[VL3LB_OUT], ethernet->h_source))
 		return VL3LB_FAST_NEIGHBOR;
+	if (version == 4 && !((struct iphdr *)ip)->frag_off &&
+	    !vl3lb_fast_identify(settings, ip, flow->paths[direction], segments))
+		return VL3LB_FAST_REFUSED;
 
 	result = vl3lb_fast_translate_transport(skb, version, offset + ip_length, packet, transport, delta,
 						direction == VL3LB_IN ? flow->nat_port : flow->service_port,
@@ -323,7 +352,7 @@ vl3lb_fast_headers(const struct vl3lb_fast_packet *packet, __u32 ip_length, cons
 
 /* Functions of their own, so that they share no stack with the classifier. */
 
-/* IPv4 without options and not fragmented. Without DF, the packet needs an identification of the balancer's own. */
+/* IPv4 without options and not fragmented. */
 static __attribute__((noinline)) int vl3lb_fast_ipv4(struct __sk_buff *skb)
 {
 	const struct vl3lb_config *settings;
@@ -340,8 +369,8 @@ static __attribute__((noinline)) int vl3lb_fast_ipv4(struct __sk_buff *skb)
 		return VL3LB_NOT_TAKEN;
 	if (!vl3lb_fast_is_own_frame(settings, &head.ethernet, bpf_htons(ETH_P_IP)))
 		return VL3LB_NOT_TAKEN;
-	if (head.ip.version != 4 || head.ip.ihl != 5 || head.ip.frag_off != bpf_htons(VL3LB_IPV4_DONT_FRAGMENT) ||
-	    !vl3lb_is_header_sum_right(&head.ip))
+	if (head.ip.version != 4 || head.ip.ihl != 5 ||
+	    (head.ip.frag_off & bpf_htons((__u16)~VL3LB_IPV4_DONT_FRAGMENT)) || !vl3lb_is_header_sum_right(&head.ip))
 		return VL3LB_NOT_TAKEN;
 	vl3lb_map_ipv4(&packet.source, head.ip.saddr);
 	vl3lb_map_ipv4(&packet.destination, head.ip.daddr);

@@ -48,7 +48,8 @@ struct vl3lb_fast_flow {
 	__u16 mtus[4];		/* the longest packet, by direction; two are unused */
 	__u32 windows[2];	/* TCP: the largest window that the sender of a direction offers */
 	__u32 deltas[2];	/* what the addresses change in a checksum */
-	__u64 zero_too[3];
+	__u32 paths[2];		/* a keyed hash of the receiver: IPv4 identifications are counted by it */
+	__u64 zero_too[2];
 	struct vl3lb_fast_side sides[2];
 };
 _Static_assert(sizeof(struct vl3lb_fast_flow) == 256, "mirrored in dataplane/src/fastpath/layout.rs");
@@ -87,6 +88,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct vl3lb_fast_round);
 } fast_rounds SEC(".maps");
+
+/* Counters of IPv4 identifications, of which flows to the same receiver share one. A power of two. */
+#define VL3LB_FAST_IDENTIFICATIONS 1024
+
+/* Where all of them begin, at random. */
+const volatile __u64 fast_first_identification = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, VL3LB_FAST_IDENTIFICATIONS);
+	__type(key, __u32);
+	__type(value, __u32);
+} fast_identifications SEC(".maps");
 
 /* Packets of flows in fast_flows: taken, or why not. Super-packets count once. */
 enum vl3lb_fast_counter {

@@ -23,6 +23,7 @@ pub(super) const HOPS: usize = 8;
 pub(super) const MTUS: usize = 10;
 pub(super) const WINDOWS: usize = 11;
 pub(super) const DELTAS: usize = 12;
+pub(super) const PATHS: usize = 13;
 /// The words of a side, from [`side`] on.
 pub(super) const PACKETS: usize = 0;
 pub(super) const BYTES: usize = 1;

@@ -2,7 +2,8 @@
 //!
 //! A worker opens a flow, judges its state and ends it. While the flow is established, the worker also writes it into
 //! arrays that it shares with the program (`bpf/fastpath_maps.h`), which then takes the flow's plain packets: whole, without
-//! options, ACK only, and short enough. All others come to the worker as ever. Nothing here is a system call.
+//! options, ACK only, and short enough. All others come to the worker as ever. Of a UDP flow without a reply the program
+//! takes requests only: the first reply changes the flow's state. Nothing here is a system call.
 //!
 //! | what | written by | read by |
 //! |---|---|---|

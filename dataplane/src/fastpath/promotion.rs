@@ -6,8 +6,8 @@ use vl3lb_common::MacAddr;
 use vl3lb_common::hash::OwnerKey;
 
 use super::layout::{
-    BACKEND, BYTES, CLIENT, DELTAS, HOPS, LOCAL, MTUS, NUMBERS, PACKETS, PORTS, PROTOCOL, USED, WINDOWS,
-    pair, side, word, words,
+    BACKEND, BYTES, CLIENT, DELTAS, HOPS, LOCAL, MTUS, NUMBERS, PACKETS, PATHS, PORTS, PROTOCOL, USED,
+    WINDOWS, pair, side, word, words,
 };
 use crate::flow::Direction;
 
@@ -37,6 +37,8 @@ pub(crate) struct Promotion {
     /// TCP: the number behind what was sent, and the largest window that the sender of a direction offers.
     pub(crate) ends: [u32; 2],
     pub(crate) windows: [u32; 2],
+    /// The backend has not replied: its first packet is the worker's.
+    pub(crate) is_unreplied: bool,
 }
 
 impl Promotion {
@@ -48,8 +50,8 @@ impl Promotion {
         ]
     }
 
-    /// Writes a record that no index word names.
-    pub(super) fn write(&self, record: &[AtomicU64]) {
+    /// Writes a record that no index word names. `key` is that of the program's hash.
+    pub(super) fn write(&self, record: &[AtomicU64], key: &OwnerKey) {
         let set = |at: usize, value: u64| record[at].store(value, Ordering::Relaxed);
         for (at, address) in [
             (CLIENT, self.client),
@@ -75,6 +77,11 @@ impl Promotion {
                 delta(&self.backend, &self.client).into(),
             ),
         );
+        let [to_backend, to_client] = [self.backend, self.client].map(|receiver| {
+            let hash = key.tuple_hash(&receiver, 0, 0, self.protocol) >> 32;
+            u32::try_from(hash).unwrap_or_default()
+        });
+        set(PATHS, pair(to_backend, to_client));
         for direction in [Direction::In, Direction::Out] {
             let at = side(direction);
             set(at + PACKETS, 0);

@@ -49,8 +49,8 @@ struct Slot {
     /// The counters as last read.
     packets: [u64; 2],
     bytes: [u64; 2],
-    /// Places of the index words.
-    words: [usize; 2],
+    /// Places of the index words; of a flow without a reply, the request's only.
+    words: [Option<usize>; 2],
     /// Its place in `open`, while it is open.
     at: usize,
     /// Packets at the last look for idle flows, and looks in a row that found no more.
@@ -134,12 +134,13 @@ impl FastTable {
     pub(crate) fn open(&mut self, flow: u32, promotion: &Promotion) -> Result<(), NoRoom> {
         let number = *self.free.last().ok_or(NoRoom)?;
         let record = self.first + number;
-        promotion.write(self.memory.record(record));
+        promotion.write(self.memory.record(record), &self.key);
         let [request, reply] = promotion.hashes(&self.key);
         let request = self.insert(request, record, Direction::In)?;
-        let reply = match self.insert(reply, record, Direction::Out) {
-            Ok(place) => place,
-            Err(full) => {
+        let reply = match (!promotion.is_unreplied).then(|| self.insert(reply, record, Direction::Out)) {
+            None => None,
+            Some(Ok(place)) => Some(place),
+            Some(Err(full)) => {
                 // Programs may know the record by the first word: it is free again when they have ended.
                 self.memory.index_word(request).store(0, Ordering::Release);
                 self.wait();
@@ -151,7 +152,7 @@ impl FastTable {
             flow,
             packets: [0; 2],
             bytes: [0; 2],
-            words: [request, reply],
+            words: [Some(request), reply],
             at: self.open.len(),
             looked: 0,
             idle: 0,
@@ -184,7 +185,7 @@ impl FastTable {
         if self.open.get(slot.at) != Some(&number) {
             return;
         }
-        for place in slot.words {
+        for place in slot.words.into_iter().flatten() {
             self.memory.index_word(place).store(0, Ordering::Release);
         }
         self.open.swap_remove(slot.at);

@@ -78,7 +78,7 @@ impl Flows {
         }
     }
 
-    /// The next flow to be promoted that is live and established.
+    /// The next flow to be promoted that is live and open.
     pub(crate) fn next_candidate(&mut self) -> Option<FlowId> {
         while let Some(id) = self.fast.candidates.pop() {
             if self.table.is_live(id) && is_promotable(self.table.entry(id).state()) {
@@ -88,7 +88,7 @@ impl Flows {
         None
     }
 
-    /// Puts an established flow into the in-kernel path. False if there is no room, or it is in it.
+    /// Puts an open flow into the in-kernel path. False if there is no room, or it is in it.
     pub(crate) fn promote(&mut self, id: FlowId, hops: &[Hop; 2]) -> bool {
         let entry = *self.table.entry(id);
         let endpoint = self.table.endpoint(&entry);
@@ -113,6 +113,7 @@ impl Flows {
             hops: *hops,
             ends: both.map(|side| if is_tcp { sequence.end(side) } else { 0 }),
             windows: both.map(|side| if is_tcp { sequence.window(side) } else { 0 }),
+            is_unreplied: entry.state() == State::Unreplied,
         };
         if table.open(id.0, &promotion).is_err() {
             self.stats.fast_path.full.add(1);
@@ -149,10 +150,12 @@ impl Flows {
         self.fast.table.as_ref().is_some_and(|table| table.is_open(id.0))
     }
 
-    /// A promoted flow is about to enter a state: takes it back if the worker has to see its packets then.
+    /// A promoted flow is about to enter a state: takes it back if the worker has to see its packets then, or if the
+    /// program takes those of one direction only. It is nominated again by later packets.
     #[cold]
     pub(super) fn leave_for(&mut self, id: FlowId, state: State) {
-        if !is_promotable(state) {
+        let is_first_reply = self.table.entry(id).state() == State::Unreplied;
+        if is_first_reply || !is_promotable(state) {
             self.demote(id);
         }
     }
@@ -238,5 +241,5 @@ impl Flows {
 
 /// Whether the packets that the program takes change nothing about a flow in this state.
 const fn is_promotable(state: State) -> bool {
-    state.is_open() || matches!(state, State::Replied)
+    state.is_open() || matches!(state, State::Unreplied | State::Replied)
 }

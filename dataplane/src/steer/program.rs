@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Display};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -72,12 +73,14 @@ impl Programs {
         } else {
             (fastpath::buckets(fast_flows), possible_cpus())
         };
+        let first_identification = RandomState::new().hash_one(());
         let mut bpf = EbpfLoader::new()
             // The programs do not depend on the layout of kernel structures.
             .btf(None)
             .override_global("raw_ip", &raw_ip, true)
             .override_global("near_index", &near_index, true)
             .override_global("fast_buckets", &buckets, true)
+            .override_global("fast_first_identification", &first_identification, true)
             .map_max_entries("sockets", queues)
             .map_max_entries("fast_index", buckets.max(1))
             .map_max_entries("fast_flows", fast_flows.max(1))

@@ -28,5 +28,6 @@ fn promotion(number: u8, nat_port: u16) -> Promotion {
         hops: [hop; 2],
         ends: [0; 2],
         windows: [0; 2],
+        is_unreplied: false,
     }
 }

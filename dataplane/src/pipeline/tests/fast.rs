@@ -115,15 +115,33 @@ fn a_flow_is_promoted_when_no_packet_waits_or_packets_always_wait() {
     }
 }
 
+/// Syslog, for example, where no backend ever replies.
 #[test]
-fn a_flow_that_is_not_established_is_never_promoted() {
+fn of_a_udp_flow_without_a_reply_the_program_takes_requests() {
     let mut fast = Fast::new(Setup::default(), 16, 1);
+    let request = fast.world.client_udp(CLIENT, b"request");
+    let seen = fast.world.forward(&request);
+    fast.tend();
     for _ in 0..5 {
-        let request = fast.world.client_udp(CLIENT, b"request");
-        fast.world.forward(&request);
-        fast.tend();
-        assert_eq!(fast.kernel(&request), None, "no reply yet");
+        assert!(fast.kernel(&request).is_some());
     }
+    let flow = fast.flow();
+    assert_eq!((flow.packets_in, flow.state), (6, FlowState::Unreplied));
+    // The first reply changes the state, and then both directions are promoted.
+    let reply = fast.world.backend_udp(&seen, b"reply");
+    assert_eq!(fast.kernel(&reply), None);
+    fast.world.forward(&reply);
+    assert_eq!(fast.kernel(&request), None, "taken back by the reply");
+    assert_eq!(fast.flow().state, FlowState::Established);
+    fast.tend();
+    assert!(fast.kernel(&request).is_some() && fast.kernel(&reply).is_some());
+    let flow = fast.flow();
+    assert_eq!((flow.packets_in, flow.packets_out), (7, 2));
+}
+
+#[test]
+fn a_tcp_flow_that_is_not_established_is_never_promoted() {
+    let mut fast = Fast::new(Setup::default(), 16, 1);
     let syn = fast.world.client_tcp("172.16.1.100:40001", flags::SYN, b"");
     fast.world.forward(&syn);
     fast.tend();

@@ -1,5 +1,6 @@
 //! The fast path: packets through the loaded tc program, by BPF_PROG_TEST_RUN, against what a worker makes of them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aya::TestRun;
@@ -172,6 +173,7 @@ fn promotion(ends: &Ends, protocol: u8) -> Promotion {
         hops: [hop(BACKEND_MAC), hop(MACS.0)],
         ends: [1_000, 5_000],
         windows: [0xffff, 0xffff],
+        is_unreplied: false,
     }
 }
 
@@ -260,24 +262,65 @@ fn a_super_packet_is_taken_whole_and_counted_by_its_segments() {
     assert_eq!(bench.counted().size, 2);
 }
 
+/// Writes the right checksum of the IPv4 header.
+fn fix(packet: &mut [u8]) {
+    packet[24..26].fill(0);
+    let sum: u32 = packet[14..34]
+        .chunks(2)
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    packet[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The identifications of two flows to one receiver never meet, nor those of the segments of super-packets, before all
+/// of the program's share were used.
+#[test]
+fn packets_that_may_be_fragmented_get_identifications_of_the_balancers_own() {
+    const SHARE: std::ops::Range<u32> = 32_768..65_536;
+    let mut bench = Bench::new(Framing::Ethernet);
+    let (first, mut other) = (promotion(&V4, 17), promotion(&V4, 17));
+    other.client_port += 1;
+    other.nat_port += 1;
+    bench.table.open(FLOW, &first).unwrap();
+    bench.table.open(FLOW + 1, &other).unwrap();
+    let mut seen = HashSet::new();
+    for round in 0..3_000_u32 {
+        let is_other = round % 2 == 1;
+        let segments = round % 7 + 1;
+        let mut packet = bench.packet(&V4, Direction::In, 17, &plain(), &vec![7; 50 * segments as usize]);
+        packet[20] = 0;
+        fix(&mut packet);
+        let mut want = bench.translated(&V4, Direction::In, &packet);
+        if is_other {
+            packet[35] += 1;
+            want[35] += 1;
+        }
+        let (action, got) = bench.run(&packet, if segments > 1 { 50 } else { 0 });
+        assert_eq!(action, TC_REDIRECT);
+        let first = u32::from(u16::from_be_bytes([got[18], got[19]]));
+        for number in first..first + segments {
+            assert!(SHARE.contains(&number), "{number} is a worker's");
+            assert!(seen.insert(number), "{number} twice, in round {round}");
+        }
+        want[18..20].copy_from_slice(&got[18..20]);
+        fix(&mut want);
+        // The change of the port is one of the checksum, too.
+        assert_eq!(got[..40], want[..40]);
+        assert_eq!(got[42..], want[42..]);
+    }
+    assert_eq!(bench.counted().taken, 3_000);
+}
+
 /// Changes of a packet, each of which leaves it to the worker; the counter that says so.
 #[test]
 fn what_the_worker_has_to_decide_about_is_not_touched() {
     type Change = fn(&mut Vec<u8>);
-    fn fix(packet: &mut [u8]) {
-        packet[24..26].fill(0);
-        let sum: u32 = packet[14..34]
-            .chunks(2)
-            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-            .sum();
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-        packet[24..26].copy_from_slice(&sum.to_be_bytes());
-    }
     type Count = fn(&FastPathPackets) -> u64;
     let none: Count = |_| 1;
     let flags: Count = |count| count.flags;
-    let changes: [(&str, Change, Count); 19] = [
+    let changes: [(&str, Change, Count); 18] = [
         ("SYN", |packet| packet[47] |= flags::SYN, flags),
         ("FIN", |packet| packet[47] |= flags::FIN, flags),
         ("RST", |packet| packet[47] |= flags::RST, flags),
@@ -289,14 +332,6 @@ fn what_the_worker_has_to_decide_about_is_not_touched() {
                 fix(packet);
             },
             |count| count.hop_limit,
-        ),
-        (
-            "may be fragmented",
-            |packet| {
-                packet[20] = 0;
-                fix(packet);
-            },
-            none,
         ),
         (
             "first fragment",
@@ -410,6 +445,21 @@ fn a_flow_that_was_taken_back_is_the_workers() {
         }
         assert_eq!(bench.table.finish(FLOW).map(|usage| usage.packets), Some([1, 1]));
     }
+}
+
+#[test]
+fn the_first_reply_of_a_udp_flow_is_the_workers() {
+    let mut bench = Bench::new(Framing::Ethernet);
+    let mut promoted = promotion(&V4, 17);
+    promoted.is_unreplied = true;
+    bench.table.open(FLOW, &promoted).unwrap();
+    let [request, reply] = BOTH.map(|direction| bench.packet(&V4, direction, 17, &plain(), b"data"));
+    assert_eq!(bench.run(&request, 0).0, TC_REDIRECT);
+    let (action, got) = bench.run(&reply, 0);
+    assert!(action != TC_SHOT && action != TC_REDIRECT, "{action}");
+    assert_eq!(got, reply);
+    assert_eq!(bench.table.finish(FLOW).map(|usage| usage.packets), Some([1, 0]));
+    assert_eq!(bench.run(&request, 0), (TC_NEXT, request));
 }
 
 #[test]
