@@ -5,7 +5,8 @@
 
 use vl3lb_common::{BackendSlot, Protocol, ServiceSlot};
 
-use super::lifecycle::{Flows, traffic};
+use super::accounting::traffic;
+use super::lifecycle::Flows;
 use super::state::{Direction, State};
 use super::table::FlowId;
 use crate::fastpath::{FastTable, Hop, Promotion, Usage};

@@ -16,6 +16,7 @@
 //! Two live flows never share a request key or a reply key. The NAT port of a flow comes out of
 //! its endpoint's own map of ports, so a port serves many endpoints at once.
 
+mod accounting;
 mod affinity;
 mod clients;
 mod counters;
