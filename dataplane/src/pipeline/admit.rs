@@ -5,12 +5,13 @@ use vl3lb_common::{DropReason, MacAddr, Protocol, Service, ServiceKey, ServiceSl
 
 use super::early_selection::EarlySelection;
 use super::policy::Policy;
+use super::refusal::Refusal;
 use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
-use super::{Context, Origin, Signals, Tables, next_hop};
+use super::{Context, Origin, Signals, Tables, next_hop, size};
 use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, SynNumbers, tcp};
-use crate::packet;
+use crate::packet::{self, Transport};
 use crate::port::Frame;
 
 /// Opens a flow of `service` for a request. Returns it with the MAC address of its backend's next hop, `None` on a raw-IP
@@ -40,6 +41,10 @@ pub(super) fn admit<F: Frame>(
     {
         return Err(DropContext::of(service, DropReason::BackendLoop));
     }
+    // The first fragment of its datagram was dropped, or its flow is gone: nobody can use this one.
+    if matches!(parsed.transport, Transport::Fragment { ports: None, .. }) {
+        return Err(DropContext::of(service, DropReason::FragmentUnmatched));
+    }
     if parsed.hop_limit <= 1 {
         return Err(DropContext::hop_limit_exceeded(service));
     }
@@ -55,8 +60,8 @@ pub(super) fn admit<F: Frame>(
             return Err(DropContext::of(service, DropReason::Overload));
         }
     }
-    open(policy, tables, signals, packet, context, known, early).map_err(|reason| {
-        let dropped = DropContext::of(service, reason);
+    open(policy, tables, signals, packet, context, known, early).map_err(|Refusal { reason, mtu }| {
+        let dropped = DropContext::of(service, reason).too_big(mtu);
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
             // RFC 5508 REQ-8: without resources, the error is "communication administratively prohibited".
@@ -78,12 +83,12 @@ fn open<F: Frame>(
     context: Context<'_>,
     service: &Service,
     early: Option<&EarlySelection>,
-) -> Result<(FlowId, Option<MacAddr>), DropReason> {
+) -> Result<(FlowId, Option<MacAddr>), Refusal> {
     let Context { parsed, now, .. } = context;
     let tuple = context.tuple();
     let is_tcp = tuple.protocol == Protocol::Tcp;
     if is_tcp && !tcp::opens(context.tcp_flags()) {
-        return Err(DropReason::NotSyn);
+        return Err(DropReason::NotSyn.into());
     }
     let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
     let choice = match early {
@@ -96,7 +101,10 @@ fn open<F: Frame>(
             .pick(policy, &tables.flows, &signals.stats, context, service)?,
     };
     let backend = policy.snapshot.backend(choice.slot).ok_or(DropReason::Internal)?;
-    // No flow is opened to a backend without a resolved next hop.
+    // No flow is opened by a packet that cannot be sent: it is too long, or the backend's next hop is not resolved.
+    if parsed.ip_len() > size::unsuspicious_len(policy, parsed.family, 0) {
+        size::fit(policy, parsed, &to_octets(backend.address), 0).map(drop)?;
+    }
     let mac = next_hop::of_backend(policy, signals, backend)?;
     let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head);
     let state = if is_tcp { State::Opening } else { State::Unreplied };

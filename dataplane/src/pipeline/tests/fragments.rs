@@ -411,3 +411,28 @@ fn a_fragmented_syn_opens_a_flow() {
     assert_eq!(world.send_all(&fragments).len(), 3);
     assert_eq!(world.flows(), 1);
 }
+
+/// The first one of this datagram found no room. The second did, and nobody saw the ports of its flow, which could
+/// be those of another one before.
+#[test]
+fn a_fragment_behind_the_first_one_opens_no_flow() {
+    for (client, ..) in PATHS {
+        let mut world = World::new(Setup {
+            client_flows: Some(1),
+            ..Setup::default()
+        });
+        let seen = world.connect(client);
+        let packet = world.client_udp(client, &[1; 4_000]);
+        let fragments = builder::fragments(&packet, true, 1_400, 77);
+        assert_eq!(world.send(&fragments[0]).0, Verdict::Reject);
+        assert_eq!(world.drops(), [DropReason::ClientLimit]);
+        // The connection ends: now there is room.
+        let reset = world.backend_tcp(&seen, flags::RST | flags::ACK, b"");
+        world.forward(&reset);
+        for fragment in &fragments[1..] {
+            assert_eq!(world.send(fragment).0, Verdict::Drop, "{client}");
+        }
+        assert_eq!(world.dropped(DropReason::FragmentUnmatched), 2);
+        assert_eq!(world.flows(), 1, "the one that is over");
+    }
+}

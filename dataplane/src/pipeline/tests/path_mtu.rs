@@ -147,6 +147,17 @@ fn datagrams_that_do_not_fit_the_route_are_refused_with_its_mtu_in_both_directio
 }
 
 #[test]
+fn a_first_datagram_that_does_not_fit_opens_no_flow() {
+    for (client, headers) in [(V4, 28), (V6, 48)] {
+        let mut world = World::new(Setup::default());
+        narrow(&mut world, 1_300, 1_400);
+        let long = world.client_udp(client, &vec![1; 1_401 - headers]);
+        assert_too_big(&mut world, &long, 1_400);
+        assert_eq!(world.flows(), 0);
+    }
+}
+
+#[test]
 fn without_df_a_datagram_is_fragmented_in_order() {
     let mut world = World::new(Setup::default());
     narrow(&mut world, 600, 700);

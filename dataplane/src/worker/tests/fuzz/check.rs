@@ -1,11 +1,13 @@
 //! What may come out of the balancer for a packet that goes in.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use vl3lb_common::{Protocol, Timestamp};
 
 use super::model::{Flow, Mapping, Nat};
 use super::network::{self, Network};
+use super::piece::Piece;
+use super::quote;
 use super::seen::{Seen, addresses_of, first_fragment};
 use crate::packet::Framing;
 use crate::testing::builder::{MACS, flags};
@@ -19,6 +21,8 @@ pub(super) enum Outcome {
     Refused,
     Request(Flow, Mapping),
     Reply(Flow, Mapping),
+    /// Fragments, translated.
+    Fragments,
     /// Something about a packet that etherparse does not decode or finds wrong.
     Odd,
 }
@@ -37,7 +41,6 @@ pub(super) fn check(
 ) -> Outcome {
     let ethernet = network.framing == Framing::Ethernet;
     let is_valid = validate(packet, ethernet) == Ok(());
-    let input = Seen::of(packet, ethernet);
     for output in out {
         is_from_us(output, ethernet);
         if is_valid {
@@ -48,16 +51,13 @@ pub(super) fn check(
             );
         }
     }
-    let Some(input) = input else {
-        if let ([], Some((protocol, client, service))) = (out, first_fragment(packet, ethernet)) {
-            nat.dropped_fragment(Flow {
-                protocol,
-                client,
-                service,
-            });
-        }
+    if let Some(input) = Piece::of(packet, ethernet) {
+        return fragment(nat, network, &input, out, now);
+    }
+    let Some(input) = Seen::of(packet, ethernet) else {
         for output in out {
-            note_unknown(nat, network, output);
+            quote::check(nat, network, packet, output, ethernet);
+            note_unknown(nat, network, packet, output, now);
         }
         return if out.is_empty() {
             Outcome::Nothing
@@ -73,9 +73,7 @@ pub(super) fn check(
         return Outcome::Nothing;
     };
     let Some(output) = Seen::of(output, ethernet) else {
-        // An ICMP error.
-        let (_, to) = addresses_of(output, ethernet).expect("checked");
-        assert_eq!(to, input.source.ip(), "an error for another one than the sender");
+        is_refusal(output, input.source.ip(), ethernet);
         return Outcome::Refused;
     };
     if output.content.flags & flags::RST != 0
@@ -86,10 +84,40 @@ pub(super) fn check(
     assert_eq!(output.protocol, input.protocol);
     assert_eq!(output.ttl, input.ttl - 1, "{input:?} became {output:?}");
     assert_eq!(output.content, input.content, "{input:?} became {output:?}");
-    if is_nat_port(network, output.source) {
+    if network.is_nat_port(output.source) {
         request(nat, &input, &output, now)
     } else {
         reply(nat, &input, &output)
+    }
+}
+
+/// A fragment, and what came out for it and those that have waited for it.
+fn fragment(nat: &mut Nat, network: &Network, input: &Piece, out: &[Vec<u8>], now: Timestamp) -> Outcome {
+    let ethernet = network.framing == Framing::Ethernet;
+    let (pieces, others): (Vec<_>, Vec<_>) = out
+        .iter()
+        .map(|output| Piece::of(output, ethernet).ok_or(output))
+        .partition(Result::is_ok);
+    for output in others.into_iter().filter_map(Result::err) {
+        is_refusal(output, input.name.source, ethernet);
+    }
+    let pieces: Vec<Piece> = pieces.into_iter().flatten().collect();
+    let mut datagrams = std::mem::take(&mut nat.datagrams);
+    datagrams.check(nat, network, input, &pieces, now);
+    nat.datagrams = datagrams;
+    match (out.is_empty(), pieces.is_empty()) {
+        (true, _) => Outcome::Nothing,
+        (_, true) => Outcome::Refused,
+        _ => Outcome::Fragments,
+    }
+}
+
+/// An ICMP error or a reset, for the sender.
+fn is_refusal(output: &[u8], sender: IpAddr, ethernet: bool) {
+    let (_, to) = addresses_of(output, ethernet).expect("checked");
+    assert_eq!(to, sender, "an error for another one than the sender");
+    if let Some(seen) = Seen::of(output, ethernet) {
+        assert!(seen.content.flags & flags::RST != 0, "{seen:?}");
     }
 }
 
@@ -148,7 +176,7 @@ pub(super) fn check_reset(nat: &Nat, network: &Network, output: &[u8]) {
         seen.content.flags & flags::RST != 0,
         "neither asked for nor a reset: {seen:?}"
     );
-    let is_known = if is_nat_port(network, seen.source) {
+    let is_known = if network.is_nat_port(seen.source) {
         nat.has(&Mapping {
             protocol: seen.protocol,
             outside: seen.source,
@@ -181,24 +209,51 @@ pub(super) fn doubt(nat: &mut Nat, seen: &Seen) {
     }
 }
 
-fn note_unknown(nat: &mut Nat, network: &Network, output: &[u8]) {
+/// A packet that etherparse does not decode came out, translated. Its ports may be found all the same.
+fn note_unknown(nat: &mut Nat, network: &Network, input: &[u8], output: &[u8], now: Timestamp) {
     let ethernet = network.framing == Framing::Ethernet;
-    let whole = Seen::of(output, ethernet).map(|seen| (seen.protocol, seen.source, seen.destination));
-    let Some((protocol, source, destination)) = whole.or_else(|| first_fragment(output, ethernet)) else {
+    let (Some((protocol, from, to)), Some((sender, _))) =
+        (first_fragment(output, ethernet), addresses_of(input, ethernet))
+    else {
         return;
     };
-    if is_nat_port(network, source) {
-        nat.requested_by_unknown(Mapping {
-            protocol,
-            outside: source,
-            backend: destination,
-        });
-    } else {
-        nat.doubt(&Flow {
-            protocol,
-            client: destination,
-            service: source,
-        });
+    if to.ip() == sender {
+        // A reset.
+        return;
+    }
+    let input = first_fragment(input, ethernet).map(|(_, source, destination)| (source, destination));
+    let mapping = Mapping {
+        protocol,
+        outside: from,
+        backend: to,
+    };
+    match (network.is_nat_port(from), input) {
+        (true, Some((client, service))) => {
+            let flow = Flow {
+                protocol,
+                client,
+                service,
+            };
+            nat.requested(flow, mapping, true, now);
+            nat.doubt(&flow);
+        }
+        (true, None) => nat.requested_by_unknown(mapping, sender),
+        (false, input) => {
+            let flow = Flow {
+                protocol,
+                client: to,
+                service: from,
+            };
+            if let Some((backend, outside)) = input {
+                let mapping = Mapping {
+                    protocol,
+                    outside,
+                    backend,
+                };
+                nat.replied(&mapping, &flow);
+            }
+            nat.doubt(&flow);
+        }
     }
 }
 
@@ -213,9 +268,4 @@ fn is_from_us(output: &[u8], ethernet: bool) {
     if ethernet {
         assert_eq!(output[6..12], MACS.1.0, "{output:02x?}");
     }
-}
-
-fn is_nat_port(network: &Network, socket: SocketAddr) -> bool {
-    let (first, last) = network.nat_ports;
-    (first..=last).contains(&socket.port())
 }

@@ -4,8 +4,11 @@
 //! came out is checked; at the end, all frames must be where they were.
 
 mod check;
+mod datagrams;
 mod model;
 mod network;
+mod piece;
+mod quote;
 mod seen;
 mod sender;
 
@@ -21,7 +24,7 @@ use network::{BACKENDS, Network};
 use seen::Seen;
 use sender::{Demand, Hosts, Input};
 
-/// Seeds that have failed: a first fragment was dropped after it had opened a flow.
+/// Seeds that have failed: a fragment whose first one was dropped opened a flow.
 const CORPUS: &[u64] = &[7_713_653_584_490_921_986];
 /// Steps of one seed.
 const STEPS: u64 = 3_000;

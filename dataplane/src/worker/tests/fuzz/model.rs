@@ -3,10 +3,12 @@
 //! It does not decide who is admitted. It notes what the balancer chose, and holds it to that: a flow keeps its
 //! backend and NAT port, two flows never have the same ones at once, and a reply comes to the flow's client.
 
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 
 use vl3lb_common::{Duration, Protocol, Timestamp};
+
+use super::datagrams::Datagrams;
 
 /// Shorter than the timeouts of opening TCP flows (240 s) and of UDP flows (300 s).
 const LIFETIME: Duration = Duration::from_secs(230);
@@ -32,8 +34,8 @@ pub(super) struct Mapping {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Flow(Flow),
-    /// Made by a packet that etherparse cannot decode.
-    Unknown,
+    /// Made by a packet of this host that cannot be decoded.
+    Unknown(IpAddr),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +50,7 @@ struct State {
 pub(super) struct Nat {
     flows: HashMap<Flow, State>,
     owners: HashMap<Mapping, Owner>,
-    /// Flows whose first fragment was dropped, maybe after it had opened the flow: their mapping was not seen.
-    unseen: HashSet<Flow>,
+    pub(super) datagrams: Datagrams,
     /// Flows lose their places to others, so that none is sure.
     pub(super) is_crowded: bool,
 }
@@ -69,12 +70,16 @@ impl Nat {
         is_live.then_some(state.mapping)
     }
 
+    /// The mapping that a flow had last.
+    pub(super) fn mapping(&self, flow: &Flow) -> Option<Mapping> {
+        Some(self.flows.get(flow)?.mapping)
+    }
+
     /// A request of `flow` was translated; `opens`: such a packet may open a flow.
     pub(super) fn requested(&mut self, flow: Flow, mapping: Mapping, opens: bool, now: Timestamp) {
         if let Some(known) = self.sure(&flow, now) {
             assert_eq!(mapping, known, "{flow:?} moved");
         }
-        let opens = opens || self.unseen.contains(&flow);
         let owner = self.owners.get(&mapping).copied();
         match owner {
             Some(Owner::Flow(other)) if other != flow => {
@@ -106,29 +111,26 @@ impl Nat {
         );
     }
 
-    /// A packet that etherparse cannot decode got this mapping.
-    pub(super) fn requested_by_unknown(&mut self, mapping: Mapping) {
-        if let Some(Owner::Flow(flow)) = self.owners.insert(mapping, Owner::Unknown) {
+    /// A packet of `client` that cannot be decoded got this mapping.
+    pub(super) fn requested_by_unknown(&mut self, mapping: Mapping, client: IpAddr) {
+        if let Some(Owner::Flow(flow)) = self.owners.insert(mapping, Owner::Unknown(client)) {
             self.doubt(&flow);
         }
     }
 
-    /// A first fragment of this flow was dropped.
-    pub(super) fn dropped_fragment(&mut self, flow: Flow) {
-        self.doubt(&flow);
-        self.unseen.insert(flow);
-    }
-
     /// A reply to `mapping` was translated to one that `flow` sees.
     pub(super) fn replied(&self, mapping: &Mapping, flow: &Flow) {
-        if self.unseen.contains(flow) {
-            return;
-        }
         match self.owners.get(mapping) {
             Some(Owner::Flow(owner)) => {
                 assert_eq!(owner, flow, "a reply to {mapping:?} came to another flow")
             }
-            Some(Owner::Unknown) => {}
+            Some(Owner::Unknown(client)) => {
+                assert_eq!(
+                    *client,
+                    flow.client.ip(),
+                    "a reply to {mapping:?} came to another host"
+                )
+            }
             None => panic!("a reply to {mapping:?}, which was never opened, came to {flow:?}"),
         }
     }
@@ -137,7 +139,7 @@ impl Nat {
     pub(super) fn owner(&self, mapping: &Mapping) -> Option<Flow> {
         match self.owners.get(mapping)? {
             Owner::Flow(flow) => Some(*flow),
-            Owner::Unknown => None,
+            Owner::Unknown(_) => None,
         }
     }
 
@@ -221,6 +223,15 @@ mod tests {
     #[should_panic(expected = "came to another flow")]
     fn a_reply_to_another_client_is_noticed() {
         nat().replied(&mapping(Protocol::Udp, 1), &flow(Protocol::Udp, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "came to another host")]
+    fn a_reply_to_another_host_than_the_unknown_one_is_noticed() {
+        let mut nat = nat();
+        let mapping = mapping(Protocol::Udp, 1);
+        nat.requested_by_unknown(mapping, [172, 16, 1, 101].into());
+        nat.replied(&mapping, &flow(Protocol::Udp, 1));
     }
 
     #[test]

@@ -82,6 +82,12 @@ pub(super) struct Network {
 }
 
 impl Network {
+    /// Whether a socket has a NAT port.
+    pub(super) fn is_nat_port(&self, socket: SocketAddr) -> bool {
+        let (first, last) = self.nat_ports;
+        (first..=last).contains(&socket.port())
+    }
+
     pub(super) fn snapshot(&self, generation: u64) -> Snapshot {
         let mut services = HashMap::default();
         let mut service_slots = Vec::new();

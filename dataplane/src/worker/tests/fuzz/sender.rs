@@ -126,8 +126,6 @@ impl Hosts {
             }
             92..95 => Some(Input::hostile(self.forged(rng), Vec::new())),
             95..97 => self.icmp_error(rng).map(Input::free),
-            // A dropped first fragment may have opened a flow unseen: with few ports, another one's former mapping.
-            _ if nat.is_crowded => None,
             _ => self.fragment(rng).map(Input::free),
         }
     }
