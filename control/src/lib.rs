@@ -1,4 +1,4 @@
-//! The control side of vl3-lb.
+//! The control side of vl3-lb, and the balancer that it makes with the data plane.
 
 pub mod admin;
 pub mod api;
@@ -19,6 +19,7 @@ pub mod nsm;
 pub mod observe;
 pub mod peers;
 pub mod publisher;
+pub mod run;
 pub mod state;
 pub mod supervise;
 pub mod version;

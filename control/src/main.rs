@@ -1,13 +1,12 @@
 //! `vl3-lb`: the balancer, and the command line that asks it.
 
-mod run;
-
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use vl3lb_control::cli::args::{Cli, Command};
 use vl3lb_control::cli::{Failure, complete, execute};
+use vl3lb_control::run::run;
 
 fn main() -> ExitCode {
     // First, before any output and any thread.
@@ -18,7 +17,7 @@ fn main() -> ExitCode {
     let done = Cli::from_arg_matches(&matches)
         .map_err(Failure::from)
         .and_then(|cli| match &cli.command {
-            Command::Run(args) => run::run(args),
+            Command::Run(args) => run(args),
             _ => execute(&cli, &matches),
         });
     match done {

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::api::EventCode;
+use crate::dns;
+use crate::observe::events::Event;
+use crate::observe::report::Reporter;
+use crate::peers::Membership;
 use tokio::time::sleep;
 use tracing::{info, warn};
-use vl3lb_control::api::EventCode;
-use vl3lb_control::dns;
-use vl3lb_control::observe::events::Event;
-use vl3lb_control::observe::report::Reporter;
-use vl3lb_control::peers::Membership;
 
 use super::signals::Signals;
 

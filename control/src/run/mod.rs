@@ -19,13 +19,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::Time;
+use crate::cli::args::ConfigArgs;
+use crate::cli::{Failure, FailureKind, load_config};
+use crate::config::Config;
+use crate::log::Log;
+use crate::version;
 use tracing::{error, info, warn};
-use vl3lb_control::api::Time;
-use vl3lb_control::cli::args::ConfigArgs;
-use vl3lb_control::cli::{Failure, FailureKind, load_config};
-use vl3lb_control::config::Config;
-use vl3lb_control::log::Log;
-use vl3lb_control::version;
 
 use signals::Signals;
 use wire::Control;
@@ -40,7 +40,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// Errors: what was refused at the start, or what failed for good while running; once the log runs
 /// the error is logged.
-pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
+pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let loaded = load_config(args.config.as_deref())?;
     let config = Arc::new(loaded.config);
     let format = args.log_format.map_or(config.log_format, Into::into);

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::network::NetworkReceiver;
+use crate::nsm::client::{Client, Handle};
+use crate::nsm::connector::{Connector, Limits};
+use crate::nsm::identity::{Identity, WorkloadApi};
+use crate::observe::events::Events;
+use crate::supervise::Tasks;
 use tracing::info;
-use vl3lb_control::cli::Failure;
-use vl3lb_control::config::Config;
-use vl3lb_control::network::NetworkReceiver;
-use vl3lb_control::nsm::client::{Client, Handle};
-use vl3lb_control::nsm::connector::{Connector, Limits};
-use vl3lb_control::nsm::identity::{Identity, WorkloadApi};
-use vl3lb_control::observe::events::Events;
-use vl3lb_control::supervise::Tasks;
 
 use super::{failed, refused};
 

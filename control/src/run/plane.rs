@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::config::{self, Config};
 use tracing::error;
-use vl3lb_control::config::{self, Config};
 use vl3lb_dataplane::Plane;
 use vl3lb_dataplane::config as dataplane;
 

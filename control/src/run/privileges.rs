@@ -1,9 +1,9 @@
 //! The check that this process holds the capabilities that its configuration needs.
 
+use crate::capabilities::{Needs, Privileges};
+use crate::cli::Failure;
+use crate::config::{Config, DnsListen, Workers};
 use tracing::info;
-use vl3lb_control::capabilities::{Needs, Privileges};
-use vl3lb_control::cli::Failure;
-use vl3lb_control::config::{Config, DnsListen, Workers};
 
 use super::{failed, refused};
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cli::Failure;
+use crate::log::Log;
+use crate::supervise::Supervisor;
 use tokio::time::interval;
 use tracing::info;
 use vl3lb_common::dataplane::Dataplane;
-use vl3lb_control::cli::Failure;
-use vl3lb_control::log::Log;
-use vl3lb_control::supervise::Supervisor;
 use vl3lb_dataplane::Plane;
 
 use super::failed;

@@ -3,28 +3,28 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::admin::{self, Listeners};
+use crate::api::{EventCode, Time};
+use crate::attachment::Attacher;
+use crate::cli::Failure;
+use crate::config::{Config, Discovery};
+use crate::discovery::{
+    DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
+};
+use crate::dns::Dns;
+use crate::health::{Checker, TcpConnect};
+use crate::network::{Monitor, NetworkReceiver};
+use crate::nsm::client::Handle;
+use crate::nsm::connector::Connector;
+use crate::observe::events::{Event, Events};
+use crate::observe::report::{Identity, Reporter, Sources};
+use crate::peers::{self, KubeServices, Membership, Peers};
+use crate::publisher::{CurrentReceiver, Publisher};
+use crate::supervise::{Supervisor, Tasks};
+use crate::version;
 use tokio::sync::watch;
 use tracing::{error, info};
 use vl3lb_common::dataplane::Dataplane;
-use vl3lb_control::admin::{self, Listeners};
-use vl3lb_control::api::{EventCode, Time};
-use vl3lb_control::attachment::Attacher;
-use vl3lb_control::cli::Failure;
-use vl3lb_control::config::{Config, Discovery};
-use vl3lb_control::discovery::{
-    DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
-};
-use vl3lb_control::dns::Dns;
-use vl3lb_control::health::{Checker, TcpConnect};
-use vl3lb_control::network::{Monitor, NetworkReceiver};
-use vl3lb_control::nsm::client::Handle;
-use vl3lb_control::nsm::connector::Connector;
-use vl3lb_control::observe::events::{Event, Events};
-use vl3lb_control::observe::report::{Identity, Reporter, Sources};
-use vl3lb_control::peers::{self, KubeServices, Membership, Peers};
-use vl3lb_control::publisher::{CurrentReceiver, Publisher};
-use vl3lb_control::supervise::{Supervisor, Tasks};
-use vl3lb_control::version;
 use vl3lb_dataplane::Plane;
 
 use super::{nsm, refused};

@@ -1,7 +1,7 @@
 //! The owners of the slots of a snapshot: names and times that reports need and workers do not.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -91,22 +91,10 @@ impl ServiceEntry {
     }
 }
 
-impl BackendEntry {
-    /// Address and port.
-    pub const fn socket(&self) -> SocketAddr {
-        SocketAddr::new(self.address, self.port)
-    }
-}
-
 impl Directory {
     /// The owner of `slot`.
     pub fn service(&self, slot: ServiceSlot) -> Option<&ServiceEntry> {
         self.services.get(slot.index())?.as_ref()
-    }
-
-    /// The owner of `slot`.
-    pub fn backend(&self, slot: BackendSlot) -> Option<&BackendEntry> {
-        self.backends.get(slot.index())?.as_ref()
     }
 
     /// Services that get new flows.
