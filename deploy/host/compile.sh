@@ -6,13 +6,13 @@ readonly last_share=33
 # Seconds between two lines of progress where there is no terminal.
 readonly progress_interval=15
 
-# compile PACKAGE PROGRAM: builds target/release/PROGRAM and shows the number of finished packages and an estimate of the
-# remaining time. Warnings and errors are shown immediately.
+# compile PROFILE PACKAGE PROGRAM: builds target/PROFILE/PROGRAM and shows the number of finished packages and an estimate
+# of the remaining time. Warnings and errors are shown immediately.
 compile() {
     local total
-    total=$(cargo tree --package "$1" --edges normal,build --prefix none --format '{p}' 2>/dev/null |
+    total=$(cargo tree --package "$2" --edges normal,build --prefix none --format '{p}' 2>/dev/null |
         sed 's/ (.*//' | sort -u | wc -l)
-    cargo build --quiet --release --package "$1" --bin "$2" --message-format json-render-diagnostics |
+    cargo build --quiet --profile "$1" --package "$2" --bin "$3" --message-format json-render-diagnostics |
         show_progress "$total"
 }
 
