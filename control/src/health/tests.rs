@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::api::CheckResult;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use vl3lb_common::Protocol;
 use vl3lb_common::next_hop::{Link, NextHops};
 use vl3lb_common::schedule::Scheduler;
@@ -15,6 +15,8 @@ use super::*;
 use crate::discovery::{DesiredSender, Origin};
 use crate::network::{LinkState, NetworkView};
 
+/// Of a wait, in the time of the test.
+const LIMIT: Duration = Duration::from_secs(3600);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A scripted probe: answers after a millisecond, and records when it was called.
@@ -193,7 +195,10 @@ async fn a_backend_is_down_after_fall_failures_and_up_after_rise_successes() {
     world.kill(2);
     let mut changed = world.table.subscribe();
     let killed = Instant::now();
-    changed.changed().await.unwrap();
+    timeout(LIMIT, changed.changed())
+        .await
+        .expect("a change")
+        .unwrap();
     // fall x interval + timeout
     assert!(
         killed.elapsed() <= Duration::from_secs(3 * 2 + 1),
@@ -214,7 +219,10 @@ async fn a_backend_is_down_after_fall_failures_and_up_after_rise_successes() {
     );
     world.script.0.lock().unwrap().dead.clear();
     let back = Instant::now();
-    changed.changed().await.unwrap();
+    timeout(LIMIT, changed.changed())
+        .await
+        .expect("a change")
+        .unwrap();
     assert!(
         back.elapsed() <= Duration::from_secs(2 * 2 + 1),
         "{:?}",

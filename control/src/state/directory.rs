@@ -97,6 +97,12 @@ impl Directory {
         self.services.get(slot.index())?.as_ref()
     }
 
+    /// The owner of `slot`.
+    #[cfg(test)]
+    pub(super) fn backend(&self, slot: BackendSlot) -> Option<&BackendEntry> {
+        self.backends.get(slot.index())?.as_ref()
+    }
+
     /// Services that get new flows.
     pub fn live_services(&self) -> impl Iterator<Item = &ServiceEntry> {
         self.services.iter().flatten().filter(|service| service.live)

@@ -1,5 +1,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
+use tokio::time::timeout;
+
 use super::ring::CAPACITY;
 use super::*;
 
@@ -47,7 +49,8 @@ async fn a_subscription_reads_every_event_once() {
     });
     tokio::task::yield_now().await;
     events.append(at(2), [event(3)]);
-    let (batch, mut subscription) = waiting.await.unwrap();
+    let waited = timeout(Duration::from_secs(30), waiting).await;
+    let (batch, mut subscription) = waited.expect("a notification").unwrap();
     assert_eq!((batch.lost, numbers(&batch.events)), (0, vec![4]));
     events.append(at(3), (4..6).map(event));
     assert_eq!(numbers(&subscription.next().await.events), [5, 6]);

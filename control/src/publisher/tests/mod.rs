@@ -4,6 +4,8 @@ mod recorder;
 
 use std::collections::BTreeMap;
 
+use tokio::time::timeout;
+
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendState, Generation};
@@ -68,8 +70,8 @@ impl World {
                 .as_ref()
                 .is_some_and(|current| current.generation() >= Generation(generation))
         };
-        let current = self.current.wait_for(at_least).await.unwrap();
-        Arc::clone(current.as_ref().unwrap())
+        let current = timeout(LIMIT, self.current.wait_for(at_least)).await;
+        Arc::clone(current.expect("it is published").unwrap().as_ref().unwrap())
     }
 }
 
@@ -114,6 +116,8 @@ fn view(addresses: &[IpAddr]) -> Arc<NetworkView> {
     })
 }
 
+/// Of a wait, in the time of the test.
+const LIMIT: Duration = Duration::from_secs(3600);
 const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 16, 1, 103));
 
 /// Lets everything happen that is due within `duration`.

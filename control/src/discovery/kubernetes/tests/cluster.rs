@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::Accepted;
-use super::following::Following;
+use super::following::{Following, seen};
 use super::*;
 use crate::discovery::{Desired, SourceStatus};
 use crate::kubernetes::testing::{ApiServer, Reply};
@@ -33,7 +33,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
     server.apply(&ready("c", "10.0.0.3"));
     let mut following = Following::start(server, config("{services: true}", ""), None);
     following.backends(&["10.0.0.1"]).await;
-    let accepted = following.accepted.wait_for(|accepted| !accepted.is_empty());
+    let accepted = seen(&mut following.accepted, |accepted| !accepted.is_empty()).await;
     let expected = Accepted {
         group_ingress: Vec::new(),
         namespace: "web".to_owned(),
@@ -42,7 +42,7 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
         load_balancer: true,
         services: vec!["finance".to_owned()],
     };
-    assert_eq!(***accepted.await.unwrap(), [expected]);
+    assert_eq!(*accepted, [expected]);
 
     let both = json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]);
     following.server.apply(&slice("finance-1", "finance", both));
@@ -58,28 +58,19 @@ async fn services_of_the_cluster_and_their_endpoints_are_followed() {
     let mut later = load_balancer("later", 8080);
     later["metadata"]["creationTimestamp"] = json!("2026-11-24T09:00:00Z");
     following.server.apply(&later);
-    let refused = following.refused.wait_for(|refused| !refused.is_empty());
-    let reasons: Vec<_> = refused
-        .await
-        .unwrap()
-        .iter()
-        .map(|refused| refused.reason)
-        .collect();
+    let refused = seen(&mut following.refused, |refused| !refused.is_empty()).await;
+    let reasons: Vec<_> = refused.iter().map(|refused| refused.reason).collect();
     assert_eq!(reasons, ["PortConflict", "NoPorts"]);
     following.server.delete("services", "web", "finance");
-    following
-        .refused
-        .wait_for(|refused| refused.is_empty())
-        .await
-        .unwrap();
+    seen(&mut following.refused, |refused| refused.is_empty()).await;
     let named = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].name == "later";
-    following.desired.wait_for(named).await.unwrap();
+    seen(&mut following.desired, named).await;
 
     // One that is not to be served any more is not there any more.
     later["metadata"]["annotations"]["vl3-lb.io/enabled"] = json!("false");
     following.server.apply(&later);
     let none = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services.is_empty();
-    following.desired.wait_for(none).await.unwrap();
+    seen(&mut following.desired, none).await;
     assert!(following.synced().await.errors.total() == 0);
 }
 

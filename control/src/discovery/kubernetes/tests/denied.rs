@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::following::Following;
+use super::following::{Following, seen};
 use super::*;
 use crate::discovery::Desired;
 use crate::kubernetes::testing::{ApiServer, Cut, Reply};
@@ -51,7 +51,7 @@ async fn a_namespace_whose_pods_may_not_be_listed_does_not_stop_the_others() {
 
     following.server.reply("list", "/api/pods", Reply::Good);
     let both = |desired: &Option<Arc<Desired>>| names(desired.as_ref().unwrap()) == ["finance", "ledger"];
-    following.desired.wait_for(both).await.unwrap();
+    seen(&mut following.desired, both).await;
     let status = following.synced().await;
     assert!(status.missing.is_empty());
 }
@@ -83,18 +83,14 @@ async fn services_whose_endpoints_may_not_be_listed_are_left_out() {
     server.reply("list", "/endpointslices?", Reply::Refused(403));
     let mut following = Following::start(server, config("{services: true}", ""), None);
     assert_eq!(missing(&mut following).await, ["endpointslices web"]);
-    let refused = following.refused.wait_for(|refused| !refused.is_empty()).await;
-    assert_eq!(refused.unwrap()[0].reason, "BackendsUnknown");
+    let refused = seen(&mut following.refused, |refused| !refused.is_empty()).await;
+    assert_eq!(refused[0].reason, "BackendsUnknown");
     assert!(following.accepted.borrow().is_empty());
     assert!(following.desired.borrow().as_ref().unwrap().services.is_empty());
 
     following.server.reply("list", "/endpointslices?", Reply::Good);
     following.backends(&["10.0.0.1"]).await;
-    following
-        .accepted
-        .wait_for(|accepted| accepted.len() == 1)
-        .await
-        .unwrap();
+    seen(&mut following.accepted, |accepted| accepted.len() == 1).await;
     assert!(following.refused.borrow().is_empty());
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::following::Following;
+use super::following::{Following, seen};
 use super::*;
 use crate::discovery::{Desired, SourceStatus};
 use crate::kubernetes::testing::{ApiServer, Cut};
@@ -56,7 +56,7 @@ async fn an_edit_of_the_file_is_applied_without_a_new_list() {
     edited.edit("{name: finance, port: 8080, targetPort: 9000, selector: {app: finance}}");
     let moved =
         |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().services[0].backends[0].port == 9000;
-    edited.following.desired.wait_for(moved).await.unwrap();
+    seen(&mut edited.following.desired, moved).await;
 
     // A label that no service selected by before.
     edited.edit(LEDGER);
@@ -66,7 +66,7 @@ async fn an_edit_of_the_file_is_applied_without_a_new_list() {
     // A bad edit is the file's error, and changes nothing.
     edited.edit("{name: finance, port: 8080}");
     let refused = |status: &SourceStatus| status.error.is_some();
-    edited.following.file.wait_for(refused).await.unwrap();
+    seen(&mut edited.following.file, refused).await;
     assert!(edited.following.status.borrow().synced);
     edited.following.backends(&["10.0.0.2"]).await;
 }

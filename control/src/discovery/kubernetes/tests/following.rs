@@ -18,6 +18,16 @@ fn no_env(_: &str) -> Option<String> {
     None
 }
 
+/// Waits for a value for which `reached` holds; panics after `LIMIT`.
+pub(super) async fn seen<T: Clone + std::fmt::Debug>(
+    receiver: &mut watch::Receiver<T>,
+    reached: impl FnMut(&T) -> bool,
+) -> T {
+    let waited = tokio::time::timeout(LIMIT, receiver.wait_for(reached)).await;
+    let found = waited.map(|found| found.expect("the source runs").clone());
+    found.unwrap_or_else(|_| panic!("not reached, the last is {:?}", receiver.borrow()))
+}
+
 pub(super) struct Following {
     pub(super) server: ApiServer,
     pub(super) desired: DesiredReceiver,
@@ -98,8 +108,7 @@ impl Following {
     }
 
     pub(super) async fn status(&mut self, reached: impl Fn(&SourceStatus) -> bool) -> SourceStatus {
-        let waited = tokio::time::timeout(LIMIT, self.status.wait_for(|status| reached(status))).await;
-        waited.expect("the status is reached").unwrap().clone()
+        seen(&mut self.status, |status| reached(status)).await
     }
 
     pub(super) async fn error(&mut self) -> String {
@@ -205,7 +214,7 @@ async fn pods_are_known_without_any_service() {
         let desired = desired.as_deref();
         desired.is_some_and(|desired| desired.services.is_empty() && desired.instances.owners.len() == 1)
     };
-    following.desired.wait_for(known).await.unwrap();
+    seen(&mut following.desired, known).await;
 }
 
 #[tokio::test]
@@ -352,16 +361,14 @@ async fn a_burst_of_changes_in_a_large_namespace_converges() {
                 == count
         }
     };
-    let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(usize::from(COUNT)))).await;
-    waited.expect("all are listed").unwrap();
+    seen(&mut following.desired, total(usize::from(COUNT))).await;
     for number in 0..500 {
         following.server.apply(&unready(pod(number)));
         following
             .server
             .delete("pods", "web", &format!("pod-{}", number + 1000));
     }
-    let waited = tokio::time::timeout(LIMIT, following.desired.wait_for(total(1000))).await;
-    waited.expect("all changes arrive").unwrap();
+    seen(&mut following.desired, total(1000)).await;
 }
 
 #[tokio::test]
@@ -381,7 +388,7 @@ async fn the_address_of_a_removed_pod_has_no_owner_until_another_pod_has_it() {
     let next = with(ready("next", "10.0.0.2"), "/metadata/labels", json!({}));
     following.server.apply(&next);
     let replaced = |desired: &Option<Arc<Desired>>| desired.as_ref().unwrap().instances.owners.len() == 2;
-    following.desired.wait_for(replaced).await.unwrap();
+    seen(&mut following.desired, replaced).await;
     assert!(is_replaced(&following), "though no service selects it");
 }
 
@@ -398,12 +405,9 @@ async fn missing_credentials_are_reported_and_retried() {
             .with_server(server)
             .run(desired, status),
     );
-    let error = status_receiver
-        .wait_for(|status| status.error.is_some())
+    let error = seen(&mut status_receiver, |status| status.error.is_some())
         .await
-        .unwrap()
-        .error
-        .clone();
+        .error;
     assert!(
         error.as_ref().unwrap().contains("/nonexistent/token"),
         "{error:?}"
