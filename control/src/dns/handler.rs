@@ -70,9 +70,9 @@ impl RequestHandler for Handler {
             edns.set_version(0);
             edns
         });
-        if datagram && let Ok(info) = request.request_info() {
+        if datagram {
             let limit = request.as_slice().len() * AMPLIFICATION;
-            response.shorten(info.query.original(), edns.as_ref(), limit);
+            response.shorten(request, edns.as_ref(), limit);
         }
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = response.code;

@@ -1,7 +1,9 @@
 //! The parts of a response, and the limit of its size.
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Edns, Message, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
+use hickory_proto::serialize::binary::BinEncoder;
+use hickory_server::zone_handler::{MessageRequest, MessageResponseBuilder};
 
 /// A UDP response is at most this many times as long as its query, because the source of a query may be forged: nobody
 /// gains by having the balancer send to a victim (RFC 9000 section 8.1 has the same limit).
@@ -41,8 +43,8 @@ impl Response {
 
     /// Shortens the response to `limit` bytes. Of the own zone's addresses the first ones remain, as a part of them is as
     /// good as all; of the others none, see [`Self::truncate`].
-    pub(super) fn shorten(&mut self, query: &Query, edns: Option<&Edns>, limit: usize) {
-        while self.len(query, edns) > limit {
+    pub(super) fn shorten(&mut self, request: &MessageRequest, edns: Option<&Edns>, limit: usize) {
+        while self.len(request, edns) > limit {
             if self.authoritative && self.answers.len() > 1 {
                 self.answers.pop();
             } else if self.authoritative && self.soa.take().is_some() {
@@ -54,18 +56,24 @@ impl Response {
         }
     }
 
-    /// Bytes on the wire. Unlimited if it cannot be encoded, which sending reports.
-    fn len(&self, query: &Query, edns: Option<&Edns>) -> usize {
-        let mut message = Message::new(0, MessageType::Response, OpCode::Query);
-        message.add_query(query.clone());
-        message.answers.clone_from(&self.answers);
-        message.authorities.clone_from(&self.authorities);
-        message.authorities.extend(self.soa.clone());
-        message.additionals.clone_from(&self.additionals);
+    /// Bytes on the wire, as it is sent: the names of records are not compressed by that of the question. Unlimited if it
+    /// cannot be encoded, which sending reports.
+    fn len(&self, request: &MessageRequest, edns: Option<&Edns>) -> usize {
+        let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = edns {
-            message.set_edns(edns.clone());
+            builder.edns(edns);
         }
-        message.to_vec().map_or(usize::MAX, |bytes| bytes.len())
+        let metadata = Metadata::response_from_request(&request.metadata);
+        let message = builder.build(
+            metadata,
+            &self.answers,
+            &self.authorities,
+            &self.soa,
+            &self.additionals,
+        );
+        let mut bytes = Vec::with_capacity(512);
+        let emitted = message.destructive_emit(&mut BinEncoder::new(&mut bytes));
+        emitted.map_or(usize::MAX, |_| bytes.len())
     }
 }
 
