@@ -24,10 +24,26 @@ impl ConfigError {
     }
 }
 
+/// On one line: control characters of the input are escaped, as they could forge lines of a log and steer a terminal.
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, allowed {}", self.field, self.value, self.allowed)
+        write_escaped(f, &self.field)?;
+        f.write_str(": ")?;
+        write_escaped(f, &self.value)?;
+        f.write_str(", allowed ")?;
+        write_escaped(f, &self.allowed)
     }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for part in text.split_inclusive(char::is_control) {
+        let mut letters = part.chars();
+        match letters.next_back().filter(|last| last.is_control()) {
+            Some(control) => write!(f, "{}{}", letters.as_str(), control.escape_default())?,
+            None => f.write_str(part)?,
+        }
+    }
+    Ok(())
 }
 
 impl std::error::Error for ConfigError {}
@@ -39,4 +55,18 @@ pub fn join_errors(errors: &[ConfigError]) -> String {
         .map(ConfigError::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_the_input_are_escaped() {
+        let error = ConfigError::new("dns.a\nb", "x\u{1b}[2Jy\u{9b}", "größe, \"z\"\t");
+        assert_eq!(
+            error.to_string(),
+            "dns.a\\nb: x\\u{1b}[2Jy\\u{9b}, allowed größe, \"z\"\\t"
+        );
+    }
 }
