@@ -31,8 +31,8 @@ use vl3lb_common::{Duration, Protocol};
 pub use error::{ConfigError, join_errors};
 pub use health_check::{HealthCheck, TcpCheck};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
-pub(crate) use names::unicast;
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
+pub(crate) use names::{LABEL_FORM, is_label, unicast};
 pub use nsm::{NetworkService, Nsm};
 pub use selector::Selector;
 pub use service::{

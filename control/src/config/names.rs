@@ -159,13 +159,13 @@ pub(super) fn listed<T>(choices: &[(&str, T)]) -> String {
         .join(", ")
 }
 
-pub(super) const LABEL_FORM: &str = "a DNS label: a-z, 0-9 and -, at most 63, - not at the ends";
+pub(crate) const LABEL_FORM: &str = "a DNS label: a-z, 0-9 and -, at most 63, - not at the ends";
 pub(super) const ZONE_FORM: &str = "a domain name: labels of a-z, 0-9 and - with dots between, at most 189";
 pub(super) const ADDRESS_FORM: &str = "an IPv4 or IPv6 unicast address that is not loopback";
 pub(super) const INTERFACE_FORM: &str = "an interface name: 1-15 characters without / and blanks";
 
 /// A DNS label (RFC 1123 section 2.1), in lower case as in Kubernetes.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&text.len())
         && text.chars().all(letters)

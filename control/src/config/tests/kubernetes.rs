@@ -71,7 +71,7 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
         (
             "{group: Finance LB}",
             "port: 80, selector: {app: a}",
-            format!("kubernetes.group: \"Finance LB\", allowed {}", names::LABEL_FORM),
+            format!("kubernetes.group: \"Finance LB\", allowed {}", LABEL_FORM),
         ),
     ] {
         let text =

@@ -169,6 +169,13 @@ impl Admission {
                 .refused
                 .extend(reasons.into_iter().map(|reason| Refused::new(record, reason)));
         }
+        // By name: in the order of decision, the next one would be another report although nothing has changed.
+        let by_name = |one: &Refused, other: &Refused| {
+            (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name))
+        };
+        decision.refused.sort_by(by_name);
+        let name = |status: &StaleStatus| (status.namespace.clone(), status.name.clone());
+        decision.stale_statuses.sort_by_cached_key(name);
         decision
     }
 
@@ -237,7 +244,7 @@ impl Admission {
         let reason = own.or_else(|| self.capabilities.missing_for(record));
         reason
             .or_else(|| self.name_conflict(&record.name, &owner(record)))
-            .or_else(|| too_long(record))
+            .or_else(|| unusable_name(record))
     }
 
     fn name_conflict(&self, name: &str, owner: &str) -> Option<Reason> {
@@ -298,11 +305,17 @@ fn named_ports(record: &ServiceRecord) -> impl Iterator<Item = (&Port, String)> 
     })
 }
 
-fn too_long(record: &ServiceRecord) -> Option<Reason> {
+/// Why a name of `record` cannot be that of a service. The API server accepts DNS labels alone; so does the DNS.
+fn unusable_name(record: &ServiceRecord) -> Option<Reason> {
     let mut names = named_ports(record).map(|(_, name)| name);
-    let name = names.find(|name| name.len() > LONGEST_NAME)?;
-    let message = format!("the name {name} is longer than {LONGEST_NAME} characters");
-    Some(Reason::new("NameTooLong", message))
+    let name = names.find(|name| !config::is_label(name))?;
+    Some(if name.len() > LONGEST_NAME {
+        let message = format!("the name {name} is longer than {LONGEST_NAME} characters");
+        Reason::new("NameTooLong", message)
+    } else {
+        let message = format!("the name {name:?}, allowed {}", config::LABEL_FORM);
+        Reason::new("InvalidName", message)
+    })
 }
 
 impl Admitted {

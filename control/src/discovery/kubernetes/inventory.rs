@@ -1,4 +1,4 @@
-//! Everyreferent known of the cluster, indexed, and the owner of each address.
+//! Everything that is known of the cluster, indexed, and the owner of each address.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -15,7 +15,7 @@ use crate::discovery::{Eligibility, Instances};
 /// Namespace and name.
 pub(super) type Key = (String, String);
 
-/// Everyreferent known. The result does not depend on the order of changes.
+/// Everything that is known. The result does not depend on the order of changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Inventory {
     /// By uid.

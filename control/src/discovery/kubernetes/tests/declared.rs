@@ -325,11 +325,11 @@ fn the_file_takes_precedence_then_the_older_service() {
             refusals(&collected),
             [
                 "web/finance NameConflict",
+                "web/late PortConflict",
+                "web/late NoPorts",
                 "web/ported PortConflict",
                 "web/ported NoPorts",
                 "web/twice NameConflict",
-                "web/late PortConflict",
-                "web/late NoPorts",
             ]
         );
         let messages: Vec<_> = collected
@@ -342,9 +342,9 @@ fn the_file_takes_precedence_then_the_older_service() {
             "the name finance belongs to a service of the configuration file"
         );
         assert_eq!(
-            messages[1],
+            messages[3],
             "TCP 8080 belongs to service finance of the configuration file"
         );
-        assert_eq!(messages[3], "the name twice belongs to Service api/twice");
+        assert_eq!(messages[5], "the name twice belongs to Service api/twice");
     }
 }
