@@ -26,3 +26,7 @@ pub mod version;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod journey;
+#[cfg(test)]
+mod mutation;

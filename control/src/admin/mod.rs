@@ -14,6 +14,8 @@ mod server;
 mod stream;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod overload_tests;
 #[cfg(test)]
 mod tests;

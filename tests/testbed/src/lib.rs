@@ -1,5 +1,5 @@
-//! Network namespaces, the links between them, and programs that run in them, for tests and benchmarks; and the runner of
-//! fuzz targets.
+//! Network namespaces, the links between them, and programs that run in them, for tests and benchmarks; and for fuzz targets,
+//! their runner and the changes of inputs.
 //!
 //! Nothing outlives the process that made it, however that process ends: a namespace is an open descriptor without a
 //! name, its devices go with it, and each program gets SIGKILL when the thread that started it ends.
@@ -10,6 +10,7 @@
 pub mod addresses;
 pub mod error;
 pub mod fuzz;
+pub mod mutation;
 pub mod netns;
 pub mod node;
 pub mod packet_socket;

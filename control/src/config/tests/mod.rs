@@ -2,6 +2,7 @@
 
 mod environment;
 mod file;
+mod fuzz;
 mod kubernetes;
 mod nsm;
 mod rejected;

@@ -1,6 +1,7 @@
 //! The server with real sockets on loopback.
 
 mod forwarding;
+mod fuzz;
 mod zone;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,6 +9,7 @@ mod denied;
 mod edited;
 mod endpoints;
 mod following;
+mod fuzz;
 mod incumbents;
 mod locality;
 mod refusal;

@@ -4,6 +4,7 @@ mod conflicts;
 mod convergence;
 mod faults;
 mod following;
+mod fuzz;
 mod inventory;
 mod manager;
 mod source;
