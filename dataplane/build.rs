@@ -1,11 +1,14 @@
-//! Compiles the steer programs to BPF with clang.
+//! Compiles the BPF programs with clang.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SOURCE: &str = "bpf/steer.bpf.c";
-const SOURCES: [&str; 6] = [
-    SOURCE,
+const STEER: &str = "bpf/steer.bpf.c";
+/// For measurements only.
+const REDIRECT: &str = "bpf/redirect.bpf.c";
+const SOURCES: [&str; 7] = [
+    STEER,
+    REDIRECT,
     "bpf/classify.h",
     "bpf/fastpath.h",
     "bpf/fastpath_maps.h",
@@ -17,7 +20,15 @@ fn main() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
-    let object = PathBuf::from(variable("OUT_DIR")).join("steer.bpf.o");
+    compile(STEER, "steer.bpf.o");
+    // Cargo tells a feature by a variable that may be empty.
+    if std::env::var_os("CARGO_FEATURE_TESTING").is_some() {
+        compile(REDIRECT, "redirect.bpf.o");
+    }
+}
+
+fn compile(source: &str, object: &str) {
+    let object = PathBuf::from(variable("OUT_DIR")).join(object);
     let mut clang = Command::new("clang");
     clang.args([
         "-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror",
@@ -31,13 +42,13 @@ fn main() {
     if Path::new(&architecture_headers).is_dir() {
         clang.args(["-idirafter", &architecture_headers]);
     }
-    clang.args(["-c", SOURCE, "-o"]).arg(&object);
+    clang.args(["-c", source, "-o"]).arg(&object);
     let output = clang.output().unwrap_or_else(|error| {
-        panic!("run clang to compile {SOURCE}: {error}; install it: apt-get install clang libbpf-dev")
+        panic!("run clang to compile {source}: {error}; install it: apt-get install clang libbpf-dev")
     });
     assert!(
         output.status.success(),
-        "clang could not compile {SOURCE}; it needs the headers of libbpf and Linux: \
+        "clang could not compile {source}; it needs the headers of libbpf and Linux: \
          apt-get install libbpf-dev linux-libc-dev\n{clang:?}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );

@@ -9,8 +9,13 @@ pub mod builder;
 pub(crate) mod conversation;
 #[cfg(test)]
 pub(crate) mod netns;
+#[cfg(feature = "testing")]
+mod redirect;
 pub mod validate;
 #[cfg(test)]
 pub(crate) mod world;
+
+#[cfg(feature = "testing")]
+pub use redirect::Redirect;
 
 pub use crate::port::memory::{CHUNK, MemFrame, MemPort, frame, frames_of};

@@ -40,6 +40,8 @@ pub(super) fn all(results: &Results) -> Vec<Chart> {
         (Metric::NewConnections, "more is better"),
         (Metric::Requests, "more is better"),
         (Metric::Bulk, "more is better"),
+        (Metric::BulkDown, "more is better"),
+        (Metric::Segments, "more is better"),
     ]
     .into_iter()
     .filter_map(|(metric, better)| of_peers(results, metric, better))

@@ -22,8 +22,10 @@ pub(super) struct Target {
 
 /// Cycles per packet by number of flows: a third of VPP's.
 const CYCLES: [(u32, f64); 3] = [(1_000, 92.0), (64_000, 107.0), (1_000_000, 255.0)];
-/// The balancer's default on veth links.
+/// All packets through the worker.
 const OURS: &str = "vl3-lb-native";
+/// The balancer's default on veth and TUN links.
+const FAST: &str = "vl3-lb-fastpath";
 const NOT_MEASURED: &str = "not measured";
 
 /// All targets, in order.
@@ -46,6 +48,7 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
     ] {
         targets.push(ratio(results, metric, ours, peer, limit));
     }
+    targets.extend(fast_path(results));
     targets.push(added_latency(results));
     let idle = results.median(OURS, Metric::IdleCpu);
     targets.push(judged(
@@ -100,13 +103,54 @@ fn cycles(pipeline: Option<&pipeline::Report>) -> Vec<Target> {
     targets
 }
 
+/// Established flows in the kernel.
+fn fast_path(results: &Results) -> Vec<Target> {
+    use Limit::{AtLeast, AtMost};
+    let mut targets: Vec<Target> = [
+        (Metric::Bulk, "direct", AtLeast(0.85)),
+        (Metric::BulkDown, "direct", AtLeast(0.85)),
+        (Metric::Bulk, "nftables", AtLeast(1.05)),
+        (Metric::BulkDown, "nftables", AtLeast(1.05)),
+        (Metric::BulkMany, "nftables", AtLeast(1.0)),
+        (Metric::BulkManyDown, "nftables", AtLeast(1.0)),
+        (Metric::Segments, "nftables", AtLeast(1.05)),
+        (Metric::CpuFull, "nftables", AtMost(0.7)),
+        (Metric::LossFree, "nftables", AtLeast(1.4)),
+        (Metric::Requests, "nftables", AtLeast(1.25)),
+        (Metric::Requests, "haproxy", AtLeast(1.8)),
+        (Metric::LatencyP99, "nftables", AtMost(1.0)),
+        (Metric::NewConnections, OURS, AtLeast(1.0)),
+    ]
+    .map(|(metric, peer, limit)| ratio(results, metric, FAST, peer, limit))
+    .into();
+    let wrong = results.median(FAST, Metric::SegmentsWrong);
+    targets.push(judged(
+        format!("UDP_SEGMENT through {FAST}, datagrams merged or cut"),
+        "0",
+        wrong.map(|wrong| (format!("{wrong:.0}"), wrong == 0.0)),
+    ));
+    let of_tun = |peer: &str, metric| Some(results.compare_tun.as_ref()?.summary(peer, metric)?.median);
+    for metric in [Metric::Bulk, Metric::BulkDown] {
+        let medians = of_tun(FAST, metric).zip(of_tun("nftables", metric));
+        targets.push(Target {
+            measure: format!("TUN link, {} of {FAST}", metric.title()),
+            ..ratio_of(medians, metric, FAST, "nftables", AtLeast(1.05))
+        });
+    }
+    targets
+}
+
 /// One metric of two peers, as their ratio.
 fn ratio(results: &Results, metric: Metric, ours: &str, peer: &str, limit: Limit) -> Target {
+    let medians = results.median(ours, metric).zip(results.median(peer, metric));
+    ratio_of(medians, metric, ours, peer, limit)
+}
+
+fn ratio_of(medians: Option<(f64, f64)>, metric: Metric, ours: &str, peer: &str, limit: Limit) -> Target {
     let wanted = match limit {
         Limit::AtLeast(limit) => format!(">= {limit}x {peer}"),
         Limit::AtMost(limit) => format!("<= {limit}x {peer}"),
     };
-    let medians = results.median(ours, metric).zip(results.median(peer, metric));
     let outcome = medians.map(|(own, reference)| {
         let ratio = own / reference;
         let met = match limit {

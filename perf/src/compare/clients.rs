@@ -66,13 +66,14 @@ impl Clients<'_> {
         self.measure(&wrk, wrk_rate)
     }
 
-    /// Bits per second through one connection.
-    pub(super) fn bulk(&self) -> Result<f64, Failure> {
+    /// Bits per second through some connections, from the client, or to it if `down`.
+    pub(super) fn bulk(&self, connections: u32, down: bool) -> Result<f64, Failure> {
         let iperf3 = format!(
-            "{} -J -c {BALANCER_ADDRESS} -p {} -t {}",
+            "{} -J -c {BALANCER_ADDRESS} -p {} -t {} -P {connections}{}",
             program("iperf3"),
             BULK.port,
-            self.seconds()
+            self.seconds(),
+            if down { " -R" } else { "" }
         );
         let iperf3: Vec<String> = iperf3.split(' ').map(str::to_owned).collect();
         self.measure(&iperf3, iperf3_rate)

@@ -16,6 +16,7 @@ use super::error::CompareError;
 use super::metric::{Measured, Metric};
 use super::peer::{PacketPath, PeerHost, Running};
 use super::search::Search;
+use super::segments;
 use super::tester::{Load, Tester, Trial};
 
 /// Time until a peer passes packets of all flows.
@@ -36,6 +37,8 @@ const SEARCH: Search = Search {
 const SETTLE: Duration = Duration::from_secs(1);
 /// Connections to hold open at once.
 const CONNECTIONS: u32 = 5000;
+/// Connections of bulk data at once.
+const MANY: u32 = 8;
 
 /// Idle CPU and memory, after all other measurements.
 pub(super) fn at_rest(running: &Running, duration: Duration) -> Measured {
@@ -220,11 +223,25 @@ pub(super) fn connections(clients: &Clients<'_>, running: &mut Running) -> Resul
         Ok(Measured::from([
             (Metric::NewConnections, clients.requests(true)?),
             (Metric::Requests, clients.requests(false)?),
-            (Metric::Bulk, clients.bulk()?),
+            (Metric::Bulk, clients.bulk(1, false)?),
+            (Metric::BulkDown, clients.bulk(1, true)?),
+            (Metric::BulkMany, clients.bulk(MANY, false)?),
+            (Metric::BulkManyDown, clients.bulk(MANY, true)?),
             (Metric::Connections, f64::from(clients.connections(CONNECTIONS))),
         ]))
     };
     check_running(measured(), running)
+}
+
+/// UDP super-packets, through a peer that takes UDP.
+pub(super) fn segments(network: &Network, duration: Duration) -> Result<Measured, Failure> {
+    let received = segments::measure(&network.client, &network.backends, duration)?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let wrong = received.wrong as f64;
+    Ok(Measured::from([
+        (Metric::Segments, received.bits() / duration.as_secs_f64()),
+        (Metric::SegmentsWrong, wrong),
+    ]))
 }
 
 /// The end of a process of the peer is the cause of a failure, and makes a result worthless.

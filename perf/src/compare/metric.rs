@@ -21,9 +21,14 @@ pub(crate) enum Metric {
     LatencyTypicalP99,
     TesterWait,
     PeerWait,
+    Bulk,
+    BulkDown,
+    BulkMany,
+    BulkManyDown,
+    Segments,
+    SegmentsWrong,
     NewConnections,
     Requests,
-    Bulk,
     Connections,
     IdleCpu,
     Memory,
@@ -46,7 +51,7 @@ type Row = (Metric, &'static str, &'static str, &'static str, Unit);
 
 /// In the order of [`Metric`].
 #[rustfmt::skip]
-const TABLE: [Row; 17] = {
+const TABLE: [Row; 22] = {
     use Metric::*;
     use Unit::*;
     [
@@ -61,17 +66,22 @@ const TABLE: [Row; 17] = {
     (LatencyTypicalP99, "halfLoadLatencySeconds.typicalP99", "TYPICAL P99", "typical p99 at half load", Seconds),
     (TesterWait, "halfLoadTesterWaitRatio", "TESTER WAIT", "tester waited for a core", Ratio),
     (PeerWait, "halfLoadPeerWaitRatio", "PEER WAIT", "peer waited for a core", Ratio),
+    (Bulk, "bulkBitsPerSecond", "BULK UP", "bulk TCP up, bit/s", Count),
+    (BulkDown, "bulkDownBitsPerSecond", "BULK DOWN", "bulk TCP down, bit/s", Count),
+    (BulkMany, "bulkManyBitsPerSecond", "8 UP", "bulk TCP up, 8 connections, bit/s", Count),
+    (BulkManyDown, "bulkManyDownBitsPerSecond", "8 DOWN", "bulk TCP down, 8 connections, bit/s", Count),
+    (Segments, "udpSegmentBitsPerSecond", "UDP SEGMENT", "UDP_SEGMENT, bit/s", Count),
+    (SegmentsWrong, "udpSegmentWrong", "WRONG", "UDP_SEGMENT, datagrams merged or cut", Count),
     (NewConnections, "newConnectionsPerSecond", "CONN/S", "new connections/s", Count),
     (Requests, "requestsPerSecond", "HTTP/S", "HTTP requests/s", Count),
-    (Bulk, "bulkBitsPerSecond", "BULK BIT/S", "bulk TCP, bit/s", Count),
     (Connections, "concurrentConnections", "CONNS", "concurrent connections, of 5,000", Count),
     (IdleCpu, "idleCpuRatio", "IDLE CPU", "idle CPU", Ratio),
     (Memory, "residentBytes", "RSS", "resident memory", Bytes),
     ]
 };
 
-/// The metrics of the three tables: packets, their latency, connections and resources.
-const TABLES: [std::ops::Range<usize>; 3] = [0..5, 5..11, 11..17];
+/// The metrics of the four tables: packets, their latency, bulk data, connections and resources.
+const TABLES: [std::ops::Range<usize>; 4] = [0..5, 5..11, 11..17, 17..22];
 
 impl Metric {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
@@ -79,7 +89,7 @@ impl Metric {
     }
 
     /// The metrics of each table.
-    pub(crate) fn tables() -> [Vec<Self>; 3] {
+    pub(crate) fn tables() -> [Vec<Self>; 4] {
         TABLES.map(|range| TABLE[range].iter().map(|row| row.0).collect())
     }
 

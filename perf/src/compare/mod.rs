@@ -11,6 +11,7 @@ pub(crate) mod peer;
 pub(crate) mod report;
 pub(crate) mod requirement;
 mod search;
+mod segments;
 mod servers;
 pub(crate) mod services;
 pub(crate) mod tester;
@@ -160,6 +161,8 @@ impl Comparison<'_> {
             .map_err(Failure::system(format!("make {}", directory.display())))?;
         let node = self.network.peer_node(self.args.link)?;
         let host = PeerHost {
+            network: self.network,
+            wire: self.args.link,
             node: &node,
             directory: &directory,
             cores: self.cores,
@@ -175,12 +178,16 @@ impl Comparison<'_> {
         }
         if peer.connections && self.connections {
             let _switch = node.switch()?;
+            host.steer_to_all_cores()?;
             let clients = Clients {
                 netns: &self.network.client,
                 cores: self.cores.all_list(),
                 duration: self.args.duration,
             };
             measured.extend(measure::connections(&clients, &mut running)?);
+            if peer.packets.is_some() {
+                measured.extend(measure::segments(self.network, self.args.duration)?);
+            }
         }
         measured.extend(measure::at_rest(&running, self.args.duration));
         Ok(measured)

@@ -1,8 +1,9 @@
 //! What a peer needs: programs, files, a kind of link.
 
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::net::{Wire, on_path};
+use crate::net::{Netns, Wire, on_path};
 
 /// A condition without which a peer is not measured.
 #[derive(Debug, Clone)]
@@ -15,6 +16,8 @@ pub(crate) enum Requirement {
     Ethernet,
     /// A driver with native XDP.
     NativeXdp,
+    /// A kernel with flowtables of nftables.
+    Flowtable,
 }
 
 /// The requirement that is not met, with the remedy.
@@ -43,11 +46,24 @@ impl Requirement {
             Self::Ethernet if wire == Wire::Tun => {
                 "needs Ethernet frames, and a TUN device has raw IP".to_owned()
             }
+            Self::Flowtable => refused_flowtable()?,
             Self::NativeXdp if wire == Wire::Tun => "a TUN device has no native XDP".to_owned(),
             _ => return None,
         };
         Some(Unmet(reason))
     }
+}
+
+/// Why the kernel takes no flowtable: tried in a namespace of its own.
+fn refused_flowtable() -> Option<String> {
+    const TABLE: &str =
+        "table ip probe { flowtable known { hook ingress priority 0; devices = { lo }; }; }\n";
+    let probe = || Netns::new("probe")?.feed(Command::new("nft").args(["-f", "-"]), TABLE);
+    let refused = probe().err()?;
+    Some(format!(
+        "this kernel takes no flowtable (CONFIG_NF_FLOW_TABLE): {}",
+        refused.to_string().lines().next().unwrap_or_default()
+    ))
 }
 
 /// The first of `requirements` that is not met.

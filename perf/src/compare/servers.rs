@@ -1,5 +1,6 @@
 //! The servers behind every peer: a web server with a short response, and iperf3.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -14,7 +15,8 @@ pub(super) const REQUIREMENTS: [Requirement; 2] = [
     Requirement::Program("iperf3", "iperf3"),
 ];
 
-/// Starts both on all addresses of `netns`. `port` selects the port of a service: that of its backends, or its own.
+/// Starts both on all addresses of `netns`. `port` selects the port of a service: that of its backends, or its own. The web
+/// server has its service's port too, for packets whose ports nobody has changed.
 pub(super) fn start(
     netns: &Netns,
     cores: &str,
@@ -22,7 +24,7 @@ pub(super) fn start(
     port: fn(Service) -> u16,
 ) -> Result<Vec<Process>, Failure> {
     let file = directory.join("web.conf");
-    let config = config(&directory.display().to_string(), port(WEB));
+    let config = config(&directory.display().to_string(), &[port(WEB), WEB.port]);
     fs::write(&file, config).map_err(Failure::system(format!("write {}", file.display())))?;
     let web = [program("nginx"), "-c".to_owned(), file.display().to_string()];
     let bulk = [
@@ -37,7 +39,12 @@ pub(super) fn start(
     ])
 }
 
-fn config(directory: &str, port: u16) -> String {
+fn config(directory: &str, ports: &[u16]) -> String {
+    let ports: BTreeSet<_> = ports.iter().collect();
+    let listen: String = ports
+        .iter()
+        .map(|port| format!("listen {port} backlog=65535; "))
+        .collect();
     format!(
         "daemon off;\nuser root;\nworker_processes 1;\npid {directory}/web.pid;\n\
          error_log stderr error;\nevents {{ worker_connections 15000; multi_accept on; }}\n\
@@ -45,7 +52,7 @@ fn config(directory: &str, port: u16) -> String {
          client_body_temp_path {directory}/body;\n  proxy_temp_path {directory}/proxy;\n  \
          fastcgi_temp_path {directory}/fastcgi;\n  uwsgi_temp_path {directory}/uwsgi;\n  \
          scgi_temp_path {directory}/scgi;\n  \
-         server {{ listen {port} backlog=65535; location / {{ return 200 \"hello\\n\"; }} }}\n}}\n"
+         server {{ {listen}location / {{ return 200 \"hello\\n\"; }} }}\n}}\n"
     )
 }
 
@@ -55,8 +62,11 @@ mod tests {
 
     #[test]
     fn the_web_server_listens_on_its_port() {
-        let config = config("/tmp/x", 8081);
-        assert!(config.contains("listen 8081 backlog"), "{config}");
+        let config = config("/tmp/x", &[8081, 8080]);
+        assert!(
+            config.contains("listen 8080 backlog=65535; listen 8081 backlog"),
+            "{config}"
+        );
         assert_eq!(config.matches('{').count(), config.matches('}').count());
     }
 }

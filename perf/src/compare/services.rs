@@ -38,7 +38,16 @@ pub(crate) const BULK: Service = Service {
     backends: 1,
 };
 
-pub(crate) const ALL: [Service; 3] = [PACKETS, WEB, BULK];
+/// UDP super-packets, to one backend.
+pub(crate) const SEGMENTS: Service = Service {
+    name: "segments",
+    udp: true,
+    port: 7443,
+    target_port: 7443,
+    backends: 1,
+};
+
+pub(crate) const ALL: [Service; 4] = [PACKETS, WEB, BULK, SEGMENTS];
 
 impl Service {
     /// `udp` or `tcp`.

@@ -214,6 +214,8 @@ impl Measurement<'_> {
             .map_err(Failure::system(format!("make {}", directory.display())))?;
         let node = self.network.peer_node(Wire::Veth)?;
         let host = PeerHost {
+            network: self.network,
+            wire: Wire::Veth,
             node: &node,
             directory: &directory,
             cores: self.cores,

@@ -2,6 +2,7 @@
 //!
 //! Namespaces, links and processes are those of `vl3lb-testbed`; nothing outlives this process.
 
+mod bounce;
 mod process;
 mod topology;
 

@@ -76,6 +76,8 @@ impl Wire {
 pub(crate) struct Network {
     pub(crate) client: Netns,
     pub(crate) backends: Netns,
+    /// The router's interface that leads to them.
+    pub(super) backends_port: String,
     pub(crate) router: Router,
 }
 
@@ -112,6 +114,7 @@ impl Network {
         Ok(Self {
             client: client.netns,
             backends: backends.netns,
+            backends_port: backends.router_port,
             router,
         })
     }

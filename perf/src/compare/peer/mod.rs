@@ -3,19 +3,21 @@
 mod haproxy;
 mod nftables;
 mod nginx;
+mod redirect;
 mod reflector;
 mod testpmd;
 mod unbalanced;
 pub(crate) mod vl3lb;
 mod vpp;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use vl3lb_testbed::process;
 
 use crate::failure::Failure;
-use crate::net::{self, INTERFACE, PeerNode, Process};
+use crate::net::{self, INTERFACE, Network, PeerNode, Process, Wire};
 use vl3lb::FastPath;
 
 use super::cores::Cores;
@@ -53,6 +55,9 @@ pub(crate) enum PacketPath {
 /// The node, cores and files of a peer.
 #[derive(Debug)]
 pub(crate) struct PeerHost<'a> {
+    pub(crate) network: &'a Network,
+    /// What joins the node to the network.
+    pub(crate) wire: Wire,
     pub(crate) node: &'a PeerNode<'a>,
     /// For its configuration, sockets and logs.
     pub(crate) directory: &'a Path,
@@ -68,7 +73,15 @@ pub(crate) struct Running {
     pub(crate) processes: Vec<Process>,
     /// Commands and configuration, for the report.
     pub(crate) commands: Vec<String>,
+    /// Programs in the kernel, routes: what ends with this.
+    #[expect(dead_code, reason = "it is only dropped")]
+    pub(crate) held: Vec<Box<dyn Held>>,
 }
+
+/// Something that is undone when it is dropped.
+pub(crate) trait Held: fmt::Debug {}
+
+impl<T: fmt::Debug> Held for T {}
 
 /// Every peer, in the order of the report. `balancer` is the vl3-lb binary.
 pub(crate) fn all(balancer: &Path) -> Vec<Peer> {
@@ -114,8 +127,10 @@ pub(crate) fn all(balancer: &Path) -> Vec<Peer> {
         testpmd::peer(),
         vpp::peer(),
         nftables::peer(),
+        nftables::with_flowtable(),
         nginx::peer(),
         haproxy::peer(),
+        redirect::peer(),
         unbalanced::routing(),
         unbalanced::direct(),
     ]
@@ -137,6 +152,7 @@ impl PeerHost<'_> {
         Ok(Running {
             processes: vec![process],
             commands: vec![program.join(" ")],
+            held: Vec::new(),
         })
     }
 
@@ -146,6 +162,15 @@ impl PeerHost<'_> {
         let line = format!("echo {:x} > {path}", self.cores.peer_mask());
         process::run(self.node.netns().command("sh").args(["-c", &line]))?;
         Ok(line)
+    }
+
+    /// Ends that: the kernel works on the core that a packet comes from, as it does by default. Programs with sockets run on
+    /// all cores, and an interrupt of another core for each packet costs more than it gains.
+    pub(in crate::compare) fn steer_to_all_cores(&self) -> Result<(), Failure> {
+        let path = format!("/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus");
+        let line = format!("echo 0 > {path}");
+        process::run(self.node.netns().command("sh").args(["-c", &line]))?;
+        Ok(())
     }
 
     /// Makes the node a router that sends no ICMP redirects for one-armed traffic.

@@ -1,10 +1,10 @@
-//! The kernel: nftables DNAT to a random backend, and masquerade.
+//! The kernel: nftables DNAT to a random backend, and masquerade; alone, or with a flowtable.
 
 use std::fmt::Write as _;
 use std::process::Command;
 
 use crate::failure::Failure;
-use crate::net::{BALANCER_ADDRESS, backend_address};
+use crate::net::{BALANCER_ADDRESS, INTERFACE, backend_address};
 
 use super::{PacketPath, Peer, PeerHost, Running};
 use crate::compare::requirement::Requirement;
@@ -17,20 +17,31 @@ pub(super) fn peer() -> Peer {
         packets: Some(PacketPath::Balanced),
         connections: true,
         requirements: vec![Requirement::Program("nft", "nftables")],
-        start: Box::new(start),
+        start: Box::new(|host| start(host, "")),
     }
 }
 
-fn start(host: &PeerHost<'_>) -> Result<Running, Failure> {
+/// Established flows leave by the flowtable's hook at the interface instead of the whole forwarding path.
+pub(super) fn with_flowtable() -> Peer {
+    Peer {
+        name: "nftables-flowtable",
+        about: "kernel: the same with a flowtable for established flows",
+        requirements: [peer().requirements, vec![Requirement::Flowtable]].concat(),
+        start: Box::new(|host| start(host, &flowtable())),
+        ..peer()
+    }
+}
+
+fn start(host: &PeerHost<'_>, more: &str) -> Result<Running, Failure> {
     host.forward()?;
-    let rules = rules(host.services);
+    let rules = rules(host.services) + more;
     host.node
         .netns()
         .feed(Command::new("nft").args(["-f", "-"]), &rules)?;
     let steering = host.steer_to_own_core()?;
     Ok(Running {
-        processes: Vec::new(),
         commands: vec![format!("nft -f - <<'END'\n{rules}END"), steering],
+        ..Running::default()
     })
 }
 
@@ -54,6 +65,13 @@ fn rules(services: &[Service]) -> String {
     }
     text.push_str("  }\n  chain postrouting {\n    type nat hook postrouting priority srcnat;\n    masquerade\n  }\n}\n");
     text
+}
+
+fn flowtable() -> String {
+    format!(
+        "table ip shortcut {{\n  flowtable known {{\n    hook ingress priority 0; devices = {{ {INTERFACE} }};\n  }}\n  \
+         chain forward {{\n    type filter hook forward priority 0;\n    ct state established flow add @known\n  }}\n}}\n"
+    )
 }
 
 #[cfg(test)]

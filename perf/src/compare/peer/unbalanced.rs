@@ -32,8 +32,8 @@ fn start_routing(host: &PeerHost<'_>) -> Result<Running, Failure> {
     host.forward()?;
     let steering = host.steer_to_own_core()?;
     Ok(Running {
-        processes: Vec::new(),
         commands: vec!["sysctl net.ipv4.ip_forward=1".to_owned(), steering],
+        ..Running::default()
     })
 }
 
@@ -42,5 +42,6 @@ fn start_direct(host: &PeerHost<'_>) -> Result<Running, Failure> {
     Ok(Running {
         processes: servers::start(netns, &cores, host.directory, |service| service.port)?,
         commands: vec!["nginx and iperf3 -s at the balancer's address".to_owned()],
+        held: Vec::new(),
     })
 }
