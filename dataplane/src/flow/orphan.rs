@@ -1,6 +1,10 @@
-//! TCP connections whose backend has died: both ends are to be reset.
+//! TCP connections that end here and not at their ends, which are to be reset: both, if the backend has died; the backend,
+//! if a half-open connection made room for another one. Else that one's SYN meets the former connection there if it has
+//! its NAT port, and is refused until it is repeated.
 
 use std::collections::VecDeque;
+
+use vl3lb_common::Timestamp;
 
 use super::endpoint::Endpoint;
 use super::entry::HotEntry;
@@ -13,12 +17,27 @@ pub(crate) struct Orphan {
     pub backend: Endpoint,
     /// The next sequence number, by sender.
     next: [u32; 2],
+    /// The client gets a reset too.
+    pub has_client: bool,
 }
 
 impl Orphan {
     pub(super) fn new(entry: HotEntry, backend: Endpoint) -> Self {
         let next = [Direction::In, Direction::Out].map(|sender| entry.sequence.end(sender));
-        Self { entry, backend, next }
+        Self {
+            entry,
+            backend,
+            next,
+            has_client: true,
+        }
+    }
+
+    /// A half-open connection: only the backend has accepted it.
+    pub(super) fn half_open(entry: HotEntry, backend: Endpoint) -> Self {
+        Self {
+            has_client: false,
+            ..Self::new(entry, backend)
+        }
     }
 
     /// The sequence number that the receiver of `sender`'s segments waits for, unless some were lost.
@@ -29,28 +48,54 @@ impl Orphan {
 
 /// Connections that wait for their resets, bounded.
 #[derive(Debug)]
-pub(super) struct Orphans(VecDeque<Orphan>);
+pub(super) struct Orphans {
+    waiting: VecDeque<Orphan>,
+    /// The window of time in which half-open connections are counted, and their number.
+    window: u64,
+    half_open: u32,
+}
+
+/// Length of a window.
+const WINDOW_NANOS: u64 = 10_000_000;
+/// Half-open connections that are reset in a window: 20,000 a second, as many as other resets.
+const MOST_HALF_OPEN: u32 = 200;
 
 impl Orphans {
     /// More than one sweep finds.
     const MOST: usize = 512;
 
     pub(super) fn new() -> Self {
-        Self(VecDeque::with_capacity(Self::MOST))
+        Self {
+            waiting: VecDeque::with_capacity(Self::MOST),
+            window: 0,
+            half_open: 0,
+        }
     }
 
     /// Adds one if there is room. Else its ends are reset when they send.
     pub(super) fn push(&mut self, orphan: Orphan) {
-        if self.0.len() < Self::MOST {
-            self.0.push_back(orphan);
+        if self.waiting.len() < Self::MOST {
+            self.waiting.push_back(orphan);
+        }
+    }
+
+    /// Adds a half-open one, within a limit: a flood of SYNs evicts one with each. Half of the room is kept for others.
+    pub(super) fn push_half_open(&mut self, orphan: Orphan, now: Timestamp) {
+        let window = now.0 / WINDOW_NANOS;
+        if self.window != window {
+            (self.window, self.half_open) = (window, 0);
+        }
+        if self.half_open < MOST_HALF_OPEN && self.waiting.len() < Self::MOST / 2 {
+            self.half_open += 1;
+            self.push(orphan);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<Orphan> {
-        self.0.pop_front()
+        self.waiting.pop_front()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 }

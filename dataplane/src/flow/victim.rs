@@ -5,6 +5,9 @@
 //! or datagrams that lead nowhere, nor one client with a port for each query, keeps others out; and a flood with forged
 //! sources pushes out its own flows, as the others do not stay in these classes for long.
 //!
+//! The backend of a half-open flow that it has answered is reset ([`super::orphan`]), since it may get a SYN from the same port
+//! at once.
+//!
 //! The last class is not kept in the order of use, since a packet would have to move its flow. A flow whose turn comes
 //! and that was used since gets a second chance at the end of the queue.
 

@@ -1,4 +1,5 @@
-//! Connections whose backend has died: both ends are reset at once, though they are silent.
+//! Connections whose backend has died: both ends are reset at once, though they are silent. A half-open connection that
+//! made room for another one is reset at its backend only.
 //!
 //! The resets have the sequence numbers that the ends wait for, so they are exact (RFC 5961 section 3.2), unless a
 //! segment was lost behind the balancer. An end that has missed one sends a challenge ACK, and is reset as any other that
@@ -23,6 +24,11 @@ impl Engine {
         self.urgent > 0
     }
 
+    /// Whether resets wait for [`reset_orphans`](Self::reset_orphans).
+    pub(crate) fn has_orphans(&self) -> bool {
+        self.tables.flows.has_orphans()
+    }
+
     /// Writes resets for the ends of connections whose backend has died into frames of `port`, appended to `out`. A
     /// bounded number in each call; the rest waits for the next.
     pub fn reset_orphans<P: Port>(&mut self, port: &mut P, out: &mut Vec<P::Frame>) {
@@ -37,7 +43,8 @@ impl Engine {
                 return;
             };
             for (mut frame, side) in [(first, Direction::In), (second, Direction::Out)] {
-                if self.write_reset(&mut frame, &orphan, side).is_some() {
+                let is_sent = side == Direction::In || orphan.has_client;
+                if is_sent && self.write_reset(&mut frame, &orphan, side).is_some() {
                     self.signals.stats.answers.add(1);
                     out.push(frame);
                 } else {

@@ -237,6 +237,10 @@ impl<P: Port> Worker<P> {
     fn forward(&mut self, origin: Origin, now: Timestamp) -> u64 {
         self.engine
             .forward_burst(&mut self.burst, origin, now, &mut self.verdicts);
+        // Before the SYNs for which those connections made room: they may have the same NAT ports.
+        if self.engine.has_orphans() && self.outgoing.len() < BACKLOG / 2 {
+            self.engine.reset_orphans(&mut self.port, &mut self.outgoing);
+        }
         let packets = self.verdicts.len() as u64;
         let (mut burst, mut verdicts) = (
             std::mem::take(&mut self.burst),

@@ -90,3 +90,92 @@ fn resets_wait_for_frames_and_for_no_more_than_there_is_room() {
     }
     assert_eq!(sent, 80);
 }
+
+/// With few NAT ports the next connection has the one of the half-open one, which the backend must have forgotten by then.
+#[test]
+fn the_backend_of_a_half_open_connection_that_made_room_is_reset() {
+    for (client, backend) in [
+        ("172.16.1.", "172.16.1.2:8081"),
+        ("2001:db8::", "[2001:db8::2]:8081"),
+    ] {
+        let mut world = World::new(Setup {
+            backends: vec![(backend, BackendState::Active)],
+            ..Setup::default()
+        });
+        let client = |number: u16| {
+            if client.contains(':') {
+                format!("[{client}{number}]:40000")
+            } else {
+                format!("{client}{number}:40000")
+            }
+        };
+        let resets = |world: &mut World| {
+            let mut out = Vec::new();
+            world.engines[0].reset_orphans(&mut MemPort::new(16), &mut out);
+            out.iter().map(|frame| frame.bytes().to_vec()).collect::<Vec<_>>()
+        };
+        let syn = |world: &mut World, number| {
+            let syn = world.client_tcp(&client(number), flags::SYN, b"");
+            world.forward(&syn)
+        };
+        let mut half_open = Vec::new();
+        for number in 0..64 {
+            let seen = syn(&mut world, 110 + number);
+            // The last one has no answer yet.
+            if number > 0 {
+                let answer = world.backend_tcp(&seen, flags::SYN | ACK, b"");
+                world.forward(&answer);
+            }
+            half_open.push(seen);
+        }
+        world.pass(Duration::from_secs(3));
+        assert_eq!(syn(&mut world, 200).source, half_open[0].source);
+        assert_eq!(
+            resets(&mut world),
+            Vec::<Vec<u8>>::new(),
+            "the backend has nothing"
+        );
+
+        let next = world.conversations.borrow()[&client(111).parse().unwrap()];
+        assert_eq!(syn(&mut world, 201).source, half_open[1].source);
+        let sent = resets(&mut world);
+        assert_eq!(sent.len(), 1, "the client gets none");
+        validate::assert_valid(&sent[0], true);
+        let reset = Seen::of(&sent[0], true);
+        assert_eq!(
+            (reset.source, reset.destination, reset.tcp_flags),
+            (half_open[1].source, half_open[1].destination, RST | ACK)
+        );
+        assert_eq!(
+            numbers(&sent[0], true),
+            (next.next(Direction::In), next.next(Direction::Out))
+        );
+        assert_eq!(resets(&mut world).len(), 0);
+    }
+}
+
+/// Each SYN of a flood evicts a half-open connection.
+#[test]
+fn resets_of_half_open_connections_are_limited() {
+    let mut world = World::new(Setup {
+        backends: vec![("172.16.1.2:8081", BackendState::Active)],
+        ..Setup::default()
+    });
+    let count = |world: &mut World, round: u16| {
+        let mut sent = 0;
+        for number in 0..400 {
+            let client = format!("10.{round}.{}.{}:40000", number / 250, number % 250 + 1);
+            let syn = world.client_tcp(&client, flags::SYN, b"");
+            let seen = world.forward(&syn);
+            let answer = world.backend_tcp(&seen, flags::SYN | ACK, b"");
+            world.forward(&answer);
+            let mut out = Vec::new();
+            world.engines[0].reset_orphans(&mut MemPort::new(16), &mut out);
+            sent += out.len();
+        }
+        sent
+    };
+    count(&mut world, 1);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(count(&mut world, 2), 200);
+}

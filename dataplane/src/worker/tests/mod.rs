@@ -1,6 +1,7 @@
 //! Workers over memory ports, with the real engine.
 
 mod any_order;
+mod evicted;
 mod fragments;
 mod fuzz;
 mod unsent;

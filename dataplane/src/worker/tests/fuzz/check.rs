@@ -164,6 +164,16 @@ fn reply(nat: &mut Nat, input: &Seen, output: &Seen) -> Outcome {
     Outcome::Reply(flow, mapping)
 }
 
+/// Whether a packet that came out is a reset that neither was sent by a host nor answers the one that went in.
+pub(super) fn is_own_reset(output: &[u8], input: &[u8], ethernet: bool) -> bool {
+    let sender = addresses_of(input, ethernet).map(|(sender, _)| sender);
+    let is_reset = |seen: Seen| seen.content.flags & flags::RST != 0;
+    let was_reset = Seen::of(input, ethernet).is_some_and(is_reset);
+    Seen::of(output, ethernet).is_some_and(|output| {
+        is_reset(output.clone()) && !was_reset && Some(output.destination.ip()) != sender
+    })
+}
+
 /// A packet that the balancer sends by itself: a reset of a flow whose backend has gone.
 pub(super) fn check_reset(nat: &Nat, network: &Network, output: &[u8]) {
     let ethernet = network.framing == Framing::Ethernet;

@@ -18,7 +18,7 @@ use vl3lb_common::BackendState;
 use vl3lb_common::schedule::Scheduler;
 
 use super::*;
-use check::{Outcome, check, check_reset, doubt};
+use check::{Outcome, check, check_reset, doubt, is_own_reset};
 use model::Nat;
 use network::{BACKENDS, Network};
 use seen::Seen;
@@ -152,7 +152,11 @@ impl World {
                 }
             }
         }
-        let out = self.team.send(worker, &input.packet);
+        let mut out = self.team.send(worker, &input.packet);
+        // Before the packet, for which half-open connections have made room.
+        for reset in out.extract_if(.., |output| is_own_reset(output, &input.packet, ethernet)) {
+            check_reset(&self.nat, &self.network, &reset);
+        }
         self.packets += 1;
         let now = self.team.now;
         let outcome = check(&mut self.nat, &self.network, &input.packet, &out, now);
