@@ -36,6 +36,7 @@ use super::feed::FeedWriter;
 use super::open::{NewFlow, OpenError};
 use super::orphan::{Orphan, Orphans};
 use super::overflow::Overflow;
+use super::placed::OwnPlaced;
 use super::state::{Direction, Lifetimes, State};
 use super::table::{FlowId, FlowTable};
 use super::tcp;
@@ -58,6 +59,8 @@ pub(crate) struct Flows {
     orphans: Orphans,
     /// Shared with the other workers, if there are any.
     pub(super) overflow: Option<Arc<Overflow>>,
+    /// The same.
+    pub(super) placed: Option<OwnPlaced>,
 }
 
 impl std::fmt::Debug for Flows {
@@ -96,6 +99,7 @@ impl Flows {
             feed: None,
             orphans: Orphans::new(),
             overflow: None,
+            placed: None,
         })
     }
 
@@ -126,6 +130,9 @@ impl Flows {
         }
         let addresses = snapshot.addresses.iter().map(|&address| to_octets(address));
         self.waiting = self.table.set_local_addresses(addresses);
+        if let Some(placed) = &self.placed {
+            placed.switched(snapshot.generation);
+        }
         self.waiting.len()
     }
 
@@ -166,6 +173,7 @@ impl Flows {
             .ok_or(OpenError::TableFull)?;
         self.table.entry_mut(id).set_untimed(room.untimed);
         self.count_away(id, Overflow::opened);
+        self.count_placed(id);
         self.hold_affinity(id, backend, now);
         if let Some(feed) = self.subscribed_feed() {
             feed.emit_opened(&self.table, id, now);
@@ -295,12 +303,21 @@ impl Flows {
             }
             self.account_end(id, cause, now);
             let entry = self.table.entry(id);
-            if cause == CloseCause::BackendDown && entry.protocol == Protocol::Tcp.number() {
-                let backend = self.table.endpoint(entry).endpoint();
-                self.orphans.push(Orphan::new(*entry, backend));
+            if entry.protocol == Protocol::Tcp.number() {
+                let backend = || self.table.endpoint(entry).endpoint();
+                match cause {
+                    CloseCause::BackendDown => self.orphans.push(Orphan::new(*entry, backend())),
+                    // The backend has accepted what its client has not confirmed.
+                    CloseCause::Evicted if entry.state() == State::Answered => {
+                        self.orphans
+                            .push_half_open(Orphan::half_open(*entry, backend()), now);
+                    }
+                    _ => {}
+                }
             }
         }
         self.count_away(id, Overflow::closed);
+        self.uncount_placed(id);
         let backend = self.table.close(id);
         self.stats
             .backend(backend)

@@ -34,6 +34,7 @@ mod mapping;
 mod open;
 mod orphan;
 mod overflow;
+mod placed;
 mod pool;
 mod ports;
 mod reclaim;
@@ -55,6 +56,7 @@ pub(crate) use lifecycle::Flows;
 pub(crate) use open::{NewFlow, OpenError};
 pub(crate) use orphan::Orphan;
 pub(crate) use overflow::{Guest, Overflow};
+pub(crate) use placed::PlacedFlows;
 #[cfg(test)]
 pub(crate) use sequence::Sequence;
 pub(crate) use sequence::SynNumbers;

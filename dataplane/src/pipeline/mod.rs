@@ -15,7 +15,7 @@
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | overflow | `overflow.rs` | passes what has no room at a client's home to another worker |
-//! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died |
+//! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died, and the backend of a half-open one that made room |
 //! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
 //! | promote | `promotion.rs` | hands established flows to the in-kernel path, and takes them back |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
@@ -70,7 +70,7 @@ use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
-use crate::flow::{FeedWriter, Flows, Overflow};
+use crate::flow::{FeedWriter, Flows, Overflow, PlacedFlows};
 use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
 use crate::port::Frame;
 
@@ -308,6 +308,10 @@ impl Engine {
         self.tables.flows.sweep(now, budget, |entry| {
             policy.sweep_cause(entry, closing.saturating_sub(entry.expires_in(now)))
         });
+        let flows = &self.tables.flows;
+        self.policy.placement.settle(now, |service, by_client, since| {
+            flows.are_gone(service, by_client, since)
+        });
         self.tables.fragments.expire(now);
         self.tables.path_mtus.expire(&mut self.tables.flows, now);
     }
@@ -326,6 +330,11 @@ impl Engine {
     /// Shares the table of clients that overflow with the other workers.
     pub(crate) fn set_overflow(&mut self, overflow: Arc<Overflow>) {
         self.tables.flows.set_overflow(overflow);
+    }
+
+    /// Shares the counts of flows by placement with the other workers.
+    pub(crate) fn set_placed(&mut self, placed: Arc<PlacedFlows>) {
+        self.tables.flows.set_placed(placed, self.policy.worker);
     }
 
     /// Emits each flow that opens or closes from now on to `feed`, while it has a subscriber.

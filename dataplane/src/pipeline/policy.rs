@@ -171,10 +171,10 @@ impl Policy {
             (by_ports, by_client)
         };
         let unasked = owner != self.worker || origin == Origin::Queue;
-        if placed.moved && former != self.worker && unasked {
+        if placed.asks && former != self.worker && unasked {
             return Some(former);
         }
-        let is_former = placed.moved && former == self.worker;
+        let is_former = placed.forwards && former == self.worker;
         (owner != self.worker && (is_former || !is_last())).then_some(owner)
     }
 

@@ -15,7 +15,7 @@ use vl3lb_common::stats::WorkerStats;
 
 use crate::config::Config;
 use crate::error::SetupError;
-use crate::flow::Overflow;
+use crate::flow::{Overflow, PlacedFlows};
 use crate::packet::Framing;
 use crate::pipeline::{Engine, EngineConfig};
 use crate::port::Port;
@@ -82,6 +82,7 @@ impl Team {
         let flows = (config.flows / u32::from(workers)).max(1);
         let seed = random();
         let overflow = Arc::new(Overflow::default());
+        let placed = (workers > 1).then(|| Arc::new(PlacedFlows::new(workers)));
         let engine = |worker: u16, stats: &Arc<WorkerStats>, feed: &Arc<FlowFeed>| {
             let engine_config = EngineConfig {
                 worker,
@@ -102,6 +103,9 @@ impl Team {
             .map_err(|cause| start_error(&format!("worker {worker} with {flows} flows"), cause))?;
             engine.set_flow_feed(Arc::clone(feed));
             engine.set_overflow(Arc::clone(&overflow));
+            if let Some(placed) = &placed {
+                engine.set_placed(Arc::clone(placed));
+            }
             Ok(engine)
         };
         (0..)

@@ -41,7 +41,7 @@ use vl3lb_common::{
 
 use super::{Engine, EngineConfig, Origin, Ticket, Verdict};
 use crate::config::Timeouts;
-use crate::flow::{Direction, Overflow, ReplyKey};
+use crate::flow::{Direction, Overflow, PlacedFlows, ReplyKey};
 use crate::packet::Framing;
 use crate::port::Frame;
 use crate::testing::builder::{self, Addresses, Tcp, flags};
@@ -80,6 +80,7 @@ impl World {
             .collect();
         let now = Timestamp(1_000_000_000);
         let overflow = Arc::new(Overflow::default());
+        let placed = Arc::new(PlacedFlows::new(setup.workers));
         let engines = (0..setup.workers)
             .zip(&stats)
             .map(|(worker, stats)| {
@@ -96,6 +97,7 @@ impl World {
                 let events = Arc::new(ArrayQueue::new(16));
                 let mut engine =
                     Engine::new(&config, Arc::clone(&snapshot), Arc::clone(stats), events).unwrap();
+                engine.set_placed(Arc::clone(&placed));
                 drop(engine.set_snapshot(Arc::clone(&snapshot)));
                 engine.set_overflow(Arc::clone(&overflow));
                 engine

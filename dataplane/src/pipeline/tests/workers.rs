@@ -114,3 +114,94 @@ fn packets_do_not_bounce_while_workers_switch_to_another_affinity() {
         }
     }
 }
+
+/// Whether worker 0 asks the former owner of the UDP service, and forwards as one.
+fn placement(world: &World) -> (bool, bool) {
+    let placement = world.engines[0].policy.placement.of(ServiceSlot(1));
+    (placement.asks, placement.forwards)
+}
+
+#[test]
+fn a_former_rule_is_forgotten_when_no_flow_under_it_is_left() {
+    for affinity in [Duration::ZERO, Duration::from_secs(60)] {
+        let mut world = World::new(Setup {
+            workers: 3,
+            affinity,
+            nat_ports: (20_000, 29_999),
+            ..Setup::default()
+        });
+        let other = Duration::from_secs(60 - affinity.as_secs());
+        let question = |world: &World, port: u16| world.client_udp(&format!("172.16.1.100:{port}"), b"q");
+        for port in 0..50 {
+            let packet = question(&world, 40_000 + port);
+            world.forward(&packet);
+        }
+        world.setup.affinity = other;
+        let generation = world.snapshot.generation.0 + 1;
+        let next = Arc::new(snapshot(&world.setup, generation));
+        // One after the other; the last one still opens flows under the former rule.
+        for engine in &mut world.engines[..2] {
+            drop(engine.set_snapshot(Arc::clone(&next)));
+        }
+        world.pass(Duration::from_secs(301));
+        world.sweep();
+        assert_eq!(world.flows(), 0);
+        assert_eq!(placement(&world), (true, true), "a worker has not switched");
+        drop(world.engines[2].set_snapshot(Arc::clone(&next)));
+        world.snapshot = next;
+
+        for port in 0..50 {
+            let packet = question(&world, 41_000 + port);
+            world.forward(&packet);
+        }
+        world.sweep();
+        assert_eq!(
+            placement(&world),
+            (false, true),
+            "flows under the new rule do not count"
+        );
+        // Nothing is lost between workers that still ask and those that do not.
+        for port in 0..100 {
+            world.enters = port % 3;
+            let packet = question(&world, 41_000 + port);
+            world.forward(&packet);
+        }
+        assert_eq!(world.flows(), 100);
+        world.pass(Duration::from_secs(10));
+        world.sweep();
+        assert_eq!(placement(&world), (false, false));
+        let by_client = !other.is_zero();
+        assert_eq!(world.engines[0].policy.placement.any_by_client(), by_client);
+        for port in 0..100 {
+            world.enters = port % 3;
+            let packet = question(&world, 41_000 + port);
+            world.forward(&packet);
+        }
+        assert_eq!(world.flows(), 100);
+    }
+}
+
+#[test]
+fn a_flow_under_the_former_rule_keeps_it_known() {
+    let mut world = World::new(Setup {
+        workers: 3,
+        ..Setup::default()
+    });
+    let question = world.client_udp("172.16.1.100:40000", b"q");
+    let seen = world.forward(&question);
+    world.setup.affinity = Duration::from_secs(60);
+    let next = snapshot(&world.setup, 2);
+    world.publish(|snapshot| *snapshot = next);
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(100));
+        world.sweep();
+        assert_eq!(placement(&world), (true, true));
+        for enters in 0..3 {
+            world.enters = enters;
+            assert_eq!(world.forward(&question).source, seen.source);
+        }
+    }
+    world.pass(Duration::from_secs(301));
+    world.sweep();
+    assert_eq!(placement(&world), (false, true));
+}
