@@ -32,6 +32,11 @@ util-linux       setsid
 zlib1g-dev       /usr/include/zlib.h
 '
 
+# Programs of the namespace tests alone.
+readonly netns_packages='
+prometheus       promtool
+'
+
 # The benchmark's peers and load generators.
 readonly bench_packages='
 dpdk-dev              dpdk-testpmd
@@ -52,7 +57,18 @@ openssl                    openssl
 runc                       runc
 '
 
-# ensure_packages LIST: installs missing packages. Uses no network if none are missing.
+# For sh -c: none of the packages that it installs is started as a service.
+# shellcheck disable=SC2016 # expanded by the inner shell
+readonly without_services='
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod +x "$policy"
+    trap "rm -f $policy" EXIT
+fi
+'
+
+# ensure_packages LIST: installs missing packages, none of which is started as a service. Uses no network if none are
+# missing.
 ensure_packages() {
     PATH=$PATH:/usr/sbin:/sbin # where Debian keeps ip, nft and ethtool, not on every user's PATH
     local missing=()
@@ -66,7 +82,7 @@ ensure_packages() {
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
     as_root "${apt[@]}" update ||
         die "apt-get update failed (see above)" "check the network and /etc/apt/sources.list"
-    as_root "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
+    as_root sh -c "$without_services"'"$@"' sh "${apt[@]}" install -y --no-install-recommends "${missing[@]}" ||
         die "apt-get could not install: ${missing[*]}" "fix the error above, then run the command again"
 }
 
@@ -83,12 +99,7 @@ ensure_bench_packages() {
 
     step "packages of the benchmark's peers: ${missing[*]}"
     # shellcheck disable=SC2016 # expanded by the inner shell
-    as_root sh -c '
-        policy=/usr/sbin/policy-rc.d
-        if [ ! -e "$policy" ]; then
-            printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod +x "$policy"
-            trap "rm -f $policy" EXIT
-        fi
+    as_root sh -c "$without_services"'
         export DEBIAN_FRONTEND=noninteractive
         apt-get -q -o DPkg::Lock::Timeout=300 update
         for package in "$@"; do

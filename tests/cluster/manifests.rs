@@ -18,15 +18,14 @@ const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
 fn the_api_server_accepts_everything_below_deploy() {
     let netns = Netns::new("api-server").or_panic();
     let server = ApiServer::start(&netns, Ipv4Addr::LOCALHOST.into());
-    server.must_kubectl(&["apply", "--filename=-"], include_str!("podmonitor.yaml"));
     server.must_kubectl(
-        &[
-            "wait",
-            "--for=condition=established",
-            "crd/podmonitors.monitoring.coreos.com",
-        ],
-        "",
+        &["apply", "--filename=-"],
+        include_str!("prometheus_operator.yaml"),
     );
+    for kind in ["podmonitors", "prometheusrules"] {
+        let definition = format!("crd/{kind}.monitoring.coreos.com");
+        server.must_kubectl(&["wait", "--for=condition=established", &definition], "");
+    }
     for namespace in ["balancers", "one", "two"] {
         server.must_kubectl(&["create", "namespace", namespace], "");
     }
@@ -41,6 +40,7 @@ fn the_api_server_accepts_everything_below_deploy() {
         "",
         "kind=Deployment",
         "podMonitor.enabled=true,podMonitor.labels.release=prometheus,podMonitor.interval=30s",
+        "prometheusRule.enabled=true,prometheusRule.labels.release=prometheus,board.enabled=true",
         "config.kubernetes.namespaces=all",
         "config.kubernetes.namespaces={one,two},config.kubernetes.services=true",
         "config.kubernetes.topology.prefer=zone",
@@ -104,6 +104,25 @@ fn the_chart_and_the_base_configure_the_balancer_alike() {
             find(kustomize, kind, "/spec/template/spec"),
             "pods of the {kind}"
         );
+    }
+}
+
+#[test]
+fn the_chart_has_the_alerts_and_the_board_of_the_components() {
+    let chart = objects(&chart("prometheusRule.enabled=true,board.enabled=true"));
+    let components = objects(&with_components());
+    for (kind, name, part) in [("PrometheusRule", "", "/spec"), ("ConfigMap", "-board", "/data")] {
+        let find = |objects: &[Value]| -> Value {
+            let object = objects.iter().find(|object| {
+                let is_named = object["metadata"]["name"]
+                    .as_str()
+                    .is_some_and(|it| it.ends_with(name));
+                object["kind"] == kind && is_named
+            });
+            let object = object.unwrap_or_else(|| panic!("no {kind}"));
+            object.pointer(part).cloned().expect(part)
+        };
+        assert_eq!(find(&chart), find(&components), "{kind}");
     }
 }
 

@@ -64,6 +64,7 @@ mod kernel;
 mod lifecycle;
 mod load;
 mod malformed;
+mod monitoring;
 mod pressure;
 mod queues;
 mod reject;

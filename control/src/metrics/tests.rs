@@ -311,3 +311,36 @@ fn unknown_values_have_no_series() {
         assert!(!text.contains(name), "{name}");
     }
 }
+
+/// The names of series in `text`, which has expressions of Prometheus.
+fn series_names(text: &str) -> Vec<&str> {
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let words = text.split(|letter| !is_name(letter));
+    words
+        .filter(|word| word.starts_with("vl3lb_") || word.starts_with("process_"))
+        .collect()
+}
+
+#[test]
+fn board_and_alert_rules_use_families_that_exist() {
+    let mut known = HashSet::new();
+    for &(name, kind, _) in REGISTRY {
+        match kind {
+            "counter" => known.extend([format!("{name}_total")]),
+            "histogram" => known.extend(["bucket", "count", "sum"].map(|part| format!("{name}_{part}"))),
+            _ => known.extend([name.to_owned()]),
+        }
+    }
+    for text in [
+        include_str!("../../../deploy/kubernetes/components/alerts/prometheusrule.yaml"),
+        include_str!("../../../deploy/kubernetes/components/board/vl3-lb.json"),
+        include_str!("../../../tests/netns/monitoring/alerts.yaml"),
+        include_str!("../../../docs/runbook.md"),
+    ] {
+        let names = series_names(text);
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(known.contains(name), "{name} is no registered family");
+        }
+    }
+}
