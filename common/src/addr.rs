@@ -1,6 +1,7 @@
 //! Addresses as the whole project spells them.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -87,11 +88,19 @@ impl FromStr for MacAddr {
 }
 
 /// The destination of a client's packets: the key of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServiceKey {
     pub address: IpAddr,
     pub port: u16,
     pub protocol: Protocol,
+}
+
+/// In two words, since workers look a service up for each new flow. Derived, an address is hashed byte by byte.
+impl Hash for ServiceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(to_octets(self.address)));
+        state.write_u32(u32::from(self.port) << 8 | u32::from(self.protocol.number()));
+    }
 }
 
 impl fmt::Display for ServiceKey {
@@ -107,9 +116,10 @@ impl fmt::Display for ServiceKey {
 
 /// An address as 16 bytes: IPv6 as it is, IPv4 as IPv4-mapped (RFC 4291 section 2.5.5.2), so that
 /// one key format serves both families.
+#[inline]
 pub fn to_octets(address: IpAddr) -> [u8; 16] {
     match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V4(v4) => (0xffff << 32 | u128::from(v4.to_bits())).to_be_bytes(),
         IpAddr::V6(v6) => v6.octets(),
     }
 }

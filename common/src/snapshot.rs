@@ -75,8 +75,10 @@ impl NatPorts {
         self.last
     }
 
+    #[inline]
     pub const fn contains(self, port: u16) -> bool {
-        self.first <= port && port <= self.last
+        // One comparison: each packet asks.
+        port.wrapping_sub(self.first) <= self.last - self.first
     }
 
     /// Ports in each worker's part; a remainder stays unused.

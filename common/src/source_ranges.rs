@@ -26,10 +26,12 @@ impl SourceRanges {
     }
 
     /// Whether `client` is one of them. O(log networks).
+    #[inline]
     pub fn allow(&self, client: IpAddr) -> bool {
-        if self.networks.is_empty() {
-            return true;
-        }
+        self.networks.is_empty() || self.contain(client)
+    }
+
+    fn contain(&self, client: IpAddr) -> bool {
         // The last network that begins at or before the client is the only one that may hold it:
         // IPv4 sorts before IPv6, and networks do not overlap.
         let after = self

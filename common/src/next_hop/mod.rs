@@ -5,10 +5,11 @@ mod generations;
 mod tests;
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::addr::{MacAddr, to_octets};
+use crate::addr::{MacAddr, from_octets, to_octets};
 
 pub use generations::{HopGenerations, hop_bucket};
 
@@ -53,6 +54,19 @@ pub enum NextHop {
     NoRoute,
 }
 
+/// Prefixes of a family that are compared one after the other.
+const FEW: usize = 8;
+
+/// The destinations of a route.
+#[derive(Debug, Clone, Copy)]
+struct Prefix {
+    /// Of an address as [`to_octets`] has it.
+    mask: u128,
+    bits: u128,
+    /// Of its best route.
+    position: usize,
+}
+
 /// Routes and neighbours of the vL3 interface. Immutable; part of a snapshot.
 #[derive(Debug, Clone)]
 pub struct NextHops {
@@ -68,6 +82,10 @@ pub struct NextHops {
     lengths: [Vec<u8>; 2],
     /// By prefix: the position of its best route.
     prefixes: HashMap<(u128, u8, bool), usize, foldhash::fast::RandomState>,
+    /// The prefixes of each family, longest first, if there are at most [`FEW`]: then it is faster to compare all.
+    few: [Vec<Prefix>; 2],
+    /// The next hop of each route that has a gateway.
+    gateways: Vec<Option<NextHop>>,
     /// Workers look into it for each new flow, so it hashes fast; its keys are the kernel's.
     neighbors: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
 }
@@ -97,14 +115,34 @@ impl NextHops {
         routes.sort_by_key(|route| (Reverse(route.prefix_length), route.metric));
         let mut lengths = [Vec::new(), Vec::new()];
         let mut prefixes = HashMap::default();
+        let mut few = [Vec::new(), Vec::new()];
         for (position, route) in routes.iter().enumerate() {
             let of_family: &mut Vec<u8> = &mut lengths[usize::from(route.destination.is_ipv6())];
             if of_family.last() != Some(&route.prefix_length) {
                 of_family.push(route.prefix_length);
             }
             let prefix = prefix(route.destination, route.prefix_length);
-            prefixes.entry(prefix).or_insert(position);
+            if let Entry::Vacant(vacant) = prefixes.entry(prefix) {
+                vacant.insert(position);
+                let mask = mapped_mask(route.destination, route.prefix_length);
+                few[usize::from(route.destination.is_ipv6())].push(Prefix {
+                    mask,
+                    bits: u128::from_be_bytes(to_octets(route.destination)) & mask,
+                    position,
+                });
+            }
         }
+        for prefixes in &mut few {
+            if prefixes.len() > FEW {
+                prefixes.clear();
+            }
+        }
+        let neighbors: HashMap<_, _, foldhash::fast::RandomState> = neighbors.into_iter().collect();
+        let hop = |gateway| match neighbors.get(&gateway) {
+            Some(&mac) => NextHop::Mac(mac),
+            None => NextHop::Unresolved(gateway),
+        };
+        let gateways = routes.iter().map(|route| route.gateway.map(hop)).collect();
         let mtus = routes.iter().filter_map(|route| route.mtu);
         Self {
             link,
@@ -114,7 +152,9 @@ impl NextHops {
             routes,
             lengths,
             prefixes,
-            neighbors: neighbors.into_iter().collect(),
+            few,
+            gateways,
+            neighbors,
         }
     }
 
@@ -169,10 +209,30 @@ impl NextHops {
 
     /// The best route to `destination`. O(prefix lengths of its family).
     fn route_to(&self, destination: IpAddr) -> Option<&Route> {
-        self.lengths[usize::from(destination.is_ipv6())]
+        self.routes.get(self.position_of(destination)?)
+    }
+
+    /// The position of the best route to `destination`.
+    #[inline]
+    fn position_of(&self, destination: IpAddr) -> Option<usize> {
+        let family = usize::from(destination.is_ipv6());
+        if !self.few[family].is_empty() {
+            return self.position_among_few(family, &to_octets(destination));
+        }
+        self.lengths[family]
             .iter()
             .find_map(|&length| self.prefixes.get(&prefix(destination, length)))
-            .and_then(|&position| self.routes.get(position))
+            .copied()
+    }
+
+    #[inline]
+    fn position_among_few(&self, family: usize, destination: &[u8; 16]) -> Option<usize> {
+        let bits = u128::from_be_bytes(*destination);
+        let contains = |prefix: &&Prefix| bits & prefix.mask == prefix.bits;
+        self.few[family]
+            .iter()
+            .find(contains)
+            .map(|prefix| prefix.position)
     }
 
     /// Whether `address` is in a network that the interface leads to by a route of its own, other than the default route.
@@ -202,23 +262,61 @@ impl NextHops {
     /// The next hop's MAC address for `destination`. O(prefix lengths of its family); not per packet, but once per flow
     /// and [generation](HopGenerations).
     pub fn resolve(&self, destination: IpAddr) -> NextHop {
-        match self.neighbor_of(destination) {
-            None => NextHop::NoRoute,
-            Some(neighbor) => self
-                .neighbors
-                .get(&neighbor)
-                .map_or(NextHop::Unresolved(neighbor), |&mac| NextHop::Mac(mac)),
+        let position = self.position_of(destination);
+        self.hop_at(position, || destination)
+    }
+
+    /// [`resolve`](Self::resolve) for an address as [`to_octets`] has it, which is how packets' addresses are at hand.
+    pub fn resolve_octets(&self, destination: &[u8; 16]) -> NextHop {
+        let is_v4 = u128::from_be_bytes(*destination) >> 32 == 0xffff;
+        let family = usize::from(!is_v4);
+        if self.few[family].is_empty() {
+            return self.resolve(from_octets(*destination));
         }
+        let position = self.position_among_few(family, destination);
+        self.hop_at(position, || from_octets(*destination))
+    }
+
+    /// The next hop to `destination` by the route at this position.
+    #[inline]
+    fn hop_at(&self, position: Option<usize>, destination: impl FnOnce() -> IpAddr) -> NextHop {
+        let Some(position) = position else {
+            return NextHop::NoRoute;
+        };
+        if let Some(&Some(gateway)) = self.gateways.get(position) {
+            return gateway;
+        }
+        let destination = destination();
+        self.neighbors
+            .get(&destination)
+            .map_or(NextHop::Unresolved(destination), |&mac| NextHop::Mac(mac))
     }
 }
 
 /// The key of a prefix: its bits, its length, and its family.
 fn prefix(address: IpAddr, length: u8) -> (u128, u8, bool) {
-    let (bits, width) = match address {
-        IpAddr::V4(v4) => (u128::from(v4.to_bits()), 32_u32),
-        IpAddr::V6(v6) => (v6.to_bits(), 128),
-    };
-    let ignored = width.saturating_sub(length.into());
-    let masked = bits.checked_shr(ignored).unwrap_or(0);
+    let masked = bits(address) & mask(address, length);
     (masked, length, address.is_ipv6())
+}
+
+/// An address as a number, of 32 bits or 128.
+#[inline]
+const fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits() as u128,
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The bits of a prefix of this length in an address as [`to_octets`] has it.
+fn mapped_mask(address: IpAddr, length: u8) -> u128 {
+    let above = if address.is_ipv6() { 0 } else { u128::MAX << 32 };
+    above | mask(address, length)
+}
+
+/// The bits of a prefix of this length, of the family of `address`.
+fn mask(address: IpAddr, length: u8) -> u128 {
+    let width = if address.is_ipv6() { 128_u32 } else { 32 };
+    let ignored = width.saturating_sub(length.into());
+    (u128::MAX >> (128 - width)).checked_shl(ignored).unwrap_or(0) & (u128::MAX >> (128 - width))
 }

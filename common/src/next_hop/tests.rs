@@ -67,6 +67,11 @@ fn the_longest_prefix_then_the_lowest_metric_wins() {
         ("2001:db9::7", NextHop::NoRoute),
     ] {
         assert_eq!(hops.resolve(ip(destination)), want, "{destination}");
+        assert_eq!(
+            hops.resolve_octets(&to_octets(ip(destination))),
+            want,
+            "{destination}"
+        );
     }
 }
 
@@ -263,7 +268,11 @@ proptest! {
                 .iter()
                 .filter(|route| prefix(route.destination, route.prefix_length) == prefix(destination, route.prefix_length))
                 .min_by_key(|route| (Reverse(route.prefix_length), route.metric));
-            prop_assert_eq!(hops.neighbor_of(destination), best.and_then(|route| route.gateway));
+            let gateway = best.and_then(|route| route.gateway);
+            prop_assert_eq!(hops.neighbor_of(destination), gateway);
+            let hop = gateway.map_or(NextHop::NoRoute, NextHop::Unresolved);
+            prop_assert_eq!(hops.resolve(destination), hop);
+            prop_assert_eq!(hops.resolve_octets(&to_octets(destination)), hop);
         }
     }
 }
