@@ -10,7 +10,7 @@ use super::endpoint::EndpointId;
 use super::key::RequestKey;
 use super::open::NewFlow;
 use super::sequence::Sequence;
-use super::state::State;
+use super::state::{Direction, Lifetimes, State};
 
 /// Nanoseconds in the unit of deadlines.
 const CENTISECOND: u64 = 10_000_000;
@@ -121,6 +121,28 @@ impl HotEntry {
     #[inline]
     pub(crate) const fn state(&self) -> State {
         State::from_code(self.state)
+    }
+
+    /// Whether its state [is open](State::is_open): compares the code, which is faster.
+    #[inline(always)]
+    pub(super) const fn is_open(&self) -> bool {
+        const FIRST: u8 = State::Established as u8;
+        const LAST: u8 = State::HalfClosedByBackend as u8;
+        FIRST <= self.state && self.state <= LAST
+    }
+
+    /// Whether a packet without a TCP segment changes its state: see [`State::after_datagram`].
+    #[inline(always)]
+    pub(super) const fn leaves_by_datagram(&self, direction: Direction) -> bool {
+        matches!(direction, Direction::Out) && self.state == State::Unreplied as u8
+    }
+
+    /// [`stay`](Self::stay) in the state in which it is.
+    #[inline(always)]
+    pub(super) const fn refresh(&mut self, now: Timestamp, lifetimes: &Lifetimes) {
+        if let Some(lifetime) = lifetimes.of_code(self.state) {
+            self.expire_after(now, lifetime);
+        }
     }
 
     /// The service and the backend that the flow counts for.
@@ -289,7 +311,7 @@ impl HotEntry {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) const fn expire_after(&mut self, now: Timestamp, timeout: Lifetime) {
         self.deadline = centiseconds(now).wrapping_add(timeout.0);
     }

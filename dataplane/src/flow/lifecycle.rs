@@ -174,7 +174,10 @@ impl Flows {
         self.table.entry_mut(id).set_untimed(room.untimed);
         self.count_away(id, Overflow::opened);
         self.count_placed(id);
-        self.hold_affinity(id, backend, now);
+        let time = self.affinity_times[usize::from(new.service_slot.0)];
+        if !time.is_zero() {
+            self.hold_affinity(id, backend, time, now);
+        }
         if let Some(feed) = self.subscribed_feed() {
             feed.emit_opened(&self.table, id, now);
         }
@@ -202,17 +205,31 @@ impl Flows {
         bytes: u32,
         now: Timestamp,
     ) -> Option<State> {
-        let entry = self.table.entry_mut(id);
-        let before = entry.state();
-        let stays = match segment {
-            Some(segment) => before.is_open() && entry.sequence.continues(direction, segment),
-            None => before.after_datagram(direction) == before,
-        };
-        if !stays {
-            return self.change(id, direction, segment, bytes, now);
+        if self.goes_on(id, direction, segment, now) {
+            None
+        } else {
+            self.change(id, direction, segment, bytes, now)
         }
-        entry.stay(before, now, self.lifetimes.of(before));
-        None
+    }
+
+    /// Whether a packet leaves the flow in its state. Takes it in then, and sets the timer; else nothing changes.
+    #[inline(always)]
+    pub(crate) fn goes_on(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        segment: Option<&TcpSegment>,
+        now: Timestamp,
+    ) -> bool {
+        let entry = self.table.entry_mut(id);
+        let stays = match segment {
+            Some(segment) => entry.is_open() && entry.sequence.continues(direction, segment),
+            None => !entry.leaves_by_datagram(direction),
+        };
+        if stays {
+            entry.refresh(now, &self.lifetimes);
+        }
+        stays
     }
 
     /// [`advance`](Self::advance) by a packet that may change the state.
@@ -391,13 +408,8 @@ impl Flows {
     }
 
     /// If the service has affinity, the client's entry holds the backend of a flow that was just opened.
-    fn hold_affinity(&mut self, id: FlowId, backend: &Backend, now: Timestamp) {
-        let entry = self.table.entry(id);
-        let key = client_key(entry);
-        let time = self.affinity_times[key.service.index()];
-        if time.is_zero() {
-            return;
-        }
+    fn hold_affinity(&mut self, id: FlowId, backend: &Backend, time: Duration, now: Timestamp) {
+        let key = client_key(self.table.entry(id));
         let begun = self.affinity.begin(&key, backend.into(), now, time);
         self.stats.affinity_evicted.add(u64::from(begun.evicted));
         self.table.entry_mut(id).set_epoch(begun.epoch);

@@ -25,11 +25,13 @@ impl FlowTable {
     pub(crate) fn find_local(&self, address: &[u8; 16]) -> Option<u8> {
         const { assert!(MAX_LOCALS == 1 << u8::BITS) };
         let address = u128::from_ne_bytes(*address);
-        let current = self.pool.header().current_addresses().iter();
-        let index = current
-            .map(|current| u128::from_ne_bytes(*current))
-            .position(|current| current == address)?;
-        u8::try_from(index).ok()
+        let current = self.pool.header().current_addresses();
+        let is_it = |current: &[u8; 16]| u128::from_ne_bytes(*current) == address;
+        // Nearly always.
+        if current.first().is_some_and(is_it) {
+            return Some(0);
+        }
+        u8::try_from(current.iter().position(is_it)?).ok()
     }
 
     /// The index of an address that was an own one and still has flows.

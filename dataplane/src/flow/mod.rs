@@ -53,7 +53,7 @@ pub(crate) use entry::HotEntry;
 pub(crate) use feed::FeedWriter;
 pub(crate) use key::{ReplyKey, RequestKey};
 pub(crate) use lifecycle::Flows;
-pub(crate) use open::{NewFlow, OpenError};
+pub(crate) use open::{NewFlow, OpenError, Predecessor};
 pub(crate) use orphan::Orphan;
 pub(crate) use overflow::{Guest, Overflow};
 pub(crate) use placed::PlacedFlows;

@@ -20,8 +20,7 @@ use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::clients::Scope;
 use super::endpoint::{Endpoint, EndpointId};
-use super::entry::HotEntry;
-use super::key::Key;
+use super::key::{Key, RequestKey};
 use super::reclaim::Class;
 use super::sequence::SynNumbers;
 use super::state::State;
@@ -66,6 +65,17 @@ pub(crate) struct NewFlow {
     pub syn: Option<SynNumbers>,
     /// Flows that the client may have in this table, those that are over not counted.
     pub client_flows: u32,
+    /// The flow that has the request key, expired or over.
+    pub predecessor: Predecessor,
+}
+
+/// The flow with the request key of one that is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Predecessor {
+    /// To be looked for.
+    Unknown,
+    /// Looked for; there may be none.
+    Known(Option<FlowId>),
 }
 
 impl NewFlow {
@@ -131,8 +141,13 @@ impl FlowTable {
             .endpoints
             .resolve(new.backend_slot, &new.endpoint(), &self.seed)
             .ok_or(OpenError::PortsExhausted)?;
-        let request = HotEntry::new(new, endpoint, 0).request_key();
-        let mut replaced = self.find(request.hash(&self.seed), request);
+        let mut replaced = match new.predecessor {
+            Predecessor::Unknown => self.predecessor(new),
+            Predecessor::Known(found) => {
+                debug_assert_eq!(found, self.predecessor(new), "nothing changes after a look-up");
+                found
+            }
+        };
         let unused = self.unused_port(new, endpoint, replaced, random, &usable);
         let mut untimed = false;
         let (nat_port, mut reclaimed) = if let Some(error) = self.share_used(new, endpoint, replaced) {
@@ -166,6 +181,18 @@ impl FlowTable {
             replaced,
             reclaimed,
         })
+    }
+
+    /// The flow that has the request key of a new one.
+    fn predecessor(&self, new: &NewFlow) -> Option<FlowId> {
+        let request = RequestKey {
+            client: new.client,
+            client_port: new.client_port,
+            local: new.local,
+            service_port: new.service_port,
+            protocol: new.protocol,
+        };
+        self.find(request.hash(&self.seed), request)
     }
 
     /// A NAT port for a flow that no other flow has to leave.
@@ -251,8 +278,9 @@ impl FlowTable {
         let live = replaced
             .map(|id| self.entry(id))
             .filter(|old| !old.state().is_over());
-        let in_table = self.clients.flows(&new.client, Scope::Table, &self.seed);
-        if in_table - u32::from(live.is_some()) >= new.client_flows {
+        // Counted where it matters only: without a limit, and with room in the table, the count decides nothing.
+        let in_table = || self.clients.flows(&new.client, Scope::Table, &self.seed);
+        if new.client_flows < u32::MAX && in_table() - u32::from(live.is_some()) >= new.client_flows {
             return Some(OpenError::ClientLimit);
         }
         let to_endpoint = live.filter(|old| old.endpoint() == endpoint);
@@ -270,7 +298,7 @@ impl FlowTable {
             }
         }
         let used = self.pool.header().live - u32::from(live.is_some());
-        (used >= capacity - reserve(capacity) && in_table > capacity / 2).then_some(if used < capacity {
+        (used >= capacity - reserve(capacity) && in_table() > capacity / 2).then_some(if used < capacity {
             OpenError::ClientLimit
         } else {
             OpenError::TableFull

@@ -169,17 +169,38 @@ impl State {
 /// The timeouts of all states in the unit of deadlines: [`State::timeout`] without the conversion for
 /// each packet.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lifetimes([Lifetime; State::ALL.len()]);
+pub(super) struct Lifetimes {
+    by_state: [Lifetime; State::ALL.len()],
+    /// By code, of states that packets refresh.
+    by_code: [Option<Lifetime>; CODES],
+}
+
+/// A power of two, so that no code needs a comparison.
+const CODES: usize = 16;
+const _: () = assert!(State::ALL.len() <= CODES);
 
 impl Lifetimes {
     pub(super) fn new(timeouts: &Timeouts) -> Self {
-        Self(State::ALL.map(|state| state.timeout(timeouts).into()))
+        let mut by_code = [None; CODES];
+        for state in State::ALL.into_iter().filter(|state| state.is_refreshed()) {
+            by_code[state as usize] = Some(state.timeout(timeouts).into());
+        }
+        Self {
+            by_state: State::ALL.map(|state| state.timeout(timeouts).into()),
+            by_code,
+        }
     }
 
     /// How long a flow may be silent in `state`.
     #[inline]
     pub(super) const fn of(&self, state: State) -> Lifetime {
-        self.0[state as usize]
+        self.by_state[state as usize]
+    }
+
+    /// The same for the state with this code in an entry, `None` if packets do not refresh it.
+    #[inline(always)]
+    pub(super) const fn of_code(&self, code: u8) -> Option<Lifetime> {
+        self.by_code[code as usize % CODES]
     }
 }
 
@@ -193,6 +214,18 @@ mod tests {
             assert_eq!(State::from_code(state as u8), state);
         }
         assert_eq!(State::from_code(200), State::Reset);
+    }
+
+    #[test]
+    fn what_is_read_by_the_code_is_what_the_state_says() {
+        let timeouts = Timeouts::default();
+        let lifetimes = Lifetimes::new(&timeouts);
+        for state in State::ALL {
+            let refreshed = state.is_refreshed().then(|| lifetimes.of(state));
+            assert_eq!(lifetimes.of_code(state as u8), refreshed, "{state:?}");
+            assert_eq!(lifetimes.of(state), state.timeout(&timeouts).into(), "{state:?}");
+        }
+        assert_eq!(lifetimes.of_code(200), None);
     }
 
     #[test]

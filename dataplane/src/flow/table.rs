@@ -198,10 +198,13 @@ impl FlowTable {
         self.index.prefetch(probe.home);
     }
 
-    /// Second step: prefetches the flow, if the first bucket has one. True if there is no flow for certain.
+    /// Second step: prefetches the flow, if one of the first two buckets has one. True if there is no flow for certain.
     #[inline(always)]
     pub(crate) fn prefetch_flow(&self, probe: &mut Probe) -> bool {
-        let Some(id) = self.index.guess(probe.home, probe.hash) else {
+        let Some(id) = self.index.guess(probe.home, probe.hash).or_else(|| {
+            let is_behind = !self.index.ends_at(probe.home);
+            is_behind.then(|| self.index.guess_behind(probe.home, probe.hash))?
+        }) else {
             return self.index.ends_at(probe.home);
         };
         probe.guess = id;
@@ -230,41 +233,75 @@ impl FlowTable {
         self.ports.find_free(endpoint, random, |_| true)
     }
 
-    /// The flow of a client's packet, found at the key's own `probe`. Expired flows are not found.
+    /// The flow of a client's packet, found at the key's own `probe`.
+    ///
+    /// # Errors
+    /// There is none, or it has expired.
     #[inline(always)]
-    pub(crate) fn request_at(&self, probe: &Probe, key: RequestKey, now: Timestamp) -> Option<FlowId> {
+    pub(crate) fn request_at(
+        &self,
+        probe: &Probe,
+        key: RequestKey,
+        now: Timestamp,
+    ) -> Result<FlowId, Option<FlowId>> {
         self.at(probe, key, now)
     }
 
     /// The flow of a backend's packet, found at the key's own `probe`. Expired flows are not found.
     #[inline(always)]
     pub(crate) fn reply_at(&self, probe: &Probe, key: ReplyKey, now: Timestamp) -> Option<FlowId> {
-        self.at(probe, key, now)
+        self.at(probe, key, now).ok()
+    }
+
+    /// The flow that [`prefetch_flow`](Self::prefetch_flow) guessed, if it has the key and has not expired.
+    #[inline(always)]
+    fn guessed(&self, probe: &Probe, key: impl Key, now: Timestamp) -> Option<FlowId> {
+        let entry = self.pool.hot.get(probe.guess as usize)?;
+        (key.names(entry, &self.endpoints) && !entry.expired(now)).then_some(FlowId(probe.guess))
+    }
+
+    /// [`request_at`](Self::request_at), but finds a flow only where it was guessed.
+    #[inline(always)]
+    pub(crate) fn guessed_request(&self, probe: &Probe, key: RequestKey, now: Timestamp) -> Option<FlowId> {
+        self.guessed(probe, key, now)
+    }
+
+    /// [`reply_at`](Self::reply_at), but finds a flow only where it was guessed.
+    #[inline(always)]
+    pub(crate) fn guessed_reply(&self, probe: &Probe, key: ReplyKey, now: Timestamp) -> Option<FlowId> {
+        self.guessed(probe, key, now)
     }
 
     /// The flow of a client's packet. Expired flows are not found.
     #[inline]
     pub(crate) fn request(&self, key: &RequestKey, now: Timestamp) -> Option<FlowId> {
-        self.at(&self.probe(key), *key, now)
+        self.at(&self.probe(key), *key, now).ok()
     }
 
     /// The flow of a backend's packet. Expired flows are not found.
     #[inline]
     pub(crate) fn reply(&self, key: &ReplyKey, now: Timestamp) -> Option<FlowId> {
-        self.at(&self.probe(key), *key, now)
+        self.at(&self.probe(key), *key, now).ok()
     }
 
     #[inline(always)]
-    fn at(&self, probe: &Probe, key: impl Key, now: Timestamp) -> Option<FlowId> {
+    fn at(&self, probe: &Probe, key: impl Key, now: Timestamp) -> Result<FlowId, Option<FlowId>> {
         // The guessed flow may have ended since. Then the entry is free or another flow's, and the key
         // does not match.
         if let Some(entry) = self.pool.hot.get(probe.guess as usize)
             && key.names(entry, &self.endpoints)
         {
-            return (!entry.expired(now)).then_some(FlowId(probe.guess));
+            let id = FlowId(probe.guess);
+            return if entry.expired(now) { Err(Some(id)) } else { Ok(id) };
         }
-        let id = self.find(probe.hash, key)?;
-        (!self.entry(id).expired(now)).then_some(id)
+        // Nearly all new flows: there is no need to search.
+        if probe.guess == NO_FLOW && self.index.lacks(probe.home, probe.hash) {
+            return Err(None);
+        }
+        match self.find(probe.hash, key) {
+            Some(id) if !self.entry(id).expired(now) => Ok(id),
+            other => Err(other),
+        }
     }
 
     /// The part of a flow that every packet reads.

@@ -45,6 +45,12 @@ impl Sum {
         Self(sum)
     }
 
+    /// The sum of two words as they are in memory.
+    #[inline(always)]
+    pub(super) const fn of_words(first: u16, second: u16) -> Self {
+        Self(first as u64 + second as u64)
+    }
+
     /// The sum of two addresses of `family`. Of an IPv4-mapped one the last word is enough: the
     /// rest is zero in ones' complement.
     #[inline(always)]

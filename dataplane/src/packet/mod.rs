@@ -20,6 +20,7 @@ mod option;
 mod parse;
 mod payload;
 mod plain;
+mod plain_rewrite;
 mod reject;
 mod rewrite;
 mod segment;
@@ -34,6 +35,7 @@ pub(crate) use mac::{set_macs, source_mac};
 pub(crate) use mss::{least_path_mtu, tcp_mss_option};
 pub use parse::Framing;
 pub(crate) use parse::{Family, Parsed, TcpFlags, Transport, parse, parse_into};
+pub(crate) use plain_rewrite::{PlainHeaders, TCP, UDP};
 pub(crate) use reject::{
     IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset,
 };

@@ -76,6 +76,8 @@ pub(crate) struct Parsed {
     pub hop_limit: u8,
     /// Routers may not fragment it: the flag of IPv4, always over IPv6.
     pub dont_fragment: bool,
+    /// IPv4 without options, no fragment, TCP or UDP; it may not be fragmented, and has a hop left.
+    pub plain: bool,
 }
 
 impl Parsed {
@@ -90,6 +92,7 @@ impl Parsed {
         family: Family::V4,
         hop_limit: 0,
         dont_fragment: true,
+        plain: false,
     };
 
     /// Offset of the IP header.
@@ -255,9 +258,13 @@ fn parse_ipv4(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     let protocol = header[ipv4::PROTOCOL];
     let packet = Packet { head, l4, end };
     match ipv4_fragment(header) {
-        None => packet.transport(Family::V4, protocol, &mut parsed.transport),
-        Some(fragment) => packet.fragment(Family::V4, protocol, fragment, &mut parsed.transport),
+        None => packet.transport(Family::V4, protocol, &mut parsed.transport)?,
+        Some(fragment) => packet.fragment(Family::V4, protocol, fragment, &mut parsed.transport)?,
     }
+    let has_ports = matches!(parsed.transport, Transport::Tcp { .. } | Transport::Udp { .. });
+    let has_options = l4 > l3 + ipv4::HEADER_LEN;
+    parsed.plain = has_ports && !has_options && parsed.dont_fragment && parsed.hop_limit > 1;
+    Ok(())
 }
 
 /// Whether addresses with this first byte cannot be a source: "this network", loopback, multicast, reserved and broadcast.
@@ -321,6 +328,7 @@ fn parse_ipv6(parsed: &mut Parsed, head: &[u8], l3: usize, packet_len: usize) ->
     let chain = extension::walk(head, l3 + ipv6::HEADER_LEN, end, header[ipv6::NEXT_HEADER])?;
     parsed.set_offsets(l3, chain.at, end)?;
     parsed.family = Family::V6;
+    parsed.plain = false;
     parsed.hop_limit = header[ipv6::HOP_LIMIT];
     parsed.dont_fragment = true;
     (parsed.source, parsed.destination) = (source, destination);

@@ -81,6 +81,7 @@ fn parse_at<const L3: usize>(
     parsed.family = Family::V4;
     parsed.hop_limit = headers[ipv4::TTL];
     parsed.dont_fragment = fragmenting & ipv4::DONT_FRAGMENT != 0;
+    parsed.plain = parsed.dont_fragment && headers[ipv4::TTL] > 1;
     let address = |at: usize| mapped([headers[at], headers[at + 1], headers[at + 2], headers[at + 3]]);
     parsed.source = address(ipv4::SOURCE);
     parsed.destination = address(ipv4::DESTINATION);

@@ -3,11 +3,11 @@
 use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::{Delta, Sum, transport_field};
-use super::extension;
 use super::field::{
     be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, tcp, udp, unmapped, word,
 };
 use super::parse::{Family, Parsed, Transport, ipv4_addresses, ipv6_addresses};
+use super::{extension, plain_rewrite};
 use crate::port::Frame;
 
 /// The hop limit in the word of an IPv4 header that it shares with the protocol, and one hop of it.
@@ -51,6 +51,13 @@ pub(crate) fn translate<F: Frame>(
 ) -> Result<(), DropReason> {
     let (first, rest) = packet.split_first_mut().ok_or(DropReason::Internal)?;
     let head = first.bytes_mut();
+    if parsed.plain
+        && rest.is_empty()
+        && checksum == ChecksumPolicy::Update
+        && plain_rewrite::translate(head, parsed, to)
+    {
+        return Ok(());
+    }
     // Once for each protocol, so that its offsets are constants.
     match parsed.transport {
         Transport::Udp { .. } => {

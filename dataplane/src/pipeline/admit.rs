@@ -10,7 +10,7 @@ use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
 use super::{Context, Origin, Signals, Tables, next_hop, size};
-use crate::flow::{Direction, FlowId, NewFlow, OpenError, State, SynNumbers, tcp};
+use crate::flow::{Direction, FlowId, NewFlow, OpenError, Predecessor, State, SynNumbers, tcp};
 use crate::packet::{self, Transport};
 use crate::port::Frame;
 
@@ -26,8 +26,7 @@ pub(super) fn admit<F: Frame>(
     signals: &Signals,
     packet: &[F],
     context: Context<'_>,
-    service: ServiceSlot,
-    early: Option<&EarlySelection>,
+    (service, early, predecessor): (ServiceSlot, Option<&EarlySelection>, Predecessor),
 ) -> Result<(FlowId, Option<MacAddr>), DropContext> {
     let parsed = context.parsed;
     let known = policy.service(service).ok_or(DropReason::Internal)?;
@@ -60,7 +59,15 @@ pub(super) fn admit<F: Frame>(
             return Err(DropContext::of(service, DropReason::Overload));
         }
     }
-    open(policy, tables, signals, packet, context, known, early).map_err(|Refusal { reason, mtu }| {
+    open(
+        policy,
+        tables,
+        signals,
+        packet,
+        context,
+        (known, early, predecessor),
+    )
+    .map_err(|Refusal { reason, mtu }| {
         let dropped = DropContext::of(service, reason).too_big(mtu);
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
@@ -81,8 +88,7 @@ fn open<F: Frame>(
     signals: &Signals,
     packet: &[F],
     context: Context<'_>,
-    service: &Service,
-    early: Option<&EarlySelection>,
+    (service, early, predecessor): (&Service, Option<&EarlySelection>, Predecessor),
 ) -> Result<(FlowId, Option<MacAddr>), Refusal> {
     let Context { parsed, now, .. } = context;
     let tuple = context.tuple();
@@ -124,14 +130,16 @@ fn open<F: Frame>(
         state,
         nat_port: early.map(|early| early.nat_port),
         away: context.origin == Origin::Overflow,
-        elsewhere: policy
-            .away(context.origin, service.slot, &parsed.source, tuple)
-            .is_some(),
+        elsewhere: policy.workers > 1
+            && policy
+                .away(context.origin, service.slot, &parsed.source, tuple)
+                .is_some(),
         syn: packet::tcp_segment(head, parsed).map(|segment| SynNumbers {
             sequence: segment.sequence,
             timestamp: packet::tcp_timestamps(head, parsed).map(|(value, _)| value),
         }),
         client_flows: policy.client_flows(service),
+        predecessor,
     };
     let local = from_octets(parsed.destination);
     let is_usable = |port| {
@@ -142,7 +150,8 @@ fn open<F: Frame>(
                 protocol: tuple.protocol,
             })
     };
-    let random = tables.selector.random();
+    // The port that it chose first may be taken by now.
+    let random = early.map_or_else(|| tables.selector.random(), |early| early.random);
     let id = tables
         .flows
         .open(&new, backend, now, random, is_usable)

@@ -65,13 +65,33 @@ impl Engine {
                 early_selection::select(&self.policy, &mut self.tables, &mut group[..packets]);
             }
             for prepared in &group[..packets] {
+                if prepared.frames == 1
+                    && let Some(frame) = rest.first_mut()
+                    && self.forward_plain(frame, prepared, now)
+                {
+                    verdicts.push((Verdict::Transmit, 1));
+                    rest = &mut rest[1..];
+                    continue;
+                }
                 let (packet, after) = rest.split_at_mut(prepared.frames);
-                let verdict = self.decide(packet, prepared, origin, now);
-                verdicts.push((verdict, prepared.frames));
                 rest = after;
+                let verdict = self.decide_at_length(packet, prepared, origin, now);
+                verdicts.push((verdict, prepared.frames));
             }
         }
         self.group = group;
+    }
+
+    /// Kept out of the code of packets that take the short way.
+    #[inline(never)]
+    fn decide_at_length<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        prepared: &Prepared,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Verdict {
+        self.decide(packet, prepared, origin, now)
     }
 }
 

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::reject::DropContext;
 use super::slow_path::Arrival;
 use super::{Context, Engine, Origin, Verdict, admit, next_hop, translate};
-use crate::flow::{FlowId, tcp};
+use crate::flow::{FlowId, Predecessor, tcp};
 use crate::port::Frame;
 
 impl Engine {
@@ -53,10 +53,10 @@ impl Engine {
         context: Context<'_>,
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
-        match lookup::find(&self.policy, self.tables.flows.table(), context) {
+        match lookup::find(self.tables.flows.table(), context) {
             Found::Reply(id) => self.reply(packet, context, id),
             Found::Request(id) => self.request(packet, context, id),
-            Found::Nothing => self.unknown(packet, context, early),
+            Found::Nothing(expired) => self.unknown(packet, context, early, Predecessor::Known(expired)),
         }
     }
 
@@ -161,14 +161,19 @@ impl Engine {
         packet: &mut [F],
         context: Context<'_>,
         early: Option<&EarlySelection>,
+        predecessor: Predecessor,
     ) -> Result<Verdict, DropContext> {
         let parsed = context.parsed;
         check_source(&self.policy, self.tables.flows.table(), parsed)?;
         let service = early.map_or_else(
-            || self.policy.service_at(parsed, context.tuple()),
+            || self.policy.service_of(parsed, context.tuple()),
             |early| Some(early.service),
         );
         match (service, context.lookup.nat_owner) {
+            // It owns them all.
+            (Some(service), _) if self.policy.workers == 1 => {
+                self.new_request(packet, context, service, early, predecessor)
+            }
             (Some(service), _) => {
                 let by_ports = self.policy.request_owner(&parsed.source, context.tuple());
                 match self.policy.remote_owner(
@@ -179,7 +184,7 @@ impl Engine {
                     &parsed.transport,
                 ) {
                     Some(worker) => Ok(Verdict::Handoff(worker)),
-                    None => self.new_request(packet, context, service, early),
+                    None => self.new_request(packet, context, service, early, predecessor),
                 }
             }
             (None, Some(owner)) if owner != self.policy.worker => Ok(Verdict::Handoff(owner)),
@@ -196,12 +201,14 @@ impl Engine {
         context: Context<'_>,
         service: ServiceSlot,
         early: Option<&EarlySelection>,
+        predecessor: Predecessor,
     ) -> Result<Verdict, DropContext> {
         if let Some(verdict) = self.away(context, service)? {
             return Ok(verdict);
         }
         let (policy, tables, signals) = (&self.policy, &mut self.tables, &self.signals);
-        let admitted = admit::admit(policy, tables, signals, packet, context, service, early);
+        let flow = (service, early, predecessor);
+        let admitted = admit::admit(policy, tables, signals, packet, context, flow);
         let (id, mac) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => return self.overflow(context, service, refused),

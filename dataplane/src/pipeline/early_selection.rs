@@ -24,6 +24,8 @@ pub(super) struct EarlySelection {
     pub(super) backend: BackendSlot,
     /// It was free.
     pub(super) nat_port: u16,
+    /// The number that chose the port.
+    pub(super) random: u64,
 }
 
 /// Selects for the packets of a group that have no flow. Kept out of the code of known flows.
@@ -48,7 +50,7 @@ fn select_one(
     if tuple.protocol == Protocol::Tcp && !tcp::opens(lookup.flags) {
         return None;
     }
-    let slot = policy.service_at(parsed, tuple)?;
+    let slot = policy.service_of(parsed, tuple)?;
     let service = policy.service(slot)?;
     if !service.affinity.is_zero() {
         return None;
@@ -63,7 +65,8 @@ fn select_one(
         port: backend.port,
         protocol: tuple.protocol.number(),
     };
-    let nat_port = table.free_port(backend_slot, &endpoint, tables.selector.random())?;
+    let random = tables.selector.random();
+    let nat_port = table.free_port(backend_slot, &endpoint, random)?;
     table.prefetch_reply(&ReplyKey {
         backend: endpoint.address,
         backend_port: endpoint.port,
@@ -75,5 +78,6 @@ fn select_one(
         service: slot,
         backend: backend_slot,
         nat_port,
+        random,
     })
 }

@@ -16,7 +16,9 @@ pub(super) struct Lookup {
     pub(super) flags: TcpFlags,
     /// The worker whose NAT port the packet is sent to, if it is one.
     pub(super) nat_owner: Option<u16>,
-    /// By its reply key if the NAT port is this worker's, else by its request key.
+    /// That is this one, so that the packet may be a reply.
+    pub(super) is_reply: bool,
+    /// By its reply key then, else by its request key.
     pub(super) probe: Probe,
 }
 
@@ -26,8 +28,8 @@ pub(super) enum Found {
     Reply(FlowId),
     /// The packet is the client's.
     Request(FlowId),
-    /// No flow here.
-    Nothing,
+    /// No flow here, or one that has expired.
+    Nothing(Option<FlowId>),
 }
 
 impl Lookup {
@@ -41,6 +43,7 @@ impl Lookup {
         },
         flags: TcpFlags(0),
         nat_owner: None,
+        is_reply: false,
         probe: Probe::NONE,
     };
 
@@ -53,7 +56,8 @@ impl Lookup {
         flags: TcpFlags,
     ) -> Self {
         let nat_owner = policy.nat_owner(tuple);
-        let probe = if nat_owner == Some(policy.worker) {
+        let is_reply = nat_owner == Some(policy.worker);
+        let probe = if is_reply {
             table.reply_probe(&tuple.reply_key(parsed.source))
         } else {
             table.request_probe(&tuple.request_key(parsed.source))
@@ -62,6 +66,7 @@ impl Lookup {
             tuple,
             flags,
             nat_owner,
+            is_reply,
             probe,
         }
     }
@@ -69,13 +74,13 @@ impl Lookup {
 
 /// Finds the flow of a packet.
 #[inline(always)]
-pub(super) fn find(policy: &Policy, table: &FlowTable, context: Context<'_>) -> Found {
+pub(super) fn find(table: &FlowTable, context: Context<'_>) -> Found {
     let Context {
         parsed, lookup, now, ..
     } = context;
     let tuple = lookup.tuple;
     let request_probe;
-    let probe = if lookup.nat_owner == Some(policy.worker) {
+    let probe = if lookup.is_reply {
         if let Some(id) = table.reply_at(&lookup.probe, tuple.reply_key(parsed.source), now) {
             return Found::Reply(id);
         }
@@ -87,5 +92,5 @@ pub(super) fn find(policy: &Policy, table: &FlowTable, context: Context<'_>) -> 
     // Whoever has the flow owns it: the owner's hash is computed only where there is none.
     table
         .request_at(probe, tuple.request_key(parsed.source), now)
-        .map_or(Found::Nothing, Found::Request)
+        .map_or_else(Found::Nothing, Found::Request)
 }

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | batch | `batch.rs` | takes a burst in groups, so that the cache misses of a group overlap |
 //! | classify | `classify.rs` | parses; separates packets of flows, of the slow path, and strays |
+//! | shortcut | `shortcut.rs` | forwards plain packets of flows that go on as they are; all others go on here |
 //! | decide | `decide.rs` | connects the next steps: a known flow, an ended one, none |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
@@ -50,6 +51,8 @@ mod refusal;
 mod refused_syns;
 mod reject;
 mod select;
+mod services;
+mod shortcut;
 mod size;
 mod slow_path;
 mod syn;
@@ -271,7 +274,7 @@ impl Engine {
         if orphan::has_died(&self.policy.snapshot, &snapshot) {
             self.urgent = self.tables.flows.table().sweep_len();
         }
-        let former = self.policy.set_snapshot(snapshot);
+        let former = self.policy.set_snapshot(snapshot, self.tables.flows.table());
         self.review_fast_path();
         former
     }

@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use vl3lb_common::addr::from_octets;
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::NextHop;
 use vl3lb_common::{Backend, DropReason, MacAddr};
@@ -55,7 +54,7 @@ pub(super) fn of_new_client(
     if policy.framing == Framing::RawIp {
         return (MacAddr::default(), true);
     }
-    match policy.snapshot.next_hops.resolve(from_octets(*client)) {
+    match policy.snapshot.next_hops.resolve_octets(client) {
         NextHop::Mac(mac) => (mac, true),
         NextHop::Unresolved(neighbor) => {
             signals.request_neighbor(neighbor);
@@ -98,7 +97,7 @@ fn resolve_client(
     id: FlowId,
 ) -> Result<(), DropReason> {
     let entry = flows.table().entry(id);
-    let (mac, is_learned) = match policy.snapshot.next_hops.resolve(from_octets(entry.client)) {
+    let (mac, is_learned) = match policy.snapshot.next_hops.resolve_octets(&entry.client) {
         NextHop::Mac(mac) => (mac, false),
         NextHop::Unresolved(neighbor) => {
             signals.request_neighbor(neighbor);

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use vl3lb_common::addr::from_octets;
+use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::hash::{OwnerKey, reduce};
-use vl3lb_common::next_hop::{HopGenerations, hop_bucket};
+use vl3lb_common::next_hop::{HopGenerations, Link, hop_bucket};
+use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
     Backend, BackendState, DropReason, Duration, MacAddr, Service, ServiceKey, ServiceSlot, Snapshot,
 };
 
 use super::placement::FlowPlacement;
+use super::services::ServiceIndex;
 use super::tuple::Tuple;
 use super::{EngineConfig, Origin};
-use crate::flow::{HotEntry, State};
+use crate::flow::{FlowTable, HotEntry, State};
 use crate::packet::{Framing, Parsed, Transport};
 
 /// How long a reset flow of a draining backend is kept: a connection that was not reset by its ends shows signs of life
@@ -37,6 +39,12 @@ pub(super) struct Policy {
     pub(super) smallest_mtu: u16,
     /// Whether a service of the snapshot listens at a NAT port, which then is not used for flows.
     pub(super) services_at_nat_ports: bool,
+    nat_ports: NatPorts,
+    services: ServiceIndex,
+    /// What is written in front of a translated packet.
+    pub(super) header: LinkHeader,
+    /// What the flows of a backend need to know of it, by slot.
+    reaches: Box<[Reach]>,
     /// The generations of clients' MAC addresses, by [`hop_bucket`]: one changes with the kernel's next hops in its
     /// bucket, and all with the attachment.
     hop_generations: [u16; HopGenerations::BUCKETS],
@@ -44,6 +52,77 @@ pub(super) struct Policy {
     former_attachments: u16,
     /// The `hop_generations` with which the current attachment began.
     attached_generations: [u16; HopGenerations::BUCKETS],
+}
+
+/// What is written in front of the IP header of a translated packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkHeader {
+    /// Nothing.
+    RawIp,
+    /// MAC addresses; this one is the source.
+    Ethernet(MacAddr),
+    /// The snapshot is of the former attachment, which had a link of another type.
+    Unknown,
+}
+
+impl LinkHeader {
+    const fn of(framing: Framing, link: Link) -> Self {
+        match (framing, link) {
+            (Framing::RawIp, _) => Self::RawIp,
+            (Framing::Ethernet, Link::Ethernet(own)) => Self::Ethernet(own),
+            (Framing::Ethernet, Link::RawIp) => Self::Unknown,
+        }
+    }
+}
+
+/// A backend as packets of its flows see it, in the answer of one load: [`Policy::usable_backend`] and its next hop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub(super) struct Reach {
+    mac: MacAddr,
+    has_mac: bool,
+    /// Its flows go on.
+    pub(super) is_usable: bool,
+}
+
+impl Reach {
+    const fn of(backend: &Backend) -> Self {
+        let is_usable = is_usable(backend.state);
+        match backend.mac {
+            Some(mac) => Self {
+                mac,
+                has_mac: true,
+                is_usable,
+            },
+            None => Self {
+                mac: MacAddr([0; 6]),
+                has_mac: false,
+                is_usable,
+            },
+        }
+    }
+
+    /// The MAC address of the next hop, if it is resolved.
+    #[inline(always)]
+    pub(super) fn mac(self) -> Option<MacAddr> {
+        self.has_mac.then_some(self.mac)
+    }
+}
+
+/// Whether the flows of a backend in this state go on.
+#[inline(always)]
+const fn is_usable(state: BackendState) -> bool {
+    match state {
+        BackendState::Active | BackendState::Unknown | BackendState::Draining { .. } => true,
+        BackendState::Down | BackendState::Gone => false,
+    }
+}
+
+fn reaches(snapshot: &Snapshot) -> Box<[Reach]> {
+    let backends = snapshot.backend_slots.iter();
+    backends
+        .map(|backend| backend.as_ref().map_or_else(Reach::default, Reach::of))
+        .collect()
 }
 
 impl Policy {
@@ -59,6 +138,10 @@ impl Policy {
             client_flows: config.client_flows.unwrap_or(u32::MAX),
             smallest_mtu: snapshot.smallest_mtu(),
             services_at_nat_ports: snapshot.has_services_at_nat_ports(),
+            reaches: reaches(&snapshot),
+            nat_ports: snapshot.nat_ports,
+            services: ServiceIndex::default(),
+            header: LinkHeader::of(config.framing, snapshot.next_hops.link),
             snapshot,
             placement,
             hop_generations,
@@ -67,11 +150,15 @@ impl Policy {
         }
     }
 
-    /// Switches to `snapshot` and returns the former one. O(services).
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+    /// Switches to `snapshot`, whose own addresses `table` has, and returns the former one. O(services + backends).
+    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, table: &FlowTable) -> Arc<Snapshot> {
+        self.nat_ports = snapshot.nat_ports;
+        self.services = ServiceIndex::new(&snapshot, |address| table.find_local(&to_octets(address)));
         self.placement.update(&snapshot);
         self.smallest_mtu = snapshot.smallest_mtu();
         self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
+        self.reaches = reaches(&snapshot);
+        self.header = LinkHeader::of(self.framing, snapshot.next_hops.link);
         self.hop_generations = snapshot
             .next_hops
             .generations()
@@ -83,6 +170,7 @@ impl Policy {
     /// Begins a new attachment.
     pub(super) fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
+        self.header = LinkHeader::of(framing, self.snapshot.next_hops.link);
         // The generations of next hops only grow, so the sums are new.
         self.former_attachments = self.former_attachments.wrapping_add(1);
         self.hop_generations = self.hop_generations.map(|generation| generation.wrapping_add(1));
@@ -113,7 +201,7 @@ impl Policy {
     /// The worker that owns the NAT port which a packet is sent to, if it is one.
     #[inline(always)]
     pub(super) fn nat_owner(&self, tuple: Tuple) -> Option<u16> {
-        let (ports, port) = (self.snapshot.nat_ports, tuple.destination_port);
+        let (ports, port) = (self.nat_ports, tuple.destination_port);
         ports.contains(port).then(|| {
             // Spares a single worker the division.
             if self.workers == 1 {
@@ -221,7 +309,14 @@ impl Policy {
         }
     }
 
-    /// The service that a packet is sent to.
+    /// The service that a packet to an own address is sent to.
+    pub(super) fn service_of(&self, parsed: &Parsed, tuple: Tuple) -> Option<ServiceSlot> {
+        self.services
+            .find(tuple.local, tuple.destination_port, tuple.protocol)
+            .or_else(|| self.service_at(parsed, tuple))
+    }
+
+    /// The service that a packet is sent to, whatever the tuple says about the address.
     pub(super) fn service_at(&self, parsed: &Parsed, tuple: Tuple) -> Option<ServiceSlot> {
         let key = ServiceKey {
             address: from_octets(parsed.destination),
@@ -238,14 +333,22 @@ impl Policy {
     /// The flow's backend, or why the flow has to end.
     #[inline(always)]
     pub(super) fn usable_backend(&self, entry: &HotEntry) -> Result<&Backend, (CloseCause, DropReason)> {
-        let backend = self.snapshot.backend(entry.backend());
-        match backend.map(|backend| (backend, backend.state)) {
-            Some((backend, BackendState::Active | BackendState::Unknown | BackendState::Draining { .. })) => {
-                Ok(backend)
+        match self.snapshot.backend(entry.backend()) {
+            Some(backend) if is_usable(backend.state) => Ok(backend),
+            Some(backend) if backend.state == BackendState::Down => {
+                Err((CloseCause::BackendDown, DropReason::BackendDown))
             }
-            Some((_, BackendState::Down)) => Err((CloseCause::BackendDown, DropReason::BackendDown)),
-            Some((_, BackendState::Gone)) | None => Err((CloseCause::Drain, DropReason::DrainDeadline)),
+            _ => Err((CloseCause::Drain, DropReason::DrainDeadline)),
         }
+    }
+
+    /// The flow's backend as its packets see it.
+    #[inline(always)]
+    pub(super) fn reach(&self, entry: &HotEntry) -> Reach {
+        self.reaches
+            .get(entry.backend().index())
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Why a sweep has to end a flow that has not expired; `rested` is the time since it came into its state, for one

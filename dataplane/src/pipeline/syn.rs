@@ -4,7 +4,7 @@ use vl3lb_common::{DropReason, Timestamp};
 
 use super::reject::DropContext;
 use super::{Context, Engine, Verdict, translate};
-use crate::flow::{FlowId, tcp};
+use crate::flow::{FlowId, Predecessor, tcp};
 use crate::port::Frame;
 
 impl Engine {
@@ -48,7 +48,7 @@ impl Engine {
             .policy
             .remote_owner(service, client, by_ports, context.origin, transport)
         else {
-            let verdict = self.new_request(packet, context, service, None)?;
+            let verdict = self.new_request(packet, context, service, None, Predecessor::Unknown)?;
             if matches!(verdict, Verdict::Overflow(_)) {
                 self.leave(over, context.now);
             }

@@ -61,6 +61,7 @@ fn new_flow(client: u32, slot: u32) -> NewFlow {
         elsewhere: false,
         syn: None,
         client_flows: u32::MAX,
+        predecessor: Predecessor::Unknown,
     }
 }
 
@@ -233,18 +234,26 @@ fn a_guess_does_not_outlive_its_flow() {
     let mut probe = table.request_probe(&request_key(&old));
     table.prefetch_index(&probe);
     table.prefetch_flow(&mut probe);
-    let guessed = |table: &FlowTable, now| table.request_at(&probe, request_key(&old), now);
-    assert_eq!(guessed(&table, at(2)), Some(opened.id));
+    let wrong = probe;
+    let guessed = |table: &FlowTable, now| table.request_at(&wrong, request_key(&old), now);
+    assert_eq!(guessed(&table, at(2)), Ok(opened.id));
+    assert_eq!(guessed(&table, at(100_000)), Err(Some(opened.id)), "expired");
     table.close(opened.id);
-    assert_eq!(guessed(&table, at(2)), None);
+    assert_eq!(guessed(&table, at(2)), Err(None));
     let reused = open(&mut table, &new, at(3));
     assert_eq!(reused.id, opened.id, "the entry is used again");
-    assert_eq!(guessed(&table, at(3)), None);
+    assert_eq!(guessed(&table, at(3)), Err(None));
     let moved = open(&mut table, &old, at(4));
+    assert_eq!(guessed(&table, at(4)), Ok(moved.id), "a wrong guess does no harm");
+    assert_eq!(table.guessed_request(&probe, request_key(&old), at(4)), None);
+    table.prefetch_flow(&mut probe);
     assert_eq!(
-        guessed(&table, at(4)),
-        Some(moved.id),
-        "a wrong guess does no harm"
+        table.guessed_request(&probe, request_key(&old), at(4)),
+        Some(moved.id)
+    );
+    assert_eq!(
+        table.guessed_request(&probe, request_key(&old), at(100_000)),
+        None
     );
 }
 
