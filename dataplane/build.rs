@@ -6,13 +6,14 @@ use std::process::Command;
 const STEER: &str = "bpf/steer.bpf.c";
 /// For measurements only.
 const REDIRECT: &str = "bpf/redirect.bpf.c";
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     STEER,
     REDIRECT,
     "bpf/classify.h",
     "bpf/fastpath.h",
     "bpf/fastpath_maps.h",
     "bpf/owner.h",
+    "bpf/shed.h",
     "bpf/steer.h",
 ];
 

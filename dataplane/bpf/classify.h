@@ -16,10 +16,13 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 
+#include "shed.h"
 #include "steer.h"
 
 /* Result of the classifier: no worker owns the packet, it is passed to the kernel. */
 #define VL3LB_NOT_OURS (-1)
+/* Result of the classifier: the packet is the worker's, which sheds load. It is dropped and was counted. */
+#define VL3LB_SHED (-2)
 
 /* Maximum number of IPv6 extension headers; packets with more are passed to the kernel. */
 #define VL3LB_EXTENSIONS 8
@@ -118,6 +121,22 @@ vl3lb_has_source_route(void *ctx, const bool is_skb, __u32 offset, const __u32 e
 		offset += option.length;
 	}
 	return false;
+}
+
+/*
+ * Global functions, which the verifier looks at by themselves. In the classifier it would look at all that follows once
+ * more for each number of options, which without CAP_PERFMON is more than it takes.
+ */
+__attribute__((noinline)) int
+vl3lb_has_source_route_xdp(struct xdp_md *frame, __u32 offset, __u32 end)
+{
+	return vl3lb_has_source_route(frame, false, offset, end);
+}
+
+__attribute__((noinline)) int
+vl3lb_has_source_route_skb(struct __sk_buff *packet, __u32 offset, __u32 end)
+{
+	return vl3lb_has_source_route(packet, true, offset, end);
 }
 
 static __always_inline long
@@ -326,23 +345,63 @@ vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *con
 				ports.destination, quoted.protocol);
 }
 
+/* `owner`, or VL3LB_SHED if that sheds load and the packet would open a flow. */
+static __always_inline int
+vl3lb_admit(void *ctx, const bool is_skb, const struct vl3lb_config *settings,
+	    const struct vl3lb_packet *packet, int owner)
+{
+	struct vl3lb_shed_packet shed = {};
+	struct vl3lb_shed_worker *worker;
+	long failed;
+
+	/* Fragments and ICMP messages open no flow here. */
+	if (owner == VL3LB_NOT_OURS || packet->part != VL3LB_WHOLE ||
+	    (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP))
+		return owner;
+	worker = bpf_map_lookup_elem(&shed_workers, &owner);
+	if (!worker || !worker->active)
+		return owner;
+	if (packet->protocol == IPPROTO_TCP)
+		failed = vl3lb_load(ctx, is_skb, packet->transport, &shed.head, 14);
+	else
+		failed = vl3lb_load(ctx, is_skb, packet->transport, &shed.head, 4);
+	if (failed)
+		return owner;
+	if (vl3lb_is_nat_port(settings, bpf_ntohs(shed.head.destination))) {
+		/* The port of a service is no flow's NAT port. */
+		struct vl3lb_service_key key = {
+			.address = packet->destination,
+			.port = shed.head.destination,
+			.protocol = packet->protocol,
+		};
+
+		if (!bpf_map_lookup_elem(&services, &key))
+			return owner;
+	}
+	shed.source = packet->source;
+	shed.owner = owner;
+	shed.protocol = packet->protocol;
+	return vl3lb_shed_admits(&shed) ? owner : VL3LB_SHED;
+}
+
 static __always_inline int
 vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *settings, __u32 offset,
-		  __u8 version)
+		  __u8 version, struct vl3lb_packet *packet)
 {
-	struct vl3lb_packet packet = {};
-
-	if (vl3lb_read_ip(ctx, is_skb, offset, version, &packet))
+	if (vl3lb_read_ip(ctx, is_skb, offset, version, packet))
 		return VL3LB_NOT_OURS;
-	if (version == 4 &&
-	    vl3lb_has_source_route(ctx, is_skb, offset + sizeof(struct iphdr), packet.transport))
-		return VL3LB_NOT_OURS;
-	if (packet.protocol == IPPROTO_TCP || packet.protocol == IPPROTO_UDP)
-		return packet.part == VL3LB_WHOLE
-			       ? vl3lb_classify_transport(ctx, is_skb, settings, &packet)
-			       : vl3lb_classify_fragment(ctx, is_skb, settings, &packet);
-	if (packet.protocol == (version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) && packet.part == VL3LB_WHOLE)
-		return vl3lb_classify_icmp(ctx, is_skb, settings, &packet);
+	if (version == 4 && packet->transport != offset + sizeof(struct iphdr)) {
+		offset += sizeof(struct iphdr);
+		if (is_skb ? vl3lb_has_source_route_skb(ctx, offset, packet->transport)
+			   : vl3lb_has_source_route_xdp(ctx, offset, packet->transport))
+			return VL3LB_NOT_OURS;
+	}
+	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
+		return packet->part == VL3LB_WHOLE
+			       ? vl3lb_classify_transport(ctx, is_skb, settings, packet)
+			       : vl3lb_classify_fragment(ctx, is_skb, settings, packet);
+	if (packet->protocol == (version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) && packet->part == VL3LB_WHOLE)
+		return vl3lb_classify_icmp(ctx, is_skb, settings, packet);
 	return VL3LB_NOT_OURS;
 }
 
@@ -377,11 +436,13 @@ vl3lb_ethernet_version(void *ctx, const bool is_skb, const struct vl3lb_config *
 	}
 }
 
-/* The worker that owns the frame, or VL3LB_NOT_OURS. */
+/* The worker that owns the frame, VL3LB_NOT_OURS or VL3LB_SHED. */
 static __always_inline int vl3lb_classify(void *ctx, const bool is_skb)
 {
 	const __u32 offset = raw_ip ? 0 : ETH_HLEN;
 	const struct vl3lb_config *settings;
+	struct vl3lb_packet packet = {};
+	int owner = VL3LB_NOT_OURS;
 	__u32 zero = 0;
 	__u8 version;
 
@@ -391,10 +452,10 @@ static __always_inline int vl3lb_classify(void *ctx, const bool is_skb)
 	version = raw_ip ? vl3lb_raw_version(ctx, is_skb)
 			 : vl3lb_ethernet_version(ctx, is_skb, settings);
 	if (version == 4)
-		return vl3lb_classify_ip(ctx, is_skb, settings, offset, 4);
-	if (version == 6)
-		return vl3lb_classify_ip(ctx, is_skb, settings, offset, 6);
-	return VL3LB_NOT_OURS;
+		owner = vl3lb_classify_ip(ctx, is_skb, settings, offset, 4, &packet);
+	else if (version == 6)
+		owner = vl3lb_classify_ip(ctx, is_skb, settings, offset, 6, &packet);
+	return vl3lb_admit(ctx, is_skb, settings, &packet, owner);
 }
 
 #endif

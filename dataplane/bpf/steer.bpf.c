@@ -24,8 +24,11 @@ SEC("xdp.frags")
 int steer_xdp(struct xdp_md *frame)
 {
 	long action = XDP_PASS;
+	int owner = vl3lb_classify(frame, false);
 
-	if (vl3lb_classify(frame, false) != VL3LB_NOT_OURS)
+	if (owner == VL3LB_SHED)
+		return XDP_DROP;
+	if (owner != VL3LB_NOT_OURS)
 		/* Without a socket for the queue, the frame is passed to the kernel. */
 		action = bpf_redirect_map(&sockets, frame->rx_queue_index, XDP_PASS);
 	vl3lb_count(action == XDP_REDIRECT ? VL3LB_REDIRECTED : VL3LB_PASSED);
@@ -65,6 +68,8 @@ int steer_tc(struct __sk_buff *packet)
 		vl3lb_count(VL3LB_PASSED);
 		return TC_ACT_UNSPEC;	/* continue with the next program, finally the kernel */
 	}
+	if (owner == VL3LB_SHED)
+		return TC_ACT_SHOT;
 	/*
 	 * Out of memory: the packet is dropped, and the kernel counts the drop at ingress. If it were
 	 * passed, the kernel would answer with a TCP reset.

@@ -82,7 +82,7 @@ struct {
 	__type(value, __u8);
 } passed_fragments SEC(".maps");
 
-/* Counters of frames at the vL3 interface. Each frame is counted once. */
+/* Counters of frames at the vL3 interface. Each frame is counted once; one that is shed (shed.h) is not here. */
 enum vl3lb_counter {
 	VL3LB_REDIRECTED = 0,
 	VL3LB_PASSED = 1,

@@ -57,6 +57,16 @@ pub enum SetupError {
     },
 
     #[error(
+        "map the arrays by which the workers of {interface} shed load in the kernel: {cause}; check the memory limit of the \
+         process (RLIMIT_AS, the container's)"
+    )]
+    ShedMemory {
+        interface: String,
+        #[source]
+        cause: io::Error,
+    },
+
+    #[error(
         "attach the fast path to {interface}: the kernel has no tcx links (Linux before 6.6), and a tc filter would go on \
          with the flows of a killed process"
     )]
@@ -210,6 +220,7 @@ impl SetupError {
             | Self::RegisterSocket { .. }
             | Self::Rules { .. }
             | Self::RulesFull { .. }
+            | Self::ShedMemory { .. }
             | Self::Start { .. }
             | Self::XdpBusy { .. } => AttachErrorKind::System,
         }

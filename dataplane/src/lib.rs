@@ -33,6 +33,7 @@ mod packet;
 mod pipeline;
 mod plane;
 mod port;
+mod shed;
 mod steer;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

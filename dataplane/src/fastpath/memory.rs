@@ -14,7 +14,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::layout::{BUCKET_WORDS, MAX_RECORDS, RECORD_WORDS, ROUND_WORDS};
 
 /// An array of words that is mapped as long as this exists.
-struct Words {
+pub(crate) struct Words {
     start: NonNull<AtomicU64>,
     len: usize,
     _memory: MmapRaw,
@@ -36,13 +36,13 @@ impl Words {
     }
 
     /// The memory of a BPF array with BPF_F_MMAPABLE.
-    fn of_map(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+    pub(crate) fn of_map(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let memory = MmapOptions::new().len(len * 8).map_raw(map.as_raw_fd())?;
         Ok(Self::new(memory, len))
     }
 
     #[cfg(test)]
-    fn anonymous(len: usize) -> io::Result<Self> {
+    pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         Ok(Self::new(MmapOptions::new().len(len * 8).map_anon()?.into(), len))
     }
 }

@@ -38,7 +38,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use memory::FastMemory;
+pub(crate) use memory::{FastMemory, Words};
 pub(crate) use promotion::{Hop, Promotion};
 #[cfg(test)]
 pub(crate) use table::NoRoom;

@@ -54,7 +54,8 @@ pub(super) fn admit<F: Frame>(
         sequence: context.segment(packet).map_or(0, |segment| segment.sequence),
     });
     if syn.is_none() || tcp::opens(context.tcp_flags()) {
-        let is_admitted = tables.overload.admits(&parsed.source, syn, context.now);
+        let is_whole = !matches!(parsed.transport, Transport::Fragment { .. });
+        let is_admitted = tables.overload.admits(&parsed.source, syn, is_whole, context.now);
         if !is_admitted {
             return Err(DropContext::of(service, DropReason::Overload));
         }

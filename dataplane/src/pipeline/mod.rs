@@ -76,6 +76,7 @@ use crate::config::Timeouts;
 use crate::flow::{FeedWriter, Flows, Overflow, PlacedFlows};
 use crate::packet::{self, Framing, Parsed, TcpFlags, TcpSegment};
 use crate::port::Frame;
+use crate::shed::{Shed, ShedMemory};
 
 use batch::Prepared;
 use identification::Identifications;
@@ -322,7 +323,33 @@ impl Engine {
     /// Ends an interval of some milliseconds, in which the worker `received` packets, and the kernel `lost` packets since
     /// it found no room for them. By this the engine decides how many new flows it admits.
     pub fn end_interval(&mut self, received: u64, lost: u64, now: Timestamp) {
-        self.tables.overload.end_interval(received, lost, now);
+        let refused = self.tables.overload.end_interval(received, lost, now);
+        if refused > 0 {
+            self.signals.stats.drops[DropReason::Overload.index()].add(refused);
+        }
+    }
+
+    /// Whether new flows are refused, so that intervals are to be ended in time.
+    pub(crate) const fn is_overloaded(&self) -> bool {
+        self.tables.overload.is_active()
+    }
+
+    /// Refuses new flows under overload by the steer programs of an attachment, or alone (`None`).
+    pub(crate) fn set_shed(&mut self, memory: Option<&Arc<ShedMemory>>) {
+        let (worker, owner_key) = (self.policy.worker, self.policy.owner_key);
+        let shed = memory.map(|memory| Shed::new(Arc::clone(memory), worker, owner_key));
+        self.tables.flows.note_lasting(shed.is_some());
+        self.tables.overload.set_shed(shed);
+    }
+
+    /// Notes the flows of datagrams that go on, so that under overload their packets are not taken for new ones'.
+    pub(crate) fn note_lasting_flows(&mut self, now: Timestamp) {
+        let (flows, overload) = (&mut self.tables.flows, &self.tables.overload);
+        while let Some(id) = flows.next_lasting() {
+            let entry = flows.table().entry(id);
+            let ports = [entry.client_port, entry.service_port];
+            overload.note_flow(&entry.client, ports, entry.protocol, now);
+        }
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].

@@ -11,14 +11,18 @@
 //! 2. retransmissions of refused SYNs ([`RefusedSyns`]): what a client does that is not proven, and a flood does not;
 //! 3. all others.
 //!
+//! The steer program does that before a packet costs a copy into the worker's ring ([`crate::shed`]); where there is none, the
+//! worker does it. A loss in front of one worker is one of all that share the interface.
+//!
 //! The last two have the admitted rate, each for itself. A refused SYN costs a look at two tables of fixed size. It is not
 //! answered: a SYN cookie would cost a transmission, which is what a worker runs out of first (perf/README.md).
 
 use vl3lb_common::{Duration, Timestamp};
 
 use super::limit::{Limit, Rate, TokenBucket};
-use super::proven::ProvenSources;
+use super::proven::{LIFETIME, ProvenSources};
 use super::refused_syns::{RefusedSyns, Syn};
+use crate::shed::Shed;
 
 /// New flows per second that are admitted in any case.
 const LEAST: u64 = 1_000;
@@ -28,6 +32,8 @@ const LOSSES: u32 = 3;
 const SHARE: u64 = 4;
 /// Overload is over when nothing was refused for this long.
 const QUIET: Duration = Duration::from_secs(1);
+/// An interval that took longer admits no more new flows in the next one, in nanoseconds.
+const LONGEST_INTERVAL: u64 = 20_000_000;
 /// Under overload, new flows of one proven source.
 const OF_SOURCE: Rate = Rate::new(20_000, 2_000);
 
@@ -42,6 +48,8 @@ pub(super) struct Overload {
     losses: u32,
     /// Present under overload.
     shedding: Option<Shedding>,
+    /// Where a program in the kernel refuses instead of the worker.
+    shed: Option<Shed>,
 }
 
 /// What came in since the last look at the receive ring.
@@ -72,7 +80,28 @@ impl Overload {
             interval: Interval::default(),
             losses: 0,
             shedding: None,
+            shed: None,
         }
+    }
+
+    /// From now on a program refuses new flows under overload, or the worker does it alone.
+    pub(super) fn set_shed(&mut self, shed: Option<Shed>) {
+        self.shed = shed;
+    }
+
+    /// Notes that a flow of datagrams goes on, so that its packets are not taken for a new one's.
+    #[cold]
+    pub(super) fn note_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8, now: Timestamp) {
+        if let Some(shed) = &self.shed {
+            shed.note_flow(source, ports, protocol, now);
+        }
+    }
+
+    /// Whether `source` has completed a handshake lately.
+    fn is_proven(&self, source: &[u8; 16], now: Timestamp) -> bool {
+        let oldest = Timestamp(now.0.saturating_sub(nanos(LIFETIME)));
+        let elsewhere = |shed: &Shed| shed.is_proven(source, oldest);
+        self.proven.knows(source, now) || self.shed.as_ref().is_some_and(elsewhere)
     }
 
     /// Whether new flows are refused.
@@ -83,19 +112,49 @@ impl Overload {
     /// Notes that `source` has completed a handshake.
     pub(super) fn prove(&mut self, source: &[u8; 16], now: Timestamp) {
         self.proven.prove(source, now);
+        if let Some(shed) = &self.shed {
+            shed.prove(source, now);
+        }
     }
 
-    /// Whether a packet may open a flow; `syn` unless it is a datagram.
-    pub(super) fn admits(&mut self, source: &[u8; 16], syn: Option<Syn>, now: Timestamp) -> bool {
-        let Some(shedding) = &mut self.shedding else {
+    /// Whether a packet may open a flow; `syn` unless it is a datagram. The program judges whole packets only.
+    #[inline]
+    pub(super) fn admits(
+        &mut self,
+        source: &[u8; 16],
+        syn: Option<Syn>,
+        is_whole: bool,
+        now: Timestamp,
+    ) -> bool {
+        if self.shedding.is_none() {
             self.interval.offered += 1;
             self.interval.admitted += 1;
             return true;
-        };
-        if self.proven.knows(source, now) && self.of_source.allows(source, now) {
+        }
+        self.admits_under_overload(source, syn, is_whole, now)
+    }
+
+    #[inline(never)]
+    fn admits_under_overload(
+        &mut self,
+        source: &[u8; 16],
+        syn: Option<Syn>,
+        is_whole: bool,
+        now: Timestamp,
+    ) -> bool {
+        let is_proven = self.is_proven(source, now);
+        if is_proven && self.of_source.allows(source, now) {
             return true;
         }
         self.interval.offered += 1;
+        // The program passes proven sources whatever they send, and others as the worker has said.
+        if self.shed.is_some() && is_whole && !is_proven {
+            self.interval.admitted += 1;
+            return true;
+        }
+        let Some(shedding) = &mut self.shedding else {
+            return true;
+        };
         let is_retransmission = syn.is_some_and(|syn| self.refused.is_retransmission(&syn, now));
         let admitted = is_retransmission && shedding.retransmitted.take() || shedding.others.take();
         if admitted {
@@ -107,8 +166,13 @@ impl Overload {
     }
 
     /// Ends an interval in which the worker `received` packets and the kernel `lost` packets for lack of room in the
-    /// receive ring.
-    pub(super) fn end_interval(&mut self, received: u64, lost: u64, now: Timestamp) {
+    /// receive ring. Returns the number of packets that the program has refused since the last one.
+    pub(super) fn end_interval(&mut self, received: u64, lost: u64, now: Timestamp) -> u64 {
+        let (lost, refused) = match &mut self.shed {
+            Some(shed) => (shed.share_lost(lost), shed.take_dropped()),
+            None => (lost, 0),
+        };
+        let received = received + refused;
         let begun = Interval {
             since: now,
             ..Interval::default()
@@ -118,6 +182,7 @@ impl Overload {
             offered,
             admitted,
         } = std::mem::replace(&mut self.interval, begun);
+        let offered = offered + refused;
         let is_flooded = lost > 0 && offered * SHARE >= received;
         self.losses = if is_flooded { self.losses + 1 } else { 0 };
         if let Some(shedding) = &mut self.shedding {
@@ -125,6 +190,9 @@ impl Overload {
                 shedding.per_second = (shedding.per_second / 2).max(LEAST);
             } else {
                 shedding.per_second = shedding.per_second.saturating_add(shedding.per_second / 50);
+            }
+            if refused > 0 {
+                shedding.refused_at = now;
             }
             shedding.refill(now);
             if now.since(shedding.refused_at) >= QUIET {
@@ -142,7 +210,26 @@ impl Overload {
                 refused_at: now,
             });
         }
+        self.instruct(now, since);
+        refused
     }
+
+    /// Tells the program how many flows it admits until the end of the next interval; `since` is the begin of this one.
+    fn instruct(&self, now: Timestamp, since: Timestamp) {
+        let Some(shed) = &self.shed else { return };
+        match &self.shedding {
+            Some(shedding) => {
+                let nanos = nanos(now.since(since)).min(LONGEST_INTERVAL);
+                let flows = u128::from(shedding.per_second) * u128::from(nanos) / 1_000_000_000;
+                shed.admit(u64::try_from(flows).unwrap_or(u64::MAX).max(1), now);
+            }
+            None => shed.end(),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Shedding {
@@ -188,7 +275,7 @@ mod tests {
                     ports: [40_000, 8080],
                     sequence: self.syns,
                 };
-                self.overload.admits(&source, Some(syn), self.now)
+                self.overload.admits(&source, Some(syn), true, self.now)
             });
             let admitted = u32::try_from(admitted.count()).unwrap();
             self.now = self.now + INTERVAL;
@@ -281,7 +368,7 @@ mod tests {
         }
         let admitted = |world: &mut World, packets: u32| {
             (0..packets)
-                .filter(|_| world.overload.admits(&source, None, world.now))
+                .filter(|_| world.overload.admits(&source, None, true, world.now))
                 .count()
         };
         assert_eq!(admitted(&mut world, 2_000), 2_000);

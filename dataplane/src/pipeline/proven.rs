@@ -5,11 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 
 use vl3lb_common::{Duration, Timestamp};
 
+use crate::shed::subscriber;
+
 /// Sets of the table, and sources in each: 65,536 sources in 512 KB.
 const SETS: usize = 1 << 13;
 const WAYS: usize = 8;
 /// A proof is good for this long after the last handshake.
-const LIFETIME: Duration = Duration::from_secs(600);
+pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 
 /// The proven sources that a worker knows: addresses, of IPv6 the first 64 bits, which are one subscriber's.
 ///
@@ -71,15 +73,6 @@ impl ProvenSources {
         let [high, low] = [hash >> 32, hash & 0xffff_ffff].map(|half| u32::try_from(half).unwrap_or(0));
         (high as usize % SETS, low)
     }
-}
-
-/// The part of an address that a sender cannot choose.
-fn subscriber(source: &[u8; 16]) -> [u8; 16] {
-    let address = u128::from_be_bytes(*source);
-    // IPv4-mapped addresses differ in their last 32 bits.
-    let is_v4 = address >> 32 == 0xffff;
-    let part = if is_v4 { address } else { address >> 64 << 64 };
-    part.to_be_bytes()
 }
 
 /// Seconds since the workers' clock began, and one.

@@ -15,6 +15,7 @@ use crate::packet::Framing;
 use crate::port::Port;
 use crate::port::none::NoPort;
 use crate::port::provider::{Attached, PortProvider, Steering};
+use crate::shed::ShedMemory;
 
 /// The attachment without its ports.
 #[derive(Debug)]
@@ -38,13 +39,14 @@ impl<A: PortProvider> Plane<A> {
             steering,
             mut attachment,
             fast_path,
+            shed,
         } = self.provider.attach(self.worker_count())?;
         let team = self.team(&ports)?;
         attachment.cores.clone_from(&team.cores);
         let attachment = Arc::new(attachment);
 
         operations.workers =
-            Workers::Attached(self.hand_out(operations, team, ports, &attachment, fast_path)?);
+            Workers::Attached(self.hand_out(operations, team, ports, &attachment, (fast_path, shed))?);
         self.status
             .set_attached(Arc::clone(&attachment), steering.counters());
         let session = operations.session.insert(Session {
@@ -90,6 +92,7 @@ impl<A: PortProvider> Plane<A> {
                 let (ports, mut engines) = team.stop(std::mem::take(threads));
                 for engine in &mut engines {
                     engine.set_fast_path(None, self.config.fast_path.after);
+                    engine.set_shed(None);
                 }
                 let lost = A::Port::outstanding(ports.iter());
                 if lost > 0 {
@@ -109,7 +112,7 @@ impl<A: PortProvider> Plane<A> {
         team: &Team,
         ports: Vec<A::Port>,
         attachment: &Attachment,
-        fast_path: Option<Arc<FastMemory>>,
+        (fast_path, shed): (Option<Arc<FastMemory>>, Option<Arc<ShedMemory>>),
     ) -> Result<Vec<std::thread::JoinHandle<crate::worker::Worker<A::Port>>>, SetupError> {
         let framing = match attachment.link {
             Link::Ethernet(_) => Framing::Ethernet,
@@ -137,6 +140,7 @@ impl<A: PortProvider> Plane<A> {
         };
         for engine in &mut engines {
             engine.set_fast_path(fast_path.as_ref(), self.config.fast_path.after);
+            engine.set_shed(shed.as_ref());
         }
         team.start(engines, ports)
     }

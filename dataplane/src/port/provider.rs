@@ -9,6 +9,7 @@ use vl3lb_common::next_hop::Link;
 use super::Port;
 use crate::error::SetupError;
 use crate::fastpath::FastMemory;
+use crate::shed::ShedMemory;
 use crate::steer::Rules;
 
 /// Opens ports on an interface that may come and go.
@@ -39,6 +40,8 @@ pub struct Attached<P, S> {
     pub attachment: Attachment,
     /// What the workers share with the in-kernel path, if there is one.
     pub fast_path: Option<Arc<FastMemory>>,
+    /// What the workers share with the programs in the kernel to shed load there, if there are any.
+    pub shed: Option<Arc<ShedMemory>>,
 }
 
 /// Decides which packets go to the ports; all others stay with the kernel. Dropping it stops the

@@ -30,6 +30,7 @@ use crate::config::{FastPathConfig, Mode};
 use crate::error::{Attempts, Cause, SetupError, os_code};
 use crate::fastpath::FastMemory;
 use crate::link::{Link, LinkInfo};
+use crate::shed::ShedMemory;
 use companion::Companion;
 use program::Programs;
 
@@ -63,6 +64,8 @@ pub struct Steer {
     fast_path: FastPath,
     /// What the workers share with the fast path, if it is in use.
     fast_memory: Option<Arc<FastMemory>>,
+    /// What the workers share with the programs to shed load.
+    shed_memory: Arc<ShedMemory>,
     /// The contents of the maps.
     services: HashSet<ServiceKey>,
     addresses: HashSet<IpAddr>,
@@ -122,6 +125,11 @@ impl Steer {
     /// What the workers share with the fast path, if it is in use.
     pub(crate) fn fast_memory(&self) -> Option<Arc<FastMemory>> {
         self.fast_memory.clone()
+    }
+
+    /// What the workers share with the programs to shed load.
+    pub(crate) fn shed_memory(&self) -> Arc<ShedMemory> {
+        Arc::clone(&self.shed_memory)
     }
 
     /// Why this mode was chosen.
@@ -280,6 +288,10 @@ impl Steer {
                     })?,
             ),
         };
+        let shed_memory = programs.shed_memory().map_err(|cause| SetupError::ShedMemory {
+            interface: link.name.clone(),
+            cause,
+        })?;
         let attached = match &companion {
             Some(pair) => programs
                 .attach_far(pair.far_index())
@@ -306,6 +318,7 @@ impl Steer {
                 reason: "the tc program of companion mode has it".to_owned(),
             },
             fast_memory: fast_memory.map(Arc::new),
+            shed_memory: Arc::new(shed_memory),
             services: HashSet::new(),
             addresses: HashSet::new(),
         })

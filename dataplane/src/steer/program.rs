@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray, XskMap};
 use aya::programs::tc::{self, TcAttachOptions, TcError};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
@@ -25,6 +25,7 @@ use crate::capability;
 use crate::error::{Cause, SetupError, os_code};
 use crate::fastpath::{self, FastMemory};
 use crate::link::{Link, LinkInfo};
+use crate::shed::ShedMemory;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
@@ -113,17 +114,29 @@ impl Programs {
 
     /// Maps the arrays of the fast path, which was loaded for `flows` flows.
     pub(super) fn fast_memory(&self, flows: u32) -> io::Result<FastMemory> {
-        let array = |name: &str| match self.bpf.map(name) {
-            Some(Map::Array(data)) => Ok(data.fd()),
-            _ => Err(io::Error::other(format!("the object has no array {name}"))),
-        };
         FastMemory::map(
-            array("fast_index")?.as_fd(),
-            array("fast_flows")?.as_fd(),
-            array("fast_rounds")?.as_fd(),
+            self.array("fast_index")?.as_fd(),
+            self.array("fast_flows")?.as_fd(),
+            self.array("fast_rounds")?.as_fd(),
             flows,
             possible_cpus(),
         )
+    }
+
+    /// Maps the arrays by which the workers shed load in the program.
+    pub(super) fn shed_memory(&self) -> io::Result<ShedMemory> {
+        ShedMemory::map(
+            self.array("shed_workers")?.as_fd(),
+            self.array("shed_sources")?.as_fd(),
+            self.array("shed_flows")?.as_fd(),
+        )
+    }
+
+    fn array(&self, name: &str) -> io::Result<&MapFd> {
+        match self.bpf.map(name) {
+            Some(Map::Array(data)) => Ok(data.fd()),
+            _ => Err(io::Error::other(format!("the object has no array {name}"))),
+        }
     }
 
     /// Attaches [`STEER_XDP`] to the interface with this index.

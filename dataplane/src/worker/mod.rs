@@ -51,6 +51,11 @@ const SHORT_SLEEP: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 2_000_000,
 };
+/// The longest sleep while new flows are refused: the number of those that are admitted is renewed.
+const OVERLOAD_SLEEP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: STATISTICS_INTERVAL.subsec_nanos() as i64,
+};
 /// The longest sleep while the in-kernel path forwards packets, whose counts are to be taken in.
 const FOLD_SLEEP: Timespec = Timespec {
     tv_sec: 0,
@@ -182,6 +187,7 @@ impl<P: Port> Worker<P> {
         // A full burst: more packets wait, which the next ones of their flows must not overtake.
         let is_drained = packets < BURST as u64 && self.outgoing.is_empty();
         self.engine.tend_fast_path(now, is_drained);
+        self.engine.note_lasting_flows(now);
         packets > 0 || relayed || switched || queried || self.engine.is_urgent() || self.engine.is_folding()
     }
 
@@ -426,6 +432,8 @@ impl<P: Port> Worker<P> {
         let unfinished = self.is_unfinished();
         let timeout = if unfinished {
             SHORT_SLEEP
+        } else if self.engine.is_overloaded() {
+            OVERLOAD_SLEEP
         } else if self.engine.has_fast_flows() {
             FOLD_SLEEP
         } else {

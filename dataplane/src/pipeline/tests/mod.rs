@@ -19,6 +19,7 @@ mod properties;
 mod reattach;
 mod seen;
 mod setup;
+mod shed;
 mod shortcut;
 mod source_ranges;
 mod workers;

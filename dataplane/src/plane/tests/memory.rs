@@ -215,6 +215,7 @@ impl PortProvider for Tapped {
             steering: attached.steering,
             attachment: attached.attachment,
             fast_path: attached.fast_path,
+            shed: attached.shed,
         })
     }
 

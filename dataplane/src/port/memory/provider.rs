@@ -118,6 +118,7 @@ impl PortProvider for MemProvider {
                 },
             },
             fast_path: None,
+            shed: None,
         })
     }
 

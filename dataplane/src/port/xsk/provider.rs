@@ -70,12 +70,13 @@ impl PortProvider for AfXdp {
             cores: Vec::new(),
             fast_path: steer.fast_path().clone(),
         };
-        let fast_path = steer.fast_memory();
+        let (fast_path, shed) = (steer.fast_memory(), Some(steer.shed_memory()));
         Ok(Attached {
             ports,
             steering: steer,
             attachment,
             fast_path,
+            shed,
         })
     }
 

@@ -15,7 +15,7 @@ use super::table::{BACKEND, CLIENT, MORE, NAT_FIRST, NAT_LAST, OURS, OURS6, PORT
 use program::STEER_XDP;
 
 /// The address of the test run's device, the loopback interface.
-const OWN_MAC: [u8; 6] = [0; 6];
+pub(super) const OWN_MAC: [u8; 6] = [0; 6];
 
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
@@ -121,7 +121,7 @@ impl Way {
     }
 }
 
-fn load(raw_ip: bool, socket: &OwnedFd) -> Programs {
+pub(super) fn load(raw_ip: bool, socket: &OwnedFd) -> Programs {
     let link = LinkInfo {
         name: "test".to_owned(),
         index: 1,
@@ -164,7 +164,7 @@ fn service(address: IpAddr, protocol: Protocol) -> ServiceKey {
 }
 
 /// An AF_XDP socket with a receive ring, which is what the socket map asks for.
-fn receiving_socket() -> OwnedFd {
+pub(super) fn receiving_socket() -> OwnedFd {
     let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
     rustix::net::sockopt::set_xdp_rx_ring_size(&socket, 64).unwrap();
     socket

@@ -9,4 +9,5 @@ mod link;
 mod owner;
 mod packets;
 mod receiver;
+mod shed;
 mod table;

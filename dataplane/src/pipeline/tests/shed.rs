@@ -1,0 +1,157 @@
+//! Overload where a program in the kernel refuses new flows.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::*;
+use crate::shed::{ACTIVE, ADMITTED, DROPPED, LIMIT, Shed, ShedMemory};
+use flags::SYN;
+
+const CLIENT: &str = "172.16.1.100:40000";
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A worker with a program.
+fn world() -> (World, Arc<ShedMemory>) {
+    let mut world = World::new(Setup {
+        nat_ports: (10_000, 60_000),
+        flows: 20_000,
+        ..Setup::default()
+    });
+    let memory = Arc::new(ShedMemory::anonymous().unwrap());
+    world.engines[0].set_shed(Some(&memory));
+    (world, memory)
+}
+
+/// An interval of 10 ms with so many new flows, each admitted by the program, and so many packets that it dropped.
+fn interval(world: &mut World, memory: &ShedMemory, syns: u16, dropped: u64, lost: u64) {
+    // Another address for each.
+    let first = u32::try_from(world.now.0 / 10_000_000).unwrap() * 128;
+    for number in 0..u32::from(syns) {
+        let [.., net, high, low] = (first + number).to_be_bytes();
+        let addresses = world.addresses(&format!("10.{net}.{high}.{low}:4000"), "172.16.1.103:8080");
+        let packet = builder::tcp(addresses, &Tcp::flags(SYN), b"");
+        assert_eq!(
+            world.send(&packet).0,
+            Verdict::Transmit,
+            "the program has admitted it"
+        );
+    }
+    let words = memory.worker(0).unwrap();
+    words[DROPPED].fetch_add(dropped, Relaxed);
+    words[ADMITTED].fetch_add(syns.into(), Relaxed);
+    world.pass(INTERVAL);
+    let now = world.now;
+    world.engines[0].end_interval(syns.into(), lost, now);
+}
+
+/// Whether the program sheds load, and how many flows it admits.
+fn told(memory: &ShedMemory) -> Option<u64> {
+    let words = memory.worker(0).unwrap();
+    let left = words[LIMIT]
+        .load(Relaxed)
+        .wrapping_sub(words[ADMITTED].load(Relaxed));
+    (words[ACTIVE].load(Relaxed) == 1).then_some(left)
+}
+
+#[test]
+fn the_program_is_told_how_many_flows_the_worker_can_take() {
+    let (mut world, memory) = world();
+    for _ in 0..2 {
+        interval(&mut world, &memory, 100, 0, 10);
+        assert_eq!(told(&memory), None, "it may be a moment without the processor");
+    }
+    interval(&mut world, &memory, 100, 0, 10);
+    assert_eq!(told(&memory), Some(50), "half of what was too much");
+    assert!(world.engines[0].is_overloaded());
+    interval(&mut world, &memory, 50, 950, 10);
+    assert_eq!(told(&memory), Some(25), "still too much");
+    for _ in 0..20 {
+        interval(&mut world, &memory, 25, 975, 0);
+    }
+    assert!(
+        (33..40).contains(&told(&memory).unwrap()),
+        "more, since nothing was lost"
+    );
+    assert_eq!(
+        world.stats[0].drops[DropReason::Overload.index()].get(),
+        950 + 20 * 975,
+        "what the program refused is counted"
+    );
+    assert_eq!(world.drops(), [DropReason::Overload]);
+    for _ in 0..99 {
+        interval(&mut world, &memory, 1, 0, 0);
+    }
+    assert!(told(&memory).is_some());
+    for _ in 0..3 {
+        interval(&mut world, &memory, 1, 0, 0);
+    }
+    assert_eq!(told(&memory), None, "a second after the last refusal");
+}
+
+#[test]
+fn a_loss_in_front_of_another_worker_counts() {
+    let (mut world, memory) = world();
+    let mut other = Shed::new(Arc::clone(&memory), 1, OwnerKey::from_seed(7));
+    for _ in 0..3 {
+        other.share_lost(10);
+        interval(&mut world, &memory, 100, 0, 0);
+    }
+    assert_eq!(told(&memory), Some(50));
+}
+
+#[test]
+fn fragments_which_the_program_does_not_judge_are_refused_by_the_worker() {
+    let (mut world, memory) = world();
+    for _ in 0..3 {
+        interval(&mut world, &memory, 100, 0, 10);
+    }
+    let mut sent = 0;
+    for host in 0..200 {
+        let addresses = world.addresses(&format!("172.20.1.{host}:4000"), "172.16.1.103:8080");
+        let datagram = builder::udp(addresses, &[0x5a; 64]);
+        let first = builder::fragments(&datagram, true, 32, host).remove(0);
+        sent += u32::from(world.send(&first).0 == Verdict::Transmit);
+    }
+    assert!(sent <= 60, "{sent}");
+}
+
+#[test]
+fn without_its_attachment_the_worker_refuses_alone() {
+    let (mut world, memory) = world();
+    for _ in 0..3 {
+        interval(&mut world, &memory, 100, 0, 10);
+    }
+    world.engines[0].set_shed(None);
+    assert_eq!(told(&memory), None);
+    let packet = world.client_tcp("172.16.1.7:9", SYN, b"");
+    assert_eq!(world.send(&packet).0, Verdict::Drop);
+}
+
+#[test]
+fn sources_and_flows_of_the_program_are_those_that_go_on() {
+    let (mut world, memory) = world();
+    let shed = Shed::new(Arc::clone(&memory), 0, OwnerKey::from_seed(7));
+    let client: SocketAddr = CLIENT.parse().unwrap();
+    let source = to_octets(client.ip());
+    assert!(!shed.is_proven(&source, Timestamp(0)));
+    world.connect(CLIENT);
+    assert!(shed.is_proven(&source, Timestamp(0)));
+
+    let noted = |world: &mut World| {
+        let now = world.now;
+        world.engines[0].note_lasting_flows(now);
+        shed.knows_flow(&source, [client.port(), 8080], Protocol::Udp.number())
+    };
+    let request = world.client_udp(CLIENT, b"question");
+    let seen = world.forward(&request);
+    for _ in 0..40 {
+        world.forward(&request);
+    }
+    assert!(!noted(&mut world), "nobody has replied");
+    let reply = world.backend_udp(&seen, b"answer");
+    for _ in 0..15 {
+        world.forward(&reply);
+        assert!(!noted(&mut world), "it may have been all");
+    }
+    world.forward(&reply);
+    assert!(noted(&mut world));
+}

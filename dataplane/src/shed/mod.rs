@@ -1,0 +1,144 @@
+//! Shedding in the kernel: while a worker cannot take all new flows, the steer program admits as many as it can, and drops
+//! the others before they cost a copy into its socket (`bpf/shed.h`).
+//!
+//! What would not fit into the receive ring is lost there whoever sent it; what is dropped by the program is what would open
+//! a flow, and neither comes from a proven source nor is the retransmission of a SYN. The words are shared memory, so
+//! nothing here is a system call:
+//!
+//! | what | written by | read by |
+//! |---|---|---|
+//! | whether load is shed, the clock, how many flows are admitted | each worker, for the flows that it owns | program |
+//! | how many were admitted and dropped | program | the same worker |
+//! | proven sources; flows of UDP that go on | all workers; the oldest makes room | program |
+//! | SYNs that were seen lately | program | program |
+//!
+//! A worker that does not get to say how many it admits next, because it does not run, gets none: so the rate follows
+//! what it can take.
+
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use vl3lb_common::Timestamp;
+use vl3lb_common::hash::OwnerKey;
+
+pub(crate) use memory::ShedMemory;
+pub(crate) use memory::{ACTIVE, ADMITTED, DROPPED, LIMIT};
+use memory::{REPEAT_LIMIT, REPEATS, SECOND, STEP};
+
+/// Nanoseconds of a step of the program's clock.
+const STEP_NANOS: u64 = 100_000_000;
+
+/// One worker's part in shedding.
+#[derive(Debug)]
+pub(crate) struct Shed {
+    memory: Arc<ShedMemory>,
+    worker: u16,
+    owner_key: OwnerKey,
+    /// What of the program's count is taken in.
+    dropped: u64,
+    /// What of the losses of all workers was seen.
+    lost: u64,
+}
+
+impl Shed {
+    /// For the flows that `worker` owns, by the hash with this key. Nothing is shed yet.
+    pub(crate) fn new(memory: Arc<ShedMemory>, worker: u16, owner_key: OwnerKey) -> Self {
+        let lost = memory.lost();
+        Self {
+            memory,
+            worker,
+            owner_key,
+            dropped: 0,
+            lost,
+        }
+    }
+
+    /// Packets of `source` pass from now on, for ten minutes.
+    pub(crate) fn prove(&self, source: &[u8; 16], now: Timestamp) {
+        self.memory.note_source(self.source_hash(source), second(now));
+    }
+
+    /// Whether packets of `source` pass, since `oldest` or later.
+    pub(crate) fn is_proven(&self, source: &[u8; 16], oldest: Timestamp) -> bool {
+        self.memory.knows_source(self.source_hash(source), second(oldest))
+    }
+
+    /// Datagrams of this flow pass from now on.
+    pub(crate) fn note_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8, now: Timestamp) {
+        let hash = self.owner_key.tuple_hash(source, ports[0], ports[1], protocol);
+        self.memory.note_flow(hash, second(now));
+    }
+
+    /// Whether datagrams of this flow pass.
+    #[cfg(test)]
+    pub(crate) fn knows_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8) -> bool {
+        let hash = self.owner_key.tuple_hash(source, ports[0], ports[1], protocol);
+        self.memory.knows_flow(hash)
+    }
+
+    /// Sheds load until the next call: of the flows to be opened, at most so many are admitted, and as many that begin with
+    /// a retransmitted SYN.
+    pub(crate) fn admit(&self, flows: u64, now: Timestamp) {
+        let Some(words) = self.memory.worker(self.worker) else {
+            return;
+        };
+        words[SECOND].store(second(now).into(), Relaxed);
+        words[STEP].store(now.0 / STEP_NANOS, Relaxed);
+        for (used, limit) in [(ADMITTED, LIMIT), (REPEATS, REPEAT_LIMIT)] {
+            let used = words[used].load(Relaxed);
+            words[limit].store(used.wrapping_add(flows), Relaxed);
+        }
+        words[ACTIVE].store(1, Relaxed);
+    }
+
+    /// Sheds no load.
+    pub(crate) fn end(&self) {
+        if let Some(words) = self.memory.worker(self.worker) {
+            words[ACTIVE].store(0, Relaxed);
+        }
+    }
+
+    /// Packets that the program has dropped since the last call.
+    pub(crate) fn take_dropped(&mut self) -> u64 {
+        let Some(words) = self.memory.worker(self.worker) else {
+            return 0;
+        };
+        let dropped = words[DROPPED].load(Relaxed);
+        dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped))
+    }
+
+    /// Adds packets that the kernel has lost in front of this worker, and returns those of all workers of the interface
+    /// since the last call: they share it, whoever owns the flows.
+    pub(crate) fn share_lost(&mut self, lost: u64) -> u64 {
+        let all = self.memory.add_lost(lost);
+        all.wrapping_sub(std::mem::replace(&mut self.lost, all))
+    }
+
+    fn source_hash(&self, source: &[u8; 16]) -> u64 {
+        self.owner_key.tuple_hash(&subscriber(source), 0, 0, 0)
+    }
+}
+
+impl Drop for Shed {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The part of an address that a sender cannot choose: of IPv6 the first 64 bits, which are one subscriber's.
+pub(crate) fn subscriber(source: &[u8; 16]) -> [u8; 16] {
+    let address = u128::from_be_bytes(*source);
+    // IPv4-mapped addresses differ in their last 32 bits.
+    let is_v4 = address >> 32 == 0xffff;
+    let part = if is_v4 { address } else { address >> 64 << 64 };
+    part.to_be_bytes()
+}
+
+/// Seconds since the workers' clock began, and one.
+fn second(now: Timestamp) -> u32 {
+    u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX - 1) + 1
+}

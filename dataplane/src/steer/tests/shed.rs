@@ -1,0 +1,208 @@
+//! Shedding in the loaded programs, as a worker asks for it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use aya::TestRun;
+use aya::programs::TestRunOptions;
+use vl3lb_common::Protocol;
+use vl3lb_common::Timestamp;
+use vl3lb_common::addr::to_octets;
+use vl3lb_common::hash::OwnerKey;
+
+use super::super::*;
+use super::classify::{OWN_MAC, load, receiving_socket, require_root};
+use super::packets::{TCP, UDP, ethernet, ethertype, ip, ports};
+use super::table::{BACKEND, CLIENT, CLIENT6, NAT_FIRST, NAT_LAST, OURS, OURS6, PORT};
+use crate::shed::Shed;
+use program::STEER_XDP;
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const FLOOD: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+
+/// A program with one worker, and what that worker says to it.
+struct Bench {
+    programs: Programs,
+    tc: bool,
+    shed: Shed,
+    _socket: OwnedFd,
+}
+
+fn benches() -> [Bench; 2] {
+    require_root();
+    [false, true].map(|tc| {
+        let socket = receiving_socket();
+        let mut programs = load(false, &socket);
+        let key = OwnerKey::from_seed(7);
+        programs
+            .set_config(NatPorts::new(NAT_FIRST, NAT_LAST).unwrap(), 1, &key)
+            .unwrap();
+        let shed = Shed::new(Arc::new(programs.shed_memory().unwrap()), 0, key);
+        Bench {
+            programs,
+            tc,
+            shed,
+            _socket: socket,
+        }
+    })
+}
+
+impl Bench {
+    /// Whether an IP packet gets to the worker; else it is dropped.
+    fn passes(&mut self, packet: &[u8]) -> bool {
+        let frame = ethernet(OWN_MAC, ethertype(packet), packet);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        let result = if self.tc {
+            self.programs.tc().unwrap().test_run(options)
+        } else {
+            self.programs.xdp(STEER_XDP).unwrap().test_run(options)
+        };
+        // XDP_REDIRECT and XDP_DROP, TC_ACT_REDIRECT and TC_ACT_SHOT.
+        match (self.tc, result.unwrap().return_value) {
+            (false, 4) | (true, 7) => true,
+            (false, 1) | (true, 2) => false,
+            (_, other) => panic!("action {other} on {packet:02x?}"),
+        }
+    }
+
+    /// How many of these packets get to the worker.
+    fn passed(&mut self, packets: impl Iterator<Item = Vec<u8>>) -> usize {
+        packets.filter(|packet| self.passes(packet)).count()
+    }
+}
+
+fn tcp(source: impl Into<IpAddr>, port: u16, sequence: u32, flags: u8) -> Vec<u8> {
+    let source = source.into();
+    let destination = if source.is_ipv4() {
+        IpAddr::from(OURS)
+    } else {
+        OURS6.into()
+    };
+    let mut header = ports(port, PORT);
+    header[4..8].copy_from_slice(&sequence.to_be_bytes());
+    header[13] = flags;
+    ip(source, destination, TCP, &header)
+}
+
+fn udp(source: Ipv6Addr, port: u16) -> Vec<u8> {
+    ip(source.into(), OURS6.into(), UDP, &ports(port, PORT)[..12])
+}
+
+fn at(tenths: u64) -> Timestamp {
+    Timestamp(tenths * 100_000_000)
+}
+
+#[test]
+fn as_many_flows_are_admitted_as_the_worker_says() {
+    for mut bench in benches() {
+        let mut number = 0;
+        let mut flood = |count| {
+            let first = number;
+            number += count;
+            (first..first + count).map(|n| tcp(FLOOD, 1_000 + n, n.into(), SYN))
+        };
+        assert_eq!(bench.passed(flood(5)), 5, "nothing is shed");
+        bench.shed.admit(2, at(10));
+        assert_eq!(bench.passed(flood(5)), 2);
+        assert_eq!(bench.passed(flood(5)), 0);
+        assert_eq!((bench.shed.take_dropped(), bench.shed.take_dropped()), (8, 0));
+        bench.shed.admit(3, at(10));
+        assert_eq!(bench.passed(flood(5)), 3, "counted from what was admitted before");
+        bench.shed.end();
+        assert_eq!(bench.passed(flood(5)), 5);
+        assert_eq!(bench.shed.take_dropped(), 2);
+    }
+}
+
+#[test]
+fn packets_of_flows_pass() {
+    for mut bench in benches() {
+        let service = ServiceKey {
+            address: OURS.into(),
+            port: NAT_FIRST + 1,
+            protocol: Protocol::Tcp,
+        };
+        bench.programs.insert_service(&service).unwrap();
+        bench.shed.admit(0, at(10));
+        assert!(!bench.passes(&tcp(FLOOD, 1, 1, SYN)));
+        for flags in [ACK, SYN | ACK, 0x11, 0x04, 0] {
+            assert!(bench.passes(&tcp(FLOOD, 1, 1, flags)), "{flags:x}");
+        }
+        // ECN-setup SYN of RFC 3168.
+        assert!(!bench.passes(&tcp(FLOOD, 1, 2, SYN | 0xc0)));
+        for protocol in [TCP, UDP] {
+            let mut header = ports(8081, NAT_FIRST);
+            header[13] = SYN;
+            assert!(bench.passes(&ip(BACKEND.into(), OURS.into(), protocol, &header)));
+            // Not the port of a flow, but of a service.
+            header[2..4].copy_from_slice(&service.port.to_be_bytes());
+            let passes = bench.passes(&ip(BACKEND.into(), OURS.into(), protocol, &header));
+            assert_eq!(passes, protocol == UDP);
+        }
+        bench
+            .shed
+            .note_flow(&CLIENT6.octets(), [40_000, PORT], UDP, at(10));
+        assert!(bench.passes(&udp(CLIENT6, 40_000)));
+        assert!(!bench.passes(&udp(CLIENT6, 40_001)), "another flow");
+        bench.shed.admit(0, at(90_000));
+        assert!(
+            bench.passes(&udp(CLIENT6, 40_000)),
+            "a flow's packets count as long as it is known"
+        );
+    }
+}
+
+#[test]
+fn proven_sources_pass_for_ten_minutes() {
+    for mut bench in benches() {
+        bench.shed.admit(0, at(10));
+        bench.shed.prove(&to_octets(CLIENT.into()), at(10));
+        bench.shed.prove(&CLIENT6.octets(), at(10));
+        let neighbor = Ipv6Addr::from_bits(CLIENT6.to_bits() ^ 0xffff);
+        let stranger = Ipv6Addr::from_bits(CLIENT6.to_bits() ^ 1 << 64);
+        assert!(bench.passes(&tcp(CLIENT, 1, 1, SYN)));
+        assert!(bench.passes(&tcp(CLIENT6, 1, 1, SYN)));
+        assert!(bench.passes(&tcp(neighbor, 1, 1, SYN)), "of the same subscriber");
+        assert!(bench.passes(&udp(neighbor, 9)), "whatever it sends");
+        assert!(!bench.passes(&tcp(stranger, 1, 1, SYN)));
+        assert!(!bench.passes(&tcp(FLOOD, 1, 1, SYN)));
+        bench.shed.admit(0, at(6_019));
+        assert!(bench.passes(&tcp(CLIENT, 1, 2, SYN)));
+        bench.shed.admit(0, at(6_020));
+        assert!(!bench.passes(&tcp(CLIENT, 1, 3, SYN)));
+    }
+}
+
+#[test]
+fn a_retransmitted_syn_is_admitted() {
+    for mut bench in benches() {
+        let syn = tcp(CLIENT, 40_000, 7, SYN);
+        bench.shed.admit(0, at(10));
+        assert!(!bench.passes(&syn));
+        bench.shed.admit(1, at(14));
+        assert!(bench.passes(&tcp(FLOOD, 1, 1, SYN)), "the others' share");
+        assert!(!bench.passes(&syn), "a copy");
+        bench.shed.admit(0, at(20));
+        assert!(!bench.passes(&syn), "no more are admitted");
+        bench.shed.admit(1, at(20));
+        assert!(bench.passes(&tcp(FLOOD, 2, 1, SYN)), "the others' share");
+        assert!(!bench.passes(&tcp(CLIENT, 40_000, 8, SYN)), "another SYN");
+        assert!(!bench.passes(&tcp(CLIENT, 40_001, 7, SYN)), "another port");
+        assert!(bench.passes(&syn));
+        bench.shed.admit(1, at(111));
+        assert!(bench.passes(&tcp(FLOOD, 3, 1, SYN)), "the others' share");
+        assert!(!bench.passes(&syn), "too late");
+    }
+}
+
+#[test]
+fn another_workers_overload_concerns_its_own_flows() {
+    for mut bench in benches() {
+        let memory = Arc::new(bench.programs.shed_memory().unwrap());
+        let other = Shed::new(memory, 1, OwnerKey::from_seed(7));
+        other.admit(0, at(10));
+        assert!(bench.passes(&tcp(FLOOD, 1, 1, SYN)));
+    }
+}
