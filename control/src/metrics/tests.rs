@@ -338,7 +338,7 @@ fn board_and_alert_rules_use_families_that_exist() {
         include_str!("../../../docs/runbook.md"),
     ] {
         let names = series_names(text);
-        assert!(names.len() > 10, "{names:?}");
+        assert!(!names.is_empty(), "a text without a name");
         for name in names {
             assert!(known.contains(name), "{name} is no registered family");
         }
