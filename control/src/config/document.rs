@@ -68,8 +68,8 @@ pub(super) fn read(
     let set = &mut section;
     replace(
         &mut config.interface,
-        set.optional("interface", names::INTERFACE_FORM, |value| {
-            node::text(value).filter(|name| names::is_interface(name))
+        set.optional_text("interface", names::INTERFACE_FORM, |name| {
+            names::is_interface(name).then(|| name.to_owned())
         }),
     );
     for (path, value) in set.list("addresses", "a list of addresses, [] for the interface's own") {
@@ -129,8 +129,7 @@ pub(super) fn read(
     replace(&mut config.nat_ports, read_nat_ports(set, ephemeral));
     replace(&mut config.discovery, read_discovery(set));
     config.kubernetes = read_kubernetes(set, config.discovery);
-    config.network_service = set.optional("networkService", NETWORK_SERVICE_FORM, |value| {
-        let name = value.as_str()?;
+    config.network_service = set.optional_text("networkService", NETWORK_SERVICE_FORM, |name| {
         let is_plain = |c: char| c.is_ascii_graphic() && c != '/';
         (!name.is_empty() && name.chars().all(is_plain)).then(|| name.to_owned())
     });
@@ -218,13 +217,12 @@ fn workers(value: &Value) -> Option<Workers> {
 }
 
 fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) -> Option<NatPorts> {
-    let text = section.optional("natPorts", nat_ports::FORM, |value| {
-        value
-            .as_str()
-            .filter(|text| *text == "auto" || nat_ports::parse(text).is_some())
+    let given = section.optional("natPorts", nat_ports::FORM, |value| match value.as_str()? {
+        "auto" => Some(None),
+        text => nat_ports::parse(text).map(Some),
     });
     let kernel = format!("{}-{}", ephemeral.start(), ephemeral.end());
-    match text.and_then(nat_ports::parse) {
+    match given.flatten() {
         Some(ports) if nat_ports::overlap(ports, ephemeral) => {
             section.reject(
                 "natPorts",
@@ -360,7 +358,7 @@ fn read_dns(parent: &mut Section<'_>, dns: &mut Dns) {
     );
     replace(
         &mut dns.zone,
-        section.optional("zone", names::ZONE_FORM, |value| names::zone(&node::text(value)?)),
+        section.optional_text("zone", names::ZONE_FORM, names::zone),
     );
     replace(
         &mut dns.listen,
@@ -411,17 +409,14 @@ fn read_admin(parent: &mut Section<'_>, admin: &mut Admin) {
     let mut section = Section::new(&*path, value, &["listen", "socket"], parent.errors());
     replace(
         &mut admin.listen,
-        section.optional("listen", ADMIN_LISTEN_FORM, |value| admin_listen(value.as_str()?)),
+        section.optional_text("listen", ADMIN_LISTEN_FORM, admin_listen),
     );
     replace(
         &mut admin.socket,
-        section.optional(
+        section.optional_text(
             "socket",
             &format!("an absolute path of at most {SOCKET_PATH} bytes"),
-            |value| {
-                let path = value.as_str()?;
-                (path.starts_with('/') && path.len() <= SOCKET_PATH).then(|| PathBuf::from(path))
-            },
+            |path| (path.starts_with('/') && path.len() <= SOCKET_PATH).then(|| PathBuf::from(path)),
         ),
     );
 }

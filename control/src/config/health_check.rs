@@ -134,9 +134,10 @@ const COUNTS: &str = "1-100";
 const KINDS: &str = "tcp: {} for the backends' own port, or tcp: {port: 1-65535}";
 
 fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
-    let value = section.required("tcp", KINDS, |value| value.is_object().then_some(value))?;
+    section.required("tcp", KINDS, |value| value.is_object().then_some(()))?;
+    let value = section.value("tcp");
     let path = section.path("tcp");
-    let mut tcp = Section::new(&*path, Some(value), &["port"], section.errors());
+    let mut tcp = Section::new(&*path, value, &["port"], section.errors());
     let port = tcp.optional("port", port::FORM, port::read);
     Some(TcpCheck { port })
 }

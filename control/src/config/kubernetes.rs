@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::error::ConfigError;
 use super::names;
 use super::node::{self, Section};
-use super::selector::{self, SELECTOR_FORM, Selector};
+use super::selector::{self, Selector};
 
 /// Discovery in Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -156,13 +156,13 @@ impl Kubernetes {
         ];
         let mut section = Section::new(path, value, &keys, errors);
         let services = section.optional("services", "true, false", Value::as_bool);
-        let namespaces = section.optional("namespaces", NAMESPACES_FORM, namespaces);
+        let namespaces = read_namespaces(&mut section);
         let address_from = section.optional("addressFrom", ADDRESS_FROM_FORM, |value| {
             AddressFrom::parse(value.as_str()?)
         });
-        let label_selector = section.optional("labelSelector", SELECTOR_FORM, Selector::read);
+        let label_selector = Selector::read(&mut section, "labelSelector");
         let topology = read_topology(&mut section);
-        let group = section.optional("group", GROUP_FORM, |value| group(&node::text(value)?));
+        let group = section.optional_text("group", GROUP_FORM, group);
         Self {
             services: services.unwrap_or_default(),
             namespaces: namespaces.unwrap_or_default(),
@@ -208,13 +208,30 @@ pub(super) fn group(text: &str) -> Option<String> {
     names::is_label(text).then(|| text.to_owned())
 }
 
+fn read_namespaces(section: &mut Section<'_>) -> Option<Namespaces> {
+    if let Some(Value::Array(items)) = section.value("namespaces") {
+        for (number, item) in items.iter().enumerate() {
+            if let Some((value, remedy)) = node::unquoted_text(item) {
+                let allowed = format!("the name of a namespace{remedy}");
+                section.reject(&format!("namespaces[{number}]"), value, allowed);
+                return None;
+            }
+        }
+    }
+    section.optional("namespaces", NAMESPACES_FORM, namespaces)
+}
+
 fn namespaces(value: &Value) -> Option<Namespaces> {
     let Value::Array(items) = value else {
         return (value.as_str()? == "all").then_some(Namespaces::All);
     };
     let mut names: Vec<String> = items
         .iter()
-        .map(|item| node::text(item).filter(|name| names::is_label(name)))
+        .map(|item| {
+            item.as_str()
+                .filter(|name| names::is_label(name))
+                .map(str::to_owned)
+        })
         .collect::<Option<_>>()?;
     names.sort_unstable();
     names.dedup();

@@ -39,6 +39,7 @@ impl fmt::Display for Position {
 impl Position {
     /// The position of `key` in the mapping at this place.
     fn key(&self, key: &str) -> String {
+        let key = if key.is_empty() { "\"\"" } else { key };
         match (self.item, &*self.path) {
             (None, "") => key.to_owned(),
             _ => format!("{self}.{key}"),
@@ -106,19 +107,53 @@ impl<'a> Section<'a> {
         self.entries?.get(key).filter(|value| !value.is_null())
     }
 
-    /// The value of `key` after `parse`; `None` if it is absent or invalid.
+    /// The value of `key` after `parse`; `None` if it is absent or invalid. If only its quotes are, the error says so.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
         allowed: &str,
-        parse: impl FnOnce(&'a Value) -> Option<T>,
+        parse: impl Fn(&Value) -> Option<T>,
     ) -> Option<T> {
         let value = self.value(key)?;
         let parsed = parse(value);
         if parsed.is_none() {
-            self.reject(key, shown(value), allowed);
+            match without_quotes(value).filter(|bare| parse(bare).is_some()) {
+                Some(_) => self.reject(key, quoted(value), format!("{allowed}, without quotes")),
+                None => self.reject(key, shown(value), allowed),
+            }
         }
         parsed
+    }
+
+    /// The text of `key` after `parse`; `None` if it is absent or invalid. A number, boolean or null is invalid whatever its
+    /// spelling: YAML has lost that.
+    pub(super) fn optional_text<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.entries?.get(key)?;
+        if let Some((value, remedy)) = unquoted_text(value) {
+            self.reject(key, value, format!("{allowed}{remedy}"));
+            return None;
+        }
+        self.optional(key, allowed, |value| parse(value.as_str()?))
+    }
+
+    /// As [`Self::optional_text`], but the key must be there.
+    pub(super) fn required_text<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let is_there = self.entries.is_some_and(|entries| entries.contains_key(key));
+        if self.readable && !is_there {
+            self.reject(key, "missing", allowed);
+            return None;
+        }
+        self.optional_text(key, allowed, parse)
     }
 
     /// As [`Self::optional`], but the key must be there.
@@ -126,7 +161,7 @@ impl<'a> Section<'a> {
         &mut self,
         key: &str,
         allowed: &str,
-        parse: impl FnOnce(&'a Value) -> Option<T>,
+        parse: impl Fn(&Value) -> Option<T>,
     ) -> Option<T> {
         if self.readable && self.value(key).is_none() {
             self.reject(key, "missing", allowed);
@@ -178,13 +213,55 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-/// A scalar as text: `53` and `"53"` are the same.
+/// A duration or the port of a server as text: `0` and `"0"` are the same.
 pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
         _ => None,
+    }
+}
+
+/// For a value in the place of a text that YAML has read as a number, boolean or null: that value, and the remedy with a
+/// leading separator. `version: 1.10` has become 1.1 then, and `007` 7.
+pub(super) fn unquoted_text(value: &Value) -> Option<(String, &'static str)> {
+    match value {
+        Value::Number(number) => Some((
+            format!("the number {number}"),
+            "; put it in quotes, so that it stays the text that it is",
+        )),
+        Value::Bool(truth) => Some((
+            format!("the boolean {truth}"),
+            "; put it in quotes, so that it stays the text that it is",
+        )),
+        Value::Null => Some((
+            "null".to_owned(),
+            "; put it in quotes if it is a text, or leave the key out",
+        )),
+        Value::String(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// What a quoted number or boolean would be without its quotes; also for the items of a list.
+fn without_quotes(value: &Value) -> Option<Value> {
+    match value {
+        Value::String(text) => {
+            let bare: Value = serde_json::from_str(text.trim()).ok()?;
+            (bare.is_number() || bare.is_boolean()).then_some(bare)
+        }
+        Value::Array(items) => {
+            let bare = |item: &Value| without_quotes(item).unwrap_or_else(|| item.clone());
+            Some(Value::Array(items.iter().map(bare).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// A value with its quotes, in an error about them.
+fn quoted(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?} in quotes"),
+        other => format!("{other} with quotes"),
     }
 }
 

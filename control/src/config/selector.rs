@@ -7,7 +7,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::node;
+use super::error::ConfigError;
+use super::node::{self, Section};
 
 /// The valid selectors, for errors.
 pub(super) const SELECTOR_FORM: &str =
@@ -79,12 +80,31 @@ impl Selector {
         shown
     }
 
-    /// Reads a mapping or text; `None` if it is malformed.
-    pub(super) fn read(value: &Value) -> Option<Self> {
+    /// Reads the mapping or text at `key`; `None` if it is absent or invalid. Values are text: `version: 1.10` would select
+    /// 1.1.
+    pub(super) fn read(section: &mut Section<'_>, key: &str) -> Option<Self> {
+        if let Some(Value::Object(labels)) = section.value(key) {
+            let mut is_text = true;
+            for (label, value) in labels {
+                if let Some((value, remedy)) = node::unquoted_text(value) {
+                    let field = format!("{}.{label}", section.path(key));
+                    let allowed = format!("the text of a label{remedy}");
+                    section.errors().push(ConfigError::new(field, value, allowed));
+                    is_text = false;
+                }
+            }
+            if !is_text {
+                return None;
+            }
+        }
+        section.optional(key, SELECTOR_FORM, Self::of_value)
+    }
+
+    fn of_value(value: &Value) -> Option<Self> {
         match value {
             Value::Object(labels) => labels
                 .iter()
-                .map(|(label, value)| Requirement::equal(label, &node::text(value)?))
+                .map(|(label, value)| Requirement::equal(label, value.as_str()?))
                 .collect::<Option<_>>()
                 .map(|requirements| Self { requirements }),
             Value::String(text) => Self::parse(text),
@@ -388,7 +408,7 @@ mod tests {
         fn a_written_selector_parses_to_the_same(selector in selector()) {
             prop_assert_eq!(Selector::parse(&selector.to_string()), Some(selector.clone()));
             let value = serde_json::to_value(&selector).unwrap();
-            prop_assert_eq!(Selector::read(&value), Some(selector));
+            prop_assert_eq!(Selector::of_value(&value), Some(selector));
         }
     }
 }

@@ -138,8 +138,8 @@ impl Draft {
             ],
             errors,
         );
-        let name = section.required("name", names::LABEL_FORM, |value| {
-            node::text(value).filter(|name| names::is_label(name))
+        let name = section.required_text("name", names::LABEL_FORM, |name| {
+            names::is_label(name).then(|| name.to_owned())
         });
         let protocol = section.optional("protocol", &names::listed(names::PROTOCOLS), |value| {
             names::choice(names::PROTOCOLS, value.as_str()?)
@@ -153,7 +153,7 @@ impl Draft {
             HealthCheck::read_or_off(&path, value, section.errors())
         });
         let selector_given = section.value("selector").is_some();
-        let selector = section.optional("selector", SELECTOR_FORM, Selector::read);
+        let selector = Selector::read(&mut section, "selector");
         let affinity = read_affinity(&mut section);
         let source_ranges = read_source_ranges(&mut section);
         let backends = read_backends(&mut section);
@@ -369,9 +369,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
             &["address", "weight"],
             section.errors(),
         );
-        let address = backend.required("address", names::ADDRESS_FORM, |value| {
-            names::unicast(value.as_str()?)
-        });
+        let address = backend.required_text("address", names::ADDRESS_FORM, names::unicast);
         let weight = backend.optional("weight", WEIGHTS, |value| {
             node::number(value, 0..=1000).and_then(|weight| u16::try_from(weight).ok())
         });

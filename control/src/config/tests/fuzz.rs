@@ -13,8 +13,8 @@ use crate::discovery::Desired;
 use crate::journey::Journey;
 use crate::mutation::{change_json, values};
 
-/// Seeds that have failed.
-const CORPUS: &[u64] = &[];
+/// Seeds that have failed: an error without a field, for a key without a name.
+const CORPUS: &[u64] = &[7_713_694_794_702_127_116];
 /// Texts of one seed.
 const TEXTS: u64 = 40;
 /// Far above what the slowest text takes.
