@@ -86,12 +86,16 @@ impl AddressOwners {
         self.contested > 0
     }
 
-    /// Whether another instance owns the address and port of `instance`. The candidate with the highest
-    /// eligibility is the owner.
+    /// Whether another instance owns the address and port of `instance`. The known candidate with the highest
+    /// eligibility is the owner. An unknown instance may be any of them, so it neither is replaced nor replaces.
     pub(super) fn is_replaced(&self, socket: Socket, instance: Option<&Arc<str>>) -> bool {
+        let Some(instance) = instance else {
+            return false;
+        };
         let candidates = self.sockets.get(&socket).into_iter().flatten();
-        let owner = candidates.max_by(|a, b| (a.eligibility, &a.instance).cmp(&(b.eligibility, &b.instance)));
-        owner.is_some_and(|owner| owner.instance.as_ref() != instance)
+        let known =
+            candidates.filter_map(|candidate| Some((candidate.eligibility, candidate.instance.as_ref()?)));
+        known.max().is_some_and(|(_, owner)| owner != instance)
     }
 
     fn add(

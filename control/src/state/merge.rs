@@ -126,7 +126,28 @@ impl<'a> DesiredService<'a> {
             }
             same
         });
+        leave_out_unknown(&mut backends);
         backends
+    }
+}
+
+/// Leaves out backends whose instance is unknown where a known one at the same address and port gets new flows: they are
+/// the same, for example listed by hand too. `backends` are sorted, so the unknown one is the first of its socket.
+fn leave_out_unknown(backends: &mut Vec<DesiredBackend<'_>>) {
+    let socket = |backend: &DesiredBackend<'_>| (backend.spec.address, backend.spec.port);
+    let mut index = 0;
+    while index < backends.len() {
+        let unknown = backends[index];
+        let mut others = backends[index + 1..]
+            .iter()
+            .take_while(|other| socket(other) == socket(&unknown));
+        let is_known =
+            unknown.spec.instance.is_none() && others.any(|other| other.eligibility == Eligibility::NewFlows);
+        if is_known {
+            backends.remove(index);
+        } else {
+            index += 1;
+        }
     }
 }
 

@@ -211,3 +211,78 @@ fn a_change_of_the_pod_moves_no_flow() {
     assert!(Arc::ptr_eq(&before, &after));
     assert!(!world.update(&desired));
 }
+
+#[test]
+fn an_unknown_instance_is_not_another_one() {
+    // A slice without `targetRef`, and a pod at the same address and port in another service, in either order.
+    let unknown = || service("db-primary", 5432, vec![backend(2, 1)]);
+    let known = || service("db", 5433, vec![pod(2, "a", Eligibility::NewFlows)]);
+    for first in [unknown(), known()] {
+        let mut world = World::new();
+        world.update(&Desired {
+            services: vec![first],
+            ..Desired::default()
+        });
+        world.set_flows(2, 3);
+        let both = Desired {
+            services: vec![unknown(), known()],
+            ..Desired::default()
+        };
+        world.update(&both);
+        let states: Vec<_> = world
+            .snapshot()
+            .backend_slots
+            .iter()
+            .flatten()
+            .map(|backend| backend.state)
+            .collect();
+        assert_eq!(states, [BackendState::Active; 2]);
+        for port in [5432, 5433] {
+            let key = ServiceKey {
+                address: address(103),
+                port,
+                protocol: Protocol::Tcp,
+            };
+            let picked = world.snapshot().service(&key).unwrap().v4.pick(1, 1, |_| 0);
+            assert!(picked.is_some(), "{port} serves");
+        }
+        // The pod's death is that of its service's backend alone.
+        world.update(&Desired {
+            services: vec![
+                unknown(),
+                service("db", 5433, vec![pod(2, "a", Eligibility::Dead)]),
+            ],
+            ..Desired::default()
+        });
+        let active = world.snapshot().backend_slots.iter().flatten();
+        let active = active.filter(|backend| backend.state == BackendState::Active);
+        assert_eq!(active.count(), 1);
+    }
+}
+
+#[test]
+fn a_backend_that_is_listed_with_and_without_its_instance_is_one() {
+    let mut world = World::new();
+    let both = vec![backend(2, 1), pod(2, "a", Eligibility::NewFlows)];
+    let desired = Desired {
+        services: vec![service("db", 5432, both)],
+        ..Desired::default()
+    };
+    world.update(&desired);
+    let slots: Vec<_> = world.snapshot().backend_slots.iter().flatten().collect();
+    let [slot] = slots[..] else {
+        panic!("one slot expected: {slots:?}")
+    };
+    assert_eq!(slot.state, BackendState::Active);
+    assert!(!world.update(&desired));
+    // Once its instance has ended, the other one is not known to be the same.
+    let both = vec![backend(2, 1), pod(2, "a", Eligibility::Dead)];
+    let desired = Desired {
+        services: vec![service("db", 5432, both)],
+        ..Desired::default()
+    };
+    world.update(&desired);
+    let active = world.snapshot().backend_slots.iter().flatten();
+    let active = active.filter(|backend| backend.state == BackendState::Active);
+    assert_eq!(active.count(), 1);
+}
