@@ -196,7 +196,9 @@ impl View<'_> {
             {
                 Eligibility::Dead
             }
-            Some(pod) if pod.leaves() => Eligibility::ExistingFlows,
+            Some(pod) if pod.drained => Eligibility::ExistingFlows,
+            // Where the endpoint terminates and is ready, the cluster has decided so (publishNotReadyAddresses).
+            Some(pod) if pod.terminating && !endpoint.terminating => Eligibility::ExistingFlows,
             Some(_) | None => Eligibility::NewFlows,
         }
     }

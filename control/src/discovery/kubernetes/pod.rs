@@ -121,11 +121,6 @@ impl PodRecord {
         Some(port.number)
     }
 
-    /// Whether it gets no new flows, even if an endpoint says that it is ready.
-    pub(super) const fn leaves(&self) -> bool {
-        self.terminating || self.drained
-    }
-
     /// Whether it is being deleted and still serves: it gets new flows if no other backend does.
     pub(super) const fn is_last_resort(&self) -> bool {
         self.terminating && self.serving && !self.drained

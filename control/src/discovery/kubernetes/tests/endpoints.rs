@@ -161,6 +161,38 @@ fn terminating_endpoints_get_new_flows_if_no_other_is_ready() {
 }
 
 #[test]
+fn an_endpoint_that_terminates_and_is_ready_serves() {
+    let deleted = |pod| with(pod, "/metadata/deletionTimestamp", json!("2026-11-24T09:00:00Z"));
+    let drained = |pod| with(pod, "/metadata/annotations/vl3-lb.io~1drain", json!("true"));
+    let conditions = json!({"ready": true, "serving": false, "terminating": true});
+    for (what, pod, eligibility) in [
+        (
+            "its pod is deleted",
+            deleted(unready(ready("a", "10.0.0.1"))),
+            "NewFlows",
+        ),
+        ("its pod is not", unready(ready("a", "10.0.0.1")), "NewFlows"),
+        (
+            "its pod is drained",
+            drained(deleted(ready("a", "10.0.0.1"))),
+            "ExistingFlows",
+        ),
+    ] {
+        // Beside one that does not terminate: it is no last resort.
+        let endpoints = json!([
+            with(endpoint("a", "10.0.0.1"), "/conditions", conditions.clone()),
+            endpoint("b", "10.0.0.2"),
+        ]);
+        let mut service = load_balancer("a", 80);
+        service["spec"]["publishNotReadyAddresses"] = json!(true);
+        let pods = [pod, ready("b", "10.0.0.2")];
+        let collected = served("", &[service], &[slice("a-1", "a", endpoints)], &pods);
+        let backends = &collected.desired.services[0].backends;
+        assert_eq!(format!("{:?}", backends[0].eligibility), eligibility, "{what}");
+    }
+}
+
+#[test]
 fn without_pod_ips_a_service_has_the_pods_of_its_selector() {
     let at = |name: &str, namespace: &str, address: &str| {
         let pod = with(
