@@ -1,6 +1,5 @@
 //! Services and backends from the configuration file, which is reloaded when it changes.
 
-use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::api::EventCode;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 use vl3lb_common::Duration;
@@ -31,6 +30,8 @@ pub struct StaticFile<E> {
     /// The configuration at start, which still applies to settings that need a restart.
     started_with: Arc<Config>,
     events: Arc<Events>,
+    /// Notified when the file is to be read although it may not have changed.
+    reload: Arc<Notify>,
 }
 
 impl<E> std::fmt::Debug for StaticFile<E> {
@@ -53,7 +54,15 @@ where
             env,
             started_with,
             events,
+            reload: Arc::default(),
         }
+    }
+
+    /// Reads the file also when `reload` is notified, and logs the result whatever it is.
+    #[must_use]
+    pub fn with_reload(mut self, reload: Arc<Notify>) -> Self {
+        self.reload = reload;
+        self
     }
 }
 
@@ -79,7 +88,12 @@ where
         accept(&self.started_with);
         accepted(status);
         let Some(path) = &self.path else {
-            return pending().await;
+            loop {
+                self.reload.notified().await;
+                warn!(
+                    "there is no configuration file to read again; the environment is read at the start alone"
+                );
+            }
         };
         let mut services = self.started_with.services.clone();
         let mut file_events = FileEvents::of(path);
@@ -89,9 +103,15 @@ where
         let mut read = None;
         let mut seen = None;
         loop {
+            let mut is_asked = false;
             let complete = tokio::select! {
                 _ = polls.tick() => false,
                 () = file_events.next() => true,
+                () = self.reload.notified() => {
+                    is_asked = true;
+                    read = None;
+                    true
+                }
             };
             let state = FileState::at(path);
             let settled = complete || seen.as_ref() == Some(&state);
@@ -113,6 +133,8 @@ where
                     if loaded.config.services != services {
                         services.clone_from(&loaded.config.services);
                         accept(&loaded.config);
+                    } else if is_asked {
+                        info!("{}: read again, no service has changed", path.display());
                     }
                 }
                 Err(errors) => {
@@ -264,6 +286,7 @@ mod tests {
         directory: tempfile::TempDir,
         desired: DesiredReceiver,
         status: watch::Receiver<SourceStatus>,
+        reload: Arc<Notify>,
         task: tokio::task::JoinHandle<()>,
     }
 
@@ -276,12 +299,15 @@ mod tests {
             let config = Config::load(Some(&path), &no_env).unwrap().config;
             let (desired, receiver) = watch::channel(None);
             let (status, status_receiver) = watch::channel(SourceStatus::new(Origin::Static));
-            let source = StaticFile::new(Some(path), no_env, Arc::new(config), Arc::default());
+            let reload: Arc<Notify> = Arc::default();
+            let source = StaticFile::new(Some(path), no_env, Arc::new(config), Arc::default())
+                .with_reload(Arc::clone(&reload));
             let task = tokio::spawn(source.run(desired, status));
             let mut running = Self {
                 directory,
                 desired: receiver,
                 status: status_receiver,
+                reload,
                 task,
             };
             running.read(2).await;
@@ -305,6 +331,20 @@ mod tests {
         fn drop(&mut self) {
             self.task.abort();
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_when_that_is_asked_for() {
+        let mut running = Running::start(|dir| fs::write(dir.join("lb.yaml"), text(80)).unwrap()).await;
+        let before = running.status.borrow().events;
+        running.reload.notify_one();
+        assert_eq!(running.read(before + 1).await, 80, "although it has not changed");
+        fs::write(running.path("lb.yaml"), "services: [{name: finance, port: 0}]").unwrap();
+        running.reload.notify_one();
+        let refused = running.status.wait_for(|status| status.error.is_some());
+        let error = refused.await.unwrap().error.clone().unwrap();
+        assert!(error.starts_with("services[0].port: 0"), "{error}");
+        assert_eq!(running.desired.borrow().as_ref().unwrap().services[0].port, 80);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Start: configuration, log, privileges, data plane, then the control side that feeds and reports it.
 //! Balancing starts with the first complete set of services; until then `/readyz` is 503.
-//! SIGTERM or SIGINT: not ready at once, then out of the DNS answers of every balancer if there are other
+//! SIGTERM, SIGINT or SIGQUIT: not ready at once, then out of the DNS answers of every balancer if there are other
 //! balancers, flows may finish within a limit, then the data plane detaches and the vL3 network is left; a second
 //! signal ends the wait.
 
@@ -101,7 +101,14 @@ async fn balance(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Resul
     let control = Control::start(&config, path, start_time, &plane).await;
     let done = match control {
         Ok(mut control) => {
-            let done = watch::watch(&mut control.supervisor, &mut signals, &plane, log).await;
+            let done = watch::watch(
+                &mut control.supervisor,
+                &mut signals,
+                &plane,
+                &control.reload,
+                log,
+            )
+            .await;
             drain::drain(&control.reporter, control.membership.as_ref(), &mut signals).await;
             // The data plane stops first, while metrics can still be read.
             plane::stop(plane).await;

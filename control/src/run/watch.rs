@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::cli::Failure;
 use crate::log::Log;
 use crate::supervise::Supervisor;
+use tokio::sync::Notify;
 use tokio::time::interval;
 use tracing::info;
 use vl3lb_common::dataplane::Dataplane;
@@ -24,6 +25,7 @@ pub(super) async fn watch(
     supervisor: &mut Supervisor,
     signals: &mut Signals,
     plane: &Arc<Plane>,
+    reload: &Notify,
     log: &Log,
 ) -> Result<(), Failure> {
     let mut checks = interval(CHECK_INTERVAL);
@@ -34,6 +36,10 @@ pub(super) async fn watch(
                 Request::Stop(name) => {
                     info!("{name}: shutting down");
                     return Ok(());
+                }
+                Request::Reload => {
+                    info!("SIGHUP: reading the configuration again");
+                    reload.notify_one();
                 }
                 Request::LogEverything => log.trace(),
                 Request::LogAsConfigured => log.configured(),

@@ -22,7 +22,7 @@ use crate::peers::{self, KubeServices, Membership, Peers};
 use crate::publisher::{CurrentReceiver, Publisher};
 use crate::supervise::{Supervisor, Tasks};
 use crate::version;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_dataplane::Plane;
@@ -37,6 +37,8 @@ pub(super) struct Control {
     pub(super) membership: Option<Membership>,
     /// The client of the vL3 network; `None` where another process makes the interface.
     pub(super) nsm: Option<Handle>,
+    /// Has the configuration file read again.
+    pub(super) reload: Arc<Notify>,
 }
 
 impl Control {
@@ -86,6 +88,7 @@ impl Control {
             connections,
             file,
             services,
+            reload,
         } = discover(
             config,
             path.clone(),
@@ -161,6 +164,7 @@ impl Control {
             reporter,
             membership,
             nsm: handle,
+            reload,
         })
     }
 }
@@ -201,6 +205,7 @@ struct Found {
     file: watch::Receiver<SourceStatus>,
     /// Services of Kubernetes.
     services: KubeServices,
+    reload: Arc<Notify>,
 }
 
 /// Starts to discover services and backends.
@@ -214,7 +219,9 @@ fn discover(
     tasks: &Tasks,
 ) -> Result<Found, Failure> {
     let env = |name: &str| std::env::var(name).ok();
+    let reload: Arc<Notify> = Arc::default();
     let file = StaticFile::new(path, env, Arc::clone(config), Arc::clone(events));
+    let file = file.with_reload(Arc::clone(&reload));
     let (file_status, file_state) = watch::channel(SourceStatus::new(Origin::Static));
     let clients = match (&config.network_service, connector) {
         (Some(service), Some(connector)) => {
@@ -268,6 +275,7 @@ fn discover(
         connections,
         file: file_state,
         services,
+        reload,
     })
 }
 
