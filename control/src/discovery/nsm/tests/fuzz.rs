@@ -111,7 +111,10 @@ impl World {
             connections: connections.collect(),
             r#type: kinds[rng.random_range(0..kinds.len())].into(),
         };
-        let Ok(event) = ConnectionEvent::decode(&*changed(rng, event.encode_to_vec())) else {
+        let good = event.encode_to_vec();
+        let bytes = changed(rng, good.clone());
+        let is_good = bytes == good;
+        let Ok(event) = ConnectionEvent::decode(&*bytes) else {
             return;
         };
         let now = self.scene.now;
@@ -124,7 +127,11 @@ impl World {
                 let read = |(id, connection)| {
                     let connection = Connection::read(connection, endpoint, SERVICE).ok()?;
                     assert!(!connection.addresses.is_empty() && !connection.client.id.is_empty());
-                    assert!(!format!("{connection:?}").contains("c2ln"), "a token is kept");
+                    // A changed message may have a part of the token elsewhere.
+                    assert!(
+                        !is_good || !format!("{connection:?}").contains("c2ln"),
+                        "a token is kept"
+                    );
                     Some((id, connection))
                 };
                 let connections = event.connections.into_iter().filter_map(read).collect();
