@@ -37,6 +37,7 @@ mod overflow;
 mod placed;
 mod pool;
 mod ports;
+mod probe;
 mod reclaim;
 mod sequence;
 mod state;
@@ -57,8 +58,9 @@ pub(crate) use open::{NewFlow, OpenError, Predecessor};
 pub(crate) use orphan::Orphan;
 pub(crate) use overflow::{Guest, Overflow};
 pub(crate) use placed::PlacedFlows;
+pub(crate) use probe::Probe;
 #[cfg(test)]
 pub(crate) use sequence::Sequence;
 pub(crate) use sequence::SynNumbers;
 pub(crate) use state::{Direction, State};
-pub(crate) use table::{FlowId, FlowTable, Probe};
+pub(crate) use table::{FlowId, FlowTable};
