@@ -30,6 +30,7 @@ pub mod schedule;
 pub mod snapshot;
 pub mod source_ranges;
 pub mod stats;
+pub mod sync;
 pub mod time;
 
 pub use addr::{MacAddr, Protocol, ServiceKey};

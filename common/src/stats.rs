@@ -3,8 +3,8 @@
 //! A counter has one writer, so adding is a plain load and store without a locked instruction.
 //! Slots are stable and may be reused; a reader subtracts the values from when the slot was assigned.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::backend::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
 use crate::drop_reason::DropReason;
@@ -482,5 +482,45 @@ mod tests {
         );
         assert_eq!(stats.drops[DropReason::Malformed.index()].get(), 1);
         assert_eq!(stats.drops[DropReason::NoBackend.index()].get(), 0);
+    }
+}
+
+/// All interleavings, by the model checker. See [`crate::sync`].
+#[cfg(all(test, feature = "loom"))]
+mod interleavings {
+    use loom::sync::Arc;
+
+    use super::*;
+
+    /// A slot is freed when its last NAT port is free and no worker uses an older snapshot: whoever sees the generation
+    /// sees the ports that flows of the older one have taken.
+    #[test]
+    fn who_sees_a_signal_sees_what_was_before_it() {
+        loom::model(|| {
+            let words = Arc::new((Counter::default(), Signal::default(), Signal::default()));
+            let worker = {
+                let words = Arc::clone(&words);
+                loom::thread::spawn(move || {
+                    let (packets, ports, generation) = &*words;
+                    packets.add(7);
+                    ports.set(1);
+                    generation.set(2);
+                    ports.set(0);
+                })
+            };
+            let (packets, ports, generation) = &*words;
+            let was_freed = generation.get() == 2 && ports.get() == 0;
+            if generation.get() == 2 {
+                assert_eq!(packets.get(), 7);
+            }
+            if was_freed {
+                worker.join().unwrap();
+                assert_eq!(
+                    ports.get(),
+                    0,
+                    "a port that was taken before the generation was seen"
+                );
+            }
+        });
     }
 }

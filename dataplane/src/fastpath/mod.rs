@@ -28,21 +28,27 @@
 //! runs, and longer only if the system takes that CPU away from it.
 
 mod layout;
-#[expect(
-    unsafe_code,
-    reason = "the memory boundary: words that the kernel's programs share"
-)]
 mod memory;
 mod promotion;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(not(feature = "loom"))]
+#[expect(
+    unsafe_code,
+    reason = "the memory boundary: words that the kernel's programs share"
+)]
+mod words;
+#[cfg(feature = "loom")]
+#[path = "model_words.rs"]
+mod words;
 
-pub(crate) use memory::{FastMemory, Words};
+pub(crate) use memory::FastMemory;
 pub(crate) use promotion::{Hop, Promotion};
 #[cfg(test)]
 pub(crate) use table::NoRoom;
 pub(crate) use table::{FastTable, Usage};
+pub(crate) use words::Words;
 
 /// The control side states the right size of the memory.
 const _: () = {

@@ -1,6 +1,6 @@
 //! What the program has to know of a flow.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use vl3lb_common::sync::atomic::{AtomicU64, Ordering};
 
 use vl3lb_common::MacAddr;
 use vl3lb_common::hash::OwnerKey;

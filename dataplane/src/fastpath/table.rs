@@ -1,7 +1,7 @@
 //! One worker's flows in the fast path.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use vl3lb_common::sync::atomic::Ordering;
 
 use vl3lb_common::Timestamp;
 use vl3lb_common::hash::OwnerKey;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use vl3lb_common::sync::atomic::AtomicU64;
+use vl3lb_common::sync::atomic::Ordering::Relaxed;
 
 use crate::fastpath::Words;
 

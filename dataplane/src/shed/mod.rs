@@ -20,7 +20,7 @@ mod memory;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use vl3lb_common::sync::atomic::Ordering::Relaxed;
 
 use vl3lb_common::Timestamp;
 use vl3lb_common::hash::OwnerKey;

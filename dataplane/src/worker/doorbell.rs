@@ -2,9 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
+use vl3lb_common::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Wakes a sleeping worker: an eventfd that is written only while the worker sleeps, so that ringing
 /// for a busy worker costs no system call.

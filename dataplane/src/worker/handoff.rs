@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crossbeam::queue::ArrayQueue;
+use vl3lb_common::sync::ArrayQueue;
 
 use crate::port::{Frame, fitting_frames};
 

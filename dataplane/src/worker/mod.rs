@@ -10,6 +10,8 @@
 mod doorbell;
 pub(crate) mod handoff;
 mod inbox;
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 mod quota;
 pub(crate) mod relay;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The shared arrays without a kernel: a program that is a few lines of Rust.
 
+#[cfg(feature = "loom")]
+mod interleavings;
 mod model;
 pub(crate) mod program;
 mod table;
