@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use vl3lb_common::Snapshot;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::mailbox::Mailbox;
+use vl3lb_common::sync::ArrayQueue;
+use vl3lb_common::sync::atomic::{AtomicBool, Ordering};
 
 use super::doorbell::Doorbell;
 
@@ -53,7 +53,8 @@ impl Inbox {
 
     /// The worker processes what has arrived and ends its thread.
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        // Who sees it sees what was published before.
+        self.stopped.store(true, Ordering::Release);
         self.bell.ring();
     }
 
@@ -74,7 +75,7 @@ impl Inbox {
 
     /// Whether the worker was asked to stop.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.stopped.load(Ordering::Acquire)
     }
 
     /// Wakes the worker.
