@@ -157,7 +157,7 @@ fn a_gibibyte_arrives_while_backends_come_and_go(attachment: &Attachment) {
 /// used again all the time.
 #[test]
 fn reused_nat_ports_never_mix_connections() {
-    const SECONDS: &str = "20s";
+    const SECONDS: &str = "60s";
     let attachment = Attachment::VETH_COMPANION;
     let topology = Topology::build(&Shape {
         servers: 1,

@@ -63,6 +63,7 @@ mod iperf;
 mod kernel;
 mod lifecycle;
 mod load;
+mod long_download;
 mod malformed;
 mod monitoring;
 mod pressure;
