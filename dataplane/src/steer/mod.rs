@@ -12,6 +12,7 @@
 //! pair behind (and before Linux 6.6 a tc filter): the next attachment removes it.
 
 mod companion;
+mod kernel;
 mod program;
 
 use std::collections::HashSet;
@@ -32,6 +33,7 @@ use crate::fastpath::FastMemory;
 use crate::link::{Link, LinkInfo};
 use crate::shed::ShedMemory;
 use companion::Companion;
+use kernel::Kernel;
 use program::Programs;
 
 pub(crate) use program::Counters;
@@ -83,12 +85,23 @@ impl Steer {
         workers: Option<u16>,
         fast_path: FastPathConfig,
     ) -> Result<Self, SetupError> {
+        Self::attach_on(Kernel::default(), link, mode, workers, fast_path)
+    }
+
+    /// [`attach`](Self::attach) with a kernel that may act as an older one.
+    fn attach_on(
+        kernel: Kernel,
+        link: &LinkInfo,
+        mode: Mode,
+        workers: Option<u16>,
+        fast_path: FastPathConfig,
+    ) -> Result<Self, SetupError> {
         let cpus =
             std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(1));
         let mut failures = Attempts(Vec::new());
         for &(candidate, with) in candidates(link, mode, fast_path) {
             let attached = queues(link, candidate, workers, cpus)
-                .and_then(|queues| Self::attach_with(link, candidate, queues, with, fast_path));
+                .and_then(|queues| Self::attach_with(kernel, link, (candidate, with), queues, fast_path));
             match attached {
                 Ok(mut steer) => {
                     steer.reason = reason(link, mode, candidate, &failures);
@@ -236,14 +249,14 @@ impl Steer {
 
     /// With the fast path, where `mode` has one, or without it.
     fn attach_with(
+        kernel: Kernel,
         link: &LinkInfo,
-        mode: AttachMode,
+        (mode, with): (AttachMode, With),
         queues: u32,
-        with: With,
         config: FastPathConfig,
     ) -> Result<Self, SetupError> {
         let without = |reason: String| {
-            let mut steer = Self::attach_as(link, mode, queues, 0)?;
+            let mut steer = Self::attach_as(kernel, link, mode, queues, 0)?;
             steer.fast_path.reason = reason;
             Ok(steer)
         };
@@ -253,7 +266,7 @@ impl Steer {
         if mode != AttachMode::Companion {
             return without(format!("{} mode has none, companion mode has one", mode.name()));
         }
-        match Self::attach_as(link, mode, queues, config.flows) {
+        match Self::attach_as(kernel, link, mode, queues, config.flows) {
             Err(
                 error @ (SetupError::Load { .. }
                 | SetupError::FastPath { .. }
@@ -265,6 +278,7 @@ impl Steer {
 
     /// `fast_flows` is the number of flows of the fast path, 0 without one.
     fn attach_as(
+        kernel: Kernel,
         link: &LinkInfo,
         mode: AttachMode,
         queues: u32,
@@ -275,7 +289,7 @@ impl Steer {
             AttachMode::Native | AttachMode::Generic => None,
         };
         let near_index = companion.as_ref().map_or(0, Companion::near_index);
-        let mut programs = Programs::load(link, queues, near_index, fast_flows)?;
+        let mut programs = Programs::load_into(kernel, link, queues, near_index, fast_flows)?;
         let fast_memory = match fast_flows {
             0 => None,
             flows => Some(
@@ -299,11 +313,14 @@ impl Steer {
             None if mode == AttachMode::Native => programs.attach_xdp(link.index, XdpMode::Driver),
             None => programs.attach_xdp(link.index, XdpMode::Skb),
         };
-        attached.map_err(|error| match os_code(&error) {
-            Some(libc::EINVAL) if fast_flows > 0 => SetupError::FastPathUnsupported {
-                interface: link.name.clone(),
-            },
-            _ => attach_error(link, mode, error),
+        attached.map_err(|error| {
+            let is_refused_program = matches!(error, ProgramError::LoadError { .. });
+            if fast_flows > 0 && !is_refused_program && os_code(&error) == Some(libc::EINVAL) {
+                return SetupError::FastPathUnsupported {
+                    interface: link.name.clone(),
+                };
+            }
+            attach_error(link, mode, error)
         })?;
         Ok(Self {
             programs,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray, XskMap};
 use aya::programs::tc::{self, TcAttachOptions, TcError};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::dataplane::{FastPathPackets, Steered};
@@ -21,6 +22,7 @@ use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{MacAddr, ServiceKey};
 
+use super::kernel::{Feature, Kernel};
 use crate::capability;
 use crate::error::{Cause, SetupError, os_code};
 use crate::fastpath::{self, FastMemory};
@@ -55,14 +57,27 @@ pub(super) struct Programs {
     interface: String,
     counters: Counters,
     has_fast_path: bool,
+    kernel: Kernel,
     /// The content of the map `config`.
     config: Config,
 }
 
 impl Programs {
+    /// [`load_into`](Self::load_into) the kernel as it is.
+    #[cfg(test)]
+    pub(super) fn load(
+        link: &LinkInfo,
+        queues: u32,
+        near_index: u32,
+        fast_flows: u32,
+    ) -> Result<Self, SetupError> {
+        Self::load_into(Kernel::default(), link, queues, near_index, fast_flows)
+    }
+
     /// Loads the object for `link`, with room for `queues` sockets. `near_index` is the near end of the
     /// companion pair, 0 without one. `fast_flows` is the number of flows of the fast path, 0 without one.
-    pub(super) fn load(
+    pub(super) fn load_into(
+        kernel: Kernel,
         link: &LinkInfo,
         queues: u32,
         near_index: u32,
@@ -86,7 +101,7 @@ impl Programs {
             .map_max_entries("fast_index", buckets.max(1))
             .map_max_entries("fast_flows", fast_flows.max(1))
             .map_max_entries("fast_rounds", cpus)
-            .load(OBJECT)
+            .load(&kernel.object(OBJECT))
             .map_err(|error| load_error(&link.name, error))?;
         let mut counters = |name: &str| {
             bpf.take_map(name)
@@ -106,6 +121,7 @@ impl Programs {
             interface: link.name.clone(),
             counters,
             has_fast_path: fast_flows > 0,
+            kernel,
             config: [0; size_of::<Config>() / 2],
         };
         programs.set_link(link.link)?;
@@ -114,6 +130,9 @@ impl Programs {
 
     /// Maps the arrays of the fast path, which was loaded for `flows` flows.
     pub(super) fn fast_memory(&self, flows: u32) -> io::Result<FastMemory> {
+        if let Some(refusal) = self.kernel.refusal(Feature::MappedArrays) {
+            return Err(refusal);
+        }
         FastMemory::map(
             self.array("fast_index")?.as_fd(),
             self.array("fast_flows")?.as_fd(),
@@ -164,6 +183,12 @@ impl Programs {
     }
 
     fn attach_tcx(&mut self) -> Result<(), ProgramError> {
+        // Loaded first, so that a refusal of the program is not taken for one of the link.
+        self.tc()?;
+        if let Some(io_error) = self.kernel.refusal(Feature::TcxLinks) {
+            let call = "bpf_link_create";
+            return Err(SyscallError { call, io_error }.into());
+        }
         let interface = self.interface.clone();
         self.tc()?
             .attach_with_options(

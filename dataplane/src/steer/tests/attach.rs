@@ -20,6 +20,7 @@ use super::receiver::Receiver;
 use crate::link::netlink::Netlink;
 use crate::testing::netns::{in_namespace, tun, veth_pair};
 use companion::has_program;
+use kernel::Feature;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 1, 100));
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 1, 103));
@@ -475,6 +476,50 @@ fn three_capabilities_are_enough_for_every_mode() {
             let reason = &steer.fast_path().reason;
             assert_eq!(has_fast_path, mode == Mode::Companion, "{mode:?}: {reason}");
         }
+    });
+}
+
+/// An older kernel: without the fast path everything goes on, and the reason says what is missing. `auto` prefers another
+/// mode then.
+#[test]
+fn without_a_feature_of_the_fast_path_the_worker_takes_all_packets() {
+    in_namespace(|| {
+        let [_device] = tun("tun0", TunKind::Plain);
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
+        for (without, reason) in [
+            (Feature::MappedArrays, "map the fast path for 16384 flows of "),
+            (
+                Feature::Program,
+                "the kernel's verifier says: BPF_ATOMIC uses invalid atomic opcode 70",
+            ),
+            (
+                Feature::TcxLinks,
+                "the kernel has no tcx links (Linux before 6.6)",
+            ),
+        ] {
+            let kernel = Kernel {
+                without: Some(without),
+            };
+            for (interface, mode, chosen) in [
+                ("nsm-1", Mode::Companion, AttachMode::Companion),
+                ("nsm-1", Mode::Auto, AttachMode::Native),
+                ("tun0", Mode::Auto, AttachMode::Companion),
+            ] {
+                let link = LinkInfo::inspect(interface).unwrap();
+                let mut steer =
+                    Steer::attach_on(kernel, &link, mode, None, FastPathConfig::default()).unwrap();
+                steer.allow(&rules(steer.queues())).unwrap();
+                assert_eq!(steer.mode(), chosen, "{without:?} {interface}");
+                assert_eq!(steer.fast_path().flows, 0, "{without:?} {interface}");
+                assert!(steer.fast_memory().is_none());
+                // In native mode the reason for the mode names it.
+                let said = format!("{} {}", steer.fast_path().reason, steer.reason());
+                assert!(said.contains(reason), "{without:?} {interface}: {said}");
+            }
+        }
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let steer = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
+        assert!(steer.fast_path().flows > 0 && steer.fast_memory().is_some());
     });
 }
 
