@@ -21,12 +21,13 @@ impl Flows {
             .observe(micros, &CONNECT_BOUNDS);
     }
 
-    /// Counts an ICMP error that reports a flow's backend as unreachable, unless the backend has replied before.
-    /// The flow stays as it is.
-    pub(crate) fn count_unreachable(&self, id: FlowId) {
-        let entry = self.table.entry(id);
-        if matches!(entry.state(), State::Opening | State::Unreplied) {
-            self.count_failure(entry.backend(), FlowFailure::Unreachable);
+    /// Counts an ICMP error that reports a flow's backend as unreachable, unless the backend has replied before:
+    /// once, however often that is reported. The flow goes on.
+    pub(crate) fn count_unreachable(&mut self, id: FlowId) {
+        let entry = self.table.entry_mut(id);
+        if matches!(entry.state(), State::Opening | State::Unreplied) && entry.note_unreachable() {
+            let backend = entry.backend();
+            self.count_failure(backend, FlowFailure::Unreachable);
         }
     }
 

@@ -25,10 +25,12 @@ const COUNTED: u8 = 2;
 /// In [`HotEntry::flags`]: see [`HotEntry::is_client_mac_learned`].
 const LEARNED: u8 = 4;
 
-/// In [`HotEntry::placement`]: see [`HotEntry::is_away`].
+/// In [`HotEntry::marks`]: see [`HotEntry::is_away`].
 const AWAY: u8 = 1;
-/// In [`HotEntry::placement`]: see [`HotEntry::is_by_client`].
+/// In [`HotEntry::marks`]: see [`HotEntry::is_by_client`].
 const BY_CLIENT: u8 = 2;
+/// In [`HotEntry::marks`]: see [`HotEntry::note_unreachable`].
+const REPORTED: u8 = 4;
 
 /// In [`HotEntry::flags`]: see [`HotEntry::epoch`].
 const HAS_EPOCH: u8 = 8;
@@ -71,15 +73,15 @@ pub(crate) struct HotEntry {
     pub hop_generation: u16,
     /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
-    /// Why the flow is at this worker: [`AWAY`] and [`BY_CLIENT`].
-    placement: u8,
+    /// More flags: [`AWAY`], [`BY_CLIENT`] and [`REPORTED`].
+    marks: u8,
     /// 1 if the in-kernel path has a record of the flow.
     promoted: u8,
 }
 
 const _: () = assert!(size_of::<HotEntry>() == 64);
 const _: () = assert!(std::mem::offset_of!(HotEntry, client_port) == 36);
-const _: () = assert!(std::mem::offset_of!(HotEntry, placement) == 62);
+const _: () = assert!(std::mem::offset_of!(HotEntry, marks) == 62);
 const _: () = assert!(MAX_BACKENDS <= 1 << u16::BITS);
 
 impl HotEntry {
@@ -107,7 +109,7 @@ impl HotEntry {
             client_mac: new.client_mac,
             hop_generation: new.hop_generation,
             mss: 0,
-            placement: if new.away { AWAY } else { 0 },
+            marks: if new.away { AWAY } else { 0 },
             promoted: 0,
         }
     }
@@ -223,20 +225,27 @@ impl HotEntry {
 
     /// Whether the flow is not at its client's home.
     pub(super) const fn is_away(&self) -> bool {
-        self.placement & AWAY != 0
+        self.marks & AWAY != 0
     }
 
     /// Whether the flow was opened at the owner of its client's address: see [`super::placed`].
     pub(super) const fn is_by_client(&self) -> bool {
-        self.placement & BY_CLIENT != 0
+        self.marks & BY_CLIENT != 0
+    }
+
+    /// Notes that the flow's backend was reported as unreachable. True for the first time.
+    pub(super) const fn note_unreachable(&mut self) -> bool {
+        let is_first = self.marks & REPORTED == 0;
+        self.marks |= REPORTED;
+        is_first
     }
 
     /// Notes whether it was.
     pub(super) const fn set_by_client(&mut self, by_client: bool) {
-        self.placement = if by_client {
-            self.placement | BY_CLIENT
+        self.marks = if by_client {
+            self.marks | BY_CLIENT
         } else {
-            self.placement & !BY_CLIENT
+            self.marks & !BY_CLIENT
         };
     }
 

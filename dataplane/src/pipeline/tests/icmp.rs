@@ -123,6 +123,22 @@ fn icmp_neither_refreshes_nor_ends_a_flow() {
 }
 
 #[test]
+fn a_flow_whose_backend_is_unreachable_fails_once() {
+    let mut world = World::new(Setup::default());
+    for client in ["172.16.1.100:40000", "172.16.1.100:40001"] {
+        let question = world.client_udp(client, b"q");
+        let to = world.addresses("172.16.1.2:0", "172.16.1.103:0");
+        // The client asks again, and each time a router says so.
+        for _ in 0..3 {
+            let (_, sent) = world.send(&question);
+            let error = builder::icmp_error(to, 3, 1, 0, inner(&sent));
+            assert_eq!(world.send(&error).0, Verdict::Transmit);
+        }
+    }
+    assert_eq!(world.stats[0].backend(BackendSlot(16)).flows_failed[2].get(), 2);
+}
+
+#[test]
 fn errors_about_unknown_packets_are_dropped() {
     let mut world = World::new(Setup::default());
     for (source, destination) in [

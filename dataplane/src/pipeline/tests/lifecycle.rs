@@ -67,6 +67,56 @@ fn scaling_up_moves_no_flow() {
 }
 
 #[test]
+fn a_change_of_one_backend_touches_no_flow_of_another() {
+    let backends = |third: BackendState, fourth: Option<BackendState>| {
+        let mut backends = vec![
+            (FIRST, BackendState::Active),
+            (SECOND, BackendState::Active),
+            ("172.16.1.4:8081", third),
+        ];
+        backends.extend(fourth.map(|state| ("172.16.1.5:8081", state)));
+        backends
+    };
+    for scheduler in [
+        Scheduler::Maglev,
+        Scheduler::RoundRobin,
+        Scheduler::LeastConnections,
+    ] {
+        let mut world = World::new(Setup {
+            scheduler,
+            backends: backends(BackendState::Active, None),
+            ..Setup::default()
+        });
+        let clients: Vec<_> = (0..60).map(|i| format!("172.16.1.100:{}", 40_000 + i)).collect();
+        let flows: Vec<_> = clients
+            .iter()
+            .map(|client| (client, world.connect(client)))
+            .filter(|(_, seen)| seen.destination.ip().to_string() != "172.16.1.4")
+            .collect();
+        assert!((20..60).contains(&flows.len()), "{scheduler:?}: {}", flows.len());
+        let draining = BackendState::Draining { since: world.now };
+        for (third, fourth) in [
+            (BackendState::Down, None),
+            (BackendState::Down, Some(BackendState::Active)),
+            (draining, Some(draining)),
+            (BackendState::Gone, Some(BackendState::Down)),
+            (BackendState::Gone, None),
+            (BackendState::Active, None),
+        ] {
+            world.publish_backends(backends(third, fourth));
+            world.sweep();
+            for (client, seen) in &flows {
+                let data = world.client_tcp(client, flags::ACK, b"x");
+                let now = world.forward(&data);
+                assert_eq!((now.source, now.destination), (seen.source, seen.destination));
+                let data = world.backend_tcp(seen, flags::ACK, b"x");
+                assert_eq!(world.forward(&data).destination.to_string(), **client);
+            }
+        }
+    }
+}
+
+#[test]
 fn flows_of_a_backend_that_is_gone_end_at_once() {
     let mut world = World::new(Setup {
         backends: two_backends(BackendState::Active),

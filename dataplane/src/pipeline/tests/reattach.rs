@@ -336,3 +336,24 @@ fn a_client_that_the_kernel_does_not_know_is_resolved_once_for_many_replies() {
     let asked: Vec<_> = std::iter::from_fn(|| world.engines[0].signals.events.pop()).collect();
     assert_eq!(asked, [WorkerEvent::Unresolved("172.16.1.100".parse().unwrap())]);
 }
+
+/// It is asked for through a ring without a lock, and nothing waits for it, nor for room in the ring.
+#[test]
+fn a_new_flow_does_not_wait_for_its_client_to_be_resolved() {
+    let mut world = World::new(Setup::default());
+    for client in 1..=40 {
+        let address = format!("172.16.1.{}", 150 + client);
+        let seen = world.connect(&format!("{address}:40000"));
+        let data = world.backend_tcp(&seen, flags::ACK, b"reply");
+        assert_eq!(
+            world.forward(&data).macs,
+            Some((OWN_MAC, CLIENT_MAC)),
+            "the neighbour that its packets come from"
+        );
+        if client == 1 {
+            let asked = world.engines[0].signals.events.pop();
+            assert_eq!(asked, Some(WorkerEvent::Unresolved(address.parse().unwrap())));
+        }
+    }
+    assert!(world.stats[0].events_lost.get() > 0, "the ring is full");
+}

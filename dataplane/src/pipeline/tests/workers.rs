@@ -205,3 +205,36 @@ fn a_flow_under_the_former_rule_keeps_it_known() {
     world.sweep();
     assert_eq!(placement(&world), (false, true));
 }
+
+/// The owner's hash is for packets without a flow: one that is known needs no handoff, whoever would own it now.
+#[test]
+fn a_known_flow_is_served_where_it_is_whoever_would_own_it_now() {
+    let mut world = World::new(Setup {
+        workers: 3,
+        ..Setup::default()
+    });
+    let questions: Vec<_> = (40_000..40_020)
+        .map(|port| world.client_udp(&format!("172.16.1.100:{port}"), b"q"))
+        .collect();
+    for question in &questions {
+        world.forward(question);
+    }
+    // One worker is the client's home from now on; the flows are where they are.
+    world.setup.affinity = Duration::from_secs(60);
+    let next = snapshot(&world.setup, 2);
+    world.publish(|snapshot| *snapshot = next);
+    let mut served = [0; 3];
+    for question in &questions {
+        for (worker, served) in served.iter_mut().enumerate() {
+            let mut frames = [frame(question)];
+            let verdict = world.engines[worker].forward(&mut frames, Origin::Queue, world.now);
+            *served += usize::from(verdict == Verdict::Transmit);
+        }
+    }
+    assert_eq!(
+        served.iter().sum::<usize>(),
+        questions.len(),
+        "each at its worker"
+    );
+    assert!(served.iter().all(|&flows| flows > 0), "{served:?}");
+}

@@ -4,6 +4,7 @@ mod any_order;
 mod evicted;
 mod fragments;
 mod fuzz;
+mod locks;
 mod unsent;
 
 use crossbeam::queue::ArrayQueue;
