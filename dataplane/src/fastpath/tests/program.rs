@@ -1,12 +1,12 @@
 //! What `bpf/fastpath.h` does with a packet, a step at a time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vl3lb_common::hash::OwnerKey;
 
 use super::super::layout::{
-    BACKEND, BYTES, CLIENT, HOPS, LOCAL, NUMBERS, PACKETS, PORTS, PROTOCOL, USED, index_word, pair, side,
-    word, words,
+    BACKEND, BYTES, CLIENT, HOPS, LOCAL, MTUS, NUMBERS, PACKETS, PORTS, PROTOCOL, USED, WINDOWS, index_word,
+    pair, side, unpaired, word, words,
 };
 use super::super::memory::FastMemory;
 use crate::flow::Direction;
@@ -53,6 +53,54 @@ pub(crate) enum Step {
     },
 }
 
+/// A TCP segment with nothing but the ACK flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgment: u32,
+    pub(crate) payload: u32,
+}
+
+impl Segment {
+    /// `vl3lb_fast_follow`: the numbers of a direction after this segment.
+    fn follow(self, record: &[AtomicU64], direction: Direction) -> (u32, u32) {
+        let both = |at: usize| unpaired(record[at].load(Ordering::Relaxed));
+        let later = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
+        let (mut own_end, mut acknowledged) = both(side(direction) + NUMBERS);
+        let (other_end, other_acknowledged) = both(side(direction.opposite()) + NUMBERS);
+        let (window, other_window) = match (both(WINDOWS), direction) {
+            ((of_client, of_backend), Direction::In) => (of_client, of_backend),
+            ((of_client, of_backend), Direction::Out) => (of_backend, of_client),
+        };
+        let end = later(own_end, other_acknowledged);
+        let other_end = later(other_end, acknowledged);
+        let next = self.sequence.wrapping_add(self.payload);
+        let moved = next.wrapping_sub(end);
+        let gap = self.acknowledgment.wrapping_sub(other_end);
+        if self.sequence == end {
+            own_end = next;
+            if gap.cast_signed() > 0 && gap <= window {
+                acknowledged = self.acknowledgment;
+            }
+        } else if moved.cast_signed() > 0
+            && moved <= other_window
+            && gap.cast_signed().unsigned_abs() <= window
+        {
+            own_end = next;
+        }
+        (own_end, acknowledged)
+    }
+}
+
+/// What the program makes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Translated {
+    pub(crate) target: Target,
+    pub(crate) source_port: u16,
+    /// Where the frame goes.
+    pub(crate) mac: [u8; 6],
+}
+
 /// A packet on its way through the program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Program {
@@ -62,6 +110,12 @@ pub(crate) struct Program {
     used: u64,
     /// TCP: the numbers to be noted, as the real program would.
     pub(crate) numbers: Option<(u32, u32)>,
+    /// TCP: what the numbers to be noted follow from, instead.
+    pub(crate) segment: Option<Segment>,
+    /// The record by which the packet was translated.
+    taken: Option<(u32, Direction)>,
+    /// Packets longer than the record's MTU are left.
+    judges_length: bool,
     pub(crate) step: Step,
 }
 
@@ -73,6 +127,9 @@ impl Program {
             bytes,
             used,
             numbers: None,
+            segment: None,
+            taken: None,
+            judges_length: false,
             step: Step::Enter,
         }
     }
@@ -89,6 +146,31 @@ impl Program {
             }
             self.advance(memory, key);
         }
+    }
+
+    /// Runs to the end. `Some` if the program took the packet: where it goes, and with what source.
+    pub(crate) fn translate(mut self, memory: &FastMemory, key: &OwnerKey) -> Option<Translated> {
+        self.judges_length = true;
+        while !matches!(self.step, Step::Done { .. }) {
+            self.advance(memory, key);
+        }
+        let Step::Done { target: Some(target) } = self.step else {
+            return None;
+        };
+        let (record, direction) = self.taken?;
+        let (source_port, _) = ports(memory, record, direction.opposite());
+        Some(Translated {
+            target,
+            source_port,
+            mac: mac(memory, record, direction),
+        })
+    }
+
+    fn is_too_long(&self, memory: &FastMemory, record: u32, direction: Direction) -> bool {
+        let bytes = memory.record(record)[MTUS].load(Ordering::Relaxed).to_ne_bytes();
+        let at = 2 * direction as usize;
+        let mtu = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        self.judges_length && self.bytes > mtu.into()
     }
 
     pub(crate) fn advance(&mut self, memory: &FastMemory, key: &OwnerKey) {
@@ -117,7 +199,7 @@ impl Program {
                     .unwrap_or(Step::Leave { target: None })
             }
             Step::Compare { record, direction } => {
-                if is_key(memory, record, direction, packet) {
+                if is_key(memory, record, direction, packet) && !self.is_too_long(memory, record, direction) {
                     Step::Address { record, direction }
                 } else {
                     Step::Leave { target: None }
@@ -150,7 +232,9 @@ impl Program {
                 words[at + PACKETS].fetch_add(1, Ordering::Relaxed);
                 words[at + BYTES].fetch_add(self.bytes, Ordering::Relaxed);
                 words[at + USED].store(self.used, Ordering::Relaxed);
-                if let Some((end, acknowledged)) = self.numbers {
+                self.taken = Some((record, direction));
+                let followed = self.segment.map(|segment| segment.follow(words, direction));
+                if let Some((end, acknowledged)) = self.numbers.or(followed) {
                     words[at + NUMBERS].store(pair(end, acknowledged), Ordering::Relaxed);
                 }
                 Step::Leave { target: Some(target) }

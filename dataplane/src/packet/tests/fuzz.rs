@@ -14,51 +14,73 @@ use crate::packet::{Framing, Translation};
 
 /// Seeds that have failed.
 const CORPUS: &[u64] = &[];
-/// Packets of one seed.
-const PACKETS: u64 = 500;
+/// Packets without changes of one seed, and what is made of each: to make one takes longer than to try it.
+const ORIGINALS: u64 = 32;
+const VARIANTS: u64 = 16;
 
 #[test]
 fn no_packet_does_harm() {
     vl3lb_testbed::fuzz::run("packets", 12, CORPUS, |seed| {
         let mut rng = StdRng::seed_from_u64(seed);
-        for _ in 0..PACKETS {
-            let spec = spec(&mut rng);
-            let bytes = packet(&mut rng, &spec);
-            let framing = spec.framing;
-            let to = translation(&mut rng, spec.source.is_ipv4());
-            let cut = rng.random_range(0..200);
-            reach_everything(&bytes, &[], framing, &to);
-            reach_everything(&bytes, &[cut], framing, &to);
+        for _ in 0..ORIGINALS {
+            let original = Original::new(&mut rng);
+            for _ in 0..VARIANTS {
+                let bytes = original.variant(&mut rng);
+                let cut = rng.random_range(0..200);
+                reach_everything(&bytes, &[], original.spec.framing, &original.to);
+                reach_everything(&bytes, &[cut], original.spec.framing, &original.to);
+            }
         }
-        PACKETS
+        ORIGINALS * VARIANTS
     });
 }
 
-/// Arbitrary bytes, the packet with changes, or an error about it.
-fn packet(rng: &mut StdRng, spec: &Spec) -> Vec<u8> {
-    match rng.random_range(0..10) {
-        0 => {
-            let mut bytes = vec![0; rng.random_range(0..200)];
-            rng.fill(&mut bytes[..]);
-            bytes
+/// A packet, its translation, and an error about it.
+struct Original {
+    spec: Spec,
+    to: Translation,
+    packet: Vec<u8>,
+    quote: Vec<u8>,
+    error: Vec<u8>,
+}
+
+impl Original {
+    fn new(rng: &mut StdRng) -> Self {
+        let spec = spec(rng);
+        let packet = spec.bytes();
+        let quote = packet[spec.framing.header_len()..].to_vec();
+        Self {
+            to: translation(rng, spec.source.is_ipv4()),
+            error: error(rng, &spec, &quote),
+            spec,
+            packet,
+            quote,
         }
-        1..7 => changed(rng, spec.bytes(), spec.framing),
-        _ => {
-            let quoted = Spec {
-                framing: Framing::RawIp,
-                ..spec.clone()
-            };
-            let quote = changed(rng, quoted.bytes(), Framing::RawIp);
-            let [a, b, c, d] = if rng.random() { [0; 4] } else { rng.random() };
-            let header = [rng.random_range(0..13), rng.random_range(0..5), 0, 0, a, b, c, d];
-            let bytes = icmp_error(spec.framing, spec.destination, spec.source, header, &quote);
-            if rng.random() {
+    }
+
+    /// Arbitrary bytes, the packet with changes, or an error about it.
+    fn variant(&self, rng: &mut StdRng) -> Vec<u8> {
+        let framing = self.spec.framing;
+        match rng.random_range(0..16) {
+            0 => {
+                let mut bytes = vec![0; rng.random_range(0..200)];
+                rng.fill(&mut bytes[..]);
                 bytes
-            } else {
-                changed(rng, bytes, spec.framing)
+            }
+            1..11 => changed(rng, self.packet.clone(), framing),
+            11..14 => changed(rng, self.error.clone(), framing),
+            _ => {
+                let quote = changed(rng, self.quote.clone(), Framing::RawIp);
+                error(rng, &self.spec, &quote)
             }
         }
     }
+}
+
+fn error(rng: &mut StdRng, spec: &Spec, quote: &[u8]) -> Vec<u8> {
+    let [a, b, c, d] = if rng.random() { [0; 4] } else { rng.random() };
+    let header = [rng.random_range(0..13), rng.random_range(0..5), 0, 0, a, b, c, d];
+    icmp_error(spec.framing, spec.destination, spec.source, header, quote)
 }
 
 /// With up to three bytes changed, most of them in the headers; a third is cut.

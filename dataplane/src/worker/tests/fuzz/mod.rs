@@ -5,12 +5,16 @@
 
 mod check;
 mod datagrams;
+mod hostile;
+mod kernel;
 mod model;
 mod network;
+mod options;
 mod piece;
 mod quote;
 mod seen;
 mod sender;
+mod whole;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,6 +22,7 @@ use vl3lb_common::BackendState;
 use vl3lb_common::schedule::Scheduler;
 
 use super::*;
+use crate::fastpath::FastMemory;
 use check::{Outcome, check, check_reset, doubt, is_own_reset};
 use model::Nat;
 use network::{BACKENDS, Network};
@@ -37,6 +42,9 @@ fn packet_sequences_are_translated_as_by_the_reference() {
             world.step();
         }
         let packets = world.packets;
+        for worker in &mut world.team.workers {
+            worker.engine.set_fast_path(None, 1);
+        }
         world.team.close();
         packets
     });
@@ -47,6 +55,8 @@ struct World {
     network: Network,
     generation: u64,
     team: Team,
+    /// The in-kernel path's arrays, in networks that have one.
+    kernel: Option<Arc<FastMemory>>,
     nat: Nat,
     hosts: Hosts,
     packets: u64,
@@ -70,20 +80,30 @@ impl World {
             nat_ports: (20_000, if is_crowded { 20_031 } else { 23_999 }),
             scheduler: schedulers[rng.random_range(0..schedulers.len())],
             affinity: Duration::from_secs(if rng.random() { 0 } else { 60 }),
+            is_narrow: rng.random_range(0..3) == 0,
             states: [BackendState::Active; BACKENDS],
         };
-        let workers = rng.random_range(1..=2);
+        let workers = rng.random_range(1..=4);
         let flows = if is_crowded { 64 } else { 16_384 };
-        let team = Team::with(workers, network.framing, flows, |generation| {
+        let mut team = Team::with(workers, network.framing, flows, |generation| {
             network.snapshot(generation)
         });
+        let kernel = (rng.random_range(0..3) == 0).then(|| {
+            let records = if is_crowded { 16 } else { 256 };
+            Arc::new(FastMemory::anonymous(records, 1).unwrap())
+        });
+        let after = rng.random_range(1..16);
+        for worker in &mut team.workers {
+            worker.engine.set_fast_path(kernel.as_ref(), after);
+        }
         let nat = Nat::new(is_crowded);
         Self {
             rng,
-            hosts: Hosts::new(network.framing),
+            hosts: Hosts::new(&network),
             network,
             generation: 1,
             team,
+            kernel,
             nat,
             packets: 0,
         }
@@ -152,14 +172,22 @@ impl World {
                 }
             }
         }
-        let mut out = self.team.send(worker, &input.packet);
+        let by_kernel = self
+            .kernel
+            .as_ref()
+            .and_then(|memory| kernel::translated(memory, &self.network, &input.packet, self.team.now));
+        let mut out = match by_kernel {
+            Some(output) => vec![output],
+            None => self.team.send(worker, &input.packet),
+        };
         // Before the packet, for which half-open connections have made room.
         for reset in out.extract_if(.., |output| is_own_reset(output, &input.packet, ethernet)) {
             check_reset(&self.nat, &self.network, &reset);
         }
         self.packets += 1;
         let now = self.team.now;
-        let outcome = check(&mut self.nat, &self.network, &input.packet, &out, now);
+        let (nat, network) = (&mut self.nat, &self.network);
+        let outcome = check(nat, network, &input.packet, input.is_sound, &out, now);
         let is_met = match input.demand {
             Demand::None => true,
             Demand::Request => matches!(outcome, Outcome::Request(..)),

@@ -26,6 +26,10 @@ pub(super) const SERVICES: [(Protocol, u16, u16); 4] = [
 pub(super) const BACKENDS: usize = 3;
 /// Clients in each family.
 pub(super) const CLIENTS: u8 = 6;
+/// The interface's, and those of the routes to the first backend and the first client in a narrow network.
+const MTU: u16 = 1_500;
+const MTU_TO_BACKEND: u16 = 1_300;
+const MTU_TO_CLIENT: u16 = 1_400;
 const FIRST_BACKEND: u8 = 2;
 const FIRST_CLIENT: u8 = 100;
 
@@ -77,11 +81,24 @@ pub(super) struct Network {
     pub(super) nat_ports: (u16, u16),
     pub(super) scheduler: Scheduler,
     pub(super) affinity: Duration,
+    /// The routes to some hosts have an MTU of their own.
+    pub(super) is_narrow: bool,
     /// By number, in both families and for all services.
     pub(super) states: [BackendState; BACKENDS],
 }
 
 impl Network {
+    /// The longest packet that a host gets.
+    pub(super) fn mtu_towards(&self, address: IpAddr) -> u16 {
+        let is_v4 = address.is_ipv4();
+        match address {
+            _ if !self.is_narrow => MTU,
+            address if address == backend(is_v4, 0) => MTU_TO_BACKEND,
+            address if address == client(is_v4, 0) => MTU_TO_CLIENT,
+            _ => MTU,
+        }
+    }
+
     /// Whether a socket has a NAT port.
     pub(super) fn is_nat_port(&self, socket: SocketAddr) -> bool {
         let (first, last) = self.nat_ports;
@@ -143,20 +160,27 @@ impl Network {
             Framing::Ethernet => Link::Ethernet(MACS.1),
             Framing::RawIp => Link::RawIp,
         };
-        let routes = [(true, 24), (false, 64)].map(|(is_v4, prefix_length)| Route {
-            destination: host(is_v4, 0),
+        let route = |destination: IpAddr, prefix_length, mtu| Route {
+            destination,
             prefix_length,
             gateway: None,
             metric: 0,
-            mtu: None,
-        });
+            mtu,
+        };
+        let mut routes = vec![route(host(true, 0), 24, None), route(host(false, 0), 64, None)];
+        if self.is_narrow {
+            for (is_v4, length) in [(true, 32), (false, 128)] {
+                routes.push(route(backend(is_v4, 0), length, Some(MTU_TO_BACKEND)));
+                routes.push(route(client(is_v4, 0), length, Some(MTU_TO_CLIENT)));
+            }
+        }
         Snapshot {
             generation: Generation(generation),
             addresses: vec![own(true), own(false)],
             broadcasts: vec![Ipv4Addr::new(172, 16, 1, 255)],
             nat_ports: NatPorts::new(self.nat_ports.0, self.nat_ports.1).expect("not empty"),
-            mtu: 1500,
-            next_hops: NextHops::new(link, 1, routes.to_vec(), HashMap::new()),
+            mtu: MTU,
+            next_hops: NextHops::new(link, 1, routes, HashMap::new()),
             services,
             service_slots,
             backend_slots,

@@ -6,7 +6,7 @@ use vl3lb_common::Protocol;
 
 use super::model::{Flow, Mapping, Nat};
 use super::network::Network;
-use super::seen::{addresses_of, first_fragment};
+use super::seen::{addresses_of, tuple_of};
 
 /// Checks the error that came out for the one that went in. Errors about fragments behind the first one have no ports,
 /// and are not looked at.
@@ -61,5 +61,5 @@ fn quoted(packet: &[u8], ethernet: bool) -> Option<(Protocol, SocketAddr, Socket
         (6, _, 58) => 40,
         _ => return None,
     };
-    first_fragment(ip.get(icmp + 8..)?, false)
+    tuple_of(ip.get(icmp + 8..)?, false)
 }

@@ -22,7 +22,32 @@ pub(super) struct Content {
     pub(super) flags: u8,
     pub(super) sequence: u32,
     pub(super) acknowledgment: u32,
+    /// Of TCP.
+    pub(super) options: Vec<u8>,
     pub(super) payload: Vec<u8>,
+}
+
+impl Content {
+    /// With no-operations in the place of the TCP timestamps.
+    pub(super) fn without_timestamps(&self) -> Self {
+        let mut content = self.clone();
+        let options = &mut content.options;
+        let mut at = 0;
+        while let Some(&kind) = options.get(at) {
+            let length = match (kind, options.get(at + 1)) {
+                (0, _) => break,
+                (1, _) => 1,
+                (_, Some(&length)) if length >= 2 => usize::from(length),
+                _ => break,
+            };
+            if kind == 8 && at + length <= options.len() {
+                options[at..at + length].fill(1);
+                break;
+            }
+            at += length;
+        }
+        content
+    }
 }
 
 impl Seen {
@@ -44,6 +69,7 @@ impl Seen {
                     flags: tcp.slice()[13],
                     sequence: tcp.sequence_number(),
                     acknowledgment: tcp.acknowledgment_number(),
+                    options: tcp.options().to_vec(),
                     payload: tcp.payload().to_vec(),
                 };
                 (
@@ -57,6 +83,7 @@ impl Seen {
                     flags: 0,
                     sequence: 0,
                     acknowledgment: 0,
+                    options: Vec::new(),
                     payload: udp.payload().to_vec(),
                 };
                 (
@@ -77,21 +104,20 @@ impl Seen {
     }
 }
 
-/// Protocol and ports of the first fragment of a TCP or UDP packet without options and other extension headers.
-pub(super) fn first_fragment(packet: &[u8], ethernet: bool) -> Option<(Protocol, SocketAddr, SocketAddr)> {
+/// Protocol, source and destination of a TCP or UDP packet or of the first fragment of one, without other extension headers.
+/// Nothing else is looked at.
+pub(super) fn tuple_of(packet: &[u8], ethernet: bool) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     let (source, destination) = addresses_of(packet, ethernet)?;
     let ip = packet.get(if ethernet { 14 } else { 0 }..)?;
     let word = |at: usize| Some(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?]));
     let (protocol, offset, ports) = if source.is_ipv4() {
         (ip[9], word(6)? & 0x1fff, usize::from(ip[0] & 0xf) * 4)
-    } else {
+    } else if ip[6] == 44 {
         (*ip.get(40)?, word(42)? >> 3, 48)
+    } else {
+        (ip[6], 0, 40)
     };
-    let protocol = match protocol {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
-        _ => return None,
-    };
+    let protocol = Protocol::from_number(protocol)?;
     let socket = |address, at| Some(SocketAddr::new(address, word(at)?));
     let is_first = offset == 0;
     is_first.then_some((protocol, socket(source, ports)?, socket(destination, ports + 2)?))

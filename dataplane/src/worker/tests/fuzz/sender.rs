@@ -9,8 +9,10 @@ use rand::{Rng, RngExt};
 use vl3lb_common::{Protocol, Timestamp};
 
 use super::check::Outcome;
+use super::hostile::repair;
 use super::model::{Flow, Mapping, Nat};
-use super::network::{self, CLIENTS, SERVICES};
+use super::network::{self, CLIENTS, Network, SERVICES};
+use super::options::Options;
 use crate::flow::Direction;
 use crate::packet::Framing;
 use crate::testing::builder::{self, Addresses, MACS, Tcp, flags};
@@ -38,6 +40,8 @@ pub(super) struct Input {
     pub(super) demand: Demand,
     /// The flow that a host acts in.
     flow: Option<Flow>,
+    /// A host sends it as it should be, but for a checksum that its kernel has left to be completed.
+    pub(super) is_sound: bool,
     /// Not sent by a host of the flow as it should be; `of` is the packet that it was made of.
     pub(super) is_hostile: bool,
     pub(super) of: Vec<u8>,
@@ -49,6 +53,7 @@ impl Input {
             packet,
             demand: Demand::None,
             flow: None,
+            is_sound: false,
             is_hostile: true,
             of,
         }
@@ -60,6 +65,7 @@ impl Input {
             packet,
             demand: Demand::None,
             flow: None,
+            is_sound: false,
             is_hostile: false,
             of: Vec::new(),
         }
@@ -79,26 +85,32 @@ struct Connection {
     conversation: Conversation,
     phase: Phase,
     mapping: Option<Mapping>,
+    options: Options,
+    /// The longest segment that both ends take.
+    mss: u16,
 }
 
 /// All clients and backends.
 #[derive(Debug)]
 pub(super) struct Hosts {
-    framing: Framing,
+    pub(super) framing: Framing,
+    /// Some routes have a smaller MTU than others.
+    is_narrow: bool,
     connections: HashMap<Flow, Connection>,
     /// In the order in which they began: for picking one.
     order: Vec<Flow>,
     udp: VecDeque<(Flow, Mapping)>,
     received: VecDeque<Vec<u8>>,
-    sent: VecDeque<Vec<u8>>,
+    pub(super) sent: VecDeque<Vec<u8>>,
     /// Fragments of a datagram, in the order in which they will be sent.
     fragments: Vec<Vec<u8>>,
 }
 
 impl Hosts {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(super) fn new(network: &Network) -> Self {
         Self {
-            framing,
+            framing: network.framing,
+            is_narrow: network.is_narrow,
             connections: HashMap::new(),
             order: Vec::new(),
             udp: VecDeque::new(),
@@ -165,17 +177,25 @@ impl Hosts {
         };
         let opens = has_backends && !nat.is_crowded;
         if flow.protocol == Protocol::Udp {
-            let packet = builder::udp(self.addresses(flow.client, flow.service), &payload(rng));
-            return Some(self.act(flow, packet, if opens { Demand::Request } else { Demand::None }));
+            let packet = self.datagram(rng, flow.client, flow.service);
+            let is_due = opens && self.fits(&packet);
+            return Some(self.act(flow, packet, if is_due { Demand::Request } else { Demand::None }));
         }
         let is_sure = nat.sure(&flow, now).is_some();
         let Some(connection) = self.connections.get_mut(&flow) else {
             let mut conversation = Conversation::new(rng.random(), rng.random());
-            let header = conversation.header(Direction::In, flags::SYN, 0);
+            let options = Options::any(rng);
+            let (mss, syn) = options.of_syn(rng);
+            let header = Tcp {
+                options: &syn,
+                ..conversation.header(Direction::In, flags::SYN, 0)
+            };
             let connection = Connection {
                 conversation,
                 phase: Phase::SynSent,
                 mapping: None,
+                options,
+                mss,
             };
             self.connections.insert(flow, connection);
             self.order.push(flow);
@@ -193,23 +213,25 @@ impl Hosts {
             Phase::Open => open_bits(rng),
         };
         connection.phase = Phase::Open;
-        let payload = payload(rng);
-        let header = connection.conversation.header(Direction::In, bits, payload.len());
+        let payload = segment(rng, bits);
+        let options = connection.options.of_segment(rng);
+        let header = Tcp {
+            options: &options,
+            ..connection.conversation.header(Direction::In, bits, payload.len())
+        };
+        let mss = connection.mss;
         let packet = builder::tcp(self.addresses(flow.client, flow.service), &header, &payload);
-        Some(self.segment(
-            flow,
-            packet,
-            bits,
-            if is_sure { Demand::Request } else { Demand::None },
-        ))
+        let is_due = is_sure && self.is_sendable(&packet, mss);
+        let demand = if is_due { Demand::Request } else { Demand::None };
+        Some(self.segment(rng, flow, packet, bits, demand))
     }
 
     /// An answer, or a backend's next segment.
     fn backend(&mut self, rng: &mut StdRng, nat: &Nat, now: Timestamp) -> Option<Input> {
         if rng.random() || self.order.is_empty() {
             let &(flow, mapping) = pick(rng, &self.udp)?;
-            let packet = builder::udp(self.addresses(mapping.backend, mapping.outside), &payload(rng));
-            let is_sure = nat.sure(&flow, now) == Some(mapping);
+            let packet = self.datagram(rng, mapping.backend, mapping.outside);
+            let is_sure = nat.sure(&flow, now) == Some(mapping) && self.fits(&packet);
             return Some(self.act(flow, packet, if is_sure { Demand::Reply } else { Demand::None }));
         }
         let flow = self.order[rng.random_range(0..self.order.len())];
@@ -218,32 +240,51 @@ impl Hosts {
         let (bits, payload) = match connection.phase {
             Phase::SynSent => (flags::SYN | flags::ACK, Vec::new()),
             Phase::Accepted => return None,
-            Phase::Open => (open_bits(rng), payload(rng)),
+            Phase::Open => {
+                let bits = open_bits(rng);
+                (bits, segment(rng, bits))
+            }
         };
-        if connection.phase == Phase::SynSent {
+        let options = if connection.phase == Phase::SynSent {
             connection.phase = Phase::Accepted;
-        }
-        let header = connection
-            .conversation
-            .header(Direction::Out, bits, payload.len());
+            let (mss, syn) = connection.options.of_syn(rng);
+            connection.mss = connection.mss.min(mss);
+            syn
+        } else {
+            connection.options.of_segment(rng)
+        };
+        let mss = connection.mss;
+        let header = Tcp {
+            options: &options,
+            ..connection
+                .conversation
+                .header(Direction::Out, bits, payload.len())
+        };
         let packet = builder::tcp(
             self.addresses(mapping.backend, mapping.outside),
             &header,
             &payload,
         );
-        let is_sure = nat.sure(&flow, now) == Some(mapping);
-        Some(self.segment(
-            flow,
-            packet,
-            bits,
-            if is_sure { Demand::Reply } else { Demand::None },
-        ))
+        let is_due = nat.sure(&flow, now) == Some(mapping) && self.is_sendable(&packet, mss);
+        let demand = if is_due { Demand::Reply } else { Demand::None };
+        Some(self.segment(rng, flow, packet, bits, demand))
     }
 
     /// The connection ends with a FIN or RST, but the other one may not know.
-    fn segment(&mut self, flow: Flow, packet: Vec<u8>, bits: u8, demand: Demand) -> Input {
+    fn segment(
+        &mut self,
+        rng: &mut StdRng,
+        flow: Flow,
+        mut packet: Vec<u8>,
+        bits: u8,
+        demand: Demand,
+    ) -> Input {
         if bits & flags::RST != 0 {
             self.end(&flow);
+        }
+        // A kernel leaves the checksum to its device, and always that of a super-packet.
+        if self.ip_len(&packet) > 1_500 || rng.random_range(0..4) == 0 {
+            builder::make_checksum_partial(&mut packet, self.framing == Framing::Ethernet);
         }
         self.act(flow, packet, demand)
     }
@@ -253,106 +294,59 @@ impl Hosts {
             packet,
             demand,
             flow: Some(flow),
+            is_sound: true,
             is_hostile: false,
             of: Vec::new(),
         }
     }
 
-    /// With up to four bytes changed, or cut, or both. MAC addresses stay: others are none of the interface's.
-    fn changed(&self, rng: &mut StdRng, packet: &[u8]) -> Vec<u8> {
-        let mut packet = packet.to_vec();
-        let link = self.framing.header_len();
-        let start = link.saturating_sub(2).min(packet.len() - 1);
-        let headers = packet.len().min(link + 64);
-        for _ in 0..rng.random_range(0..=4) {
-            let end = if rng.random_range(0..4) == 0 {
-                packet.len()
-            } else {
-                headers
-            };
-            let at = rng.random_range(start..end);
-            packet[at] = if rng.random() {
-                rng.random()
-            } else {
-                packet[at] ^ (1 << rng.random_range(0..8))
-            };
-        }
-        if rng.random_range(0..4) == 0 {
-            packet.truncate(rng.random_range(1..=packet.len()));
-        }
-        if rng.random() {
+    /// A datagram, long and without DF at times.
+    fn datagram(&self, rng: &mut StdRng, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+        let payload = if rng.random_range(0..8) == 0 {
+            let mut long = vec![0; rng.random_range(1_200..1_440)];
+            rng.fill_bytes(&mut long);
+            long
+        } else {
+            payload(rng)
+        };
+        let mut packet = builder::udp(self.addresses(from, to), &payload);
+        if from.is_ipv4() && rng.random_range(0..4) == 0 {
+            let link = self.framing.header_len();
+            packet[link + 6] &= !0x40;
             repair(&mut packet, link);
         }
         packet
     }
 
-    /// A packet with right checksums of any sender.
-    fn forged(&self, rng: &mut StdRng) -> Vec<u8> {
-        let is_v4 = rng.random();
-        let source = match rng.random_range(0..5) {
-            0 => network::own(is_v4),
-            1 => network::host(is_v4, 255),
-            2 => network::backend(is_v4, rng.random_range(0..network::BACKENDS)),
-            _ => network::client(is_v4, rng.random_range(0..CLIENTS)),
-        };
-        let port = |rng: &mut StdRng| match rng.random_range(0..4) {
-            0 => SERVICES[rng.random_range(0..SERVICES.len())].1,
-            1 => SERVICES[rng.random_range(0..SERVICES.len())].2,
-            2 => rng.random_range(20_000..20_032),
-            _ => rng.random_range(40_000..40_012),
-        };
-        let (from, to) = (port(rng), port(rng));
-        let addresses = self.addresses(
-            SocketAddr::new(source, from),
-            SocketAddr::new(network::own(is_v4), to),
-        );
-        if rng.random() {
-            return builder::udp(addresses, &payload(rng));
-        }
-        let header = Tcp {
-            flags: rng.random(),
-            sequence: rng.random(),
-            acknowledgment: rng.random(),
-            options: &[],
-        };
-        builder::tcp(addresses, &header, &payload(rng))
+    fn ip_len(&self, packet: &[u8]) -> usize {
+        packet.len() - self.framing.header_len()
     }
 
-    /// About a packet that the balancer has sent, from its receiver.
-    fn icmp_error(&self, rng: &mut StdRng) -> Option<Vec<u8>> {
-        let quote = pick(rng, &self.sent)?.get(self.framing.header_len()..)?;
-        let is_v4 = quote.first()? >> 4 == 4;
-        let (_, receiver) = super::seen::addresses_of(quote, false)?;
-        let kind = if is_v4 {
-            [3, 11, 12, 5, 8]
-        } else {
-            [1, 2, 3, 4, 128]
-        };
-        let kind = kind[rng.random_range(0..kind.len())];
-        // No MTU below which the hosts' packets do not fit.
-        let info = rng.random_range(900..1_500);
-        let addresses = self.addresses(
-            SocketAddr::new(receiver, 0),
-            SocketAddr::new(network::own(is_v4), 0),
-        );
-        let length = rng.random_range(quote.len().min(28)..=quote.len().min(500));
-        Some(builder::icmp_error(
-            addresses,
-            kind,
-            rng.random_range(0..5),
-            info,
-            &quote[..length],
-        ))
+    /// Whether it is not too long for any route.
+    fn fits(&self, packet: &[u8]) -> bool {
+        !self.is_narrow || self.ip_len(packet) <= 1_300
+    }
+
+    /// Whether a segment with so much data is not refused: as it is, or in segments that the ends agreed on.
+    fn is_sendable(&self, packet: &[u8], mss: u16) -> bool {
+        self.fits(packet) && (self.ip_len(packet) <= 1_500 || mss <= 1_400)
     }
 
     /// One of a datagram's, in any order.
     fn fragment(&mut self, rng: &mut StdRng) -> Option<Vec<u8>> {
         if self.fragments.is_empty() {
-            let mut flow = any_flow(rng);
-            flow.client.set_port(rng.random_range(50_000..50_004));
-            let addresses = self.addresses(flow.client, flow.service);
-            let packet = builder::udp(addresses, &vec![7; rng.random_range(100..1_400)]);
-            let size = 8 * rng.random_range(1..100);
+            let (from, to) = match pick(rng, &self.udp).filter(|_| rng.random()) {
+                Some((_, mapping)) => (mapping.backend, mapping.outside),
+                None => {
+                    let mut flow = any_flow(rng);
+                    flow.client.set_port(rng.random_range(50_000..50_004));
+                    (flow.client, flow.service)
+                }
+            };
+            let mut payload = vec![7; rng.random_range(100..4_000)];
+            rng.fill_bytes(&mut payload);
+            let packet = builder::udp(self.addresses(from, to), &payload);
+            let size = 8 * rng.random_range(1..180);
             let ethernet = self.framing == Framing::Ethernet;
             self.fragments = builder::fragments(&packet, ethernet, size, rng.random());
             self.fragments.shuffle(rng);
@@ -360,7 +354,7 @@ impl Hosts {
         self.fragments.pop()
     }
 
-    fn addresses(&self, source: SocketAddr, destination: SocketAddr) -> Addresses {
+    pub(super) fn addresses(&self, source: SocketAddr, destination: SocketAddr) -> Addresses {
         Addresses {
             macs: (self.framing == Framing::Ethernet).then_some(MACS),
             source,
@@ -391,32 +385,28 @@ fn open_bits(rng: &mut StdRng) -> u8 {
     }
 }
 
-fn payload(rng: &mut StdRng) -> Vec<u8> {
+/// The data of a segment with these flags or, at times, of a super-packet. A reset has none.
+fn segment(rng: &mut StdRng, bits: u8) -> Vec<u8> {
+    if bits & flags::RST != 0 {
+        return Vec::new();
+    }
+    let length = match rng.random_range(0..40) {
+        0 => rng.random_range(1_000..20_000),
+        1..4 => rng.random_range(1_000..1_400),
+        _ => return payload(rng),
+    };
+    let mut payload = vec![0; length];
+    rng.fill_bytes(&mut payload);
+    payload
+}
+
+pub(super) fn payload(rng: &mut StdRng) -> Vec<u8> {
     let mut payload = vec![0; rng.random_range(0..48)];
     rng.fill_bytes(&mut payload);
     payload
 }
 
-/// Makes the checksum of an IPv4 header right.
-fn repair(packet: &mut [u8], link: usize) {
-    let Some(ip) = packet.get_mut(link..) else { return };
-    if ip.len() < 20 || ip[0] >> 4 != 4 {
-        return;
-    }
-    let end = ip.len().min(usize::from(ip[0] & 0xf) * 4);
-    ip[10..12].fill(0);
-    let mut sum: u32 = ip[..end]
-        .chunks(2)
-        .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |&low| u32::from(low)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let [.., high, low] = (!sum).to_be_bytes();
-    ip[10..12].copy_from_slice(&[high, low]);
-}
-
-fn pick<'a, T>(rng: &mut StdRng, of: &'a VecDeque<T>) -> Option<&'a T> {
+pub(super) fn pick<'a, T>(rng: &mut StdRng, of: &'a VecDeque<T>) -> Option<&'a T> {
     (!of.is_empty()).then(|| &of[rng.random_range(0..of.len())])
 }
 
