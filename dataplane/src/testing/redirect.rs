@@ -14,24 +14,19 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Attaches to `interface` in the network namespace of the calling thread. `is_raw`: its frames begin with the IP
-    /// header.
+    /// Attaches to `interface` in the network namespace of the calling thread.
     ///
     /// # Errors
     /// The kernel refuses the program or has no tcx links (Linux before 6.6), or there is no such interface.
-    pub fn attach(interface: &str, is_raw: bool) -> Result<Self, SetupError> {
-        Self::load(interface, is_raw).map_err(|cause| SetupError::Attach {
+    pub fn attach(interface: &str) -> Result<Self, SetupError> {
+        Self::load(interface).map_err(|cause| SetupError::Attach {
             interface: interface.to_owned(),
             cause,
         })
     }
 
-    fn load(interface: &str, is_raw: bool) -> Result<Self, Cause> {
-        let mut bpf = EbpfLoader::new()
-            .btf(None)
-            .override_global("raw_ip", &u8::from(is_raw), true)
-            .load(OBJECT)
-            .map_err(Cause::new)?;
+    fn load(interface: &str) -> Result<Self, Cause> {
+        let mut bpf = EbpfLoader::new().btf(None).load(OBJECT).map_err(Cause::new)?;
         let program: &mut SchedClassifier = bpf
             .program_mut("redirect_back")
             .expect("redirect.bpf.c has it")

@@ -162,7 +162,6 @@ impl Comparison<'_> {
         let node = self.network.peer_node(self.args.link)?;
         let host = PeerHost {
             network: self.network,
-            wire: self.args.link,
             node: &node,
             directory: &directory,
             cores: self.cores,

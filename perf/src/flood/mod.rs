@@ -215,7 +215,6 @@ impl Measurement<'_> {
         let node = self.network.peer_node(Wire::Veth)?;
         let host = PeerHost {
             network: self.network,
-            wire: Wire::Veth,
             node: &node,
             directory: &directory,
             cores: self.cores,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use vl3lb_testbed::process;
 
 use crate::failure::Failure;
-use crate::net::{self, INTERFACE, Network, PeerNode, Process, Wire};
+use crate::net::{self, INTERFACE, Network, PeerNode, Process};
 use vl3lb::FastPath;
 
 use super::cores::Cores;
@@ -56,8 +56,6 @@ pub(crate) enum PacketPath {
 #[derive(Debug)]
 pub(crate) struct PeerHost<'a> {
     pub(crate) network: &'a Network,
-    /// What joins the node to the network.
-    pub(crate) wire: Wire,
     pub(crate) node: &'a PeerNode<'a>,
     /// For its configuration, sockets and logs.
     pub(crate) directory: &'a Path,
