@@ -35,6 +35,9 @@ pub enum DropReason {
     BackendDown,
     /// The flow's backend was removed and its drain time is over.
     DrainDeadline,
+    /// The kernel has no route to the backend out of the interface, or a route that refuses packets to the backend or the
+    /// client (`unreachable`, `blackhole`, `prohibit`).
+    NoRoute,
     /// The next hop's MAC address is not resolved yet.
     NeighborUnresolved,
     /// No entry left in the flow table.
@@ -70,7 +73,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -85,6 +88,7 @@ impl DropReason {
         Self::NoBackend,
         Self::BackendDown,
         Self::DrainDeadline,
+        Self::NoRoute,
         Self::NeighborUnresolved,
         Self::FlowTableFull,
         Self::NatPortsExhausted,
@@ -127,6 +131,7 @@ impl DropReason {
             Self::NoBackend => "no_backend",
             Self::BackendDown => "backend_down",
             Self::DrainDeadline => "drain_deadline",
+            Self::NoRoute => "no_route",
             Self::NeighborUnresolved => "neighbor_unresolved",
             Self::FlowTableFull => "flow_table_full",
             Self::NatPortsExhausted => "nat_ports_exhausted",
@@ -167,6 +172,9 @@ impl DropReason {
             Self::NoBackend => "add a backend of this address family, or look why the known ones are out",
             Self::BackendDown => "look at the backend",
             Self::DrainDeadline => "raise the service's drain time if flows need longer",
+            Self::NoRoute => {
+                "add a route to the backend; see `ip route get ADDRESS from OWN oif INTERFACE` and `ip rule`"
+            }
             Self::NeighborUnresolved => "the backend or its gateway does not answer ARP or ND; check routes",
             Self::FlowTableFull => "raise `flows`",
             Self::NatPortsExhausted => "add backends, or widen `natPorts`",

@@ -32,12 +32,46 @@ impl Link {
     }
 }
 
-/// One route out of the vL3 interface.
+/// What the kernel does with packets to the destinations of a route (`rtm_type` in rtnetlink(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RouteKind {
+    /// Sends them out of the vL3 interface.
+    #[default]
+    Unicast,
+    /// Refuses them: host unreachable.
+    Unreachable,
+    /// Drops them.
+    Blackhole,
+    /// Refuses them: administratively prohibited.
+    Prohibit,
+    /// Delivers them on this host: its own and broadcast addresses.
+    Local,
+    /// Has no route for them, although a shorter prefix has one.
+    NoRoute,
+}
+
+impl RouteKind {
+    /// The kernel's word, as in `ip route`; `no route` for [`Self::NoRoute`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unicast => "unicast",
+            Self::Unreachable => "unreachable",
+            Self::Blackhole => "blackhole",
+            Self::Prohibit => "prohibit",
+            Self::Local => "local",
+            Self::NoRoute => "no route",
+        }
+    }
+}
+
+/// One route for packets of the balancer's own addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
+    pub kind: RouteKind,
     pub destination: IpAddr,
     pub prefix_length: u8,
-    /// The gateway; `None` if the destination is on the link.
+    /// The gateway; `None` if the destination is on the link. Each path of a multipath route is a route with the same
+    /// prefix and metric.
     pub gateway: Option<IpAddr>,
     /// The kernel's metric: the lower one wins between equal prefixes.
     pub metric: u32,
@@ -52,6 +86,15 @@ pub enum NextHop {
     /// The kernel has a route but no MAC address for this neighbour yet.
     Unresolved(IpAddr),
     NoRoute,
+    /// The route to it is of this kind, and not [`RouteKind::Unicast`] or [`RouteKind::NoRoute`].
+    Refused(RouteKind),
+}
+
+impl NextHop {
+    /// Whether the kernel would send packets there.
+    pub const fn has_route(self) -> bool {
+        matches!(self, Self::Mac(_) | Self::Unresolved(_))
+    }
 }
 
 /// Prefixes of a family that are compared one after the other.
@@ -80,12 +123,16 @@ pub struct NextHops {
     smallest_mtu: u16,
     /// The lengths of the prefixes of each family, longest first.
     lengths: [Vec<u8>; 2],
-    /// By prefix: the position of its best route.
+    /// By prefix: the position of its best route, which is that of its first path.
     prefixes: HashMap<(u128, u8, bool), usize, foldhash::fast::RandomState>,
     /// The prefixes of each family, longest first, if there are at most [`FEW`]: then it is faster to compare all.
     few: [Vec<Prefix>; 2],
-    /// The next hop of each route that has a gateway.
+    /// The number of paths of each best route, at its position; empty if all have one.
+    paths: Vec<usize>,
+    /// The next hop of each route that has a gateway, or that refuses.
     gateways: Vec<Option<NextHop>>,
+    /// Whether a route is not unicast.
+    has_refusals: bool,
     /// Workers look into it for each new flow, so it hashes fast; its keys are the kernel's.
     neighbors: HashMap<IpAddr, MacAddr, foldhash::fast::RandomState>,
 }
@@ -112,24 +159,38 @@ impl NextHops {
         mut routes: Vec<Route>,
         neighbors: HashMap<IpAddr, MacAddr>,
     ) -> Self {
-        routes.sort_by_key(|route| (Reverse(route.prefix_length), route.metric));
+        // By prefix, so that the paths of one route are side by side.
+        routes.sort_by_cached_key(|route| {
+            let prefix = prefix(route.destination, route.prefix_length);
+            (Reverse(route.prefix_length), prefix, route.metric)
+        });
         let mut lengths = [Vec::new(), Vec::new()];
         let mut prefixes = HashMap::default();
         let mut few = [Vec::new(), Vec::new()];
+        let mut paths = Vec::new();
         for (position, route) in routes.iter().enumerate() {
             let of_family: &mut Vec<u8> = &mut lengths[usize::from(route.destination.is_ipv6())];
             if of_family.last() != Some(&route.prefix_length) {
                 of_family.push(route.prefix_length);
             }
             let prefix = prefix(route.destination, route.prefix_length);
-            if let Entry::Vacant(vacant) = prefixes.entry(prefix) {
-                vacant.insert(position);
-                let mask = mapped_mask(route.destination, route.prefix_length);
-                few[usize::from(route.destination.is_ipv6())].push(Prefix {
-                    mask,
-                    bits: u128::from_be_bytes(to_octets(route.destination)) & mask,
-                    position,
-                });
+            match prefixes.entry(prefix) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(position);
+                    let mask = mapped_mask(route.destination, route.prefix_length);
+                    few[usize::from(route.destination.is_ipv6())].push(Prefix {
+                        mask,
+                        bits: u128::from_be_bytes(to_octets(route.destination)) & mask,
+                        position,
+                    });
+                }
+                Entry::Occupied(best) => {
+                    let first = *best.get();
+                    if routes.get(first).is_some_and(|best| best.metric == route.metric) {
+                        paths.resize(routes.len(), 1);
+                        paths[first] += 1;
+                    }
+                }
             }
         }
         for prefixes in &mut few {
@@ -142,17 +203,24 @@ impl NextHops {
             Some(&mac) => NextHop::Mac(mac),
             None => NextHop::Unresolved(gateway),
         };
-        let gateways = routes.iter().map(|route| route.gateway.map(hop)).collect();
+        let fixed_hop = |route: &Route| match route.kind {
+            RouteKind::Unicast => route.gateway.map(hop),
+            RouteKind::NoRoute => Some(NextHop::NoRoute),
+            refusal => Some(NextHop::Refused(refusal)),
+        };
+        let gateways = routes.iter().map(fixed_hop).collect();
         let mtus = routes.iter().filter_map(|route| route.mtu);
         Self {
             link,
             generation,
             generations: HopGenerations::new(generation),
             smallest_mtu: mtus.min().unwrap_or(u16::MAX),
+            has_refusals: routes.iter().any(|route| route.kind != RouteKind::Unicast),
             routes,
             lengths,
             prefixes,
             few,
+            paths,
             gateways,
             neighbors,
         }
@@ -207,14 +275,35 @@ impl NextHops {
         &self.generations
     }
 
-    /// The best route to `destination`. O(prefix lengths of its family).
-    fn route_to(&self, destination: IpAddr) -> Option<&Route> {
+    /// The best route to `destination`, or one of its paths, by a hash of the destination: so the packets of a flow take
+    /// one path. O(prefix lengths of its family).
+    fn entry_of(&self, destination: IpAddr) -> Option<&Route> {
         self.routes.get(self.position_of(destination)?)
+    }
+
+    /// All paths of the best route to `destination`; empty without one. O(prefix lengths of its family).
+    pub fn paths_to(&self, destination: IpAddr) -> &[Route] {
+        self.best_of(destination)
+            .and_then(|first| self.routes.get(first..first + self.path_count(first)))
+            .unwrap_or_default()
+    }
+
+    /// As [`Self::entry_of`], if packets to `destination` leave the interface.
+    fn route_to(&self, destination: IpAddr) -> Option<&Route> {
+        self.entry_of(destination)
+            .filter(|route| route.kind == RouteKind::Unicast)
+    }
+
+    /// The position of the path to `destination`.
+    #[inline]
+    fn position_of(&self, destination: IpAddr) -> Option<usize> {
+        let first = self.best_of(destination)?;
+        Some(self.path_at(first, &to_octets(destination)))
     }
 
     /// The position of the best route to `destination`.
     #[inline]
-    fn position_of(&self, destination: IpAddr) -> Option<usize> {
+    fn best_of(&self, destination: IpAddr) -> Option<usize> {
         let family = usize::from(destination.is_ipv6());
         if !self.few[family].is_empty() {
             return self.position_among_few(family, &to_octets(destination));
@@ -223,6 +312,22 @@ impl NextHops {
             .iter()
             .find_map(|&length| self.prefixes.get(&prefix(destination, length)))
             .copied()
+    }
+
+    fn path_count(&self, first: usize) -> usize {
+        self.paths.get(first).copied().unwrap_or(1)
+    }
+
+    /// The position of the path to `destination` of the route whose first path is at `first`.
+    #[inline]
+    fn path_at(&self, first: usize, destination: &[u8; 16]) -> usize {
+        if self.paths.is_empty() {
+            return first;
+        }
+        match self.path_count(first) {
+            1 => first,
+            paths => first + path_of(destination, paths),
+        }
     }
 
     #[inline]
@@ -242,8 +347,8 @@ impl NextHops {
             .is_some_and(|route| route.prefix_length > 0)
     }
 
-    /// The next hop of packets to `destination`: its gateway or itself. `None` without a route. O(prefix lengths of its
-    /// family).
+    /// The next hop of packets to `destination`: its gateway or itself. `None` without a unicast route. O(prefix lengths of
+    /// its family).
     pub fn neighbor_of(&self, destination: IpAddr) -> Option<IpAddr> {
         Some(self.route_to(destination)?.gateway.unwrap_or(destination))
     }
@@ -251,6 +356,17 @@ impl NextHops {
     /// The MTU of the route to `destination`, if it has one. O(prefix lengths of its family).
     pub fn mtu_towards(&self, destination: IpAddr) -> Option<u16> {
         self.route_to(destination)?.mtu
+    }
+
+    /// The routes, longest prefix first.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Whether the kernel refuses packets to `destination`, as [`to_octets`] has it, by a route. O(1) without such routes, else O(prefix lengths of
+    /// its family).
+    pub fn refuses(&self, destination: &[u8; 16]) -> bool {
+        self.has_refusals && matches!(self.resolve_octets(destination), NextHop::Refused(_))
     }
 
     /// The smallest MTU of all routes, `u16::MAX` if none has one.
@@ -273,7 +389,8 @@ impl NextHops {
         if self.few[family].is_empty() {
             return self.resolve(from_octets(*destination));
         }
-        let position = self.position_among_few(family, destination);
+        let first = self.position_among_few(family, destination);
+        let position = first.map(|first| self.path_at(first, destination));
         self.hop_at(position, || from_octets(*destination))
     }
 
@@ -291,6 +408,17 @@ impl NextHops {
             .get(&destination)
             .map_or(NextHop::Unresolved(destination), |&mac| NextHop::Mac(mac))
     }
+}
+
+/// The path to `destination`, of `paths`: the upper bits of a multiplicative hash. The network's senders may choose it, as
+/// they may choose a path of the kernel.
+fn path_of(destination: &[u8; 16], paths: usize) -> usize {
+    let octets = u128::from_be_bytes(*destination);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+    let folded = (octets as u64) ^ (octets >> 64) as u64;
+    let hash = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let paths = u64::try_from(paths).unwrap_or(1);
+    usize::try_from((hash * paths) >> 32).unwrap_or(0)
 }
 
 /// The key of a prefix: its bits, its length, and its family.

@@ -10,6 +10,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn route(destination: &str, prefix_length: u8, gateway: Option<&str>, metric: u32) -> Route {
     Route {
+        kind: RouteKind::Unicast,
         destination: ip(destination),
         prefix_length,
         gateway: gateway.map(ip),
@@ -108,7 +109,7 @@ impl Flow {
         }
         self.mac = match hops.resolve(self.client) {
             NextHop::Mac(mac) => Some(mac),
-            NextHop::Unresolved(_) | NextHop::NoRoute => None,
+            NextHop::Unresolved(_) | NextHop::NoRoute | NextHop::Refused(_) => None,
         };
         self.generation = hops.generations().all()[self.bucket()];
         self.resolved += 1;
@@ -255,6 +256,7 @@ proptest! {
             .into_iter()
             .enumerate()
             .map(|(number, (bits, prefix_length, metric))| Route {
+                kind: RouteKind::Unicast,
                 destination: address(bits),
                 prefix_length,
                 gateway: Some(address(u32::try_from(number).unwrap() + 1_000)),
@@ -264,13 +266,22 @@ proptest! {
             .collect();
         let hops = NextHops::new(Link::RawIp, 0, routes.clone(), HashMap::new());
         for destination in destinations.into_iter().map(address) {
-            let best = routes
+            let rank = |route: &Route| (Reverse(route.prefix_length), route.metric);
+            let covering = || routes
                 .iter()
-                .filter(|route| prefix(route.destination, route.prefix_length) == prefix(destination, route.prefix_length))
-                .min_by_key(|route| (Reverse(route.prefix_length), route.metric));
-            let gateway = best.and_then(|route| route.gateway);
-            prop_assert_eq!(hops.neighbor_of(destination), gateway);
-            let hop = gateway.map_or(NextHop::NoRoute, NextHop::Unresolved);
+                .filter(|route| prefix(route.destination, route.prefix_length) == prefix(destination, route.prefix_length));
+            let best = covering().map(rank).min();
+            let paths: Vec<_> = covering()
+                .filter(|route| Some(rank(route)) == best)
+                .map(|route| route.gateway)
+                .collect();
+            let found: Vec<_> = hops.paths_to(destination).iter().map(|route| route.gateway).collect();
+            prop_assert_eq!(&found, &paths);
+            match hops.neighbor_of(destination) {
+                Some(neighbor) => prop_assert!(paths.contains(&Some(neighbor))),
+                None => prop_assert!(paths.is_empty()),
+            }
+            let hop = hops.neighbor_of(destination).map_or(NextHop::NoRoute, NextHop::Unresolved);
             prop_assert_eq!(hops.resolve(destination), hop);
             prop_assert_eq!(hops.resolve_octets(&to_octets(destination)), hop);
         }

@@ -73,7 +73,8 @@ pub struct NatPortUse {
 pub struct NextHop {
     /// The neighbour's MAC address.
     pub mac: Option<String>,
-    /// `resolved` or `unresolved`.
+    /// `resolved` or `unresolved`; `no_route`, `unreachable`, `blackhole`, `prohibit` or `local` where the kernel does not
+    /// send packets.
     pub state: String,
 }
 

@@ -87,6 +87,13 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
     for line in &loaded.notes {
         note(&format!("note: {line}"));
     }
+    let ports = loaded.config.nat_ports;
+    note(&format!(
+        "note: natPorts {}-{} allow {} flows at a time to each backend",
+        ports.first(),
+        ports.last(),
+        ports.per_worker(1)
+    ));
     let fast_path = loaded.config.fast_path;
     if fast_path.mode == FastPathMode::Auto {
         #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]

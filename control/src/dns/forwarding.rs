@@ -97,7 +97,7 @@ mod tests {
     use std::sync::Arc;
 
     use tokio::sync::watch;
-    use vl3lb_common::next_hop::{Link, NextHops, Route};
+    use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 
     use super::*;
     use crate::config::Config;
@@ -109,6 +109,7 @@ mod tests {
         let config = Config::parse(Some(&text), "", &|_| None, &(32_768..=60_999)).unwrap();
         let gateway = "172.16.0.1".parse().ok();
         let route = |destination: &str, prefix_length| Route {
+            kind: RouteKind::Unicast,
             destination: destination.parse().unwrap(),
             prefix_length,
             gateway,
@@ -123,6 +124,7 @@ mod tests {
             addresses: vec!["172.16.1.103".parse().unwrap()],
             broadcasts: Vec::new(),
             next_hops: NextHops::new(Link::RawIp, 1, routes, HashMap::new()),
+            routing_problems: Vec::new(),
         };
         Forwarding::new(
             &config.config.dns,

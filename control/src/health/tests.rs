@@ -116,6 +116,7 @@ fn connected() -> NetworkView {
         addresses: vec![[172, 16, 255, 103].into()],
         broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
+        routing_problems: Vec::new(),
     }
 }
 

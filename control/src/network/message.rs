@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
@@ -9,12 +10,14 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags,
-    RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use vl3lb_common::MacAddr;
-use vl3lb_common::next_hop::{Link, Route};
+use vl3lb_common::next_hop::{Link, RouteKind};
 
+use super::routing::{Action, Entry, Rule, TableRoute};
 use super::view::LinkState;
 
 /// The interface itself.
@@ -107,8 +110,8 @@ pub(super) fn usable_address(message: &AddressMessage, index: u32) -> Option<IpA
     (!flags.intersects(unusable) && !temporary).then_some(address)
 }
 
-/// A unicast route of the main table out of interface `index`.
-pub(super) fn route(message: &RouteMessage, index: u32) -> Option<Route> {
+/// A route, as far as it concerns interface `index`; `None` for one out of other interfaces.
+pub(super) fn route(message: &RouteMessage, index: u32) -> Option<TableRoute> {
     let header = &message.header;
     let unspecified = match header.address_family {
         AddressFamily::Inet => IpAddr::from([0; 4]),
@@ -116,38 +119,124 @@ pub(super) fn route(message: &RouteMessage, index: u32) -> Option<Route> {
         _ => return None,
     };
     let dead = RouteFlags::Dead | RouteFlags::Linkdown | RouteFlags::Cloned;
-    if header.kind != RouteType::Unicast || header.flags.intersects(dead) {
+    // Routes for a type of service do not concern packets without one.
+    if header.flags.intersects(dead) || header.tos != 0 {
         return None;
     }
-    let mut table = u32::from(header.table);
-    let mut interface = None;
-    let mut found = Route {
-        destination: unspecified,
-        prefix_length: header.destination_prefix_length,
-        gateway: gateway(&message.attributes),
-        metric: 0,
-        mtu: None,
+    let entry = match header.kind {
+        RouteType::Unicast => Entry::Route(RouteKind::Unicast),
+        RouteType::Local | RouteType::Broadcast | RouteType::Anycast => Entry::Route(RouteKind::Local),
+        RouteType::BlackHole => Entry::Route(RouteKind::Blackhole),
+        RouteType::Unreachable => Entry::Route(RouteKind::Unreachable),
+        RouteType::Prohibit => Entry::Route(RouteKind::Prohibit),
+        RouteType::Throw => Entry::Throw,
+        _ => return None,
     };
+    let (mut destination, mut source) = (unspecified, unspecified);
+    let mut table = u32::from(header.table);
+    let (mut interface, mut paths) = (None, None);
+    let (mut metric, mut mtu) = (0, None);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(destination) => found.destination = address(destination)?,
-            RouteAttribute::Priority(metric) => found.metric = *metric,
-            RouteAttribute::Metrics(metrics) => found.mtu = route_mtu(metrics),
+            RouteAttribute::Destination(prefix) => destination = address(prefix)?,
+            RouteAttribute::Source(prefix) => source = address(prefix)?,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Metrics(metrics) => mtu = route_mtu(metrics),
             RouteAttribute::Oif(oif) => interface = Some(*oif),
             RouteAttribute::Table(id) => table = *id,
-            // Of several paths the first one that is ours.
             RouteAttribute::MultiPath(hops) => {
                 let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-                let hop = hops
+                let usable = hops
                     .iter()
-                    .find(|hop| hop.interface_index == index && !hop.flags.intersects(dead))?;
-                interface = Some(index);
-                found.gateway = gateway(&hop.attributes);
+                    .filter(|hop| hop.interface_index == index && !hop.flags.intersects(dead));
+                paths = Some(usable.map(|hop| gateway(&hop.attributes)).collect());
             }
             _ => {}
         }
     }
-    (interface == Some(index) && table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(found)
+    let paths = match (entry, paths) {
+        (Entry::Route(RouteKind::Unicast), Some(paths)) => paths,
+        (Entry::Route(RouteKind::Unicast), None) if interface == Some(index) => {
+            vec![gateway(&message.attributes)]
+        }
+        _ => Vec::new(),
+    };
+    // Nobody else sends to or from loopback addresses.
+    let is_loopback = entry == Entry::Route(RouteKind::Local) && destination.is_loopback();
+    if is_loopback || entry == Entry::Route(RouteKind::Unicast) && paths.is_empty() {
+        return None;
+    }
+    let source = (header.source_prefix_length > 0).then_some((source, header.source_prefix_length));
+    Some(TableRoute {
+        table,
+        entry,
+        destination: network(destination, header.destination_prefix_length)?,
+        source: match source {
+            Some((source, length)) => Some(network(source, length)?),
+            None => None,
+        },
+        paths,
+        metric,
+        mtu,
+    })
+}
+
+fn network(address: IpAddr, length: u8) -> Option<IpNet> {
+    IpNet::new(address, length).ok().map(|network| network.trunc())
+}
+
+/// A rule of the routing policy.
+pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
+    let header = &message.header;
+    let is_v6 = match header.family {
+        AddressFamily::Inet => false,
+        AddressFamily::Inet6 => true,
+        _ => return None,
+    };
+    let mut table = u32::from(header.table);
+    let (mut goto, mut mark, mut mask) = (None, None, None);
+    let mut rule = Rule::for_all(is_v6, 0, table);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Destination(address) => rule.destination = network(*address, header.dst_len),
+            RuleAttribute::Source(address) => rule.source = network(*address, header.src_len),
+            RuleAttribute::Iifname(name) => rule.input = Some(name.clone()),
+            RuleAttribute::Oifname(name) => rule.output = Some(name.clone()),
+            RuleAttribute::Goto(priority) => goto = Some(*priority),
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = Some(*value),
+            // All bits set: none.
+            RuleAttribute::SuppressPrefixLen(length) => rule.suppressed = u8::try_from(*length).ok(),
+            RuleAttribute::SuppressIfGroup(group) if *group != u32::MAX => {
+                rule.others.push("suppress_ifgroup");
+            }
+            RuleAttribute::Table(id) => table = *id,
+            RuleAttribute::L3MDev(true) => rule.others.push("l3mdev"),
+            RuleAttribute::UidRange(_) => rule.others.push("uidrange"),
+            RuleAttribute::TunId(_) => rule.others.push("tun_id"),
+            RuleAttribute::IpProtocol(_) => rule.others.push("ipproto"),
+            RuleAttribute::SourcePortRange(_) => rule.others.push("sport"),
+            RuleAttribute::DestinationPortRange(_) => rule.others.push("dport"),
+            _ => {}
+        }
+    }
+    if header.tos != 0 {
+        rule.others.push("tos");
+    }
+    rule.mark = mark
+        .or_else(|| mask.map(|_| 0))
+        .map(|mark| (mark, mask.unwrap_or(u32::MAX)));
+    rule.is_inverted = header.flags.contains(RuleFlags::Invert);
+    rule.action = match header.action {
+        RuleAction::ToTable => Action::Table(table),
+        RuleAction::Goto => Action::Goto(goto?),
+        RuleAction::Blackhole => Action::Refuse(RouteKind::Blackhole),
+        RuleAction::Unreachable => Action::Refuse(RouteKind::Unreachable),
+        RuleAction::Prohibit => Action::Refuse(RouteKind::Prohibit),
+        _ => Action::Nop,
+    };
+    Some(rule)
 }
 
 /// The MTU of a route; 0 is none.

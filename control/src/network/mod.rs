@@ -7,7 +7,9 @@ mod announcement;
 mod change;
 mod message;
 mod monitor;
+mod query;
 mod resolution;
+mod routing;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The netlink monitor: notifications trigger dumps, and dumps are the truth.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::{Handle, IpVersion, MulticastGroup};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
@@ -24,7 +24,9 @@ use vl3lb_common::next_hop::Link;
 use super::announcement;
 use super::change;
 use super::message;
+use super::query;
 use super::resolution::Resolution;
+use super::routing::Rule;
 use super::tables::{Dump, Tables};
 use super::view::NetworkView;
 use crate::observe::events::Events;
@@ -41,14 +43,18 @@ const RECONNECT: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: u32 = 1 << 20;
 /// Requests for neighbours that may wait.
 const REQUESTS: usize = 1024;
+/// Destinations that the kernel is asked for in a row, before other work.
+const QUESTIONS: usize = 256;
 
-const GROUPS: [MulticastGroup; 6] = [
+const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
 ];
 
 /// The newest view; `None` before the first complete one.
@@ -96,6 +102,8 @@ pub struct Monitor {
     events: Arc<Events>,
     backends: watch::Receiver<HashSet<IpAddr>>,
     requests: mpsc::Receiver<IpAddr>,
+    /// Destinations whose route the kernel has not been asked for since its routing changed.
+    unverified: VecDeque<IpAddr>,
     /// Index of the interface that the data plane is attached to.
     attached: Option<watch::Receiver<Option<u32>>>,
     /// The link of the snapshot in force; `None` before the first.
@@ -118,13 +126,14 @@ impl Monitor {
         let (requests, requests_receiver) = mpsc::channel(REQUESTS);
         let (published, published_receiver) = watch::channel(None);
         let monitor = Self {
+            tables: Tables::new(addresses, &interface),
             interface,
-            tables: Tables::new(addresses),
             resolution: Resolution::default(),
             view,
             events,
             backends: backends_receiver,
             requests: requests_receiver,
+            unverified: VecDeque::new(),
             attached: None,
             published: published_receiver,
             announcement: None,
@@ -179,29 +188,47 @@ impl Monitor {
                 .announcement
                 .map(|(time, _)| time)
                 .filter(|_| self.is_served());
-            let next = next_probe.into_iter().chain(next_announcement).min();
+            let next_question = (!self.unverified.is_empty()).then(Instant::now);
+            let next = next_probe
+                .into_iter()
+                .chain(next_announcement)
+                .chain(next_question)
+                .min();
             tokio::select! {
                 notification = notifications.next() => {
                     if self.receive(notification, &mut notifications)? {
                         self.dump(&handle).await?;
                     }
+                    self.verify(&handle).await;
                     self.publish();
                 }
                 // The first tick is at once: the first dump.
                 _ = resync.tick() => {
                     self.dump(&handle).await?;
+                    self.verify(&handle).await;
                     self.publish();
                 }
                 changed = self.backends.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
+                    self.question_backends();
+                    self.verify(&handle).await;
+                    self.publish();
                     self.keep_backends();
                 }
-                Some(neighbor) = self.requests.recv() => self.resolution.need(neighbor, Instant::now()),
+                Some(neighbor) = self.requests.recv() => {
+                    // A client on the link, or a gateway: a sample of what packets go to.
+                    self.question(neighbor);
+                    self.resolution.need(neighbor, Instant::now());
+                }
                 () = changed(&mut self.attached) => self.appear(),
                 Ok(()) = self.published.changed() => {}
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                    if self.verify(&handle).await {
+                        self.publish();
+                    }
+                }
             }
             self.announce();
             self.probe(&handle).await;
@@ -256,6 +283,7 @@ impl Monitor {
             RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
                 Some(address.header.index) == index
             }
+            RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => true,
             // A route that moves to another interface matters too.
             RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => true,
             _ => false,
@@ -269,7 +297,45 @@ impl Monitor {
             .map_err(|_| io::Error::other("no complete answer in time"))?
             .map_err(io::Error::other)?;
         self.tables.replace(dump);
+        self.question_backends();
         Ok(())
+    }
+
+    /// Has the kernel asked for the routes to all backends that it has not been asked for.
+    fn question_backends(&mut self) {
+        let backends = self.backends.borrow().clone();
+        self.unverified.clear();
+        for backend in backends {
+            self.question(backend);
+        }
+    }
+
+    fn question(&mut self, destination: IpAddr) {
+        if self.tables.question(destination).is_some() {
+            self.unverified.push_back(destination);
+        }
+    }
+
+    /// Asks the kernel for some routes. Whether it was asked. Only what it answers otherwise than its tables say changes
+    /// the view.
+    async fn verify(&mut self, handle: &Handle) -> bool {
+        let Some(index) = self.tables.index() else {
+            self.unverified.clear();
+            return false;
+        };
+        let count = self.unverified.len().min(QUESTIONS);
+        for destination in self.unverified.drain(..count).collect::<Vec<_>>() {
+            let Some(own) = self.tables.question(destination) else {
+                continue;
+            };
+            let question = query::route(handle, destination, own, index);
+            match timeout(DUMP_LIMIT, question).await {
+                Ok(Ok(answer)) => self.tables.answer(destination, answer),
+                Ok(Err(error)) => debug!("ask the kernel for the route to {destination}: {error}"),
+                Err(_) => debug!("ask the kernel for the route to {destination}: no answer"),
+            }
+        }
+        count > 0
     }
 
     /// Publishes the view if it changed, with events.
@@ -401,12 +467,16 @@ async fn dump(handle: &Handle, interface: &str) -> Result<Dump, rtnetlink::Error
         dump.addresses
             .extend(message::usable_address(&address, link.index));
     }
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+    for (family, version) in [
+        (AddressFamily::Inet, IpVersion::V4),
+        (AddressFamily::Inet6, IpVersion::V6),
+    ] {
+        dump.routing.rules.extend(rules(handle, version).await);
         let mut request = RouteMessage::default();
         request.header.address_family = family;
         let mut routes = handle.route().get(request).execute();
         while let Some(route) = routes.try_next().await? {
-            dump.routes.extend(message::route(&route, link.index));
+            dump.routing.routes.extend(message::route(&route, link.index));
             dump.broadcasts.extend(message::broadcast(&route, link.index));
         }
     }
@@ -415,4 +485,17 @@ async fn dump(handle: &Handle, interface: &str) -> Result<Dump, rtnetlink::Error
         dump.neighbors.extend(message::neighbor(&neighbor, link.index));
     }
     Ok(dump)
+}
+
+/// The rules of a family. A kernel without rules, or without the family, refuses the dump, and routes by its own tables.
+async fn rules(handle: &Handle, version: IpVersion) -> Vec<Rule> {
+    let is_v6 = version == IpVersion::V6;
+    let dump = handle.rule().get(version).execute();
+    match dump.try_collect::<Vec<_>>().await {
+        Ok(rules) => rules.iter().filter_map(message::rule).collect(),
+        Err(error) => {
+            debug!("dump routing rules: {error}; taking the default ones");
+            Rule::defaults(is_v6).into()
+        }
+    }
 }

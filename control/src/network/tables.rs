@@ -1,16 +1,24 @@
 //! The kernel's tables of one interface, as last read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use vl3lb_common::MacAddr;
 use vl3lb_common::next_hop::{Link, NextHops, Route};
 
 use super::message::{LinkAttributes, Reach};
+use super::query::Answer;
+use super::routing::{self, Routing};
 use super::view::{LinkState, NetworkView};
 
 /// Limit of neighbours that are kept after the kernel removed them.
 const COLLECTED: usize = 16_384;
+
+/// Destinations whose route the kernel is asked for, at most: others are decided by its rules and tables alone.
+const ASKED: usize = 16_384;
+
+/// Sentences about routing in a view, at most.
+const PROBLEMS: usize = 16;
 
 /// Neighbours of a replaced interface that are probed on the new one, at most.
 const FORMER: usize = 256;
@@ -28,7 +36,7 @@ pub(super) struct Dump {
     pub(super) link: Option<LinkAttributes>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) broadcasts: Vec<Ipv4Addr>,
-    pub(super) routes: Vec<Route>,
+    pub(super) routing: Routing,
     pub(super) neighbors: Vec<(IpAddr, Reach, Option<MacAddr>)>,
 }
 
@@ -37,10 +45,16 @@ pub(super) struct Dump {
 pub(super) struct Tables {
     /// Addresses to balance on, instead of the interface's own.
     configured: Vec<IpAddr>,
+    interface: String,
     link: Option<LinkAttributes>,
     addresses: Vec<IpAddr>,
     broadcasts: Vec<Ipv4Addr>,
-    routes: Vec<Route>,
+    routing: Routing,
+    /// What `routing` decides, and what it does not express.
+    flat: NextHops,
+    problems: Vec<String>,
+    /// The kernel's answers, until its rules, routes or addresses change.
+    answers: BTreeMap<IpAddr, Answer>,
     neighbors: HashMap<IpAddr, Neighbor>,
     /// Neighbours that knew the interface before it was replaced, or got another MAC address.
     former: HashSet<IpAddr>,
@@ -51,14 +65,18 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// Empty tables.
-    pub(super) fn new(configured: Vec<IpAddr>) -> Self {
+    /// Empty tables of `interface`.
+    pub(super) fn new(configured: Vec<IpAddr>, interface: &str) -> Self {
         Self {
             configured,
+            interface: interface.to_owned(),
             link: None,
             addresses: Vec::new(),
             broadcasts: Vec::new(),
-            routes: Vec::new(),
+            routing: Routing::default(),
+            flat: NextHops::new(Link::RawIp, 0, Vec::new(), HashMap::new()),
+            problems: Vec::new(),
+            answers: BTreeMap::new(),
             neighbors: HashMap::new(),
             former: HashSet::new(),
             changed: true,
@@ -77,7 +95,8 @@ impl Tables {
             .is_some_and(|link| link.is_up() && link.link != Link::RawIp)
     }
 
-    /// Replaces all tables with a new dump.
+    /// Replaces all tables with a new dump. The kernel's answers are forgotten if anything changed that they depend on, or
+    /// if they differ from the tables.
     pub(super) fn replace(&mut self, dump: Dump) {
         let last = self.link;
         let keeps_neighbors = dump.link.is_some_and(|new| {
@@ -88,6 +107,10 @@ impl Tables {
         }
         self.changed = true;
         let before = std::mem::take(&mut self.neighbors);
+        let is_rerouted = self.index() != dump.link.map(|link| link.index)
+            || self.addresses.len() != dump.addresses.len()
+            || !dump.addresses.iter().all(|own| self.addresses.contains(own))
+            || self.routing != dump.routing;
         self.link = dump.link;
         self.addresses = dump.addresses;
         // IPv4 first: the family that people look for first.
@@ -95,7 +118,15 @@ impl Tables {
         self.broadcasts = dump.broadcasts;
         self.broadcasts.sort_unstable();
         self.broadcasts.dedup();
-        self.routes = dump.routes;
+        if is_rerouted {
+            self.routing = dump.routing;
+            self.reroute();
+        } else {
+            // An answer from between two dumps, while the link was down, may be out of date: it is asked for again.
+            let flat = &self.flat;
+            self.answers
+                .retain(|&destination, answer| answer.agrees(flat.paths_to(destination)));
+        }
         for (address, reach, mac) in dump.neighbors {
             self.neighbors.insert(address, Neighbor { reach, mac });
         }
@@ -106,6 +137,57 @@ impl Tables {
                 }
             }
         }
+    }
+
+    /// Decides anew by the kernel's rules and tables.
+    fn reroute(&mut self) {
+        let (routes, problems) = routing::flatten(&self.routing, self.own_addresses(), &self.interface);
+        self.flat = NextHops::new(Link::RawIp, 0, routes, HashMap::new());
+        self.problems = problems;
+        self.answers.clear();
+    }
+
+    fn own_addresses(&self) -> &[IpAddr] {
+        if self.configured.is_empty() {
+            &self.addresses
+        } else {
+            &self.configured
+        }
+    }
+
+    /// The own address that decides about packets to `destination`, if the kernel has still to be asked for its route.
+    pub(super) fn question(&self, destination: IpAddr) -> Option<IpAddr> {
+        if self.answers.len() >= ASKED || self.answers.contains_key(&destination) {
+            return None;
+        }
+        let of_family = |own: &&IpAddr| own.is_ipv4() == destination.is_ipv4();
+        self.own_addresses().iter().find(of_family).copied()
+    }
+
+    /// The kernel's answer to [`Self::question`]. Where it differs from what its rules and tables say, it decides.
+    pub(super) fn answer(&mut self, destination: IpAddr, answer: Answer) {
+        self.changed |= !answer.agrees(self.flat.paths_to(destination));
+        self.answers.insert(destination, answer);
+    }
+
+    /// The routes of the workers, and what is to be known about them.
+    fn routes(&self) -> (Vec<Route>, Vec<String>) {
+        let mut routes = self.flat.routes().to_vec();
+        let mut problems = self.problems.clone();
+        for (&destination, answer) in &self.answers {
+            if answer.agrees(self.flat.paths_to(destination)) {
+                continue;
+            }
+            let host = if destination.is_ipv4() { 32 } else { 128 };
+            routes.retain(|route| route.destination != destination || route.prefix_length < host);
+            problems.push(format!(
+                "the kernel routes packets to {destination} in another way than its rules and tables say: its own answer \
+                 is used"
+            ));
+            routes.extend(answer.routes(destination));
+        }
+        problems.truncate(PROBLEMS);
+        (routes, problems)
     }
 
     /// Keeps the addresses of the present neighbours for [`Self::take_former_neighbors`].
@@ -171,18 +253,16 @@ impl Tables {
             .iter()
             .filter_map(|(&address, neighbor)| Some((address, neighbor.mac?)))
             .collect();
-        let next_hops = NextHops::succeed(&self.view.next_hops, link, self.routes.clone(), neighbors);
+        let (routes, routing_problems) = self.routes();
+        let next_hops = NextHops::succeed(&self.view.next_hops, link, routes, neighbors);
         self.view = NetworkView {
             index: self.index(),
             state: self.link.map_or(LinkState::Absent, |link| link.state),
             mtu: self.link.map_or(0, |link| link.mtu),
-            addresses: if self.configured.is_empty() {
-                self.addresses.clone()
-            } else {
-                self.configured.clone()
-            },
+            addresses: self.own_addresses().to_vec(),
             broadcasts: self.broadcasts.clone(),
             next_hops,
+            routing_problems,
         };
         &self.view
     }
@@ -197,8 +277,9 @@ const fn is_same_kind(a: Link, b: Link) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use vl3lb_common::next_hop::NextHop;
+    use vl3lb_common::next_hop::{NextHop, RouteKind};
 
+    use super::super::routing::{Entry, Rule, TableRoute};
     use super::*;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -217,13 +298,18 @@ mod tests {
             }),
             addresses: vec![ip("2001:db8::67"), ip("172.16.1.103")],
             broadcasts: vec![Ipv4Addr::new(172, 16, 1, 255); 2],
-            routes: vec![Route {
-                destination: ip("172.16.1.0"),
-                prefix_length: 24,
-                gateway: None,
-                metric: 0,
-                mtu: None,
-            }],
+            routing: Routing {
+                rules: Rule::defaults(false).into(),
+                routes: vec![TableRoute {
+                    table: 254,
+                    entry: Entry::Route(RouteKind::Unicast),
+                    destination: "172.16.1.0/24".parse().unwrap(),
+                    source: None,
+                    paths: vec![None],
+                    metric: 0,
+                    mtu: None,
+                }],
+            },
             neighbors: vec![(ip("172.16.1.2"), Reach::Unconfirmed, Some(MAC))],
         }
     }
@@ -234,7 +320,7 @@ mod tests {
 
     #[test]
     fn only_next_hops_change_the_generation() {
-        let mut tables = Tables::new(Vec::new());
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
         tables.replace(dump());
         let first = tables.view().clone();
         assert_eq!(first.addresses, [ip("172.16.1.103"), ip("2001:db8::67")]);
@@ -252,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_neighbor_that_the_kernel_collects_keeps_its_mac_address() {
-        let mut tables = Tables::new(Vec::new());
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
         tables.replace(dump());
         tables.remove_neighbor(ip("172.16.1.2"));
         assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
@@ -273,7 +359,7 @@ mod tests {
 
     #[test]
     fn neighbors_of_a_replaced_interface_are_probed_once() {
-        let mut tables = Tables::new(Vec::new());
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
         tables.replace(dump());
         tables.set_neighbor(ip("ff02::1"), Reach::Confirmed, Some(MAC));
         assert!(tables.take_former_neighbors().is_empty());
@@ -289,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_new_mac_address_keeps_the_neighbors_and_has_them_probed() {
-        let mut tables = Tables::new(Vec::new());
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
         tables.replace(dump());
         let mut other = dump();
         other.link.as_mut().unwrap().link = Link::Ethernet(MacAddr([4; 6]));
@@ -301,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_neighbor_that_failed_is_unresolved() {
-        let mut tables = Tables::new(Vec::new());
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
         tables.replace(dump());
         tables.set_neighbor(ip("172.16.1.2"), Reach::Unknown, None);
         tables.remove_neighbor(ip("172.16.1.2"));
@@ -310,12 +396,48 @@ mod tests {
 
     #[test]
     fn configured_addresses_come_before_the_interfaces_own() {
-        let mut tables = Tables::new(vec![ip("10.0.0.1")]);
+        let mut tables = Tables::new(vec![ip("10.0.0.1")], "nsm-1");
         assert!(!tables.view().usable());
         tables.replace(dump());
         assert_eq!(tables.view().addresses, [ip("10.0.0.1")]);
         assert!(tables.view().usable());
         tables.replace(Dump::default());
         assert!(!tables.view().usable());
+    }
+
+    #[test]
+    fn the_kernels_answer_decides_until_its_routing_changes() {
+        let mut tables = Tables::new(Vec::new(), "nsm-1");
+        tables.replace(dump());
+        let destination = ip("172.16.1.2");
+        assert_eq!(tables.question(destination), Some(ip("172.16.1.103")));
+        assert_eq!(tables.question(ip("2001:db8::1")), Some(ip("2001:db8::67")));
+        let on_link = Answer::Sent {
+            paths: vec![None],
+            mtu: None,
+        };
+        tables.answer(destination, on_link);
+        assert!(tables.view().routing_problems.is_empty());
+        assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
+        assert_eq!(tables.question(destination), None);
+
+        tables.answer(destination, Answer::Refused);
+        assert_eq!(resolve(&mut tables), NextHop::NoRoute);
+        let known = tables.view().routing_problems.clone();
+        assert!(
+            matches!(&known[..], [problem] if problem.contains("172.16.1.2")),
+            "{known:?}"
+        );
+        // The same routing again, as after a link that was down for a moment: the kernel is asked again.
+        tables.replace(dump());
+        assert_eq!(tables.question(destination), Some(ip("172.16.1.103")));
+        tables.answer(destination, Answer::Refused);
+        assert_eq!(resolve(&mut tables), NextHop::NoRoute);
+
+        let mut other = dump();
+        other.routing.routes[0].mtu = Some(1400);
+        tables.replace(other);
+        assert_eq!(resolve(&mut tables), NextHop::Mac(MAC));
+        assert_eq!(tables.question(destination), Some(ip("172.16.1.103")));
     }
 }

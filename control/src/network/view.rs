@@ -43,6 +43,9 @@ pub struct NetworkView {
     /// Broadcast addresses of its subnets, ascending.
     pub broadcasts: Vec<Ipv4Addr>,
     pub next_hops: NextHops,
+    /// Where the kernel's routing is not expressed by `next_hops`: rules that no table of prefixes can express, and
+    /// destinations where the kernel's own answer differs. Sentences, ascending.
+    pub routing_problems: Vec<String>,
 }
 
 impl NetworkView {
@@ -55,6 +58,7 @@ impl NetworkView {
             addresses: Vec::new(),
             broadcasts: Vec::new(),
             next_hops: NextHops::new(Link::RawIp, 0, Vec::new(), HashMap::new()),
+            routing_problems: Vec::new(),
         }
     }
 

@@ -113,7 +113,11 @@ fn open<F: Frame>(
         size::fit(policy, parsed, &to_octets(backend.address), 0).map(drop)?;
     }
     let mac = next_hop::of_backend(policy, signals, backend)?;
-    let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head);
+    // Without next hops, routes that refuse are all that is looked up.
+    if mac.is_none() && policy.snapshot.next_hops.refuses(&to_octets(backend.address)) {
+        return Err(DropReason::NoRoute.into());
+    }
+    let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head)?;
     let state = if is_tcp { State::Opening } else { State::Unreplied };
     let new = NewFlow {
         client: parsed.source,

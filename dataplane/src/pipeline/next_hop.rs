@@ -37,31 +37,41 @@ fn unresolved_backend(
     signals: &Signals,
     backend: &Backend,
 ) -> Result<Option<MacAddr>, DropReason> {
-    let neighbor = policy.snapshot.next_hops.neighbor_of(backend.address);
-    signals.request_neighbor(neighbor.unwrap_or(backend.address));
+    let Some(neighbor) = policy.snapshot.next_hops.neighbor_of(backend.address) else {
+        return Err(DropReason::NoRoute);
+    };
+    signals.request_neighbor(neighbor);
     Err(DropReason::NeighborUnresolved)
 }
 
 /// The MAC address for frames to the client of a packet that starts with `head`, and whether it is the kernel's. That
 /// is the kernel's next hop if it has one, else the neighbour that sent the packet. So the first reply never waits for
 /// ARP or ND, and the kernel's routes have precedence.
+///
+/// # Errors
+/// [`DropReason::NoRoute`] if the kernel refuses packets to the client by a route, such as `blackhole`.
 pub(super) fn of_new_client(
     policy: &Policy,
     signals: &Signals,
     client: &[u8; 16],
     head: &[u8],
-) -> (MacAddr, bool) {
+) -> Result<(MacAddr, bool), DropReason> {
     if policy.framing == Framing::RawIp {
-        return (MacAddr::default(), true);
+        return if policy.snapshot.next_hops.refuses(client) {
+            Err(DropReason::NoRoute)
+        } else {
+            Ok((MacAddr::default(), true))
+        };
     }
-    match policy.snapshot.next_hops.resolve_octets(client) {
+    Ok(match policy.snapshot.next_hops.resolve_octets(client) {
         NextHop::Mac(mac) => (mac, true),
         NextHop::Unresolved(neighbor) => {
             signals.request_neighbor(neighbor);
             (packet::source_mac(head), false)
         }
         NextHop::NoRoute => (packet::source_mac(head), false),
-    }
+        NextHop::Refused(_) => return Err(DropReason::NoRoute),
+    })
 }
 
 /// The MAC address of a flow's client after [`refresh_client`]; `None` on a raw-IP link.
@@ -73,7 +83,8 @@ pub(super) fn of_client(policy: &Policy, entry: &HotEntry) -> Option<MacAddr> {
 /// Brings the MAC address of a flow's client up to date.
 ///
 /// # Errors
-/// [`DropReason::NeighborUnresolved`] if the only address known is of a former attachment.
+/// [`DropReason::NeighborUnresolved`] if the only address known is of a former attachment, [`DropReason::NoRoute`] if the
+/// kernel refuses packets to the client by a route.
 #[inline(always)]
 pub(super) fn refresh_client(
     policy: &Policy,
@@ -104,6 +115,7 @@ fn resolve_client(
             (MacAddr(entry.client_mac), true)
         }
         NextHop::NoRoute => (MacAddr(entry.client_mac), true),
+        NextHop::Refused(_) => return Err(DropReason::NoRoute),
     };
     if is_learned && policy.is_of_former_attachment(entry) {
         return Err(DropReason::NeighborUnresolved);
@@ -142,7 +154,10 @@ pub(super) fn learn_client<F: Frame>(
     let Some(head) = packet.first() else { return };
     let entry = flows.table().entry(id);
     if !policy.is_hop_current(entry) {
-        let (mac, is_known) = of_new_client(policy, signals, &parsed.source, head.bytes());
+        // A refused client's replies are dropped; what it sends still goes to the backend.
+        let Ok((mac, is_known)) = of_new_client(policy, signals, &parsed.source, head.bytes()) else {
+            return;
+        };
         set_client_mac(policy, flows, id, mac, !is_known);
         return;
     }

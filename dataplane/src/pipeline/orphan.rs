@@ -96,6 +96,7 @@ fn client_mac(policy: &Policy, entry: &HotEntry) -> Option<MacAddr> {
         NextHop::Unresolved(_) | NextHop::NoRoute => {
             (!policy.is_of_former_attachment(entry)).then_some(MacAddr(entry.client_mac))
         }
+        NextHop::Refused(_) => None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
@@ -136,6 +136,7 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
 
 fn next_hops() -> NextHops {
     let route = |destination, prefix_length, gateway| Route {
+        kind: RouteKind::Unicast,
         destination: IpAddr::V4(destination),
         prefix_length,
         gateway,

@@ -37,6 +37,7 @@ fn view(addresses: &[&str]) -> NetworkView {
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
+        routing_problems: Vec::new(),
     }
 }
 

@@ -181,7 +181,7 @@ fn unresolved(facts: &Facts<'_>, network: &NetworkView) -> u64 {
         .flat_map(Directory::active_backends)
         .filter_map(|backend| match network.next_hops.resolve(backend.address) {
             NextHop::Unresolved(neighbor) => Some(neighbor),
-            NextHop::Mac(_) | NextHop::NoRoute => None,
+            NextHop::Mac(_) | NextHop::NoRoute | NextHop::Refused(_) => None,
         })
         .collect();
     neighbors.len() as u64

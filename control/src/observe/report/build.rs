@@ -16,6 +16,7 @@ use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerSta
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::counters::{FlowCounts, Sample, ServiceCounts};
+use super::local_ports::LocalPort;
 use super::{balancer, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
@@ -74,6 +75,8 @@ pub(super) struct Facts<'a> {
     /// `None` where another process makes the interface.
     pub(super) nsm: Option<NsmConnection>,
     pub(super) process: Process,
+    /// NAT ports that programs of this host use.
+    pub(super) local_ports: Vec<LocalPort>,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.
     pub(super) not_ready: Option<String>,
@@ -366,6 +369,10 @@ fn next_hop(network: &NetworkView, address: IpAddr) -> Option<NextHop> {
         next_hop::NextHop::NoRoute => NextHop {
             mac: None,
             state: "no_route".to_owned(),
+        },
+        next_hop::NextHop::Refused(kind) => NextHop {
+            mac: None,
+            state: kind.name().to_owned(),
         },
     })
 }

@@ -5,6 +5,7 @@ mod balancer;
 mod build;
 mod capacity;
 mod counters;
+mod local_ports;
 mod process;
 mod readiness;
 mod reporter;

@@ -16,13 +16,14 @@ use super::active_since::ActiveSince;
 use super::build::{self, Facts, Identity};
 use super::capacity::Capacity;
 use super::counters::{Sample, Window};
+use super::local_ports::{LocalPort, LocalPorts};
 use super::readiness::NotReady;
 use super::{process, readiness};
 use crate::attachment::FailureReceiver;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::HealthTable;
-use crate::network::NetworkReceiver;
+use crate::network::{NetworkReceiver, NetworkView};
 use crate::nsm::client::Handle;
 use crate::observe::events::Events;
 use crate::observe::flow_events::FlowEvents;
@@ -87,6 +88,7 @@ pub struct Reporter {
     workers_since: OnceLock<Timestamp>,
     window: Mutex<Window>,
     active_since: Mutex<ActiveSince>,
+    local_ports: Mutex<LocalPorts>,
     draining: AtomicBool,
 }
 
@@ -101,6 +103,7 @@ impl Reporter {
             sources,
             window: Mutex::default(),
             active_since: Mutex::default(),
+            local_ports: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -175,11 +178,19 @@ impl Reporter {
             nsm: self.nsm(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
+            local_ports: self.local_ports(network.as_deref()),
             draining: self.is_draining(),
             not_ready: self.readiness().err().map(|reason| reason.to_string()),
         });
         lock(&self.active_since).update(&mut report.status.warnings, time);
         report
+    }
+
+    /// NAT ports that programs of this host use at the balancer's addresses.
+    fn local_ports(&self, network: Option<&NetworkView>) -> Vec<LocalPort> {
+        let addresses = network.map_or(&[][..], |network| &network.addresses);
+        let now = self.sources.dataplane.now();
+        lock(&self.local_ports).within(self.identity.nat_ports, addresses, now)
     }
 
     /// Whether the interface is up and attached, and a complete snapshot is live on it. Errors: why not.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::timeout;
 
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendState, Generation};
 use vl3lb_common::{MacAddr, Protocol, Timestamp};
@@ -113,6 +113,7 @@ fn view(addresses: &[IpAddr]) -> Arc<NetworkView> {
         addresses: addresses.to_vec(),
         broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), std::collections::HashMap::new()),
+        routing_problems: Vec::new(),
     })
 }
 
@@ -148,6 +149,7 @@ async fn nothing_is_published_before_the_first_complete_inputs() {
 fn ethernet(neighbors: &[u8]) -> Arc<NetworkView> {
     let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
     let route = Route {
+        kind: RouteKind::Unicast,
         destination: [172, 16, 1, 0].into(),
         prefix_length: 24,
         gateway: None,

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use crate::api::ServiceState;
 use proptest::prelude::*;
 use vl3lb_common::Duration;
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 
@@ -31,6 +31,7 @@ fn address(host: u8) -> IpAddr {
 fn network() -> NetworkView {
     let own = address(103);
     let route = Route {
+        kind: RouteKind::Unicast,
         destination: address(0),
         prefix_length: 24,
         gateway: None,
@@ -45,6 +46,7 @@ fn network() -> NetworkView {
         addresses: vec![own, "2001:db8::67".parse().unwrap()],
         broadcasts: Vec::new(),
         next_hops: NextHops::new(Link::Ethernet(MacAddr([1; 6])), 1, vec![route], neighbors),
+        routing_problems: Vec::new(),
     }
 }
 

@@ -162,6 +162,7 @@ impl Surroundings {
             let neighbors = (2_u8..8).filter(|host| !self.unknown.contains(host));
             let neighbors = neighbors.map(|host| (address(host), MacAddr([host; 6])));
             let route = Route {
+                kind: RouteKind::Unicast,
                 destination: address(0),
                 prefix_length: 24,
                 gateway: None,

@@ -352,6 +352,7 @@ fn errors_go_to_the_present_neighbour_of_the_client() {
     let moved = MacAddr([2, 0, 0, 0, 0, 0x99]);
     world.publish(|snapshot| {
         let routes = vec![Route {
+            kind: RouteKind::Unicast,
             destination: "172.16.1.0".parse().unwrap(),
             prefix_length: 24,
             gateway: None,

@@ -17,6 +17,7 @@ mod overload;
 mod path_mtu;
 mod properties;
 mod reattach;
+mod routes;
 mod seen;
 mod setup;
 mod shed;
@@ -33,7 +34,7 @@ use crossbeam::queue::ArrayQueue;
 use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::hash::OwnerKey;
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{

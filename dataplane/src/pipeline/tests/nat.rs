@@ -115,6 +115,7 @@ fn the_kernels_neighbour_is_used_when_it_is_known() {
     world.publish(|snapshot| {
         let gateway = "172.16.1.1".parse().unwrap();
         let routes = vec![Route {
+            kind: RouteKind::Unicast,
             destination: "0.0.0.0".parse().unwrap(),
             prefix_length: 0,
             gateway: Some(gateway),

@@ -22,6 +22,7 @@ fn narrow(world: &mut World, client: u16, backend: u16) {
             .map(|&(host, mtu)| {
                 let destination: IpAddr = host.parse().unwrap();
                 Route {
+                    kind: RouteKind::Unicast,
                     destination,
                     prefix_length: if destination.is_ipv4() { 32 } else { 128 },
                     gateway: None,
@@ -31,6 +32,7 @@ fn narrow(world: &mut World, client: u16, backend: u16) {
             })
             .collect();
         routes.push(Route {
+            kind: RouteKind::Unicast,
             destination: "172.16.1.0".parse().unwrap(),
             prefix_length: 24,
             gateway: None,

@@ -139,6 +139,7 @@ fn a_client_address_of_a_former_attachment_is_not_used() {
         let hops = &snapshot.next_hops;
         let neighbors = HashMap::from([(client, ROUTER_MAC)]);
         let routes = vec![Route {
+            kind: RouteKind::Unicast,
             destination: "172.16.1.0".parse().unwrap(),
             prefix_length: 24,
             gateway: None,
@@ -243,6 +244,7 @@ fn know_neighbors(world: &mut World, neighbors: &[(&str, MacAddr)]) {
     world.publish(|snapshot| {
         let last = &snapshot.next_hops;
         let route = |destination: &str, prefix_length| Route {
+            kind: RouteKind::Unicast,
             destination: destination.parse().unwrap(),
             prefix_length,
             gateway: None,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
@@ -116,6 +116,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
     };
     let routes = vec![
         Route {
+            kind: RouteKind::Unicast,
             destination: "172.16.1.0".parse().unwrap(),
             prefix_length: 24,
             gateway: None,
@@ -123,6 +124,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             mtu: None,
         },
         Route {
+            kind: RouteKind::Unicast,
             destination: "2001:db8::".parse().unwrap(),
             prefix_length: 64,
             gateway: None,

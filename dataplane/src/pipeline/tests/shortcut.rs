@@ -22,6 +22,7 @@ fn world(framing: Framing) -> World {
 fn set_gateway(world: &mut World, mac: MacAddr) {
     let gateway: IpAddr = GATEWAY.parse().unwrap();
     let route = Route {
+        kind: RouteKind::Unicast,
         destination: "0.0.0.0".parse().unwrap(),
         prefix_length: 0,
         gateway: Some(gateway),

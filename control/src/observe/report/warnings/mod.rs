@@ -1,5 +1,6 @@
 //! Warnings: conditions that an operator should know.
 
+mod routing;
 mod space;
 
 use crate::api::{
@@ -32,6 +33,7 @@ pub(super) fn all(
             .iter()
             .flat_map(|connection| nsm(connection, facts.time)),
     );
+    warnings.extend(routing::all(facts));
     warnings.extend(stuck_workers(status, facts.time));
     warnings.extend(services.iter().filter_map(down));
     warnings.extend(publishing(facts));
@@ -54,6 +56,7 @@ pub(super) fn all(
     warnings.extend(space::full_tables(status));
     warnings.extend(space::forgotten_clients(facts));
     warnings.extend(space::full_ports(backends));
+    warnings.extend(space::taken_ports(facts));
     warnings.extend(space::evicted_flows(facts));
     warnings.extend(refuses(status));
     warnings.extend(kubernetes(status));
@@ -278,6 +281,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         DropReason::NoBackend
         | DropReason::BackendDown
         | DropReason::DrainDeadline
+        | DropReason::NoRoute
         | DropReason::NeighborUnresolved
         | DropReason::FlowTableFull
         | DropReason::NatPortsExhausted

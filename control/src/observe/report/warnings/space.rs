@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use vl3lb_common::DropReason;
 use vl3lb_common::stats::CloseCause;
 
-use super::{about, shown, warn};
+use super::{MOST_TROUBLES, about, shown, warn};
 use crate::api::{Backend, Status, Warning};
 use crate::observe::report::build::Facts;
 use crate::state::Directory;
@@ -51,6 +51,30 @@ pub(super) fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warni
                 warn("affinity_table_full", text),
             ))
         })
+}
+
+/// Programs of this host whose port is a NAT port get no packets.
+pub(super) fn taken_ports(facts: &Facts<'_>) -> Option<Warning> {
+    let ports = &facts.local_ports;
+    let shown: Vec<String> = ports
+        .iter()
+        .take(MOST_TROUBLES)
+        .map(ToString::to_string)
+        .collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let more = match ports.len().saturating_sub(MOST_TROUBLES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (first, last) = (facts.identity.nat_ports.first(), facts.identity.nat_ports.last());
+    let text = format!(
+        "natPorts {first}-{last} has ports of programs on this host, which get no packets: {}{more}",
+        shown.join(", ")
+    );
+    let next = "move `natPorts`, or give the program another port";
+    Some(about("natPorts", next, warn("nat_ports_taken", text)))
 }
 
 /// NAT ports belong to an address, port and protocol, which backends of several services may share.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use vl3lb_common::next_hop::{Link, NextHops, Route};
+use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
@@ -161,6 +161,7 @@ impl Network {
             Framing::RawIp => Link::RawIp,
         };
         let route = |destination: IpAddr, prefix_length, mtu| Route {
+            kind: RouteKind::Unicast,
             destination,
             prefix_length,
             gateway: None,
