@@ -55,6 +55,7 @@ mod flood;
 mod flows;
 mod forged;
 mod fragments;
+mod hairpin;
 mod health;
 mod http;
 mod icmp;
