@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::DNSClass;
+use hickory_proto::rr::{DNSClass, Name};
+use hickory_proto::serialize::binary::BinDecoder;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -79,7 +80,13 @@ impl RequestHandler for Handler {
         metadata.authoritative = response.authoritative;
         metadata.recursion_available = response.recursion_available;
         metadata.truncation = response.truncated;
-        let mut builder = MessageResponseBuilder::from_message_request(request);
+        let none = Queries::read(&mut BinDecoder::new(&[]), 0).expect("no question from no bytes");
+        let question = if is_plain(request) {
+            &request.queries
+        } else {
+            &none
+        };
+        let mut builder = MessageResponseBuilder::new(question, None);
         if let Some(edns) = &edns {
             builder.edns(edns);
         }
@@ -99,6 +106,20 @@ impl RequestHandler for Handler {
     }
 }
 
+/// Whether the question can be repeated in a response: its names have no pointers. The first name of a message can only point
+/// into the header (RFC 1035 section 4.1.4 wants a prior name), which is another one in the response.
+fn is_plain(request: &Request) -> bool {
+    let names = request
+        .queries
+        .queries()
+        .iter()
+        .map(|question| question.original().name());
+    // Labels with a byte for the length of each, the root's, type and class.
+    let length = |name: &Name| name.iter().map(|label| 1 + label.len()).sum::<usize>() + 1 + 4;
+    let length: usize = names.map(length).sum();
+    length == request.queries.as_bytes().len()
+}
+
 /// For a response that was not sent.
 fn not_sent(request: &Request, code: ResponseCode) -> ResponseInfo {
     let mut metadata = Metadata::response_from_request(&request.metadata);
@@ -114,7 +135,7 @@ impl Service {
         if request.metadata.message_type != MessageType::Query || request.metadata.op_code != OpCode::Query {
             return Response::of(ResponseCode::NotImp);
         }
-        let Ok(info) = request.request_info() else {
+        let Some(info) = request.request_info().ok().filter(|_| is_plain(request)) else {
             return Response::of(ResponseCode::FormErr);
         };
         let query = info.query.original();

@@ -13,8 +13,8 @@ use vl3lb_testbed::mutation::change_bytes;
 use super::super::response::AMPLIFICATION;
 use super::*;
 
-/// Seeds that have failed.
-const CORPUS: &[u64] = &[];
+/// Seeds that have failed: a question whose name points into the header was repeated, and unreadable.
+const CORPUS: &[u64] = &[7_713_703_118_348_747_057];
 /// Rounds of one seed, each with messages over both transports.
 const ROUNDS: u64 = 30;
 /// Datagrams of one round, after each of which a good query must be answered.

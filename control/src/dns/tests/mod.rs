@@ -328,3 +328,18 @@ async fn a_malformed_query_over_tcp_is_a_format_error() {
     assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
     assert_eq!(answer.metadata.id, 0x1267);
 }
+
+#[tokio::test]
+async fn a_name_that_points_into_the_header_is_a_format_error() {
+    let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server.address).await.unwrap();
+    // The pointer leads to the flags, which a response changes.
+    let query = [0x12, 0x67, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 2, 0, 1, 0, 1];
+    socket.send(&query).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let answer = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+    assert_eq!((answer.metadata.id, answer.queries.len()), (0x1267, 0));
+}
