@@ -405,9 +405,12 @@ proptest! {
             world.act(action);
         }
         let limit = Duration::from_secs(limit);
-        // A Close that replaces the connection is not begun anew.
+        // A Close that replaces the connection is not begun anew; one that fails leaves less time for the next.
         let late = world.now + limit;
-        let slow_close = matches!(world.in_flight, Some((Call::Close, end, _)) if end >= late);
+        let slow_close = world.in_flight.is_some_and(|(call, end, in_time)| {
+            let closed = if in_time { end } else { end + world.latency };
+            call == Call::Close && closed >= late
+        });
         world.stepper.leave(limit, world.now);
         world.run(limit);
         let step = world.stepper.step(world.now);
