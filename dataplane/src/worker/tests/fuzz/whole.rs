@@ -80,7 +80,11 @@ fn reassembled(mut pieces: Vec<Piece>, is_valid: bool) -> Seen {
     };
     // A second packet of the same content has the same checksum.
     let packet = match name.protocol {
-        Protocol::Udp => builder::udp(addresses, &datagram[8..]),
+        // What is behind the end of the datagram by its own length is nobody's.
+        Protocol::Udp => {
+            let end = usize::from(u16::from_be_bytes([datagram[4], datagram[5]]));
+            builder::udp(addresses, datagram.get(8..end).unwrap_or(&datagram[8..]))
+        }
         Protocol::Tcp => {
             let (header, payload) = TcpHeader::from_slice(&datagram).expect("a whole header");
             let options: Vec<_> = header.options_iterator().flatten().collect();
@@ -94,7 +98,7 @@ fn reassembled(mut pieces: Vec<Piece>, is_valid: bool) -> Seen {
         }
     };
     if is_valid {
-        assert_eq!(packet[packet.len() - datagram.len()..], datagram);
+        assert!(packet.ends_with(&datagram), "{packet:02x?} and {datagram:02x?}");
     }
     Seen::of(&packet, false).expect("made here")
 }
