@@ -83,7 +83,7 @@ fn reassembled(mut pieces: Vec<Piece>, is_valid: bool) -> Seen {
         // What is behind the end of the datagram by its own length is nobody's.
         Protocol::Udp => {
             let end = usize::from(u16::from_be_bytes([datagram[4], datagram[5]]));
-            builder::udp(addresses, datagram.get(8..end).unwrap_or(&datagram[8..]))
+            builder::udp(addresses, datagram.get(8..end).unwrap_or_else(|| &datagram[8..]))
         }
         Protocol::Tcp => {
             let (header, payload) = TcpHeader::from_slice(&datagram).expect("a whole header");
