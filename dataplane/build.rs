@@ -22,7 +22,7 @@ fn main() {
         println!("cargo::rerun-if-changed={source}");
     }
     compile(STEER, "steer.bpf.o");
-    // Cargo tells a feature by a variable that may be empty.
+    // Cargo sets a variable for each feature, which may be empty.
     if std::env::var_os("CARGO_FEATURE_TESTING").is_some() {
         compile(REDIRECT, "redirect.bpf.o");
     }

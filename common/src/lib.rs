@@ -23,6 +23,7 @@ pub mod drop_reason;
 pub mod flow_feed;
 pub mod flow_query;
 pub mod hash;
+mod histogram;
 pub mod maglev;
 pub mod mailbox;
 pub mod next_hop;

@@ -25,7 +25,7 @@ const CORPUS: &[u64] = &[];
 /// Requests of one seed, by way of a connection and straight to the routes.
 const REQUESTS: u64 = 40;
 /// Longer than every deadline of the server, by its clock.
-const PATIENCE: Duration = Duration::from_secs(600);
+const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// More than the longest answer to these requests.
 const LONGEST_ANSWER: usize = 4 << 20;
 
@@ -139,7 +139,7 @@ async fn by_connection(rng: &mut StdRng, live: &Live) {
             .ok();
         answer
     };
-    let both = timeout(PATIENCE, async { tokio::join!(writing, reading) });
+    let both = timeout(ANSWER_LIMIT, async { tokio::join!(writing, reading) });
     let Ok(((), answer)) = both.await else {
         panic!(
             "not over after {:?}: {:?}",
@@ -219,7 +219,7 @@ async fn by_route(rng: &mut StdRng, live: &Live) {
     let (head, body) = response.expect("routes cannot fail").into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
     assert!(
-        begin.elapsed() < PATIENCE && body.len() < LONGEST_ANSWER,
+        begin.elapsed() < ANSWER_LIMIT && body.len() < LONGEST_ANSWER,
         "{target}"
     );
     match head.status {

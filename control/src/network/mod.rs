@@ -5,6 +5,7 @@
 
 mod announcement;
 mod change;
+mod dump;
 mod message;
 mod monitor;
 mod query;

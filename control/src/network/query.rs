@@ -20,7 +20,7 @@ pub(super) enum Answer {
     },
     /// Packets are not sent: there is no route, or one that refuses them.
     Refused,
-    /// The kernel cannot tell: the source address is not on this host, or the route is out of another interface, which IPv6
+    /// The kernel does not say: the source address is not on this host, or the route is out of another interface, which IPv6
     /// prefers to none.
     Unknown,
 }

@@ -214,7 +214,7 @@ impl Overload {
         refused
     }
 
-    /// Tells the program how many flows it admits until the end of the next interval; `since` is the begin of this one.
+    /// Sets the number of flows that the program admits until the end of the next interval; `since` is the begin of this one.
     fn instruct(&self, now: Timestamp, since: Timestamp) {
         let Some(shed) = &self.shed else { return };
         match &self.shedding {

@@ -1,4 +1,4 @@
-//! What a worker says to the program, and hears from it.
+//! The words that worker and program share.
 
 use vl3lb_common::addr::to_octets;
 

@@ -22,7 +22,7 @@ const LONGEST: usize = 1 << 16;
 /// So that the receiver misses little while it waits for a core.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// How long the receiver goes on after the sender.
-const PATIENCE: Duration = Duration::from_millis(100);
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,7 +74,7 @@ fn receiver() -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SEGMENTS.target_port))?;
     setsockopt(&socket, sockopt::UdpGroSegment, &true)?;
     setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(READ_TIMEOUT))?;
     Ok(socket)
 }
 

@@ -36,19 +36,7 @@ services:
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
    healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1}}
 ",
-    "
-discovery: kubernetes
-kubernetes:
-  services: true
-  namespaces: [web, api]
-  addressFrom: 'network-status:vl3/net'
-  labelSelector: {team: a}
-  topology: {prefer: none}
-  group: fin
-services:
-- {name: a, port: 80, targetPort: http, selector: {app: a}}
-- {name: b, port: 81, selector: 'app in (a,b),!canary'}
-",
+    KUBERNETES,
     "
 discovery: nsm
 networkService: vl3

@@ -116,6 +116,21 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(parse(short), parse(FULL));
 }
 
+/// Pods and Services of Kubernetes as backends.
+const KUBERNETES: &str = "
+discovery: kubernetes
+kubernetes:
+  services: true
+  namespaces: [web, api]
+  addressFrom: 'network-status:vl3/net'
+  labelSelector: {team: a}
+  topology: {prefer: none}
+  group: fin
+services:
+- {name: a, port: 80, targetPort: http, selector: {app: a}}
+- {name: b, port: 81, selector: 'app in (a,b),!canary'}
+";
+
 #[test]
 fn a_printed_configuration_parses_to_the_same() {
     let other = "
@@ -136,23 +151,10 @@ services:
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
    healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1}}
 ";
-    let kubernetes = "
-discovery: kubernetes
-kubernetes:
-  services: true
-  namespaces: [web, api]
-  addressFrom: 'network-status:vl3/net'
-  labelSelector: {team: a}
-  topology: {prefer: none}
-  group: fin
-services:
-- {name: a, port: 80, targetPort: http, selector: {app: a}}
-- {name: b, port: 81, selector: 'app in (a,b),!canary'}
-";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
     let own = "{discovery: kubernetes, kubernetes: {namespaces: []}}";
     let checked = with_health_check("{tcp: {}}");
-    for text in [FULL, &checked, other, kubernetes, all, own, "services: []", "{}"] {
+    for text in [FULL, &checked, other, KUBERNETES, all, own, "services: []", "{}"] {
         let config = parse(text).unwrap();
         let printed = config.to_yaml();
         assert_eq!(parse(&printed), Ok(config), "{printed}");

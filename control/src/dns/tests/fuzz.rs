@@ -20,7 +20,7 @@ const ROUNDS: u64 = 30;
 /// Datagrams of one round, after each of which a good query must be answered.
 const DATAGRAMS: u64 = 4;
 /// The longest time to an answer: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// The id of good queries.
 const GOOD: u16 = 0x600d;
 
@@ -81,7 +81,7 @@ async fn by_datagram(rng: &mut StdRng, server: &Server) -> u64 {
             let received = timeout(Duration::from_millis(500), socket.recv(&mut buffer)).await;
             let Ok(received) = received else {
                 // Over the limit of all sources.
-                assert!(begin.elapsed() < PATIENCE, "no answer after {message:02x?}");
+                assert!(begin.elapsed() < ANSWER_LIMIT, "no answer after {message:02x?}");
                 socket.send(&good).await.unwrap();
                 continue;
             };
@@ -142,7 +142,7 @@ async fn by_stream(rng: &mut StdRng, server: &Server) -> u64 {
         reader.read_to_end(&mut all).await.ok();
         all
     };
-    let both = timeout(PATIENCE, async { tokio::join!(writing, reading) }).await;
+    let both = timeout(ANSWER_LIMIT, async { tokio::join!(writing, reading) }).await;
     let Ok(((), answers)) = both else {
         panic!("the connection does not end: {bytes:02x?}")
     };

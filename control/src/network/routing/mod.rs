@@ -69,8 +69,8 @@ impl Decision {
         }
     }
 
-    /// Whether packets take the same way. Routes that send nothing are alike: the kernel's answer does not always tell one
-    /// from another.
+    /// Whether packets take the same way. Routes that send nothing are alike: the kernel's answer does not always
+    /// distinguish them.
     pub(super) fn is_same_way(&self, other: &Self) -> bool {
         let is_sent = |decision: &Self| decision.kind == RouteKind::Unicast;
         match (is_sent(self), is_sent(other)) {

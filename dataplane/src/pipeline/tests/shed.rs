@@ -44,7 +44,7 @@ fn interval(world: &mut World, memory: &ShedMemory, syns: u16, dropped: u64, los
 }
 
 /// Whether the program sheds load, and how many flows it admits.
-fn told(memory: &ShedMemory) -> Option<u64> {
+fn admitted(memory: &ShedMemory) -> Option<u64> {
     let words = memory.worker(0).unwrap();
     let left = words[LIMIT]
         .load(Relaxed)
@@ -53,22 +53,26 @@ fn told(memory: &ShedMemory) -> Option<u64> {
 }
 
 #[test]
-fn the_program_is_told_how_many_flows_the_worker_can_take() {
+fn the_program_admits_as_many_flows_as_the_worker_can_take() {
     let (mut world, memory) = world();
     for _ in 0..2 {
         interval(&mut world, &memory, 100, 0, 10);
-        assert_eq!(told(&memory), None, "it may be a moment without the processor");
+        assert_eq!(
+            admitted(&memory),
+            None,
+            "it may be a moment without the processor"
+        );
     }
     interval(&mut world, &memory, 100, 0, 10);
-    assert_eq!(told(&memory), Some(50), "half of what was too much");
+    assert_eq!(admitted(&memory), Some(50), "half of what was too much");
     assert!(world.engines[0].is_overloaded());
     interval(&mut world, &memory, 50, 950, 10);
-    assert_eq!(told(&memory), Some(25), "still too much");
+    assert_eq!(admitted(&memory), Some(25), "still too much");
     for _ in 0..20 {
         interval(&mut world, &memory, 25, 975, 0);
     }
     assert!(
-        (33..40).contains(&told(&memory).unwrap()),
+        (33..40).contains(&admitted(&memory).unwrap()),
         "more, since nothing was lost"
     );
     assert_eq!(
@@ -80,11 +84,11 @@ fn the_program_is_told_how_many_flows_the_worker_can_take() {
     for _ in 0..99 {
         interval(&mut world, &memory, 1, 0, 0);
     }
-    assert!(told(&memory).is_some());
+    assert!(admitted(&memory).is_some());
     for _ in 0..3 {
         interval(&mut world, &memory, 1, 0, 0);
     }
-    assert_eq!(told(&memory), None, "a second after the last refusal");
+    assert_eq!(admitted(&memory), None, "a second after the last refusal");
 }
 
 #[test]
@@ -95,7 +99,7 @@ fn a_loss_in_front_of_another_worker_counts() {
         other.share_lost(10);
         interval(&mut world, &memory, 100, 0, 0);
     }
-    assert_eq!(told(&memory), Some(50));
+    assert_eq!(admitted(&memory), Some(50));
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn without_its_attachment_the_worker_refuses_alone() {
         interval(&mut world, &memory, 100, 0, 10);
     }
     world.engines[0].set_shed(None);
-    assert_eq!(told(&memory), None);
+    assert_eq!(admitted(&memory), None);
     let packet = world.client_tcp("172.16.1.7:9", SYN, b"");
     assert_eq!(world.send(&packet).0, Verdict::Drop);
 }

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use rustix::thread::{CapabilitySet, CapabilitySets};
 use vl3lb_common::Protocol;
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::hash::{OwnerKey, reduce};
@@ -30,7 +29,7 @@ const PORT: u16 = 8080;
 /// How long a frame may take, in milliseconds.
 const LIMIT: i32 = 5000;
 
-fn rules(workers: u32) -> Rules {
+pub(super) fn rules(workers: u32) -> Rules {
     let service = |address| ServiceKey {
         address,
         port: PORT,
@@ -441,44 +440,6 @@ fn a_socket_of_a_queue_without_a_worker_is_refused() {
     });
 }
 
-/// Keeps these capabilities only, for the rest of the thread.
-fn drop_capabilities_but(kept: CapabilitySet) {
-    let sets = CapabilitySets {
-        effective: kept,
-        permitted: kept,
-        inheritable: CapabilitySet::empty(),
-    };
-    rustix::thread::set_capabilities(None, sets).unwrap();
-}
-
-#[test]
-fn three_capabilities_are_enough_for_every_mode() {
-    in_namespace(|| {
-        let [_device] = tun("tun0", TunKind::Plain);
-        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
-        drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF);
-        for (interface, mode) in [
-            ("nsm-1", Mode::Native),
-            ("nsm-1", Mode::Generic),
-            ("nsm-1", Mode::Companion),
-            ("tun0", Mode::Generic),
-            ("tun0", Mode::Companion),
-        ] {
-            let mut steer = Steer::attach(
-                &LinkInfo::inspect(interface).unwrap(),
-                mode,
-                None,
-                FastPathConfig::default(),
-            )
-            .unwrap();
-            steer.allow(&rules(steer.queues())).unwrap();
-            let has_fast_path = steer.fast_path().flows > 0;
-            let reason = &steer.fast_path().reason;
-            assert_eq!(has_fast_path, mode == Mode::Companion, "{mode:?}: {reason}");
-        }
-    });
-}
-
 /// An older kernel: without the fast path everything goes on, and the reason says what is missing. `auto` prefers another
 /// mode then.
 #[test]
@@ -520,21 +481,5 @@ fn without_a_feature_of_the_fast_path_the_worker_takes_all_packets() {
         let link = LinkInfo::inspect("nsm-1").unwrap();
         let steer = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
         assert!(steer.fast_path().flows > 0 && steer.fast_memory().is_some());
-    });
-}
-
-#[test]
-fn a_missing_capability_is_named() {
-    in_namespace(|| {
-        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
-        let link = LinkInfo::inspect("nsm-1").unwrap();
-        drop_capabilities_but(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
-        let error = Steer::attach(&link, Mode::Auto, None, FastPathConfig::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("load the steer programs for nsm-1: operation not permitted: missing CAP_BPF"),
-            "{error}"
-        );
     });
 }

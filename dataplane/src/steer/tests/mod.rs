@@ -1,6 +1,7 @@
 //! Need root: BPF programs are loaded into the running kernel, and network namespaces are made.
 
 mod attach;
+mod capability;
 mod classify;
 mod corpus;
 mod decide;
@@ -11,3 +12,4 @@ mod packets;
 mod receiver;
 mod shed;
 mod table;
+mod test_run;
