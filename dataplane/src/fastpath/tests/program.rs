@@ -1,8 +1,9 @@
 //! What `bpf/fastpath.h` does with a packet, a step at a time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use vl3lb_common::hash::OwnerKey;
+use vl3lb_common::sync::atomic::AtomicU64;
 
 use super::super::layout::{
     BACKEND, BYTES, CLIENT, HOPS, LOCAL, MTUS, NUMBERS, PACKETS, PORTS, PROTOCOL, USED, WINDOWS, index_word,
