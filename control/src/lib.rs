@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod dns;
 pub(crate) mod error_chain;
 pub mod health;
+pub(crate) mod icmp_echo;
 pub(crate) mod kubernetes;
 pub mod log;
 pub mod metrics;

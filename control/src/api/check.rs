@@ -16,17 +16,20 @@ pub enum CheckResult {
     Timeout,
     /// The network reported the backend as unreachable.
     Unreachable,
+    /// The backend answered, but not as a healthy one does: another status, text or certificate.
+    Unexpected,
     /// The balancer could not send the check: no statement about the backend.
     Error,
 }
 
 impl CheckResult {
     /// All results, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Ok,
         Self::Refused,
         Self::Timeout,
         Self::Unreachable,
+        Self::Unexpected,
         Self::Error,
     ];
     /// Number of results.
@@ -39,6 +42,7 @@ impl CheckResult {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Unexpected => "unexpected",
             Self::Error => "error",
         }
     }
@@ -48,7 +52,7 @@ impl CheckResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendCheck {
-    /// `tcp`.
+    /// `tcp`, `http`, `https`, `grpc`, `udp` or `ping`.
     pub kind: String,
     /// `None` before the first check.
     pub last_result: Option<CheckResult>,
@@ -66,8 +70,10 @@ pub struct BackendCheck {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceCheck {
-    /// `tcp`.
+    /// `tcp`, `http`, `https`, `grpc`, `udp` or `ping`.
     pub kind: String,
+    /// The path or gRPC service that is asked for; `None` for other kinds, and for a gRPC server as a whole.
+    pub object: Option<String>,
     /// `None`: each backend's own.
     pub port: Option<u16>,
     pub interval_seconds: f64,

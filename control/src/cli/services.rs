@@ -157,11 +157,15 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
     ]
 }
 
-/// `tcp every 2s`, or `tcp:80 every 2s` if not at the backends' own port.
+/// `tcp every 2s`, `tcp:80 every 2s` if not at the backends' own port, `http /healthz every 2s`.
 fn checked(check: &ServiceCheck) -> String {
     let port = check.port.map_or_else(String::new, |port| format!(":{port}"));
+    let object = check
+        .object
+        .as_deref()
+        .map_or_else(String::new, |object| format!(" {object}"));
     format!(
-        "{}{port} every {}",
+        "{}{port}{object} every {}",
         check.kind,
         age_seconds(check.interval_seconds)
     )

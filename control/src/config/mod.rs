@@ -29,7 +29,9 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, Protocol};
 
 pub use error::{ConfigError, join_errors};
-pub use health_check::{HealthCheck, TcpCheck};
+pub use health_check::{
+    CheckKind, GrpcCheck, HealthCheck, HttpCheck, Payload, PingCheck, StatusRange, TcpCheck, Tls, UdpCheck,
+};
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
 pub(crate) use names::{LABEL_FORM, is_label, unicast};

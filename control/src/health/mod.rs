@@ -7,8 +7,12 @@
 //! New backends are checked at once, a thousand within a quarter of a second, and then spread evenly over the interval
 //! by their hash, so that checks never come in bursts. While the balancer's own interface is down, nothing is checked:
 //! failures would say nothing about the backends.
+//!
+//! Each check has its own socket and its own limit, so thousands of backends that do not answer delay no other check.
+//! Where the process may not have a descriptor for each backend, those that answered last come first (`sockets.rs`).
 
 mod probe;
+mod sockets;
 mod table;
 mod tally;
 #[cfg(test)]
@@ -19,23 +23,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use vl3lb_common::Duration;
 
+use crate::api::CheckResult;
 use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Desired, DesiredReceiver, Eligibility, ServiceSpec};
 use crate::network::NetworkReceiver;
 
-pub use probe::{Answer, Probe, TcpConnect};
-pub use table::{CHECK_BOUNDS, Finding, Findings, HealthTable, KIND, Target};
+pub use probe::{Answer, NetworkProbe, Probe};
+pub use sockets::Sockets;
+pub use table::{CHECK_BOUNDS, Finding, Findings, HealthTable, Target};
 pub use tally::Verdict;
 
 pub(crate) use table::CheckSpec;
 
-/// Limit of concurrent checks, each with a socket.
-const AT_ONCE: usize = 256;
 /// Time between the first checks of two new backends; less if all of them would take longer than an interval.
 const FIRST_APART: Duration = Duration::from_micros(250);
 
@@ -56,7 +59,7 @@ pub struct Checker<P> {
 struct Asking<P> {
     probe: P,
     network: NetworkReceiver,
-    permits: Arc<Semaphore>,
+    sockets: Arc<Sockets>,
 }
 
 #[derive(Debug)]
@@ -66,8 +69,13 @@ struct Running {
 }
 
 impl<P: Probe> Checker<P> {
-    /// A checker of the `desired` backends by `probe`, while the `network` is up.
-    pub fn new(probe: P, desired: DesiredReceiver, network: NetworkReceiver) -> (Self, Arc<HealthTable>) {
+    /// A checker of the `desired` backends by `probe`, with as many `sockets` at the same time, while the `network` is up.
+    pub fn new(
+        probe: P,
+        sockets: Sockets,
+        desired: DesiredReceiver,
+        network: NetworkReceiver,
+    ) -> (Self, Arc<HealthTable>) {
         let table = Arc::new(HealthTable::new());
         let checker = Self {
             desired,
@@ -75,7 +83,7 @@ impl<P: Probe> Checker<P> {
             asking: Asking {
                 probe,
                 network,
-                permits: Arc::new(Semaphore::new(AT_ONCE)),
+                sockets: Arc::new(sockets),
             },
             running: HashMap::new(),
             tasks: JoinSet::new(),
@@ -188,10 +196,12 @@ async fn follow_one<P: Probe>(
     check: HealthCheck,
     spread: Duration,
 ) {
-    let address = SocketAddr::new(target.address, check.tcp.port.unwrap_or(target.port));
+    let address = SocketAddr::new(target.address, check.kind.port().unwrap_or(target.port));
     let start = Instant::now();
-    let ask = async || {
-        if let Some((answer, took)) = asking.ask(address, check.timeout).await {
+    let mut answered = false;
+    let mut ask = async || {
+        if let Some((answer, took)) = asking.ask(&check, address, answered).await {
+            answered = answer.result == CheckResult::Ok;
             table.record(&target, answer, took);
         }
     };
@@ -206,14 +216,19 @@ async fn follow_one<P: Probe>(
 }
 
 impl<P: Probe> Asking<P> {
-    /// One check and its duration; `None` without a network.
-    async fn ask(&self, address: SocketAddr, limit: Duration) -> Option<(Answer, Duration)> {
-        let _permit = self.permits.acquire().await.ok()?;
+    /// One check and its duration; `None` without a network. `answered`: the last one succeeded.
+    async fn ask(
+        &self,
+        check: &HealthCheck,
+        address: SocketAddr,
+        answered: bool,
+    ) -> Option<(Answer, Duration)> {
+        let _socket = self.sockets.acquire(answered).await?;
         if !self.is_connected() {
             return None;
         }
         let asked = Instant::now();
-        let answer = self.probe.ask(address, limit).await;
+        let answer = self.probe.ask(&check.kind, address, check.timeout).await;
         let took = asked.elapsed();
         // The network may have gone meanwhile.
         (answer == Answer::good() || self.is_connected()).then_some((answer, took))

@@ -11,15 +11,12 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::probe::Answer;
 use super::tally::{Tally, Thresholds, Verdict};
-use crate::config::HealthCheck;
+use crate::config::{CheckKind, HealthCheck};
 
 /// Upper bounds of the duration of a check, in microseconds.
 pub const CHECK_BOUNDS: [u64; 12] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
 ];
-
-/// The name of the only kind of check, in every report.
-pub const KIND: &str = "tcp";
 
 /// The backend of a service that a check is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -230,17 +227,28 @@ impl Note {
         };
         let needed = self.tally.needed();
         let counted = self.tally.consecutive().min(needed);
-        format!("{KIND} connect {} ({counted} of {needed})", answer.text)
+        format!("{} ({counted} of {needed})", self.described(answer))
+    }
+
+    /// A result with its kind of check: `tcp connect refused`, `http unexpected: status 503, allowed 200-399`.
+    fn described(&self, answer: &Answer) -> String {
+        let kind = &self.spec.check.kind;
+        let verb = if matches!(kind, CheckKind::Tcp(_)) {
+            " connect"
+        } else {
+            ""
+        };
+        format!("{}{verb} {}", kind.name(), answer.text)
     }
 
     fn shown(&self) -> BackendCheck {
         let last = self.last.as_ref();
         BackendCheck {
-            kind: KIND.to_owned(),
+            kind: self.spec.check.kind.name().to_owned(),
             last_result: last.map(|(answer, _)| answer.result),
             last_error: last
                 .filter(|(answer, _)| answer.result != CheckResult::Ok)
-                .map(|(answer, _)| format!("{KIND} connect {}", answer.text)),
+                .map(|(answer, _)| self.described(answer)),
             duration_seconds: last.map(|(_, took)| took.as_secs_f64()),
             consecutive: self.tally.consecutive(),
             needed: self.tally.needed(),

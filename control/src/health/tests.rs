@@ -10,8 +10,10 @@ use tokio::time::{sleep, timeout};
 use vl3lb_common::Protocol;
 use vl3lb_common::next_hop::{Link, NextHops};
 use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::snapshot::MAX_BACKENDS;
 
 use super::*;
+use crate::config::{CheckKind, TcpCheck};
 use crate::discovery::{DesiredSender, Origin};
 use crate::network::{LinkState, NetworkView};
 
@@ -32,7 +34,7 @@ struct Scripted {
 }
 
 impl Probe for Script {
-    async fn ask(&self, address: SocketAddr, limit: Duration) -> Answer {
+    async fn ask(&self, _: &CheckKind, address: SocketAddr, limit: Duration) -> Answer {
         let dead = {
             let mut script = self.0.lock().unwrap();
             script.asked.push((Instant::now(), address));
@@ -59,10 +61,19 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::with_sockets(MAX_BACKENDS)
+    }
+
+    fn with_sockets(sockets: usize) -> Self {
         let script = Script::default();
         let (desired, desired_receiver) = watch::channel(None);
         let (network, network_receiver) = watch::channel(Some(Arc::new(connected())));
-        let (checker, table) = Checker::new(script.clone(), desired_receiver, network_receiver);
+        let (checker, table) = Checker::new(
+            script.clone(),
+            Sockets::new(sockets),
+            desired_receiver,
+            network_receiver,
+        );
         tokio::spawn(checker.run());
         Self {
             script,
@@ -315,24 +326,61 @@ async fn no_backend_fails_while_the_balancer_has_no_network() {
     assert_eq!(world.verdict(2), Some(Verdict::Down));
 }
 
-#[tokio::test(start_paused = true)]
-async fn sockets_are_bounded_and_dead_backends_do_not_delay_others() {
-    let world = World::start();
-    (0..900).for_each(|host| world.kill(host));
-    world.want(finance(0..1000));
+/// The times at which this backend is asked during a minute.
+async fn asked_in_a_minute(world: &World, host: u16) -> Vec<Instant> {
+    world.asked();
     sleep(Duration::from_secs(60)).await;
-    assert!((0..1000).all(|host| {
-        let want = if host < 900 { Verdict::Down } else { Verdict::Up };
-        world.verdict(host) == Some(want)
-    }));
-    assert_eq!(world.script.0.lock().unwrap().most_waiting, AT_ONCE);
+    let asked = world.asked().into_iter();
+    let of_host = asked.filter(|(_, asked)| asked.ip() == address(host));
+    of_host.map(|(at, _)| at).collect()
+}
+
+fn are_on_time(asked: &[Instant]) -> bool {
+    let apart = |pair: &[Instant]| pair[1] - pair[0] == Duration::from_secs(2);
+    asked.len() == 30 && asked.windows(2).all(apart)
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_black_holes_delay_nobody_elses_checks() {
+    let world = World::start();
+    (0..3_000).for_each(|host| world.kill(host));
+    world.want(finance(0..3_010));
+    // Nobody waits for a socket, from the first check on.
+    sleep(Duration::from_secs(4)).await;
+    assert!((3_000..3_010).all(|host| world.verdict(host) == Some(Verdict::Up)));
+    assert!(are_on_time(&asked_in_a_minute(&world, 3_000).await));
+    assert!((0..3_000).all(|host| world.verdict(host) == Some(Verdict::Down)));
+    let started = Instant::now();
+    world.kill(3_005);
+    let mut changed = world.table.subscribe();
+    timeout(LIMIT, changed.changed())
+        .await
+        .expect("a change")
+        .unwrap();
+    assert!(started.elapsed() <= Duration::from_secs(3 * 2 + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_few_sockets_black_holes_wait_for_each_other_only() {
+    let world = World::with_sockets(64);
+    (0..900).for_each(|host| world.kill(host));
+    world.want(finance(900..910));
+    sleep(Duration::from_secs(4)).await;
+    world.want(finance(0..910));
+    sleep(Duration::from_secs(4)).await;
+    assert!(are_on_time(&asked_in_a_minute(&world, 900).await));
+    assert!((900..910).all(|host| world.verdict(host) == Some(Verdict::Up)));
+    sleep(Duration::from_secs(60)).await;
+    assert!((0..900).all(|host| world.verdict(host) == Some(Verdict::Down)));
+    let most = world.script.0.lock().unwrap().most_waiting;
+    assert!((32..=64).contains(&most), "{most}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_checked_port_can_differ() {
     let world = World::start();
     let mut service = finance([2]);
-    service.health_check.as_mut().unwrap().tcp.port = Some(9090);
+    service.health_check.as_mut().unwrap().kind = CheckKind::Tcp(TcpCheck { port: Some(9090) });
     world.want(service);
     sleep(10 * MILLISECOND).await;
     assert_eq!(world.asked()[0].1, SocketAddr::new(address(2), 9090));

@@ -12,7 +12,7 @@ use crate::discovery::{
     DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
 };
 use crate::dns::Dns;
-use crate::health::{Checker, TcpConnect};
+use crate::health::{Checker, NetworkProbe, Sockets};
 use crate::network::{Monitor, NetworkReceiver};
 use crate::nsm::client::Handle;
 use crate::nsm::connector::Connector;
@@ -69,7 +69,8 @@ impl Control {
             .await
             .map_err(refused)?;
         let (desired, desired_updates) = watch::channel(None);
-        let (checker, health) = Checker::new(TcpConnect, desired_updates.clone(), network.clone());
+        let sockets = Sockets::of_process();
+        let (checker, health) = Checker::new(NetworkProbe, sockets, desired_updates.clone(), network.clone());
         let (publisher, current, publisher_stats) = Publisher::new(
             Arc::clone(&dataplane),
             config.nat_ports,

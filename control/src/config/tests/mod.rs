@@ -103,10 +103,53 @@ fn a_health_check_has_its_configured_values() {
         config.unwrap().services[0].health_check.clone().unwrap()
     };
     let read = check("{tcp: {port: 53}, interval: 500ms, rise: 1, fall: 5}");
-    assert_eq!(read.tcp.port, Some(53));
+    assert_eq!(read.kind.port(), Some(53));
     assert_eq!((read.rise, read.fall), (1, 5));
     assert_eq!(read.interval, Duration::from_millis(500));
     assert_eq!(read.timeout, read.interval, "not longer than the interval");
+}
+
+#[test]
+fn each_kind_of_check_is_printed_as_it_is_read() {
+    let certificate = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let pem = serde_json::to_string(&pem_of(certificate.cert.der())).unwrap();
+    for (check, kind, port) in [
+        ("{ping: {}}".to_owned(), "ping", None),
+        ("{http: {}}".to_owned(), "http", None),
+        (
+            "{http: {port: 81, path: '/a?b=c', host: 'a.example:81', status: 204}}".to_owned(),
+            "http",
+            Some(81),
+        ),
+        ("{http: {tls: {verify: false}}}".to_owned(), "https", None),
+        (
+            format!("{{http: {{tls: {{ca: {pem}, name: b.example}}}}}}"),
+            "https",
+            None,
+        ),
+        (
+            format!("{{grpc: {{service: a.B, port: 9, tls: {{ca: {pem}}}}}}}"),
+            "grpc",
+            Some(9),
+        ),
+        (
+            "{udp: {port: 53, payload: 'hex:00ff', expect: '+OK'}}".to_owned(),
+            "udp",
+            Some(53),
+        ),
+    ] {
+        let config = parse(&with_health_check(&check)).unwrap();
+        let read = config.services[0].health_check.clone().unwrap().kind;
+        assert_eq!((read.name(), read.port()), (kind, port), "{check}");
+        let printed = config.to_yaml();
+        assert_eq!(parse(&printed), Ok(config), "{printed}");
+    }
+}
+
+fn pem_of(certificate: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
 #[test]

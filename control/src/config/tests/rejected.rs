@@ -60,12 +60,12 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, healthCheck: {interval: 2s}"),
             "services[1].healthCheck.tcp: missing, allowed tcp: {} for the backends' own port, or tcp: {port: \
-             1-65535}",
+             1-65535}; or http, grpc, udp, ping",
         ),
         (
             service("port: 81, healthCheck: {tcp: 80}"),
             "services[1].healthCheck.tcp: 80, allowed tcp: {} for the backends' own port, or tcp: {port: \
-             1-65535}",
+             1-65535}; or http, grpc, udp, ping",
         ),
         (
             service("port: 81, healthCheck: {tcp: {port: 0}}"),
@@ -73,7 +73,63 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, healthCheck: {tcp: {}, udp: {}}"),
-            "services[1].healthCheck.udp: unknown key (value {}), allowed tcp, interval, timeout, rise, fall",
+            "services[1].healthCheck.udp: {}, allowed one kind of check, and tcp is one",
+        ),
+        (
+            service("port: 81, healthCheck: {tcp: {}, icmp: {}}"),
+            "services[1].healthCheck.icmp: unknown key (value {}), allowed tcp, http, grpc, udp, ping, interval, \
+             timeout, rise, fall",
+        ),
+        (
+            service("port: 81, healthCheck: {http: {path: healthz}}"),
+            "services[1].healthCheck.http.path: healthz, allowed a path such as /healthz, at most 1024 letters",
+        ),
+        (
+            service("port: 81, healthCheck: {http: {status: 399-200}}"),
+            "services[1].healthCheck.http.status: 399-200, allowed a status code or a range of them, 100-599, \
+             such as 200-299",
+        ),
+        (
+            service("port: 81, healthCheck: {http: {host: 'a@b'}}"),
+            "services[1].healthCheck.http.host: a@b, allowed a host name, with a port if it is not the scheme's own",
+        ),
+        (
+            service("port: 81, healthCheck: {http: {tls: {}}}"),
+            "services[1].healthCheck.http.tls.ca: missing, allowed certificates of the authorities as PEM text, or \
+             verify: false",
+        ),
+        (
+            service("port: 81, healthCheck: {grpc: {tls: {ca: /etc/ca.pem}}}"),
+            "services[1].healthCheck.grpc.tls.ca: no certificates of authorities, allowed certificates of the \
+             authorities as PEM text, or verify: false",
+        ),
+        (
+            service("port: 81, healthCheck: {grpc: {service: 'a b'}}"),
+            "services[1].healthCheck.grpc.service: \"a b\", allowed the name of a gRPC service such as finance.Ledger",
+        ),
+        (
+            service("port: 81, protocol: UDP, healthCheck: {udp: {}}"),
+            "services[1].healthCheck.udp.payload: missing, allowed a text such as PING, or bytes such as hex:0a1b \
+             for others than ASCII, at most 512 bytes",
+        ),
+        (
+            service("port: 81, healthCheck: {udp: {payload: 'hex:0'}}"),
+            "services[1].healthCheck.udp.payload: hex:0, allowed a text such as PING, or bytes such as hex:0a1b \
+             for others than ASCII, at most 512 bytes",
+        ),
+        (
+            service("port: 81, healthCheck: {udp: {payload: a}}"),
+            "services[1].healthCheck.udp.port: missing, allowed 1-65535: the port at which the backends of a TCP \
+             service answer UDP",
+        ),
+        (
+            service("port: 81, protocol: UDP, healthCheck: {http: {}}"),
+            "services[1].healthCheck.http.port: missing, allowed 1-65535: the port at which the backends of a UDP \
+             service answer TCP",
+        ),
+        (
+            service("port: 81, healthCheck: {ping: {port: 7}}"),
+            "services[1].healthCheck.ping: {\"port\":7}, allowed {}, since it has no settings",
         ),
         (
             service("port: 81, healthCheck: {tcp: {}, interval: 10ms}"),

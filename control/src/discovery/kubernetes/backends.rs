@@ -13,7 +13,7 @@ use super::pod::PodRecord;
 use super::selection::Selection;
 use super::service::{Port, ServiceRecord};
 use super::slice::{Endpoint, SliceRecord};
-use crate::config::{HealthCheck, Selector, Service, TargetPort};
+use crate::config::{Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// An assembled service.
@@ -90,7 +90,7 @@ impl View<'_> {
             source_ranges: declared.source_ranges.clone(),
             drain: declared.drain,
             // The kubelet checks pods, but not through the vL3 network.
-            health_check: (self.connected && port.protocol == Protocol::Tcp).then(HealthCheck::tcp),
+            health_check: declared.health_check(port, self.connected),
             backends,
         };
         AssembledService {

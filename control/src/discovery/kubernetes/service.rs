@@ -14,13 +14,15 @@ use super::cache::Record;
 use super::inventory::Key;
 use super::locality::Distribution;
 use super::pod::DRAIN;
-use crate::config::{self, Selector, TargetPort};
+use crate::config::{self, HealthCheck, Selector, TargetPort};
 use crate::kubernetes::ingress::GroupIngress;
 use crate::kubernetes::names::{CLASS, MANAGER};
 
 /// The annotation of Services to serve without the class, `"true"`, or not to serve in spite of it, `"false"`.
 const ENABLED: &str = "vl3-lb.io/enabled";
 const SCHEDULER: &str = "vl3-lb.io/scheduler";
+/// The value of `healthCheck` in the configuration file.
+const HEALTH_CHECK: &str = "vl3-lb.io/health-check";
 /// The API server's default for `sessionAffinity: ClientIP` without a timeout.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
@@ -54,6 +56,8 @@ pub(super) struct ServiceRecord {
     pub(super) affinity: Duration,
     /// Empty: all clients.
     pub(super) source_ranges: Vec<IpNet>,
+    /// `Some(None)`: none, also where they are the default.
+    health_check: Option<Option<HealthCheck>>,
     pub(super) distribution: Distribution,
     /// The reason why none of its ports can be served.
     pub(super) refused: Option<Reason>,
@@ -99,6 +103,14 @@ impl ServiceRecord {
         (self.namespace.clone(), self.name.clone())
     }
 
+    /// The health check of the backends of `port`: as the Service says, else by TCP if checks are the default.
+    pub(super) fn health_check(&self, port: &Port, by_default: bool) -> Option<HealthCheck> {
+        match &self.health_check {
+            Some(check) => check.clone().filter(|check| check.suits(port.protocol)),
+            None => (by_default && port.protocol == Protocol::Tcp).then(HealthCheck::tcp),
+        }
+    }
+
     /// Reads the settings of `service`, and notes those that cannot be honoured.
     fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
         let mut notes = Vec::new();
@@ -130,6 +142,7 @@ impl ServiceRecord {
             drain: drain(service, &mut notes),
             affinity: affinity(&spec),
             source_ranges: source_ranges.unwrap_or_default(),
+            health_check: health_check(service, &ports, &mut notes),
             distribution: distribution(&spec, &mut notes),
             refused: refused(service, &spec, &ports).or(unreadable),
             ports,
@@ -264,6 +277,29 @@ fn scheduler(service: &Service, notes: &mut Vec<Reason>) -> Scheduler {
         notes,
         config::scheduler,
     )
+}
+
+fn health_check(service: &Service, ports: &[Port], notes: &mut Vec<Reason>) -> Option<Option<HealthCheck>> {
+    let text = annotation(service, HEALTH_CHECK)?;
+    let check = match HealthCheck::parse(text) {
+        Ok(check) => check,
+        Err(faults) => {
+            let message = format!("annotation {HEALTH_CHECK}: {faults}; its default holds");
+            notes.push(Reason::new("InvalidAnnotation", message));
+            return None;
+        }
+    };
+    let unsuited = ports
+        .iter()
+        .filter(|port| check.as_ref().is_some_and(|check| !check.suits(port.protocol)));
+    notes.extend(unsuited.map(|port| {
+        let message = format!(
+            "annotation {HEALTH_CHECK}: its check needs a port for port {} {}, whose backends are not checked",
+            port.protocol, port.port
+        );
+        Reason::new("InvalidAnnotation", message)
+    }));
+    Some(check)
 }
 
 fn drain(service: &Service, notes: &mut Vec<Reason>) -> Duration {

@@ -1,20 +1,12 @@
-//! One ICMP echo request through one interface (RFC 792, RFC 4443 section 4).
-//!
-//! A ping socket, where the kernel allows them (net.ipv4.ping_group_range), else a raw one. It is bound to the
-//! interface, so that no other route can answer for the vL3 network.
+//! One ICMP echo request through one interface, with a limit.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Icmpv6Header, Icmpv6Slice, Icmpv6Type,
-    Ipv4HeaderSlice,
-};
-use rustix::rand::{GetRandomFlags, getrandom};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use vl3lb_common::Duration;
+
+use crate::icmp_echo;
 
 /// An answer that is later than this does not count.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,10 +14,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why an echo request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EchoError {
-    #[error(
-        "open a socket for ICMP echo requests: {0}; add CAP_NET_RAW, or this group to net.ipv4.ping_group_range"
-    )]
-    Forbidden(#[source] io::Error),
+    #[error(transparent)]
+    Forbidden(icmp_echo::EchoError),
     #[error("send an ICMP echo request to {target} on {interface}: {source}")]
     Socket {
         target: IpAddr,
@@ -38,95 +28,17 @@ pub(super) enum EchoError {
 
 /// Asks `target` through `interface` for an answer. Returns how long it took.
 pub(super) async fn echo(interface: &str, target: IpAddr) -> Result<Duration, EchoError> {
-    let failed = |source| EchoError::Socket {
-        target,
-        interface: interface.to_owned(),
-        source,
-    };
-    let (socket, raw) = open(target)?;
-    let exchange = async {
-        socket.bind_device(Some(interface.as_bytes()))?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&SocketAddr::new(target, 0).into())?;
-        let socket = UdpSocket::from_std(std::net::UdpSocket::from(std::os::fd::OwnedFd::from(socket)))?;
-        let cookie = cookie()?;
-        let sent = Instant::now();
-        socket.send(&request(target, &cookie)).await?;
-        let mut buffer = [0; 512];
-        loop {
-            let length = socket.recv(&mut buffer).await?;
-            if is_reply(buffer.get(..length).unwrap_or_default(), target, raw, &cookie) {
-                return Ok(sent.elapsed());
-            }
-        }
-    };
-    match timeout(REPLY_TIMEOUT, exchange).await {
-        Ok(done) => done.map_err(failed),
+    match timeout(REPLY_TIMEOUT, icmp_echo::echo(Some(interface), target)).await {
+        Ok(Ok(took)) => Ok(took),
+        Ok(Err(icmp_echo::EchoError::Socket(source))) => Err(EchoError::Socket {
+            target,
+            interface: interface.to_owned(),
+            source,
+        }),
+        Ok(Err(error @ icmp_echo::EchoError::Forbidden(_))) => Err(EchoError::Forbidden(error)),
         Err(_) => Err(EchoError::Timeout {
             target,
             interface: interface.to_owned(),
-        }),
-    }
-}
-
-/// A socket, and whether it is a raw one.
-fn open(target: IpAddr) -> Result<(Socket, bool), EchoError> {
-    let (domain, protocol) = match target {
-        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
-        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
-    };
-    match Socket::new(domain, Type::DGRAM, Some(protocol)) {
-        Ok(socket) => Ok((socket, false)),
-        Err(_) => Socket::new(domain, Type::RAW, Some(protocol))
-            .map(|socket| (socket, true))
-            .map_err(EchoError::Forbidden),
-    }
-}
-
-type Cookie = [u8; 16];
-
-/// Identifies the reply to this request.
-fn cookie() -> io::Result<Cookie> {
-    let mut cookie = Cookie::default();
-    getrandom(&mut cookie, GetRandomFlags::empty())?;
-    Ok(cookie)
-}
-
-fn request(target: IpAddr, cookie: &Cookie) -> Vec<u8> {
-    // A ping socket sets its own identifier.
-    let echo = IcmpEchoHeader {
-        id: u16::from_be_bytes([cookie[0], cookie[1]]),
-        seq: 1,
-    };
-    let mut packet = match target {
-        IpAddr::V4(_) => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), cookie)
-            .to_bytes()
-            .to_vec(),
-        // The kernel computes the checksum, which covers the addresses (RFC 3542 section 3.1).
-        IpAddr::V6(_) => Icmpv6Header::new(Icmpv6Type::EchoRequest(echo))
-            .to_bytes()
-            .to_vec(),
-    };
-    packet.extend_from_slice(cookie);
-    packet
-}
-
-/// Whether a received packet is the answer. Raw IPv4 sockets receive the IP header too.
-fn is_reply(packet: &[u8], target: IpAddr, raw: bool, cookie: &Cookie) -> bool {
-    match target {
-        IpAddr::V4(_) => {
-            let header = if raw {
-                Ipv4HeaderSlice::from_slice(packet).map_or(usize::MAX, |header| header.slice().len())
-            } else {
-                0
-            };
-            let icmp = packet.get(header..).unwrap_or_default();
-            Icmpv4Slice::from_slice(icmp).is_ok_and(|icmp| {
-                matches!(icmp.icmp_type(), Icmpv4Type::EchoReply(_)) && icmp.payload() == cookie
-            })
-        }
-        IpAddr::V6(_) => Icmpv6Slice::from_slice(packet).is_ok_and(|icmp| {
-            matches!(icmp.icmp_type(), Icmpv6Type::EchoReply(_)) && icmp.payload() == cookie
         }),
     }
 }
@@ -137,47 +49,6 @@ mod tests {
 
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
-    const COOKIE: Cookie = [7; 16];
-
-    #[test]
-    fn only_the_answer_to_this_request_counts() {
-        for (target, request_type, reply_type) in [(V4, 8, 0), (V6, 128, 129)] {
-            let request = request(target, &COOKIE);
-            assert_eq!(request[0], request_type);
-            assert!(!is_reply(&request, target, false, &COOKIE), "a request");
-            let mut reply = request;
-            reply[0] = reply_type;
-            assert!(is_reply(&reply, target, false, &COOKIE));
-            assert!(!is_reply(&reply, target, false, &[8; 16]), "another request's");
-            for length in 0..reply.len() {
-                assert!(!is_reply(&reply[..length], target, false, &COOKIE));
-                assert!(!is_reply(&reply[..length], target, true, &COOKIE));
-            }
-        }
-    }
-
-    #[test]
-    fn raw_ipv4_sockets_receive_the_ip_header() {
-        let mut reply = request(V4, &COOKIE);
-        reply[0] = 0;
-        // RFC 791: version 4, header of 6 words, one of them options.
-        let mut packet = vec![0; 24];
-        packet[0] = 0x46;
-        packet[3] = 24 + 24;
-        packet.extend_from_slice(&reply);
-        assert!(is_reply(&packet, V4, true, &COOKIE));
-        assert!(!is_reply(&packet, V4, false, &COOKIE));
-    }
-
-    #[test]
-    fn the_checksum_of_an_ipv4_request_is_right() {
-        let request = request(V4, &COOKIE);
-        let sum: u32 = request
-            .chunks(2)
-            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-            .sum();
-        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "RFC 1071");
-    }
 
     #[tokio::test]
     async fn the_host_answers_itself() {

@@ -20,7 +20,7 @@ use super::local_ports::LocalPort;
 use super::{balancer, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
-use crate::health::{self, HealthTable, Target};
+use crate::health::{HealthTable, Target};
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
@@ -200,8 +200,9 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCou
         drain_seconds: entry.drain.as_secs_f64(),
         selector: entry.selector.clone(),
         check: entry.health_check.as_ref().map(|check| ServiceCheck {
-            kind: health::KIND.to_owned(),
-            port: check.tcp.port,
+            kind: check.kind.name().to_owned(),
+            object: check.kind.object().map(str::to_owned),
+            port: check.kind.port(),
             interval_seconds: check.interval.as_secs_f64(),
             timeout_seconds: check.timeout.as_secs_f64(),
             rise: check.rise,

@@ -230,6 +230,42 @@ fn each_of_several_ports_is_a_service_with_a_common_host() {
 }
 
 #[test]
+fn the_health_check_of_a_service_is_read_from_its_annotation() {
+    let mut service = load_balancer("a", 80);
+    service["spec"]["ports"] = json!([{"port": 80}, {"port": 53, "protocol": "UDP", "name": "dns"}]);
+    let checks = |service: &Value, by_default| {
+        let read = read(service).unwrap();
+        let ports = read.ports.iter();
+        let kinds = ports.map(|port| {
+            let check = read.health_check(port, by_default)?;
+            Some((check.kind.name(), check.kind.port(), check.fall))
+        });
+        (kinds.collect::<Vec<_>>(), read.notes)
+    };
+    let annotated = |text: &str| annotated(service.clone(), "vl3-lb.io/health-check", text);
+    assert_eq!(checks(&service, false).0, [None, None]);
+    assert_eq!(checks(&service, true).0, [Some(("tcp", None, 3)), None]);
+    let http = annotated("{http: {path: /healthz, port: 8080}, fall: 1}");
+    let of_both = [Some(("http", Some(8080), 1)); 2];
+    assert_eq!(checks(&http, false), (of_both.to_vec(), Vec::new()));
+    let off = annotated("off");
+    assert_eq!(checks(&off, true), (vec![None, None], Vec::new()));
+    let (kinds, notes) = checks(&annotated("udp: {payload: PING}"), true);
+    assert_eq!(kinds, [None, Some(("udp", None, 3))]);
+    assert_eq!(
+        notes[0].message,
+        "annotation vl3-lb.io/health-check: its check needs a port for port TCP 80, whose backends are not checked"
+    );
+    let (kinds, notes) = checks(&annotated("http: {path: x}"), true);
+    assert_eq!(kinds, [Some(("tcp", None, 3)), None]);
+    assert_eq!(
+        notes[0].message,
+        "annotation vl3-lb.io/health-check: healthCheck.http.path: x, allowed a path such as /healthz, at most 1024 \
+         letters; its default holds"
+    );
+}
+
+#[test]
 fn unsupported_settings_are_refused_with_a_reason() {
     let class = || load_balancer("a", 80);
     let with_spec = |key: &str, value: Value| with(class(), &format!("/spec/{key}"), value);
@@ -262,6 +298,16 @@ fn unsupported_settings_are_refused_with_a_reason() {
         ),
         (
             annotated(class(), "vl3-lb.io/drain", "long"),
+            &["InvalidAnnotation"],
+            true,
+        ),
+        (
+            annotated(class(), "vl3-lb.io/health-check", "http: {path: x}"),
+            &["InvalidAnnotation"],
+            true,
+        ),
+        (
+            annotated(class(), "vl3-lb.io/health-check", "udp: {payload: PING}"),
             &["InvalidAnnotation"],
             true,
         ),

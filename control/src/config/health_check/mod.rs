@@ -1,20 +1,29 @@
 //! The `healthCheck` of a service.
 
+mod kind;
+mod payload;
+mod tls;
+
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use vl3lb_common::{Duration, Protocol};
 
+use super::document;
 use super::duration;
 use super::error::ConfigError;
 use super::node::{self, Section};
 use super::port;
 
+pub use kind::{CheckKind, GrpcCheck, HttpCheck, PingCheck, StatusRange, TcpCheck, UdpCheck};
+pub use payload::Payload;
+pub use tls::Tls;
+
 /// The health check of each backend of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HealthCheck {
-    /// Opens a TCP connection and closes it again.
-    pub tcp: TcpCheck,
+    #[serde(flatten)]
+    pub kind: CheckKind,
     /// Time between the starts of two checks.
     #[serde(serialize_with = "duration::serialize")]
     pub interval: Duration,
@@ -27,20 +36,11 @@ pub struct HealthCheck {
     pub fall: u32,
 }
 
-/// A check by a TCP connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct TcpCheck {
-    /// `None`: the backend's own port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-}
-
 impl HealthCheck {
     /// A check of the backend's port, with the default times and counts.
     pub const fn tcp() -> Self {
         Self {
-            tcp: TcpCheck { port: None },
+            kind: CheckKind::TCP,
             interval: INTERVAL,
             timeout: TIMEOUT,
             rise: 2,
@@ -61,11 +61,24 @@ impl HealthCheck {
         }
     }
 
-    /// Reads the mapping at `path`; `None` without a valid `tcp`.
+    /// Reads the text of an annotation, which is the value of `healthCheck` in YAML: `Ok(None)` if there are to be no checks.
+    ///
+    /// # Errors
+    /// All faults on one line.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        let value = document::read_yaml(text).map_err(|_| "no YAML".to_owned())?;
+        let mut errors = Vec::new();
+        let check = Self::read_or_off("healthCheck", &value, &mut errors);
+        match check {
+            Some(check) if errors.is_empty() => Ok(check),
+            _ => Err(super::join_errors(&errors)),
+        }
+    }
+
+    /// Reads the mapping at `path`; `None` without a valid kind.
     fn read(path: &str, value: &Value, errors: &mut Vec<ConfigError>) -> Option<Self> {
-        let known = ["tcp", "interval", "timeout", "rise", "fall"];
-        let mut section = Section::new(path, Some(value), &known, errors);
-        let tcp = read_tcp(&mut section);
+        let mut section = Section::new(path, Some(value), &KNOWN, errors);
+        let kind = CheckKind::read(&mut section);
         let interval = section
             .optional("interval", INTERVALS, |value| {
                 let interval = duration::parse(&node::text(value)?).ok()?;
@@ -88,7 +101,7 @@ impl HealthCheck {
         let (rise, fall) = (count("rise"), count("fall"));
         let default = Self::tcp();
         Some(Self {
-            tcp: tcp?,
+            kind: kind?,
             interval,
             timeout: timeout.unwrap_or_else(|| TIMEOUT.min(interval)),
             rise: rise.unwrap_or(default.rise),
@@ -96,20 +109,41 @@ impl HealthCheck {
         })
     }
 
-    /// A check of a UDP service needs a port, since the service's port does not answer TCP. `path` is the check's.
+    /// Whether backends of a service of this protocol can answer it: at their own port those of a UDP service answer UDP
+    /// only, and the reverse.
+    pub const fn suits(&self, protocol: Protocol) -> bool {
+        match (&self.kind, protocol) {
+            (CheckKind::Ping(_), _)
+            | (CheckKind::Udp(_), Protocol::Udp)
+            | (CheckKind::Tcp(_) | CheckKind::Http(_) | CheckKind::Grpc(_), Protocol::Tcp) => true,
+            (kind, _) => kind.port().is_some(),
+        }
+    }
+
+    /// An error for a check that needs a port, since the service's port has the other protocol. `path` is the check's.
     pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, errors: &mut Vec<ConfigError>) {
-        if protocol == Protocol::Udp && self.tcp.port.is_none() {
+        if !self.suits(protocol) {
+            let (key, other) = match &self.kind {
+                CheckKind::Http(_) => ("http", Protocol::Tcp),
+                CheckKind::Grpc(_) => ("grpc", Protocol::Tcp),
+                CheckKind::Udp(_) => ("udp", Protocol::Udp),
+                CheckKind::Tcp(_) | CheckKind::Ping(_) => ("tcp", Protocol::Tcp),
+            };
             errors.push(ConfigError::new(
-                format!("{path}.tcp.port"),
+                format!("{path}.{key}.port"),
                 "missing",
                 format!(
-                    "{}: the port at which the backends of a UDP service answer TCP",
+                    "{}: the port at which the backends of a {protocol} service answer {other}",
                     port::FORM
                 ),
             ));
         }
     }
 }
+
+const KNOWN: [&str; 9] = [
+    "tcp", "http", "grpc", "udp", "ping", "interval", "timeout", "rise", "fall",
+];
 
 /// No checks, where they are the default.
 const OFF: &str = "off";
@@ -131,13 +165,3 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(3600);
 const INTERVALS: &str = "a duration from 100ms to 1h, such as 2s";
 const COUNTS: &str = "1-100";
-const KINDS: &str = "tcp: {} for the backends' own port, or tcp: {port: 1-65535}";
-
-fn read_tcp(section: &mut Section<'_>) -> Option<TcpCheck> {
-    section.required("tcp", KINDS, |value| value.is_object().then_some(()))?;
-    let value = section.value("tcp");
-    let path = section.path("tcp");
-    let mut tcp = Section::new(&*path, value, &["port"], section.errors());
-    let port = tcp.optional("port", port::FORM, port::read);
-    Some(TcpCheck { port })
-}
