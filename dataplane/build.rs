@@ -6,12 +6,13 @@ use std::process::Command;
 const STEER: &str = "bpf/steer.bpf.c";
 /// For measurements only.
 const REDIRECT: &str = "bpf/redirect.bpf.c";
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     STEER,
     REDIRECT,
     "bpf/classify.h",
     "bpf/fastpath.h",
     "bpf/fastpath_maps.h",
+    "bpf/fastpath_packet.h",
     "bpf/owner.h",
     "bpf/shed.h",
     "bpf/steer.h",

@@ -195,11 +195,13 @@ pub struct FastPathPackets {
     pub refused: u64,
     /// The same, when it was changed in part: dropped.
     pub lost: u64,
+    /// XDP: the sender left the transport checksum to its hardware.
+    pub partial_checksum: u64,
 }
 
 impl FastPathPackets {
     /// The reasons for which packets of flows in the in-kernel path went to the workers, with names for labels.
-    pub const fn punted(&self) -> [(&'static str, u64); 6] {
+    pub const fn punted(&self) -> [(&'static str, u64); 7] {
         [
             ("flags", self.flags),
             ("hop_limit", self.hop_limit),
@@ -207,6 +209,7 @@ impl FastPathPackets {
             ("neighbor", self.neighbor),
             ("malformed", self.malformed),
             ("refused", self.refused),
+            ("partial_checksum", self.partial_checksum),
         ]
     }
 }
@@ -228,6 +231,7 @@ impl std::ops::Add for Steered {
                 malformed: a.malformed + b.malformed,
                 refused: a.refused + b.refused,
                 lost: a.lost + b.lost,
+                partial_checksum: a.partial_checksum + b.partial_checksum,
             },
         }
     }

@@ -17,43 +17,17 @@
  *
  * The program takes whole packets of such a flow that change nothing about its state. All others go to the
  * worker as without the fast path.
+ *
+ * The same source is part of steer_tc and, without super-packets and raw IP, of steer_xdp: fastpath_packet.h has
+ * what they do differently.
  */
 #ifndef VL3LB_FASTPATH_H
 #define VL3LB_FASTPATH_H
 
-#include <linux/tcp.h>
-#include <linux/udp.h>
-
-#include "classify.h"
-#include "fastpath_maps.h"
+#include "fastpath_packet.h"
 
 /* Result of the fast path: no flow's packet, which was not touched. Other results are of vl3lb_fast_counter. */
 #define VL3LB_NOT_TAKEN (-1)
-
-/* A packet without IP options and extension headers, copied to the stack. */
-struct vl3lb_fast_head4 {
-	__u8 zero[2];	/* aligns the IP header */
-	struct ethhdr ethernet;
-	struct iphdr ip;
-	struct tcphdr transport;
-};
-
-struct vl3lb_fast_head6 {
-	__u8 zero[2];
-	struct ethhdr ethernet;
-	struct ipv6hdr ip;
-	struct tcphdr transport;
-};
-
-/* What both families have. */
-struct vl3lb_fast_packet {
-	struct vl3lb_address source;
-	struct vl3lb_address destination;
-	__u32 headers;		/* length of IP and transport header */
-	__u32 length;		/* of the IP packet */
-	__u8 protocol;
-	__u8 hops;
-};
 
 /* Without a call: a BPF program has no memcmp. */
 static __always_inline bool vl3lb_same_mac(const __u8 *a, const __u8 *b)
@@ -63,22 +37,6 @@ static __always_inline bool vl3lb_same_mac(const __u8 *a, const __u8 *b)
 	for (int i = 0; i < ETH_ALEN; i++)
 		difference |= a[i] ^ b[i];
 	return !difference;
-}
-
-static __always_inline __u16 vl3lb_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-static __always_inline bool vl3lb_is_header_sum_right(const struct iphdr *ip)
-{
-	const __u16 *words = (const __u16 *)ip;
-	__u32 sum = 0;
-
-	for (int i = 0; i < 10; i++)
-		sum += words[i];
-	return vl3lb_fold(sum) == 0xffff;
 }
 
 /* The number that is ahead (RFC 9293 section 3.4). */
@@ -129,35 +87,6 @@ vl3lb_fast_is_key(const struct vl3lb_fast_flow *flow, const enum vl3lb_direction
 		       flow->client_port == transport->source && flow->service_port == transport->dest;
 	return vl3lb_same_address(&flow->backend, &packet->source) &&
 	       flow->backend_port == transport->source && flow->nat_port == transport->dest;
-}
-
-/* Changes the checksum of the transport header for the flow's addresses and ports, and writes the ports. Returns a
- * counter: taken, refused or lost. */
-static __always_inline int
-vl3lb_fast_translate_transport(struct __sk_buff *skb, const __u8 version, __u32 offset,
-			       const struct vl3lb_fast_packet *packet, const struct tcphdr *transport,
-			       __u32 delta, __be16 source, __be16 destination)
-{
-	const bool is_udp = packet->protocol == IPPROTO_UDP;
-	const __u32 sum = offset + (is_udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
-	const __u64 mangled = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
-	struct vl3lb_ports to = { .source = source, .destination = destination };
-	__u32 before, after;
-
-	__builtin_memcpy(&before, transport, sizeof(before));
-	__builtin_memcpy(&after, &to, sizeof(after));
-	if (bpf_l4_csum_replace(skb, sum, 0, delta, BPF_F_PSEUDO_HDR | mangled))
-		return VL3LB_FAST_REFUSED;
-	if (bpf_l4_csum_replace(skb, sum, before, after, sizeof(after) | mangled) ||
-	    bpf_skb_store_bytes(skb, offset, &to, sizeof(to), 0))
-		return VL3LB_FAST_LOST;
-	/*
-	 * A sum over the whole packet (CHECKSUM_COMPLETE) stays as it is over IPv6, where the transport checksum
-	 * alone makes up for the addresses; the helper takes the change off once too often. Fails where there is none.
-	 */
-	if (version == 6)
-		bpf_csum_update(skb, delta);
-	return VL3LB_FAST_TAKEN;
 }
 
 /*
@@ -214,7 +143,7 @@ vl3lb_fast_translate_ipv6(struct ipv6hdr *ip, const struct vl3lb_fast_flow *flow
  * it. Returns a counter.
  */
 static __always_inline int
-vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, struct vl3lb_fast_flow *flow,
+vl3lb_fast_take(void *ctx, const bool is_skb, const struct vl3lb_config *settings, struct vl3lb_fast_flow *flow,
 		const enum vl3lb_direction direction, const __u8 version, struct vl3lb_fast_packet *packet,
 		struct ethhdr *ethernet, void *ip, struct tcphdr *transport)
 {
@@ -224,7 +153,11 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 	const struct vl3lb_address *to = direction == VL3LB_IN ? &flow->backend : &flow->client;
 	struct vl3lb_fast_side *side = &flow->sides[direction];
 	const __u32 delta = flow->deltas[direction];
-	const __u32 segment = skb->gso_size;
+	const __u32 segment = is_skb ? ((struct __sk_buff *)ctx)->gso_size : 0;
+	const struct vl3lb_ports ports = {
+		.source = direction == VL3LB_IN ? flow->nat_port : flow->service_port,
+		.destination = direction == VL3LB_IN ? flow->backend_port : flow->client_port,
+	};
 	__u32 longest = packet->length;
 	__u32 segments = 1;
 	int result;
@@ -233,7 +166,7 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 		return VL3LB_FAST_HOPS;
 	if (is_tcp && (!transport->ack || transport->syn || transport->fin || transport->rst))
 		return VL3LB_FAST_FLAGS;
-	if (packet->length < packet->headers || offset + packet->length > skb->len)
+	if (packet->length < packet->headers || offset + packet->length > packet->frame)
 		return VL3LB_FAST_MALFORMED;
 	if (segment) {
 		longest = packet->headers + segment;
@@ -244,15 +177,19 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 	if (!raw_ip && direction == VL3LB_IN && flow->hops[VL3LB_OUT][ETH_ALEN] &&
 	    !vl3lb_same_mac(flow->hops[VL3LB_OUT], ethernet->h_source))
 		return VL3LB_FAST_NEIGHBOR;
+	if (!is_skb && vl3lb_fast_is_partial(packet, ip_length, transport))
+		return VL3LB_FAST_PARTIAL;
 	if (version == 4 && !((struct iphdr *)ip)->frag_off &&
 	    !vl3lb_fast_identify(settings, ip, flow->paths[direction], segments))
 		return VL3LB_FAST_REFUSED;
 
-	result = vl3lb_fast_translate_transport(skb, version, offset + ip_length, packet, transport, delta,
-						direction == VL3LB_IN ? flow->nat_port : flow->service_port,
-						direction == VL3LB_IN ? flow->backend_port : flow->client_port);
-	if (result != VL3LB_FAST_TAKEN)
-		return result;
+	if (is_skb) {
+		result = vl3lb_fast_translate_skb(ctx, version, offset + ip_length, packet, transport, delta, ports);
+		if (result != VL3LB_FAST_TAKEN)
+			return result;
+	} else {
+		vl3lb_fast_translate_copy(packet, transport, delta, ports);
+	}
 	if (version == 4)
 		vl3lb_fast_translate_ipv4(ip, flow, to, delta);
 	else
@@ -264,8 +201,8 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 		__builtin_memcpy(ethernet->h_dest, &hop, ETH_ALEN);
 		__builtin_memcpy(ethernet->h_source, settings->own_mac, ETH_ALEN);
 	}
-	if (bpf_skb_store_bytes(skb, 0, raw_ip ? ip : ethernet, offset + ip_length, 0))
-		return VL3LB_FAST_LOST;
+	if (vl3lb_fast_write(ctx, is_skb, packet->protocol, raw_ip ? ip : ethernet, offset + ip_length))
+		return is_skb ? VL3LB_FAST_LOST : VL3LB_FAST_REFUSED;
 
 	if (is_tcp)
 		vl3lb_fast_follow(flow, direction, bpf_ntohl(transport->seq), bpf_ntohl(transport->ack_seq),
@@ -273,12 +210,14 @@ vl3lb_fast_take(struct __sk_buff *skb, const struct vl3lb_config *settings, stru
 	side->used = bpf_ktime_get_coarse_ns();
 	__sync_fetch_and_add(&side->packets, segments);
 	__sync_fetch_and_add(&side->bytes, packet->length + (segments - 1) * packet->headers);
+	/* Keeps the code of both directions apart: without CAP_PERFMON, a variable may not choose the side. */
+	asm volatile("" : : "i"(direction));
 	return VL3LB_FAST_TAKEN;
 }
 
 /* Finds the flow of a packet. */
 static __always_inline int
-vl3lb_fast_find(struct __sk_buff *skb, const struct vl3lb_config *settings, const __u8 version,
+vl3lb_fast_find(void *ctx, const bool is_skb, const struct vl3lb_config *settings, const __u8 version,
 		struct vl3lb_fast_packet *packet, struct ethhdr *ethernet, void *ip, struct tcphdr *transport)
 {
 	const __u64 hash = vl3lb_tuple_hash(settings, packet->source.words, bpf_ntohs(transport->source),
@@ -305,11 +244,12 @@ vl3lb_fast_find(struct __sk_buff *skb, const struct vl3lb_config *settings, cons
 		return VL3LB_NOT_TAKEN;
 	if (found & 1)
 		return vl3lb_fast_is_key(flow, VL3LB_OUT, packet, transport)
-			       ? vl3lb_fast_take(skb, settings, flow, VL3LB_OUT, version, packet, ethernet, ip,
-						 transport)
+			       ? vl3lb_fast_take(ctx, is_skb, settings, flow, VL3LB_OUT, version, packet,
+						 ethernet, ip, transport)
 			       : VL3LB_NOT_TAKEN;
 	return vl3lb_fast_is_key(flow, VL3LB_IN, packet, transport)
-		       ? vl3lb_fast_take(skb, settings, flow, VL3LB_IN, version, packet, ethernet, ip, transport)
+		       ? vl3lb_fast_take(ctx, is_skb, settings, flow, VL3LB_IN, version, packet, ethernet, ip,
+					 transport)
 		       : VL3LB_NOT_TAKEN;
 }
 
@@ -318,18 +258,6 @@ vl3lb_fast_is_own_frame(const struct vl3lb_config *settings, const struct ethhdr
 {
 	return raw_ip || (vl3lb_same_mac(ethernet->h_dest, settings->own_mac) &&
 			  ethernet->h_proto == type);
-}
-
-/* Copies the headers: a TCP header, or a UDP header where the packet is too short for one. */
-static __always_inline long
-vl3lb_fast_copy(struct __sk_buff *skb, void *to, const __u32 network_length)
-{
-	const __u32 shorter = network_length + sizeof(struct udphdr);
-	const __u32 longer = network_length + sizeof(struct tcphdr);
-
-	if (skb->len >= longer)
-		return bpf_skb_load_bytes(skb, 0, to, longer);
-	return bpf_skb_load_bytes(skb, 0, to, shorter);
 }
 
 /* The length of the headers, 0 if the transport header is none that the fast path takes. */
@@ -350,10 +278,8 @@ vl3lb_fast_headers(const struct vl3lb_fast_packet *packet, __u32 ip_length, cons
 	return 0;
 }
 
-/* Functions of their own, so that they share no stack with the classifier. */
-
 /* IPv4 without options and not fragmented. */
-static __attribute__((noinline)) int vl3lb_fast_ipv4(struct __sk_buff *skb)
+static __always_inline int vl3lb_fast_ipv4(void *ctx, const bool is_skb)
 {
 	const struct vl3lb_config *settings;
 	struct vl3lb_fast_head4 head = {};
@@ -361,10 +287,11 @@ static __attribute__((noinline)) int vl3lb_fast_ipv4(struct __sk_buff *skb)
 	__u32 zero = 0;
 
 	settings = bpf_map_lookup_elem(&config, &zero);
-	if (!settings)
+	packet.frame = vl3lb_fast_length(ctx, is_skb);
+	if (!settings || !packet.frame)
 		return VL3LB_NOT_TAKEN;
 
-	if (vl3lb_fast_copy(skb, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
+	if (vl3lb_fast_copy(ctx, is_skb, packet.frame, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
 			    (raw_ip ? 0 : ETH_HLEN) + sizeof(head.ip)))
 		return VL3LB_NOT_TAKEN;
 	if (!vl3lb_fast_is_own_frame(settings, &head.ethernet, bpf_htons(ETH_P_IP)))
@@ -380,11 +307,11 @@ static __attribute__((noinline)) int vl3lb_fast_ipv4(struct __sk_buff *skb)
 	packet.headers = vl3lb_fast_headers(&packet, sizeof(head.ip), &head.transport);
 	if (!packet.headers)
 		return VL3LB_NOT_TAKEN;
-	return vl3lb_fast_find(skb, settings, 4, &packet, &head.ethernet, &head.ip, &head.transport);
+	return vl3lb_fast_find(ctx, is_skb, settings, 4, &packet, &head.ethernet, &head.ip, &head.transport);
 }
 
 /* IPv6 without extension headers. */
-static __attribute__((noinline)) int vl3lb_fast_ipv6(struct __sk_buff *skb)
+static __always_inline int vl3lb_fast_ipv6(void *ctx, const bool is_skb)
 {
 	const struct vl3lb_config *settings;
 	struct vl3lb_fast_head6 head = {};
@@ -392,10 +319,11 @@ static __attribute__((noinline)) int vl3lb_fast_ipv6(struct __sk_buff *skb)
 	__u32 zero = 0;
 
 	settings = bpf_map_lookup_elem(&config, &zero);
-	if (!settings)
+	packet.frame = vl3lb_fast_length(ctx, is_skb);
+	if (!settings || !packet.frame)
 		return VL3LB_NOT_TAKEN;
 
-	if (vl3lb_fast_copy(skb, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
+	if (vl3lb_fast_copy(ctx, is_skb, packet.frame, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
 			    (raw_ip ? 0 : ETH_HLEN) + sizeof(head.ip)))
 		return VL3LB_NOT_TAKEN;
 	if (!vl3lb_fast_is_own_frame(settings, &head.ethernet, bpf_htons(ETH_P_IPV6)))
@@ -410,16 +338,38 @@ static __attribute__((noinline)) int vl3lb_fast_ipv6(struct __sk_buff *skb)
 	packet.headers = vl3lb_fast_headers(&packet, sizeof(head.ip), &head.transport);
 	if (!packet.headers)
 		return VL3LB_NOT_TAKEN;
-	return vl3lb_fast_find(skb, settings, 6, &packet, &head.ethernet, &head.ip, &head.transport);
+	return vl3lb_fast_find(ctx, is_skb, settings, 6, &packet, &head.ethernet, &head.ip, &head.transport);
+}
+
+/* Functions of their own, so that they share no stack with the classifier. */
+
+static __attribute__((noinline)) int vl3lb_fast_ipv4_skb(struct __sk_buff *skb)
+{
+	return vl3lb_fast_ipv4(skb, true);
+}
+
+static __attribute__((noinline)) int vl3lb_fast_ipv6_skb(struct __sk_buff *skb)
+{
+	return vl3lb_fast_ipv6(skb, true);
+}
+
+static __attribute__((noinline)) int vl3lb_fast_ipv4_xdp(struct xdp_md *frame)
+{
+	return vl3lb_fast_ipv4(frame, false);
+}
+
+static __attribute__((noinline)) int vl3lb_fast_ipv6_xdp(struct xdp_md *frame)
+{
+	return vl3lb_fast_ipv6(frame, false);
 }
 
 /*
- * Takes a packet of a flow in fast_flows and returns the program's result, or returns VL3LB_NOT_TAKEN. Reads the
- * index only between the two numbers of this CPU's round. Both changes return the former number, so that they
- * are full barriers on every architecture. Where a program interrupts another one of the same CPU, its packet
- * goes to the worker.
+ * Takes a packet of a flow in fast_flows and returns a counter, or returns VL3LB_NOT_TAKEN or a counter of packets
+ * that are the worker's. Reads the index only between the two numbers of this CPU's round. Both changes return the
+ * former number, so that they are full barriers on every architecture. Where a program interrupts another one of the
+ * same CPU, its packet goes to the worker.
  */
-static __always_inline int vl3lb_fast(struct __sk_buff *skb)
+static __always_inline int vl3lb_fast(void *ctx, const bool is_skb)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 	struct vl3lb_fast_round *round;
@@ -427,6 +377,7 @@ static __always_inline int vl3lb_fast(struct __sk_buff *skb)
 	__u64 number;
 	int result;
 	__u32 counter;
+	__be16 type;
 
 	if (!fast_buckets)
 		return VL3LB_NOT_TAKEN;
@@ -438,10 +389,11 @@ static __always_inline int vl3lb_fast(struct __sk_buff *skb)
 		return VL3LB_NOT_TAKEN;
 	__sync_lock_test_and_set(&round->number, number + 1);
 	result = VL3LB_NOT_TAKEN;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		result = vl3lb_fast_ipv4(skb);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		result = vl3lb_fast_ipv6(skb);
+	type = vl3lb_fast_type(ctx, is_skb);
+	if (type == bpf_htons(ETH_P_IP))
+		result = is_skb ? vl3lb_fast_ipv4_skb(ctx) : vl3lb_fast_ipv4_xdp(ctx);
+	else if (type == bpf_htons(ETH_P_IPV6))
+		result = is_skb ? vl3lb_fast_ipv6_skb(ctx) : vl3lb_fast_ipv6_xdp(ctx);
 	__sync_lock_test_and_set(&round->number, number + 2);
 	if (result == VL3LB_NOT_TAKEN)
 		return VL3LB_NOT_TAKEN;
@@ -449,9 +401,7 @@ static __always_inline int vl3lb_fast(struct __sk_buff *skb)
 	count = bpf_map_lookup_elem(&fast_counters, &counter);
 	if (count)
 		*count += 1;
-	if (result == VL3LB_FAST_TAKEN)
-		return bpf_redirect(skb->ifindex, 0);
-	return result == VL3LB_FAST_LOST ? TC_ACT_SHOT : VL3LB_NOT_TAKEN;
+	return result;
 }
 
 #endif

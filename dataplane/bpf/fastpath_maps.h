@@ -112,7 +112,8 @@ enum vl3lb_fast_counter {
 	VL3LB_FAST_MALFORMED = 5,
 	VL3LB_FAST_REFUSED = 6,	/* the kernel refused to change the packet */
 	VL3LB_FAST_LOST = 7,	/* the same, when it was changed in part: dropped */
-	VL3LB_FAST_COUNTERS = 8,
+	VL3LB_FAST_PARTIAL = 8,	/* XDP: the sender left the transport checksum to its hardware */
+	VL3LB_FAST_COUNTERS = 9,
 };
 
 struct {

@@ -2,10 +2,11 @@
 /*
  * The steer programs redirect the balancer's packets to AF_XDP sockets and pass all others to the kernel.
  *
- *   steer_xdp	on the vL3 interface, native or generic mode: to the socket of the receive queue.
+ *   steer_xdp	on the vL3 interface, native or generic mode: to the socket of the receive queue. In native mode,
+ *		packets of flows that a worker has put into the fast path are translated and sent here
+ *		(fastpath.h).
  *   steer_tc	on the vL3 interface, companion mode: to the near end of the companion pair and the
- *		queue of the flow's owner. The kernel segments super-packets on the way. Packets of flows that
- *		a worker has put into the fast path are translated and sent here (fastpath.h).
+ *		queue of the flow's owner. The kernel segments super-packets on the way. The fast path is here, too.
  *   steer_far	on the far end of the companion pair: every frame to the socket of its queue.
  *
  * Needs Linux 5.18 (bpf_xdp_load_bytes, multi-buffer XDP). No helper here is GPL-only.
@@ -20,12 +21,26 @@
 #include "classify.h"
 #include "fastpath.h"
 
+/* Functions of their own: their variables and those of the fast path, which runs before them, share the stack. */
+static __attribute__((noinline)) int vl3lb_classify_xdp(struct xdp_md *frame)
+{
+	return vl3lb_classify(frame, false);
+}
+
+static __attribute__((noinline)) int vl3lb_classify_skb(struct __sk_buff *packet)
+{
+	return vl3lb_classify(packet, true);
+}
+
 SEC("xdp.frags")
 int steer_xdp(struct xdp_md *frame)
 {
 	long action = XDP_PASS;
-	int owner = vl3lb_classify(frame, false);
+	int owner;
 
+	if (vl3lb_fast(frame, false) == VL3LB_FAST_TAKEN)
+		return XDP_TX;
+	owner = vl3lb_classify_xdp(frame);
 	if (owner == VL3LB_SHED)
 		return XDP_DROP;
 	if (owner != VL3LB_NOT_OURS)
@@ -45,12 +60,6 @@ static __always_inline long vl3lb_push_ethernet(struct __sk_buff *packet)
 	return bpf_skb_store_bytes(packet, offsetof(struct ethhdr, h_proto), &type, sizeof(type), 0);
 }
 
-/* A function of its own: its variables and those of the fast path, which runs before it, share the stack. */
-static __attribute__((noinline)) int vl3lb_classify_skb(struct __sk_buff *packet)
-{
-	return vl3lb_classify(packet, true);
-}
-
 SEC("classifier")
 int steer_tc(struct __sk_buff *packet)
 {
@@ -58,10 +67,12 @@ int steer_tc(struct __sk_buff *packet)
 
 	/* A packet of a VLAN: the tag is in the metadata of the skb. */
 	if (!packet->vlan_present) {
-		int action = vl3lb_fast(packet);
+		int result = vl3lb_fast(packet, true);
 
-		if (action != VL3LB_NOT_TAKEN)
-			return action;
+		if (result == VL3LB_FAST_TAKEN)
+			return bpf_redirect(packet->ifindex, 0);
+		if (result == VL3LB_FAST_LOST)
+			return TC_ACT_SHOT;
 		owner = vl3lb_classify_skb(packet);
 	}
 	if (owner == VL3LB_NOT_OURS) {

@@ -70,7 +70,7 @@ pub struct FastPath {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PuntCount {
-    /// `flags`, `hop_limit`, `size`, `neighbor`, `malformed` or `refused`.
+    /// `flags`, `hop_limit`, `size`, `neighbor`, `malformed`, `refused` or `partial_checksum`.
     pub reason: String,
     pub packets_total: u64,
 }

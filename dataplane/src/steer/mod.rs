@@ -263,8 +263,8 @@ impl Steer {
         if !config.enabled {
             return without("set by fastPath: {mode: off}".to_owned());
         }
-        if mode != AttachMode::Companion {
-            return without(format!("{} mode has none, companion mode has one", mode.name()));
+        if let Some(reason) = no_fast_path(link, mode) {
+            return without(reason.to_owned());
         }
         match Self::attach_as(kernel, link, mode, queues, config.flows) {
             Err(
@@ -332,7 +332,11 @@ impl Steer {
             queues,
             fast_path: FastPath {
                 flows: fast_flows,
-                reason: "the tc program of companion mode has it".to_owned(),
+                reason: match mode {
+                    AttachMode::Companion => "the tc program of companion mode has it",
+                    AttachMode::Native | AttachMode::Generic => "the XDP program in the driver has it",
+                }
+                .to_owned(),
             },
             fast_memory: fast_memory.map(Arc::new),
             shed_memory: Arc::new(shed_memory),
@@ -366,6 +370,23 @@ fn candidates(link: &LinkInfo, mode: Mode, fast_path: FastPathConfig) -> &'stati
         (Mode::Native, _) => &[(Native, Any)],
         (Mode::Generic, _) => &[(Generic, Any)],
         (Mode::Companion, _) => &[(Companion, Any)],
+    }
+}
+
+/// Why flows are not forwarded in the kernel in `mode`, if that is so whatever the kernel can do.
+///
+/// A frame that XDP sends back (XDP_TX) on veth arrives only where the other end receives by NAPI, with an XDP program of
+/// its own or with GRO; else it is lost (`veth_xdp_xmit` in the kernel's drivers/net/veth.c). The other end is in the
+/// network's namespace and may change that at any time, so this end never knows.
+fn no_fast_path(link: &LinkInfo, mode: AttachMode) -> Option<&'static str> {
+    match mode {
+        AttachMode::Companion => None,
+        AttachMode::Native if link.driver == "veth" => Some(
+            "on veth, frames that XDP sends back are lost unless the other end has GRO or XDP, which cannot be seen \
+             from here; companion mode has a fast path",
+        ),
+        AttachMode::Native => None,
+        AttachMode::Generic => Some("generic mode has none, companion mode has one"),
     }
 }
 

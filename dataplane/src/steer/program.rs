@@ -362,8 +362,17 @@ impl Counters {
         let sum = |map: &PerCpuArray<MapData, u64>, counter| {
             map.get(&counter, 0).map_or(0, |values| values.iter().sum())
         };
-        let [taken, flags, hop_limit, size, neighbor, malformed, refused, lost] =
-            std::array::from_fn(|counter| sum(&self.fast_path, u32::try_from(counter).unwrap_or(u32::MAX)));
+        let [
+            taken,
+            flags,
+            hop_limit,
+            size,
+            neighbor,
+            malformed,
+            refused,
+            lost,
+            partial_checksum,
+        ] = std::array::from_fn(|counter| sum(&self.fast_path, u32::try_from(counter).unwrap_or(u32::MAX)));
         Steered {
             redirected: sum(&self.steered, REDIRECTED),
             passed: sum(&self.steered, PASSED),
@@ -376,6 +385,7 @@ impl Counters {
                 malformed,
                 refused,
                 lost,
+                partial_checksum,
             },
         }
     }

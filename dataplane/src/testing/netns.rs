@@ -1,7 +1,8 @@
 //! Namespaces of their own for tests against the kernel, with the links of `vl3lb-testbed`. They fail without root.
 
 use std::fs::File;
-use std::time::Duration;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use vl3lb_testbed::packet_socket::PacketSocket;
 use vl3lb_testbed::tun::{self, TunKind, VNET_HEADER};
@@ -74,8 +75,22 @@ fn bring_up(name: &str) {
     ip(&format!("link set {name} up"));
 }
 
-/// The far end of the wire: sends and receives whole frames at [`FAR`].
-pub(crate) struct Wire(PacketSocket);
+/// Runs `test` in a namespace with a TAP device [`NEAR`] that is up, with the second of [`MACS`], and its other end.
+pub(crate) fn with_tap(test: impl FnOnce(Wire) + Send) {
+    in_namespace(|| {
+        let [end] = tun(NEAR, TunKind::Tap);
+        ip(&format!("link set {NEAR} address {}", MACS.1));
+        test(Wire::Tap(end));
+    });
+}
+
+/// The far end of the wire: sends and receives whole frames.
+pub(crate) enum Wire {
+    /// At [`FAR`].
+    Veth(PacketSocket),
+    /// The descriptor of a TAP device.
+    Tap(File),
+}
 
 /// Of `struct virtio_net_hdr`: virtio 1.2, section 5.1.6.
 const VNET_NEEDS_CSUM: u8 = 1;
@@ -83,7 +98,7 @@ const VNET_GSO_TCPV4: u8 = 1;
 
 impl Wire {
     pub(crate) fn open() -> Self {
-        Self(PacketSocket::with_vnet_header(FAR).or_panic())
+        Self::Veth(PacketSocket::with_vnet_header(FAR).or_panic())
     }
 
     /// Sends one frame as it is.
@@ -92,7 +107,7 @@ impl Wire {
     }
 
     /// Sends an Ethernet, IPv4 and TCP frame with plain headers, up to 64 KB long, as a kernel does
-    /// that leaves segmentation to the device.
+    /// that leaves segmentation to the device. On veth.
     pub(crate) fn send_super_packet(&self, frame: &[u8], segment: u16) {
         let mut header = [0; VNET_HEADER];
         header[0] = VNET_NEEDS_CSUM;
@@ -105,13 +120,24 @@ impl Wire {
     }
 
     fn write(&self, header: &[u8], frame: &[u8]) {
-        self.0.send(&[header, frame].concat()).expect("send a frame");
+        match self {
+            Self::Veth(socket) => socket.send(&[header, frame].concat()).expect("send a frame"),
+            Self::Tap(end) => {
+                let mut end: &File = end;
+                end.write_all(frame).expect("send a frame");
+            }
+        }
     }
 
     /// The next frame that the near end sent; `None` after two seconds without one.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
-        let frame = self.0.receive(LIMIT).expect("receive a frame")?;
-        Some(frame[VNET_HEADER..].to_vec())
+        match self {
+            Self::Veth(socket) => {
+                let frame = socket.receive(LIMIT).expect("receive a frame")?;
+                Some(frame[VNET_HEADER..].to_vec())
+            }
+            Self::Tap(end) => read_frame(end),
+        }
     }
 
     /// The next frame that `wanted` accepts: namespaces have traffic of their own.
@@ -123,4 +149,20 @@ impl Wire {
             }
         }
     }
+}
+
+fn read_frame(mut end: &File) -> Option<Vec<u8>> {
+    let since = Instant::now();
+    let mut frame = vec![0; 2_048];
+    while since.elapsed() < LIMIT {
+        match end.read(&mut frame) {
+            Ok(length) => {
+                frame.truncate(length);
+                return Some(frame);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => panic!("receive a frame: {error}"),
+        }
+    }
+    None
 }

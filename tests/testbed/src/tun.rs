@@ -1,4 +1,4 @@
-//! TUN devices: raw-IP interfaces whose other end is a descriptor. Linux `Documentation/networking/tuntap.rst`.
+//! TUN and TAP devices: raw-IP and Ethernet interfaces whose other end is a descriptor. Linux `Documentation/networking/tuntap.rst`.
 #![expect(unsafe_code, reason = "TUN devices are configured by ioctl only")]
 
 use std::fs::{File, OpenOptions};
@@ -23,28 +23,31 @@ pub enum TunKind {
     Offloads,
     /// Packets and nothing else, through one descriptor for each queue.
     MultiQueue,
+    /// A TAP device: frames with an Ethernet header. Its driver has native XDP and sends back what XDP sends back.
+    Tap,
 }
 
 impl TunKind {
     /// Bytes before each packet.
     pub const fn header(self) -> usize {
         match self {
-            Self::Plain | Self::MultiQueue => 0,
+            Self::Plain | Self::MultiQueue | Self::Tap => 0,
             Self::VnetHeader | Self::Offloads => VNET_HEADER,
         }
     }
 
     const fn flags(self) -> libc::c_int {
         let own = match self {
-            Self::Plain => 0,
-            Self::VnetHeader | Self::Offloads => libc::IFF_VNET_HDR,
-            Self::MultiQueue => libc::IFF_MULTI_QUEUE,
+            Self::Plain => libc::IFF_TUN,
+            Self::VnetHeader | Self::Offloads => libc::IFF_TUN | libc::IFF_VNET_HDR,
+            Self::MultiQueue => libc::IFF_TUN | libc::IFF_MULTI_QUEUE,
+            Self::Tap => libc::IFF_TAP,
         };
-        libc::IFF_TUN | libc::IFF_NO_PI | own
+        libc::IFF_NO_PI | own
     }
 }
 
-/// Opens a queue of the TUN device `name` of `netns`; the first one makes the device, which is removed with the last
+/// Opens a queue of the TUN or TAP device `name` of `netns`; the first one makes the device, which is removed with the last
 /// one. The descriptor does not block, and may be used from any namespace.
 pub fn open(netns: &Netns, name: &str, kind: TunKind) -> Result<File, TestbedError> {
     let open = || {

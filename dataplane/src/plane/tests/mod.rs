@@ -1,6 +1,7 @@
 //! Against a real kernel: clients and backends are a packet socket at the other end of a veth pair.
 
 mod memory;
+mod native;
 mod reattach;
 
 use std::fs;

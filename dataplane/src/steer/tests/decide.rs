@@ -94,6 +94,21 @@ fn auto_prefers_the_fast_path_on_a_virtual_link_only() {
 }
 
 #[test]
+fn a_native_program_sends_back_only_where_its_frames_arrive() {
+    let physical = LinkInfo {
+        driver: "ixgbe".to_owned(),
+        ..ethernet(4, 4)
+    };
+    let veth = ethernet(1, 1);
+    assert_eq!(no_fast_path(&physical, AttachMode::Native), None);
+    assert!(no_fast_path(&veth, AttachMode::Native).is_some_and(|reason| reason.contains("GRO")));
+    for link in [&physical, &veth, &tun()] {
+        assert_eq!(no_fast_path(link, AttachMode::Companion), None);
+        assert!(no_fast_path(link, AttachMode::Generic).is_some());
+    }
+}
+
+#[test]
 fn steer_may_move_to_another_thread() {
     fn moves<T: Send>() {}
     moves::<Steer>();

@@ -1,4 +1,4 @@
-//! The loaded tc program, run on packets by BPF_PROG_TEST_RUN.
+//! The loaded tc or XDP program, run on packets by BPF_PROG_TEST_RUN.
 
 use std::sync::Arc;
 
@@ -43,14 +43,32 @@ pub(super) const V6: Ends = Ends {
     backend: "[2001:db8:86dd::2]:8081",
 };
 
+/// The program that a packet goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Tc,
+    Xdp,
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Did {
+    /// Sent out of the interface.
+    Sent,
+    Dropped,
+    /// Left to the worker or to the kernel.
+    Left,
+}
+
 pub(super) struct Bench {
+    pub(super) hook: Hook,
     pub(super) programs: Programs,
     pub(super) table: FastTable,
     pub(super) framing: Framing,
 }
 
 impl Bench {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(super) fn new(hook: Hook, framing: Framing) -> Self {
         require_root();
         let link = LinkInfo {
             name: "test".to_owned(),
@@ -75,6 +93,7 @@ impl Bench {
             .unwrap();
         let memory = Arc::new(programs.fast_memory(64).unwrap());
         Self {
+            hook,
             programs,
             table: FastTable::new(memory, OwnerKey::from_seed(KEY), (0, 1), 16),
             framing,
@@ -127,8 +146,8 @@ impl Bench {
         frames[0].bytes().to_vec()
     }
 
-    /// Runs the program on a packet, whose segment size is `segment` if it is a super-packet.
-    pub(super) fn run(&mut self, packet: &[u8], segment: u32) -> (u32, Vec<u8>) {
+    /// Runs the program on a packet, whose segment size is `segment` if it is a super-packet (tc only).
+    pub(super) fn run(&mut self, packet: &[u8], segment: u32) -> (Did, Vec<u8>) {
         // struct __sk_buff: gso_size is its last but one word but three.
         let mut context = [0_u8; 192];
         context[176..180].copy_from_slice(&segment.to_ne_bytes());
@@ -136,10 +155,25 @@ impl Bench {
         let mut options = TestRunOptions::new();
         options.data_in = Some(packet);
         options.data_out = Some(&mut out);
-        options.ctx_in = Some(&context);
-        let result = self.programs.tc().unwrap().test_run(options).unwrap();
+        let (result, sent, dropped) = match self.hook {
+            Hook::Tc => {
+                options.ctx_in = Some(&context);
+                (self.programs.tc().unwrap().test_run(options), 7, 2)
+            }
+            Hook::Xdp => {
+                assert_eq!(segment, 0, "XDP has no super-packets");
+                let program = self.programs.xdp(program::STEER_XDP).unwrap();
+                (program.test_run(options), 3, 1)
+            }
+        };
+        let result = result.unwrap();
         out.truncate(result.data_size_out as usize);
-        (result.return_value, out)
+        let did = match result.return_value {
+            action if action == sent => Did::Sent,
+            action if action == dropped => Did::Dropped,
+            _ => Did::Left,
+        };
+        (did, out)
     }
 
     pub(super) fn counted(&self) -> FastPathPackets {
