@@ -285,14 +285,18 @@ static __always_inline int vl3lb_fast_ipv4(void *ctx, const bool is_skb)
 	struct vl3lb_fast_head4 head = {};
 	struct vl3lb_fast_packet packet = {};
 	__u32 zero = 0;
+	long failed;
 
 	settings = bpf_map_lookup_elem(&config, &zero);
 	packet.frame = vl3lb_fast_length(ctx, is_skb);
 	if (!settings || !packet.frame)
 		return VL3LB_NOT_TAKEN;
 
-	if (vl3lb_fast_copy(ctx, is_skb, packet.frame, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
-			    (raw_ip ? 0 : ETH_HLEN) + sizeof(head.ip)))
+	if (raw_ip)
+		failed = vl3lb_fast_copy(ctx, is_skb, packet.frame, &head.ip, sizeof(head.ip));
+	else
+		failed = vl3lb_fast_copy(ctx, is_skb, packet.frame, &head.ethernet, ETH_HLEN + sizeof(head.ip));
+	if (failed)
 		return VL3LB_NOT_TAKEN;
 	if (!vl3lb_fast_is_own_frame(settings, &head.ethernet, bpf_htons(ETH_P_IP)))
 		return VL3LB_NOT_TAKEN;
@@ -317,14 +321,18 @@ static __always_inline int vl3lb_fast_ipv6(void *ctx, const bool is_skb)
 	struct vl3lb_fast_head6 head = {};
 	struct vl3lb_fast_packet packet = {};
 	__u32 zero = 0;
+	long failed;
 
 	settings = bpf_map_lookup_elem(&config, &zero);
 	packet.frame = vl3lb_fast_length(ctx, is_skb);
 	if (!settings || !packet.frame)
 		return VL3LB_NOT_TAKEN;
 
-	if (vl3lb_fast_copy(ctx, is_skb, packet.frame, raw_ip ? (void *)&head.ip : (void *)&head.ethernet,
-			    (raw_ip ? 0 : ETH_HLEN) + sizeof(head.ip)))
+	if (raw_ip)
+		failed = vl3lb_fast_copy(ctx, is_skb, packet.frame, &head.ip, sizeof(head.ip));
+	else
+		failed = vl3lb_fast_copy(ctx, is_skb, packet.frame, &head.ethernet, ETH_HLEN + sizeof(head.ip));
+	if (failed)
 		return VL3LB_NOT_TAKEN;
 	if (!vl3lb_fast_is_own_frame(settings, &head.ethernet, bpf_htons(ETH_P_IPV6)))
 		return VL3LB_NOT_TAKEN;
