@@ -93,7 +93,11 @@ impl Engine {
     }
 }
 
-/// Where a flow's packets go by the snapshot in use, by direction; `None` if the worker has to decide.
+/// Where a flow's packets go by the snapshot in use, by direction; `None` if its worker has to see them.
+///
+/// The one condition for a flow to be in the in-kernel path, asked at its promotion and again by
+/// [`Engine::review_fast_path`], which takes back flows that do not meet it any more. Whatever else needs all packets of a
+/// flow, such as a capture, is a condition here, followed by a review.
 fn hops(policy: &Policy, table: &FlowTable, id: FlowId) -> Option<[Hop; 2]> {
     let entry = table.entry(id);
     let backend = policy.usable_backend(entry).ok()?;
