@@ -70,7 +70,7 @@ impl Default for FastPathConfig {
     fn default() -> Self {
         Self {
             enabled: true,
-            after: 16,
+            after: 8,
             flows: 16_384,
         }
     }

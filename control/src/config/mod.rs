@@ -365,7 +365,7 @@ impl Config {
             },
             fast_path: FastPath {
                 mode: FastPathMode::Auto,
-                after: 16,
+                after: 8,
                 flows: 16_384,
             },
             discovery: Discovery::Static,

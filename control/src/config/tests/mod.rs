@@ -41,7 +41,7 @@ clientFlows: auto
 frames: 8192
 natPorts: auto
 timeouts: {tcpEstablished: 2h4m, tcpOpening: 4m, tcpClosing: 4m, udp: 5m}
-fastPath: {mode: auto, after: 16, flows: 16384}
+fastPath: {mode: auto, after: 8, flows: 16384}
 discovery: static          # static | kubernetes | nsm
 services:
   - name: finance          # DNS label: finance.<dns.zone>
