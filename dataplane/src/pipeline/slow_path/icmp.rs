@@ -86,9 +86,6 @@ fn to_client<F: Frame>(
     id: FlowId,
 ) -> Result<Verdict, DropContext> {
     let flows = &mut tables.flows;
-    if matches!(error.quoted.kind, ErrorClass::Unreachable) {
-        flows.count_unreachable(id);
-    }
     let entry = flows.table().entry(id);
     let service = entry.service();
     let inner = Translation {
@@ -99,8 +96,12 @@ fn to_client<F: Frame>(
     };
     let mac = next_hop::refresh_client(policy, flows, signals, id)
         .map(|()| next_hop::of_client(policy, flows.table().entry(id)));
-    translate(policy, tables, id, packet, error, inner, mac)
-        .map_err(|reason| DropContext::of(service, reason))
+    let verdict = translate(policy, tables, id, packet, error, inner, mac)
+        .map_err(|reason| DropContext::of(service, reason))?;
+    if matches!(error.quoted.kind, ErrorClass::Unreachable) {
+        tables.flows.count_unreachable(id);
+    }
+    Ok(verdict)
 }
 
 /// An error about a packet to the client goes to the backend (RFC 5508 REQ-4).
@@ -131,7 +132,8 @@ fn to_backend<F: Frame>(
         .map_err(|reason| DropContext::of(service, reason))
 }
 
-/// Translates an error for the sender of the quoted packet, which is `inner` as that sender knows it.
+/// Translates an error for the sender of the quoted packet, which is `inner` as that sender knows it. Only an error that
+/// is sent lowers the flow's path MTU.
 fn translate<F: Frame>(
     policy: &Policy,
     tables: &mut Tables,
@@ -146,21 +148,23 @@ fn translate<F: Frame>(
     if parsed.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
+    let head = packet.first_mut().ok_or(DropReason::Malformed)?;
+    let own = inner.destination;
+    packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)?;
+    emit::address_frame(policy, packet, mac);
+    let verdict = if parsed.ip_len() <= u32::from(policy.smallest_mtu) {
+        Verdict::Transmit
+    } else {
+        // No error is sent about an error.
+        size::fit(policy, parsed, &inner.source, 0).map_err(|refusal| refusal.reason)?
+    };
     if let ErrorClass::TooBig { mtu } = quoted.kind
         && is_plausible(parsed.family, mtu, quoted.ip_len)
     {
         let flows = &mut tables.flows;
         tables.path_mtus.lower(flows, id, parsed.family, mtu, error.now);
     }
-    let head = packet.first_mut().ok_or(DropReason::Malformed)?;
-    let own = inner.destination;
-    packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)?;
-    emit::address_frame(policy, packet, mac);
-    if parsed.ip_len() <= u32::from(policy.smallest_mtu) {
-        return Ok(Verdict::Transmit);
-    }
-    // No error is sent about an error.
-    size::fit(policy, parsed, &inner.source, 0).map_err(|refusal| refusal.reason)
+    Ok(verdict)
 }
 
 /// Whether a packet of `length` bytes can have met a next hop with this MTU. Over IPv6 none has less than 1,280 (RFC 8201

@@ -328,6 +328,33 @@ fn implausible_errors_are_forwarded_and_not_believed() {
     }
 }
 
+/// The error itself is too long for the client's route, and no error is sent about an error.
+#[test]
+fn an_error_that_is_dropped_changes_nothing() {
+    for (client, narrowest, mtu) in [(V4, 600, 1_000), (V6, 1_280, 1_300)] {
+        let mut world = World::new(Setup::default());
+        narrow(&mut world, narrowest, 1_500);
+        connect(&mut world, client, (1_400, 1_400));
+        let packet = data(&world, client, 1_300);
+        assert_eq!(too_big_about(&mut world, &packet, mtu), Verdict::Drop);
+        assert_eq!(world.dropped(DropReason::MtuExceeded), 1);
+        assert_eq!(
+            send_data(&mut world, client, 20_000),
+            Verdict::Segment { mss: 1_400 }
+        );
+        let (_, sent) = world.send(&packet);
+        let (router, own, kind, code) = if client == V4 {
+            ("172.16.1.1:0", "172.16.1.103:0", 3, 1)
+        } else {
+            ("[2001:db8::1]:0", "[2001:db8::67]:0", 1, 3)
+        };
+        let error = builder::icmp_error(world.addresses(router, own), kind, code, 0, &sent[14..]);
+        assert_eq!(world.send(&error).0, Verdict::Drop);
+        let failed = (0..32).map(|slot| world.stats[0].backend(BackendSlot(slot)).flows_failed[2].get());
+        assert_eq!(failed.sum::<u64>(), 0, "unreachable");
+    }
+}
+
 #[test]
 fn a_flow_lowered_twice_has_its_first_size_back() {
     let mut world = World::new(Setup::default());
