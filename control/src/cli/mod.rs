@@ -42,7 +42,7 @@ use follow::{follow_events, follow_flows};
 use stream::stream_flows;
 use terms::{Query, since};
 use view::{View, note, print, print_json};
-use vl3lb_common::dataplane::fast_path_bytes;
+use vl3lb_common::dataplane::{SHED_BYTES, fast_path_bytes};
 
 /// Events at the end of the view of one service.
 const LAST_EVENTS: usize = 5;
@@ -94,12 +94,17 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
         ports.last(),
         ports.per_worker(1)
     ));
+    #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let megabytes = |bytes: u64| format!("{:.1} MB of kernel memory", bytes as f64 / 1e6);
+    note(&format!(
+        "note: shedding of load takes {} while an interface is attached",
+        megabytes(SHED_BYTES)
+    ));
     let fast_path = loaded.config.fast_path;
     if fast_path.mode == FastPathMode::Auto {
-        #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-        let megabytes = fast_path_bytes(fast_path.flows) as f64 / 1e6;
         note(&format!(
-            "note: fastPath takes {megabytes:.1} MB of kernel memory for {} flows where it is in use",
+            "note: fastPath takes {} for {} flows where it is in use",
+            megabytes(fast_path_bytes(fast_path.flows)),
             fast_path.flows
         ));
     }

@@ -24,6 +24,16 @@ pub(crate) const DROPPED: usize = 10;
 const SETS: usize = 8192;
 const WAYS: usize = 8;
 
+/// `struct vl3lb_shed_syns`, which the kernel aligns to 8 bytes, in an array that no worker maps.
+const SYN_SETS: usize = 65_536;
+const SYN_SET_BYTES: usize = (16 * 4 + 4_usize).next_multiple_of(8);
+
+/// The control side states the right size of the memory.
+const _: () = {
+    let bytes = (WORKERS * WORKER_WORDS + 2 * SETS * WAYS) * 8 + SYN_SETS * SYN_SET_BYTES;
+    assert!(bytes as u64 == vl3lb_common::dataplane::SHED_BYTES);
+};
+
 /// The shared arrays of one attachment, for all workers.
 pub struct ShedMemory {
     workers: Words,
