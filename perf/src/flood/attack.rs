@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compare::services::{PACKETS, Service, WEB};
+use crate::frame::flags;
 use crate::load::pacing::Rate;
 
 /// Packets per second of an attack that is to fill tables, and not the processor.
@@ -20,6 +21,8 @@ pub(crate) enum Attack {
     Syn,
     /// UDP datagrams, each of a new flow, as fast as the generator can
     Udp,
+    /// ACKs of no connection, as fast as the generator can
+    Ack,
     /// SYNs that fill a small flow table
     Table,
     /// SYNs that take all NAT ports of the one backend
@@ -32,6 +35,7 @@ impl Attack {
         match self {
             Self::Syn => "syn",
             Self::Udp => "udp",
+            Self::Ack => "ack",
             Self::Table => "table",
             Self::Ports => "ports",
         }
@@ -41,14 +45,22 @@ impl Attack {
     pub(super) const fn target(self) -> Service {
         match self {
             Self::Udp => PACKETS,
-            Self::Syn | Self::Table | Self::Ports => WEB,
+            Self::Syn | Self::Ack | Self::Table | Self::Ports => WEB,
+        }
+    }
+
+    /// The flags of its segments.
+    pub(super) const fn flags(self) -> u8 {
+        match self {
+            Self::Ack => flags::ACK,
+            Self::Syn | Self::Udp | Self::Table | Self::Ports => flags::SYN,
         }
     }
 
     /// Its packets per second.
     pub(super) const fn rate(self) -> Rate {
         match self {
-            Self::Syn | Self::Udp => Rate::FlatOut,
+            Self::Syn | Self::Udp | Self::Ack => Rate::FlatOut,
             Self::Table | Self::Ports => Rate::Fixed(TRICKLE),
         }
     }
@@ -57,7 +69,7 @@ impl Attack {
     pub(super) fn services(self) -> [Service; 2] {
         let web = match self {
             Self::Ports => Service { backends: 1, ..WEB },
-            Self::Syn | Self::Udp | Self::Table => WEB,
+            Self::Syn | Self::Udp | Self::Ack | Self::Table => WEB,
         };
         [PACKETS, web]
     }
@@ -66,7 +78,7 @@ impl Attack {
     pub(super) const fn flows(self) -> u32 {
         match self {
             Self::Table => SMALL_TABLE,
-            Self::Syn | Self::Udp | Self::Ports => FLOWS,
+            Self::Syn | Self::Udp | Self::Ack | Self::Ports => FLOWS,
         }
     }
 }

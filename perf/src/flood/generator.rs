@@ -11,14 +11,16 @@ use vl3lb_dataplane::config::ZeroCopy;
 use vl3lb_dataplane::{Frame, Layout, Port, XskPort};
 
 use crate::compare::error::CompareError;
-use crate::compare::services::Service;
 use crate::failure::Failure;
+use crate::frame::flags::ACK;
 use crate::frame::template::{Segment, Template};
-use crate::frame::{TCP, UDP, flags};
+use crate::frame::{TCP, UDP};
 use crate::load::engine::BURST;
 use crate::load::pacing::{Rate, Schedule};
 use crate::load::run::nanos;
 use crate::net::{BALANCER_ADDRESS, BALANCER_MAC, NETWORK_PORT, WIRE_MAC};
+
+use super::attack::Attack;
 
 /// Spoofed addresses are in this network; nothing else is.
 pub(super) const SOURCES: &str = "10.64.0.0/12";
@@ -42,7 +44,8 @@ const PAUSE: Duration = Duration::from_micros(50);
 pub(super) struct Generator<P: Port = XskPort> {
     port: P,
     template: Template,
-    tcp: bool,
+    /// Of TCP segments; `None`: datagrams.
+    flags: Option<u8>,
     sources: u32,
     random: StdRng,
     waiting: Vec<P::Frame>,
@@ -51,7 +54,7 @@ pub(super) struct Generator<P: Port = XskPort> {
 impl Generator {
     /// For the namespace of the calling thread, which must be the router's. Only sends: no XDP program is attached, so
     /// the link stays as it is for all other packets.
-    pub(super) fn open(target: Service, sources: u32, seed: u64) -> Result<Self, Failure> {
+    pub(super) fn open(attack: Attack, sources: u32, seed: u64) -> Result<Self, Failure> {
         let mut ports = XskPort::open(Layout {
             receive: NETWORK_PORT,
             receive_queues: 1,
@@ -66,12 +69,13 @@ impl Generator {
             sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER)
                 .map_err(Failure::system("enlarge the send buffer of the generator"))?;
         }
-        Ok(Self::new(port, target, sources, seed))
+        Ok(Self::new(port, attack, sources, seed))
     }
 }
 
 impl<P: Port> Generator<P> {
-    fn new(port: P, target: Service, sources: u32, seed: u64) -> Self {
+    fn new(port: P, attack: Attack, sources: u32, seed: u64) -> Self {
+        let target = attack.target();
         let (protocol, payload) = if target.udp { (UDP, PAYLOAD) } else { (TCP, 0) };
         let template = Template::new(
             Some((WIRE_MAC, BALANCER_MAC)),
@@ -83,7 +87,7 @@ impl<P: Port> Generator<P> {
         Self {
             port,
             template,
-            tcp: !target.udp,
+            flags: (!target.udp).then(|| attack.flags()),
             sources,
             random: StdRng::seed_from_u64(seed),
             waiting: Vec::with_capacity(BURST),
@@ -124,10 +128,10 @@ impl<P: Port> Generator<P> {
     fn write(&mut self, frame: &mut P::Frame) {
         let source = Ipv4Addr::from_bits(FIRST_SOURCE + self.random.random_range(0..self.sources));
         let port = self.random.random_range(FIRST_PORT..=u16::MAX);
-        let segment = self.tcp.then(|| Segment {
-            flags: flags::SYN,
+        let segment = self.flags.map(|flags| Segment {
+            flags,
             sequence: self.random.random(),
-            acknowledgment: 0,
+            acknowledgment: if flags & ACK == 0 { 0 } else { self.random.random() },
         });
         self.template.set_source(source);
         frame.set_len(self.template.len());
@@ -144,11 +148,10 @@ mod tests {
     use vl3lb_dataplane::testing::validate::assert_valid;
 
     use super::*;
-    use crate::compare::services::{PACKETS, WEB};
 
-    /// Some packets to `target`.
-    fn packets(target: Service, sources: u32) -> Vec<Vec<u8>> {
-        let mut generator = Generator::new(MemPort::new(64), target, sources, 1);
+    /// Some packets of `attack`.
+    fn packets(attack: Attack, sources: u32) -> Vec<Vec<u8>> {
+        let mut generator = Generator::new(MemPort::new(64), attack, sources, 1);
         for _ in 0..32 {
             let mut frame = generator.port.allocate().unwrap();
             generator.write(&mut frame);
@@ -160,9 +163,10 @@ mod tests {
 
     #[test]
     fn every_packet_is_valid_and_of_another_flow() {
-        for target in [PACKETS, WEB] {
+        for attack in [Attack::Udp, Attack::Syn, Attack::Ack] {
+            let target = attack.target();
             let mut flows = HashSet::new();
-            for packet in packets(target, MAX_SOURCES) {
+            for packet in packets(attack, MAX_SOURCES) {
                 assert_valid(&packet, true);
                 let packet = SlicedPacket::from_ethernet(&packet).unwrap();
                 let Some(NetSlice::Ipv4(ip)) = packet.net else {
@@ -177,7 +181,10 @@ mod tests {
                         (udp.source_port(), udp.destination_port())
                     }
                     Some(TransportSlice::Tcp(tcp)) if !target.udp => {
-                        assert!(tcp.syn() && !tcp.ack());
+                        assert_eq!(
+                            (tcp.syn(), tcp.ack()),
+                            (attack == Attack::Syn, attack == Attack::Ack)
+                        );
                         (tcp.source_port(), tcp.destination_port())
                     }
                     other => panic!("{other:?}"),
@@ -191,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_number_of_sources_is_bounded() {
-        let sources: HashSet<Vec<u8>> = packets(WEB, 2)
+        let sources: HashSet<Vec<u8>> = packets(Attack::Syn, 2)
             .into_iter()
             .map(|packet| packet[26..30].to_vec())
             .collect();
@@ -200,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_flood_ends_after_its_time_or_when_it_is_stopped() {
-        let mut generator = Generator::new(MemPort::new(4096), WEB, 100, 1);
+        let mut generator = Generator::new(MemPort::new(4096), Attack::Syn, 100, 1);
         let (rate, time) = (Rate::Fixed(10_000.0), Duration::from_millis(50));
         let sent = generator.run(rate, time, &AtomicBool::new(false));
         assert!((1..=501).contains(&sent), "{sent}");

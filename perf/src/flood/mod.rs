@@ -68,7 +68,7 @@ pub(crate) struct FloodArgs {
     #[arg(long, value_name = "TIME", default_value = "6s", value_parser = number::parse_duration)]
     pub(crate) after: Duration,
 
-    /// Packets per second of each flood [default: syn and udp as fast as possible, table and ports 20k]
+    /// Packets per second of each flood [default: syn, udp and ack as fast as possible, table and ports 20k]
     #[arg(short = 'R', long, value_name = "N", value_parser = number::parse_count)]
     pub(crate) rate: Option<f64>,
 
@@ -309,7 +309,7 @@ impl Measurement<'_> {
         let rate = self.args.rate.map_or_else(|| attack.rate(), Rate::Fixed);
         self.network.router.netns.run(|| {
             self.cores.pin_tester()?;
-            let mut generator = Generator::open(attack.target(), self.args.sources, 1)?;
+            let mut generator = Generator::open(attack, self.args.sources, 1)?;
             let before = counters.read()?;
             let start = SystemTime::now();
             let sent = generator.run(rate, duration, stop);
