@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use crate::one_line::one_line;
+
 /// An error and its causes on one line, without causes that the text already contains.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -13,5 +15,5 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    text
+    one_line(text)
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod network;
 pub mod nsm;
 pub mod observe;
+pub(crate) mod one_line;
 pub mod peers;
 pub mod publisher;
 pub mod run;

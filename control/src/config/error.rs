@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::one_line::OneLine;
+
 /// One invalid setting: `services[1].port: 70000, allowed 1-65535`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -24,26 +26,17 @@ impl ConfigError {
     }
 }
 
-/// On one line: control characters of the input are escaped, as they could forge lines of a log and steer a terminal.
+/// On one line.
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_escaped(f, &self.field)?;
-        f.write_str(": ")?;
-        write_escaped(f, &self.value)?;
-        f.write_str(", allowed ")?;
-        write_escaped(f, &self.allowed)
+        let Self {
+            field,
+            value,
+            allowed,
+        } = self;
+        let (field, value, allowed) = (OneLine(field), OneLine(value), OneLine(allowed));
+        write!(f, "{field}: {value}, allowed {allowed}")
     }
-}
-
-fn write_escaped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    for part in text.split_inclusive(char::is_control) {
-        let mut letters = part.chars();
-        match letters.next_back().filter(|last| last.is_control()) {
-            Some(control) => write!(f, "{}{}", letters.as_str(), control.escape_default())?,
-            None => f.write_str(part)?,
-        }
-    }
-    Ok(())
 }
 
 impl std::error::Error for ConfigError {}

@@ -2,6 +2,8 @@
 
 use tonic::Status;
 
+use crate::one_line::one_line;
+
 /// Bytes of a message that are kept: errors of NSM quote those of all hops.
 const LONGEST: usize = 400;
 
@@ -25,7 +27,7 @@ pub(crate) fn status_text(status: &Status) -> String {
             None => text.push_str(word),
         }
     }
-    text
+    one_line(text)
 }
 
 #[cfg(test)]
@@ -35,12 +37,12 @@ mod tests {
     #[test]
     fn an_error_is_one_short_line_without_tokens() {
         let long = format!(
-            "no sufficient\nprivileges: token=eyJhbGciOiJFUzI1NiJ9.e30.c2ln {}",
+            "no sufficient\nprivileges: \u{1b}[2J token=eyJhbGciOiJFUzI1NiJ9.e30.c2ln {}",
             "x ".repeat(900)
         );
         let text = status_text(&Status::permission_denied(long));
         assert!(
-            text.starts_with("no sufficient privileges: token=TOKEN x x"),
+            text.starts_with("no sufficient privileges: \\u{1b}[2J token=TOKEN x x"),
             "{text}"
         );
         assert!(text.ends_with(" ..."));

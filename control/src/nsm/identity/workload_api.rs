@@ -14,6 +14,7 @@ use crate::error_chain::chain;
 use crate::nsm::channel::Channel;
 use crate::nsm::proto::workload::X509svidRequest;
 use crate::nsm::proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use crate::nsm::status_text;
 use crate::nsm::target::Target;
 
 /// The first and the longest pause between two attempts. An agent that restarts is back within a second.
@@ -47,7 +48,7 @@ pub enum WorkloadApiError {
          cluster by the pod label spiffe.io/spiffe-id: \"true\""
     )]
     NotRegistered { target: Target, message: String },
-    #[error("fetch the SVID from the SPIFFE Workload API at {target}: {:?}: {}", .status.code(), .status.message())]
+    #[error("fetch the SVID from the SPIFFE Workload API at {target}: {:?}: {}", .status.code(), status_text(.status))]
     Call { target: Target, status: Box<Status> },
     #[error("the SPIFFE Workload API at {target} ended its stream")]
     Ended { target: Target },
@@ -94,7 +95,7 @@ impl WorkloadApi {
         let failed = |status: Status| match status.code() {
             Code::PermissionDenied => WorkloadApiError::NotRegistered {
                 target: target(),
-                message: status.message().to_owned(),
+                message: status_text(&status),
             },
             _ => WorkloadApiError::Call {
                 target: target(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::api::{self, EventCode, Severity, Time};
+use crate::one_line::one_line;
 
 /// A change of state, for the log and for readers of events. With number and time, it is an
 /// [`api::Event`].
@@ -63,6 +64,16 @@ impl Event {
     pub fn of_service(self, service: &str) -> Self {
         Self {
             service: Some(service.to_owned()),
+            ..self
+        }
+    }
+
+    /// With the control characters of its texts escaped: they may be those of others.
+    pub(super) fn on_one_line(self) -> Self {
+        Self {
+            from: self.from.map(one_line),
+            to: self.to.map(one_line),
+            text: one_line(self.text),
             ..self
         }
     }

@@ -38,12 +38,14 @@ pub struct Events {
 impl Events {
     /// Logs an event and hands it to all subscribers, dated now.
     pub fn emit(&self, event: Event) {
+        let event = event.on_one_line();
         log(&event);
         self.append(Time::now(), [event]);
     }
 
     /// As [`Self::emit`], for a batch: the log has the first of them and the number of the others.
     pub fn emit_all(&self, events: Vec<Event>) {
+        let events: Vec<_> = events.into_iter().map(Event::on_one_line).collect();
         events.iter().take(LOGGED).for_each(log);
         let more = events.len().saturating_sub(LOGGED);
         if more > 0 {
