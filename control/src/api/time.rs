@@ -15,7 +15,11 @@ pub struct TimeError {
     source: humantime::TimestampError,
 }
 
-/// A point in time, written as RFC 3339 in UTC with milliseconds.
+/// The end of the year 9999.
+const LAST: Duration = Duration::from_millis(253_402_300_799_999);
+
+/// A point in time, written as RFC 3339 in UTC with milliseconds; before 1970 as the begin of that year, after 9999 as the
+/// end of that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub SystemTime);
 
@@ -46,7 +50,9 @@ impl Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_rfc3339_millis(self.0).fmt(f)
+        // Times of others may be anywhere, and RFC 3339 has years of four digits.
+        let shown = self.0.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST);
+        humantime::format_rfc3339_millis(shown).fmt(f)
     }
 }
 
@@ -91,5 +97,17 @@ mod tests {
         );
         assert_eq!(time.since(time.before(Duration::from_secs(40))).as_secs(), 40);
         assert!("yesterday".parse::<Time>().is_err());
+    }
+
+    #[test]
+    fn times_that_rfc_3339_cannot_say_are_the_nearest_that_it_can() {
+        let second = Duration::from_secs(1);
+        for (time, shown) in [
+            (UNIX_EPOCH - second, "1970-01-01T00:00:00.000Z"),
+            (UNIX_EPOCH + LAST, "9999-12-31T23:59:59.999Z"),
+            (UNIX_EPOCH + LAST + second, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Time(time).to_string(), shown);
+        }
     }
 }
