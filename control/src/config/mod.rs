@@ -34,7 +34,7 @@ pub use health_check::{
 };
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
-pub(crate) use names::{LABEL_FORM, is_label, unicast};
+pub(crate) use names::{LABEL_FORM, is_label, is_unicast, unicast};
 pub use nsm::{NetworkService, Nsm};
 pub use selector::Selector;
 pub use service::{

@@ -190,11 +190,16 @@ pub(super) fn zone(text: &str) -> Option<String> {
 /// Parses an address that is valid on the vL3 interface.
 pub(crate) fn unicast(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.trim().parse().ok()?;
+    is_unicast(address).then_some(address)
+}
+
+/// Whether packets to and from the address are one host's elsewhere.
+pub(crate) fn is_unicast(address: IpAddr) -> bool {
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     let rejected =
         address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast || mapped;
-    (!rejected).then_some(address)
+    !rejected
 }
 
 /// The rules of the kernel's `dev_valid_name`.

@@ -255,8 +255,10 @@ impl Driver {
         self.connection = Some(connection);
     }
 
+    /// At most as long as this client's own token: whatever others say, the connection is refreshed in time.
     fn life(&self, connection: &Connection) -> Duration {
-        message::life(connection, SystemTime::now()).unwrap_or(self.max_token_lifetime)
+        let life = message::life(connection, SystemTime::now());
+        life.map_or(self.max_token_lifetime, |life| life.min(self.max_token_lifetime))
     }
 
     fn observed(&mut self, item: Item) {

@@ -7,12 +7,13 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use vl3lb_common::Duration;
 
-use crate::config::NetworkService;
+use crate::config::{NetworkService, is_unicast};
 use crate::nsm::proto::connection::{
     Connection, ConnectionEvent, Mechanism, MonitorScopeSelector, Path, PathSegment, State,
 };
 use crate::nsm::proto::connectioncontext::{ConnectionContext, IpContext};
 use crate::nsm::proto::networkservice::NetworkServiceRequest;
+use crate::one_line::one_line;
 
 use super::stepper::Content;
 
@@ -22,6 +23,11 @@ const LOCAL: &str = "LOCAL";
 const KERNEL: &str = "KERNEL";
 const NETWORK_NAMESPACE: &str = "inodeURL";
 const INTERFACE_NAME: &str = "name";
+/// Addresses that are taken of a reply: an endpoint gives one of each family.
+const MOST_ADDRESSES: usize = 16;
+/// What is shown of a path: its segments, and the characters of a name, which Kubernetes limits to as many.
+const MOST_SEGMENTS: usize = 16;
+const LONGEST_NAME: usize = 253;
 
 /// What this client asks for, always.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +128,13 @@ impl Terms {
         let Some(path) = &connection.path else {
             return false;
         };
+        path.index == 1 && self.begins(path)
+    }
+
+    /// Whether the path begins at this client.
+    fn begins(&self, path: &Path) -> bool {
         let first = path.path_segments.first();
-        path.index == 1 && first.is_some_and(|segment| segment.id == self.id && segment.name == self.name)
+        first.is_some_and(|segment| segment.id == self.id && segment.name == self.name)
     }
 
     fn first(&self) -> Connection {
@@ -147,13 +158,16 @@ impl Terms {
     }
 
     /// A reply, or the manager's view of it, as the client's own connection: the whole path with it, since a server
-    /// that misses its segment takes the Request for a second connection.
+    /// that misses its segment takes the Request for a second connection. What is this client's stays, whatever the
+    /// reply says.
     fn kept(&self, last: &Connection) -> Connection {
         let mut connection = last.clone();
         connection.id.clone_from(&self.id);
-        if let Some(path) = &mut connection.path {
-            path.index = 0;
-        }
+        connection.network_service.clone_from(&self.service.name);
+        connection.path = match connection.path {
+            Some(path) if self.begins(&path) => Some(Path { index: 0, ..path }),
+            _ => self.first().path,
+        };
         connection.state = State::Up.into();
         connection.labels.extend(self.labels());
         if let Some(mechanism) = &mut connection.mechanism {
@@ -205,12 +219,23 @@ pub(super) fn manager_id(connection: &Connection) -> Option<&str> {
     path.path_segments.get(1).map(|segment| segment.id.as_str())
 }
 
-/// The names of the path's segments.
+/// The name of the endpoint, to be shown.
+pub(super) fn endpoint(connection: &Connection) -> Option<String> {
+    let name = &connection.network_service_endpoint_name;
+    (!name.is_empty()).then(|| shown(name))
+}
+
+/// The names of the path's segments, to be shown.
 pub(super) fn path_names(connection: &Connection) -> Vec<String> {
     let path = connection.path.iter();
     path.flat_map(|path| &path.path_segments)
-        .map(|segment| segment.name.clone())
+        .take(MOST_SEGMENTS)
+        .map(|segment| shown(&segment.name))
         .collect()
+}
+
+fn shown(name: &str) -> String {
+    one_line(name.chars().take(LONGEST_NAME).collect())
 }
 
 /// The client's addresses.
@@ -233,7 +258,8 @@ fn ip_context(connection: &Connection) -> Option<&IpContext> {
     connection.context.as_ref()?.ip_context.as_ref()
 }
 
-/// Addresses with or without a prefix length. What is malformed is left out.
+/// Addresses with or without a prefix length. What is malformed or no host's is left out: each of the endpoint's gets
+/// echo requests.
 fn parse(addresses: &[String]) -> Vec<IpAddr> {
     addresses
         .iter()
@@ -241,6 +267,8 @@ fn parse(addresses: &[String]) -> Vec<IpAddr> {
             let prefixed = text.parse().map(|net: IpNet| net.addr());
             prefixed.or_else(|_| text.parse()).ok()
         })
+        .filter(|&address| is_unicast(address))
+        .take(MOST_ADDRESSES)
         .collect()
 }
 
@@ -410,6 +438,57 @@ mod tests {
         let mut other = reply();
         "other".clone_into(&mut other.network_service);
         assert!(!terms.fits(&other));
+    }
+
+    #[test]
+    fn what_is_the_clients_own_is_not_the_managers_to_change() {
+        let mut strange = reply();
+        "c2-0".clone_into(&mut strange.id);
+        "other".clone_into(&mut strange.network_service);
+        strange.labels.insert("podName".to_owned(), "c2".to_owned());
+        let mut foreign = strange.clone();
+        foreign.path.as_mut().unwrap().path_segments.remove(0);
+        let mut without = strange.clone();
+        without.path = None;
+        for (strange, path) in [
+            (strange, reply().path),
+            (foreign, terms().first().path),
+            (without, terms().first().path),
+        ] {
+            let expected = Connection { path, ..reply() };
+            let request = terms().request(Content::Keep, Some(&strange));
+            assert_eq!(request.connection, Some(expected));
+        }
+    }
+
+    /// Each address of the endpoint gets echo requests.
+    #[test]
+    fn addresses_are_those_of_hosts_and_few() {
+        let mut strange = reply();
+        let context = strange.context.as_mut().unwrap().ip_context.as_mut().unwrap();
+        let others = [
+            "224.0.0.1",
+            "0.0.0.0/0",
+            "255.255.255.255",
+            "::",
+            "ff02::1",
+            "127.0.0.1",
+        ];
+        let many = (0..60).map(|last| format!("10.1.0.{last}/32"));
+        context.dst_ip_addrs = others.into_iter().map(str::to_owned).chain(many).collect();
+        let addresses = endpoint_addresses(&strange);
+        assert_eq!(addresses.len(), MOST_ADDRESSES);
+        assert_eq!(addresses[0], IpAddr::from([10, 1, 0, 0]));
+    }
+
+    #[test]
+    fn names_are_shown_on_one_line_and_not_in_full_length() {
+        let mut strange = reply();
+        strange.network_service_endpoint_name = format!("\u{1b}[2J{}", "x".repeat(1_000));
+        strange.path.as_mut().unwrap().path_segments = vec![PathSegment::default(); 100];
+        let name = endpoint(&strange).unwrap();
+        assert!(name.starts_with("\\u{1b}[2Jxx") && name.len() < 300, "{name}");
+        assert_eq!(path_names(&strange).len(), MOST_SEGMENTS);
     }
 
     #[test]

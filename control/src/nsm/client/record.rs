@@ -135,8 +135,7 @@ impl Record {
     /// A Request was granted, or a connection restored.
     pub(super) fn granted(&mut self, connection: &Connection, is_reply: bool) {
         let status = &mut self.status;
-        status.endpoint =
-            Some(connection.network_service_endpoint_name.clone()).filter(|name| !name.is_empty());
+        status.endpoint = message::endpoint(connection);
         status.path = message::path_names(connection);
         status.endpoint_addresses = message::endpoint_addresses(connection);
         status.mtu = message::mtu(connection);
