@@ -32,7 +32,7 @@ pub(super) struct Election {
     /// The newest known Lease, and since when it is unchanged.
     latest: Option<(Arc<Lease>, Instant)>,
     /// The version that the watch delivered last.
-    watched: Option<u64>,
+    watched: Option<Arc<Lease>>,
     /// When this balancer, as the holder, began its last successful write.
     renewed: Option<Instant>,
     /// The earliest time of the next write.
@@ -63,11 +63,11 @@ impl Election {
     /// Takes the Lease as the watch has it, `None` if there is none. The watch may lag behind this balancer's own
     /// writes.
     pub(super) fn observe(&mut self, lease: Option<&Arc<Lease>>, now: Instant) {
-        let watched = lease.map(|lease| version(lease));
-        let changed = self.watched != watched;
-        self.watched = watched;
-        let known = self.latest.as_ref().map_or(0, |(lease, _)| version(lease));
-        if changed && watched.is_none_or(|watched| watched > known) {
+        let text = |lease: Option<&Arc<Lease>>| lease.map(|lease| lease.metadata.resource_version.clone());
+        let changed = text(self.watched.as_ref()) != text(lease);
+        self.watched = lease.cloned();
+        let known = self.latest.as_ref().map(|(lease, _)| lease);
+        if changed && is_news(lease, known) {
             self.set_latest(lease.cloned(), now);
         }
     }
@@ -177,12 +177,14 @@ impl Election {
     }
 }
 
-/// Versions of one object can be compared (KEP-5504).
-fn version(lease: &Lease) -> u64 {
-    let version = lease.metadata.resource_version.as_deref();
-    version
-        .and_then(|version| version.parse().ok())
-        .unwrap_or(u64::MAX)
+/// Whether what the watch delivers is newer than `known`. Versions of one object can be compared (KEP-5504); where they
+/// cannot, the watch is right.
+fn is_news(watched: Option<&Arc<Lease>>, known: Option<&Arc<Lease>>) -> bool {
+    let version = |lease: &Arc<Lease>| lease.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+    match (watched.map(version), known.map(version)) {
+        (Some(Some(watched)), Some(Some(known))) => watched > known,
+        _ => true,
+    }
 }
 
 /// The holder of `lease`, if it has one.
@@ -362,6 +364,21 @@ mod tests {
         world.seconds = 10;
         world.act(0);
         assert!(world.a.leads(world.now()), "it continues from its own write");
+    }
+
+    #[test]
+    fn a_version_that_is_no_number_does_not_stop_the_election() {
+        let mut world = World::new();
+        world.act(0);
+        world.deliver();
+        let mut strange = (**world.lease.as_ref().unwrap()).clone();
+        strange.metadata.resource_version = Some("v2-a".to_owned());
+        world.b.observe(Some(&Arc::new(strange)), world.now());
+        let released = world.a.release(SystemTime::UNIX_EPOCH).unwrap();
+        world.write(released).unwrap();
+        world.deliver();
+        world.act(1);
+        assert_eq!(world.leaders(), (false, true));
     }
 
     #[test]
