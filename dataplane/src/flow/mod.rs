@@ -26,6 +26,8 @@ mod fast;
 mod feed;
 mod header;
 mod index;
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
 mod key;
 mod lifecycle;
 mod local;

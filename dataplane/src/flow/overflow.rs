@@ -11,17 +11,17 @@
 //! any more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vl3lb_common::hash::selection_hash;
+use vl3lb_common::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::clients::Scope;
 use super::lifecycle::Flows;
 use super::table::FlowId;
 
-/// Clients that can overflow at the same time, fewer where two meet at one place.
-const PLACES: usize = 4096;
+/// Clients that can overflow at the same time, fewer where two meet at one place. The model checker has few words.
+const PLACES: usize = if cfg!(feature = "loom") { 2 } else { 4096 };
 /// A client overflows for so long at least: the first flow away from home is open by then.
 const LEAST: Duration = Duration::from_secs(2);
 
@@ -57,6 +57,12 @@ impl Guest {
             place: hash as usize % PLACES,
             name: (hash >> 32) as u32 | 1,
         }
+    }
+
+    /// Whether the two have one place.
+    #[cfg(all(test, feature = "loom"))]
+    pub(super) const fn meets(self, other: Self) -> bool {
+        self.place == other.place && self.name != other.name
     }
 
     const fn tenant(self, backend: BackendSlot) -> u64 {

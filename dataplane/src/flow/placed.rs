@@ -5,13 +5,16 @@
 //! that the others read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vl3lb_common::ServiceSlot;
 use vl3lb_common::snapshot::{Generation, MAX_SERVICES};
+use vl3lb_common::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::lifecycle::Flows;
 use super::table::FlowId;
+
+/// The model checker has few words.
+const SERVICES: usize = if cfg!(feature = "loom") { 1 } else { MAX_SERVICES };
 
 /// The flows of all workers by service and rule.
 #[derive(Debug)]
@@ -30,14 +33,14 @@ impl PlacedFlows {
     pub(crate) fn new(workers: u16) -> Self {
         let worker = || WorkerFlows {
             generation: AtomicU64::new(0),
-            flows: (0..MAX_SERVICES).map(|_| Default::default()).collect(),
+            flows: (0..SERVICES).map(|_| Default::default()).collect(),
         };
         Self((0..workers).map(|_| worker()).collect())
     }
 
     /// Whether no worker has a flow of the service under this rule, nor opens one: all use the snapshot `since` or a later
     /// one. O(workers).
-    fn are_gone(&self, service: ServiceSlot, by_client: bool, since: Generation) -> bool {
+    pub(super) fn are_gone(&self, service: ServiceSlot, by_client: bool, since: Generation) -> bool {
         self.0.iter().all(|worker| {
             let flows = &worker.flows[service.index()][usize::from(by_client)];
             // In this order: a worker opens none after it has switched.
@@ -54,6 +57,10 @@ pub(super) struct OwnPlaced {
 }
 
 impl OwnPlaced {
+    pub(super) const fn new(all: Arc<PlacedFlows>, worker: usize) -> Self {
+        Self { all, worker }
+    }
+
     /// From now on flows are opened under the rules of this snapshot.
     pub(super) fn switched(&self, generation: Generation) {
         self.all.0[self.worker]
@@ -61,7 +68,7 @@ impl OwnPlaced {
             .store(generation.0, Ordering::Release);
     }
 
-    fn count(&self, service: ServiceSlot, by_client: bool, change: impl FnOnce(u32) -> u32) {
+    pub(super) fn count(&self, service: ServiceSlot, by_client: bool, change: impl FnOnce(u32) -> u32) {
         let flows = &self.all.0[self.worker].flows[service.index()][usize::from(by_client)];
         flows.store(change(flows.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
@@ -70,10 +77,7 @@ impl OwnPlaced {
 impl Flows {
     /// Shares the counts with the other workers; `worker` is this one's number. Before the first flow.
     pub(crate) fn set_placed(&mut self, all: Arc<PlacedFlows>, worker: u16) {
-        self.placed = Some(OwnPlaced {
-            all,
-            worker: worker.into(),
-        });
+        self.placed = Some(OwnPlaced::new(all, worker.into()));
     }
 
     /// Whether no worker has a flow under a rule any more: see [`PlacedFlows::are_gone`]. False if the counts are not shared.
