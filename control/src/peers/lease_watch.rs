@@ -45,7 +45,8 @@ pub(super) async fn run(config: &kube::Config, context: &Context) -> Result<(), 
     }
 }
 
-fn take(change: Change<Lease>, context: &Context, liveness: &mut Liveness, now: ObservedAt) {
+/// Takes a change of the group's Leases.
+pub(super) fn take(change: Change<Lease>, context: &Context, liveness: &mut Liveness, now: ObservedAt) {
     let leader_lease = context.identity.leader_lease();
     let is_leader = |lease: &Lease| lease.metadata.name.as_ref() == Some(&leader_lease);
     let set_leader = |lease: Option<Lease>| {
@@ -67,7 +68,7 @@ fn take(change: Change<Lease>, context: &Context, liveness: &mut Liveness, now: 
 }
 
 /// Publishes who is alive, with events for balancers that joined or left.
-fn publish(liveness: &Liveness, context: &Context, now: Instant) {
+pub(super) fn publish(liveness: &Liveness, context: &Context, now: Instant) {
     let pace = liveness.pace();
     let settled = liveness.is_settled(now);
     context.group.send_if_modified(|group| {

@@ -1,5 +1,9 @@
 //! Carries out the stepper's steps.
 
+#[cfg(test)]
+#[path = "fuzz.rs"]
+mod fuzz;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;

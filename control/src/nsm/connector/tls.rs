@@ -88,12 +88,9 @@ fn handshake_error(error: io::Error) -> TlsError {
 
 /// The configuration of one connection. It is made anew for each, because a resumed session would show the server
 /// the certificate of an earlier one, whose key does not sign the tokens any more.
-fn config(context: &X509Context) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Arc::new(SvidVerifier {
-        bundles: context.bundles.clone(),
-        provider: provider.clone(),
-    });
+pub(super) fn config(context: &X509Context) -> Result<ClientConfig, Error> {
+    let verifier = Arc::new(SvidVerifier::new(context.bundles.clone()));
+    let provider = Arc::clone(&verifier.provider);
     let key = context.svid.certified_key()?;
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
@@ -107,13 +104,21 @@ fn config(context: &X509Context) -> Result<ClientConfig, Error> {
 }
 
 #[derive(Debug)]
-struct SvidVerifier {
+pub(super) struct SvidVerifier {
     bundles: TrustBundles,
     provider: Arc<CryptoProvider>,
 }
 
 impl SvidVerifier {
-    fn verify(
+    pub(super) fn new(bundles: TrustBundles) -> Self {
+        Self {
+            bundles,
+            provider: Arc::new(ring::default_provider()),
+        }
+    }
+
+    /// Whether the certificate of a peer is an SVID that its trust domain vouches for, at `now`.
+    pub(super) fn verify(
         &self,
         certificate: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

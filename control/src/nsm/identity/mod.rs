@@ -138,7 +138,7 @@ impl Identity {
 
 impl X509Context {
     /// Reads a message of the Workload API. Its first SVID is the default one.
-    fn parse(message: &X509svidResponse) -> Result<Self, X509ContextError> {
+    pub(in crate::nsm) fn parse(message: &X509svidResponse) -> Result<Self, X509ContextError> {
         let svid = Svid::parse(message.svids.first().ok_or(X509ContextError::NoSvid)?)?;
         let mut bundles = TrustBundles::default();
         for message in &message.svids {

@@ -1,5 +1,6 @@
 //! PeerSet against a scripted API server.
 
+mod fuzz;
 mod kube_events;
 mod leadership;
 mod membership;

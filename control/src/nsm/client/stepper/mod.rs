@@ -336,6 +336,12 @@ impl Stepper {
         }
     }
 
+    /// The call in flight.
+    #[cfg(test)]
+    pub(super) const fn calling(&self) -> Option<Call> {
+        self.calling
+    }
+
     /// Whether the monitor is open.
     pub(super) const fn is_monitored(&self) -> bool {
         matches!(self.monitor, Monitor::Open { .. })

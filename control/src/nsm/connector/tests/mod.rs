@@ -1,5 +1,6 @@
 mod descriptors;
 mod failures;
+mod fuzz;
 mod peers;
 mod rotation;
 mod tokens;
