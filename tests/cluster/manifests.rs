@@ -127,7 +127,7 @@ fn the_chart_has_the_alerts_and_the_board_of_the_components() {
 }
 
 #[test]
-fn the_chart_grants_no_permission_beyond_those_of_the_base() {
+fn the_chart_grants_no_permission_beyond_those_of_the_base_and_its_components() {
     let rules = |objects: &[Value]| -> Vec<(String, Vec<Value>)> {
         let roles = objects
             .iter()
@@ -136,7 +136,7 @@ fn the_chart_grants_no_permission_beyond_those_of_the_base() {
             .map(|role| (role["metadata"]["name"].to_string(), single_rules(role)))
             .collect()
     };
-    let base = rules(&objects(&kustomize(&Path::new(DEPLOY).join("kubernetes/base"))));
+    let base = rules(&objects(&with_components()));
     let [(_, base)] = &base[..] else {
         panic!("the base has one Role: {base:?}")
     };
@@ -158,6 +158,29 @@ fn the_chart_grants_no_permission_beyond_those_of_the_base() {
                 assert!(base.contains(rule), "--set {values}: {name}: {rule}");
             }
         }
+    }
+}
+
+#[test]
+fn the_status_of_services_may_be_written_only_where_they_are_served() {
+    let writes_status = |manifests: &str| {
+        let objects = objects(manifests);
+        let roles = objects
+            .iter()
+            .filter(|object| object["kind"] == "Role" || object["kind"] == "ClusterRole");
+        let mut rules = roles.flat_map(single_rules);
+        rules.any(|rule| rule["resources"][0] == "services/status")
+    };
+    let base = kustomize(&Path::new(DEPLOY).join("kubernetes/base"));
+    assert!(!writes_status(&base), "the base serves no Services");
+    assert!(writes_status(&with_components()));
+    for (values, expected) in [
+        ("", false),
+        ("config.kubernetes.namespaces=all", false),
+        ("config.kubernetes.services=false", false),
+        ("config.kubernetes.services=true", true),
+    ] {
+        assert_eq!(writes_status(&chart(values)), expected, "--set {values}");
     }
 }
 

@@ -15,8 +15,9 @@ use vl3lb_tests::config::Config;
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
+use crate::permission::shipped_role;
 use crate::pods::{NAMESPACE, Pods};
-use crate::watch::expect_backends;
+use crate::watch::{ROLE, expect_backends};
 
 /// Longer than a Lease.
 const CONVERGENCE: Duration = Duration::from_secs(40);
@@ -165,9 +166,10 @@ fn a_service_of_our_class_gets_an_address_or_an_event() {
 
 /// Starts a balancer as pod `name`, with the permissions of the manifests.
 fn start(server: &ApiServer, node: &Node, name: &str) -> Balancer {
-    let role = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/base/rbac.yaml");
     let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
-    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", role], "");
+    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
+    let role = shipped_role().to_string();
+    server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", "-"], &role);
     let config = Config::new("auto")
         .with("discovery", "kubernetes".into())
         .with("kubernetes", json!({"services": true}))

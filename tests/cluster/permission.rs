@@ -1,4 +1,4 @@
-//! The Role of the manifests suffices, and each of its verbs is needed. For each verb of each resource there is a
+//! The Role of the manifests, with the rule for Services of the cluster, suffices, and each of its verbs is needed. For each verb of each resource there is a
 //! balancer without it, which must name the denied permission and must not achieve the effect that needs it.
 //!
 //! All balancers run at once on one API server, each in a Kubernetes namespace with its own Role.
@@ -416,8 +416,8 @@ fn needed_for(verb: &str, resource: &str) -> Effect {
     *effect
 }
 
-/// The one Role of the manifest, without its namespace.
-fn shipped_role() -> Value {
+/// The one Role of the manifest, without its namespace, with the rule that the component `services` adds.
+pub(crate) fn shipped_role() -> Value {
     let manifest = include_str!("../../deploy/kubernetes/base/rbac.yaml");
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).expect("YAML");
     let kinds: Vec<&str> = documents
@@ -425,7 +425,13 @@ fn shipped_role() -> Value {
         .filter_map(|document| document["kind"].as_str())
         .collect();
     assert_eq!(kinds, ["ServiceAccount", "Role", "RoleBinding"]);
-    documents[1].clone()
+    let mut role = documents[1].clone();
+    let patch = include_str!("../../deploy/kubernetes/components/services/rule.yaml");
+    let patch: Value = serde_saphyr::from_str(patch).expect("YAML");
+    assert_eq!(patch[0]["path"], "/rules/-");
+    let rules = role["rules"].as_array_mut().expect("a list of rules");
+    rules.push(patch[0]["value"].clone());
+    role
 }
 
 /// The role without one verb of one resource, for each: verb, resource, role.
