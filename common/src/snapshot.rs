@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::addr::{Protocol, ServiceKey};
 use crate::backend_sockets::BackendSockets;
 use crate::next_hop::NextHops;
+use crate::port_set::PortSet;
 use crate::schedule::{Pool, Scheduler};
 use crate::source_ranges::SourceRanges;
 use crate::time::Duration;
@@ -49,8 +50,8 @@ impl Service {
     }
 }
 
-/// The ports that the balancer uses as the source of translated flows. They belong to it alone:
-/// the kernel's ephemeral ports and every listener are elsewhere.
+/// The range of ports that the balancer uses as the source of translated flows. Ports of it that are the kernel's are left
+/// out: see [`Snapshot::kernel_ports`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatPorts {
     first: u16,
@@ -81,28 +82,65 @@ impl NatPorts {
         port.wrapping_sub(self.first) <= self.last - self.first
     }
 
-    /// Ports in each worker's part; a remainder stays unused.
+    /// The ports that `worker` of `workers` hands out: every `workers`th, so that all have about as many of those that
+    /// are not left out.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "port 0 is never in the range, so 65,535 at most"
     )]
-    pub const fn per_worker(self, workers: u16) -> u16 {
-        ((self.last as u32 - self.first as u32 + 1) / workers as u32) as u16
+    pub const fn of_worker(self, worker: u16, workers: u16) -> WorkerPorts {
+        let all = self.last as u32 - self.first as u32 + 1;
+        let count = all.saturating_sub(worker as u32).div_ceil(workers as u32);
+        WorkerPorts {
+            first: self.first.saturating_add(worker),
+            step: workers,
+            count: count as u16,
+        }
     }
 
-    /// The ports that `worker` of `workers` hands out.
-    pub const fn slice(self, worker: u16, workers: u16) -> RangeInclusive<u16> {
-        let size = self.per_worker(workers);
-        let first = self.first + size * worker;
-        first..=first + (size - 1)
-    }
-
-    /// The worker that owns flows with this NAT port. `port` must be in the range; ports of the
-    /// unused remainder count to the last worker, who will not know them.
+    /// The worker that owns flows with this NAT port, which must be in the range.
     #[inline]
     pub const fn owner(self, port: u16, workers: u16) -> u16 {
-        let owner = (port - self.first) / self.per_worker(workers);
-        if owner < workers { owner } else { workers - 1 }
+        (port - self.first) % workers
+    }
+}
+
+/// The NAT ports of one worker: `count` ports from `first` on, at a distance of `step`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerPorts {
+    pub first: u16,
+    /// At least 1.
+    pub step: u16,
+    pub count: u16,
+}
+
+impl WorkerPorts {
+    /// The port with this number, which must be below `count`.
+    #[inline]
+    pub const fn nth(self, number: u16) -> u16 {
+        self.first + number * self.step
+    }
+
+    /// The number of a port, which must be one of these.
+    #[inline]
+    pub const fn number(self, port: u16) -> u16 {
+        (port - self.first) / self.step
+    }
+
+    /// All ports, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u16> {
+        (0..self.count).map(move |number| self.nth(number))
+    }
+}
+
+/// All ports of a range, of an only worker.
+impl From<RangeInclusive<u16>> for WorkerPorts {
+    fn from(range: RangeInclusive<u16>) -> Self {
+        Self {
+            first: *range.start(),
+            step: 1,
+            count: u16::try_from(range.len()).unwrap_or(u16::MAX),
+        }
     }
 }
 
@@ -119,6 +157,9 @@ pub struct Snapshot {
     /// The broadcast addresses of the interface's subnets, from which nobody sends.
     pub broadcasts: Vec<Ipv4Addr>,
     pub nat_ports: NatPorts,
+    /// Ports of this host's programs, reserved and ephemeral ones: no flow has them as NAT port, and packets to them are the
+    /// kernel's. The same set in each snapshot while nothing changes.
+    pub kernel_ports: Arc<PortSet>,
     /// The interface's MTU: the longest IP packet that may be sent.
     pub mtu: u16,
     pub next_hops: NextHops,
@@ -144,9 +185,14 @@ impl Snapshot {
             .and_then(|slot| self.service_slots.get(slot.index())?.as_ref())
     }
 
-    /// Whether a service listens at a port in the range of NAT ports. O(services).
-    pub fn has_services_at_nat_ports(&self) -> bool {
-        self.services.keys().any(|key| self.nat_ports.contains(key.port))
+    /// The NAT ports that new flows may get: all but those of the kernel and of services. O(NAT ports + services).
+    pub fn flow_ports(&self) -> PortSet {
+        let mut ports = PortSet::from(self.nat_ports.first()..=self.nat_ports.last());
+        ports.remove_all(&self.kernel_ports);
+        for key in self.services.keys() {
+            ports.remove(key.port);
+        }
+        ports
     }
 
     /// The backend in `slot`.
@@ -161,20 +207,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_nat_port_of_a_slice_belongs_to_its_worker() {
-        let ports = NatPorts::new(10_240, 32_767).unwrap();
-        for workers in [1, 2, 3, 7] {
-            let mut total = 0;
-            for worker in 0..workers {
-                for port in ports.slice(worker, workers) {
-                    assert!(ports.contains(port));
-                    assert_eq!(ports.owner(port, workers), worker, "port {port}");
-                    total += 1;
+    fn each_nat_port_belongs_to_one_worker() {
+        for (first, last) in [(10_240, 32_767), (1, 65_535), (7, 13)] {
+            let ports = NatPorts::new(first, last).unwrap();
+            for workers in [1, 2, 3, 7] {
+                let mut all = PortSet::default();
+                let mut counts = Vec::new();
+                for worker in 0..workers {
+                    let own = ports.of_worker(worker, workers);
+                    counts.push(own.count);
+                    for (number, port) in (0..own.count).zip(own.iter()) {
+                        assert!(ports.contains(port) && !all.contains(port));
+                        assert_eq!(ports.owner(port, workers), worker, "port {port}");
+                        assert_eq!(own.number(port), number);
+                        all.insert(port);
+                    }
                 }
+                assert_eq!(all, PortSet::from(first..=last));
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1);
             }
-            assert_eq!(total, ports.per_worker(workers) * workers);
-            assert!(ports.owner(32_767, workers) < workers);
         }
+        assert_eq!(NatPorts::new(5, 5).unwrap().of_worker(1, 2).count, 0);
+    }
+
+    #[test]
+    fn a_hole_takes_as_many_ports_from_each_worker() {
+        let ports = NatPorts::new(1024, 65_535).unwrap();
+        let ephemeral = PortSet::from(32_768..=60_999);
+        let left = |worker| {
+            let own = ports.of_worker(worker, 4).iter();
+            own.filter(|port| !ephemeral.contains(*port)).count()
+        };
+        assert_eq!([0, 1, 2, 3].map(left), [9_070; 4]);
     }
 
     #[test]

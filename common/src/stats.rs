@@ -79,11 +79,13 @@ pub enum CloseCause {
     Reclaimed,
     /// A half-open TCP flow or a UDP flow that made room for a new one.
     Evicted,
+    /// A program of this host uses its NAT port, or the port is reserved.
+    PortTaken,
 }
 
 impl CloseCause {
     /// All causes, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Fin,
         Self::Rst,
         Self::Idle,
@@ -92,6 +94,7 @@ impl CloseCause {
         Self::InterfaceLost,
         Self::Reclaimed,
         Self::Evicted,
+        Self::PortTaken,
     ];
     /// Number of causes.
     pub const COUNT: usize = Self::ALL.len();
@@ -107,6 +110,7 @@ impl CloseCause {
             Self::InterfaceLost => "interface_lost",
             Self::Reclaimed => "reclaimed",
             Self::Evicted => "evicted",
+            Self::PortTaken => "port_taken",
         }
     }
 }

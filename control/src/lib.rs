@@ -13,6 +13,7 @@ pub(crate) mod error_chain;
 pub mod health;
 pub(crate) mod icmp_echo;
 pub(crate) mod kubernetes;
+pub mod local_ports;
 pub mod log;
 pub mod metrics;
 pub mod network;

@@ -240,6 +240,15 @@ vl3lb_read_ip(void *ctx, const bool is_skb, __u32 offset, __u8 version, struct v
 			    : vl3lb_read_ipv6(ctx, is_skb, offset, packet);
 }
 
+static __always_inline bool vl3lb_is_left_out(__u16 port)
+{
+	const struct vl3lb_port_set *ports;
+	__u32 zero = 0;
+
+	ports = bpf_map_lookup_elem(&left_out_ports, &zero);
+	return ports && ports->words[port >> 6] >> (port & 63) & 1;
+}
+
 static __always_inline bool vl3lb_is_own_address(const struct vl3lb_address *address)
 {
 	return bpf_map_lookup_elem(&addresses, address) != NULL;
@@ -256,7 +265,7 @@ vl3lb_flow_owner(const struct vl3lb_config *config, const struct vl3lb_address *
 	struct vl3lb_service_key key = { .address = *address, .port = port, .protocol = protocol };
 	__u16 number = bpf_ntohs(port);
 
-	if (vl3lb_is_nat_port(config, number) && vl3lb_is_own_address(address))
+	if (vl3lb_is_nat_port(config, number) && !vl3lb_is_left_out(number) && vl3lb_is_own_address(address))
 		return vl3lb_nat_port_owner(config, number);
 	if (bpf_map_lookup_elem(&services, &key))
 		return vl3lb_reduce(vl3lb_owner_hash(config, peer->words, bpf_ntohs(peer_port), number,

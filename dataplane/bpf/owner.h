@@ -22,10 +22,9 @@ struct vl3lb_config {
 	/* The range of NAT ports and its division among the workers. */
 	__u16 nat_first;
 	__u16 nat_last;
-	__u16 nat_per_worker;
 	__u16 workers;
 	__u8 own_mac[6];	/* Ethernet: the interface's MAC address */
-	__u8 zero[2];
+	__u8 zero[4];
 	__u64 owner_key[VL3LB_OWNER_KEY_WORDS];
 };
 _Static_assert(sizeof(struct vl3lb_config) == 72, "written by Rust as 36 u16");
@@ -75,12 +74,9 @@ vl3lb_is_nat_port(const struct vl3lb_config *config, __u16 port)
 static inline __attribute__((always_inline)) __u32
 vl3lb_nat_port_owner(const struct vl3lb_config *config, __u16 port)
 {
-	__u32 owner;
-
-	if (!config->nat_per_worker || !config->workers)
+	if (!config->workers)
 		return 0;
-	owner = (__u32)(port - config->nat_first) / config->nat_per_worker;
-	return owner < config->workers ? owner : config->workers - 1U;
+	return (__u32)(port - config->nat_first) % config->workers;
 }
 
 #endif

@@ -63,6 +63,19 @@ struct {
 	__type(value, struct vl3lb_config);
 } config SEC(".maps");
 
+/* Ports as a bitmap: bit `port % 64` of word `port / 64`. Written by Rust as [u64; 1024]. */
+struct vl3lb_port_set {
+	__u64 words[1024];
+};
+
+/* Ports of the range of NAT ports that no flow gets: the kernel's, and those of services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vl3lb_port_set);
+} left_out_ports SEC(".maps");
+
 /* AF_XDP sockets by receive queue. User space sets max_entries to the queue count. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);

@@ -60,7 +60,11 @@ fn push_row(listing: &mut Listing, time: Time, event: &str, cause: &str, flow: &
 /// Highlights flows that the balancer cut, and flows that ended irregularly.
 fn tone(cause: &str) -> Tone {
     let is = |causes: &[CloseCause]| causes.iter().any(|known| known.name() == cause);
-    if is(&[CloseCause::BackendDown, CloseCause::InterfaceLost]) {
+    if is(&[
+        CloseCause::BackendDown,
+        CloseCause::InterfaceLost,
+        CloseCause::PortTaken,
+    ]) {
         Tone::Bad
     } else if is(&[CloseCause::Rst, CloseCause::Drain]) {
         Tone::Warning

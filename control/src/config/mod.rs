@@ -465,7 +465,8 @@ fn read_file(file: &Path) -> Result<String, ConfigError> {
     })
 }
 
-fn local_port_range() -> Result<RangeInclusive<u16>, ConfigError> {
+/// The kernel's ephemeral ports in this network namespace.
+pub(crate) fn local_port_range() -> Result<RangeInclusive<u16>, ConfigError> {
     let text = std::fs::read_to_string(nat_ports::LOCAL_PORT_RANGE).unwrap_or_default();
     nat_ports::parse_local_port_range(&text).ok_or_else(|| {
         ConfigError::new(

@@ -30,6 +30,7 @@ use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::health::HealthTable;
+use crate::local_ports::LocalPortsReceiver;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::observe::events::{Event, Events};
 use crate::state::{self, Inputs, State, TimePoint, Update};
@@ -62,6 +63,7 @@ pub struct Publisher {
     dataplane: Arc<dyn Dataplane>,
     desired: DesiredReceiver,
     network: NetworkReceiver,
+    local_ports: Option<LocalPortsReceiver>,
     health: Arc<HealthTable>,
     resolver: Resolver,
     state: State,
@@ -108,6 +110,7 @@ impl Publisher {
             dataplane,
             desired,
             network,
+            local_ports: None,
             health,
             resolver,
             state: State::new(nat_ports),
@@ -123,6 +126,12 @@ impl Publisher {
             began: None,
         };
         (publisher, receiver, stats)
+    }
+
+    /// Leaves ports of this host out of the NAT ports.
+    pub fn with_local_ports(mut self, local_ports: LocalPortsReceiver) -> Self {
+        self.local_ports = Some(local_ports);
+        self
     }
 
     /// Publishes each change until a source or the network's monitor ends.
@@ -145,6 +154,10 @@ impl Publisher {
                 changed = verdicts.changed() => {
                     if changed.is_err() { return; }
                     pace.desired_changed(self.note_change(None));
+                }
+                changed = changed(self.local_ports.as_mut()) => {
+                    if !changed { return; }
+                    pace.network_changed(self.note_change(None));
                 }
                 _ = events.tick() => self.take_worker_events(),
                 () = reached(pace.next()) => {
@@ -181,6 +194,9 @@ impl Publisher {
         let network = self.own_network.current().cloned()?;
         if let Some(wait) = self.first_next_hops(&desired, &network) {
             return Some(wait);
+        }
+        if let Some(ports) = &mut self.local_ports {
+            self.state.set_kernel_ports(&ports.borrow_and_update().kernel);
         }
         let findings = self.health.findings();
         let begin = Instant::now();
@@ -321,6 +337,14 @@ impl Publisher {
         } else {
             debug!(generation, "{line}");
         }
+    }
+}
+
+/// Waits for a change; for ever without a receiver. False if the sender is gone.
+async fn changed(receiver: Option<&mut LocalPortsReceiver>) -> bool {
+    match receiver {
+        Some(receiver) => receiver.changed().await.is_ok(),
+        None => pending().await,
     }
 }
 

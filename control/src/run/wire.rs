@@ -13,6 +13,7 @@ use crate::discovery::{
 };
 use crate::dns::Dns;
 use crate::health::{Checker, NetworkProbe, Sockets};
+use crate::local_ports::Watcher;
 use crate::network::{Monitor, NetworkReceiver};
 use crate::nsm::client::Handle;
 use crate::nsm::connector::Connector;
@@ -80,6 +81,8 @@ impl Control {
             resolver,
             Arc::clone(&events),
         );
+        let (watcher, local_ports) = Watcher::new(config.nat_ports, network.clone()).await;
+        let publisher = publisher.with_local_ports(local_ports.clone());
         let nsm = nsm::prepare(config, &network, &events)?;
         let connector = nsm.as_ref().map(|nsm| &nsm.connector);
         let supervisor = Supervisor::new();
@@ -117,6 +120,7 @@ impl Control {
             dataplane,
             current,
             network,
+            local_ports,
             attach_failure,
             health,
             source,
@@ -140,6 +144,7 @@ impl Control {
         tasks.spawn("the network monitor", monitor.run());
         tasks.spawn("the attachment to the interface", attacher.run());
         tasks.spawn("the health checks", checker.run());
+        tasks.spawn("the ports of this host", watcher.run());
         tasks.spawn("the publisher", publisher.run());
         tasks.spawn("the DNS server", dns.run());
         if let Some(peers) = peers {

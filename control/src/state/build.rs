@@ -70,6 +70,7 @@ impl State {
             addresses: network.addresses.clone(),
             broadcasts: network.broadcasts.clone(),
             nat_ports: self.nat_ports,
+            kernel_ports: Arc::clone(&self.kernel_ports),
             mtu: network.mtu,
             next_hops: network.next_hops.clone(),
             services,

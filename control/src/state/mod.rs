@@ -33,7 +33,7 @@ use vl3lb_common::snapshot::{
     BackendSlot, BackendState, Generation, MAX_BACKENDS, MAX_SERVICES, NatPorts, ServiceSlot, Snapshot,
 };
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{MacAddr, Timestamp};
+use vl3lb_common::{MacAddr, PortSet, Timestamp};
 
 use crate::discovery::{BackendSpec, Desired, Eligibility};
 use crate::health::Findings;
@@ -84,6 +84,7 @@ pub struct Update {
 #[derive(Debug)]
 pub struct State {
     nat_ports: NatPorts,
+    kernel_ports: Arc<PortSet>,
     generation: Generation,
     services: Slots<ServiceRecord>,
     backends: Slots<BackendRecord>,
@@ -105,6 +106,7 @@ impl State {
     pub fn new(nat_ports: NatPorts) -> Self {
         Self {
             nat_ports,
+            kernel_ports: Arc::default(),
             generation: Generation(0),
             services: Slots::new(MAX_SERVICES),
             backends: Slots::new(MAX_BACKENDS),
@@ -122,6 +124,14 @@ impl State {
     /// The newest snapshot; 0 before the first.
     pub const fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Takes over the ports that are the kernel's, for the next [`Self::update`].
+    pub fn set_kernel_ports(&mut self, ports: &Arc<PortSet>) {
+        if self.kernel_ports != *ports {
+            self.kernel_ports = Arc::clone(ports);
+            self.stale = true;
+        }
     }
 
     /// Makes the next [`Self::update`] return a snapshot even without changes: the last one did

@@ -1,5 +1,6 @@
 //! The header of a flow table: its shape, and the few numbers that change.
 
+use vl3lb_common::snapshot::WorkerPorts;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Own addresses at most, those that are gone but have flows included: a flow refers to its own by one byte.
@@ -7,7 +8,7 @@ pub(super) const MAX_LOCALS: usize = 256;
 
 const MAGIC: [u8; 8] = *b"vl3flow\0";
 /// Raised whenever the meaning of any byte of the mapping changes.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// The header. The lengths of all arrays, and so their offsets, follow from it.
 #[derive(FromBytes, IntoBytes)]
@@ -24,10 +25,12 @@ pub(super) struct Header {
     pub(super) seed: u64,
     /// The first NAT port.
     pub(super) first_port: u16,
+    /// The distance of NAT ports.
+    pub(super) port_step: u16,
     /// Number of NAT ports.
     pub(super) ports: u16,
     /// Backend slots; as many endpoints have a map of ports.
-    pub(super) backends: u32,
+    pub(super) backends: u16,
     /// Live flows.
     pub(super) len: u32,
     /// Entries from here on were never used.
@@ -61,9 +64,8 @@ pub(super) struct Shape {
     pub(super) capacity: u32,
     pub(super) buckets: u32,
     pub(super) seed: u64,
-    pub(super) first_port: u16,
-    pub(super) ports: u16,
-    pub(super) backends: u32,
+    pub(super) ports: WorkerPorts,
+    pub(super) backends: u16,
 }
 
 impl Header {
@@ -75,8 +77,9 @@ impl Header {
             capacity: shape.capacity,
             buckets: shape.buckets,
             seed: shape.seed,
-            first_port: shape.first_port,
-            ports: shape.ports,
+            first_port: shape.ports.first,
+            port_step: shape.ports.step,
+            ports: shape.ports.count,
             backends: shape.backends,
             len: 0,
             fresh: 0,

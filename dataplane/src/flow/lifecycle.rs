@@ -11,7 +11,7 @@
 //! | NAT port | claimed | kept for stragglers | free |
 //!
 //! A flow leaves the table because a packet met a dead backend, it expired, its drain is over, its own address
-//! is gone, or a new flow needs its place; all of these are [`Flows::end`].
+//! is gone, its NAT port is the kernel's now, or a new flow needs its place; all of these are [`Flows::end`].
 //!
 //! Established flows may be in the in-kernel path as well (`fast.rs`): nominated by [`Flows::count_packet`], taken back
 //! before a packet changes their state and in [`Flows::end`]; [`Flows::sweep`] takes in what its program did for them.
@@ -20,14 +20,13 @@
 //! gauges and the affinity counts from the entries that it accepts.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use vl3lb_common::addr::to_octets;
 use vl3lb_common::flow_query::FlowSlice;
-use vl3lb_common::snapshot::MAX_SERVICES;
+use vl3lb_common::snapshot::{MAX_SERVICES, WorkerPorts};
 use vl3lb_common::stats::{CloseCause, FlowFailure, WorkerStats};
-use vl3lb_common::{Backend, Duration, Protocol, Snapshot, Timestamp};
+use vl3lb_common::{Backend, Duration, PortSet, Protocol, Snapshot, Timestamp};
 
 use super::affinity::{AffinityTable, BackendId, ServiceClient};
 use super::entry::HotEntry;
@@ -79,7 +78,7 @@ impl Flows {
     /// The tables' memory cannot be mapped; see [`FlowTable::new`].
     pub(crate) fn new(
         capacity: u32,
-        nat_ports: RangeInclusive<u16>,
+        nat_ports: impl Into<WorkerPorts>,
         seed: u64,
         timeouts: Timeouts,
         stats: Arc<WorkerStats>,
@@ -134,6 +133,11 @@ impl Flows {
             placed.switched(snapshot.generation);
         }
         self.waiting.len()
+    }
+
+    /// New flows get NAT ports that `flow_ports` has. O(NAT ports).
+    pub(crate) fn use_ports(&mut self, flow_ports: &PortSet) {
+        self.table.use_ports(flow_ports);
     }
 
     /// Opens a flow to `backend`, with a free NAT port that is `usable` (not a service's), chosen by `random`.
@@ -323,7 +327,9 @@ impl Flows {
             if entry.protocol == Protocol::Tcp.number() {
                 let backend = || self.table.endpoint(entry).endpoint();
                 match cause {
-                    CloseCause::BackendDown => self.orphans.push(Orphan::new(*entry, backend())),
+                    CloseCause::BackendDown | CloseCause::PortTaken => {
+                        self.orphans.push(Orphan::new(*entry, backend()));
+                    }
                     // The backend has accepted what its client has not confirmed.
                     CloseCause::Evicted if entry.state() == State::Answered => {
                         self.orphans

@@ -284,7 +284,7 @@ impl FlowTable {
             return Some(OpenError::ClientLimit);
         }
         let to_endpoint = live.filter(|old| old.endpoint() == endpoint);
-        let (ports, capacity) = (u32::from(self.ports.ports()), self.capacity());
+        let (ports, capacity) = (self.ports.usable(), self.capacity());
         let used = self.endpoints.live(endpoint) - u32::from(to_endpoint.is_some());
         if used >= ports - reserve(ports) {
             let scope = Scope::Endpoint(endpoint);

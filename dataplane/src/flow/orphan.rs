@@ -1,4 +1,4 @@
-//! TCP connections that end here and not at their ends, which are to be reset: both, if the backend has died; the backend,
+//! TCP connections that end here and not at their ends, which are to be reset: both, if the backend has died or the NAT port is the kernel's now; the backend,
 //! if a half-open connection made room for another one. Else that one's SYN meets the former connection there if it has
 //! its NAT port, and is refused until it is repeated.
 

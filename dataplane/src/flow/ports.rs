@@ -3,10 +3,13 @@
 //! Two flows to one endpoint never share a port, whatever their services and backend slots. So a port that is free in
 //! the map makes a reply key that no flow has.
 
+use vl3lb_common::PortSet;
+use vl3lb_common::snapshot::WorkerPorts;
+
 use super::endpoint::EndpointId;
 use super::mapping::Region;
 
-/// Free ports that a search rejects before it gives up. A port is rejected if a service listens there.
+/// Free ports that a search rejects before it gives up.
 const MAX_REFUSED: u32 = 512;
 
 /// The ports in use, by endpoint.
@@ -15,8 +18,13 @@ pub(super) struct PortMaps {
     maps: Region<u64>,
     /// Ports in use, by endpoint.
     in_use: Region<u32>,
-    first: u16,
-    ports: u16,
+    ports: WorkerPorts,
+    /// One bit for each port that new flows may get.
+    usable: Box<[u64]>,
+    /// The numbers of these ports, ascending.
+    numbers: Vec<u16>,
+    /// The ports that flows may get, of all workers.
+    flow_ports: PortSet,
 }
 
 impl PortMaps {
@@ -25,18 +33,39 @@ impl PortMaps {
         (ports as usize).div_ceil(64)
     }
 
-    /// Ports of each endpoint.
-    pub(super) const fn ports(&self) -> u16 {
-        self.ports
+    /// Ports of each endpoint that flows may get.
+    #[expect(clippy::cast_possible_truncation, reason = "65,535 ports at most")]
+    pub(super) fn usable(&self) -> u32 {
+        self.numbers.len() as u32
     }
 
     /// Maps over zeroed memory: all ports are free.
-    pub(super) const fn new(maps: Region<u64>, in_use: Region<u32>, first: u16, ports: u16) -> Self {
-        Self {
+    pub(super) fn new(maps: Region<u64>, in_use: Region<u32>, ports: WorkerPorts) -> Self {
+        let mut maps = Self {
             maps,
             in_use,
-            first,
             ports,
+            usable: vec![0; Self::words_per_endpoint(ports.count)].into_boxed_slice(),
+            numbers: Vec::with_capacity(ports.count.into()),
+            flow_ports: PortSet::default(),
+        };
+        maps.use_only(&PortSet::from(0..=u16::MAX));
+        maps
+    }
+
+    /// New flows get ports that `flow_ports` has; others keep theirs. O(ports) after a change.
+    pub(super) fn use_only(&mut self, flow_ports: &PortSet) {
+        if self.flow_ports == *flow_ports {
+            return;
+        }
+        self.flow_ports.clone_from(flow_ports);
+        self.usable.fill(0);
+        self.numbers.clear();
+        for number in 0..self.ports.count {
+            if flow_ports.contains(self.ports.nth(number)) {
+                self.usable[usize::from(number / 64)] |= 1 << (number % 64);
+                self.numbers.push(number);
+            }
         }
     }
 
@@ -57,18 +86,20 @@ impl PortMaps {
         random: u64,
         mut acceptable: impl FnMut(u16) -> bool,
     ) -> Option<u16> {
-        if self.in_use(endpoint) >= u32::from(self.ports) {
+        if self.in_use(endpoint) >= self.usable() {
             return None;
         }
-        let words = Self::words_per_endpoint(self.ports);
+        let words = Self::words_per_endpoint(self.ports.count);
         let map = self.maps.get(endpoint.index() * words..)?.get(..words)?;
-        let start = (((random >> 32) * u64::from(self.ports)) >> 32) as usize;
+        // A usable port, so that none is chosen more often than others because it follows many that are not.
+        let start = ((random >> 32) * u64::from(self.usable())) >> 32;
+        let start = usize::from(*self.numbers.get(start as usize)?);
         let (start_word, before_start) = (start / 64, (1_u64 << (start % 64)) - 1);
         let mut refused = 0;
         // The first word is visited twice: first the bits behind the start, last those before it.
         for step in 0..=words {
             let at = (start_word + step) % words;
-            let mut free = !map[at] & self.existing(at);
+            let mut free = !map[at] & self.usable[at];
             if step == 0 {
                 free &= !before_start;
             } else if step == words {
@@ -76,7 +107,7 @@ impl PortMaps {
             }
             while free != 0 {
                 let offset = at * 64 + free.trailing_zeros() as usize;
-                let port = self.first + offset as u16;
+                let port = self.ports.nth(offset as u16);
                 if acceptable(port) {
                     return Some(port);
                 }
@@ -118,15 +149,9 @@ impl PortMaps {
         self.maps.iter().all(|&word| word == 0) && self.in_use.iter().all(|&count| count == 0)
     }
 
-    /// The bits of word `at` of a map that stand for ports.
-    fn existing(&self, at: usize) -> u64 {
-        let ports = usize::from(self.ports) - at * 64;
-        if ports >= 64 { u64::MAX } else { (1 << ports) - 1 }
-    }
-
     fn place(&self, endpoint: EndpointId, port: u16) -> (usize, u64) {
-        let offset = usize::from(port - self.first);
-        let word = endpoint.index() * Self::words_per_endpoint(self.ports) + offset / 64;
+        let offset = usize::from(self.ports.number(port));
+        let word = endpoint.index() * Self::words_per_endpoint(self.ports.count) + offset / 64;
         (word, 1 << (offset % 64))
     }
 }

@@ -1,10 +1,9 @@
 //! The table itself: inserting, changing and removing flows. Finding them is in `probe.rs`.
 
 use std::io;
-use std::ops::RangeInclusive;
 
-use vl3lb_common::snapshot::MAX_BACKENDS;
-use vl3lb_common::{BackendSlot, Timestamp};
+use vl3lb_common::snapshot::{MAX_BACKENDS, WorkerPorts};
+use vl3lb_common::{BackendSlot, PortSet, Timestamp};
 
 use super::clients::{Clients, Scope};
 use super::counters::ColdEntry;
@@ -55,32 +54,32 @@ impl std::fmt::Debug for FlowTable {
 }
 
 impl FlowTable {
-    /// An empty table for `capacity` flows, with this worker's slice of the NAT ports. `seed` should be
+    /// An empty table for `capacity` flows, with this worker's NAT ports. `seed` should be
     /// random. Maps all memory; most of it is touched only when flows are opened.
     ///
     /// # Errors
     /// If there is not enough memory, or `capacity` is 0 or above 2^31 - 1, or `nat_ports` is empty
     /// or has port 0.
-    pub(crate) fn new(capacity: u32, nat_ports: RangeInclusive<u16>, seed: u64) -> io::Result<Self> {
-        let (first_port, last_port) = (*nat_ports.start(), *nat_ports.end());
+    pub(crate) fn new(capacity: u32, nat_ports: impl Into<WorkerPorts>, seed: u64) -> io::Result<Self> {
+        let ports: WorkerPorts = nat_ports.into();
         if capacity == 0 || capacity > MAX_FLOWS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("map a flow table for {capacity} flows: want 1 to {MAX_FLOWS}"),
             ));
         }
-        if nat_ports.is_empty() || first_port == 0 {
+        if ports.count == 0 || ports.first == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "map a flow table with NAT ports {first_port} to {last_port}: want at least one, above 0"
+                    "map a flow table with {} NAT ports from {} on: want at least one, above 0",
+                    ports.count, ports.first
                 ),
             ));
         }
-        let ports = last_port - first_port + 1;
         let buckets = Index::buckets_for(capacity);
         let flows = capacity as usize;
-        let words = PortMaps::words_per_endpoint(ports);
+        let words = PortMaps::words_per_endpoint(ports.count);
         let counters = Clients::counters_for(capacity);
 
         let memory_bytes = span::<Header>(1)
@@ -124,14 +123,13 @@ impl FlowTable {
         );
         let queues = Queues::new(mapping.carve(QUEUES), mapping.carve(OCCUPIED_WORDS));
         let in_use = mapping.carve(MAX_BACKENDS);
-        let ports_in_use = PortMaps::new(mapping.carve(MAX_BACKENDS * words), in_use, first_port, ports);
+        let ports_in_use = PortMaps::new(mapping.carve(MAX_BACKENDS * words), in_use, ports);
         *pool.header_mut() = Header::new(&Shape {
             capacity,
             buckets,
             seed,
-            first_port,
             ports,
-            backends: u32::try_from(MAX_BACKENDS).expect("a small constant"),
+            backends: u16::try_from(MAX_BACKENDS).expect("a small constant"),
         });
         Ok(Self {
             pool,
@@ -152,6 +150,11 @@ impl FlowTable {
     pub(crate) fn free_port(&self, backend: BackendSlot, endpoint: &Endpoint, random: u64) -> Option<u16> {
         let endpoint = self.endpoints.known(backend, endpoint)?;
         self.ports.find_free(endpoint, random, |_| true)
+    }
+
+    /// New flows get NAT ports that `flow_ports` has. O(NAT ports).
+    pub(super) fn use_ports(&mut self, flow_ports: &PortSet) {
+        self.ports.use_only(flow_ports);
     }
 
     /// The part of a flow that every packet reads.

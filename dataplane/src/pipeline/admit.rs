@@ -1,7 +1,7 @@
 //! New flows: source-range check, backend, next hop, NAT port.
 
 use vl3lb_common::addr::{from_octets, to_octets};
-use vl3lb_common::{DropReason, MacAddr, Protocol, Service, ServiceKey, ServiceSlot};
+use vl3lb_common::{DropReason, MacAddr, Protocol, Service, ServiceSlot};
 
 use super::early_selection::EarlySelection;
 use super::policy::Policy;
@@ -146,15 +146,7 @@ fn open<F: Frame>(
         client_flows: policy.client_flows(service),
         predecessor,
     };
-    let local = from_octets(parsed.destination);
-    let is_usable = |port| {
-        !policy.services_at_nat_ports
-            || !policy.snapshot.services.contains_key(&ServiceKey {
-                address: local,
-                port,
-                protocol: tuple.protocol,
-            })
-    };
+    let is_usable = |port| policy.flow_ports.contains(port);
     // The port that it chose first may be taken by now.
     let random = early.map_or_else(|| tables.selector.random(), |early| early.random);
     let id = tables

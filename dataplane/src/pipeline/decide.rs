@@ -169,7 +169,7 @@ impl Engine {
             || self.policy.service_of(parsed, context.tuple()),
             |early| Some(early.service),
         );
-        match (service, context.lookup.nat_owner) {
+        let decided = match (service, context.lookup.nat_owner) {
             // It owns them all.
             (Some(service), _) if self.policy.workers == 1 => {
                 self.new_request(packet, context, service, early, predecessor)
@@ -191,6 +191,34 @@ impl Engine {
             // A backend sends to a flow that is gone. A reset ends its connection before its own timers do.
             (None, Some(_)) => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
             (None, None) => Err(DropReason::NoService.into()),
+        };
+        match decided {
+            Err(refused) if matches!(refused.reason(), DropReason::NotSyn | DropReason::BackendLoop) => {
+                self.reply_to_service_port(packet, context, refused)
+            }
+            decided => decided,
+        }
+    }
+
+    /// A packet that opens no flow of the service at its port. The port may be the NAT port of a flow that is older than
+    /// the service: then it is a reply, which the owner of the port knows.
+    #[cold]
+    fn reply_to_service_port<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        refused: DropContext,
+    ) -> Result<Verdict, DropContext> {
+        let tuple = context.tuple();
+        match self.policy.range_owner(tuple) {
+            Some(owner) if owner == self.policy.worker => {
+                let key = tuple.reply_key(context.parsed.source);
+                let found = self.tables.flows.table().reply(&key, context.now);
+                found.map_or(Err(refused), |id| self.reply(packet, context, id))
+            }
+            // Passed on once, wherever it came from: nothing that was passed on so is handed over again.
+            Some(owner) if context.origin != Origin::Overflow => Ok(Verdict::Overflow(owner)),
+            _ => Err(refused),
         }
     }
 

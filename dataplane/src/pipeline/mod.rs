@@ -107,7 +107,8 @@ pub enum Verdict {
     Wait(Ticket),
     /// The packet's flow belongs to that worker.
     Handoff(u16),
-    /// The packet's client has no room at this worker, its home: that worker has its flow, or opens it.
+    /// The packet's client has no room at this worker, its home: that worker has its flow, or opens it. Or the packet is sent
+    /// to a service's port, which is that worker's NAT port of an older flow.
     Overflow(u16),
     /// Counted; release its frames.
     Drop,
@@ -120,7 +121,7 @@ pub enum Origin {
     Queue,
     /// From another worker, because this one owns the flow.
     Handoff,
-    /// From the client's home, which has no room for its flows: see [`Verdict::Overflow`].
+    /// From the client's home, which has no room for its flows, or from the owner of requests: see [`Verdict::Overflow`].
     Overflow,
 }
 
@@ -236,16 +237,18 @@ impl Engine {
         stats: Arc<WorkerStats>,
         events: Arc<ArrayQueue<WorkerEvent>>,
     ) -> io::Result<Self> {
-        let nat_ports = snapshot.nat_ports.slice(config.worker, config.workers);
-        let flows = Flows::new(
+        let nat_ports = snapshot.nat_ports.of_worker(config.worker, config.workers);
+        let mut flows = Flows::new(
             config.flows,
             nat_ports,
             config.seed,
             config.timeouts,
             Arc::clone(&stats),
         )?;
+        let policy = Policy::new(config, snapshot);
+        flows.use_ports(&policy.flow_ports);
         Ok(Self {
-            policy: Policy::new(config, snapshot),
+            policy,
             tables: Tables {
                 flows,
                 fragments: FragmentTable::default(),
@@ -267,15 +270,21 @@ impl Engine {
     }
 
     /// Switches to `snapshot` and returns the one used before. Established flows go on, except those on an own
-    /// address that is not in the snapshot: these end with [`CloseCause::InterfaceLost`].
+    /// address that is not in the snapshot, which end with [`CloseCause::InterfaceLost`], and those whose NAT port is the
+    /// kernel's now, which end with [`CloseCause::PortTaken`].
     ///
     /// [`CloseCause::InterfaceLost`]: vl3lb_common::stats::CloseCause::InterfaceLost
+    /// [`CloseCause::PortTaken`]: vl3lb_common::stats::CloseCause::PortTaken
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.tables.flows.set_snapshot(&snapshot);
-        if orphan::has_died(&self.policy.snapshot, &snapshot) {
+        let before = &self.policy.snapshot.kernel_ports;
+        let takes_ports =
+            !Arc::ptr_eq(before, &snapshot.kernel_ports) && !snapshot.kernel_ports.is_subset(before);
+        if takes_ports || orphan::has_died(&self.policy.snapshot, &snapshot) {
             self.urgent = self.tables.flows.table().sweep_len();
         }
         let former = self.policy.set_snapshot(snapshot, self.tables.flows.table());
+        self.tables.flows.use_ports(&self.policy.flow_ports);
         self.review_fast_path();
         former
     }

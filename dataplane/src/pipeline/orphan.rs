@@ -1,5 +1,5 @@
-//! Connections whose backend has died: both ends are reset at once, though they are silent. A half-open connection that
-//! made room for another one is reset at its backend only.
+//! Connections whose backend has died, or whose NAT port is the kernel's now: both ends are reset at once, though they are
+//! silent. A half-open connection that made room for another one is reset at its backend only.
 //!
 //! The resets have the sequence numbers that the ends wait for, so they are exact (RFC 5961 section 3.2), unless a
 //! segment was lost behind the balancer. An end that has missed one sends a challenge ACK, and is reset as any other that
@@ -19,7 +19,7 @@ use crate::port::{Frame, Port};
 const MOST: usize = 64;
 
 impl Engine {
-    /// Whether a sweep is due at once, because a backend has just died.
+    /// Whether a sweep is due at once, because a backend has just died or the kernel has just got a NAT port.
     pub const fn is_urgent(&self) -> bool {
         self.urgent > 0
     }

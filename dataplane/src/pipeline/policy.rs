@@ -8,7 +8,7 @@ use vl3lb_common::next_hop::{HopGenerations, Link, hop_bucket};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendState, DropReason, Duration, MacAddr, Service, ServiceKey, ServiceSlot, Snapshot,
+    Backend, BackendState, DropReason, Duration, MacAddr, PortSet, Service, ServiceKey, ServiceSlot, Snapshot,
 };
 
 use super::placement::FlowPlacement;
@@ -37,9 +37,9 @@ pub(super) struct Policy {
     pub(super) placement: FlowPlacement,
     /// The smallest MTU of the interface and all routes.
     pub(super) smallest_mtu: u16,
-    /// Whether a service of the snapshot listens at a NAT port, which then is not used for flows.
-    pub(super) services_at_nat_ports: bool,
     nat_ports: NatPorts,
+    /// Those that new flows get.
+    pub(super) flow_ports: PortSet,
     services: ServiceIndex,
     /// What is written in front of a translated packet.
     pub(super) header: LinkHeader,
@@ -137,9 +137,9 @@ impl Policy {
             owner_key: config.owner_key,
             client_flows: config.client_flows.unwrap_or(u32::MAX),
             smallest_mtu: snapshot.smallest_mtu(),
-            services_at_nat_ports: snapshot.has_services_at_nat_ports(),
             reaches: reaches(&snapshot),
             nat_ports: snapshot.nat_ports,
+            flow_ports: snapshot.flow_ports(),
             services: ServiceIndex::default(),
             header: LinkHeader::of(config.framing, snapshot.next_hops.link),
             snapshot,
@@ -150,13 +150,14 @@ impl Policy {
         }
     }
 
-    /// Switches to `snapshot`, whose own addresses `table` has, and returns the former one. O(services + backends).
+    /// Switches to `snapshot`, whose own addresses `table` has, and returns the former one. O(services + backends + NAT
+    /// ports).
     pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, table: &FlowTable) -> Arc<Snapshot> {
         self.nat_ports = snapshot.nat_ports;
+        self.flow_ports = snapshot.flow_ports();
         self.services = ServiceIndex::new(&snapshot, |address| table.find_local(&to_octets(address)));
         self.placement.update(&snapshot);
         self.smallest_mtu = snapshot.smallest_mtu();
-        self.services_at_nat_ports = snapshot.has_services_at_nat_ports();
         self.reaches = reaches(&snapshot);
         self.header = LinkHeader::of(self.framing, snapshot.next_hops.link);
         self.hop_generations = snapshot
@@ -198,18 +199,26 @@ impl Policy {
             < 0
     }
 
-    /// The worker that owns the NAT port which a packet is sent to, if it is one.
+    /// The worker that owns the NAT port which a packet is sent to, if it is one that flows get.
     #[inline(always)]
     pub(super) fn nat_owner(&self, tuple: Tuple) -> Option<u16> {
-        let (ports, port) = (self.nat_ports, tuple.destination_port);
-        ports.contains(port).then(|| {
+        let port = tuple.destination_port;
+        self.flow_ports.contains(port).then(|| {
             // Spares a single worker the division.
             if self.workers == 1 {
                 0
             } else {
-                ports.owner(port, self.workers)
+                self.nat_ports.owner(port, self.workers)
             }
         })
+    }
+
+    /// The same of any port of the range: a service's may be that of a flow that is older.
+    pub(super) fn range_owner(&self, tuple: Tuple) -> Option<u16> {
+        let port = tuple.destination_port;
+        self.nat_ports
+            .contains(port)
+            .then(|| self.nat_ports.owner(port, self.workers))
     }
 
     /// The worker that owns the flows of these addresses and ports.
@@ -354,6 +363,9 @@ impl Policy {
     /// Why a sweep has to end a flow that has not expired; `rested` is the time since it came into its state, for one
     /// that is over.
     pub(super) fn sweep_cause(&self, entry: &HotEntry, rested: Duration) -> Option<CloseCause> {
+        if self.snapshot.kernel_ports.contains(entry.nat_port) {
+            return Some(CloseCause::PortTaken);
+        }
         match self.usable_backend(entry) {
             Err((cause, _)) => Some(cause),
             // A flow that is over does not keep the slot of a backend that is to go.

@@ -63,6 +63,7 @@ fn home(key: u32, length: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     use vl3lb_common::ServiceKey;
     use vl3lb_common::next_hop::{Link, NextHops};
@@ -76,6 +77,7 @@ mod tests {
             addresses: Vec::new(),
             broadcasts: Vec::new(),
             nat_ports: NatPorts::new(1, 2).unwrap(),
+            kernel_ports: Arc::default(),
             mtu: 1_500,
             next_hops: NextHops::new(Link::RawIp, 1, Vec::new(), HashMap::new()),
             services: services.collect(),

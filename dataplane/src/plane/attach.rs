@@ -171,6 +171,7 @@ fn empty_snapshot(nat_ports: vl3lb_common::snapshot::NatPorts, attachment: &Atta
         addresses: Vec::new(),
         broadcasts: Vec::new(),
         nat_ports,
+        kernel_ports: Arc::default(),
         mtu: attachment.mtu,
         next_hops: NextHops::new(attachment.link, 0, Vec::new(), HashMap::new()),
         services: HashMap::default(),

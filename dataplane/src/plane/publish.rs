@@ -108,6 +108,7 @@ fn rules(snapshot: &Snapshot, team: &Team) -> Rules {
         services: snapshot.services.keys().copied().collect(),
         addresses: snapshot.addresses.clone(),
         nat_ports: snapshot.nat_ports,
+        kernel_ports: Arc::clone(&snapshot.kernel_ports),
         workers: team.workers(),
         owner_key: team.owner_key,
     }

@@ -21,10 +21,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use aya::programs::{ProgramError, XdpMode};
-use vl3lb_common::ServiceKey;
 use vl3lb_common::dataplane::{AttachMode, FastPath, Steered};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
+use vl3lb_common::{PortSet, ServiceKey};
 
 use crate::capability;
 use crate::config::{FastPathConfig, Mode};
@@ -46,10 +46,23 @@ pub struct Rules {
     /// The balancer's own addresses, those of all services among them. At most 256.
     pub addresses: Vec<IpAddr>,
     pub nat_ports: NatPorts,
+    /// Ports of the range that are the kernel's.
+    pub kernel_ports: Arc<PortSet>,
     /// Number of workers that flows are divided among.
     pub workers: u16,
     /// The secret of the hash that divides them.
     pub owner_key: OwnerKey,
+}
+
+impl Rules {
+    /// Ports that no flow has as NAT port, though they may be in the range.
+    fn left_out(&self) -> PortSet {
+        let mut ports = PortSet::clone(&self.kernel_ports);
+        for service in &self.services {
+            ports.insert(service.port);
+        }
+        ports
+    }
 }
 
 /// The attached steer programs. Dropping it detaches them and removes the companion pair.
@@ -71,6 +84,7 @@ pub struct Steer {
     /// The contents of the maps.
     services: HashSet<ServiceKey>,
     addresses: HashSet<IpAddr>,
+    left_out: PortSet,
 }
 
 impl Steer {
@@ -207,7 +221,7 @@ impl Steer {
             self.programs.insert_service(&service)?;
             self.services.insert(service);
         }
-        Ok(())
+        self.leave_out(rules.left_out())
     }
 
     /// Removes entries that are not in `rules`, before the workers switch to them.
@@ -222,6 +236,19 @@ impl Steer {
                 self.programs.remove_address(address)?;
                 self.addresses.remove(&address);
             }
+        }
+        // Workers may use ports that are free again as soon as they switch.
+        let mut freed = self.left_out.clone();
+        freed.remove_all(&rules.left_out());
+        let mut kept = self.left_out.clone();
+        kept.remove_all(&freed);
+        self.leave_out(kept)
+    }
+
+    fn leave_out(&mut self, ports: PortSet) -> Result<(), SetupError> {
+        if ports != self.left_out {
+            self.programs.set_left_out(&ports)?;
+            self.left_out = ports;
         }
         Ok(())
     }
@@ -342,6 +369,7 @@ impl Steer {
             shed_memory: Arc::new(shed_memory),
             services: HashSet::new(),
             addresses: HashSet::new(),
+            left_out: PortSet::default(),
         })
     }
 }

@@ -20,7 +20,7 @@ use vl3lb_common::addr::to_octets;
 use vl3lb_common::dataplane::{FastPathPackets, Steered};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
-use vl3lb_common::{MacAddr, ServiceKey};
+use vl3lb_common::{MacAddr, PortSet, ServiceKey};
 
 use super::kernel::{Feature, Kernel};
 use crate::capability;
@@ -42,8 +42,8 @@ pub(super) const STEER_FAR: &str = "steer_far";
 type AddressKey = [u8; 16];
 /// `struct vl3lb_service_key`: address, port in network order, protocol, zero.
 type ServiceBytes = [u8; 20];
-/// `struct vl3lb_config`: first and last NAT port, NAT ports per worker, workers; the interface's MAC address
-/// in three words as it is in memory; zero; the owner key in words of 64 bits as they are in memory.
+/// `struct vl3lb_config`: first and last NAT port, workers; the interface's MAC address in three words as it is in
+/// memory; two words of zero; the owner key in words of 64 bits as they are in memory.
 type Config = [u16; 36];
 
 /// `enum vl3lb_counter`.
@@ -235,12 +235,7 @@ impl Programs {
         owner_key: &OwnerKey,
     ) -> Result<(), SetupError> {
         let mut config = self.config;
-        config[..4].copy_from_slice(&[
-            nat_ports.first(),
-            nat_ports.last(),
-            nat_ports.per_worker(workers),
-            workers,
-        ]);
+        config[..3].copy_from_slice(&[nat_ports.first(), nat_ports.last(), workers]);
         for (words, key) in config[8..].chunks_exact_mut(4).zip(owner_key.words()) {
             for (word, bytes) in words.iter_mut().zip(key.to_ne_bytes().chunks_exact(2)) {
                 *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
@@ -255,7 +250,7 @@ impl Programs {
             return Ok(());
         };
         let mut config = self.config;
-        for (word, bytes) in config[4..7].iter_mut().zip(mac.chunks_exact(2)) {
+        for (word, bytes) in config[3..6].iter_mut().zip(mac.chunks_exact(2)) {
             *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
         }
         self.write_config(config, "the MAC address")
@@ -271,6 +266,14 @@ impl Programs {
             .map_err(|error| rules_error("set", &what, "config", error))?;
         self.config = config;
         Ok(())
+    }
+
+    /// Sets the ports of the range of NAT ports that no flow gets. One system call.
+    pub(super) fn set_left_out(&mut self, ports: &PortSet) -> Result<(), SetupError> {
+        self.map("left_out_ports")
+            .and_then(Array::<_, [u64; PortSet::WORDS]>::try_from)
+            .and_then(|mut map| map.set(0, ports.words(), 0))
+            .map_err(|error| rules_error("set", &"ports that are left out", "left_out_ports", error))
     }
 
     pub(super) fn insert_service(&mut self, service: &ServiceKey) -> Result<(), SetupError> {

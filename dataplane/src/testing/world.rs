@@ -72,6 +72,7 @@ pub(crate) fn snapshot(generation: u64, link: Link) -> Snapshot {
         addresses: vec![IpAddr::from([172, 16, 1, 103])],
         broadcasts: Vec::new(),
         nat_ports: NatPorts::new(20_000, 20_999).expect("not empty"),
+        kernel_ports: Arc::default(),
         mtu: 1500,
         next_hops: NextHops::new(link, 0, Vec::new(), HashMap::new()),
         services,

@@ -132,6 +132,7 @@ impl Tester {
             services: (0..backends).map(backend).collect(),
             addresses: vec![CLIENT_ADDRESS.into()],
             nat_ports: NatPorts::new(FIRST_PORT, FIRST_PORT + flows - 1).expect("at least one flow"),
+            kernel_ports: std::sync::Arc::default(),
             workers,
             owner_key: OwnerKey::from_seed(0),
         };

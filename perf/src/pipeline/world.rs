@@ -72,12 +72,13 @@ impl World {
     /// The backends of `gone` are dead: a sweep ends their flows.
     pub(super) fn snapshot(&self, generation: u64, gone: Option<Group>) -> Arc<Snapshot> {
         let nat_ports = NatPorts::new(NAT_PORTS.0, NAT_PORTS.1).expect("a constant range that is not empty");
-        let per_backend = u32::from(nat_ports.per_worker(1));
+        let per_backend = u32::from(nat_ports.of_worker(0, 1).count);
         let mut snapshot = Snapshot {
             generation: Generation(generation),
             addresses: vec![IpAddr::V4(OWN_ADDRESS)],
             broadcasts: Vec::new(),
             nat_ports,
+            kernel_ports: Arc::default(),
             mtu: 1500,
             next_hops: next_hops(),
             services: HashMap::default(),

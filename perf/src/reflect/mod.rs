@@ -121,6 +121,7 @@ fn rules(listen: &[SocketAddr], workers: u16) -> Rules {
         addresses: Vec::new(),
         // Without addresses there are no NAT ports: the range has no effect.
         nat_ports: NatPorts::new(1, u16::MAX).expect("a range"),
+        kernel_ports: Arc::default(),
         workers,
         owner_key: OwnerKey::from_seed(0),
     }

@@ -16,11 +16,11 @@ use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerSta
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::counters::{FlowCounts, Sample, ServiceCounts};
-use super::local_ports::LocalPort;
 use super::{balancer, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::{HealthTable, Target};
+use crate::local_ports::LocalPorts;
 use crate::network::NetworkView;
 use crate::publisher::{Current, PublisherStats};
 use crate::state::{BackendEntry, Directory, ServiceEntry};
@@ -75,8 +75,10 @@ pub(super) struct Facts<'a> {
     /// `None` where another process makes the interface.
     pub(super) nsm: Option<NsmConnection>,
     pub(super) process: Process,
-    /// NAT ports that programs of this host use.
-    pub(super) local_ports: Vec<LocalPort>,
+    /// Ports of the range of NAT ports that programs of this host use.
+    pub(super) local_ports: Arc<LocalPorts>,
+    /// Flows at a time towards one backend, from one own address.
+    pub(super) nat_port_capacity: u64,
     pub(super) draining: bool,
     /// Why it is not ready; `None` if it is.
     pub(super) not_ready: Option<String>,
@@ -320,7 +322,7 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
         connect_seconds: None,
         nat_ports: NatPortUse {
             used: all.nat_ports,
-            capacity: nat_port_capacity(facts),
+            capacity: facts.nat_port_capacity,
         },
         next_hop: facts.network.and_then(|network| next_hop(network, entry.address)),
         check: facts.checks.get(&target(entry, service)).cloned(),
@@ -343,14 +345,6 @@ fn target(entry: &BackendEntry, service: &ServiceEntry) -> Target {
         address: entry.address,
         port: entry.port,
         instance: entry.instance.clone(),
-    }
-}
-
-/// NAT ports of all workers towards one backend.
-fn nat_port_capacity(facts: &Facts<'_>) -> u64 {
-    match u16::try_from(facts.stats.len()) {
-        Ok(0) | Err(_) => 0,
-        Ok(workers) => u64::from(facts.identity.nat_ports.per_worker(workers)) * u64::from(workers),
     }
 }
 

@@ -5,7 +5,6 @@ mod balancer;
 mod build;
 mod capacity;
 mod counters;
-mod local_ports;
 mod process;
 mod readiness;
 mod reporter;

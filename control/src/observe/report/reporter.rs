@@ -16,14 +16,14 @@ use super::active_since::ActiveSince;
 use super::build::{self, Facts, Identity};
 use super::capacity::Capacity;
 use super::counters::{Sample, Window};
-use super::local_ports::{LocalPort, LocalPorts};
 use super::readiness::NotReady;
 use super::{process, readiness};
 use crate::attachment::FailureReceiver;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::HealthTable;
-use crate::network::{NetworkReceiver, NetworkView};
+use crate::local_ports::LocalPortsReceiver;
+use crate::network::NetworkReceiver;
 use crate::nsm::client::Handle;
 use crate::observe::events::Events;
 use crate::observe::flow_events::FlowEvents;
@@ -50,6 +50,8 @@ pub struct Sources {
     /// The snapshot in use; `None` before the first one.
     pub current: CurrentReceiver,
     pub network: NetworkReceiver,
+    /// Ports of the range of NAT ports that are this host's.
+    pub local_ports: LocalPortsReceiver,
     /// Why attaching to the interface failed.
     pub attach_failure: FailureReceiver,
     pub health: Arc<HealthTable>,
@@ -88,7 +90,6 @@ pub struct Reporter {
     workers_since: OnceLock<Timestamp>,
     window: Mutex<Window>,
     active_since: Mutex<ActiveSince>,
-    local_ports: Mutex<LocalPorts>,
     draining: AtomicBool,
 }
 
@@ -103,7 +104,6 @@ impl Reporter {
             sources,
             window: Mutex::default(),
             active_since: Mutex::default(),
-            local_ports: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -178,7 +178,8 @@ impl Reporter {
             nsm: self.nsm(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
-            local_ports: self.local_ports(network.as_deref()),
+            local_ports: Arc::clone(&self.sources.local_ports.borrow()),
+            nat_port_capacity: self.nat_port_capacity(current.as_deref()),
             draining: self.is_draining(),
             not_ready: self.readiness().err().map(|reason| reason.to_string()),
         });
@@ -186,11 +187,15 @@ impl Reporter {
         report
     }
 
-    /// NAT ports that programs of this host use at the balancer's addresses.
-    fn local_ports(&self, network: Option<&NetworkView>) -> Vec<LocalPort> {
-        let addresses = network.map_or(&[][..], |network| &network.addresses);
-        let now = self.sources.dataplane.now();
-        lock(&self.local_ports).within(self.identity.nat_ports, addresses, now)
+    /// Flows at a time towards one backend from one own address, of all workers together: the NAT ports that are not left
+    /// out. 0 before there are workers.
+    fn nat_port_capacity(&self, current: Option<&Current>) -> u64 {
+        if self.sources.dataplane.stats().is_empty() {
+            return 0;
+        }
+        let nat_ports = self.identity.nat_ports;
+        let all = u64::from(nat_ports.last() - nat_ports.first()) + 1;
+        current.map_or(all, |current| current.snapshot.flow_ports().len().into())
     }
 
     /// Whether the interface is up and attached, and a complete snapshot is live on it. Errors: why not.

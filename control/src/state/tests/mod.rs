@@ -197,6 +197,22 @@ fn a_service_has_a_key_for_each_own_address() {
 }
 
 #[test]
+fn the_ports_of_the_kernel_are_part_of_the_snapshot() {
+    let mut world = World::new();
+    let desired = finance(&[2]);
+    assert!(world.update(&desired));
+    assert!(world.snapshot().kernel_ports.is_empty());
+    let ports = Arc::new(PortSet::from(15_020..=15_021));
+    world.state.set_kernel_ports(&ports);
+    assert!(world.update(&desired));
+    assert!(Arc::ptr_eq(&world.snapshot().kernel_ports, &ports));
+    let flow_ports = world.snapshot().flow_ports();
+    assert!(!flow_ports.contains(15_020) && flow_ports.contains(15_022));
+    world.state.set_kernel_ports(&Arc::new((*ports).clone()));
+    assert!(!world.update(&desired), "equal ports change nothing");
+}
+
+#[test]
 fn the_same_set_in_any_order_and_with_duplicates_changes_nothing() {
     let mut world = World::new();
     let mut desired = finance(&[2, 3, 4]);

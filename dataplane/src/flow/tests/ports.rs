@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use vl3lb_common::PortSet;
+
 use super::*;
 
 #[test]
@@ -208,4 +210,50 @@ fn ports_follow_the_random_numbers_and_cover_the_slice() {
         sixteenths.iter().all(|count| (180..=330).contains(count)),
         "{sixteenths:?}"
     );
+}
+
+#[test]
+fn ports_that_are_left_out_are_not_used_and_do_not_make_others_more_likely() {
+    let mut table = FlowTable::new(40_000, 1024..=u16::MAX, SEED).unwrap();
+    let mut flow_ports = PortSet::from(1024..=32_767);
+    flow_ports.insert_range(61_000..=u16::MAX);
+    table.use_ports(&flow_ports);
+    let mut firsts = 0;
+    for client in 0..36_280 {
+        let opened = table
+            .open(&established(client, 1), at(0), random(u64::from(client)), |_| {
+                true
+            })
+            .unwrap();
+        let port = table.entry(opened.id).nat_port;
+        assert!(flow_ports.contains(port), "{port}");
+        // The first ports behind the gap, which has nearly half of all.
+        firsts += u32::from(client < 1000 && (61_000..61_100).contains(&port));
+    }
+    assert!(
+        firsts < 20,
+        "{firsts} of 1000 flows have a port of 100 among 36,280"
+    );
+    let refused = table.open(&new_flow(40_000, 1), at(0), 0, |_| true);
+    assert_eq!(refused, Err(OpenError::PortsExhausted));
+    table.use_ports(&PortSet::from(1024..=u16::MAX));
+    assert!(table.open(&new_flow(40_000, 1), at(0), 0, |_| true).is_ok());
+}
+
+#[test]
+fn every_worker_has_every_nth_port() {
+    let ports = vl3lb_common::snapshot::NatPorts::new(5000, 5009).unwrap();
+    let mut all = HashSet::new();
+    for (worker, count) in [(0, 4), (1, 3), (2, 3)] {
+        let mut table = FlowTable::new(100, ports.of_worker(worker, 3), SEED).unwrap();
+        for client in 0..count {
+            let opened = open(&mut table, &established(client, 1), at(0));
+            let port = table.entry(opened.id).nat_port;
+            assert_eq!(ports.owner(port, 3), worker);
+            assert!(all.insert(port));
+        }
+        let refused = table.open(&new_flow(99, 1), at(0), 0, |_| true);
+        assert_eq!(refused, Err(OpenError::PortsExhausted));
+    }
+    assert_eq!(all.len(), 10);
 }

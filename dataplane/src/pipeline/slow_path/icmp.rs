@@ -41,7 +41,7 @@ pub(super) fn forward<F: Frame>(
         destination_port: quoted.source_port,
         local,
     };
-    let reply_owner = policy.nat_owner(tuple);
+    let reply_owner = policy.range_owner(tuple);
     if reply_owner == Some(policy.worker)
         && let Some(id) = table.reply(&tuple.reply_key(quoted.destination), error.now)
     {

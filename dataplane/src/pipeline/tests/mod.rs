@@ -15,6 +15,7 @@ mod orphan;
 mod overflow;
 mod overload;
 mod path_mtu;
+mod ports;
 mod properties;
 mod reattach;
 mod routes;

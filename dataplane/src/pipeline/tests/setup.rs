@@ -137,6 +137,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
         addresses,
         broadcasts: vec!["172.16.1.255".parse().unwrap()],
         nat_ports: NatPorts::new(setup.nat_ports.0, setup.nat_ports.1).unwrap(),
+        kernel_ports: Arc::default(),
         mtu: setup.mtu,
         next_hops: NextHops::new(link, 1, routes, HashMap::new()),
         services,

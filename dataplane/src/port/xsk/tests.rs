@@ -47,6 +47,7 @@ impl Bench {
             services: HashSet::from([key(Protocol::Tcp), key(Protocol::Udp)]),
             addresses: vec![IpAddr::from([172, 16, 1, 103])],
             nat_ports: NatPorts::new(10_240, 32_767).unwrap(),
+            kernel_ports: std::sync::Arc::default(),
             workers,
             owner_key: OwnerKey::from_seed(7),
         };

@@ -39,6 +39,7 @@ pub(super) fn rules(workers: u32) -> Rules {
         services: [service(OURS), service(OURS6)].into(),
         addresses: vec![OURS, OURS6],
         nat_ports: NatPorts::new(10_000, 19_999).unwrap(),
+        kernel_ports: Arc::default(),
         workers: u16::try_from(workers).unwrap(),
         owner_key: OwnerKey::from_seed(7),
     }
@@ -185,6 +186,32 @@ fn a_long_frame_reaches_a_native_program() {
 }
 
 #[test]
+fn ports_come_to_the_workers_before_they_are_handed_out_and_go_to_the_kernel_after() {
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
+        let (mut steer, _receivers) = start(Mode::Native, None);
+        let with = |port| Rules {
+            kernel_ports: Arc::new(PortSet::from(port..=port)),
+            ..rules(1)
+        };
+        let passed = |steer: &Steer, port| {
+            let before = steer.steered().passed;
+            send("peer", &framed("nsm-1", &reply(port)));
+            steer.steered().passed > before
+        };
+        steer.restrict(&with(10_001)).unwrap();
+        assert!(!passed(&steer, 10_001), "workers still hand it out");
+        steer.allow(&with(10_001)).unwrap();
+        assert!(passed(&steer, 10_001));
+        steer.restrict(&with(10_002)).unwrap();
+        assert!(!passed(&steer, 10_001), "workers are about to hand it out");
+        assert!(!passed(&steer, 10_002));
+        steer.allow(&with(10_002)).unwrap();
+        assert!(passed(&steer, 10_002));
+    });
+}
+
+#[test]
 fn the_companion_pair_brings_each_flow_to_its_owner() {
     in_namespace(|| {
         veth_pair(
@@ -200,7 +227,7 @@ fn the_companion_pair_brings_each_flow_to_its_owner() {
         assert_eq!((steer.receive_interface(), steer.queues()), ("lbf-nsm-1", 2));
         let client = to_octets(CLIENT);
         let flows = (0..32_u16).flat_map(|i| {
-            let (client_port, nat_port) = (40_000 + i, 10_000 + 300 * i);
+            let (client_port, nat_port) = (40_000 + i, 10_000 + 301 * i);
             let by_hash = reduce(OwnerKey::from_seed(7).hash(&client, client_port, PORT, UDP), 2);
             let by_port = u32::from(rules(2).nat_ports.owner(nat_port, 2));
             [(request(client_port), by_hash), (reply(nat_port), by_port)]

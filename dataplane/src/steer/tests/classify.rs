@@ -186,6 +186,33 @@ fn only_the_balancers_packets_are_redirected() {
 }
 
 #[test]
+fn packets_to_ports_that_are_left_out_are_passed_unless_a_service_is_there() {
+    let mut bench = Bench::new();
+    let mut left_out = PortSet::from(15_020..=15_021);
+    left_out.insert(PORT);
+    for way in &mut bench.ways {
+        way.programs.set_left_out(&left_out).unwrap();
+    }
+    for (port, ours) in [
+        (15_019, true),
+        (15_020, false),
+        (15_021, false),
+        (15_022, true),
+        (PORT, true),
+    ] {
+        let reply = tcp(BACKEND, 8081, OURS, port);
+        assert_eq!(bench.is_ours(&reply), ours, "{port}");
+        let later = v4(TCP, port, 100, &[0; 32]);
+        assert_eq!(
+            bench.is_ours(&v4(TCP, port, MORE, &ports(8081, port))),
+            ours,
+            "a fragment, {port}"
+        );
+        assert_eq!(bench.is_ours(&later), ours, "another fragment, {port}");
+    }
+}
+
+#[test]
 fn truncated_packets_never_reach_a_worker_without_their_ports() {
     let mut bench = Bench::new();
     for (description, packet, _) in table() {

@@ -19,7 +19,7 @@ int main(void)
 {
 	unsigned char address[16];
 	unsigned long long key[VL3LB_OWNER_KEY_WORDS];
-	unsigned int client_port, service_port, protocol, workers, first, last, per_worker, nat_port;
+	unsigned int client_port, service_port, protocol, workers, first, last, nat_port;
 
 	for (;;) {
 		__be32 words[4];
@@ -28,10 +28,10 @@ int main(void)
 		for (int i = 0; i < 16; i++)
 			if (scanf("%2hhx", &address[i]) != 1)
 				return 0;
-		if (scanf("%u %u %u %u %u %u %u %u", &client_port, &service_port, &protocol, &workers, &first,
-			  &last, &per_worker, &nat_port) != 8)
+		if (scanf("%u %u %u %u %u %u %u", &client_port, &service_port, &protocol, &workers, &first,
+			  &last, &nat_port) != 7)
 			return 1;
-		struct vl3lb_config config = { first, last, per_worker, workers };
+		struct vl3lb_config config = { first, last, workers };
 		for (int i = 0; i < VL3LB_OWNER_KEY_WORDS; i++) {
 			if (scanf("%llu", &key[i]) != 1)
 				return 1;
@@ -111,14 +111,13 @@ fn line(case: &Case) -> String {
     let address: String = case.client.iter().map(|byte| format!("{byte:02x} ")).collect();
     let key: String = case.key.words().iter().map(|word| format!(" {word}")).collect();
     format!(
-        "{address}{} {} {} {} {} {} {} {}{key}\n",
+        "{address}{} {} {} {} {} {} {}{key}\n",
         case.ports.0,
         case.ports.1,
         case.protocol,
         case.workers,
         case.nat.first(),
         case.nat.last(),
-        case.nat.per_worker(case.workers),
         case.nat_port,
     )
 }

@@ -101,6 +101,7 @@ impl XdpEngine {
             services: HashSet::new(),
             addresses: tuples.sources.clone(),
             nat_ports: tuples.range(workers),
+            kernel_ports: std::sync::Arc::default(),
             workers,
             owner_key: OwnerKey::from_seed(0),
         };

@@ -53,9 +53,9 @@ pub(super) fn forgotten_clients(facts: &Facts<'_>) -> impl Iterator<Item = Warni
         })
 }
 
-/// Programs of this host whose port is a NAT port get no packets.
+/// Ports of programs of this host are left out of the NAT ports.
 pub(super) fn taken_ports(facts: &Facts<'_>) -> Option<Warning> {
-    let ports = &facts.local_ports;
+    let ports = &facts.local_ports.uses;
     let shown: Vec<String> = ports
         .iter()
         .take(MOST_TROUBLES)
@@ -70,10 +70,10 @@ pub(super) fn taken_ports(facts: &Facts<'_>) -> Option<Warning> {
     };
     let (first, last) = (facts.identity.nat_ports.first(), facts.identity.nat_ports.last());
     let text = format!(
-        "natPorts {first}-{last} has ports of programs on this host, which get no packets: {}{more}",
+        "natPorts {first}-{last} leaves out ports of programs on this host: {}{more}",
         shown.join(", ")
     );
-    let next = "move `natPorts`, or give the program another port";
+    let next = "none is needed; a flow that had such a port has ended. Move `natPorts` or the program for more NAT ports";
     Some(about("natPorts", next, warn("nat_ports_taken", text)))
 }
 

@@ -180,6 +180,7 @@ impl Network {
             addresses: vec![own(true), own(false)],
             broadcasts: vec![Ipv4Addr::new(172, 16, 1, 255)],
             nat_ports: NatPorts::new(self.nat_ports.0, self.nat_ports.1).expect("not empty"),
+            kernel_ports: Arc::default(),
             mtu: MTU,
             next_hops: NextHops::new(link, 1, routes, HashMap::new()),
             services,
