@@ -89,10 +89,11 @@ fn check(args: &ConfigArgs) -> Result<(), Failure> {
     }
     let ports = loaded.config.nat_ports;
     note(&format!(
-        "note: natPorts {}-{} allow {} flows at a time to each backend",
+        "note: natPorts {}-{} allow {} flows at a time to each backend from each own address, less what programs on this host \
+         use",
         ports.first(),
         ports.last(),
-        ports.per_worker(1)
+        loaded.flows_per_backend
     ));
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
     let megabytes = |bytes: u64| format!("{:.1} MB of kernel memory", bytes as f64 / 1e6);

@@ -223,7 +223,7 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
     });
     let kernel = format!("{}-{}", ephemeral.start(), ephemeral.end());
     match given.flatten() {
-        Some(ports) if nat_ports::overlap(ports, ephemeral) => {
+        Some(ports) if nat_ports::free(ports, ephemeral) == 0 => {
             section.reject(
                 "natPorts",
                 format!("{}-{}", ports.first(), ports.last()),
@@ -242,7 +242,7 @@ fn read_nat_ports(section: &mut Section<'_>, ephemeral: &RangeInclusive<u16>) ->
                     "natPorts",
                     "auto",
                     format!(
-                        "only if the kernel's ephemeral ports {kernel} leave room from 10240 on: \
+                        "only if the kernel's ephemeral ports {kernel} leave room from 1024 on: \
                          narrow net.ipv4.ip_local_port_range"
                     ),
                 );

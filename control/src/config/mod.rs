@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{Duration, PortSet, Protocol};
 
 pub use error::{ConfigError, join_errors};
 pub use health_check::{
@@ -208,6 +208,9 @@ pub struct Loaded {
     pub config: Config,
     /// Valid settings with unexpected effects, for the log.
     pub notes: Vec<String>,
+    /// Flows at a time to each backend from each own address: `natPorts` without the kernel's ephemeral ports and without
+    /// ports of services. What programs use of the rest is left out too, when it is known.
+    pub flows_per_backend: u32,
 }
 
 impl Config {
@@ -276,13 +279,45 @@ impl Config {
             }
             config.services.extend(draft.finish(config.uses_nsm()));
         }
-        config.check_listeners(&mut errors);
+        notes.extend(config.overlap_note(ephemeral));
+        config.check_nat_ports(&mut errors);
         config.check_own_addresses(&mut errors);
         if errors.is_empty() {
-            Ok(Loaded { config, notes })
+            let flows_per_backend = config.flows_per_backend(ephemeral);
+            Ok(Loaded {
+                config,
+                notes,
+                flows_per_backend,
+            })
         } else {
             Err(errors)
         }
+    }
+
+    /// A chosen range that the kernel's ephemeral ports make smaller.
+    fn overlap_note(&self, ephemeral: &RangeInclusive<u16>) -> Option<String> {
+        let ports = self.nat_ports;
+        let all = u32::from(ports.last() - ports.first()) + 1;
+        let free = nat_ports::free(ports, ephemeral);
+        (free < all && nat_ports::choose(ephemeral) != Some(ports)).then(|| {
+            format!(
+                "natPorts: {}-{} overlaps the kernel's ephemeral ports {}-{} (net.ipv4.ip_local_port_range), which are left \
+                 out: {free} ports remain",
+                ports.first(),
+                ports.last(),
+                ephemeral.start(),
+                ephemeral.end()
+            )
+        })
+    }
+
+    fn flows_per_backend(&self, ephemeral: &RangeInclusive<u16>) -> u32 {
+        let mut ports = PortSet::from(self.nat_ports.first()..=self.nat_ports.last());
+        ports.remove_all(&PortSet::from(ephemeral.clone()));
+        for service in &self.services {
+            ports.remove(service.port);
+        }
+        ports.len()
     }
 
     /// The configuration as YAML with all defaults.
@@ -388,29 +423,8 @@ impl Config {
         }
     }
 
-    /// A listener on a NAT port would conflict with replies to that port. Loopback addresses cannot conflict.
-    fn check_listeners(&self, errors: &mut Vec<ConfigError>) {
-        for (field, port, loopback) in [
-            (
-                "dns.listen",
-                self.dns.listen.port(),
-                self.dns.listen.is_loopback(),
-            ),
-            (
-                "admin.listen",
-                self.admin.listen.port(),
-                self.admin.listen.ip().is_loopback(),
-            ),
-        ] {
-            if !loopback && self.nat_ports.contains(port) {
-                let (first, last) = (self.nat_ports.first(), self.nat_ports.last());
-                errors.push(ConfigError::new(
-                    field,
-                    port.to_string(),
-                    format!("a port outside natPorts {first}-{last}"),
-                ));
-            }
-        }
+    /// Each worker needs a NAT port of its own.
+    fn check_nat_ports(&self, errors: &mut Vec<ConfigError>) {
         let workers = match &self.workers {
             Workers::Auto => 1,
             Workers::Cores(cores) => cores.len(),

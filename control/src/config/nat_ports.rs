@@ -1,9 +1,11 @@
 //! The range of NAT ports: source ports of translated flows.
 //!
-//! It must not overlap the kernel's ephemeral ports: a reply to a local connection would look like a reply to a flow.
+//! The kernel's ephemeral ports are left out of it, like ports of programs (`local_ports`): a reply to a local connection
+//! would look like a reply to a flow.
 
 use std::ops::RangeInclusive;
 
+use vl3lb_common::PortSet;
 use vl3lb_common::snapshot::NatPorts;
 
 /// The ephemeral port range of this network namespace.
@@ -12,10 +14,10 @@ pub(super) const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_rang
 /// The valid values, for errors.
 pub(super) const FORM: &str = "auto, or a range such as 10240-32767";
 
-/// Lower ports are left to well-known services.
-const LOWEST: u16 = 10_240;
+/// Lower ports are those of well-known services (RFC 6335 section 6); RFC 6056 section 3.2 takes all others.
+const LOWEST: u16 = 1024;
 /// `auto` needs at least this many ports.
-const FEWEST: u16 = 1024;
+const FEWEST: u32 = 1024;
 
 /// Reads the text of [`LOCAL_PORT_RANGE`].
 pub(super) fn parse_local_port_range(text: &str) -> Option<RangeInclusive<u16>> {
@@ -26,16 +28,21 @@ pub(super) fn parse_local_port_range(text: &str) -> Option<RangeInclusive<u16>> 
     }
 }
 
-/// The largest range from [`LOWEST`] on that does not overlap `ephemeral`; with the kernel's default 32768-60999, the
-/// range below it. `None` if there is no such range.
+/// The ports from [`LOWEST`] on, without `ephemeral` at the beginning or end; in between, it is left out when ports are
+/// handed out. `None` if too few are left.
 pub(super) fn choose(ephemeral: &RangeInclusive<u16>) -> Option<NatPorts> {
-    let below = (LOWEST, ephemeral.start().saturating_sub(1));
-    let above = (ephemeral.end().saturating_add(1).max(LOWEST), u16::MAX);
-    [below, above]
-        .into_iter()
-        .filter(|&(first, last)| last >= first && last - first >= FEWEST && !ephemeral.contains(&last))
-        .max_by_key(|&(first, last)| (last - first, std::cmp::Reverse(first)))
-        .and_then(|(first, last)| NatPorts::new(first, last))
+    let first = if *ephemeral.start() <= LOWEST {
+        ephemeral.end().checked_add(1)?.max(LOWEST)
+    } else {
+        LOWEST
+    };
+    let last = if *ephemeral.end() == u16::MAX {
+        ephemeral.start().checked_sub(1)?
+    } else {
+        u16::MAX
+    };
+    let ports = NatPorts::new(first, last)?;
+    (free(ports, ephemeral) >= FEWEST).then_some(ports)
 }
 
 /// Reads `10240-32767`.
@@ -44,9 +51,11 @@ pub(super) fn parse(text: &str) -> Option<NatPorts> {
     NatPorts::new(first.trim().parse().ok()?, last.trim().parse().ok()?)
 }
 
-/// Whether a port of `ports` is also one of `ephemeral`.
-pub(super) fn overlap(ports: NatPorts, ephemeral: &RangeInclusive<u16>) -> bool {
-    ports.first() <= *ephemeral.end() && *ephemeral.start() <= ports.last()
+/// How many of `ports` are not `ephemeral`.
+pub(super) fn free(ports: NatPorts, ephemeral: &RangeInclusive<u16>) -> u32 {
+    let mut free = PortSet::from(ports.first()..=ports.last());
+    free.remove_all(&PortSet::from(ephemeral.clone()));
+    free.len()
 }
 
 #[cfg(test)]
@@ -54,13 +63,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_uses_the_larger_range_beside_the_ephemeral_ports() {
+    fn auto_uses_all_that_the_ephemeral_ports_leave() {
         for (ephemeral, want) in [
-            (32_768..=60_999, Some((10_240, 32_767))),
-            (15_000..=40_000, Some((40_001, 65_535))),
+            (32_768..=60_999, Some((1024, 65_535))),
+            (63_488..=65_535, Some((1024, 63_487))),
             (1024..=20_000, Some((20_001, 65_535))),
-            (40_000..=65_535, Some((10_240, 39_999))),
-            (10_500..=65_000, None),
+            (1..=1023, Some((1024, 65_535))),
+            (2047..=65_535, None),
+            (2048..=65_535, Some((1024, 2047))),
+            (1024..=64_512, None),
             (1..=65_535, None),
         ] {
             let got = choose(&ephemeral).map(|ports| (ports.first(), ports.last()));

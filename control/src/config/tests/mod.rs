@@ -64,7 +64,7 @@ admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
 fn the_documented_example_is_valid() {
     let config = parse(FULL).unwrap();
     assert_eq!(config.interface, "nsm-1");
-    assert_eq!(config.nat_ports, NatPorts::new(10_240, 32_767).unwrap());
+    assert_eq!(config.nat_ports, NatPorts::new(1024, 65_535).unwrap());
     let [service] = &config.services[..] else {
         panic!("one service expected")
     };
@@ -205,8 +205,18 @@ services:
 }
 
 #[test]
-fn a_loopback_listener_may_use_a_nat_port() {
-    assert!(parse("{admin: {listen: '127.0.0.1:12000'}, dns: {listen: '127.0.0.1:15353'}}").is_ok());
+fn the_ports_of_services_and_ephemeral_ones_are_no_nat_ports() {
+    for (text, flows) in [
+        ("{}", 36_280),
+        (
+            "services: [{name: a, port: 8080}, {name: b, port: 80}, {name: c, port: 40000}]",
+            36_279,
+        ),
+        ("natPorts: 10240-32767", 22_528),
+    ] {
+        let loaded = Config::parse(Some(text), "lb.yaml", &no_env, &EPHEMERAL).unwrap();
+        assert_eq!(loaded.flows_per_backend, flows, "{text}");
+    }
 }
 
 #[test]
@@ -225,6 +235,23 @@ fn a_service_on_an_ephemeral_port_is_noted() {
           net.ipv4.ip_local_reserved_ports, or the kernel may use it for a local connection"
         ]
     );
+}
+
+#[test]
+fn a_range_that_overlaps_ephemeral_ports_is_noted() {
+    let notes = |text| {
+        let loaded = Config::parse(Some(text), "lb.yaml", &no_env, &EPHEMERAL).unwrap();
+        loaded.notes
+    };
+    assert_eq!(
+        notes("natPorts: 30000-40000"),
+        [
+            "natPorts: 30000-40000 overlaps the kernel's ephemeral ports 32768-60999 (net.ipv4.ip_local_port_range), which are \
+          left out: 2768 ports remain"
+        ]
+    );
+    assert!(notes("natPorts: auto").is_empty());
+    assert!(notes("natPorts: 10240-32767").is_empty());
 }
 
 #[test]
