@@ -1,29 +1,36 @@
-//! Endpoints: the (address, port, protocol) to which flows are translated.
+//! Endpoints: the (address, port, protocol) to which flows are translated, and the own address from which.
 //!
 //! Several backend slots may have the same endpoint: two services on one backend, or a backend that left and came back
 //! while flows of its former slot go on. Whatever must not be shared by two flows to one endpoint (NAT ports), and
-//! whatever makes room there, belongs to the endpoint and not to the slot.
+//! whatever makes room there, belongs to the endpoint and not to the slot. Flows from different own addresses cannot
+//! collide, so each own address has endpoints, and so NAT ports, of its own.
 //!
-//! An endpoint keeps its number while it has flows. A slot has one endpoint while it has flows, since the control side
-//! gives it to another backend only then.
+//! An endpoint keeps its number while it has flows. A slot has one endpoint for each own address while it has flows, since
+//! the control side gives it to another backend only then.
 
 use vl3lb_common::BackendSlot;
 use vl3lb_common::snapshot::MAX_BACKENDS;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::header::MAX_LOCALS;
 use super::key::HashSeed;
 use super::mapping::Region;
 
 /// Places in the hash table of endpoints: half of them are free when every number is in use.
 pub(super) const PLACES: usize = 2 * MAX_BACKENDS;
 
-/// Where flows are translated to.
+/// Where flows are translated to, and from which own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub address: [u8; 16],
     pub port: u16,
     pub protocol: u8,
+    /// Index of the own address.
+    pub local: u8,
 }
+
+/// Elements of the table of endpoints by slot and own address. Untouched ones cost no memory.
+pub(super) const SLOT_ENDPOINTS: usize = MAX_BACKENDS * MAX_LOCALS;
 
 /// The number of an endpoint in one flow table, below [`MAX_BACKENDS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,14 +55,17 @@ pub(crate) struct Record {
     flows: u32,
     /// Those of them that are not over.
     live: u32,
-    _unused: u32,
+    local: u8,
+    _unused: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Record>() == 32);
 
 impl Record {
     fn is(&self, endpoint: &Endpoint) -> bool {
-        self.known != 0 && self.is_at(&endpoint.address, endpoint.port) && self.protocol == endpoint.protocol
+        self.known != 0
+            && self.is_at(&endpoint.address, endpoint.port)
+            && (self.protocol, self.local) == (endpoint.protocol, endpoint.local)
     }
 
     /// Whether the endpoint has this address and port.
@@ -69,6 +79,7 @@ impl Record {
             address: self.address,
             port: self.port,
             protocol: self.protocol,
+            local: self.local,
         }
     }
 }
@@ -79,7 +90,7 @@ pub(super) struct Endpoints {
     records: Region<Record>,
     /// By hash, with linear probing: the number plus one, 0 for a free place.
     places: Region<u32>,
-    /// By backend slot: the number plus one of the endpoint that it had last, 0 for none.
+    /// By backend slot, then by own address: the number plus one of the endpoint that it had last, 0 for none.
     of_slot: Region<u32>,
     /// Flows by backend slot.
     slot_flows: Region<u32>,
@@ -117,12 +128,15 @@ impl Endpoints {
 
     /// The endpoint of a slot's flows, if it is `endpoint`. O(1).
     pub(super) fn known(&self, slot: BackendSlot, endpoint: &Endpoint) -> Option<EndpointId> {
-        let id = self.of_slot.get(slot.index())?.checked_sub(1)?;
+        let id = self
+            .of_slot
+            .get(slot_endpoint(slot, endpoint.local))?
+            .checked_sub(1)?;
         self.records[id as usize].is(endpoint).then_some(EndpointId(id))
     }
 
     /// The number of `endpoint`, from now on that of `slot`. O(1), but O([`MAX_BACKENDS`]) if all numbers have been
-    /// given out. `None` if there is no such slot, or it has flows to another endpoint.
+    /// given out. `None` if there is no such slot, it has flows to another endpoint, or all numbers have flows.
     pub(super) fn resolve(
         &mut self,
         slot: BackendSlot,
@@ -132,14 +146,20 @@ impl Endpoints {
         if let Some(id) = self.known(slot, endpoint) {
             return Some(id);
         }
-        if *self.slot_flows.get(slot.index())? > 0 {
+        let former = self
+            .of_slot
+            .get(slot_endpoint(slot, endpoint.local))?
+            .checked_sub(1);
+        let former = former.map(|id| &self.records[id as usize]);
+        let has_former = former.is_some_and(|former| former.local == endpoint.local && former.flows > 0);
+        if has_former && *self.slot_flows.get(slot.index())? > 0 {
             return None;
         }
         let id = match self.find(endpoint, seed) {
             Ok(id) => id,
             Err(_) => self.add(endpoint, seed)?,
         };
-        self.of_slot[slot.index()] = id.0 + 1;
+        self.of_slot[slot_endpoint(slot, endpoint.local)] = id.0 + 1;
         Some(id)
     }
 
@@ -149,9 +169,9 @@ impl Endpoints {
         &self.records[id.index()]
     }
 
-    /// The endpoint of a slot that has flows.
-    pub(super) fn of_flows(&self, slot: BackendSlot) -> EndpointId {
-        EndpointId(self.of_slot[slot.index()].saturating_sub(1))
+    /// The endpoint of a slot that has flows from an own address.
+    pub(super) fn of_flows(&self, slot: BackendSlot, local: u8) -> EndpointId {
+        EndpointId(self.of_slot[slot_endpoint(slot, local)].saturating_sub(1))
     }
 
     /// Flows of a slot. O(1).
@@ -224,7 +244,8 @@ impl Endpoints {
             known: 1,
             flows: 0,
             live: 0,
-            _unused: 0,
+            local: endpoint.local,
+            _unused: [0; 3],
         };
         self.places[at] = id + 1;
         Some(EndpointId(id))
@@ -276,7 +297,19 @@ impl Endpoints {
     }
 }
 
+/// The place of a slot's endpoint; out of the table for a slot that cannot be.
+const fn slot_endpoint(slot: BackendSlot, local: u8) -> usize {
+    slot.index()
+        .saturating_mul(MAX_LOCALS)
+        .saturating_add(local as usize)
+}
+
 fn place(endpoint: &Endpoint, seed: &HashSeed) -> usize {
-    let hash = seed.endpoint_hash(&endpoint.address, endpoint.port, endpoint.protocol);
+    let hash = seed.endpoint_hash(
+        &endpoint.address,
+        endpoint.port,
+        endpoint.protocol,
+        endpoint.local,
+    );
     (hash.0 >> 32) as usize % PLACES
 }

@@ -102,9 +102,9 @@ impl HashSeed {
         self.hash(Kind::Request, client, (low, high), 1, 0)
     }
 
-    /// The hash of an address, port and protocol that flows are translated to.
-    pub(super) fn endpoint_hash(&self, address: &[u8; 16], port: u16, protocol: u8) -> Hash {
-        self.hash(Kind::Reply, address, (port, 0), 0, protocol)
+    /// The hash of an address, port and protocol that flows are translated to, and of the index of an own address.
+    pub(super) fn endpoint_hash(&self, address: &[u8; 16], port: u16, protocol: u8, local: u8) -> Hash {
+        self.hash(Kind::Reply, address, (port, 0), local, protocol)
     }
 
     /// Two folded multiplications in the manner of wyhash.

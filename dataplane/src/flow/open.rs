@@ -84,6 +84,7 @@ impl NewFlow {
             address: self.backend,
             port: self.backend_port,
             protocol: self.protocol,
+            local: self.local,
         }
     }
 }

@@ -90,7 +90,8 @@ impl FlowTable {
             + span::<u32>(counters);
         let backend_bytes = span::<Record>(MAX_BACKENDS)
             + span::<u32>(endpoint::PLACES)
-            + 3 * span::<u32>(MAX_BACKENDS)
+            + span::<u32>(endpoint::SLOT_ENDPOINTS)
+            + 2 * span::<u32>(MAX_BACKENDS)
             + span::<endpoint::Numbers>(1)
             + span::<Ends>(QUEUES)
             + span::<u64>(OCCUPIED_WORDS)
@@ -117,7 +118,7 @@ impl FlowTable {
         let endpoints = Endpoints::new(
             mapping.carve(MAX_BACKENDS),
             mapping.carve(endpoint::PLACES),
-            mapping.carve(MAX_BACKENDS),
+            mapping.carve(endpoint::SLOT_ENDPOINTS),
             mapping.carve(MAX_BACKENDS),
             mapping.carve(1),
         );
@@ -220,7 +221,7 @@ impl FlowTable {
 
     /// Adds a flow with a NAT port that [`make_room`](Self::make_room) found. `None` if the table is full.
     pub(super) fn insert(&mut self, new: &NewFlow, nat_port: u16, now: Timestamp) -> Option<FlowId> {
-        let endpoint = self.endpoints.of_flows(new.backend_slot);
+        let endpoint = self.endpoints.of_flows(new.backend_slot, new.local);
         let mut entry = HotEntry::new(new, endpoint, nat_port);
         entry.expire_after(now, new.timeout.into());
         let (request, reply) = (entry.request_key(), self.reply_key(&entry));

@@ -64,6 +64,7 @@ fn select_one(
         address: to_octets(backend.address),
         port: backend.port,
         protocol: tuple.protocol.number(),
+        local: tuple.local,
     };
     let random = tables.selector.random();
     let nat_port = table.free_port(backend_slot, &endpoint, random)?;

@@ -322,7 +322,7 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
         connect_seconds: None,
         nat_ports: NatPortUse {
             used: all.nat_ports,
-            capacity: facts.nat_port_capacity,
+            capacity: facts.nat_port_capacity * own_addresses(facts, entry.address),
         },
         next_hop: facts.network.and_then(|network| next_hop(network, entry.address)),
         check: facts.checks.get(&target(entry, service)).cloned(),
@@ -346,6 +346,13 @@ fn target(entry: &BackendEntry, service: &ServiceEntry) -> Target {
         port: entry.port,
         instance: entry.instance.clone(),
     }
+}
+
+/// Own addresses of the family of `backend`: each has all NAT ports towards it.
+fn own_addresses(facts: &Facts<'_>, backend: IpAddr) -> u64 {
+    let Some(current) = facts.current else { return 1 };
+    let addresses = current.snapshot.addresses.iter();
+    addresses.filter(|own| own.is_ipv4() == backend.is_ipv4()).count() as u64
 }
 
 fn next_hop(network: &NetworkView, address: IpAddr) -> Option<NextHop> {

@@ -257,3 +257,31 @@ fn every_worker_has_every_nth_port() {
     }
     assert_eq!(all.len(), 10);
 }
+
+#[test]
+fn each_own_address_has_all_ports_towards_a_backend() {
+    let mut table = FlowTable::new(100, 5000..=5009, SEED).unwrap();
+    let mut replies = HashSet::new();
+    for client in 0..30 {
+        let new = NewFlow {
+            local: u8::try_from(client % 3).unwrap(),
+            ..established(client, 1)
+        };
+        let opened = open(&mut table, &new, at(0));
+        assert!(replies.insert(table.reply_key(table.entry(opened.id))));
+    }
+    assert_eq!(table.ports_used(BackendSlot(1)), 30);
+    for local in 0..3 {
+        let new = NewFlow {
+            local,
+            ..new_flow(99, 1)
+        };
+        let refused = table.open(&new, at(0), 0, |_| true);
+        assert_eq!(refused, Err(OpenError::PortsExhausted));
+    }
+    let another = NewFlow {
+        local: 3,
+        ..new_flow(99, 1)
+    };
+    assert!(table.open(&another, at(0), 0, |_| true).is_ok());
+}
