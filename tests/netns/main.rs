@@ -68,6 +68,7 @@ mod local_ports;
 mod long_download;
 mod malformed;
 mod monitoring;
+mod pid_1;
 mod pressure;
 mod queues;
 mod reject;

@@ -5,18 +5,19 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use vl3lb_testbed::OrPanic;
 use vl3lb_testbed::addresses::{Family, INTERFACE};
+use vl3lb_testbed::{OrPanic, process};
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::server::greeting;
+use vl3lb_tests::topology::Topology;
 use vl3lb_tests::{client, wait};
 
 use super::{
-    assert_no_defects, download, echo, get, get_at, http, interface, interface_lost, wait_interface_lost,
-    wait_not_ready,
+    assert_no_defects, download, echo, get, get_at, http, interface, interface_lost, two_servers,
+    wait_interface_lost, wait_not_ready,
 };
-use crate::finance::PORT;
+use crate::finance::{self, PORT, http_servers};
 
 on_attachments!(the_mtu_and_the_mac_address_change_under_a_download: every_veth_mode);
 
@@ -25,7 +26,7 @@ fn the_mtu_and_the_mac_address_change_under_a_download(attachment: &Attachment) 
     let (topology, balancer) = (&testbed.topology, &testbed.balancer);
     let ip = |lines: &str| topology.balancer.netns.ip(lines).or_panic();
     download(topology, Family::V4, || {
-        ip(&format!("link set {INTERFACE} address 02:00:00:00:00:77"));
+        ip(&format!("link set {INTERFACE} address 02:aa:bb:cc:dd:01"));
     });
     get(topology);
     download(topology, Family::V4, || {
@@ -38,6 +39,38 @@ fn the_mtu_and_the_mac_address_change_under_a_download(attachment: &Attachment) 
     get(topology);
     assert_no_defects(balancer);
     assert_eq!(interface_lost(balancer), 0.0);
+}
+
+/// Connections after the number of queues has changed. The companion pair has queues of its own.
+const CONNECTIONS: usize = 20;
+
+on_attachments!(receive_queues_are_added_under_a_download:
+    veth_auto = Attachment::VETH_AUTO.two_queues(),
+    veth_companion = Attachment::VETH_COMPANION.two_queues(),
+);
+
+fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
+    let shape = two_servers(attachment);
+    let topology = Topology::build(&shape);
+    let _servers = http_servers(&topology);
+    let own = &topology.balancer;
+    let set_queues = |count: &str| {
+        let mut ethtool = own.netns.command("ethtool");
+        process::run(ethtool.args(["-L", INTERFACE, "rx", count])).or_panic();
+    };
+    set_queues("1");
+    let balancer = Balancer::start(own, &finance::config(&topology, attachment.mode));
+    download(&topology, Family::V4, || set_queues("2"));
+    for number in 0..CONNECTIONS {
+        let family = Family::BOTH[number % 2];
+        let answer = client::curl(
+            &topology.clients[0].netns,
+            &client::url(family.balancer(), PORT, "/"),
+        );
+        assert!(answer.starts_with("Hello!"), "connection {number}: {answer}");
+    }
+    assert_no_defects(&balancer);
+    assert_eq!(interface_lost(&balancer), 0.0);
 }
 
 #[test]
