@@ -31,6 +31,8 @@ pub enum DropReason {
     SourceNotAllowed,
     /// The service has no backend of this family; rejected with RST or Port Unreachable.
     NoBackend,
+    /// Each backend of the service has as many flows as one may have (`maxFlowsPerBackend`).
+    BackendsFull,
     /// The flow's backend is down.
     BackendDown,
     /// The flow's backend was removed and its drain time is over.
@@ -73,7 +75,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
@@ -86,6 +88,7 @@ impl DropReason {
         Self::BackendLoop,
         Self::SourceNotAllowed,
         Self::NoBackend,
+        Self::BackendsFull,
         Self::BackendDown,
         Self::DrainDeadline,
         Self::NoRoute,
@@ -129,6 +132,7 @@ impl DropReason {
             Self::BackendLoop => "backend_loop",
             Self::SourceNotAllowed => "source_not_allowed",
             Self::NoBackend => "no_backend",
+            Self::BackendsFull => "backends_full",
             Self::BackendDown => "backend_down",
             Self::DrainDeadline => "drain_deadline",
             Self::NoRoute => "no_route",
@@ -170,6 +174,7 @@ impl DropReason {
             }
             Self::SourceNotAllowed => "if the client should be served, add its network to `sourceRanges`",
             Self::NoBackend => "add a backend of this address family, or look why the known ones are out",
+            Self::BackendsFull => "add backends, or raise `maxFlowsPerBackend`",
             Self::BackendDown => "look at the backend",
             Self::DrainDeadline => "raise the service's drain time if flows need longer",
             Self::NoRoute => {

@@ -85,6 +85,29 @@ impl Pool {
         }
     }
 
+    /// Picks a backend that `has_room`: the one that [`pick`](Self::pick) picks, else one of the others. Which one of them
+    /// depends on the hash or the cursor, so that the flows of a full backend spread over all others.
+    ///
+    /// Cost: O(1) while the first has room, else O(backends).
+    pub fn pick_with_room(
+        &self,
+        hash: u64,
+        cursor: u64,
+        flows: impl Fn(BackendSlot) -> u64,
+        has_room: impl Fn(BackendSlot) -> bool,
+    ) -> Option<BackendSlot> {
+        let first = self.pick(hash, cursor, &flows)?;
+        if has_room(first) {
+            return Some(first);
+        }
+        match self {
+            Self::Empty => None,
+            Self::Maglev { backends, .. } => next_with_room(backends, hash.rotate_left(32), has_room),
+            Self::Cycle(cycle) => next_with_room(cycle, cursor, has_room),
+            Self::LeastFlows(candidates) => least_loaded(candidates, flows, has_room),
+        }
+    }
+
     /// Picks a backend. `hash` is [`crate::hash::selection_hash`], `cursor` the worker's round-robin cursor
     /// of this service, `flows` the number of flows that a backend has now.
     ///
@@ -99,14 +122,40 @@ impl Pool {
                 reason = "the remainder is below the cycle's length"
             )]
             Self::Cycle(cycle) => cycle.get((cursor % cycle.len() as u64) as usize).copied(),
-            Self::LeastFlows(candidates) => candidates
-                .iter()
-                // flows / weight, compared without division.
-                .map(|&(slot, weight)| (slot, (flows(slot) + 1) * u64::from(u16::MAX) / u64::from(weight)))
-                .min_by_key(|&(_, load)| load)
-                .map(|(slot, _)| slot),
+            Self::LeastFlows(candidates) => least_loaded(candidates, flows, |_| true),
         }
     }
+}
+
+/// The candidate with the fewest flows for its weight of those with room.
+#[inline]
+fn least_loaded(
+    candidates: &[(BackendSlot, u16)],
+    flows: impl Fn(BackendSlot) -> u64,
+    has_room: impl Fn(BackendSlot) -> bool,
+) -> Option<BackendSlot> {
+    candidates
+        .iter()
+        .filter(|&&(slot, _)| has_room(slot))
+        // flows / weight, compared without division.
+        .map(|&(slot, weight)| (slot, (flows(slot) + 1) * u64::from(u16::MAX) / u64::from(weight)))
+        .min_by_key(|&(_, load)| load)
+        .map(|(slot, _)| slot)
+}
+
+/// The first with room after a position that `number` chooses.
+fn next_with_room(
+    slots: &[BackendSlot],
+    number: u64,
+    has_room: impl Fn(BackendSlot) -> bool,
+) -> Option<BackendSlot> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the remainder is below the number of slots"
+    )]
+    let start = (number % slots.len().max(1) as u64) as usize;
+    let (before, after) = slots.split_at(start);
+    after.iter().chain(before).copied().find(|&slot| has_room(slot))
 }
 
 /// Smooth weighted round-robin (as in nginx): in each step every backend gains its weight, the richest is
@@ -187,6 +236,35 @@ mod tests {
         assert_eq!(pick([0, 2]), 1);
         assert_eq!(pick([5, 9]), 2);
         assert_eq!(pick([4, 10]), 1);
+    }
+
+    #[test]
+    fn a_full_backend_is_passed_over_and_its_flows_spread_over_all_others() {
+        for scheduler in [
+            Scheduler::Maglev,
+            Scheduler::RoundRobin,
+            Scheduler::LeastConnections,
+        ] {
+            let pool = Pool::build(scheduler, &backends(&[5, 1, 1, 1]));
+            let pick = |cursor: u64, full: &[u32]| {
+                let has_room = |slot: BackendSlot| !full.contains(&slot.0);
+                let hash = cursor.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                pool.pick_with_room(hash, cursor, |slot| (cursor + u64::from(slot.0)) % 3, has_room)
+            };
+            let mut got = [0; 5];
+            for cursor in 0..4000 {
+                let slot = pick(cursor, &[1]).unwrap().0;
+                got[slot as usize] += 1;
+                assert_eq!(pick(cursor, &[1, 2, 3]), Some(BackendSlot(4)), "{scheduler:?}");
+                assert_eq!(pick(cursor, &[1, 2, 3, 4]), None, "{scheduler:?}");
+            }
+            assert_eq!(got[1], 0, "{scheduler:?}");
+            assert!(
+                got[2..].iter().all(|&flows| flows > 500),
+                "{scheduler:?}: {got:?}"
+            );
+        }
+        assert_eq!(Pool::Empty.pick_with_room(1, 1, |_| 0, |_| true), None);
     }
 
     #[test]

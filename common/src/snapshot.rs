@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub struct Service {
     pub source_ranges: SourceRanges,
     /// How long flows of a removed backend may continue.
     pub drain: Duration,
+    /// Flows of one backend at most, all workers together; `None`: no limit.
+    pub max_flows: Option<NonZeroU32>,
     /// Backends for clients that use IPv4. Shared between snapshots as long as they stay the same.
     pub v4: Arc<Pool>,
     /// Backends for clients that use IPv6.

@@ -216,6 +216,10 @@ pub struct BackendStats {
     /// backend's slot is free when no worker has any.
     pub nat_ports: Signal,
     pub flows_opened: Counter,
+    /// TCP flows whose SYN it answered by SYN-ACK.
+    pub flows_answered: Counter,
+    /// TCP flows whose client repeated its SYN, as it was not answered for a second.
+    pub flows_unanswered: Counter,
     pub flows_failed: [Counter; FlowFailure::COUNT],
 }
 
@@ -227,6 +231,8 @@ impl BackendStats {
         self.flows.add(other.flows.get());
         self.nat_ports.set(self.nat_ports.get() + other.nat_ports.get());
         self.flows_opened.add(other.flows_opened.get());
+        self.flows_answered.add(other.flows_answered.get());
+        self.flows_unanswered.add(other.flows_unanswered.get());
         absorb_each(&self.flows_failed, &other.flows_failed);
     }
 }

@@ -99,6 +99,10 @@ pub struct Backend {
     /// When it entered that state.
     pub since: Option<Time>,
     pub weight: u16,
+    /// Whether it gets new flows only while no other backend does.
+    pub backup: bool,
+    /// The share of its weight that it gets, 0.1 to 0.9, while it starts slowly.
+    pub slow_start_share: Option<f64>,
     /// Open flows.
     pub flows: u64,
     pub flows_opened_total: u64,

@@ -52,8 +52,10 @@ impl CheckResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendCheck {
-    /// `tcp`, `http`, `https`, `grpc`, `udp` or `ping`.
+    /// `tcp`, `http`, `https`, `grpc`, `udp` or `ping`; `passive` if only the flows of clients count.
     pub kind: String,
+    /// Why it gets no new flows for a while, whatever the checks say; `None` if it is not held off.
+    pub on_hold: Option<String>,
     /// `None` before the first check.
     pub last_result: Option<CheckResult>,
     /// Error of the last check; `None` if it succeeded.

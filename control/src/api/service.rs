@@ -101,6 +101,14 @@ pub struct Service {
     /// Time limit of the flows of a removed backend.
     pub drain_seconds: f64,
     pub selector: BTreeMap<String, String>,
+    /// Time in which the share of a backend that comes up grows to its weight; `None` without a slow start.
+    pub slow_start_seconds: Option<f64>,
+    /// Flows of one backend at most; `None`: no limit.
+    pub max_flows_per_backend: Option<u32>,
+    /// Whether all backends are down and get new flows nevertheless (`whenAllDown: fail-open`).
+    pub fails_open: bool,
+    /// Flows of the fullest backend, for its weight, as a multiple of the mean; `None` without flows or with one backend.
+    pub imbalance: Option<f64>,
     /// `None`: desired backends are always up.
     pub check: Option<ServiceCheck>,
     pub state: ServiceState,

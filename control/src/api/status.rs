@@ -99,6 +99,15 @@ impl XskDrops {
     }
 }
 
+/// How unevenly the backends of a service are used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Imbalance {
+    pub service: String,
+    /// Flows of the fullest backend, for its weight, as a multiple of the mean.
+    pub ratio: f64,
+}
+
 /// One worker and its queue.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,6 +160,8 @@ pub struct Steering {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
+    /// The largest imbalance of a service; `None` if none has one.
+    pub imbalance: Option<Imbalance>,
     pub services_ok: usize,
     pub services_degraded: usize,
     pub services_down: usize,

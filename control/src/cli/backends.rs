@@ -89,6 +89,9 @@ fn wide_row(backend: &Backend) -> Vec<Cell> {
 
 /// The last check: `tcp ok 0.4ms (2 of 2)`.
 fn checked(check: &BackendCheck) -> String {
+    if check.kind == "passive" {
+        return check.kind.clone();
+    }
     let Some(result) = check.last_result else {
         return format!("{} not yet", check.kind);
     };
@@ -116,6 +119,9 @@ fn note(backend: &Backend, now: Time) -> String {
             flows(drain.flows_left)
         );
     }
+    if let Some(held) = backend.check.as_ref().and_then(|check| check.on_hold.as_ref()) {
+        return held.clone();
+    }
     if let Some(check) = &backend.check
         && let Some(error) = &check.last_error
     {
@@ -123,7 +129,12 @@ fn note(backend: &Backend, now: Time) -> String {
     }
     match &backend.next_hop {
         Some(hop) if hop.mac.is_none() => "next hop does not answer".to_owned(),
-        _ => String::new(),
+        _ => match (backend.slow_start_share, backend.backup) {
+            (Some(share), false) => format!("slow start, {} of its weight", percent(Some(share))),
+            (Some(share), true) => format!("backup, slow start, {} of its weight", percent(Some(share))),
+            (None, true) => "backup".to_owned(),
+            (None, false) => String::new(),
+        },
     }
 }
 

@@ -24,7 +24,7 @@ const COLUMNS: [Column; 14] = [
     number("DROP/s"),
     number("SINCE"),
 ];
-const WIDE: [Column; 9] = [
+const WIDE: [Column; 10] = [
     number("TARGETPORT"),
     number("AFFINITY"),
     number("DRAIN"),
@@ -34,6 +34,7 @@ const WIDE: [Column; 9] = [
     number("CONN p50"),
     number("CONN p99"),
     number("FLOWS TOTAL"),
+    number("MAX/MEAN"),
 ];
 
 /// One row per service.
@@ -154,6 +155,10 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
         latency(service.connect_seconds.p50).into(),
         latency(service.connect_seconds.p99).into(),
         view.digits.count(service.flows_opened_total).into(),
+        service
+            .imbalance
+            .map_or_else(|| UNKNOWN.to_owned(), |ratio| format!("{ratio:.2}"))
+            .into(),
     ]
 }
 

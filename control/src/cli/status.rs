@@ -205,6 +205,7 @@ fn tally(total: usize, states: &[(usize, &str)]) -> String {
 fn services(status: &Status) -> String {
     let totals = &status.totals;
     let backends = totals.backends;
+    let imbalance = totals.imbalance.as_ref();
     parts(&[
         tally(
             totals.services_ok + totals.services_degraded + totals.services_down,
@@ -226,6 +227,9 @@ fn services(status: &Status) -> String {
                 ],
             )
         ),
+        imbalance.map_or_else(String::new, |worst| {
+            format!("imbalance {:.2} ({})", worst.ratio, worst.service)
+        }),
     ])
 }
 

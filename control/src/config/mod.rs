@@ -6,6 +6,7 @@ mod document;
 pub mod duration;
 mod environment;
 mod error;
+mod flow_rules;
 mod health_check;
 mod json;
 mod kubernetes;
@@ -13,6 +14,7 @@ mod names;
 mod nat_ports;
 mod node;
 mod nsm;
+mod passive_check;
 mod port;
 mod selector;
 mod service;
@@ -29,6 +31,10 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, PortSet, Protocol};
 
 pub use error::{ConfigError, join_errors};
+pub use flow_rules::{
+    FlowRules, MAX_FLOWS_FORM, WhenAllDown, max_flows, slow_start, slow_starts, when_all_down,
+    when_all_down_names,
+};
 pub use health_check::{
     CheckKind, GrpcCheck, HealthCheck, HttpCheck, Payload, PingCheck, StatusRange, TcpCheck, Tls, UdpCheck,
 };
@@ -36,6 +42,7 @@ pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
 pub(crate) use names::{LABEL_FORM, is_label, is_unicast, unicast};
 pub use nsm::{NetworkService, Nsm};
+pub use passive_check::PassiveCheck;
 pub use selector::Selector;
 pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,

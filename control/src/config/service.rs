@@ -12,6 +12,7 @@ use vl3lb_common::{Duration, Protocol};
 
 use super::duration;
 use super::error::ConfigError;
+use super::flow_rules::FlowRules;
 use super::health_check::{self, HealthCheck};
 use super::names::{self, Discovery};
 use super::node::{self, Position, Section};
@@ -45,6 +46,11 @@ pub struct Service {
     /// `None`: discovery alone decides whether a backend is up.
     #[serde(serialize_with = "health_check::serialize")]
     pub health_check: Option<HealthCheck>,
+    #[serde(flatten)]
+    pub rules: FlowRules,
+    /// The labels of clients that are backups; for NSM discovery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_selector: Option<Selector>,
     pub backends: Vec<Backend>,
 }
 
@@ -55,6 +61,8 @@ pub struct Backend {
     pub address: IpAddr,
     /// Share of new flows, 0 to 1000; 0: no new flows.
     pub weight: u16,
+    /// Whether it gets new flows only while no other backend does.
+    pub backup: bool,
 }
 
 /// The port of a service's backends.
@@ -105,6 +113,8 @@ pub(super) struct Draft {
     drain: Option<Duration>,
     /// `Some(None)`: none, also where they are the default.
     health_check: Option<Option<HealthCheck>>,
+    rules: FlowRules,
+    backup_selector: Option<Selector>,
     backends: Vec<Backend>,
 }
 
@@ -134,6 +144,11 @@ impl Draft {
                 "sourceRanges",
                 "drain",
                 "healthCheck",
+                FlowRules::KEYS[0],
+                FlowRules::KEYS[1],
+                FlowRules::KEYS[2],
+                FlowRules::KEYS[3],
+                "backupSelector",
                 "backends",
             ],
             errors,
@@ -154,6 +169,8 @@ impl Draft {
         });
         let selector_given = section.value("selector").is_some();
         let selector = Selector::read(&mut section, "selector");
+        let rules = FlowRules::read(&mut section);
+        let backup_selector = Selector::read(&mut section, "backupSelector");
         let affinity = read_affinity(&mut section);
         let source_ranges = read_source_ranges(&mut section);
         let backends = read_backends(&mut section);
@@ -170,6 +187,8 @@ impl Draft {
             source_ranges,
             drain,
             health_check,
+            rules,
+            backup_selector,
             backends,
         }
     }
@@ -191,6 +210,8 @@ impl Draft {
             source_ranges: self.source_ranges,
             drain: self.drain.unwrap_or(DEFAULT_DRAIN),
             health_check: self.health_check.unwrap_or(default_check),
+            rules: self.rules,
+            backup_selector: self.backup_selector,
             backends: self.backends,
         })
     }
@@ -200,6 +221,14 @@ impl Draft {
         if let Some(Some(check)) = &self.health_check {
             let path = format!("{}.healthCheck", self.path);
             check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), errors);
+        }
+        if self.rules.passive_check.is_some() && self.protocol == Some(Protocol::Udp) {
+            let allowed = "it for TCP only: flows of UDP have no answer that says that they were accepted";
+            errors.push(ConfigError::new(
+                format!("{}.passiveCheck", self.path),
+                "UDP",
+                allowed,
+            ));
         }
     }
 
@@ -214,6 +243,15 @@ impl Draft {
         {
             let allowed = "1-65535; a name with discovery: kubernetes only";
             reject(field("targetPort"), name.clone(), allowed);
+        }
+        if let (Discovery::Static | Discovery::Kubernetes, Some(selector)) =
+            (discovery, &self.backup_selector)
+        {
+            let allowed = match discovery {
+                Discovery::Static => "it with discovery: nsm only; here, backends have backup: true",
+                _ => "it with discovery: nsm only; here, pods have the annotation vl3-lb.io/backup: \"true\"",
+            };
+            reject(field("backupSelector"), selector.to_string(), allowed);
         }
         let selected = match discovery {
             Discovery::Static => return,
@@ -366,13 +404,14 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
         let mut backend = Section::new(
             place.clone(),
             Some(value),
-            &["address", "weight"],
+            &["address", "weight", "backup"],
             section.errors(),
         );
         let address = backend.required_text("address", names::ADDRESS_FORM, names::unicast);
         let weight = backend.optional("weight", WEIGHTS, |value| {
             node::number(value, 0..=1000).and_then(|weight| u16::try_from(weight).ok())
         });
+        let backup = backend.optional("backup", "true, false", Value::as_bool);
         let Some(address) = address else { continue };
         if let Some(first) = seen.insert(address, place) {
             backend.reject(
@@ -384,6 +423,7 @@ fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
         backends.push(Backend {
             address,
             weight: weight.unwrap_or(1),
+            backup: backup.unwrap_or(false),
         });
     }
     backends

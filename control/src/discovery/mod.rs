@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
-use crate::config::{self, HealthCheck};
+use crate::config::{self, FlowRules, HealthCheck};
 
 pub use crate::kubernetes::ingress::GroupIngress;
 pub use instances::Instances;
@@ -69,6 +69,7 @@ pub struct ServiceSpec {
     pub drain: Duration,
     /// `None`: backends are up as long as they are desired.
     pub health_check: Option<HealthCheck>,
+    pub rules: FlowRules,
     /// Of both families.
     pub backends: Vec<BackendSpec>,
 }
@@ -88,6 +89,7 @@ impl ServiceSpec {
             source_ranges: service.source_ranges.clone(),
             drain: service.drain,
             health_check: service.health_check.clone(),
+            rules: service.rules.clone(),
             backends,
         }
     }
@@ -103,6 +105,8 @@ pub struct BackendSpec {
     pub instance: Option<Arc<str>>,
     /// Share of new flows; 0 gets none.
     pub weight: u16,
+    /// Whether it gets new flows only while no other backend does.
+    pub backup: bool,
     pub eligibility: Eligibility,
     /// When its eligibility changed, by the source's clock, to the second at best.
     pub changed: Option<SystemTime>,

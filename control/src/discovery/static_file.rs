@@ -253,6 +253,7 @@ impl From<&Config> for Desired {
                 port,
                 instance: None,
                 weight: backend.weight,
+                backup: backend.backup,
                 eligibility: Eligibility::NewFlows,
                 changed: None,
                 origin: Origin::Static,

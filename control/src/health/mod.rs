@@ -1,4 +1,4 @@
-//! Active health checks of the backends of services that configure them.
+//! Health checks of the backends of services that configure them.
 //!
 //! [`Checker`] runs one task for each backend of the desired set. Results are counted in the [`HealthTable`], by pure
 //! rules (`tally.rs`); a changed verdict wakes the publisher, and the state decides what it means. Checks know nothing
@@ -8,9 +8,14 @@
 //! by their hash, so that checks never come in bursts. While the balancer's own interface is down, nothing is checked:
 //! failures would say nothing about the backends.
 //!
+//! [`PassiveChecker`] does the same by the flows of clients: a backend that fails them is held off (`hold_off.rs`). A
+//! backend is up if neither says that it is down.
+//!
 //! Each check has its own socket and its own limit, so thousands of backends that do not answer delay no other check.
 //! Where the process may not have a descriptor for each backend, those that answered last come first (`sockets.rs`).
 
+mod hold_off;
+mod passive;
 mod probe;
 mod sockets;
 mod table;
@@ -32,6 +37,7 @@ use crate::config::HealthCheck;
 use crate::discovery::{BackendSpec, Desired, DesiredReceiver, Eligibility, ServiceSpec};
 use crate::network::NetworkReceiver;
 
+pub use passive::PassiveChecker;
 pub use probe::{Answer, NetworkProbe, Probe};
 pub use sockets::Sockets;
 pub use table::{CHECK_BOUNDS, Finding, Findings, HealthTable, Target};
@@ -116,7 +122,8 @@ impl<P: Probe> Checker<P> {
         };
         let specs = specs(&desired);
         self.running.retain(|target, running| {
-            let unchanged = specs.get(target).is_some_and(|spec| spec.check == running.check);
+            let check = specs.get(target).and_then(|spec| spec.check.as_ref());
+            let unchanged = check.is_some_and(|check| *check == running.check);
             if !unchanged {
                 running.task.abort();
             }
@@ -126,18 +133,18 @@ impl<P: Probe> Checker<P> {
         let new: Vec<_> = specs
             .into_iter()
             .filter(|(target, _)| !self.running.contains_key(target))
+            .filter_map(|(target, spec)| Some((target, spec.check?)))
             .collect();
         let count = u32::try_from(new.len()).unwrap_or(u32::MAX);
         let spread = FIRST_APART.saturating_mul(count);
-        for (target, spec) in new {
+        for (target, check) in new {
             let task = self.tasks.spawn(follow_one(
                 self.asking.clone(),
                 Arc::clone(&self.table),
                 target.clone(),
-                spec.check.clone(),
+                check.clone(),
                 spread,
             ));
-            let check = spec.check;
             self.running.insert(target, Running { check, task });
         }
     }
@@ -147,9 +154,10 @@ impl<P: Probe> Checker<P> {
 fn specs(desired: &Desired) -> HashMap<Target, CheckSpec> {
     let mut specs = HashMap::new();
     for service in &desired.services {
-        let Some(check) = &service.health_check else {
+        let (check, passive) = (&service.health_check, &service.rules.passive_check);
+        if check.is_none() && passive.is_none() {
             continue;
-        };
+        }
         let name: Arc<str> = service.name.as_str().into();
         for backend in service
             .backends
@@ -159,6 +167,7 @@ fn specs(desired: &Desired) -> HashMap<Target, CheckSpec> {
             let spec = CheckSpec {
                 service: Arc::clone(&name),
                 check: check.clone(),
+                passive: passive.clone(),
             };
             specs.insert(Target::of(service, backend), spec);
         }
@@ -235,9 +244,14 @@ impl<P: Probe> Asking<P> {
     }
 
     fn is_connected(&self) -> bool {
-        let network = self.network.borrow();
-        network
-            .as_ref()
-            .is_some_and(|network| network.usable() && network.is_up())
+        is_connected(&self.network)
     }
+}
+
+/// Whether the balancer has a network: without one, failures say nothing about backends.
+fn is_connected(network: &NetworkReceiver) -> bool {
+    let network = network.borrow();
+    network
+        .as_ref()
+        .is_some_and(|network| network.usable() && network.is_up())
 }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::api::{BackendCheck, CheckCount, CheckResult, Distribution};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use vl3lb_common::stats::Histogram;
 use vl3lb_common::{Duration, Protocol};
 
+use super::hold_off::{HoldOff, NewFlows};
 use super::probe::Answer;
 use super::tally::{Tally, Thresholds, Verdict};
-use crate::config::{CheckKind, HealthCheck};
+use crate::config::{CheckKind, HealthCheck, PassiveCheck};
 
 /// Upper bounds of the duration of a check, in microseconds.
 pub const CHECK_BOUNDS: [u64; 12] = [
@@ -36,7 +38,9 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckSpec {
     pub(crate) service: Arc<str>,
-    pub(crate) check: HealthCheck,
+    /// `None`: only the flows of clients count.
+    pub(crate) check: Option<HealthCheck>,
+    pub(crate) passive: Option<PassiveCheck>,
 }
 
 /// The verdict on a backend.
@@ -72,6 +76,7 @@ struct Notes {
 struct Note {
     spec: CheckSpec,
     tally: Tally,
+    hold_off: HoldOff,
     last: Option<(Answer, Duration)>,
 }
 
@@ -100,7 +105,7 @@ impl HealthTable {
         let findings = findings.get_or_insert_with(|| {
             let findings = targets.iter().map(|(target, note)| {
                 let finding = Finding {
-                    verdict: note.tally.verdict(),
+                    verdict: note.verdict(),
                     why: note.why(),
                 };
                 (target.clone(), finding)
@@ -154,11 +159,23 @@ impl HealthTable {
         targets.retain(|target, _| specs.contains_key(target));
         for (target, spec) in specs {
             match targets.get_mut(target) {
-                Some(note) => note.spec.clone_from(spec),
+                Some(note) => {
+                    if note.spec.check.is_some() != spec.check.is_some() {
+                        // Results of checks that are no more, or not yet.
+                        (note.tally, note.last) = (Tally::default(), None);
+                        *findings = None;
+                    }
+                    if spec.passive.is_none() && note.hold_off != HoldOff::default() {
+                        note.hold_off = HoldOff::default();
+                        *findings = None;
+                    }
+                    note.spec.clone_from(spec);
+                }
                 None => {
                     let note = Note {
                         spec: spec.clone(),
                         tally: Tally::default(),
+                        hold_off: HoldOff::default(),
                         last: None,
                     };
                     targets.insert(target.clone(), note);
@@ -183,11 +200,16 @@ impl HealthTable {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let histograms = services.entry(Arc::clone(&note.spec.service)).or_default();
         histograms[answer.result as usize].observe(micros, &CHECK_BOUNDS);
+        let Some(check) = &note.spec.check else {
+            return;
+        };
+        let thresholds = Thresholds {
+            rise: check.rise,
+            fall: check.fall,
+        };
         let turned = match answer.result {
             CheckResult::Error => false,
-            result => note
-                .tally
-                .record(result == CheckResult::Ok, note.spec.thresholds()),
+            result => note.tally.record(result == CheckResult::Ok, thresholds),
         };
         note.last = Some((answer, took));
         if turned {
@@ -195,6 +217,25 @@ impl HealthTable {
         }
         drop(notes);
         if turned {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Records what new flows the backend has failed and answered since the last time; ignored without a passive check.
+    pub(super) fn observe(&self, target: &Target, flows: NewFlows, now: Instant) {
+        let mut notes = self.lock();
+        let Notes {
+            targets, findings, ..
+        } = &mut *notes;
+        let Some(note) = targets.get_mut(target) else {
+            return;
+        };
+        let Some(rule) = &note.spec.passive else {
+            return;
+        };
+        if note.hold_off.observe(flows, now, rule) {
+            *findings = None;
+            drop(notes);
             self.changed.send_replace(());
         }
     }
@@ -211,17 +252,21 @@ impl Default for HealthTable {
     }
 }
 
-impl CheckSpec {
-    const fn thresholds(&self) -> Thresholds {
-        Thresholds {
-            rise: self.check.rise,
-            fall: self.check.fall,
+impl Note {
+    fn verdict(&self) -> Verdict {
+        match &self.spec.check {
+            _ if self.hold_off.is_held() => Verdict::Down,
+            Some(_) => self.tally.verdict(),
+            None => Verdict::Up,
         }
     }
-}
 
-impl Note {
+    /// The last check, or the flows of clients while they decide.
     fn why(&self) -> String {
+        let passive = self.hold_off.why();
+        if let Some(why) = passive.filter(|_| self.hold_off.is_held() || self.verdict() == Verdict::Up) {
+            return why;
+        }
         let Some((answer, _)) = &self.last else {
             return String::new();
         };
@@ -232,19 +277,25 @@ impl Note {
 
     /// A result with its kind of check: `tcp connect refused`, `http unexpected: status 503, allowed 200-399`.
     fn described(&self, answer: &Answer) -> String {
-        let kind = &self.spec.check.kind;
-        let verb = if matches!(kind, CheckKind::Tcp(_)) {
+        let kind = self.spec.check.as_ref().map(|check| &check.kind);
+        let verb = if matches!(kind, Some(CheckKind::Tcp(_))) {
             " connect"
         } else {
             ""
         };
-        format!("{}{verb} {}", kind.name(), answer.text)
+        format!("{}{verb} {}", self.kind(), answer.text)
+    }
+
+    fn kind(&self) -> &'static str {
+        let check = self.spec.check.as_ref();
+        check.map_or("passive", |check| check.kind.name())
     }
 
     fn shown(&self) -> BackendCheck {
         let last = self.last.as_ref();
         BackendCheck {
-            kind: self.spec.check.kind.name().to_owned(),
+            kind: self.kind().to_owned(),
+            on_hold: self.hold_off.why().filter(|_| self.hold_off.is_held()),
             last_result: last.map(|(answer, _)| answer.result),
             last_error: last
                 .filter(|(answer, _)| answer.result != CheckResult::Ok)

@@ -13,7 +13,7 @@ use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::MAX_BACKENDS;
 
 use super::*;
-use crate::config::{CheckKind, TcpCheck};
+use crate::config::{CheckKind, FlowRules, TcpCheck};
 use crate::discovery::{DesiredSender, Origin};
 use crate::network::{LinkState, NetworkView};
 
@@ -134,6 +134,7 @@ fn connected() -> NetworkView {
 /// A service whose backends are asked every 2 s.
 fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
     let backend = |host| BackendSpec {
+        backup: false,
         address: address(host),
         port: 8081,
         instance: None,
@@ -155,6 +156,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         source_ranges: Vec::new(),
         drain: Duration::ZERO,
         health_check: Some(HealthCheck::tcp()),
+        rules: FlowRules::default(),
         backends: hosts.into_iter().map(backend).collect(),
     }
 }

@@ -35,6 +35,10 @@ fn services(services: &[Service]) -> Vec<Family> {
         "vl3lb_service_backend_transitions",
         "Backends that entered this state",
     );
+    let mut imbalance = Family::gauge(
+        "vl3lb_service_imbalance_ratio",
+        "Flows of the fullest backend, for its weight, as a multiple of the mean",
+    );
     let mut checks = Family::counter("vl3lb_health_checks", "Health checks of backends, by result");
     let mut check_duration = Family::histogram(
         "vl3lb_health_check_duration_seconds",
@@ -76,6 +80,7 @@ fn services(services: &[Service]) -> Vec<Family> {
         for (state, count) in service.transitions.by_state() {
             transitions.add([("service", service.name.as_str()), ("state", state)], count);
         }
+        imbalance.add_real(label, service.imbalance);
         for count in service.check.iter().flat_map(|check| &check.results) {
             let labels = [
                 ("service", service.name.as_str()),
@@ -97,6 +102,7 @@ fn services(services: &[Service]) -> Vec<Family> {
         bytes,
         by_state,
         transitions,
+        imbalance,
         checks,
         check_duration,
         connect,

@@ -103,6 +103,8 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_service_bytes", "counter", "service direction"),
     ("vl3lb_service_backends", "gauge", "service state"),
     ("vl3lb_service_backend_transitions", "counter", "service state"),
+    // By service, where it has flows to two backends.
+    ("vl3lb_service_imbalance_ratio", "gauge", ""),
     ("vl3lb_health_checks", "counter", "service result"),
     (
         "vl3lb_health_check_duration_seconds",

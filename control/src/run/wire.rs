@@ -12,7 +12,7 @@ use crate::discovery::{
     DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
 };
 use crate::dns::Dns;
-use crate::health::{Checker, NetworkProbe, Sockets};
+use crate::health::{Checker, NetworkProbe, PassiveChecker, Sockets};
 use crate::local_ports::Watcher;
 use crate::network::{Monitor, NetworkReceiver};
 use crate::nsm::client::Handle;
@@ -83,6 +83,12 @@ impl Control {
         );
         let (watcher, local_ports) = Watcher::new(config.nat_ports, network.clone()).await;
         let publisher = publisher.with_local_ports(local_ports.clone());
+        let passive = PassiveChecker::new(
+            Arc::clone(&dataplane),
+            current.clone(),
+            network.clone(),
+            Arc::clone(&health),
+        );
         let nsm = nsm::prepare(config, &network, &events)?;
         let connector = nsm.as_ref().map(|nsm| &nsm.connector);
         let supervisor = Supervisor::new();
@@ -145,6 +151,7 @@ impl Control {
         tasks.spawn("the attachment to the interface", attacher.run());
         tasks.spawn("the health checks", checker.run());
         tasks.spawn("the ports of this host", watcher.run());
+        tasks.spawn("the passive health checks", passive.run());
         tasks.spawn("the publisher", publisher.run());
         tasks.spawn("the DNS server", dns.run());
         if let Some(peers) = peers {

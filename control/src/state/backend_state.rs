@@ -12,9 +12,13 @@ pub(super) fn finding<'a>(
     backend: &BackendSpec,
     health: &'a Findings,
 ) -> Option<(Verdict, &'a str)> {
-    service.health_check.as_ref()?;
+    let default = match (&service.health_check, &service.rules.passive_check) {
+        (Some(_), _) => Verdict::Unknown,
+        (None, Some(_)) => Verdict::Up,
+        (None, None) => return None,
+    };
     let finding = health.get(&Target::of(service, backend));
-    Some(finding.map_or((Verdict::Unknown, ""), |Finding { verdict, why }| (*verdict, why)))
+    Some(finding.map_or((default, ""), |Finding { verdict, why }| (*verdict, why)))
 }
 
 /// The state of a desired backend of this `eligibility` that was in state `before`.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use crate::api::{BackendCounts, ServiceState};
-use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Service, ServiceMap, Snapshot};
+use vl3lb_common::snapshot::{BackendSlot, BackendState, Service, ServiceMap, Snapshot};
 use vl3lb_common::{BackendSockets, Protocol, ServiceKey, SourceRanges};
 
+use super::pool::Candidate;
+use super::record::BackendRecord;
 use super::slots::{backend_slot, service_slot};
 use super::{BackendEntry, Changes, Directory, ServiceEntry, State, TimePoint};
+use crate::config::WhenAllDown;
 use crate::network::NetworkView;
 
 impl State {
@@ -20,25 +23,47 @@ impl State {
             // Pools have their backends by slot.
             let mut slots: Vec<BackendSlot> = service.members.values().copied().collect();
             slots.sort_unstable();
-            let members = slots
-                .into_iter()
-                .filter_map(|slot| Some(self.backends.get(slot.index())?.backend(slot)));
-            let (v4, v6): (Vec<_>, Vec<_>) = members.partition(|backend| backend.address.is_ipv4());
-            let counts = v4.iter().chain(&v6).fold(BackendCounts::default(), count);
+            let records = || slots.iter().filter_map(|slot| self.backends.get(slot.index()));
+            let counts = records().fold(BackendCounts::default(), count);
+            // With all backends down the checks may be at fault.
+            let fails_open = service.attributes.rules.when_all_down == WhenAllDown::FailOpen
+                && !records().any(|record| record.state.takes_new_flows())
+                && records().any(BackendRecord::may_fail_open);
+            for slot in &slots {
+                if let Some(record) = self.backends.get_mut(slot.index()) {
+                    record.fail_open(fails_open, self.generation);
+                }
+            }
+            let members = slots.iter().filter_map(|&slot| {
+                let record = self.backends.get(slot.index())?;
+                Some(Candidate {
+                    backend: record.backend(slot),
+                    backup: record.backup,
+                    share: record.share,
+                })
+            });
+            let (v4, v6): (Vec<_>, Vec<_>) =
+                members.partition(|candidate| candidate.backend.address.is_ipv4());
             service.v4.refresh(service.attributes.scheduler, &v4);
             service.v6.refresh(service.attributes.scheduler, &v6);
             if service.protocol == Protocol::Udp {
-                let sockets = BackendSockets::new(v4.iter().chain(&v6));
+                let backends = v4.iter().chain(&v6).map(|candidate| &candidate.backend);
+                let sockets = BackendSockets::new(backends);
                 if sockets != *service.backend_sockets {
                     service.backend_sockets = Arc::new(sockets);
                 }
             }
-            let to = counts.state();
+            let to = if fails_open {
+                ServiceState::Degraded
+            } else {
+                counts.state()
+            };
             let from = service.state.replace(to);
+            service.fails_open = fails_open;
             if from != Some(to) {
                 service.since = now.wall;
             }
-            changes.events.extend(service.event(counts));
+            changes.events.extend(service.event(counts, fails_open));
         }
     }
 
@@ -83,6 +108,7 @@ impl State {
                 affinity: record.attributes.affinity,
                 source_ranges: SourceRanges::new(&record.attributes.source_ranges),
                 drain: record.attributes.drain,
+                max_flows: record.attributes.rules.max_flows_per_backend,
                 v4: record.v4.pool(),
                 v6: record.v6.pool(),
                 backend_sockets: Arc::clone(&record.backend_sockets),
@@ -113,6 +139,8 @@ impl State {
                 state: record.state.unwrap_or(ServiceState::Down),
                 since: record.since,
                 health_check: record.attributes.health_check.clone(),
+                rules: record.attributes.rules.clone(),
+                fails_open: record.fails_open,
                 transitions: self.transitions.of(&record.attributes.name),
                 baseline: record.baseline.clone(),
             }),
@@ -123,6 +151,8 @@ impl State {
                 port: record.port,
                 instance: record.instance.clone(),
                 weight: record.weight,
+                backup: record.backup,
+                share: record.share,
                 origin: record.origin,
                 pod: record.pod.clone(),
                 state: record.state,
@@ -143,7 +173,7 @@ impl State {
     }
 }
 
-fn count(mut counts: BackendCounts, backend: &Backend) -> BackendCounts {
+fn count(mut counts: BackendCounts, backend: &BackendRecord) -> BackendCounts {
     counts.total += 1;
     match backend.state {
         BackendState::Active => counts.up += 1,

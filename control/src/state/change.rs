@@ -71,6 +71,8 @@ pub enum Event {
         /// `new` for a new one.
         from: &'static str,
         to: ServiceState,
+        /// Whether all backends are down and get new flows nevertheless.
+        fails_open: bool,
         up: usize,
         total: usize,
     },
@@ -95,9 +97,15 @@ impl fmt::Display for Event {
                 name,
                 from,
                 to,
+                fails_open,
                 up,
                 total,
             } => match to {
+                _ if *fails_open => write!(
+                    f,
+                    "service {name} {from} -> {}: no backend up (0 of {total}); it fails open, so all get new flows",
+                    to.name()
+                ),
                 ServiceState::Down => write!(
                     f,
                     "service {name} {from} -> down: no backend up (0 of {total}); new flows are refused"

@@ -12,7 +12,8 @@ use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot}
 use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
-use crate::config::HealthCheck;
+use super::Share;
+use crate::config::{FlowRules, HealthCheck};
 use crate::discovery::{Origin, PodPlace};
 
 /// The owners of all slots of one snapshot, by slot.
@@ -44,6 +45,9 @@ pub struct ServiceEntry {
     pub source_ranges: Vec<IpNet>,
     pub drain: Duration,
     pub health_check: Option<HealthCheck>,
+    pub rules: FlowRules,
+    /// Whether all its backends are down and get new flows nevertheless.
+    pub fails_open: bool,
     /// False once it was removed: its last flows are draining, and another service may have its
     /// name by now.
     pub live: bool,
@@ -67,6 +71,9 @@ pub struct BackendEntry {
     /// The instance, such as a pod's UID, where addresses are reused.
     pub instance: Option<Arc<str>>,
     pub weight: u16,
+    pub backup: bool,
+    /// The share of its weight that it gets, while it starts slowly.
+    pub share: Share,
     pub origin: Origin,
     /// The pod behind it, where that is known.
     pub pod: Option<Arc<PodPlace>>,

@@ -92,7 +92,8 @@ impl State {
         let slot = self.by_service.get(&identity);
         let record = slot.and_then(|slot| self.services.get(slot.index()));
         record.is_some_and(|record| {
-            let is_checked = record.attributes.health_check.is_some();
+            let attributes = &record.attributes;
+            let is_checked = attributes.health_check.is_some() || attributes.rules.passive_check.is_some();
             !(is_checked && findings_changed) && record.applied.iter().eq(desired.specs())
         })
     }

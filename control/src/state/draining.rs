@@ -17,7 +17,7 @@ impl State {
         !self.draining.is_empty() || self.services.iter().any(|(_, service)| service.removed.is_some())
     }
 
-    /// When the next drain time is over.
+    /// When the next drain time is over, or the next share of a slow start begins.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let deadlines = self
             .draining_backends()
@@ -27,7 +27,25 @@ impl State {
                     None
                 }
             });
-        deadlines.min()
+        deadlines.chain(self.slow_starts()).min()
+    }
+
+    /// When the share of a backend that came up grows next.
+    fn slow_starts(&self) -> impl Iterator<Item = Timestamp> {
+        let services = self.services.iter().map(|(_, service)| service);
+        let slow = services.filter(|service| !service.attributes.rules.slow_start.is_zero());
+        slow.flat_map(|service| {
+            let backends = service
+                .members
+                .values()
+                .filter_map(|slot| self.backends.get(slot.index()));
+            let active = backends.filter(|backend| backend.state == BackendState::Active);
+            active.filter_map(|backend| {
+                backend
+                    .share
+                    .end(backend.risen, service.attributes.rules.slow_start)
+            })
+        })
     }
 
     /// Backends that are not desired any more, by slot.
@@ -71,7 +89,7 @@ impl State {
             let from = backend.state;
             // The flows of a dead backend have ended already.
             let to = match from {
-                BackendState::Down => BackendState::Gone,
+                BackendState::Down if !backend.failing_open => BackendState::Gone,
                 _ => BackendState::Draining {
                     since: inputs.now.monotonic,
                 },

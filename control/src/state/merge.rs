@@ -121,7 +121,10 @@ impl<'a> DesiredService<'a> {
         backends.dedup_by(|next, first| {
             let same = sort_key(next.spec) == sort_key(first.spec);
             // The one with the higher eligibility and weight is kept, independent of the order.
-            if same && (next.eligibility, next.spec.weight) > (first.eligibility, first.spec.weight) {
+            let rank = |backend: &DesiredBackend<'_>| {
+                (backend.eligibility, backend.spec.weight, !backend.spec.backup)
+            };
+            if same && rank(next) > rank(first) {
                 *first = *next;
             }
             same

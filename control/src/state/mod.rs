@@ -17,8 +17,10 @@ mod directory;
 mod dirty;
 mod draining;
 mod merge;
+mod pool;
 mod record;
 mod slots;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,7 @@ use crate::network::NetworkView;
 
 pub use change::{Changes, Event};
 pub use directory::{BackendEntry, Directory, ServiceEntry};
+pub use slow_start::Share;
 
 use address_owners::AddressOwners;
 use backend_state::{desired_state, finding};
@@ -48,7 +51,8 @@ use change::TransitionCounts;
 use counts::{backend_counts, service_counts};
 use dirty::DirtyService;
 use merge::{DesiredBackend, DesiredService, ServiceIdentity};
-use record::{Attributes, BackendRecord, CachedPool, ServiceRecord};
+use pool::CachedPool;
+use record::{Attributes, BackendRecord, ServiceRecord};
 use slots::{Slots, backend_slot, service_slot};
 
 /// A point in time on both clocks.
@@ -164,6 +168,7 @@ impl State {
             changed |= self.add_missing(*identity, service, next, inputs, &mut problems, &mut changes);
         }
         changes.notable = changed;
+        changed |= self.advance_slow_starts(inputs.now);
         changed |= has_freed;
         changed |= self.update_network(inputs.network, &mut changes);
         if problems != self.problems {
@@ -351,6 +356,8 @@ impl State {
             attributes,
             removed: None,
             state: None,
+            fails_open: false,
+            is_slow: false,
             emitted: None,
             since: inputs.now.wall,
             members: BTreeMap::new(),
@@ -385,6 +392,11 @@ impl State {
             mac: mac_of(inputs.network, spec.address),
             instance: spec.instance.clone(),
             weight: spec.weight,
+            backup: spec.backup,
+            risen: inputs.now.monotonic,
+            share: Share::WHOLE,
+            is_eligible: spec.eligibility == Eligibility::NewFlows,
+            failing_open: false,
             origin: spec.origin,
             pod: spec.pod.clone(),
             state,
@@ -404,6 +416,31 @@ impl State {
         }
         self.note_draining(backend_slot(index));
         true
+    }
+
+    /// Brings the shares of backends that came up to the time. Returns whether one changed.
+    ///
+    /// Cost: O(backends of services with a slow start).
+    fn advance_slow_starts(&mut self, now: TimePoint) -> bool {
+        let mut changed = false;
+        for (_, service) in self.services.iter_mut() {
+            let time = service.attributes.rules.slow_start;
+            if time.is_zero() && !service.is_slow {
+                continue;
+            }
+            service.is_slow = false;
+            for &slot in service.members.values() {
+                let Some(backend) = self.backends.get_mut(slot.index()) else {
+                    continue;
+                };
+                let share = Share::at(backend.risen, time, now.monotonic);
+                service.stale |= share != backend.share;
+                changed |= share != backend.share;
+                backend.share = share;
+                service.is_slow |= share != Share::WHOLE;
+            }
+        }
+        changed
     }
 
     fn update_network(&mut self, network: &Arc<NetworkView>, changes: &mut Changes) -> bool {

@@ -7,15 +7,17 @@ use std::time::SystemTime;
 
 use crate::api::{BackendCounts, ServiceState};
 use ipnet::IpNet;
-use vl3lb_common::schedule::{Pool, Scheduler};
+use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
-use vl3lb_common::{BackendSockets, Duration, MacAddr, Protocol};
+use vl3lb_common::{BackendSockets, Duration, MacAddr, Protocol, Timestamp};
 
 use super::merge::BackendIdentity;
+use super::pool::CachedPool;
+use super::slow_start::Share;
 use super::{Event, TimePoint};
-use crate::config::HealthCheck;
-use crate::discovery::{BackendSpec, Origin, PodPlace, ServiceSpec};
+use crate::config::{FlowRules, HealthCheck};
+use crate::discovery::{BackendSpec, Eligibility, Origin, PodPlace, ServiceSpec};
 
 /// The owner of a service slot.
 #[derive(Debug)]
@@ -27,8 +29,12 @@ pub(super) struct ServiceRecord {
     pub(super) removed: Option<Generation>,
     /// `None` until the first refresh.
     pub(super) state: Option<ServiceState>,
-    /// The state in the last event; `None` for a new service.
-    pub(super) emitted: Option<ServiceState>,
+    /// Whether all its backends are down and get new flows nevertheless.
+    pub(super) fails_open: bool,
+    /// Whether one of its backends has a part of its weight only.
+    pub(super) is_slow: bool,
+    /// The state in the last event, and whether it failed open then; `None` for a new service.
+    pub(super) emitted: Option<(ServiceState, bool)>,
     pub(super) since: SystemTime,
     /// All its backends, draining ones too, in order.
     pub(super) members: BTreeMap<BackendIdentity, BackendSlot>,
@@ -45,14 +51,15 @@ pub(super) struct ServiceRecord {
 
 impl ServiceRecord {
     /// The event to emit if the state changed; none for a new healthy or a removed service.
-    pub(super) fn event(&mut self, backends: BackendCounts) -> Option<Event> {
+    pub(super) fn event(&mut self, backends: BackendCounts, fails_open: bool) -> Option<Event> {
         let state = self.state?;
-        let before = self.emitted.replace(state);
-        let last = before.unwrap_or(ServiceState::Ok);
-        (last != state && self.removed.is_none()).then(|| Event::Service {
+        let before = self.emitted.replace((state, fails_open));
+        let last = before.unwrap_or((ServiceState::Ok, false));
+        (last != (state, fails_open) && self.removed.is_none()).then(|| Event::Service {
             name: self.attributes.name.clone(),
-            from: before.map_or("new", ServiceState::name),
+            from: before.map_or("new", |(state, _)| state.name()),
             to: state,
+            fails_open,
             up: backends.up,
             total: backends.total,
         })
@@ -71,6 +78,7 @@ pub(super) struct Attributes {
     pub(super) source_ranges: Vec<IpNet>,
     pub(super) drain: Duration,
     pub(super) health_check: Option<HealthCheck>,
+    pub(super) rules: FlowRules,
 }
 
 impl From<&ServiceSpec> for Attributes {
@@ -85,6 +93,7 @@ impl From<&ServiceSpec> for Attributes {
             source_ranges: spec.source_ranges.clone(),
             drain: spec.drain,
             health_check: spec.health_check.clone(),
+            rules: spec.rules.clone(),
         }
     }
 }
@@ -102,6 +111,14 @@ pub(super) struct BackendRecord {
     pub(super) mac: Option<MacAddr>,
     pub(super) instance: Option<Arc<str>>,
     pub(super) weight: u16,
+    pub(super) backup: bool,
+    /// When it came up last, and its share of its weight since then.
+    pub(super) risen: Timestamp,
+    pub(super) share: Share,
+    /// Whether its source wants new flows for it.
+    pub(super) is_eligible: bool,
+    /// Whether it is down and gets new flows, since all backends of its service are down.
+    pub(super) failing_open: bool,
     pub(super) origin: Origin,
     pub(super) pod: Option<Arc<PodPlace>>,
     pub(super) state: BackendState,
@@ -140,15 +157,16 @@ impl BackendRecord {
 
     /// Takes over the attributes of `spec` for a backend that comes into state `to`. Whether any changed.
     pub(super) fn update(&mut self, spec: &BackendSpec, to: BackendState) -> bool {
-        let before = (self.weight, self.origin, self.held);
+        let before = (self.weight, self.backup, self.origin, self.held);
         let held = matches!(to, BackendState::Draining { .. });
-        (self.weight, self.origin, self.held) = (spec.weight, spec.origin, held);
+        (self.weight, self.backup, self.origin, self.held) = (spec.weight, spec.backup, spec.origin, held);
         self.changed = spec.changed;
+        self.is_eligible = spec.eligibility == Eligibility::NewFlows;
         let moved = self.pod != spec.pod;
         if moved {
             self.pod.clone_from(&spec.pod);
         }
-        moved || before != (self.weight, self.origin, self.held)
+        moved || before != (self.weight, self.backup, self.origin, self.held)
     }
 
     /// Changes to state `to`. Returns whether the state is another one.
@@ -156,13 +174,31 @@ impl BackendRecord {
         if std::mem::discriminant(&self.state) == std::mem::discriminant(&to) {
             return false;
         }
-        if self.state.takes_new_flows() {
+        if self.state.takes_new_flows() || self.failing_open {
             self.inactive_from = next;
         }
+        if to == BackendState::Active {
+            self.risen = now.monotonic;
+        }
+        self.failing_open = false;
         self.state = to;
         self.since = now.wall;
         self.transitions += 1;
         true
+    }
+
+    /// Whether only checks keep new flows from it.
+    pub(super) fn may_fail_open(&self) -> bool {
+        self.state == BackendState::Down && self.is_eligible
+    }
+
+    /// Lets it get new flows while it is down, or ends that with this generation.
+    pub(super) fn fail_open(&mut self, fails_open: bool, generation: Generation) {
+        let fails_open = fails_open && self.may_fail_open();
+        if self.failing_open && !fails_open {
+            self.inactive_from = generation;
+        }
+        self.failing_open = fails_open;
     }
 
     /// Its entry in a snapshot.
@@ -175,62 +211,13 @@ impl BackendRecord {
             port: self.port,
             protocol: self.protocol,
             weight: self.weight,
-            state: self.state,
+            // To a worker it is one of which nothing is known.
+            state: if self.failing_open {
+                BackendState::Unknown
+            } else {
+                self.state
+            },
             mac: self.mac,
         }
     }
-}
-
-/// A pool that is rebuilt only when its members or scheduler change: a Maglev table takes milliseconds and
-/// 128 KiB.
-#[derive(Debug)]
-pub(super) struct CachedPool {
-    scheduler: Scheduler,
-    members: Vec<(BackendSlot, u16)>,
-    pool: Arc<Pool>,
-}
-
-impl CachedPool {
-    pub(super) fn empty() -> Self {
-        Self {
-            scheduler: Scheduler::Maglev,
-            members: Vec::new(),
-            pool: Arc::new(Pool::Empty),
-        }
-    }
-
-    /// The pool of those of `backends` that take new flows. Slots and weights identify its members: a slot is
-    /// out of every pool before it is freed.
-    ///
-    /// A backend without a finding yet is used only while no other is up: it may not be there yet. A backend
-    /// whose next hop is unresolved is used only while no other is reachable: its flows would lose their first
-    /// packets, and wait a second for the next.
-    pub(super) fn refresh(&mut self, scheduler: Scheduler, backends: &[Backend]) {
-        let takes_flows = |backend: &&Backend| backend.state.takes_new_flows() && backend.weight > 0;
-        let candidates: Vec<&Backend> = backends.iter().filter(takes_flows).collect();
-        let candidates = preferred(candidates, |backend| backend.state == BackendState::Active);
-        let candidates = preferred(candidates, |backend| backend.mac.is_some());
-        let chosen: Vec<Backend> = candidates.into_iter().cloned().collect();
-        let members: Vec<_> = chosen
-            .iter()
-            .map(|backend| (backend.slot, backend.weight))
-            .collect();
-        if scheduler != self.scheduler || members != self.members {
-            self.pool = Arc::new(Pool::build(scheduler, &chosen));
-            self.scheduler = scheduler;
-            self.members = members;
-        }
-    }
-
-    pub(super) fn pool(&self) -> Arc<Pool> {
-        Arc::clone(&self.pool)
-    }
-}
-
-/// Those of `backends` that are `better`, or all if none is.
-fn preferred(backends: Vec<&Backend>, better: impl Fn(&Backend) -> bool) -> Vec<&Backend> {
-    if !backends.iter().any(|backend| better(backend)) {
-        return backends;
-    }
-    backends.into_iter().filter(|backend| better(backend)).collect()
 }

@@ -3,31 +3,45 @@
 //! The lifecycle calls these where a flow opens, fails or ends, and where a packet of it is sent.
 
 use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, FlowFailure, Traffic, WorkerStats};
-use vl3lb_common::{BackendSlot, ServiceSlot, Timestamp};
+use vl3lb_common::{BackendSlot, Duration, ServiceSlot, Timestamp};
 
 use super::lifecycle::{Flows, client_key};
 use super::state::{Direction, State};
 use super::table::FlowId;
+
+/// Less than the initial retransmission time by the inaccuracy of timers.
+const FIRST_RETRANSMISSION: Duration = Duration::from_millis(900);
 
 impl Flows {
     /// Counts the time from SYN to the backend's SYN-ACK.
     #[inline(never)]
     pub(crate) fn count_connect(&self, id: FlowId, now: Timestamp) {
         let micros = micros_since(self.table.counters(id).created(), now);
-        let service = self.table.entry(id).service();
-        self.stats
-            .service(service)
-            .connect
-            .observe(micros, &CONNECT_BOUNDS);
+        let (service, backend) = self.table.entry(id).owner();
+        let connect = &self.stats.service(service).connect;
+        connect.observe(micros, &CONNECT_BOUNDS);
+        self.stats.backend(backend).flows_answered.add(1);
     }
 
     /// Counts an ICMP error that reports a flow's backend as unreachable, unless the backend has replied before:
     /// once, however often that is reported. The flow goes on.
     pub(crate) fn count_unreachable(&mut self, id: FlowId) {
         let entry = self.table.entry_mut(id);
-        if matches!(entry.state(), State::Opening | State::Unreplied) && entry.note_unreachable() {
+        if matches!(entry.state(), State::Opening | State::Unreplied) && entry.note_failure() {
             let backend = entry.backend();
             self.count_failure(backend, FlowFailure::Unreachable);
+        }
+    }
+
+    /// Counts a flow whose client repeats its SYN, since the backend has not answered the first one for a second, the
+    /// initial retransmission time of RFC 6298: once, and not if the backend was reported as unreachable. A client that
+    /// repeats it earlier says nothing about the backend.
+    pub(super) fn count_unanswered(&mut self, id: FlowId, now: Timestamp) {
+        let waited = now.since(self.table.counters(id).created());
+        let entry = self.table.entry_mut(id);
+        if waited >= FIRST_RETRANSMISSION && entry.note_failure() {
+            let backend = entry.backend();
+            self.stats.backend(backend).flows_unanswered.add(1);
         }
     }
 

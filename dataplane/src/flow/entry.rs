@@ -29,7 +29,7 @@ const LEARNED: u8 = 4;
 const AWAY: u8 = 1;
 /// In [`HotEntry::marks`]: see [`HotEntry::is_by_client`].
 const BY_CLIENT: u8 = 2;
-/// In [`HotEntry::marks`]: see [`HotEntry::note_unreachable`].
+/// In [`HotEntry::marks`]: see [`HotEntry::note_failure`].
 const REPORTED: u8 = 4;
 
 /// In [`HotEntry::flags`]: see [`HotEntry::epoch`].
@@ -233,8 +233,9 @@ impl HotEntry {
         self.marks & BY_CLIENT != 0
     }
 
-    /// Notes that the flow's backend was reported as unreachable. True for the first time.
-    pub(super) const fn note_unreachable(&mut self) -> bool {
+    /// Notes that the backend failed the flow, which goes on: an ICMP error said so, or the client repeated its SYN. True for
+    /// the first time.
+    pub(super) const fn note_failure(&mut self) -> bool {
         let is_first = self.marks & REPORTED == 0;
         self.marks |= REPORTED;
         is_first

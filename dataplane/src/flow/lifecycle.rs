@@ -259,6 +259,10 @@ impl Flows {
             self.enter(id, after, (direction, bytes), now);
             return Some(before);
         }
+        let repeats_syn = |segment: &TcpSegment| segment.flags.syn() && direction == Direction::In;
+        if before == State::Opening && segment.is_some_and(repeats_syn) {
+            self.count_unanswered(id, now);
+        }
         // A RST that does not count is no sign of life (RFC 7857 section 7).
         if segment.is_none_or(|segment| !segment.flags.rst()) {
             let lifetime = self.lifetimes.of(before);

@@ -73,9 +73,10 @@ pub(super) fn admit<F: Frame>(
         match reason {
             DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
             // RFC 5508 REQ-8: without resources, the error is "communication administratively prohibited".
-            DropReason::FlowTableFull | DropReason::NatPortsExhausted | DropReason::ClientLimit => {
-                dropped.admin_prohibited()
-            }
+            DropReason::FlowTableFull
+            | DropReason::NatPortsExhausted
+            | DropReason::ClientLimit
+            | DropReason::BackendsFull => dropped.admin_prohibited(),
             _ => dropped,
         }
     })
@@ -105,7 +106,7 @@ fn open<F: Frame>(
         },
         None => tables
             .selector
-            .pick(policy, &tables.flows, &signals.stats, context, service)?,
+            .pick(policy, &tables.flows, signals, context, service)?,
     };
     let backend = policy.snapshot.backend(choice.slot).ok_or(DropReason::Internal)?;
     // No flow is opened by a packet that cannot be sent: it is too long, or the backend's next hop is not resolved.

@@ -2,8 +2,8 @@
 //!
 //! Among a million flows an opening has one more cache miss than a packet of a known flow: the bucket of its reply key,
 //! which is known only with backend and NAT port. So both are chosen while a group is prepared, and the bucket is
-//! prefetched. That is done where the choice does not depend on the packets in between: by Maglev, without affinity. If
-//! an earlier packet of the group takes the port, another one is chosen on opening.
+//! prefetched. That is done where the choice does not depend on the packets in between: by Maglev, without affinity and without a limit
+//! of flows per backend. If an earlier packet of the group takes the port, another one is chosen on opening.
 
 use vl3lb_common::addr::{from_octets, to_octets};
 use vl3lb_common::hash::selection_hash;
@@ -52,7 +52,7 @@ fn select_one(
     }
     let slot = policy.service_of(parsed, tuple)?;
     let service = policy.service(slot)?;
-    if !service.affinity.is_zero() {
+    if !service.affinity.is_zero() || service.max_flows.is_some() {
         return None;
     }
     let backend_slot = service

@@ -70,7 +70,7 @@ use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowSlice, WorkerEvent};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
-use vl3lb_common::{DropReason, Duration, Snapshot, Timestamp};
+use vl3lb_common::{BackendSlot, DropReason, Duration, Snapshot, Timestamp};
 
 use crate::config::Timeouts;
 use crate::flow::{FeedWriter, Flows, Overflow, PlacedFlows};
@@ -185,7 +185,18 @@ struct Tables {
 #[derive(Debug)]
 struct Signals {
     stats: Arc<WorkerStats>,
+    /// Of all workers, its own too.
+    team: Vec<Arc<WorkerStats>>,
     events: Arc<ArrayQueue<WorkerEvent>>,
+}
+
+impl Signals {
+    /// Flows that all workers have to a backend. The other workers go on meanwhile: the sum may be off by the flows that
+    /// they open or end in that moment. O(workers).
+    fn flows_of(&self, backend: BackendSlot) -> u64 {
+        let workers = self.team.iter();
+        workers.map(|worker| worker.backend(backend).flows.get()).sum()
+    }
 }
 
 /// Within this time a sweep passes the whole flow table.
@@ -258,7 +269,11 @@ impl Engine {
                 overload: Overload::new(),
             },
             limits: Limits::default(),
-            signals: Signals { stats, events },
+            signals: Signals {
+                team: vec![Arc::clone(&stats)],
+                stats,
+                events,
+            },
             timeouts: config.timeouts,
             swept_at: Timestamp::default(),
             group: vec![Prepared::EMPTY; batch::GROUP].into(),
@@ -267,6 +282,11 @@ impl Engine {
             folding: false,
             drained_at: Timestamp::default(),
         })
+    }
+
+    /// Counts the flows of all these workers, of which this is one, towards limits of flows per backend.
+    pub fn set_team(&mut self, stats: &[Arc<WorkerStats>]) {
+        self.signals.team = stats.to_vec();
     }
 
     /// Switches to `snapshot` and returns the one used before. Established flows go on, except those on an own

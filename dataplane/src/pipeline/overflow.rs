@@ -40,10 +40,12 @@ impl Engine {
             return None;
         }
         if !is_of(&self.policy, service, kept) {
-            let (policy, stats) = (&self.policy, &self.signals.stats);
+            let policy = &self.policy;
             let service = policy.service(service)?;
             let selector = &self.tables.selector;
-            let choice = selector.pick(policy, flows, stats, context, service).ok()?;
+            let choice = selector
+                .pick(policy, flows, &self.signals, context, service)
+                .ok()?;
             flows.begin_overflow(guest, client, choice.slot, context.now);
         }
         Some(Verdict::Overflow(worker))
@@ -72,8 +74,8 @@ impl Engine {
         if flows.flows_of_client(client) >= policy.client_flows(service) {
             return Err(refused);
         }
-        let (selector, stats) = (&self.tables.selector, &self.signals.stats);
-        let choice = selector.pick(policy, flows, stats, context, service)?;
+        let selector = &self.tables.selector;
+        let choice = selector.pick(policy, flows, &self.signals, context, service)?;
         let guest = Guest::new(client, service.slot);
         if flows.begin_overflow(guest, client, choice.slot, context.now) {
             Ok(Verdict::Overflow(worker))

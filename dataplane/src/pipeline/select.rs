@@ -1,15 +1,17 @@
 //! Which backend a new flow gets.
 
+use std::num::NonZeroU32;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::selection_hash;
+use vl3lb_common::schedule::Pool;
 use vl3lb_common::snapshot::MAX_SERVICES;
-use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Backend, BackendSlot, DropReason, Service, ServiceSlot};
 
 use super::policy::Policy;
-use super::{Context, Origin};
+use super::{Context, Origin, Signals};
 use crate::flow::{BackendId, Flows, Guest, ServiceClient};
 
 /// The state of selection between flows.
@@ -46,19 +48,24 @@ impl Selector {
         self.round_robin[service.index()] += u64::from(choice.scheduled);
     }
 
-    /// Picks a backend: with affinity the one that the client had, if it still takes flows, else by the scheduler.
+    /// Picks a backend: with affinity the one that the client had, if it still takes flows, else by the scheduler. One that
+    /// has as many flows as it may have is passed over.
     ///
     /// # Errors
-    /// [`DropReason::NoBackend`].
+    /// [`DropReason::NoBackend`], [`DropReason::BackendsFull`].
     pub(super) fn pick(
         &self,
         policy: &Policy,
         flows: &Flows,
-        stats: &WorkerStats,
+        signals: &Signals,
         context: Context<'_>,
         service: &Service,
     ) -> Result<Choice, DropReason> {
         let client = context.parsed.source;
+        let has_room = |slot| {
+            let limit = service.max_flows.map(NonZeroU32::get);
+            limit.is_none_or(|limit| signals.flows_of(slot) < limit.into())
+        };
         let hash = if service.affinity.is_zero() {
             selection_hash(&client, context.tuple().source_port)
         } else {
@@ -75,7 +82,7 @@ impl Selector {
                 .then(|| flows.overflow_backend(Guest::new(&client, service.slot)))
                 .flatten()
                 .filter(|&slot| is_of(policy, service.slot, slot));
-            if let Some(slot) = known_at_home.or(kept) {
+            if let Some(slot) = known_at_home.or(kept).filter(|&slot| has_room(slot)) {
                 return Ok(Choice {
                     slot,
                     scheduled: false,
@@ -84,16 +91,20 @@ impl Selector {
             // Without the port, so that other balancers and workers choose the same.
             selection_hash(&client, 0)
         };
-        service
-            .pool(from_octets(client))
-            .pick(hash, self.round_robin[service.slot.index()], |slot| {
-                stats.backend(slot).flows.get()
-            })
-            .map(|slot| Choice {
-                slot,
-                scheduled: true,
-            })
-            .ok_or(DropReason::NoBackend)
+        let pool = service.pool(from_octets(client));
+        let cursor = self.round_robin[service.slot.index()];
+        let own_flows = |slot| signals.stats.backend(slot).flows.get();
+        let picked = match service.max_flows {
+            None => pool.pick(hash, cursor, own_flows).ok_or(DropReason::NoBackend),
+            Some(_) if matches!(pool, Pool::Empty) => Err(DropReason::NoBackend),
+            Some(_) => pool
+                .pick_with_room(hash, cursor, own_flows, has_room)
+                .ok_or(DropReason::BackendsFull),
+        };
+        picked.map(|slot| Choice {
+            slot,
+            scheduled: true,
+        })
     }
 }
 

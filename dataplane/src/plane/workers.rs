@@ -103,6 +103,7 @@ impl Team {
             .map_err(|cause| start_error(&format!("worker {worker} with {flows} flows"), cause))?;
             engine.set_flow_feed(Arc::clone(feed));
             engine.set_overflow(Arc::clone(&overflow));
+            engine.set_team(&self.stats);
             if let Some(placed) = &placed {
                 engine.set_placed(Arc::clone(placed));
             }

@@ -63,6 +63,7 @@ pub(crate) fn snapshot(generation: u64, link: Link) -> Snapshot {
             drain: Duration::from_secs(60),
             v4: Pool::build(scheduler, backends.as_slice()).into(),
             v6: Pool::build(scheduler, &[]).into(),
+            max_flows: None,
             backend_sockets: Arc::default(),
         }));
         backend_slots.push(backends);

@@ -130,6 +130,7 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
         drain: Duration::from_secs(60),
         v4: Pool::build(Scheduler::Maglev, &backends).into(),
         v6: Pool::Empty.into(),
+        max_flows: None,
         backend_sockets: Arc::new(BackendSockets::new(&backends)),
     }));
     snapshot.backend_slots.extend(backends.into_iter().map(Some));

@@ -192,7 +192,10 @@ logLevel: DEBUG
 services:
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
-   healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1}}
+   healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1},
+   slowStart: 90s, maxFlowsPerBackend: 5000, whenAllDown: fail-open}
+- {name: b, port: 53000, passiveCheck: {failures: 2, holdOff: 1m},
+   backends: [{address: 172.16.1.2, backup: true}, {address: 172.16.1.3}]}
 ";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
     let own = "{discovery: kubernetes, kubernetes: {namespaces: []}}";

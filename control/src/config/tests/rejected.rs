@@ -159,7 +159,50 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, targetport: 82"),
             "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
-             selector, scheduler, affinity, sourceRanges, drain, healthCheck, backends",
+             selector, scheduler, affinity, sourceRanges, drain, healthCheck, slowStart, maxFlowsPerBackend, \
+             whenAllDown, passiveCheck, backupSelector, backends",
+        ),
+        (
+            service("port: 81, slowStart: 2h"),
+            "services[1].slowStart: 2h, allowed a duration such as 500ms, 60s, 10m0s or 1h30m, up to 1h",
+        ),
+        (
+            service("port: 81, maxFlowsPerBackend: 0"),
+            "services[1].maxFlowsPerBackend: 0, allowed 1-268435456",
+        ),
+        (
+            service("port: 81, whenAllDown: open"),
+            "services[1].whenAllDown: open, allowed fail-closed, fail-open",
+        ),
+        (
+            service("port: 81, passiveCheck: {failures: 0}"),
+            "services[1].passiveCheck.failures: 0, allowed 1-1000",
+        ),
+        (
+            service("port: 81, passiveCheck: {holdOff: 500ms}"),
+            "services[1].passiveCheck.holdOff: 500ms, allowed a duration from 1s to 24h, such as 10s",
+        ),
+        (
+            service("port: 81, passiveCheck: {holdOff: 1m, maxHoldOff: 30s}"),
+            "services[1].passiveCheck.maxHoldOff: 30s, allowed a duration from holdOff, 1m, to 24h",
+        ),
+        (
+            service("port: 81, passiveCheck: 5"),
+            "services[1].passiveCheck: 5, allowed a mapping of failures, holdOff, maxHoldOff",
+        ),
+        (
+            service("port: 81, protocol: UDP, passiveCheck: {}"),
+            "services[1].passiveCheck: UDP, allowed it for TCP only: flows of UDP have no answer that says that they \
+             were accepted",
+        ),
+        (
+            service("port: 81, backupSelector: {tier: standby}"),
+            "services[1].backupSelector: tier=standby, allowed it with discovery: nsm only; here, backends have \
+             backup: true",
+        ),
+        (
+            service("port: 81, backends: [{address: 10.0.0.1, backup: yes}]"),
+            "services[1].backends[0].backup: yes, allowed true, false",
         ),
         (
             service("port: 81, backends: [{address: 172.16.1.300}]"),
@@ -182,7 +225,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, backends: [172.16.1.2]"),
-            "services[1].backends[0]: 172.16.1.2, allowed a mapping of address, weight",
+            "services[1].backends[0]: 172.16.1.2, allowed a mapping of address, weight, backup",
         ),
         (
             service("port: 80"),

@@ -91,6 +91,7 @@ impl View<'_> {
             drain: declared.drain,
             // The kubelet checks pods, but not through the vL3 network.
             health_check: declared.health_check(port, self.connected),
+            rules: declared.rules(port),
             backends,
         };
         AssembledService {
@@ -141,6 +142,7 @@ impl View<'_> {
             port,
             instance: Some(Arc::clone(&pod.uid)),
             weight: pod.weight,
+            backup: pod.backup,
             eligibility: if displaced {
                 Eligibility::Dead
             } else {
@@ -228,6 +230,7 @@ fn endpoint_backend(
         port,
         instance: endpoint.uid.clone(),
         weight: pod.map_or(1, |pod| pod.weight),
+        backup: pod.is_some_and(|pod| pod.backup),
         eligibility: limit.min(endpoint.eligibility),
         changed: limited_by.map_or(slice.changed, |pod| pod.changed),
         origin: Origin::Kubernetes,

@@ -20,6 +20,8 @@ use crate::discovery::{Eligibility, PodPlace};
 const WEIGHT: &str = "vl3-lb.io/weight";
 /// `"true"` on a pod: no new flows. On a Service: the drain time of its backends.
 pub(super) const DRAIN: &str = "vl3-lb.io/drain";
+/// `"true"` on a pod: new flows only while no other backend of its service gets them.
+const BACKUP: &str = "vl3-lb.io/backup";
 const HEAVIEST: u16 = 1000;
 
 /// A pod as a possible backend.
@@ -42,6 +44,7 @@ pub(super) struct PodRecord {
     /// The zone of its node, if the pod is labelled with it.
     pub(super) zone: Option<String>,
     pub(super) weight: u16,
+    pub(super) backup: bool,
     pub(super) eligibility: Eligibility,
     /// Being deleted: no new flows while another backend is eligible, even if an endpoint says that it is ready.
     pub(super) terminating: bool,
@@ -73,6 +76,7 @@ impl PodRecord {
         let serving = readiness(pod).is_some_and(|ready| ready.status == "True");
         let eligibility = eligibility(pod, serving && !terminating && !drained);
         let weight = weight(pod, &mut noted);
+        let backup = is_backup(pod, &mut noted);
         let addresses = addresses(pod, address_from, &mut noted);
         if addresses.is_empty() && eligibility == Eligibility::NewFlows && *address_from != AddressFrom::Nsm {
             noted(format!("ready, but without address from {}", address_from));
@@ -105,6 +109,7 @@ impl PodRecord {
             host_network: spec.and_then(|spec| spec.host_network) == Some(true),
             ports: spec.map(named_ports).unwrap_or_default(),
             weight,
+            backup,
             eligibility,
             terminating,
             drained,
@@ -194,6 +199,19 @@ fn weight(pod: &Pod, noted: &mut impl FnMut(String)) -> u16 {
         ));
         1
     })
+}
+
+fn is_backup(pod: &Pod, noted: &mut impl FnMut(String)) -> bool {
+    match annotation(pod, BACKUP) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            noted(format!(
+                "annotation {BACKUP}: {other:?}, allowed true, false; taken for false"
+            ));
+            false
+        }
+    }
 }
 
 /// The named ports of containers and sidecars (init containers that are always restarted).

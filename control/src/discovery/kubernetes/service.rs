@@ -14,15 +14,20 @@ use super::cache::Record;
 use super::inventory::Key;
 use super::locality::Distribution;
 use super::pod::DRAIN;
-use crate::config::{self, HealthCheck, Selector, TargetPort};
+use crate::config::{self, FlowRules, HealthCheck, PassiveCheck, Selector, TargetPort, WhenAllDown};
 use crate::kubernetes::ingress::GroupIngress;
 use crate::kubernetes::names::{CLASS, MANAGER};
 
 /// The annotation of Services to serve without the class, `"true"`, or not to serve in spite of it, `"false"`.
 const ENABLED: &str = "vl3-lb.io/enabled";
 const SCHEDULER: &str = "vl3-lb.io/scheduler";
+const SLOW_START: &str = "vl3-lb.io/slow-start";
+const MAX_FLOWS: &str = "vl3-lb.io/max-flows-per-backend";
+const WHEN_ALL_DOWN: &str = "vl3-lb.io/when-all-down";
 /// The value of `healthCheck` in the configuration file.
 const HEALTH_CHECK: &str = "vl3-lb.io/health-check";
+/// The value of `passiveCheck` in the configuration file.
+const PASSIVE_CHECK: &str = "vl3-lb.io/passive-check";
 /// The API server's default for `sessionAffinity: ClientIP` without a timeout.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
@@ -58,6 +63,7 @@ pub(super) struct ServiceRecord {
     pub(super) source_ranges: Vec<IpNet>,
     /// `Some(None)`: none, also where they are the default.
     health_check: Option<Option<HealthCheck>>,
+    rules: FlowRules,
     pub(super) distribution: Distribution,
     /// The reason why none of its ports can be served.
     pub(super) refused: Option<Reason>,
@@ -111,6 +117,15 @@ impl ServiceRecord {
         }
     }
 
+    /// The rules for new flows of `port`; for UDP without a passive check.
+    pub(super) fn rules(&self, port: &Port) -> FlowRules {
+        let mut rules = self.rules.clone();
+        if port.protocol == Protocol::Udp {
+            rules.passive_check = None;
+        }
+        rules
+    }
+
     /// Reads the settings of `service`, and notes those that cannot be honoured.
     fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
         let mut notes = Vec::new();
@@ -143,6 +158,7 @@ impl ServiceRecord {
             affinity: affinity(&spec),
             source_ranges: source_ranges.unwrap_or_default(),
             health_check: health_check(service, &ports, &mut notes),
+            rules: rules(service, &mut notes),
             distribution: distribution(&spec, &mut notes),
             refused: refused(service, &spec, &ports).or(unreadable),
             ports,
@@ -312,6 +328,45 @@ fn drain(service: &Service, notes: &mut Vec<Reason>) -> Duration {
         notes,
         config::drain,
     )
+}
+
+fn rules(service: &Service, notes: &mut Vec<Reason>) -> FlowRules {
+    FlowRules {
+        slow_start: setting(
+            service,
+            SLOW_START,
+            (Duration::ZERO, "0s"),
+            &config::slow_starts(),
+            notes,
+            config::slow_start,
+        ),
+        max_flows_per_backend: setting(
+            service,
+            MAX_FLOWS,
+            (None, "no limit"),
+            config::MAX_FLOWS_FORM,
+            notes,
+            |text| config::max_flows(text).map(Some),
+        ),
+        when_all_down: setting(
+            service,
+            WHEN_ALL_DOWN,
+            (WhenAllDown::FailClosed, "fail-closed"),
+            &config::when_all_down_names(),
+            notes,
+            config::when_all_down,
+        ),
+        passive_check: passive_check(service, notes),
+    }
+}
+
+fn passive_check(service: &Service, notes: &mut Vec<Reason>) -> Option<PassiveCheck> {
+    let text = annotation(service, PASSIVE_CHECK)?;
+    let check = PassiveCheck::parse(text).map_err(|faults| {
+        let message = format!("annotation {PASSIVE_CHECK}: {faults}; taken for none");
+        notes.push(Reason::new("InvalidAnnotation", message));
+    });
+    check.ok()
 }
 
 fn affinity(spec: &ServiceSpec) -> Duration {

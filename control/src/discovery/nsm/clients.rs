@@ -61,6 +61,11 @@ impl Clients {
         let is_judged = service.health_check.is_none() && selected().any(|member| !member.is_long_down);
         let backends = selected().flat_map(|member| {
             let weight = u16::from(!(is_judged && member.is_long_down));
+            let labels = &member.connection.labels;
+            let backup = service
+                .backup_selector
+                .as_ref()
+                .is_some_and(|backups| backups.matches(labels));
             member
                 .addresses
                 .iter()
@@ -69,6 +74,7 @@ impl Clients {
                     port,
                     instance: Some(Arc::clone(instance)),
                     weight,
+                    backup,
                     eligibility: Eligibility::NewFlows,
                     changed: None,
                     origin: Origin::Nsm,

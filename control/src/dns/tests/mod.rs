@@ -21,7 +21,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, Timestamp};
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, FlowRules};
 use crate::discovery::{Desired, ServiceSpec};
 use crate::network::{LinkState, NetworkView};
 use crate::peers::{Peer, PeerSet};
@@ -55,6 +55,7 @@ fn current(names: &[&str]) -> Arc<Current> {
         source_ranges: Vec::new(),
         drain: Duration::ZERO,
         health_check: None,
+        rules: FlowRules::default(),
         backends: Vec::new(),
     });
     let update = State::new(NatPorts::new(1, 2).unwrap())

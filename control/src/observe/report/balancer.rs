@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use crate::api::{
     AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, FastPath, FlowTraffic,
-    Interface, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering, Time,
-    Totals, Traffic, Worker, XskDrops,
+    Imbalance, Interface, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering,
+    Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
 use vl3lb_common::dataplane::Attachment;
@@ -218,6 +218,7 @@ fn totals(facts: &Facts<'_>, services: &[Service], backends: &[Backend]) -> Tota
     let inbound = sum_traffic(services.iter().map(|service| service.inbound));
     let outbound = sum_traffic(services.iter().map(|service| service.outbound));
     Totals {
+        imbalance: worst_imbalance(services),
         services_ok: in_state(ServiceState::Ok),
         services_degraded: in_state(ServiceState::Degraded),
         services_down: in_state(ServiceState::Down),
@@ -234,6 +235,17 @@ fn totals(facts: &Facts<'_>, services: &[Service], backends: &[Backend]) -> Tota
         drops_without_service: without_service,
         drops_per_second,
     }
+}
+
+fn worst_imbalance(services: &[Service]) -> Option<Imbalance> {
+    let imbalances = services
+        .iter()
+        .filter_map(|service| Some((service.imbalance?, service)));
+    let (ratio, service) = imbalances.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    Some(Imbalance {
+        service: service.name.clone(),
+        ratio,
+    })
 }
 
 fn sum_rates(rates: impl Iterator<Item = Option<f64>>) -> Option<f64> {

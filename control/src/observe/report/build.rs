@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::api::{
@@ -16,7 +17,7 @@ use vl3lb_common::stats::{CONNECT_BOUNDS, CloseCause, DURATION_BOUNDS, WorkerSta
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::counters::{FlowCounts, Sample, ServiceCounts};
-use super::{balancer, warnings};
+use super::{balancer, imbalance, warnings};
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
 use crate::health::{HealthTable, Target};
@@ -172,18 +173,24 @@ pub(super) fn reasons(
 
 /// Live services, by state, then name.
 fn services(facts: &Facts<'_>, backends: &[Backend]) -> Vec<Service> {
-    let counts = counts_by_service(backends);
+    let mut of_service: HashMap<&str, Vec<&Backend>> = HashMap::new();
+    for backend in backends {
+        of_service.entry(&backend.service).or_default().push(backend);
+    }
     let mut services: Vec<_> = facts
         .directory()
         .into_iter()
         .flat_map(Directory::live_services)
-        .map(|entry| service(facts, entry, counts.get(entry.name.as_str())))
+        .map(|entry| {
+            let backends = of_service.get(entry.name.as_str());
+            service(facts, entry, backends.map_or(&[], Vec::as_slice))
+        })
         .collect();
     services.sort_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
     services
 }
 
-fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCounts>) -> Service {
+fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[&Backend]) -> Service {
     let baseline = entry.baseline.as_deref();
     let all = facts.sample.service(entry.slot, baseline);
     let added: Option<ServiceCounts> = facts
@@ -201,6 +208,11 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCou
         source_ranges: entry.source_ranges.clone(),
         drain_seconds: entry.drain.as_secs_f64(),
         selector: entry.selector.clone(),
+        slow_start_seconds: (!entry.rules.slow_start.is_zero())
+            .then_some(entry.rules.slow_start.as_secs_f64()),
+        max_flows_per_backend: entry.rules.max_flows_per_backend.map(NonZeroU32::get),
+        fails_open: entry.fails_open,
+        imbalance: imbalance::imbalance(backends.iter().copied()),
         check: entry.health_check.as_ref().map(|check| ServiceCheck {
             kind: check.kind.name().to_owned(),
             object: check.kind.object().map(str::to_owned),
@@ -213,7 +225,7 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCou
         }),
         state: entry.state,
         since: Some(Time(entry.since)),
-        backends: backends.copied().unwrap_or_default(),
+        backends: count(backends.iter().copied()),
         transitions: entry.transitions,
         flows: all.open(),
         flows_opened_total: all.flows.opened(),
@@ -235,17 +247,8 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: Option<&BackendCou
     }
 }
 
-/// The backends of each service by state, in one pass.
-fn counts_by_service(backends: &[Backend]) -> HashMap<&str, BackendCounts> {
-    let mut counts: HashMap<&str, BackendCounts> = HashMap::new();
-    for backend in backends {
-        add(counts.entry(&backend.service).or_default(), backend.state);
-    }
-    counts
-}
-
-/// All backends by state.
-pub(super) fn count(backends: &[Backend]) -> BackendCounts {
+/// These backends by state.
+pub(super) fn count<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> BackendCounts {
     let mut counts = BackendCounts::default();
     for backend in backends {
         add(&mut counts, backend.state);
@@ -308,6 +311,8 @@ fn backend(facts: &Facts<'_>, entry: &BackendEntry, service: &ServiceEntry) -> B
         },
         since: Some(Time(entry.since)),
         weight: entry.weight,
+        backup: entry.backup,
+        slow_start_share: entry.share.part(),
         flows: all.open,
         flows_opened_total: all.flows.opened(),
         new_flows_per_second: facts.rate(added.map(|added| added.flows.opened())),

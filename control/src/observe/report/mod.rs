@@ -5,6 +5,7 @@ mod balancer;
 mod build;
 mod capacity;
 mod counters;
+mod imbalance;
 mod process;
 mod readiness;
 mod reporter;

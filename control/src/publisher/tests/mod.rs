@@ -12,7 +12,7 @@ use vl3lb_common::snapshot::{BackendState, Generation};
 use vl3lb_common::{MacAddr, Protocol, Timestamp};
 
 use super::*;
-use crate::config::HealthCheck;
+use crate::config::{FlowRules, HealthCheck};
 use crate::discovery::{BackendSpec, DesiredSender, Eligibility, Origin};
 use crate::health::{Answer, CheckSpec, Target};
 use crate::network::{LinkState, Monitor};
@@ -77,6 +77,7 @@ impl World {
 
 fn finance(hosts: &[u8]) -> Desired {
     let backends = hosts.iter().map(|&host| BackendSpec {
+        backup: false,
         address: [172, 16, 1, host].into(),
         port: 8081,
         instance: None,
@@ -99,6 +100,7 @@ fn finance(hosts: &[u8]) -> Desired {
             source_ranges: Vec::new(),
             drain: Duration::from_secs(60),
             health_check: None,
+            rules: FlowRules::default(),
             backends: backends.collect(),
         })],
         ..Desired::default()
@@ -384,7 +386,8 @@ async fn a_verdict_is_published_at_once() {
         .collect();
     let spec = CheckSpec {
         service: "finance".into(),
-        check,
+        check: Some(check),
+        passive: None,
     };
     let specs = targets.iter().map(|target| (target.clone(), spec.clone()));
     world.health.follow(&specs.collect());

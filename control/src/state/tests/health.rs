@@ -16,7 +16,7 @@ fn checked(backends: &[(u8, Eligibility)]) -> Desired {
     desired
 }
 
-fn all(hosts: &[u8]) -> Desired {
+pub(super) fn all(hosts: &[u8]) -> Desired {
     checked(
         &hosts
             .iter()
@@ -36,7 +36,7 @@ fn target(host: u8) -> Target {
 }
 
 impl World {
-    fn find(&mut self, host: u8, verdict: Verdict) {
+    pub(super) fn find(&mut self, host: u8, verdict: Verdict) {
         let why = match verdict {
             Verdict::Unknown => "",
             Verdict::Up => "tcp connect ok (2 of 2)",
@@ -46,12 +46,12 @@ impl World {
         Arc::make_mut(&mut self.health).insert(target(host), Finding { verdict, why });
     }
 
-    fn events(&self) -> Vec<String> {
+    pub(super) fn events(&self) -> Vec<String> {
         let changes = &self.last.as_ref().unwrap().changes;
         changes.events.iter().map(Event::to_string).collect()
     }
 
-    fn hosts(&self) -> Vec<u8> {
+    pub(super) fn hosts(&self) -> Vec<u8> {
         let slots = self.eligible();
         (2..10)
             .filter(|&host| self.slot(host).is_some_and(|slot| slots.contains(&slot)))

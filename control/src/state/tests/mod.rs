@@ -4,6 +4,7 @@ mod capacity;
 mod events;
 mod health;
 mod instances;
+mod new_flows;
 mod properties;
 mod sockets;
 mod unchanged;
@@ -19,6 +20,7 @@ use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::{MacAddr, Protocol, ServiceKey};
 
 use super::*;
+use crate::config::FlowRules;
 use crate::discovery::{Instances, Origin, ServiceSpec};
 use crate::network::LinkState;
 
@@ -52,6 +54,7 @@ fn network() -> NetworkView {
 
 fn backend(host: u8, weight: u16) -> BackendSpec {
     BackendSpec {
+        backup: false,
         address: address(host),
         port: 8081,
         instance: None,
@@ -76,6 +79,7 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> Arc<ServiceSpec
         source_ranges: Vec::new(),
         drain: Duration::from_secs(DRAIN),
         health_check: None,
+        rules: FlowRules::default(),
         backends,
     })
 }

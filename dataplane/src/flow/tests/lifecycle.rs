@@ -379,6 +379,24 @@ fn a_reset_flow_that_goes_on_counts_for_its_backend_again() {
 }
 
 #[test]
+fn a_syn_that_is_repeated_after_a_second_is_counted_once_for_its_backend() {
+    let mut world = World::new(10, 10);
+    let unanswered = |world: &World| world.stats.backend(BackendSlot(0)).flows_unanswered.get();
+    let id = world.open(0, 0, 0, true, 1).unwrap();
+    let answered = world.open(1, 0, 0, true, 2).unwrap();
+    world.packet(answered, Direction::Out, TcpFlags::SYN | TcpFlags::ACK);
+    world.now = world.now + Duration::from_millis(200);
+    world.packet(id, Direction::In, TcpFlags::SYN);
+    assert_eq!(unanswered(&world), 0, "a client in a hurry");
+    for _ in 0..3 {
+        world.now = world.now + Duration::from_secs(1);
+        world.packet(id, Direction::In, TcpFlags::SYN);
+        world.packet(answered, Direction::In, TcpFlags::SYN);
+        assert_eq!(unanswered(&world), 1);
+    }
+}
+
+#[test]
 fn a_client_that_gives_up_is_no_failure_of_the_backend() {
     let mut world = World::new(10, 10);
     let failed =

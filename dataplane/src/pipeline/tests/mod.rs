@@ -10,6 +10,7 @@ mod forged;
 mod fragments;
 mod icmp;
 mod lifecycle;
+mod max_flows;
 mod nat;
 mod orphan;
 mod overflow;
@@ -85,6 +86,7 @@ impl World {
         let now = Timestamp(1_000_000_000);
         let overflow = Arc::new(Overflow::default());
         let placed = Arc::new(PlacedFlows::new(setup.workers));
+        let team = &stats;
         let engines = (0..setup.workers)
             .zip(&stats)
             .map(|(worker, stats)| {
@@ -104,6 +106,7 @@ impl World {
                 engine.set_placed(Arc::clone(&placed));
                 drop(engine.set_snapshot(Arc::clone(&snapshot)));
                 engine.set_overflow(Arc::clone(&overflow));
+                engine.set_team(team);
                 engine
             })
             .collect();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -29,6 +30,7 @@ pub(super) struct Setup {
     pub(super) nat_ports: (u16, u16),
     pub(super) scheduler: Scheduler,
     pub(super) affinity: Duration,
+    pub(super) max_flows: Option<NonZeroU32>,
     pub(super) source_ranges: Vec<IpNet>,
     pub(super) mtu: u16,
 }
@@ -47,6 +49,7 @@ impl Default for Setup {
             nat_ports: NAT_PORTS,
             scheduler: Scheduler::RoundRobin,
             affinity: Duration::ZERO,
+            max_flows: None,
             source_ranges: Vec::new(),
             mtu: 1_500,
         }
@@ -103,6 +106,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             drain: Duration::from_secs(60),
             v4: Pool::build(setup.scheduler, &v4).into(),
             v6: Pool::build(setup.scheduler, &v6).into(),
+            max_flows: setup.max_flows,
             backend_sockets: Arc::new(match protocol {
                 Protocol::Tcp => BackendSockets::default(),
                 Protocol::Udp => BackendSockets::new(&backends),

@@ -83,6 +83,30 @@ fn invalid_annotations_are_reported() {
 }
 
 #[test]
+fn a_pod_is_a_backup_by_its_annotation() {
+    for (text, is_backup, faults) in [("true", true, 0), ("false", false, 0), ("yes", false, 1)] {
+        let key = "/metadata/annotations/vl3-lb.io~1backup";
+        let pod = read_from(
+            &with(ready("a", "10.0.0.1"), key, json!(text)),
+            AddressFrom::PodIp,
+        );
+        assert_eq!((pod.backup, pod.problems.len()), (is_backup, faults), "{text}");
+    }
+    let pod = with(
+        ready("a", "10.0.0.1"),
+        "/metadata/annotations/vl3-lb.io~1backup",
+        json!("true"),
+    );
+    let selected = selected(FINANCE, &[member(&pod), member(&ready("b", "10.0.0.2"))]);
+    let backups: Vec<_> = selected.desired.services[0]
+        .backends
+        .iter()
+        .map(|backend| backend.backup)
+        .collect();
+    assert_eq!(backups, [true, false]);
+}
+
+#[test]
 fn the_weight_is_read_from_its_annotation() {
     for (text, weight) in [
         ("0", 0),

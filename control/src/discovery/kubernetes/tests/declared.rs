@@ -1,11 +1,13 @@
 //! What each thing about a Service and its EndpointSlices means.
 
+use std::num::NonZeroU32;
+
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
 use super::super::locality::Distribution;
 use super::*;
-use crate::config::TargetPort;
+use crate::config::{FlowRules, TargetPort, WhenAllDown};
 use crate::discovery::Desired;
 
 fn read(service: &Value) -> Option<ServiceRecord> {
@@ -263,6 +265,41 @@ fn the_health_check_of_a_service_is_read_from_its_annotation() {
         "annotation vl3-lb.io/health-check: healthCheck.http.path: x, allowed a path such as /healthz, at most 1024 \
          letters; its default holds"
     );
+}
+
+#[test]
+fn the_rules_for_new_flows_are_read_from_annotations() {
+    let mut service = load_balancer("a", 80);
+    service["spec"]["ports"] = json!([{"port": 80}, {"port": 53, "protocol": "UDP", "name": "dns"}]);
+    for (key, text) in [
+        ("slow-start", "30s"),
+        ("max-flows-per-backend", "1000"),
+        ("when-all-down", "fail-open"),
+        ("passive-check", "{failures: 2, holdOff: 5s}"),
+    ] {
+        service = annotated(service, &format!("vl3-lb.io/{key}"), text);
+    }
+    let record = read(&service).unwrap();
+    assert_eq!(record.notes, []);
+    let [tcp, udp] = [0, 1].map(|port| record.rules(&record.ports[port]));
+    assert_eq!(tcp.slow_start, Duration::from_secs(30));
+    assert_eq!(tcp.max_flows_per_backend, NonZeroU32::new(1000));
+    assert_eq!(tcp.when_all_down, WhenAllDown::FailOpen);
+    let passive = tcp.passive_check.clone().unwrap();
+    assert_eq!((passive.failures, passive.hold_off), (2, Duration::from_secs(5)));
+    assert_eq!(udp.passive_check, None);
+    assert_eq!(udp.slow_start, tcp.slow_start);
+    for (key, text) in [
+        ("slow-start", "2h"),
+        ("max-flows-per-backend", "0"),
+        ("when-all-down", "open"),
+        ("passive-check", "5"),
+    ] {
+        let faulty = annotated(load_balancer("a", 80), &format!("vl3-lb.io/{key}"), text);
+        let record = read(&faulty).unwrap();
+        assert_eq!(record.notes.len(), 1, "{key}");
+        assert_eq!(record.rules(&record.ports[0]), FlowRules::default(), "{key}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn placed(text: &str) -> Candidate {
     let known = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     Candidate {
         backend: BackendSpec {
+            backup: false,
             address: address.parse::<IpAddr>().unwrap(),
             port: 80,
             instance: None,

@@ -10,6 +10,15 @@ fn server(number: u8) -> Wire {
 }
 
 #[test]
+fn clients_with_the_labels_of_backups_are_backups() {
+    let mut scene = Scene::new();
+    scene.service.backup_selector = Selector::parse("tier=standby");
+    scene.replace("nse-0", [server(1), server(2).label("tier", "standby")]);
+    let backups: Vec<_> = scene.specs().iter().map(|backend| backend.backup).collect();
+    assert_eq!(backups, [false, true]);
+}
+
+#[test]
 fn a_lost_stream_keeps_all_backends_and_its_successor_goes_on() {
     let mut scene = Scene::new();
     scene.replace("nse-0", [server(1), server(2)]);

@@ -175,10 +175,15 @@ fn stuck_workers(status: &Status, now: Time) -> impl Iterator<Item = Warning> {
 }
 
 fn down(service: &Service) -> Option<Warning> {
-    (service.state == ServiceState::Down).then(|| {
+    (service.state == ServiceState::Down || service.fails_open).then(|| {
+        let open = if service.fails_open {
+            "; it fails open, so all get new flows"
+        } else {
+            ""
+        };
         let warning = error(
             "no_backend_up",
-            format!("service {}: no backend up", service.name),
+            format!("service {}: no backend up{open}", service.name),
         );
         let next = format!("vl3-lb backends --service {}", service.name);
         since(service.since, about(&service.name, next, warning))
@@ -279,6 +284,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::MtuExceeded
         | DropReason::SourceNotAllowed => false,
         DropReason::NoBackend
+        | DropReason::BackendsFull
         | DropReason::BackendDown
         | DropReason::DrainDeadline
         | DropReason::NoRoute

@@ -149,6 +149,7 @@ impl Network {
                 drain: Duration::from_secs(60),
                 v4: Pool::build(self.scheduler, &v4).into(),
                 v6: Pool::build(self.scheduler, &v6).into(),
+                max_flows: None,
                 backend_sockets: Arc::new(match protocol {
                     Protocol::Tcp => BackendSockets::default(),
                     Protocol::Udp => BackendSockets::new(&backends),
