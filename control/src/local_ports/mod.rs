@@ -172,7 +172,8 @@ impl Ports {
         now: Instant,
     ) -> LocalPorts {
         let is_own = |address: IpAddr| {
-            address.is_unspecified() || own.map_or(!address.is_loopback(), |own| own.contains(&address))
+            address.is_unspecified()
+                || own.map_or_else(|| !address.is_loopback(), |own| own.contains(&address))
         };
         let used: Vec<&Socket> = host
             .sockets

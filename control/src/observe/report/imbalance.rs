@@ -11,9 +11,7 @@ pub(super) fn imbalance<'a>(backends: impl Iterator<Item = &'a Backend> + Clone)
     let up = backends.filter(takes_flows);
     let has_others = up.clone().any(|backend| !backend.backup);
     let used = up.filter(|backend| !(has_others && backend.backup));
-    if used.clone().nth(1).is_none() {
-        return None;
-    }
+    used.clone().nth(1)?;
     let load = |backend: &Backend| backend.flows as f64 / f64::from(backend.weight);
     let fullest = used.clone().map(load).fold(0.0, f64::max);
     let flows: u64 = used.clone().map(|backend| backend.flows).sum();
