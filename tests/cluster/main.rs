@@ -17,4 +17,5 @@ mod pods;
 mod spire;
 mod start;
 mod storm;
+mod tenancy;
 mod watch;

@@ -27,6 +27,8 @@ pub enum EventCode {
     /// The connection to a source of backends is lost.
     DiscoveryLost,
     DiscoveryBack,
+    /// A pod or endpoint must not be a backend: its address, namespace or quota does not allow it.
+    LeftOut,
     /// Two clients of the vL3 network claim one address.
     AddressConflict,
     /// Two clients of the vL3 network claim one pod name.
@@ -60,7 +62,7 @@ pub enum EventCode {
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -71,6 +73,7 @@ impl EventCode {
         Self::ConfigRejected,
         Self::DiscoveryLost,
         Self::DiscoveryBack,
+        Self::LeftOut,
         Self::AddressConflict,
         Self::NameConflict,
         Self::BalancerJoined,
@@ -101,6 +104,7 @@ impl EventCode {
             Self::ConfigRejected => "config_rejected",
             Self::DiscoveryLost => "discovery_lost",
             Self::DiscoveryBack => "discovery_back",
+            Self::LeftOut => "left_out",
             Self::AddressConflict => "address_conflict",
             Self::NameConflict => "name_conflict",
             Self::BalancerJoined => "balancer_joined",

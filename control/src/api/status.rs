@@ -205,6 +205,9 @@ pub struct Discovery {
     /// The collections that the set in use lacks, because the source may not list them.
     #[serde(default)]
     pub missing: Vec<MissingCollection>,
+    /// Services, pods and endpoints that the set in use lacks, by reason.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
     /// The streams of the source `nsm`; `None` for others.
     #[serde(default)]
     pub nsm: Option<NsmDiscovery>,
@@ -220,6 +223,15 @@ pub struct MissingCollection {
     pub namespace: Option<String>,
     /// The attempt, the cause and the remedy.
     pub error: String,
+}
+
+/// The number of objects that are not served for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOut {
+    /// One word in CamelCase, as in Events of Kubernetes.
+    pub reason: String,
+    pub count: u64,
 }
 
 /// Failures of a source for one reason.

@@ -7,6 +7,7 @@ use super::error::ConfigError;
 use super::names;
 use super::node::{self, Section};
 use super::selector::{self, Selector};
+use super::tenancy::{Claim, Quota};
 
 /// Discovery in Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +24,10 @@ pub struct Kubernetes {
     /// Balancers of one group in one namespace have the same configuration, and each answers DNS queries with all of them.
     pub group: String,
     pub topology: Topology,
+    /// Addresses that objects may claim; empty: none.
+    pub claims: Vec<Claim>,
+    /// The most services and backends of namespaces, the first one that has a namespace counts.
+    pub quotas: Vec<Quota>,
 }
 
 /// Preference for near backends, and the balancer's own location.
@@ -59,6 +64,17 @@ pub enum Namespaces {
     Named(Vec<String>),
     /// All namespaces, which needs a ClusterRole.
     All,
+}
+
+impl Namespaces {
+    /// Whether there may be more than one.
+    pub fn are_several(&self) -> bool {
+        match self {
+            Self::Own => false,
+            Self::Named(names) => names.len() > 1,
+            Self::All => true,
+        }
+    }
 }
 
 impl Serialize for Namespaces {
@@ -137,6 +153,8 @@ impl Default for Kubernetes {
             address_from: AddressFrom::default(),
             label_selector: Selector::default(),
             topology: Topology::default(),
+            claims: Claim::default_list(),
+            quotas: Vec::new(),
             services: false,
             group: GROUP.to_owned(),
         }
@@ -153,6 +171,8 @@ impl Kubernetes {
             "labelSelector",
             "topology",
             "group",
+            "claims",
+            "quotas",
         ];
         let mut section = Section::new(path, value, &keys, errors);
         let services = section.optional("services", "true, false", Value::as_bool);
@@ -163,14 +183,23 @@ impl Kubernetes {
         let label_selector = Selector::read(&mut section, "labelSelector");
         let topology = read_topology(&mut section);
         let group = section.optional_text("group", GROUP_FORM, group);
+        let claims = Claim::read_all(&mut section);
+        let quotas = Quota::read_all(&mut section);
         Self {
             services: services.unwrap_or_default(),
             namespaces: namespaces.unwrap_or_default(),
             address_from: address_from.unwrap_or_default(),
             label_selector: label_selector.unwrap_or_default(),
             topology,
+            claims: claims.unwrap_or_else(Claim::default_list),
+            quotas,
             group: group.unwrap_or_else(|| GROUP.to_owned()),
         }
+    }
+
+    /// The most services (ports) and backends of `namespace`.
+    pub fn quota(&self, namespace: &str) -> (usize, usize) {
+        Quota::of(&self.quotas, namespace, &self.namespaces)
     }
 
     /// A preference for near backends needs the balancer's location.

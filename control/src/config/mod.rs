@@ -18,6 +18,7 @@ mod passive_check;
 mod port;
 mod selector;
 mod service;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub(crate) use names::{LABEL_FORM, is_label, is_unicast, unicast};
 pub use nsm::{NetworkService, Nsm};
 pub use passive_check::PassiveCheck;
 pub use selector::Selector;
+pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
 pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
 };
@@ -261,6 +263,11 @@ impl Config {
         for draft in &document.services {
             draft.check_discovery(document.config.discovery, &mut errors);
             draft.check_health(&mut errors);
+        }
+        let kubernetes = document.config.kubernetes.as_ref();
+        let watched = kubernetes.map(|kubernetes| &kubernetes.namespaces);
+        for draft in &document.services {
+            draft.check_namespaces(watched, &mut errors);
         }
         service::check_together(&document.services, &mut errors);
         let mut config = document.config;

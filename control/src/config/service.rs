@@ -17,7 +17,9 @@ use super::health_check::{self, HealthCheck};
 use super::names::{self, Discovery};
 use super::node::{self, Position, Section};
 use super::port;
+use super::kubernetes::Namespaces;
 use super::selector::{SELECTOR_FORM, Selector};
+use super::tenancy::NamespaceSet;
 
 /// A configured service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +35,9 @@ pub struct Service {
     pub target_port: TargetPort,
     /// The labels of its backends; for Kubernetes discovery.
     pub selector: Selector,
+    /// The namespaces whose pods may be its backends; `None`: the only watched one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<NamespaceSet>,
     #[serde(serialize_with = "scheduler_name")]
     pub scheduler: Scheduler,
     /// How long after its last flow a client keeps its backend; zero: no affinity.
@@ -107,6 +112,8 @@ pub(super) struct Draft {
     pub(super) selector: Selector,
     /// Whether there is an error for the selector already.
     selector_rejected: bool,
+    namespaces: Option<NamespaceSet>,
+    namespaces_given: bool,
     scheduler: Option<Scheduler>,
     affinity: Option<Duration>,
     source_ranges: Vec<IpNet>,
@@ -139,6 +146,7 @@ impl Draft {
                 "port",
                 "targetPort",
                 "selector",
+                "namespaces",
                 "scheduler",
                 "affinity",
                 "sourceRanges",
@@ -171,6 +179,8 @@ impl Draft {
         let selector = Selector::read(&mut section, "selector");
         let rules = FlowRules::read(&mut section);
         let backup_selector = Selector::read(&mut section, "backupSelector");
+        let namespaces_given = section.value("namespaces").is_some();
+        let namespaces = NamespaceSet::read(&mut section, "namespaces");
         let affinity = read_affinity(&mut section);
         let source_ranges = read_source_ranges(&mut section);
         let backends = read_backends(&mut section);
@@ -182,6 +192,8 @@ impl Draft {
             target_port,
             selector_rejected: selector.is_none() && selector_given,
             selector: selector.unwrap_or_default(),
+            namespaces,
+            namespaces_given,
             scheduler,
             affinity,
             source_ranges,
@@ -205,6 +217,7 @@ impl Draft {
             port,
             target_port: self.target_port.unwrap_or(TargetPort::Number(port)),
             selector: self.selector,
+            namespaces: self.namespaces,
             scheduler: self.scheduler.unwrap_or(DEFAULT_SCHEDULER),
             affinity: self.affinity.unwrap_or_default(),
             source_ranges: self.source_ranges,
@@ -274,6 +287,32 @@ impl Draft {
                 format!("{} listed", self.backends.len()),
                 &allowed,
             );
+        }
+    }
+
+    /// Errors for `namespaces`: where several are `watched`, a label alone must not make a pod of any of them a backend.
+    /// `watched` is `None` without discovery by Kubernetes.
+    pub(super) fn check_namespaces(&self, watched: Option<&Namespaces>, errors: &mut Vec<ConfigError>) {
+        let field = if self.path == ENVIRONMENT {
+            "services[].namespaces".to_owned()
+        } else {
+            format!("{}.namespaces", self.path)
+        };
+        let mut reject = |value: &str, allowed: &str| {
+            errors.push(ConfigError::new(field.clone(), value, allowed));
+        };
+        match (watched, &self.namespaces) {
+            (None, Some(_)) => reject("given", "it with discovery: kubernetes only"),
+            (Some(watched), None) if watched.are_several() && !self.namespaces_given => reject(
+                "missing",
+                "the namespaces whose pods may be backends, or all: kubernetes.namespaces has several",
+            ),
+            (Some(Namespaces::Named(watched)), Some(NamespaceSet::Named(names))) => {
+                for name in names.iter().filter(|name| !watched.contains(name)) {
+                    reject(name, "namespaces in kubernetes.namespaces");
+                }
+            }
+            _ => {}
         }
     }
 
@@ -391,7 +430,7 @@ pub(super) fn read_networks(section: &mut Section<'_>, key: &'static str, allowe
 }
 
 /// Parses a network in CIDR notation. Host bits are an error: they usually mean a wrong prefix length.
-fn network(text: &str) -> Option<IpNet> {
+pub(super) fn network(text: &str) -> Option<IpNet> {
     let network: IpNet = text.parse().ok()?;
     (network.trunc() == network).then_some(network)
 }

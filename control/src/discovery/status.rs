@@ -1,5 +1,6 @@
 //! The state of a source, for status and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +21,8 @@ pub struct SourceStatus {
     pub error: Option<String>,
     /// The parts that the set in use lacks.
     pub missing: Vec<Missing>,
+    /// Services, pods and endpoints that the set in use lacks, by the reason: one word in CamelCase.
+    pub left_out: BTreeMap<&'static str, u64>,
     /// Sets read, or changes where the source reports changes.
     pub events: u64,
     /// Sets that were refused or could not be read.
@@ -38,6 +41,7 @@ impl SourceStatus {
             last_event: None,
             error: None,
             missing: Vec::new(),
+            left_out: BTreeMap::new(),
             events: 0,
             errors: ErrorCounts::NONE,
             nsm: None,

@@ -1,6 +1,6 @@
 //! Families of the balancer as a whole: process, workers, sockets, control plane.
 
-use crate::api::{FlowTraffic, Report, Status, Worker};
+use crate::api::{FlowTraffic, LeftOut, Report, Status, Worker};
 
 use super::family::Family;
 use crate::discovery::Origin;
@@ -339,7 +339,14 @@ fn control_plane(report: &Report) -> Vec<Family> {
         "vl3lb_discovery_missing",
         "1 for each collection that the source may not list, so that what depends on it is not served",
     );
+    let mut left_out = Family::gauge(
+        "vl3lb_discovery_left_out",
+        "Services, pods and endpoints that are not served, by reason: see the warnings and events",
+    );
     for discovery in &status.discovery {
+        for LeftOut { reason, count } in &discovery.left_out {
+            left_out.add([("source", discovery.source.as_str()), ("reason", reason)], *count);
+        }
         for collection in &discovery.missing {
             let namespace = collection.namespace.as_deref().unwrap_or_default();
             let labels = [
@@ -409,6 +416,7 @@ fn control_plane(report: &Report) -> Vec<Family> {
         events,
         errors,
         missing,
+        left_out,
         Family::gauge(
             "vl3lb_config_last_reload_successful",
             "Whether the current configuration file is in use",

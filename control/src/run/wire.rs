@@ -259,7 +259,7 @@ fn discover(
         }
         (Discovery::Kubernetes, clients) => {
             let (status, state) = watch::channel(SourceStatus::new(Origin::Kubernetes));
-            let mut source = Kubernetes::new(file, file_status);
+            let mut source = Kubernetes::new(file, file_status).with_network(network.clone());
             if let Some(clients) = clients {
                 let (status, state) = watch::channel(SourceStatus::new(Origin::Nsm));
                 let (receiver, task) = clients.connections(status);

@@ -41,7 +41,7 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
             "{namespace: web}",
             "port: 80, selector: {app: a}",
             "kubernetes.namespace: unknown key (value web), allowed services, namespaces, addressFrom, \
-             labelSelector, topology, group"
+             labelSelector, topology, group, claims, quotas"
                 .to_owned(),
         ),
         (
@@ -67,6 +67,42 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
             "kubernetes.topology.prefer: zone, allowed none, or set NODE_NAME or NODE_ZONE (spec.nodeName by \
              the downward API)"
                 .to_owned(),
+        ),
+        (
+            "{namespaces: all}",
+            "port: 80, selector: {app: a}",
+            "services[0].namespaces: missing, allowed the namespaces whose pods may be backends, or all: \
+             kubernetes.namespaces has several"
+                .to_owned(),
+        ),
+        (
+            "{namespaces: [web, api]}",
+            "port: 80, selector: {app: a}, namespaces: [ops]",
+            "services[0].namespaces: ops, allowed namespaces in kubernetes.namespaces".to_owned(),
+        ),
+        (
+            "{namespaces: all}",
+            "port: 80, selector: {app: a}, namespaces: []",
+            "services[0].namespaces: [], allowed all, or a list of namespaces that is not empty".to_owned(),
+        ),
+        (
+            "{claims: [{namespaces: [web], networks: [10.0.0.1/8]}]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.claims[0].networks: [\"10.0.0.1/8\"], allowed routed, or a list of networks such as \
+             10.0.0.0/8 or 2001:db8::/32, without host bits"
+                .to_owned(),
+        ),
+        (
+            "{claims: [{namespaces: all}]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.claims[0].networks: missing, allowed routed, or a list of networks such as 10.0.0.0/8 or \
+             2001:db8::/32, without host bits"
+                .to_owned(),
+        ),
+        (
+            "{quotas: [{services: 1025}]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.quotas[0].services: 1025, allowed 0-1024".to_owned(),
         ),
         (
             "{group: Finance LB}",
@@ -120,4 +156,29 @@ fn the_environment_sets_node_and_zone() {
     assert_eq!(topology.prefer, Prefer::Node);
     assert_eq!(topology.node.as_deref(), Some("worker-1"));
     assert_eq!(topology.zone.as_deref(), Some("east"));
+}
+
+#[test]
+fn namespaces_of_a_service_belong_to_discovery_by_kubernetes() {
+    let text = "services: [{name: a, port: 80, namespaces: [web]}]";
+    assert_eq!(
+        parse(text),
+        Err(vec![
+            "services[0].namespaces: given, allowed it with discovery: kubernetes only".to_owned()
+        ])
+    );
+}
+
+#[test]
+fn quotas_are_those_of_the_first_entry_with_the_namespace() {
+    let kubernetes = |text: &str| {
+        let config = parse(&format!("{{discovery: kubernetes, kubernetes: {text}}}")).unwrap();
+        config.kubernetes.unwrap()
+    };
+    assert_eq!(kubernetes("{}").quota("web"), (1024, 16_384), "one namespace has everything");
+    let several = kubernetes("{namespaces: all}");
+    assert_eq!(several.quota("web"), (256, 4096), "a quarter of all places");
+    let given = kubernetes("{quotas: [{namespaces: [web], services: 5}, {backends: 7}]}");
+    assert_eq!(given.quota("web"), (5, 16_384));
+    assert_eq!(given.quota("api"), (1024, 7));
 }

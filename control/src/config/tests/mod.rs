@@ -169,9 +169,11 @@ kubernetes:
   labelSelector: {team: a}
   topology: {prefer: none}
   group: fin
+  claims: [{namespaces: [web], networks: [172.16.0.0/16, '2001:db8::/32']}, {networks: routed}]
+  quotas: [{namespaces: [api], services: 5, backends: 100}]
 services:
-- {name: a, port: 80, targetPort: http, selector: {app: a}}
-- {name: b, port: 81, selector: 'app in (a,b),!canary'}
+- {name: a, port: 80, targetPort: http, selector: {app: a}, namespaces: [web]}
+- {name: b, port: 81, selector: 'app in (a,b),!canary', namespaces: all}
 ";
 
 #[test]

@@ -43,6 +43,15 @@ pub(super) fn addresses(pod: &Pod, from: &AddressFrom, noted: &mut impl FnMut(St
     addresses
 }
 
+/// The annotation that holds the addresses; `None` if they are not in one.
+pub(super) fn claim(from: &AddressFrom) -> Option<String> {
+    match from {
+        AddressFrom::NetworkStatus(_) => Some(NETWORK_STATUS.to_owned()),
+        AddressFrom::Annotation(key) => Some(key.clone()),
+        AddressFrom::PodIp | AddressFrom::Nsm => None,
+    }
+}
+
 fn pod_ips(pod: &Pod) -> Vec<String> {
     let Some(status) = &pod.status else {
         return Vec::new();

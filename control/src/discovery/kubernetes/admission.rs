@@ -68,11 +68,13 @@ pub(super) struct Admitted {
 }
 
 /// Names and ports that are taken, each with its owner in words.
-#[derive(Default)]
-pub(super) struct Admission {
+pub(super) struct Admission<'a> {
     names: HashMap<String, String>,
     ports: HashMap<(Protocol, u16), String>,
     capabilities: Capabilities,
+    kubernetes: &'a config::Kubernetes,
+    /// The number of ports that are served, by namespace.
+    served: HashMap<String, usize>,
 }
 
 /// The balancer's location and network.
@@ -95,12 +97,20 @@ pub(super) struct Decision {
     pub(super) stale_statuses: Vec<StaleStatus>,
 }
 
-impl Admission {
+impl<'q> Admission<'q> {
     /// Names and ports that services of the file and the balancer's own servers take.
-    pub(super) fn new(file: &[config::Service], listening: &[Listening], capabilities: Capabilities) -> Self {
+    pub(super) fn new(
+        file: &[config::Service],
+        listening: &[Listening],
+        kubernetes: &'q config::Kubernetes,
+        capabilities: Capabilities,
+    ) -> Self {
         let mut admission = Self {
+            names: HashMap::new(),
+            ports: HashMap::new(),
             capabilities,
-            ..Self::default()
+            kubernetes,
+            served: HashMap::new(),
         };
         for &(protocol, port, server) in listening {
             admission.ports.insert((protocol, port), server.to_owned());
@@ -222,6 +232,17 @@ impl Admission {
                 notes.push(reason);
                 continue;
             }
+            let (most, _) = self.kubernetes.quota(&record.namespace);
+            let served = self.served.entry(record.namespace.clone()).or_default();
+            if *served >= most {
+                let message = format!(
+                    "{} {}: namespace {} has {served} services, allowed {most} (kubernetes.quotas)",
+                    port.protocol, port.port, record.namespace
+                );
+                notes.push(Reason::new("QuotaExceeded", message));
+                continue;
+            }
+            *served += 1;
             self.ports.insert(key, owner.clone());
             ports.push((port.clone(), name));
         }

@@ -1,21 +1,25 @@
 //! Assembles the desired set from services, pods and endpoints. A change rebuilds only the services that it affects.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::admission::{
     Accepted, Admission, Admitted, Capabilities, Decision, Listening, Refused, StaleStatus,
 };
-use super::backends::{AssembledService, View};
-use super::cache::{Change, Scope};
+use super::backends::{self, AssembledService, View};
+use super::cache::Change;
+use super::claims::{Claims, Surroundings};
 use super::connections::Connections;
+use super::denied::{self, Denied};
 use super::inventory::Inventory;
 use super::locality::Location;
 use super::node::NodeRecord;
 use super::pod::PodRecord;
+use super::quota;
 use super::selection::{Owner, Selections};
-use super::service::{Reason, ServiceRecord};
+use super::service::ServiceRecord;
 use super::slice::SliceRecord;
+use super::unlisted::Unlisted;
 use crate::config::{self, AddressFrom, Service};
 use crate::discovery::Desired;
 
@@ -28,13 +32,9 @@ pub(super) struct Assembled {
     pub(super) accepted: Vec<Accepted>,
     pub(super) refused: Vec<Refused>,
     pub(super) stale_statuses: Vec<StaleStatus>,
-}
-
-/// Collections that the API server refuses to list, so that their objects are unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Unlisted {
-    pub(super) pods: BTreeSet<Scope>,
-    pub(super) slices: BTreeSet<Scope>,
+    /// Pods and endpoints that were left out, in words, with the number of all by reason.
+    pub(super) denied: BTreeSet<Denied>,
+    pub(super) left_out: BTreeMap<&'static str, u64>,
 }
 
 /// All records, and the services assembled from them.
@@ -46,6 +46,9 @@ pub(super) struct Assembly {
     /// Where pods are, if that comes from their connections.
     connections: Arc<Connections>,
     inventory: Inventory,
+    surroundings: Surroundings,
+    /// Whether the next set needs all claims to be judged again.
+    unjudged: bool,
     unlisted: Unlisted,
     selections: Selections,
     /// The Services that are served, as of the last set.
@@ -66,6 +69,8 @@ impl Assembly {
             file: Vec::new(),
             connections: Arc::default(),
             inventory: Inventory::default(),
+            surroundings: Surroundings::default(),
+            unjudged: false,
             unlisted: Unlisted::default(),
             selections: Selections::default(),
             decision: Decision::default(),
@@ -93,9 +98,11 @@ impl Assembly {
     /// Follows changes of pods. Cost for each: O(labels + services that select it or have it as an endpoint).
     pub(super) fn replace_pods(&mut self, pods: Vec<Change<PodRecord>>) {
         for mut pod in pods {
+            self.recall(&mut pod);
             if self.kubernetes.address_from == AddressFrom::Nsm {
                 self.locate(&mut pod);
             }
+            self.judge(&mut pod);
             self.replace_pod(&pod);
         }
     }
@@ -116,13 +123,69 @@ impl Assembly {
         }
     }
 
+    /// Takes over the balancer's network. Cost if it is another one: O(pods + services).
+    pub(super) fn replace_surroundings(&mut self, surroundings: Surroundings) -> bool {
+        let changed = self.surroundings != surroundings;
+        if changed {
+            self.surroundings = surroundings;
+            self.unjudged = true;
+        }
+        changed
+    }
+
+    /// Replaces the former record of `pod` by the one in use, whose addresses may be others.
+    fn recall(&self, pod: &mut Change<PodRecord>) {
+        if let Some(old) = &mut pod.old
+            && let Some(used) = self.inventory.pods.get(&old.uid)
+        {
+            *old = Arc::clone(used);
+        }
+    }
+
+    /// Separates the addresses that `pod` claims into those that it may have and the others.
+    fn judge(&self, pod: &mut Change<PodRecord>) {
+        let Some(new) = &mut pod.new else { return };
+        let Some(claim) = &new.claim else { return };
+        let claims = self.claims();
+        let mut addresses = Vec::new();
+        let mut denied = Vec::new();
+        for &address in &claim.addresses {
+            match claims.judge(&new.namespace, address) {
+                Ok(()) => addresses.push(address),
+                Err(denial) => denied.push(denial),
+            }
+        }
+        if new.denied != denied || new.addresses != addresses {
+            let new = Arc::make_mut(new);
+            (new.addresses, new.denied) = (addresses, denied);
+        }
+    }
+
+    /// Judges all claims again.
+    fn judge_all(&mut self) {
+        let pods: Vec<_> = self.inventory.pods.values().cloned().collect();
+        for pod in pods {
+            let mut judged = Change {
+                old: Some(Arc::clone(&pod)),
+                new: Some(pod),
+            };
+            self.judge(&mut judged);
+            if judged.old != judged.new {
+                self.replace_pod(&judged);
+            }
+        }
+    }
+
+    fn claims(&self) -> Claims<'_> {
+        Claims {
+            rules: &self.kubernetes.claims,
+            surroundings: &self.surroundings,
+            inventory: &self.inventory,
+        }
+    }
+
     /// Replaces the addresses in `pod` by those of its connection.
     fn locate(&self, pod: &mut Change<PodRecord>) {
-        if let Some(old) = &mut pod.old
-            && let Some(located) = self.inventory.pods.get(&old.uid)
-        {
-            *old = Arc::clone(located);
-        }
         if let Some(new) = &mut pod.new {
             let addresses = self.connections.addresses(&new.place);
             Arc::make_mut(new).addresses = addresses;
@@ -131,6 +194,7 @@ impl Assembly {
 
     fn replace_pod(&mut self, pod: &Change<PodRecord>) {
         let affected = self.inventory.replace_pod(pod);
+        self.unjudged |= affected.holders_changed && self.has_claims();
         self.dirty.extend(self.selections.replace(pod));
         for uid in &affected.pods {
             self.dirty.extend(self.selections.of_pod(uid).cloned());
@@ -191,17 +255,24 @@ impl Assembly {
     ///
     /// Cost: O(services + backends of the services that changed).
     pub(super) fn assemble(&mut self) -> Assembled {
+        if std::mem::take(&mut self.unjudged) {
+            self.judge_all();
+            // Judging moves no address in the status of a pod.
+            self.unjudged = false;
+            self.rebuild_endpoints();
+        }
         if std::mem::take(&mut self.undecided) {
             self.decide();
         }
         for owner in std::mem::take(&mut self.dirty) {
             self.rebuild(&owner);
         }
+        let granted = quota::granted(&self.services, &self.kubernetes);
         let services = || self.services.values().flatten();
         let waiting: BTreeSet<&String> = services().flat_map(|service| &service.waiting).collect();
         let mut assembled = Assembled {
             desired: Desired {
-                services: services().map(|service| Arc::clone(&service.spec)).collect(),
+                services: granted.iter().map(|(_, granted)| Arc::clone(&granted.spec)).collect(),
                 instances: Arc::clone(&self.inventory.instances),
                 problems: Vec::new(),
                 observed: None,
@@ -213,55 +284,20 @@ impl Assembly {
             accepted: self.decision.admitted.values().map(Admitted::accepted).collect(),
             refused: self.decision.refused.clone(),
             stale_statuses: self.decision.stale_statuses.clone(),
+            denied: BTreeSet::new(),
+            left_out: BTreeMap::new(),
         };
-        let mut problems = Vec::new();
+        let mut problems = denied::report(&self.services, &granted, &self.file, &self.decision, &mut assembled);
         if self.unlisted != Unlisted::default() {
-            problems = self.leave_out_unknown(&mut assembled);
+            problems.extend(self.unlisted.leave_out(&self.services, &self.decision, &mut assembled));
+        }
+        for refused in &assembled.refused {
+            *assembled.left_out.entry(refused.reason).or_default() += 1;
         }
         let refused = assembled.refused.iter().map(ToString::to_string);
-        problems.extend(refused.chain(describe_waiting(&waiting)));
+        problems.extend(refused.chain(backends::describe_waiting(&waiting)));
         assembled.desired.problems = problems;
         assembled
-    }
-
-    /// Leaves out services whose backends are unknown. Served without backends they would reject clients that another
-    /// balancer of the group can serve. Returns the problems of the file's services.
-    fn leave_out_unknown(&self, assembled: &mut Assembled) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut known = Vec::new();
-        // Names are unique among all services.
-        let mut unknown = HashSet::new();
-        for (owner, services) in &self.services {
-            let Some(cause) = self.unlisted.cause(owner) else {
-                known.extend(services.iter().map(|service| Arc::clone(&service.spec)));
-                continue;
-            };
-            for AssembledService { spec, .. } in services {
-                if !spec.backends.is_empty() {
-                    known.push(Arc::clone(spec));
-                    continue;
-                }
-                let name = &spec.name;
-                let message = format!("not served: no backend of {name} is known, and {cause}");
-                match owner {
-                    Owner::File(_) => problems.push(format!("service {name}: {message}")),
-                    Owner::Service(key) => {
-                        unknown.insert(name);
-                        let admitted = self.decision.admitted.get(key);
-                        let reason = Reason::new("BackendsUnknown", message);
-                        assembled
-                            .refused
-                            .extend(admitted.map(|admitted| Refused::new(&admitted.record, reason)));
-                    }
-                }
-            }
-        }
-        assembled.accepted.retain_mut(|accepted| {
-            accepted.services.retain(|service| !unknown.contains(service));
-            !accepted.services.is_empty()
-        });
-        assembled.desired.services = known;
-        problems
     }
 
     /// Decides which Services are served. Those of the last decision keep their names and ports.
@@ -272,7 +308,7 @@ impl Assembly {
             zone: location.zone.is_some(),
             endpoints: self.has_endpoints(),
         };
-        let admission = Admission::new(&self.file, &self.listening, capabilities);
+        let admission = Admission::new(&self.file, &self.listening, &self.kubernetes, capabilities);
         let decision = admission.decide(self.inventory.services.values(), &self.decision.admitted);
         let (before, now) = (&self.decision.admitted, &decision.admitted);
         let changed = before
@@ -324,6 +360,7 @@ impl Assembly {
                 zone: topology.zone.as_ref().or(label).map(String::as_str),
                 prefer: topology.prefer,
             },
+            claims: self.claims(),
             connected: self.kubernetes.address_from == AddressFrom::Nsm,
         }
     }
@@ -334,6 +371,20 @@ impl Assembly {
         self.kubernetes.address_from == AddressFrom::PodIp
     }
 
+    /// Whether the addresses of pods are claims.
+    const fn has_claims(&self) -> bool {
+        matches!(
+            self.kubernetes.address_from,
+            AddressFrom::NetworkStatus(_) | AddressFrom::Annotation(_)
+        )
+    }
+
+    /// Makes the next set rebuild all services with endpoints.
+    fn rebuild_endpoints(&mut self) {
+        let services = self.inventory.slices.keys().cloned();
+        self.dirty.extend(services.map(Owner::Service));
+    }
+
     /// Makes the next set a complete rebuild.
     pub(super) fn rebuild_all(&mut self) {
         self.undecided = true;
@@ -342,38 +393,4 @@ impl Assembly {
         let built = self.services.keys().cloned();
         self.dirty.extend(admitted.chain(file).chain(built));
     }
-}
-
-impl Unlisted {
-    /// Why backends of `owner` may be unknown; `None` if all are known.
-    fn cause(&self, owner: &Owner) -> Option<String> {
-        let concerns = |scope: &&Scope| match owner {
-            Owner::File(_) => true,
-            Owner::Service((namespace, _)) => scope.as_ref().is_none_or(|scope| scope == namespace),
-        };
-        let pods = self.pods.iter().find(concerns).map(|scope| ("pods", scope));
-        let slices = || {
-            let is_service = matches!(owner, Owner::Service(_));
-            let mut slices = self.slices.iter().filter(|_| is_service);
-            slices.find(concerns).map(|scope| ("endpointslices", scope))
-        };
-        let (kind, scope) = pods.or_else(slices)?;
-        let scope = scope
-            .as_ref()
-            .map_or_else(|| "all namespaces".to_owned(), |name| format!("namespace {name}"));
-        Some(format!("{kind} in {scope} cannot be listed"))
-    }
-}
-
-/// The problem of pods that are ready and have no known connection.
-fn describe_waiting(pods: &BTreeSet<&String>) -> Option<String> {
-    let (first, others) = (pods.first()?, pods.len() - 1);
-    let rest = if others == 0 {
-        String::new()
-    } else {
-        format!(" and {others} more")
-    };
-    Some(format!(
-        "pod {first}{rest}: ready, but not connected to the vL3 network yet"
-    ))
 }

@@ -1,19 +1,21 @@
 //! Computes the backends of one service from the pods that it selects or from its endpoints.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
 use vl3lb_common::Protocol;
 
+use super::claims::Claims;
+use super::denied::{Denied, DeniedReason};
 use super::inventory::{Inventory, Key};
 use super::locality::{Candidate, Distribution, Location};
 use super::pod::PodRecord;
-use super::selection::Selection;
+use super::selection::{Owner, Selection};
 use super::service::{Port, ServiceRecord};
 use super::slice::{Endpoint, SliceRecord};
-use crate::config::{Selector, Service, TargetPort};
+use crate::config::{NamespaceSet, Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// An assembled service.
@@ -24,6 +26,22 @@ pub(super) struct AssembledService {
     pub(super) problems: BTreeSet<String>,
     /// Pods that are ready and have no known connection.
     pub(super) waiting: Vec<String>,
+    /// Pods and endpoints that it must not have.
+    pub(super) denied: BTreeSet<Denied>,
+    /// The number of its backends by namespace, for a service of the file.
+    pub(super) pods: BTreeMap<String, usize>,
+}
+
+impl AssembledService {
+    /// The namespaces that its backends count for, each with their number. O(1) for one of a Service.
+    pub(super) fn namespaces<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = (&'a str, usize)> {
+        let own = match owner {
+            Owner::Service((namespace, _)) => Some((namespace.as_str(), self.spec.backends.len())),
+            Owner::File(_) => None,
+        };
+        let pods = self.pods.iter().map(|(namespace, count)| (namespace.as_str(), *count));
+        own.into_iter().chain(pods)
+    }
 }
 
 /// All records and the balancer's location.
@@ -31,6 +49,7 @@ pub(super) struct AssembledService {
 pub(super) struct View<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) location: Location<'a>,
+    pub(super) claims: Claims<'a>,
     /// Whether the addresses of pods come from their connections.
     pub(super) connected: bool,
 }
@@ -39,18 +58,29 @@ impl View<'_> {
     /// A service of the file with the pods that it selects.
     pub(super) fn file_service(self, service: &Service, selected: Option<&Selection>) -> AssembledService {
         let mut problems = BTreeSet::new();
+        let mut denied = BTreeSet::new();
         let target = Target {
             name: &service.name,
             protocol: service.protocol,
             target: &service.target_port,
         };
-        let candidates = self.pods_of(selected, target, &mut problems);
+        let candidates = self.pods_of(selected, target, service.namespaces.as_ref(), &mut problems, &mut denied);
         let backends = self.location.choose(candidates, Distribution::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
+        let mut pods: BTreeMap<String, usize> = BTreeMap::new();
+        let namespaces = backends.iter().filter_map(|backend| backend.pod.as_ref()?.pod.split_once('/'));
+        for (namespace, _) in namespaces {
+            match pods.get_mut(namespace) {
+                Some(count) => *count += 1,
+                None => drop(pods.insert(namespace.to_owned(), 1)),
+            }
+        }
         AssembledService {
             spec: Arc::new(ServiceSpec::new(service, target_port, backends)),
             problems,
             waiting: self.waiting(selected),
+            denied,
+            pods,
         }
     }
 
@@ -63,15 +93,16 @@ impl View<'_> {
         selected: Option<&Selection>,
     ) -> AssembledService {
         let mut problems = BTreeSet::new();
+        let mut denied = BTreeSet::new();
         let candidates = if selected.is_some() {
             let target = Target {
                 name,
                 protocol: port.protocol,
                 target: &port.target,
             };
-            self.pods_of(selected, target, &mut problems)
+            self.pods_of(selected, target, None, &mut problems, &mut denied)
         } else {
-            self.endpoints_of(&declared.key(), port, &mut problems)
+            self.endpoints_of(&declared.key(), port, &mut problems, &mut denied)
         };
         let backends = self.location.choose(candidates, declared.distribution);
         let spec = ServiceSpec {
@@ -98,6 +129,8 @@ impl View<'_> {
             spec: Arc::new(spec),
             problems,
             waiting: self.waiting(selected),
+            denied,
+            pods: BTreeMap::new(),
         }
     }
 
@@ -114,10 +147,21 @@ impl View<'_> {
         self,
         selected: Option<&Selection>,
         target: Target<'_>,
+        namespaces: Option<&NamespaceSet>,
         problems: &mut BTreeSet<String>,
+        denied: &mut BTreeSet<Denied>,
     ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for pod in selected.into_iter().flat_map(Selection::pods) {
+            if let Some(namespaces) = namespaces.filter(|namespaces| !namespaces.contains(&pod.namespace)) {
+                let fault = format!("namespace {}, allowed {namespaces} (services[].namespaces)", pod.namespace);
+                denied.insert(Denied {
+                    reason: DeniedReason::Namespace,
+                    text: describe(pod, &fault),
+                });
+                continue;
+            }
+            denied.extend(self.denied_addresses(pod));
             problems.extend(pod.problems.iter().map(|problem| describe(pod, problem)));
             match target.port(pod) {
                 Ok(port) => candidates.extend(pod.addresses.iter().map(|&address| Candidate {
@@ -133,6 +177,24 @@ impl View<'_> {
             }
         }
         candidates
+    }
+
+    /// The addresses that `pod` claims and must not have.
+    fn denied_addresses(self, pod: &PodRecord) -> impl Iterator<Item = Denied> {
+        let claim = pod.claim.as_ref().map(|claim| claim.annotation.clone());
+        let is_claim = claim.is_some();
+        let outside = pod.denied.iter().map(ToString::to_string);
+        let others = pod.addresses.iter().filter_map(move |&address| {
+            let owner = self.inventory.owner_of(address)?;
+            (is_claim && owner.namespace != pod.namespace).then(|| {
+                format!("{address}, allowed addresses that no other namespace has; {} has it", owner.place.pod)
+            })
+        });
+        let texts = outside.chain(others).collect::<Vec<_>>().into_iter();
+        texts.map(move |text| Denied {
+            reason: DeniedReason::Address,
+            text: describe(pod, &format!("annotation {}: {text}", claim.as_deref().unwrap_or_default())),
+        })
     }
 
     fn pod_backend(self, pod: &PodRecord, address: IpAddr, port: u16) -> BackendSpec {
@@ -155,7 +217,13 @@ impl View<'_> {
     }
 
     /// All endpoints of a Service's port. An endpoint that moves between slices may be listed twice.
-    fn endpoints_of(self, service: &Key, port: &Port, problems: &mut BTreeSet<String>) -> Vec<Candidate> {
+    fn endpoints_of(
+        self,
+        service: &Key,
+        port: &Port,
+        problems: &mut BTreeSet<String>,
+        denied: &mut BTreeSet<Denied>,
+    ) -> Vec<Candidate> {
         let slices = self.inventory.slices.get(service).into_iter().flatten();
         let mut candidates = Vec::new();
         for (_, slice) in slices {
@@ -169,6 +237,19 @@ impl View<'_> {
                     continue;
                 }
                 let pod = pod.flatten().map(Arc::as_ref);
+                if pod.is_some_and(|pod| pod.addresses.is_empty()) {
+                    // Its endpoint is known before its status.
+                    continue;
+                }
+                if !pod.is_some_and(|pod| pod.addresses.contains(&endpoint.address))
+                    && let Err(denial) = self.claims.judge(&slice.namespace, endpoint.address)
+                {
+                    denied.insert(Denied {
+                        reason: DeniedReason::Address,
+                        text: format!("EndpointSlice {}/{}: endpoints: {denial}", slice.namespace, slice.name),
+                    });
+                    continue;
+                }
                 let faults = pod.map_or(&[][..], |pod| &pod.problems);
                 problems.extend(
                     faults
@@ -286,4 +367,17 @@ fn usual_port(target: &TargetPort, port: u16, backends: &[BackendSpec]) -> u16 {
         .into_iter()
         .max_by_key(|&(port, count)| (count, std::cmp::Reverse(port)));
     usual.map_or(port, |(port, _)| port)
+}
+
+/// The problem of pods that are ready and have no known connection.
+pub(super) fn describe_waiting(pods: &BTreeSet<&String>) -> Option<String> {
+    let (first, others) = (pods.first()?, pods.len() - 1);
+    let rest = if others == 0 {
+        String::new()
+    } else {
+        format!(" and {others} more")
+    };
+    Some(format!(
+        "pod {first}{rest}: ready, but not connected to the vL3 network yet"
+    ))
 }

@@ -14,13 +14,16 @@ use vl3lb_common::Duration;
 use super::admission::{Accepted, Listening, Refused, StaleStatus};
 use super::assembly::Assembly;
 use super::cache::Activity;
+use super::claims::Surroundings;
 use super::connections::{Connections, ConnectionsReceiver};
+use super::denied::{Denied, DeniedReason};
 use super::watches::{Plan, Watches};
 use crate::api::EventCode;
 use crate::config::{self, AddressFrom, Prefer, Service};
 use crate::discovery::{DesiredSender, ErrorReason, Missing, SourceStatus};
 use crate::kubernetes::client::Server;
 use crate::kubernetes::error::ConnectError;
+use crate::network::{NetworkReceiver, NetworkView};
 use crate::observe::events::{Event, Events};
 
 /// Time between two sets, at least, so that a burst of changes becomes one set. Short, because the publisher paces
@@ -56,6 +59,8 @@ pub(super) struct Follower {
     assembly: Assembly,
     /// Whether the addresses of pods are known.
     located: bool,
+    /// Whether the balancer's network is known, if claims depend on it.
+    surrounded: bool,
     /// The time to send the next set; `None` without changes.
     due: Option<Instant>,
     /// When the next set may be sent.
@@ -64,6 +69,8 @@ pub(super) struct Follower {
     observed: Option<Instant>,
     /// Problems of pods as of the last set.
     problems: BTreeSet<String>,
+    /// Pods and endpoints left out of the last set.
+    denied: BTreeSet<Denied>,
 }
 
 impl Follower {
@@ -87,6 +94,8 @@ impl Follower {
             earliest: Instant::now(),
             observed: None,
             problems: BTreeSet::new(),
+            denied: BTreeSet::new(),
+            surrounded: true,
         }
     }
 
@@ -95,7 +104,12 @@ impl Follower {
         mut self,
         server: Server,
         mut connections: Option<ConnectionsReceiver>,
+        mut network: Option<NetworkReceiver>,
     ) -> Infallible {
+        if let Some(network) = &mut network {
+            network.mark_changed();
+            self.surrounded = false;
+        }
         if let Some(connections) = &mut connections {
             connections.mark_changed();
         }
@@ -117,6 +131,15 @@ impl Follower {
                     self.located = true;
                     self.note_change();
                     self.update_status();
+                }
+                view = next_network(&mut network) => {
+                    let surroundings = Surroundings::of(&view);
+                    let changed = surroundings.is_some_and(|now| self.assembly.replace_surroundings(now));
+                    let is_first = !std::mem::replace(&mut self.surrounded, true);
+                    if changed || is_first {
+                        self.note_change();
+                        self.update_status();
+                    }
                 }
                 () = at(start_at) => {
                     started = Instant::now();
@@ -149,7 +172,7 @@ impl Follower {
 
     /// Whether there is a set to send.
     fn is_usable(&self) -> bool {
-        self.located && self.watches.is_usable()
+        self.located && self.surrounded && self.watches.is_usable()
     }
 
     /// Schedules a set.
@@ -168,6 +191,13 @@ impl Follower {
             warn!("{problem}");
         }
         self.problems = assembled.problems;
+        self.note_denied(assembled.denied);
+        let left_out = assembled.left_out;
+        self.output.status.send_if_modified(|status| {
+            let changed = status.left_out != left_out;
+            status.left_out = left_out;
+            changed
+        });
         replace(&self.output.accepted, assembled.accepted);
         replace(&self.output.refused, assembled.refused);
         replace(&self.output.stale_statuses, assembled.stale_statuses);
@@ -175,6 +205,24 @@ impl Follower {
             .desired
             .send_replace(Some(Arc::new(assembled.desired)));
         self.earliest = Instant::now() + SETTLE.max(begin.elapsed() * REST);
+    }
+
+    /// Emits events about pods and endpoints that are left out from now on. Those of foreign namespaces may be others
+    /// with the same labels: no warning.
+    fn note_denied(&mut self, denied: BTreeSet<Denied>) {
+        let new: Vec<&Denied> = denied.difference(&self.denied).collect();
+        for denied in new.iter().take(LOGGED) {
+            let text = format!("{}: {}; left out", denied.reason.word(), denied.text);
+            self.events.emit(match denied.reason {
+                DeniedReason::Namespace => Event::new(EventCode::LeftOut, text),
+                DeniedReason::Address | DeniedReason::Quota => Event::warn(EventCode::LeftOut, text),
+            });
+        }
+        if let Some(more) = new.len().checked_sub(LOGGED).filter(|more| *more > 0) {
+            let text = format!("{more} more pods and endpoints are left out");
+            self.events.emit(Event::warn(EventCode::LeftOut, text));
+        }
+        self.denied = denied;
     }
 
     /// Reports credentials that cannot be read. The records stay.
@@ -250,6 +298,18 @@ async fn next_connections(receiver: &mut Option<ConnectionsReceiver>) -> Arc<Con
         while receiver.changed().await.is_ok() {
             if let Some(connections) = receiver.borrow_and_update().clone() {
                 return connections;
+            }
+        }
+    }
+    future::pending().await
+}
+
+/// Waits for the next view of the network; for ever without one.
+async fn next_network(receiver: &mut Option<NetworkReceiver>) -> Arc<NetworkView> {
+    if let Some(receiver) = receiver {
+        while receiver.changed().await.is_ok() {
+            if let Some(view) = receiver.borrow_and_update().clone() {
+                return view;
             }
         }
     }

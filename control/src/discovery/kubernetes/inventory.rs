@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::cache::Change;
 use super::node::NodeRecord;
 use super::pod::PodRecord;
+use super::reported::ReportedAddresses;
 use super::service::ServiceRecord;
 use super::slice::SliceRecord;
 use crate::discovery::{Eligibility, Instances};
@@ -22,6 +23,8 @@ pub(super) struct Inventory {
     pub(super) pods: HashMap<Arc<str>, Arc<PodRecord>>,
     /// Pods with an address, by uid. Pods in the host's network share its addresses and are not among them.
     holders: HashMap<IpAddr, BTreeMap<Arc<str>, Arc<PodRecord>>>,
+    /// Addresses in the status of pods.
+    pub(super) reported: ReportedAddresses,
     /// Owners of addresses, and dead pods.
     pub(super) instances: Arc<Instances>,
     pub(super) services: BTreeMap<Key, Arc<ServiceRecord>>,
@@ -57,10 +60,32 @@ impl Inventory {
         for address in addresses {
             self.update_owner(address, pod, &mut touched);
         }
+        self.update_reported(pod, &mut touched);
         for member in either() {
             touched.services.extend(self.by_pod.of(&member.uid).cloned());
         }
         touched
+    }
+
+    /// Updates the addresses in the status of pods. Claims to one that has another holder are judged again.
+    fn update_reported(&mut self, pod: &Change<PodRecord>, touched: &mut Affected) {
+        let is_same = |old: &Arc<PodRecord>, new: &Arc<PodRecord>| {
+            let is_dead = |pod: &PodRecord| pod.eligibility == Eligibility::Dead;
+            old.reported == new.reported && is_dead(old) == is_dead(new) && old.namespace == new.namespace
+        };
+        if let (Some(old), Some(new)) = (&pod.old, &pod.new)
+            && is_same(old, new)
+        {
+            return;
+        }
+        // Added first: an address that stays is not among the changed ones.
+        let mut changed: Vec<IpAddr> = Vec::new();
+        changed.extend(pod.new.iter().flat_map(|new| self.reported.add(new)));
+        changed.extend(pod.old.iter().flat_map(|old| self.reported.remove(old)));
+        for address in changed {
+            touched.services.extend(self.by_address.of(&address).cloned());
+            touched.holders_changed = true;
+        }
     }
 
     fn update_dead(&mut self, uid: &Arc<str>) {
@@ -90,10 +115,7 @@ impl Inventory {
         if let Some(new) = pod.new.as_ref().filter(|new| held(new).contains(&address)) {
             holders.insert(Arc::clone(&new.uid), Arc::clone(new));
         }
-        let owner = holders
-            .values()
-            .reduce(|owner, pod| if pod.displaces(owner) { pod } else { owner });
-        let owner = owner.map(|owner| Arc::clone(&owner.uid));
+        let owner = owner_of(holders).map(|owner| Arc::clone(&owner.uid));
         if holders.is_empty() {
             self.holders.remove(&address);
         }
@@ -102,6 +124,9 @@ impl Inventory {
             return;
         }
         touched.pods.extend(before.into_iter().chain(&owner).cloned());
+        // Others that claim it name the owner.
+        let holders = self.holders.get(&address).into_iter().flat_map(BTreeMap::keys);
+        touched.pods.extend(holders.cloned());
         touched.services.extend(self.by_address.of(&address).cloned());
         let owners = &mut Arc::make_mut(&mut self.instances).owners;
         match owner {
@@ -159,6 +184,11 @@ impl Inventory {
         }
     }
 
+    /// The pod that has `address`, of those that do not share their node's addresses.
+    pub(super) fn owner_of(&self, address: IpAddr) -> Option<&Arc<PodRecord>> {
+        self.pods.get(self.instances.owners.get(&address)?)
+    }
+
     /// Whether another pod owns `address` of `pod` by now.
     pub(super) fn is_displaced(&self, pod: &PodRecord, address: IpAddr) -> bool {
         !pod.host_network && self.instances.is_replaced(address, Some(&pod.uid))
@@ -172,6 +202,8 @@ pub(super) struct Affected {
     pub(super) pods: Vec<Arc<str>>,
     /// Services with the pod, or an address that changed its owner, among their endpoints.
     pub(super) services: Vec<Key>,
+    /// Whether an address in the status of pods has another holder.
+    pub(super) holders_changed: bool,
 }
 
 /// The Services that refer to a pod or address, each with its number of references.
@@ -208,6 +240,18 @@ impl<T: Hash + Eq> Dependents<T> {
             self.0.remove(referent);
         }
     }
+}
+
+/// The pod that has an address, of all that hold it: the newest of the living. An address that pods only claim stays in
+/// the namespace that has claimed it for longest, so that no other one can take it over.
+fn owner_of(holders: &BTreeMap<Arc<str>, Arc<PodRecord>>) -> Option<&Arc<PodRecord>> {
+    let is_dead = |pod: &PodRecord| pod.eligibility == Eligibility::Dead;
+    let first = holders
+        .values()
+        .min_by_key(|pod| (is_dead(pod), pod.created, Arc::clone(&pod.uid)))?;
+    let keeps = |pod: &&Arc<PodRecord>| pod.claim.is_none() || pod.namespace == first.namespace;
+    let holders = holders.values().filter(keeps);
+    holders.reduce(|owner, pod| if pod.displaces(owner) { pod } else { owner })
 }
 
 /// The addresses that only this pod can have.

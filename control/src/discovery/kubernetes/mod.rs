@@ -7,6 +7,7 @@
 //! | which collections are watched, and their caches | `watches`, `cache` |
 //! | the records kept of objects | `pod`, `address`, `service`, `slice`, `node` |
 //! | the indexed records | `inventory`, `selection` |
+//! | which addresses objects may claim, and how many backends a namespace may have | `claims`, `reported`, `quota`, `denied` |
 //! | which Services are served, under which names and ports | `admission` |
 //! | where pods are in the vL3 network | `connections` |
 //! | services, pods and endpoints become the desired set | `assembly`, `backends` |
@@ -24,17 +25,22 @@ mod admission;
 mod assembly;
 mod backends;
 mod cache;
+mod claims;
 mod connections;
+mod denied;
 mod follower;
 mod inventory;
 mod locality;
 mod node;
 mod pod;
+mod quota;
+mod reported;
 mod selection;
 mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
+mod unlisted;
 mod watches;
 
 use std::sync::Arc;
@@ -46,6 +52,7 @@ use vl3lb_common::Protocol;
 use super::{DesiredSender, Source, SourceStatus, StaticFile};
 use crate::config::{AddressFrom, Config};
 use crate::kubernetes::client::Server;
+use crate::network::NetworkReceiver;
 
 use admission::Listening;
 use follower::{Follower, Output};
@@ -61,6 +68,7 @@ pub struct Kubernetes<E> {
     file_status: watch::Sender<SourceStatus>,
     server: Server,
     connections: Option<ConnectionsReceiver>,
+    network: Option<NetworkReceiver>,
     accepted: watch::Sender<Arc<Vec<Accepted>>>,
     refused: watch::Sender<Arc<Vec<Refused>>>,
     stale_statuses: watch::Sender<Arc<Vec<StaleStatus>>>,
@@ -83,6 +91,7 @@ impl<E> Kubernetes<E> {
             file_status,
             server: Server::Inferred,
             connections: None,
+            network: None,
             accepted: watch::Sender::default(),
             refused: watch::Sender::default(),
             stale_statuses: watch::Sender::default(),
@@ -108,6 +117,14 @@ impl<E> Kubernetes<E> {
     #[must_use]
     pub fn with_connections(mut self, connections: ConnectionsReceiver) -> Self {
         self.connections = Some(connections);
+        self
+    }
+
+    /// Sets the balancer's network, on which the addresses that objects may claim depend. Nothing is sent before it is
+    /// known. Without it no address is in a network of the interface.
+    #[must_use]
+    pub fn with_network(mut self, network: NetworkReceiver) -> Self {
+        self.network = Some(network);
         self
     }
 
@@ -141,7 +158,7 @@ where
         let file = self.file.follow(&self.file_status, |config| {
             send_services.send_replace(config.services.clone());
         });
-        future::join(file, follower.run(self.server, connections)).await;
+        future::join(file, follower.run(self.server, connections, self.network)).await;
     }
 }
 

@@ -10,10 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, Client};
 use vl3lb_common::{Duration, Protocol};
 
-use super::address::{addresses, annotation};
+use super::address::{addresses, annotation, claim};
 use super::cache::Record;
+use super::claims::Denial;
 use super::node::ZONE;
-use crate::config::AddressFrom;
+use crate::config::{AddressFrom, unicast};
 use crate::discovery::{Eligibility, PodPlace};
 
 /// Share of new flows, 0 to 1000.
@@ -38,6 +39,12 @@ pub(super) struct PodRecord {
     pub(super) labels: BTreeMap<String, String>,
     /// Both families.
     pub(super) addresses: Vec<IpAddr>,
+    /// The annotation that the addresses are from; `None`: the kubelet or the network reported them.
+    pub(super) claim: Option<PodClaim>,
+    /// Claimed addresses that it must not have.
+    pub(super) denied: Vec<Denial>,
+    /// The addresses in its status: its own, and those of its node.
+    pub(super) reported: Vec<Reported>,
     /// Whether it has the node's addresses, which other pods have too.
     pub(super) host_network: bool,
     pub(super) ports: Vec<NamedPort>,
@@ -56,6 +63,21 @@ pub(super) struct PodRecord {
     pub(super) changed: Option<SystemTime>,
     /// Its faults, in words.
     pub(super) problems: Vec<String>,
+}
+
+/// Addresses in an annotation, which anyone who may edit the pod may write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PodClaim {
+    pub(super) annotation: String,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// An address in a pod's status, which the kubelet writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reported {
+    pub(super) address: IpAddr,
+    /// Whether the node has it.
+    pub(super) is_node: bool,
 }
 
 /// A port that a container gave a name.
@@ -105,7 +127,13 @@ impl PodRecord {
             labels: labels
                 .map(|(label, value)| (label.clone(), value.clone()))
                 .collect(),
+            claim: claim(address_from).map(|annotation| PodClaim {
+                annotation,
+                addresses: addresses.clone(),
+            }),
             addresses,
+            denied: Vec::new(),
+            reported: reported(pod),
             host_network: spec.and_then(|spec| spec.host_network) == Some(true),
             ports: spec.map(named_ports).unwrap_or_default(),
             weight,
@@ -142,6 +170,27 @@ impl PodRecord {
         };
         rank(self) > rank(other)
     }
+}
+
+/// The addresses in the status of `pod`.
+fn reported(pod: &Pod) -> Vec<Reported> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let shares_node = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    let pods = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+    let pods = pods.chain(&status.pod_ip).map(|ip| (ip, shares_node));
+    let nodes = status.host_ips.iter().flatten().map(|ip| &ip.ip);
+    let nodes = nodes.chain(&status.host_ip).map(|ip| (ip, true));
+    let mut reported: Vec<Reported> = Vec::new();
+    for (text, is_node) in pods.chain(nodes) {
+        let Some(address) = unicast(text) else { continue };
+        let known = Reported { address, is_node };
+        if !reported.contains(&known) {
+            reported.push(known);
+        }
+    }
+    reported
 }
 
 /// An unready or terminating pod gets no new flows; its existing flows may still work, and end with it at the latest. A

@@ -6,12 +6,13 @@ use std::time::SystemTime;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, future};
 
-use super::assembly::{Assembly, Unlisted};
+use super::assembly::Assembly;
 use super::cache::{Activity, Cache, Change, Entry, Progress, Record, Scope, reduce};
 use super::node::NodeRecord;
 use super::pod::PodRecord;
 use super::service::ServiceRecord;
 use super::slice::SliceRecord;
+use super::unlisted::Unlisted;
 use crate::config::{AddressFrom, Namespaces, Selector};
 use crate::discovery::Missing;
 use crate::kubernetes::error::ConnectError;

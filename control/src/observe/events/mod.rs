@@ -123,7 +123,7 @@ fn log(event: &Event) {
         EventCode::ServiceState => line!(),
         EventCode::BackendState => line!(),
         EventCode::ConfigRead | EventCode::ConfigRejected => line!(),
-        EventCode::DiscoveryLost | EventCode::DiscoveryBack => line!(),
+        EventCode::DiscoveryLost | EventCode::DiscoveryBack | EventCode::LeftOut => line!(),
         EventCode::AddressConflict | EventCode::NameConflict => line!(),
         EventCode::BalancerJoined | EventCode::BalancerLeft => line!(),
         EventCode::InterfaceLost | EventCode::InterfaceBack | EventCode::InterfaceChanged => line!(),

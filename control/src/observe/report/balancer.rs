@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::api::{
     AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, FastPath, FlowTraffic,
-    Imbalance, Interface, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering,
+    Imbalance, Interface, LeftOut, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering,
     Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
@@ -94,8 +94,17 @@ fn discovery(source: &SourceStatus) -> Discovery {
         loaded_time: source.loaded.map(Time),
         errors: errors.collect(),
         missing: source.missing.iter().map(missing).collect(),
+        left_out: left_out(source),
         nsm: source.nsm.as_deref().cloned(),
     }
+}
+
+fn left_out(source: &SourceStatus) -> Vec<LeftOut> {
+    let left_out = source.left_out.iter().map(|(reason, &count)| LeftOut {
+        reason: (*reason).to_owned(),
+        count,
+    });
+    left_out.collect()
 }
 
 /// The interface as the kernel has it now; before the first look, as it was attached.

@@ -33,8 +33,8 @@ async fn a_namespace_whose_pods_may_not_be_listed_does_not_stop_the_others() {
         json!("ledger"),
     ));
     server.reply("list", "/api/pods", Reply::Refused(403));
-    let ledger = "{name: ledger, port: 9090, targetPort: 8081, selector: {app: ledger}}";
-    let config = config("{namespaces: [web, api]}", &format!("{FINANCE}, {ledger}"));
+    let ledger = "{name: ledger, port: 9090, targetPort: 8081, selector: {app: ledger}, namespaces: all}";
+    let config = config("{namespaces: [web, api]}", &format!("{FINANCE_OF_ALL}, {ledger}"));
     let mut following = Following::start(server, config, None);
     following.backends(&["10.0.0.1"]).await;
     assert_eq!(missing(&mut following).await, ["pods api"]);

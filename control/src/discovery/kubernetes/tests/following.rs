@@ -199,7 +199,7 @@ async fn all_namespaces_are_one_watch() {
         json!("other"),
     ));
     server.apply(&ready("b", "10.0.0.2"));
-    let mut following = Following::start(server, config("{namespaces: all}", FINANCE), None);
+    let mut following = Following::start(server, config("{namespaces: all}", FINANCE_OF_ALL), None);
     following.backends(&["10.0.0.1", "10.0.0.2"]).await;
     assert_eq!(following.server.requests("/namespaces/").len(), 0);
 }
@@ -222,7 +222,7 @@ async fn nothing_is_sent_before_every_namespace_is_listed() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
     server.reply("list", "/api/pods", Reply::Silent);
-    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
+    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE_OF_ALL), None);
     // The list of one is complete when its watch begins.
     following.server.requested("/web/pods?&watch=true", 1).await;
     following.server.requested("/api/pods", 1).await;

@@ -108,7 +108,7 @@ impl World {
         ];
         let text = configurations[rng.random_range(0..configurations.len())];
         let env = |name: &str| (name == "NODE_NAME").then(|| "node-1".to_owned());
-        let config = config_at(text, FINANCE, &env);
+        let config = config_at(text, FINANCE_OF_ALL, &env);
         Self {
             address_from: config.kubernetes.clone().unwrap_or_default().address_from,
             pods: Cache::new(None),

@@ -14,6 +14,7 @@ mod incumbents;
 mod locality;
 mod refusal;
 mod storm;
+mod tenancy;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::assembly::{Assembled, Assembly};
 use super::cache::{Change, Record};
+use super::claims::Surroundings;
 use super::node::NodeRecord;
 use super::pod::PodRecord;
 use super::service::ServiceRecord;
@@ -104,10 +106,19 @@ struct Inventory {
     nodes: Vec<Arc<NodeRecord>>,
 }
 
+/// The balancer at 172.16.1.103, with routes to the networks of the tests.
+fn surroundings() -> Surroundings {
+    let networks = ["10.0.0.0/8", "172.16.0.0/12", "2001:db8::/32"];
+    let networks = networks.iter().map(|network| network.parse().expect("a network"));
+    Surroundings::new(vec!["172.16.1.103".parse().expect("an address")], networks.collect())
+}
+
 /// For this configuration, with nothing known.
 fn assembly(config: &Config) -> Assembly {
     let kubernetes = config.kubernetes.as_ref().expect("discovery by Kubernetes");
-    Assembly::new(kubernetes, &super::listening(config), &config.services)
+    let mut assembly = Assembly::new(kubernetes, &super::listening(config), &config.services);
+    assembly.replace_surroundings(surroundings());
+    assembly
 }
 
 /// The desired set for this configuration.
@@ -201,3 +212,6 @@ fn endpoint(pod: &str, address: &str) -> Value {
 }
 
 const FINANCE: &str = "{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}}";
+/// The same with pods of all namespaces.
+const FINANCE_OF_ALL: &str =
+    "{name: finance, port: 8080, targetPort: 8081, selector: {app: finance}, namespaces: all}";

@@ -37,7 +37,7 @@ async fn a_refused_list_is_reported_until_it_is_allowed() {
 async fn a_refused_namespace_does_not_stop_updates_of_another() {
     let server = ApiServer::start().await;
     server.apply(&ready("a", "10.0.0.1"));
-    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE), None);
+    let mut following = Following::start(server, config("{namespaces: [web, api]}", FINANCE_OF_ALL), None);
     following.backends(&["10.0.0.1"]).await;
     following.server.watching(2).await;
     following.server.reply("list", "/api/pods", Reply::Refused(403));
