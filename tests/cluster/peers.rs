@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::OrPanic;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
 use vl3lb_testbed::node::Node;
 use vl3lb_tests::api_server::ApiServer;
 use vl3lb_tests::attachment::Attachment;
@@ -144,16 +145,8 @@ fn a_service_of_our_class_gets_an_address_or_an_event() {
         server.must_kubectl(&apply, &service.to_string());
     }
     expect_event(&server, "ServiceRefused", "Service/taken");
-    let expect_status = |expected: &str| {
-        wait::until("the status of the service", CONVERGENCE, || {
-            let get = ["get", "service", "front", "--namespace", NAMESPACE, "-o"];
-            let column = "jsonpath={.status.loadBalancer.ingress[*].ip}";
-            let found = server.must_kubectl(&[&get[..], &[column]].concat(), "");
-            (found == expected).then_some(()).ok_or(found)
-        });
-    };
     let addresses = Family::BOTH.map(|family| topology.balancer.address(family).to_string());
-    expect_status(&addresses.join(" "));
+    expect_status(&server, "front", &addresses.join(" "));
 
     // The Service is disabled while no balancer runs.
     balancer.kill();
@@ -161,18 +154,75 @@ fn a_service_of_our_class_gets_an_address_or_an_event() {
     let annotate = ["annotate", "service", "front", "--namespace", NAMESPACE];
     server.must_kubectl(&[&annotate[..], &["vl3-lb.io/enabled=false"]].concat(), "");
     let _next = start(&server, &topology.balancer, "lb-b");
-    expect_status("");
+    expect_status(&server, "front", "");
+}
+
+#[test]
+fn services_that_collide_get_an_address_of_a_pool_each() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let second = Family::V4.address(104);
+    let command = format!("address add {second}/24 dev {INTERFACE}");
+    topology.balancer.netns.ip(&command).or_panic();
+    let server = ApiServer::start(&topology.router().netns, Family::V4.router());
+    let pools = json!([{"name": "public", "addresses": [Family::V4.network().to_string()]}]);
+    let kubernetes = json!({"services": true, "pools": pools});
+    let balancer = start_with(&server, &topology.balancer, "lb-a", &kubernetes);
+    let first = topology.balancer.address(Family::V4);
+    for (name, address) in [("back", first), ("front", second)] {
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "annotations": {"vl3-lb.io/pool": "public"}},
+            "spec": {
+                "type": "LoadBalancer",
+                "loadBalancerClass": "vl3-lb.io/vl3-lb",
+                "selector": {"app": "finance"},
+                "ports": [{"port": 9000}],
+            },
+        });
+        let apply = ["apply", "--namespace", NAMESPACE, "--filename", "-"];
+        server.must_kubectl(&apply, &service.to_string());
+        expect_status(&server, name, &address.to_string());
+        let listed = balancer.cli_json(&["services"]);
+        let items = listed["items"].as_array().expect("a list");
+        let item = items
+            .iter()
+            .find(|item| item["name"] == name)
+            .expect("it is listed");
+        assert_eq!(item["addresses"], json!([address.to_string()]), "{name}");
+        let answer = dig(
+            &topology.clients[0].netns,
+            first,
+            &[&format!("{name}.vl3-lb"), "A"],
+        );
+        let records: Vec<&str> = answer.records.iter().map(|(_, data)| data.as_str()).collect();
+        assert_eq!(records, [address.to_string()], "{name}");
+    }
+}
+
+/// Waits until the status of a Service has these addresses.
+fn expect_status(server: &ApiServer, service: &str, expected: &str) {
+    wait::until("the status of the service", CONVERGENCE, || {
+        let get = ["get", "service", service, "--namespace", NAMESPACE, "-o"];
+        let column = "jsonpath={.status.loadBalancer.ingress[*].ip}";
+        let found = server.must_kubectl(&[&get[..], &[column]].concat(), "");
+        (found == expected).then_some(()).ok_or(found)
+    });
 }
 
 /// Starts a balancer as pod `name`, with the permissions of the manifests.
 fn start(server: &ApiServer, node: &Node, name: &str) -> Balancer {
+    start_with(server, node, name, &json!({"services": true}))
+}
+
+fn start_with(server: &ApiServer, node: &Node, name: &str, kubernetes: &Value) -> Balancer {
     let kubeconfig = server.kubeconfig_of(NAMESPACE, "vl3-lb");
     server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", ROLE], "");
     let role = shipped_role().to_string();
     server.must_kubectl(&["apply", "--namespace", NAMESPACE, "--filename", "-"], &role);
     let config = Config::new("auto")
         .with("discovery", "kubernetes".into())
-        .with("kubernetes", json!({"services": true}))
+        .with("kubernetes", kubernetes.clone())
         .service(
             json!({"name": "finance", "port": 8080, "targetPort": 8081, "selector": {"app": "finance"}}),
         );

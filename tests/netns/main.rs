@@ -64,6 +64,7 @@ mod idle;
 mod iperf;
 mod kernel;
 mod lifecycle;
+mod listen;
 mod load;
 mod local_ports;
 mod long_download;

@@ -4,6 +4,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::error::ConfigError;
+use super::listen::Pool;
 use super::names;
 use super::node::{self, Section};
 use super::selector::{self, Selector};
@@ -28,6 +29,8 @@ pub struct Kubernetes {
     pub claims: Vec<Claim>,
     /// The most services and backends of namespaces, the first one that has a namespace counts.
     pub quotas: Vec<Quota>,
+    /// Pools of own addresses for Services.
+    pub pools: Vec<Pool>,
 }
 
 /// Preference for near backends, and the balancer's own location.
@@ -155,6 +158,7 @@ impl Default for Kubernetes {
             topology: Topology::default(),
             claims: Claim::default_list(),
             quotas: Vec::new(),
+            pools: Vec::new(),
             services: false,
             group: GROUP.to_owned(),
         }
@@ -173,6 +177,7 @@ impl Kubernetes {
             "group",
             "claims",
             "quotas",
+            "pools",
         ];
         let mut section = Section::new(path, value, &keys, errors);
         let services = section.optional("services", "true, false", Value::as_bool);
@@ -185,6 +190,7 @@ impl Kubernetes {
         let group = section.optional_text("group", GROUP_FORM, group);
         let claims = Claim::read_all(&mut section);
         let quotas = Quota::read_all(&mut section);
+        let pools = Pool::read_all(&mut section);
         Self {
             services: services.unwrap_or_default(),
             namespaces: namespaces.unwrap_or_default(),
@@ -193,6 +199,7 @@ impl Kubernetes {
             topology,
             claims: claims.unwrap_or_else(Claim::default_list),
             quotas,
+            pools,
             group: group.unwrap_or_else(|| GROUP.to_owned()),
         }
     }

@@ -10,6 +10,7 @@ mod flow_rules;
 mod health_check;
 mod json;
 mod kubernetes;
+mod listen;
 mod names;
 mod nat_ports;
 mod node;
@@ -40,15 +41,16 @@ pub use health_check::{
     CheckKind, GrpcCheck, HealthCheck, HttpCheck, Payload, PingCheck, StatusRange, TcpCheck, Tls, UdpCheck,
 };
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
+pub use listen::{ListenAddresses, Pool};
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
 pub(crate) use names::{LABEL_FORM, is_label, is_unicast, unicast};
 pub use nsm::{NetworkService, Nsm};
 pub use passive_check::PassiveCheck;
 pub use selector::Selector;
-pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
 pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
 };
+pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
 
 /// A complete and consistent configuration. Serialises to the format of the file with all defaults; the result parses
 /// to an equal configuration.
@@ -296,6 +298,7 @@ impl Config {
         notes.extend(config.overlap_note(ephemeral));
         config.check_nat_ports(&mut errors);
         config.check_own_addresses(&mut errors);
+        config.check_listen_addresses(&mut errors);
         if errors.is_empty() {
             let flows_per_backend = config.flows_per_backend(ephemeral);
             Ok(Loaded {

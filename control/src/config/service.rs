@@ -14,10 +14,11 @@ use super::duration;
 use super::error::ConfigError;
 use super::flow_rules::FlowRules;
 use super::health_check::{self, HealthCheck};
+use super::kubernetes::Namespaces;
+use super::listen::ListenAddresses;
 use super::names::{self, Discovery};
 use super::node::{self, Position, Section};
 use super::port;
-use super::kubernetes::Namespaces;
 use super::selector::{SELECTOR_FORM, Selector};
 use super::tenancy::NamespaceSet;
 
@@ -29,8 +30,10 @@ pub struct Service {
     /// A DNS label; unique.
     pub name: String,
     pub protocol: Protocol,
-    /// Unique together with the protocol.
+    /// Unique together with the protocol and the addresses.
     pub port: u16,
+    /// The balancer's addresses at which it listens.
+    pub addresses: ListenAddresses,
     /// The backends' port.
     pub target_port: TargetPort,
     /// The labels of its backends; for Kubernetes discovery.
@@ -108,6 +111,7 @@ pub(super) struct Draft {
     pub(super) name: Option<String>,
     pub(super) protocol: Option<Protocol>,
     pub(super) port: Option<u16>,
+    addresses: ListenAddresses,
     pub(super) target_port: Option<TargetPort>,
     pub(super) selector: Selector,
     /// Whether there is an error for the selector already.
@@ -144,6 +148,7 @@ impl Draft {
                 "name",
                 "protocol",
                 "port",
+                "addresses",
                 "targetPort",
                 "selector",
                 "namespaces",
@@ -168,6 +173,7 @@ impl Draft {
             names::choice(names::PROTOCOLS, value.as_str()?)
         });
         let port = section.required("port", port::FORM, port::read);
+        let addresses = ListenAddresses::read(&mut section, "addresses");
         let target_port = section.optional("targetPort", TARGET_PORTS, target_port);
         let scheduler = section.optional("scheduler", &schedulers(), |value| scheduler(value.as_str()?));
         let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
@@ -189,6 +195,7 @@ impl Draft {
             name,
             protocol,
             port,
+            addresses,
             target_port,
             selector_rejected: selector.is_none() && selector_given,
             selector: selector.unwrap_or_default(),
@@ -215,6 +222,7 @@ impl Draft {
             name: self.name?,
             protocol: self.protocol.unwrap_or(Protocol::Tcp),
             port,
+            addresses: self.addresses,
             target_port: self.target_port.unwrap_or(TargetPort::Number(port)),
             selector: self.selector,
             namespaces: self.namespaces,
@@ -326,7 +334,7 @@ impl Draft {
 /// Errors between services: duplicate names or ports, and too many of them.
 pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
     let mut by_name: HashMap<&str, &Draft> = HashMap::new();
-    let mut by_port: HashMap<(Protocol, u16), &Draft> = HashMap::new();
+    let mut by_port: HashMap<(Protocol, u16), Vec<&Draft>> = HashMap::new();
     for draft in drafts {
         if let Some(name) = &draft.name
             && let Some(first) = by_name.insert(name, draft)
@@ -338,18 +346,29 @@ pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
             ));
         }
         let protocol = draft.protocol.unwrap_or(Protocol::Tcp);
-        if let Some(port) = draft.port
-            && let Some(first) = by_port.insert((protocol, port), draft)
-        {
+        let Some(port) = draft.port else { continue };
+        let others = by_port.entry((protocol, port)).or_default();
+        let mut meeting = others
+            .iter()
+            .filter(|other| other.addresses.overlap(&draft.addresses));
+        if let Some(first) = meeting.next() {
             errors.push(ConfigError::new(
                 format!("{}.port", draft.path),
                 port.to_string(),
-                format!(
-                    "one service per port and protocol ({protocol} {port} is {})",
-                    first.path
-                ),
+                if first.addresses.are_all() && draft.addresses.are_all() {
+                    format!(
+                        "one service per port and protocol ({protocol} {port} is {})",
+                        first.path
+                    )
+                } else {
+                    format!(
+                        "one service per port, protocol and address ({protocol} {port} at {} is {})",
+                        first.addresses, first.path
+                    )
+                },
             ));
         }
+        others.push(draft);
     }
     let backends: usize = drafts.iter().map(|draft| draft.backends.len()).sum();
     for (count, limit, what) in [

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::{Duration, Protocol};
 
-use crate::config::{self, FlowRules, HealthCheck};
+use crate::config::{self, FlowRules, HealthCheck, ListenAddresses};
 
 pub use crate::kubernetes::ingress::GroupIngress;
 pub use instances::Instances;
@@ -56,6 +56,8 @@ pub struct ServiceSpec {
     pub host: Option<String>,
     pub protocol: Protocol,
     pub port: u16,
+    /// The balancer's addresses at which it listens.
+    pub addresses: ListenAddresses,
     /// The backends' usual port, for display.
     pub target_port: u16,
     /// Labels that select the backends, for display; for a set-based requirement the value is its rule.
@@ -82,6 +84,7 @@ impl ServiceSpec {
             host: None,
             protocol: service.protocol,
             port: service.port,
+            addresses: service.addresses.clone(),
             target_port,
             selector: service.selector.shown(),
             scheduler: service.scheduler,

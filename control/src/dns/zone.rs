@@ -106,7 +106,8 @@ impl Zone {
             None => return Answer::NoName(self.soa(&self.apex, current)),
             Some(Owner::NameServer) => addresses(name, kind, own, 0),
             Some(Owner::Service(service)) => {
-                addresses(name, kind, &data.peers.addresses_of(service, own), data.cursor)
+                let own = current.directory.addresses_of(service, own);
+                addresses(name, kind, &data.peers.addresses_of(service, &own), data.cursor)
             }
         };
         if records.is_empty() {
@@ -180,16 +181,15 @@ fn addresses(name: &Name, kind: RecordType, addresses: &[IpAddr], cursor: usize)
 fn pointers(zone: &Zone, name: &Name, kind: RecordType, current: &Current) -> Option<Vec<Record>> {
     let lower = LowerName::from(name);
     let own = &current.snapshot.addresses;
-    if !matches!(kind, RecordType::PTR | RecordType::ANY)
-        || !own
-            .iter()
-            .any(|address| LowerName::from(Name::from(*address)) == lower)
-    {
+    if !matches!(kind, RecordType::PTR | RecordType::ANY) {
         return None;
     }
+    let mut own = own.iter();
+    let address = own.find(|address| LowerName::from(Name::from(**address)) == lower)?;
     let mut services: Vec<&str> = current
         .directory
         .live_services()
+        .filter(|service| service.addresses.contains(*address))
         .map(|service| service.name.as_str())
         .collect();
     services.sort_unstable();

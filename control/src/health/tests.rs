@@ -145,6 +145,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         pod: None,
     };
     ServiceSpec {
+        addresses: crate::config::ListenAddresses::default(),
         name: "finance".to_owned(),
         host: None,
         protocol: Protocol::Tcp,

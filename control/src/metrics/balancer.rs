@@ -345,7 +345,10 @@ fn control_plane(report: &Report) -> Vec<Family> {
     );
     for discovery in &status.discovery {
         for LeftOut { reason, count } in &discovery.left_out {
-            left_out.add([("source", discovery.source.as_str()), ("reason", reason)], *count);
+            left_out.add(
+                [("source", discovery.source.as_str()), ("reason", reason)],
+                *count,
+            );
         }
         for collection in &discovery.missing {
             let namespace = collection.namespace.as_deref().unwrap_or_default();

@@ -58,17 +58,29 @@ pub(super) struct Inputs<'a> {
     pub(super) identity: &'a Identity,
     /// This balancer's addresses; none if it serves nothing.
     pub(super) own: &'a [IpAddr],
+    /// Those of services that do not listen at all of them.
+    pub(super) own_of_services: &'a BTreeMap<String, Vec<IpAddr>>,
     pub(super) peers: &'a PeerSet,
     pub(super) services: &'a [BalancedService],
 }
 
 impl Inputs<'_> {
+    /// This balancer's addresses at which it serves `service`; none if it serves nothing.
+    fn own_of(&self, service: &str) -> &[IpAddr] {
+        let restricted = self.own_of_services.get(service).filter(|_| !self.own.is_empty());
+        restricted.map_or(self.own, Vec::as_slice)
+    }
+
     /// The status of each of `accepted` that is to have one.
     pub(super) fn statuses(&self, accepted: &[Accepted]) -> Objects {
         let annotation = self.identity.ingress_annotation();
         let status = |service: &Accepted| {
             let services = service.services.iter().map(String::as_str);
-            let addresses = self.peers.addresses_of_all(services, self.own);
+            let own = service
+                .services
+                .first()
+                .map_or(self.own, |first| self.own_of(first));
+            let addresses = self.peers.addresses_of_all(services, own);
             let group: BTreeSet<IpAddr> = addresses.into_iter().collect();
             let others = ingress::others(&service.group_ingress, &annotation);
             let write = |group: &BTreeSet<IpAddr>| {
@@ -157,7 +169,7 @@ impl Inputs<'_> {
 
     /// One endpoint for each address of each balancer of `service`, by balancer.
     fn endpoints(&self, service: &str, is_in: fn(&IpAddr) -> bool) -> Vec<Value> {
-        let all = self.peers.addresses_of(service, self.own);
+        let all = self.peers.addresses_of(service, self.own_of(service));
         let endpoint = |address: &IpAddr, pod: &str, node: Option<&str>| {
             let target = ObjectReference {
                 kind: Some("Pod".to_owned()),
@@ -316,6 +328,7 @@ mod tests {
         let inputs = Inputs {
             identity: &identity(),
             own: &["172.16.1.5".parse().unwrap()],
+            own_of_services: &BTreeMap::new(),
             peers: &PeerSet::default(),
             services: &[],
         };
@@ -334,6 +347,52 @@ mod tests {
         assert_eq!(ingress(withdrawal), ["172.16.1.2", "2001:db8::2"]);
         let annotations = &withdrawal["metadata"]["annotations"];
         assert_eq!(annotations, &json!({"finance.lb.vl3-lb.io/ingress": null}));
+    }
+
+    #[test]
+    fn the_status_has_the_addresses_at_which_the_service_listens() {
+        let accepted = |name: &str| Accepted {
+            namespace: "web".to_owned(),
+            name: name.to_owned(),
+            uid: "u1".to_owned(),
+            load_balancer: true,
+            services: vec![name.to_owned()],
+            group_ingress: Vec::new(),
+        };
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let at = |text: &str| [("front".to_owned(), vec![ip(text)])].into();
+        let peer = super::super::peer_set::Peer {
+            name: "lb-b".to_owned(),
+            ready: true,
+            addresses: vec![ip("172.16.1.7"), ip("172.16.1.8")],
+            services: ["front".to_owned(), "back".to_owned()].into(),
+            service_addresses: at("172.16.1.8"),
+            since: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let peers = PeerSet {
+            peers: vec![peer],
+            ..PeerSet::default()
+        };
+        let own = at("172.16.1.6");
+        let of = |name: &str, own_addresses: &[IpAddr]| {
+            let inputs = Inputs {
+                identity: &identity(),
+                own: own_addresses,
+                own_of_services: &own,
+                peers: &peers,
+                services: &[],
+            };
+            let objects = inputs.statuses(&[accepted(name)]);
+            let ingress = ingress(&objects.values().next().unwrap().value);
+            ingress.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let own_addresses = [ip("172.16.1.5"), ip("172.16.1.6")];
+        assert_eq!(of("front", &own_addresses), ["172.16.1.6", "172.16.1.8"]);
+        assert_eq!(
+            of("back", &own_addresses),
+            ["172.16.1.5", "172.16.1.6", "172.16.1.7", "172.16.1.8"]
+        );
+        assert_eq!(of("front", &[]), ["172.16.1.8"], "this balancer serves nothing");
     }
 
     #[test]

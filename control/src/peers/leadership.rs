@@ -190,6 +190,7 @@ fn desired(
     let inputs = Inputs {
         identity: &context.identity,
         own: if serves { &presence.addresses } else { &[] },
+        own_of_services: &presence.service_addresses,
         peers,
         services: &services,
     };

@@ -1,7 +1,7 @@
 //! The format of a balancer's Lease (`coordination.k8s.io/v1`): its name is that of the pod, the label
 //! `vl3-lb.io/group` names the group, and annotations hold addresses, services and readiness.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -17,6 +17,8 @@ use crate::config::unicast;
 pub(super) const GROUP: &str = "vl3-lb.io/group";
 const ADDRESSES: &str = "vl3-lb.io/addresses";
 const SERVICES: &str = "vl3-lb.io/services";
+/// The addresses of services that do not listen at all of the balancer's: `NAME=ADDRESS ADDRESS,NAME=ADDRESS`.
+const SERVICE_ADDRESSES: &str = "vl3-lb.io/service-addresses";
 const READY: &str = "vl3-lb.io/ready";
 
 /// A balancer whose Lease has not changed for this long is dead.
@@ -35,17 +37,29 @@ pub(super) struct Presence {
     pub(super) addresses: Vec<IpAddr>,
     /// The names of its services.
     pub(super) services: BTreeSet<String>,
+    /// The addresses of services that do not listen at all of `addresses`, by name.
+    pub(super) service_addresses: BTreeMap<String, Vec<IpAddr>>,
 }
 
 /// The Lease of `identity` at `now`, to be applied as a whole.
 pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration, now: SystemTime) -> Lease {
     let addresses: Vec<String> = presence.addresses.iter().map(ToString::to_string).collect();
     let services: Vec<&str> = presence.services.iter().map(String::as_str).collect();
-    let annotations = [
+    let mut annotations: BTreeMap<String, String> = [
         (ADDRESSES, addresses.join(",")),
         (SERVICES, services.join(",")),
         (READY, presence.ready.to_string()),
-    ];
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    if !presence.service_addresses.is_empty() {
+        let services = presence.service_addresses.iter().map(|(name, addresses)| {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            format!("{name}={}", addresses.join(" "))
+        });
+        let services: Vec<String> = services.collect();
+        annotations.insert(SERVICE_ADDRESSES.to_owned(), services.join(","));
+    }
     // Garbage-collected with the pod.
     let owner = identity.uid.as_ref().map(|uid| OwnerReference {
         api_version: "v1".to_owned(),
@@ -59,7 +73,7 @@ pub(super) fn write(identity: &Identity, presence: &Presence, duration: Duration
             name: Some(identity.pod.clone()),
             namespace: Some(identity.namespace.clone()),
             labels: Some([(GROUP.to_owned(), identity.group.clone())].into()),
-            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value)).into()),
+            annotations: Some(annotations),
             owner_references: owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -104,6 +118,7 @@ impl PeerLease {
                     .take(MOST_ADDRESSES)
                     .collect(),
                 services: items(SERVICES).map(str::to_owned).collect(),
+                service_addresses: items(SERVICE_ADDRESSES).filter_map(service_addresses).collect(),
             },
             duration: duration
                 .map(|seconds| seconds.clamp(*DURATIONS.start(), *DURATIONS.end()))
@@ -112,6 +127,13 @@ impl PeerLease {
             renewed: spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0),
         }
     }
+}
+
+/// A service and its addresses.
+fn service_addresses(item: &str) -> Option<(String, Vec<IpAddr>)> {
+    let (name, addresses) = item.split_once('=')?;
+    let addresses = addresses.split_whitespace().filter_map(unicast);
+    Some((name.to_owned(), addresses.take(MOST_ADDRESSES).collect()))
 }
 
 /// A time in the API's resolution of microseconds.
@@ -145,6 +167,11 @@ mod tests {
             ready: true,
             addresses: vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()],
             services: ["dns".to_owned(), "finance".to_owned()].into(),
+            service_addresses: [(
+                "dns".to_owned(),
+                vec!["172.16.1.103".parse().unwrap(), "2001:db8::67".parse().unwrap()],
+            )]
+            .into(),
         };
         let now = UNIX_EPOCH + Duration::from_secs(1_795_501_860);
         let lease = write(&identity, &presence, DURATION, now);
@@ -160,6 +187,7 @@ mod tests {
                     "annotations": {
                         "vl3-lb.io/addresses": "172.16.1.103,2001:db8::67",
                         "vl3-lb.io/services": "dns,finance",
+                        "vl3-lb.io/service-addresses": "dns=172.16.1.103 2001:db8::67",
                         "vl3-lb.io/ready": "true",
                     },
                     "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "lb-1", "uid": "u1"}],

@@ -101,6 +101,7 @@ impl Liveness {
                 ready: member.lease.presence.ready,
                 addresses: member.lease.presence.addresses.clone(),
                 services: member.lease.presence.services.clone(),
+                service_addresses: member.lease.presence.service_addresses.clone(),
                 since: member.since,
             })
             .collect()

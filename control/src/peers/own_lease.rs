@@ -27,14 +27,18 @@ impl Presence {
         let Some(current) = current else {
             return Self::default();
         };
-        let services = current.directory.live_services();
+        let own = &current.snapshot.addresses;
+        let services = || current.directory.live_services();
+        let names = services().flat_map(ServiceEntry::names);
+        let restricted = services().filter(|service| !service.addresses.are_all());
+        let restricted = restricted.flat_map(ServiceEntry::names);
         Self {
             ready,
-            addresses: current.snapshot.addresses.clone(),
-            services: services
-                .flat_map(ServiceEntry::names)
-                .map(str::to_owned)
-                .collect::<BTreeSet<_>>(),
+            addresses: own.clone(),
+            services: names.map(str::to_owned).collect::<BTreeSet<_>>(),
+            service_addresses: restricted
+                .map(|name| (name.to_owned(), current.directory.addresses_of(name, own)))
+                .collect(),
         }
     }
 }

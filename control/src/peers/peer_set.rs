@@ -1,6 +1,6 @@
 //! The other balancers of a group, as the rest of the process sees them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,11 +20,19 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// The names of its services.
     pub services: BTreeSet<String>,
+    /// The addresses of services that do not listen at all of `addresses`, by name.
+    pub service_addresses: BTreeMap<String, Vec<IpAddr>>,
     /// Since when it is known to be alive.
     pub since: SystemTime,
 }
 
 impl Peer {
+    /// The addresses at which it serves `service`.
+    pub(super) fn addresses_of(&self, service: Option<&str>) -> &[IpAddr] {
+        let restricted = service.and_then(|service| self.service_addresses.get(service));
+        restricted.unwrap_or(&self.addresses)
+    }
+
     pub(super) fn report(&self) -> api::Peer {
         api::Peer {
             name: self.name.clone(),
@@ -61,7 +69,7 @@ impl PeerSet {
         self.addresses_of_all([service], own)
     }
 
-    /// As [`Self::addresses_of`], of peers that serve all of `services`.
+    /// As [`Self::addresses_of`], of peers that serve all of `services`, which listen at the same addresses.
     pub fn addresses_of_all<'a>(
         &self,
         services: impl IntoIterator<Item = &'a str> + Clone,
@@ -75,7 +83,11 @@ impl PeerSet {
             .peers
             .iter()
             .filter(|peer| peer.ready && balances_all(peer))
-            .flat_map(|peer| peer.addresses.iter().copied())
+            .flat_map(|peer| {
+                peer.addresses_of(services.clone().into_iter().next())
+                    .iter()
+                    .copied()
+            })
             .collect();
         let mut addresses = Vec::with_capacity(own.len() + peers.len());
         for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
@@ -105,6 +117,7 @@ mod tests {
             ready,
             addresses: ips(addresses),
             services: services.iter().map(|&service| service.to_owned()).collect(),
+            service_addresses: BTreeMap::new(),
             since: SystemTime::UNIX_EPOCH,
         }
     }

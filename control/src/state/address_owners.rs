@@ -142,6 +142,6 @@ impl AddressOwners {
     }
 }
 
-fn socket((protocol, _): ServiceIdentity, backend: &BackendIdentity) -> Socket {
+fn socket((protocol, ..): ServiceIdentity, backend: &BackendIdentity) -> Socket {
     (protocol, backend.address, backend.port)
 }

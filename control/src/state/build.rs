@@ -81,7 +81,7 @@ impl State {
             .iter()
             .filter(|(_, service)| service.removed.is_none());
         for (index, service) in removed.chain(live) {
-            for &address in &network.addresses {
+            for address in service.attributes.addresses.of(&network.addresses) {
                 let key = ServiceKey {
                     address,
                     port: service.port,
@@ -127,6 +127,7 @@ impl State {
                 slot: service_slot(index),
                 name: record.attributes.name.clone(),
                 host: record.attributes.host.clone(),
+                addresses: record.attributes.addresses.clone(),
                 protocol: record.protocol,
                 port: record.port,
                 target_port: record.attributes.target_port,

@@ -13,7 +13,7 @@ use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{Duration, Protocol};
 
 use super::Share;
-use crate::config::{FlowRules, HealthCheck};
+use crate::config::{FlowRules, HealthCheck, ListenAddresses};
 use crate::discovery::{Origin, PodPlace};
 
 /// The owners of all slots of one snapshot, by slot.
@@ -36,6 +36,8 @@ pub struct ServiceEntry {
     pub name: String,
     /// The name of the whole that this is one port of; `None` if that is `name`.
     pub host: Option<String>,
+    /// The balancer's addresses at which it listens.
+    pub addresses: ListenAddresses,
     pub protocol: Protocol,
     pub port: u16,
     pub target_port: u16,
@@ -113,6 +115,17 @@ impl Directory {
     /// Services that get new flows.
     pub fn live_services(&self) -> impl Iterator<Item = &ServiceEntry> {
         self.services.iter().flatten().filter(|service| service.live)
+    }
+
+    /// Those of `own` at which a service of this name listens. O(services).
+    pub fn addresses_of(&self, name: &str, own: &[IpAddr]) -> Vec<IpAddr> {
+        let named = || {
+            let services = self.live_services();
+            services.filter(|service| service.names().any(|of| of == name))
+        };
+        let own = own.iter().copied();
+        own.filter(|address| named().any(|service| service.addresses.contains(*address)))
+            .collect()
     }
 
     /// Backends that take new flows, or would if their weight were not 0.

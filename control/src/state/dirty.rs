@@ -73,7 +73,7 @@ impl State {
     }
 
     /// Backends whose address another instance owns are dead.
-    fn end_replaced(&self, (protocol, _): ServiceIdentity, backends: &mut [DesiredBackend<'_>]) {
+    fn end_replaced(&self, (protocol, ..): ServiceIdentity, backends: &mut [DesiredBackend<'_>]) {
         for DesiredBackend { spec, eligibility } in backends {
             let socket = (protocol, spec.address, spec.port);
             if self.address_owners.is_replaced(socket, spec.instance.as_ref()) {

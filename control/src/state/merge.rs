@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use vl3lb_common::Protocol;
 
 use crate::discovery::{BackendSpec, Desired, Eligibility, ServiceSpec};
 
-/// Identifies a service. Its flows survive a change of its name.
-pub(super) type ServiceIdentity = (Protocol, u16);
+/// Identifies a service: its protocol, port, and the first network of the addresses at which it listens. Its flows survive
+/// a change of its name.
+pub(super) type ServiceIdentity = (Protocol, u16, Option<IpNet>);
 
 /// Identifies a backend of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,16 +59,25 @@ pub(super) struct DesiredBackend<'a> {
 /// Each service once, by identity. Those that are left out go into `problems`. Cost: O(services).
 pub(super) fn services<'a>(
     desired: &'a Desired,
+    own: &[IpAddr],
     problems: &mut Vec<String>,
 ) -> BTreeMap<ServiceIdentity, DesiredService<'a>> {
     let mut services: Vec<&Arc<ServiceSpec>> = desired.services.iter().collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     let mut merged: BTreeMap<ServiceIdentity, DesiredService<'_>> = BTreeMap::new();
     let mut names: HashMap<&str, ServiceIdentity> = HashMap::new();
+    // By protocol and port.
+    let mut listening: HashMap<(Protocol, u16), Vec<&Arc<ServiceSpec>>> = HashMap::new();
     for spec in services {
-        let identity = (spec.protocol, spec.port);
-        let owner = merged.get(&identity).map(|first| first.spec.name.as_str());
-        if let Some(owner) = owner.filter(|owner| *owner != spec.name) {
+        let identity = (spec.protocol, spec.port, spec.addresses.first());
+        let others = listening.entry((spec.protocol, spec.port)).or_default();
+        let mut meeting = others
+            .iter()
+            .filter(|other| other.addresses.overlap(&spec.addresses));
+        let owner = meeting
+            .find(|other| other.name != spec.name)
+            .map(|other| &other.name);
+        if let Some(owner) = owner {
             problems.push(format!(
                 "service {}: {} {} belongs to service {owner}; left out",
                 spec.name, spec.protocol, spec.port
@@ -81,6 +92,13 @@ pub(super) fn services<'a>(
             ));
             continue;
         }
+        if !own.is_empty() && spec.addresses.of(own).is_empty() {
+            problems.push(format!(
+                "service {}: none of the balancer's addresses is in {}",
+                spec.name, spec.addresses
+            ));
+        }
+        others.push(spec);
         merged
             .entry(identity)
             .and_modify(|service| service.others.push(spec))

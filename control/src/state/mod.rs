@@ -153,7 +153,7 @@ impl State {
         let mut changes = Changes::default();
         let mut changed = std::mem::take(&mut self.stale);
         let mut problems = inputs.desired.problems.clone();
-        let desired = merge::services(inputs.desired, &mut problems);
+        let desired = merge::services(inputs.desired, &inputs.network.addresses, &mut problems);
         let dirty = self.dirty(&desired, inputs, &mut problems);
 
         changed |= self.remove_services(&desired, next, inputs, &mut changes);
@@ -346,13 +346,13 @@ impl State {
 
     fn add_service(
         &mut self,
-        (protocol, port): ServiceIdentity,
+        identity: ServiceIdentity,
         attributes: Attributes,
         inputs: Inputs<'_>,
     ) -> Option<ServiceSlot> {
         let index = self.services.insert(|assigned| ServiceRecord {
-            protocol,
-            port,
+            protocol: identity.0,
+            port: identity.1,
             attributes,
             removed: None,
             state: None,
@@ -370,14 +370,14 @@ impl State {
                 .used_before
                 .then(|| service_counts(inputs.workers, service_slot(assigned.index))),
         })?;
-        self.by_service.insert((protocol, port), service_slot(index));
+        self.by_service.insert(identity, service_slot(index));
         Some(service_slot(index))
     }
 
     fn add_backend(
         &mut self,
         service: ServiceSlot,
-        (protocol, _): ServiceIdentity,
+        (protocol, ..): ServiceIdentity,
         spec: &BackendSpec,
         state: BackendState,
         next: Generation,

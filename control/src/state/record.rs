@@ -16,7 +16,7 @@ use super::merge::BackendIdentity;
 use super::pool::CachedPool;
 use super::slow_start::Share;
 use super::{Event, TimePoint};
-use crate::config::{FlowRules, HealthCheck};
+use crate::config::{FlowRules, HealthCheck, ListenAddresses};
 use crate::discovery::{BackendSpec, Eligibility, Origin, PodPlace, ServiceSpec};
 
 /// The owner of a service slot.
@@ -71,6 +71,7 @@ impl ServiceRecord {
 pub(super) struct Attributes {
     pub(super) name: String,
     pub(super) host: Option<String>,
+    pub(super) addresses: ListenAddresses,
     pub(super) target_port: u16,
     pub(super) selector: BTreeMap<String, String>,
     pub(super) scheduler: Scheduler,
@@ -86,6 +87,7 @@ impl From<&ServiceSpec> for Attributes {
         Self {
             name: spec.name.clone(),
             host: spec.host.clone(),
+            addresses: spec.addresses.clone(),
             target_port: spec.target_port,
             selector: spec.selector.clone(),
             scheduler: spec.scheduler,

@@ -41,7 +41,7 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
             "{namespace: web}",
             "port: 80, selector: {app: a}",
             "kubernetes.namespace: unknown key (value web), allowed services, namespaces, addressFrom, \
-             labelSelector, topology, group, claims, quotas"
+             labelSelector, topology, group, claims, quotas, pools"
                 .to_owned(),
         ),
         (
@@ -98,6 +98,16 @@ fn settings_invalid_with_kubernetes_discovery_are_rejected() {
             "kubernetes.claims[0].networks: missing, allowed routed, or a list of networks such as 10.0.0.0/8 or \
              2001:db8::/32, without host bits"
                 .to_owned(),
+        ),
+        (
+            "{pools: [{name: a}]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.pools[0].addresses: none, allowed at least one address or network".to_owned(),
+        ),
+        (
+            "{pools: [{name: a, addresses: [10.0.0.1]}, {name: a, addresses: [10.0.0.2]}]}",
+            "port: 80, selector: {app: a}",
+            "kubernetes.pools[1].name: a, allowed a name of its own".to_owned(),
         ),
         (
             "{quotas: [{services: 1025}]}",
@@ -175,7 +185,11 @@ fn quotas_are_those_of_the_first_entry_with_the_namespace() {
         let config = parse(&format!("{{discovery: kubernetes, kubernetes: {text}}}")).unwrap();
         config.kubernetes.unwrap()
     };
-    assert_eq!(kubernetes("{}").quota("web"), (1024, 16_384), "one namespace has everything");
+    assert_eq!(
+        kubernetes("{}").quota("web"),
+        (1024, 16_384),
+        "one namespace has everything"
+    );
     let several = kubernetes("{namespaces: all}");
     assert_eq!(several.quota("web"), (256, 4096), "a quarter of all places");
     let given = kubernetes("{quotas: [{namespaces: [web], services: 5}, {backends: 7}]}");

@@ -171,6 +171,7 @@ kubernetes:
   group: fin
   claims: [{namespaces: [web], networks: [172.16.0.0/16, '2001:db8::/32']}, {networks: routed}]
   quotas: [{namespaces: [api], services: 5, backends: 100}]
+  pools: [{name: public, namespaces: [web], addresses: [172.16.1.0/24, '2001:db8::67']}]
 services:
 - {name: a, port: 80, targetPort: http, selector: {app: a}, namespaces: [web]}
 - {name: b, port: 81, selector: 'app in (a,b),!canary', namespaces: all}
@@ -192,6 +193,8 @@ admin: {listen: '[::1]:9091'}
 logFormat: json
 logLevel: DEBUG
 services:
+- {name: b, port: 80, addresses: [172.16.1.103]}
+- {name: c, port: 80, addresses: ['2001:db8::/64']}
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
    healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1},

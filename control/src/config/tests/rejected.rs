@@ -228,6 +228,20 @@ fn each_error_names_field_value_and_what_is_allowed() {
             "services[1].backends[0]: 172.16.1.2, allowed a mapping of address, weight, backup",
         ),
         (
+            service("port: 80, addresses: [10.0.0.1]"),
+            "services[1].port: 80, allowed one service per port, protocol and address (TCP 80 at all addresses is \
+             services[0])",
+        ),
+        (
+            service("port: 81, addresses: [10.0.0.1/8]"),
+            "services[1].addresses[0]: 10.0.0.1/8, allowed an address, or a network such as 10.0.0.0/8 or \
+             2001:db8::/32, without host bits",
+        ),
+        (
+            "{addresses: [10.0.0.1], services: [{name: a, port: 80, addresses: [10.0.0.2]}]}".to_owned(),
+            "services[0].addresses: 10.0.0.2, allowed some of the balancer's addresses (addresses)",
+        ),
+        (
             service("port: 80"),
             "services[1].port: 80, allowed one service per port and protocol (TCP 80 is services[0])",
         ),

@@ -6,14 +6,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use vl3lb_common::Protocol;
 
 use super::inventory::Key;
 use super::locality::Distribution;
-use super::service::{Port, Reason, ServiceRecord};
-use crate::config;
+use super::service::{POOL, Port, Reason, ServiceRecord};
+use crate::config::{self, ListenAddresses};
 use crate::kubernetes::ingress::GroupIngress;
 
 /// The longest DNS label (RFC 1035 section 2.3.4).
@@ -65,14 +66,18 @@ pub struct StaleStatus {
 pub(super) struct Admitted {
     pub(super) record: Arc<ServiceRecord>,
     pub(super) ports: Vec<(Port, String)>,
+    /// The balancer's addresses at which it listens.
+    pub(super) addresses: ListenAddresses,
 }
 
 /// Names and ports that are taken, each with its owner in words.
 pub(super) struct Admission<'a> {
     names: HashMap<String, String>,
-    ports: HashMap<(Protocol, u16), String>,
+    ports: HashMap<(Protocol, u16), Vec<(ListenAddresses, String)>>,
     capabilities: Capabilities,
     kubernetes: &'a config::Kubernetes,
+    /// The balancer's addresses.
+    own: &'a [IpAddr],
     /// The number of ports that are served, by namespace.
     served: HashMap<String, usize>,
 }
@@ -103,6 +108,7 @@ impl<'q> Admission<'q> {
         file: &[config::Service],
         listening: &[Listening],
         kubernetes: &'q config::Kubernetes,
+        own: &'q [IpAddr],
         capabilities: Capabilities,
     ) -> Self {
         let mut admission = Self {
@@ -110,16 +116,18 @@ impl<'q> Admission<'q> {
             ports: HashMap::new(),
             capabilities,
             kubernetes,
+            own,
             served: HashMap::new(),
         };
         for &(protocol, port, server) in listening {
-            admission.ports.insert((protocol, port), server.to_owned());
+            admission.take((protocol, port), ListenAddresses::default(), server.to_owned());
         }
         for service in file {
             let owner = "a service of the configuration file";
             admission.names.insert(service.name.clone(), owner.to_owned());
-            admission.ports.insert(
+            admission.take(
                 (service.protocol, service.port),
+                service.addresses.clone(),
                 format!("service {} of the configuration file", service.name),
             );
         }
@@ -164,7 +172,7 @@ impl<'q> Admission<'q> {
                 continue;
             }
             let mut reasons = record.notes.clone();
-            match self.admit(record, &mut reasons) {
+            match self.admit(record, incumbent(record), &mut reasons) {
                 Ok(admitted) => {
                     decision.admitted.insert(record.key(), admitted);
                 }
@@ -195,6 +203,12 @@ impl<'q> Admission<'q> {
             return;
         }
         let owner = owner(record);
+        let Ok(addresses) = self.addresses(record, Some(held)) else {
+            return;
+        };
+        if addresses != held.addresses {
+            return;
+        }
         let mut holds_any = false;
         for (port, name) in named_ports(record) {
             let key = (port.protocol, port.port);
@@ -202,10 +216,11 @@ impl<'q> Admission<'q> {
                 .ports
                 .iter()
                 .any(|(held, _)| (held.protocol, held.port) == key);
-            let is_free = self.name_conflict(&name, &owner).is_none() && !self.ports.contains_key(&key);
+            let is_free =
+                self.name_conflict(&name, &owner).is_none() && self.holder(key, &addresses, "").is_none();
             if is_held && is_free {
                 self.names.insert(name, owner.clone());
-                self.ports.insert(key, owner.clone());
+                self.take(key, addresses.clone(), owner.clone());
                 holds_any = true;
             }
         }
@@ -214,18 +229,29 @@ impl<'q> Admission<'q> {
         }
     }
 
-    fn admit(&mut self, record: &Arc<ServiceRecord>, notes: &mut Vec<Reason>) -> Result<Admitted, Reason> {
+    fn admit(
+        &mut self,
+        record: &Arc<ServiceRecord>,
+        held: Option<&Admitted>,
+        notes: &mut Vec<Reason>,
+    ) -> Result<Admitted, Reason> {
         if let Some(reason) = self.obstacle(record) {
             return Err(reason);
         }
+        let addresses = self.addresses(record, held)?;
         self.note_ignored(record, notes);
         let owner = owner(record);
         let mut ports = Vec::with_capacity(record.ports.len());
         for (port, name) in named_ports(record) {
             let key = (port.protocol, port.port);
             let taken = self.name_conflict(&name, &owner).or_else(|| {
-                let holder = self.ports.get(&key).filter(|holder| **holder != owner)?;
-                let message = format!("{} {} belongs to {holder}", port.protocol, port.port);
+                let holder = self.holder(key, &addresses, &owner)?;
+                let place = if addresses.are_all() {
+                    String::new()
+                } else {
+                    format!(" at {addresses}")
+                };
+                let message = format!("{} {}{place} belongs to {holder}", port.protocol, port.port);
                 Some(Reason::new("PortConflict", message))
             });
             if let Some(reason) = taken {
@@ -243,7 +269,7 @@ impl<'q> Admission<'q> {
                 continue;
             }
             *served += 1;
-            self.ports.insert(key, owner.clone());
+            self.take(key, addresses.clone(), owner.clone());
             ports.push((port.clone(), name));
         }
         if ports.is_empty() {
@@ -256,7 +282,82 @@ impl<'q> Admission<'q> {
         Ok(Admitted {
             record: Arc::clone(record),
             ports,
+            addresses,
         })
+    }
+
+    fn take(&mut self, key: (Protocol, u16), addresses: ListenAddresses, owner: String) {
+        let holders = self.ports.entry(key).or_default();
+        if !holders
+            .iter()
+            .any(|(of, holder)| *of == addresses && *holder == owner)
+        {
+            holders.push((addresses, owner));
+        }
+    }
+
+    /// Who else than `owner` has a port at some of `addresses`.
+    fn holder(&self, key: (Protocol, u16), addresses: &ListenAddresses, owner: &str) -> Option<&String> {
+        let mut holders = self.ports.get(&key)?.iter();
+        let other = holders.find(|(of, holder)| holder != owner && of.overlap(addresses));
+        other.map(|(_, holder)| holder)
+    }
+
+    /// The addresses at which `record` is served: all; or of its pool those that it has, else the first of each family at
+    /// which all its ports are free, else the first.
+    fn addresses(&self, record: &ServiceRecord, held: Option<&Admitted>) -> Result<ListenAddresses, Reason> {
+        let Some(name) = &record.pool else {
+            return Ok(ListenAddresses::default());
+        };
+        let pools = self.kubernetes.pools.iter();
+        let mut pools = pools.filter(|pool| pool.namespaces.contains(&record.namespace));
+        let Some(pool) = pools.clone().find(|pool| pool.name == *name) else {
+            let names: Vec<&str> = pools.by_ref().map(|pool| pool.name.as_str()).collect();
+            let allowed = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
+            let message = format!(
+                "annotation {POOL}: {name:?}, allowed {allowed} (kubernetes.pools for namespace {})",
+                record.namespace
+            );
+            return Err(Reason::new("InvalidAnnotation", message));
+        };
+        let own = pool.addresses.of(self.own);
+        if own.is_empty() {
+            let message = format!(
+                "annotation {POOL}: {name:?}: none of the balancer's addresses is in that pool, allowed {}",
+                pool.addresses
+            );
+            return Err(Reason::new("NoAddress", message));
+        }
+        if let Some(held) = held.filter(|held| !held.addresses.are_all()) {
+            let still = ListenAddresses::exactly(held.addresses.of(&own));
+            if still == held.addresses {
+                return Ok(still);
+            }
+        }
+        let owner = owner(record);
+        let is_free = |address: &IpAddr| {
+            let addresses = ListenAddresses::exactly([*address]);
+            let mut ports = record.ports.iter();
+            ports.all(|port| {
+                self.holder((port.protocol, port.port), &addresses, &owner)
+                    .is_none()
+            })
+        };
+        let first = |suits: &dyn Fn(&IpAddr) -> bool| -> Vec<IpAddr> {
+            let families = [IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::is_ipv6];
+            let families = families.iter().filter_map(|is_in| {
+                let mut own = own.iter().filter(|address| is_in(address));
+                own.find(|address| suits(address))
+            });
+            families.copied().collect()
+        };
+        let free = first(&is_free);
+        let chosen = if free.is_empty() { first(&|_| true) } else { free };
+        Ok(ListenAddresses::exactly(chosen))
     }
 
     /// The reason why no port of `record` can be served.

@@ -129,6 +129,8 @@ impl Assembly {
         if changed {
             self.surroundings = surroundings;
             self.unjudged = true;
+            // Services with addresses of a pool may get others.
+            self.undecided = true;
         }
         changed
     }
@@ -272,7 +274,10 @@ impl Assembly {
         let waiting: BTreeSet<&String> = services().flat_map(|service| &service.waiting).collect();
         let mut assembled = Assembled {
             desired: Desired {
-                services: granted.iter().map(|(_, granted)| Arc::clone(&granted.spec)).collect(),
+                services: granted
+                    .iter()
+                    .map(|(_, granted)| Arc::clone(&granted.spec))
+                    .collect(),
                 instances: Arc::clone(&self.inventory.instances),
                 problems: Vec::new(),
                 observed: None,
@@ -287,9 +292,18 @@ impl Assembly {
             denied: BTreeSet::new(),
             left_out: BTreeMap::new(),
         };
-        let mut problems = denied::report(&self.services, &granted, &self.file, &self.decision, &mut assembled);
+        let mut problems = denied::report(
+            &self.services,
+            &granted,
+            &self.file,
+            &self.decision,
+            &mut assembled,
+        );
         if self.unlisted != Unlisted::default() {
-            problems.extend(self.unlisted.leave_out(&self.services, &self.decision, &mut assembled));
+            problems.extend(
+                self.unlisted
+                    .leave_out(&self.services, &self.decision, &mut assembled),
+            );
         }
         for refused in &assembled.refused {
             *assembled.left_out.entry(refused.reason).or_default() += 1;
@@ -308,7 +322,8 @@ impl Assembly {
             zone: location.zone.is_some(),
             endpoints: self.has_endpoints(),
         };
-        let admission = Admission::new(&self.file, &self.listening, &self.kubernetes, capabilities);
+        let own = self.surroundings.own();
+        let admission = Admission::new(&self.file, &self.listening, &self.kubernetes, own, capabilities);
         let decision = admission.decide(self.inventory.services.values(), &self.decision.admitted);
         let (before, now) = (&self.decision.admitted, &decision.admitted);
         let changed = before
@@ -333,7 +348,9 @@ impl Assembly {
                 let admitted = self.decision.admitted.get(key);
                 let ports = admitted.into_iter().flat_map(|admitted| {
                     let ports = admitted.ports.iter();
-                    ports.map(|(port, name)| view.port(&admitted.record, port, name, selection))
+                    ports.map(|(port, name)| {
+                        view.port(&admitted.record, port, name, &admitted.addresses, selection)
+                    })
                 });
                 ports.collect()
             }

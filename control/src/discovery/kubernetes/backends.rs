@@ -15,7 +15,7 @@ use super::pod::PodRecord;
 use super::selection::{Owner, Selection};
 use super::service::{Port, ServiceRecord};
 use super::slice::{Endpoint, SliceRecord};
-use crate::config::{NamespaceSet, Selector, Service, TargetPort};
+use crate::config::{ListenAddresses, NamespaceSet, Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// An assembled service.
@@ -39,7 +39,10 @@ impl AssembledService {
             Owner::Service((namespace, _)) => Some((namespace.as_str(), self.spec.backends.len())),
             Owner::File(_) => None,
         };
-        let pods = self.pods.iter().map(|(namespace, count)| (namespace.as_str(), *count));
+        let pods = self
+            .pods
+            .iter()
+            .map(|(namespace, count)| (namespace.as_str(), *count));
         own.into_iter().chain(pods)
     }
 }
@@ -64,11 +67,19 @@ impl View<'_> {
             protocol: service.protocol,
             target: &service.target_port,
         };
-        let candidates = self.pods_of(selected, target, service.namespaces.as_ref(), &mut problems, &mut denied);
+        let candidates = self.pods_of(
+            selected,
+            target,
+            service.namespaces.as_ref(),
+            &mut problems,
+            &mut denied,
+        );
         let backends = self.location.choose(candidates, Distribution::AsConfigured);
         let target_port = usual_port(&service.target_port, service.port, &backends);
         let mut pods: BTreeMap<String, usize> = BTreeMap::new();
-        let namespaces = backends.iter().filter_map(|backend| backend.pod.as_ref()?.pod.split_once('/'));
+        let namespaces = backends
+            .iter()
+            .filter_map(|backend| backend.pod.as_ref()?.pod.split_once('/'));
         for (namespace, _) in namespaces {
             match pods.get_mut(namespace) {
                 Some(count) => *count += 1,
@@ -90,6 +101,7 @@ impl View<'_> {
         declared: &ServiceRecord,
         port: &Port,
         name: &str,
+        addresses: &ListenAddresses,
         selected: Option<&Selection>,
     ) -> AssembledService {
         let mut problems = BTreeSet::new();
@@ -110,6 +122,7 @@ impl View<'_> {
             host: (name != declared.name).then(|| declared.name.clone()),
             protocol: port.protocol,
             port: port.port,
+            addresses: addresses.clone(),
             target_port: usual_port(&port.target, port.port, &backends),
             selector: declared
                 .selector
@@ -154,7 +167,10 @@ impl View<'_> {
         let mut candidates = Vec::new();
         for pod in selected.into_iter().flat_map(Selection::pods) {
             if let Some(namespaces) = namespaces.filter(|namespaces| !namespaces.contains(&pod.namespace)) {
-                let fault = format!("namespace {}, allowed {namespaces} (services[].namespaces)", pod.namespace);
+                let fault = format!(
+                    "namespace {}, allowed {namespaces} (services[].namespaces)",
+                    pod.namespace
+                );
                 denied.insert(Denied {
                     reason: DeniedReason::Namespace,
                     text: describe(pod, &fault),
@@ -182,18 +198,24 @@ impl View<'_> {
     /// The addresses that `pod` claims and must not have.
     fn denied_addresses(self, pod: &PodRecord) -> impl Iterator<Item = Denied> {
         let claim = pod.claim.as_ref().map(|claim| claim.annotation.clone());
-        let is_claim = claim.is_some();
+        let is_claim = claim.is_some() && pod.eligibility != Eligibility::Dead;
         let outside = pod.denied.iter().map(ToString::to_string);
         let others = pod.addresses.iter().filter_map(move |&address| {
             let owner = self.inventory.owner_of(address)?;
             (is_claim && owner.namespace != pod.namespace).then(|| {
-                format!("{address}, allowed addresses that no other namespace has; {} has it", owner.place.pod)
+                format!(
+                    "{address}, allowed addresses that no other namespace has; {} has it",
+                    owner.place.pod
+                )
             })
         });
         let texts = outside.chain(others).collect::<Vec<_>>().into_iter();
         texts.map(move |text| Denied {
             reason: DeniedReason::Address,
-            text: describe(pod, &format!("annotation {}: {text}", claim.as_deref().unwrap_or_default())),
+            text: describe(
+                pod,
+                &format!("annotation {}: {text}", claim.as_deref().unwrap_or_default()),
+            ),
         })
     }
 
@@ -246,7 +268,10 @@ impl View<'_> {
                 {
                     denied.insert(Denied {
                         reason: DeniedReason::Address,
-                        text: format!("EndpointSlice {}/{}: endpoints: {denial}", slice.namespace, slice.name),
+                        text: format!(
+                            "EndpointSlice {}/{}: endpoints: {denial}",
+                            slice.namespace, slice.name
+                        ),
                     });
                     continue;
                 }

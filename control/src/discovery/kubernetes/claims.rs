@@ -18,7 +18,7 @@ const SHORTEST: [u8; 2] = [8, 16];
 
 /// The balancer's network, as far as claims depend on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Surroundings {
+pub(super) struct Surroundings {
     /// The balancer's addresses.
     own: Vec<IpAddr>,
     /// The destinations of the interface's routes without default routes, sorted.
@@ -27,7 +27,7 @@ pub(crate) struct Surroundings {
 
 impl Surroundings {
     /// `None` while the interface cannot be used: then the last ones count.
-    pub(crate) fn of(view: &NetworkView) -> Option<Self> {
+    pub(super) fn of(view: &NetworkView) -> Option<Self> {
         (view.usable() && view.is_up()).then(|| {
             let routes = view.next_hops.routes().iter();
             let routes = routes.filter(|route| {
@@ -42,14 +42,22 @@ impl Surroundings {
         })
     }
 
+    /// The balancer's addresses, sorted.
+    pub(super) fn own(&self) -> &[IpAddr] {
+        &self.own
+    }
+
     /// These addresses and networks, in any order.
-    pub(crate) fn new(mut own: Vec<IpAddr>, mut routed: Vec<IpNet>) -> Self {
+    pub(super) fn new(mut own: Vec<IpAddr>, mut routed: Vec<IpNet>) -> Self {
         own.sort_unstable();
         routed.sort_unstable();
         routed.dedup();
         // A network within another one adds nothing.
         let all = routed.clone();
-        routed.retain(|network| !all.iter().any(|other| other != network && other.contains(network)));
+        routed.retain(|network| {
+            !all.iter()
+                .any(|other| other != network && other.contains(network))
+        });
         Self { own, routed }
     }
 }
@@ -95,7 +103,11 @@ impl Claims<'_> {
         if let Some(other) = other {
             return denied(Cause::Namespace(other.clone()));
         }
-        if self.networks(namespace).iter().any(|network| network.contains(&address)) {
+        if self
+            .networks(namespace)
+            .iter()
+            .any(|network| network.contains(&address))
+        {
             Ok(())
         } else {
             denied(Cause::Outside)
@@ -104,7 +116,10 @@ impl Claims<'_> {
 
     /// The networks in which objects of `namespace` may claim addresses.
     fn networks(self, namespace: &str) -> Vec<IpNet> {
-        let rules = self.rules.iter().filter(|rule| rule.namespaces.contains(namespace));
+        let rules = self
+            .rules
+            .iter()
+            .filter(|rule| rule.namespaces.contains(namespace));
         let networks = rules.flat_map(|rule| match &rule.networks {
             ClaimNetworks::Routed => &self.surroundings.routed,
             ClaimNetworks::Listed(networks) => networks,
@@ -140,7 +155,9 @@ pub(super) struct Denial {
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, namespace, .. } = self;
+        let Self {
+            address, namespace, ..
+        } = self;
         let of = match &self.cause {
             Cause::Local => ", a loopback or link-local address".to_owned(),
             Cause::Own => ", an address of the balancer".to_owned(),
@@ -155,7 +172,10 @@ impl fmt::Display for Denial {
                 format!("addresses of its own backends in {}", networks.join(", "))
             }
         };
-        write!(f, "{address}{of}, allowed {allowed} (kubernetes.claims for namespace {namespace})")
+        write!(
+            f,
+            "{address}{of}, allowed {allowed} (kubernetes.claims for namespace {namespace})"
+        )
     }
 }
 

@@ -20,6 +20,8 @@ use crate::kubernetes::names::{CLASS, MANAGER};
 
 /// The annotation of Services to serve without the class, `"true"`, or not to serve in spite of it, `"false"`.
 const ENABLED: &str = "vl3-lb.io/enabled";
+/// The annotation with the pool that its address comes from.
+pub(super) const POOL: &str = "vl3-lb.io/pool";
 const SCHEDULER: &str = "vl3-lb.io/scheduler";
 const SLOW_START: &str = "vl3-lb.io/slow-start";
 const MAX_FLOWS: &str = "vl3-lb.io/max-flows-per-backend";
@@ -57,6 +59,8 @@ pub(super) struct ServiceRecord {
     pub(super) publish_not_ready: bool,
     pub(super) scheduler: Scheduler,
     pub(super) drain: Duration,
+    /// The name of the pool that its addresses come from; `None`: it listens at all of them.
+    pub(super) pool: Option<String>,
     /// Zero: no affinity.
     pub(super) affinity: Duration,
     /// Empty: all clients.
@@ -155,6 +159,7 @@ impl ServiceRecord {
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
             scheduler: scheduler(service, &mut notes),
             drain: drain(service, &mut notes),
+            pool: annotation(service, POOL).map(str::to_owned),
             affinity: affinity(&spec),
             source_ranges: source_ranges.unwrap_or_default(),
             health_check: health_check(service, &ports, &mut notes),

@@ -21,7 +21,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Protocol, Timestamp};
 
 use super::*;
-use crate::config::{Config, FlowRules};
+use crate::config::{Config, FlowRules, ListenAddresses};
 use crate::discovery::{Desired, ServiceSpec};
 use crate::network::{LinkState, NetworkView};
 use crate::peers::{Peer, PeerSet};
@@ -43,9 +43,16 @@ fn view(addresses: &[&str]) -> NetworkView {
 
 /// What the publisher would send for these services.
 fn current(names: &[&str]) -> Arc<Current> {
-    let services = (8080..).zip(names).map(|(port, name)| ServiceSpec {
-        name: (*name).to_owned(),
+    // After @ the own address at which it listens.
+    let split = |name: &&'_ str| {
+        let (name, address) = name.split_once('@').unwrap_or((name, ""));
+        (name.to_owned(), address.parse::<IpAddr>().ok())
+    };
+    let names = names.iter().map(split);
+    let services = (8080..).zip(names).map(|(port, (name, address))| ServiceSpec {
+        addresses: ListenAddresses::exactly(address),
         host: name.strip_suffix("-http").map(str::to_owned),
+        name,
         protocol: Protocol::Tcp,
         port,
         target_port: port,

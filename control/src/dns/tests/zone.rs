@@ -78,6 +78,7 @@ async fn a_service_of_several_ports_has_a_name_for_all_of_them() {
 async fn answers_have_every_balancer_of_a_service_in_rotation() {
     let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
     let peer = |host: u8| Peer {
+        service_addresses: BTreeMap::new(),
         name: format!("lb-{host}"),
         ready: true,
         addresses: vec![[172, 16, 2, host].into()],
@@ -145,6 +146,7 @@ async fn a_service_called_ns_is_answered_with_its_balancers() {
     let server = Server::start(Some(&["ns"]), &[], &["127.0.0.1"]).await;
     server.peers.send_replace(Arc::new(PeerSet {
         peers: vec![Peer {
+            service_addresses: BTreeMap::new(),
             name: "lb-b".to_owned(),
             ready: true,
             addresses: vec!["172.16.2.1".parse().unwrap()],
@@ -159,4 +161,43 @@ async fn a_service_called_ns_is_answered_with_its_balancers() {
     assert_eq!(addresses, ["172.16.1.103", "172.16.2.1"]);
     let name_server = udp(server.address, &question("vl3-lb.", RecordType::NS)).await;
     assert_eq!(data(&name_server), ["ns.vl3-lb."]);
+}
+
+#[tokio::test]
+async fn a_name_has_the_addresses_at_which_its_service_listens() {
+    let services = ["front@172.16.1.103", "back@2001:db8::67"];
+    let server = Server::start(Some(&services), &[], &["127.0.0.1"]).await;
+    let ask = async |name, kind| data(&server.ask(name, kind).await);
+    assert_eq!(ask("front.vl3-lb.", RecordType::A).await, ["172.16.1.103"]);
+    assert!(ask("front.vl3-lb.", RecordType::AAAA).await.is_empty());
+    assert_eq!(ask("back.vl3-lb.", RecordType::AAAA).await, ["2001:db8::67"]);
+    assert!(ask("back.vl3-lb.", RecordType::A).await.is_empty());
+    for (address, name) in [
+        ("172.16.1.103", "front.vl3-lb."),
+        ("2001:db8::67", "back.vl3-lb."),
+    ] {
+        let reverse = Name::from(address.parse::<IpAddr>().unwrap()).to_string();
+        assert_eq!(data(&server.ask(&reverse, RecordType::PTR).await), [name]);
+    }
+    let peer = Peer {
+        name: "lb-b".to_owned(),
+        ready: true,
+        addresses: ["172.16.1.105", "172.16.1.106"]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
+        services: ["front".to_owned()].into(),
+        service_addresses: [("front".to_owned(), vec!["172.16.1.106".parse().unwrap()])].into(),
+        since: SystemTime::UNIX_EPOCH,
+    };
+    server.peers.send_replace(Arc::new(PeerSet {
+        peers: vec![peer],
+        ..PeerSet::default()
+    }));
+    let mut both = ask("front.vl3-lb.", RecordType::A).await;
+    both.sort_unstable();
+    assert_eq!(
+        both,
+        ["172.16.1.103", "172.16.1.106"],
+        "the peer's address of that service"
+    );
 }

@@ -200,7 +200,7 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[&Backend]) -> Se
     Service {
         name: entry.name.clone(),
         protocol: entry.protocol,
-        addresses: facts.addresses(),
+        addresses: entry.addresses.of(&facts.addresses()),
         port: entry.port,
         target_port: entry.target_port,
         scheduler: entry.scheduler,

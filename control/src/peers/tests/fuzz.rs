@@ -302,5 +302,6 @@ fn presence(pod: &str, ready: bool) -> Presence {
             [0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()].into(),
         ],
         services: ["dns".to_owned(), "finance".to_owned()].into(),
+        service_addresses: [("dns".to_owned(), vec![[10, 0, 0, last].into()])].into(),
     }
 }

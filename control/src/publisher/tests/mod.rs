@@ -89,6 +89,7 @@ fn finance(hosts: &[u8]) -> Desired {
     });
     Desired {
         services: vec![Arc::new(ServiceSpec {
+            addresses: crate::config::ListenAddresses::default(),
             name: "finance".to_owned(),
             host: None,
             protocol: Protocol::Tcp,

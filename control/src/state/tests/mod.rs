@@ -4,6 +4,7 @@ mod capacity;
 mod events;
 mod health;
 mod instances;
+mod listen;
 mod new_flows;
 mod properties;
 mod sockets;
@@ -68,6 +69,7 @@ fn backend(host: u8, weight: u16) -> BackendSpec {
 
 fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> Arc<ServiceSpec> {
     Arc::new(ServiceSpec {
+        addresses: crate::config::ListenAddresses::default(),
         name: name.to_owned(),
         host: None,
         protocol: Protocol::Tcp,

@@ -12,6 +12,7 @@ mod following;
 mod fuzz;
 mod incumbents;
 mod locality;
+mod pools;
 mod refusal;
 mod storm;
 mod tenancy;
@@ -110,7 +111,10 @@ struct Inventory {
 fn surroundings() -> Surroundings {
     let networks = ["10.0.0.0/8", "172.16.0.0/12", "2001:db8::/32"];
     let networks = networks.iter().map(|network| network.parse().expect("a network"));
-    Surroundings::new(vec!["172.16.1.103".parse().expect("an address")], networks.collect())
+    Surroundings::new(
+        vec!["172.16.1.103".parse().expect("an address")],
+        networks.collect(),
+    )
 }
 
 /// For this configuration, with nothing known.
