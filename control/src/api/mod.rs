@@ -30,8 +30,9 @@ pub use nsm_discovery::{NsmConflict, NsmDiscovery, NsmEndpoint, NsmReasonCount, 
 pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
-    AttachReport, ConfigFile, Discovery, Dns, ErrorCount, FastPath, Imbalance, Interface, LeftOut, MissingCollection,
-    Process, PuntCount, RcodeCount, Severity, Status, Steering, Totals, Warning, Worker, XskDrops,
+    AttachReport, ConfigFile, Discovery, Dns, ErrorCount, FastPath, Imbalance, Interface, LeftOut,
+    MissingCollection, Process, PuntCount, RcodeCount, Severity, Status, Steering, Totals, Warning, Worker,
+    XskDrops,
 };
 pub use time::{Time, TimeError};
 

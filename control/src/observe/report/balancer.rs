@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use crate::api::{
     AttachReport, Backend, ConfigFile, Discovery, Distribution, Dns, ErrorCount, FastPath, FlowTraffic,
-    Imbalance, Interface, LeftOut, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status, Steering,
-    Time, Totals, Traffic, Worker, XskDrops,
+    Imbalance, Interface, LeftOut, MissingCollection, PuntCount, RcodeCount, Service, ServiceState, Status,
+    Steering, Time, Totals, Traffic, Worker, XskDrops,
 };
 use vl3lb_common::Timestamp;
 use vl3lb_common::dataplane::Attachment;
