@@ -8,7 +8,7 @@
 pub enum DropReason {
     /// Headers that contradict each other or the frame's length.
     Malformed,
-    /// An IPv4 header or ICMP checksum that is wrong.
+    /// An IPv4 header or ICMP checksum that is wrong, or a TCP checksum of a packet that is made anew.
     BadChecksum,
     /// A protocol that is not balanced.
     UnsupportedProtocol,
@@ -16,7 +16,7 @@ pub enum DropReason {
     NoService,
     /// A TCP packet of no known flow that does not open one.
     NotSyn,
-    /// A fragment whose first fragment was not seen in time.
+    /// A fragment whose first fragment was not seen in time, or of a packet that a PROXY header is to go with.
     FragmentUnmatched,
     /// A fragment that repeats or overlaps another one of its datagram (RFC 5722).
     FragmentOverlap,

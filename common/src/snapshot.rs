@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::addr::{Protocol, ServiceKey};
 use crate::backend_sockets::BackendSockets;
+use crate::client_address::ClientAddress;
 use crate::next_hop::NextHops;
 use crate::port_set::PortSet;
 use crate::schedule::{Pool, Scheduler};
@@ -34,6 +35,8 @@ pub struct Service {
     pub affinity: Duration,
     /// Clients that may open flows.
     pub source_ranges: SourceRanges,
+    /// What new flows carry for the backends.
+    pub client_address: ClientAddress,
     /// How long flows of a removed backend may continue.
     pub drain: Duration,
     /// Flows of one backend at most, all workers together; `None`: no limit.

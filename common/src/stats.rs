@@ -263,6 +263,8 @@ pub struct WorkerStats {
     pub answers_suppressed: Counter,
     /// Super-packets that were segmented.
     pub segmented: Counter,
+    /// Segments of services with `clientAddress: toa` without room for the client's address.
+    pub addresses_left_out: Counter,
     /// IPv4 packets that were fragmented.
     pub fragmented: Counter,
     /// Fragments that came before the first one of their datagram and waited for it.
@@ -364,6 +366,7 @@ impl Default for WorkerStats {
             answers: Counter::default(),
             answers_suppressed: Counter::default(),
             segmented: Counter::default(),
+            addresses_left_out: Counter::default(),
             fragmented: Counter::default(),
             fragments_waited: Counter::default(),
             affinity_evicted: Counter::default(),

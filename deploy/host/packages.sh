@@ -34,6 +34,8 @@ zlib1g-dev       /usr/include/zlib.h
 
 # Programs of the namespace tests alone.
 readonly netns_packages='
+haproxy          haproxy
+nginx-light      nginx
 prometheus       promtool
 '
 

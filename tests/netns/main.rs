@@ -45,6 +45,7 @@ mod bulk;
 mod capability;
 mod check_kinds;
 mod cli;
+mod client_address;
 mod compare;
 mod config_change;
 mod connections;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, Time, Traffic};
+use vl3lb_common::ClientAddress;
 use vl3lb_common::addr::Protocol;
 use vl3lb_common::schedule::Scheduler;
 
@@ -98,6 +99,8 @@ pub struct Service {
     pub affinity_seconds: Option<f64>,
     /// The networks of clients that may open flows; empty: all.
     pub source_ranges: Vec<IpNet>,
+    /// What new flows carry for the backends.
+    pub client_address: ClientAddress,
     /// Time limit of the flows of a removed backend.
     pub drain_seconds: f64,
     pub selector: BTreeMap<String, String>,

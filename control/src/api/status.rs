@@ -134,6 +134,8 @@ pub struct Worker {
     pub answers_suppressed_total: u64,
     /// Super-packets that were segmented (GSO).
     pub segmented_packets_total: u64,
+    /// Segments of services with `clientAddress: toa` without room for the client's address.
+    pub addresses_left_out_total: u64,
     /// IPv4 packets that were fragmented because they are longer than the next hop takes.
     pub fragmented_packets_total: u64,
     /// Fragments that came before the first one of their datagram and waited for it.

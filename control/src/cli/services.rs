@@ -31,6 +31,7 @@ const WIDE: [Column; 10] = [
     text("CHECK"),
     text("SELECTOR"),
     text("SOURCES"),
+    text("CLIENT ADDR"),
     number("CONN p50"),
     number("CONN p99"),
     number("FLOWS TOTAL"),
@@ -152,6 +153,7 @@ fn wide_row(service: &Service, view: View) -> Vec<Cell> {
         } else {
             sources.join(",").into()
         },
+        service.client_address.name().into(),
         latency(service.connect_seconds.p50).into(),
         latency(service.connect_seconds.p99).into(),
         view.digits.count(service.flows_opened_total).into(),

@@ -48,7 +48,8 @@ pub use nsm::{NetworkService, Nsm};
 pub use passive_check::PassiveCheck;
 pub use selector::Selector;
 pub use service::{
-    Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, drain, drains, scheduler, schedulers,
+    Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, client_address, client_addresses, drain,
+    drains, scheduler, schedulers,
 };
 pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
 
@@ -265,6 +266,7 @@ impl Config {
         for draft in &document.services {
             draft.check_discovery(document.config.discovery, &mut errors);
             draft.check_health(&mut errors);
+            draft.check_client_address(&mut errors);
         }
         let kubernetes = document.config.kubernetes.as_ref();
         let watched = kubernetes.map(|kubernetes| &kubernetes.namespaces);

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
-use vl3lb_common::Protocol;
 use vl3lb_common::schedule::Scheduler;
+use vl3lb_common::{ClientAddress, Protocol};
 
 /// The way of attaching to the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -134,6 +134,13 @@ pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
     ("maglev", Scheduler::Maglev),
     ("round-robin", Scheduler::RoundRobin),
     ("least-connections", Scheduler::LeastConnections),
+];
+
+pub(super) const CLIENT_ADDRESSES: &[(&str, ClientAddress)] = &[
+    ("none", ClientAddress::None),
+    ("proxyV2", ClientAddress::ProxyV2),
+    ("proxyV2First", ClientAddress::ProxyV2First),
+    ("toa", ClientAddress::Toa),
 ];
 
 /// Parses a choice, ignoring case.

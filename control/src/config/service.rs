@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use super::duration;
 use super::error::ConfigError;
@@ -48,6 +48,8 @@ pub struct Service {
     pub affinity: Duration,
     /// The networks of clients that may open flows; empty: all clients.
     pub source_ranges: Vec<IpNet>,
+    /// What new flows carry for the backends.
+    pub client_address: ClientAddress,
     /// How long flows of a removed backend may continue.
     #[serde(serialize_with = "duration::serialize")]
     pub drain: Duration,
@@ -121,6 +123,7 @@ pub(super) struct Draft {
     scheduler: Option<Scheduler>,
     affinity: Option<Duration>,
     source_ranges: Vec<IpNet>,
+    client_address: Option<ClientAddress>,
     drain: Option<Duration>,
     /// `Some(None)`: none, also where they are the default.
     health_check: Option<Option<HealthCheck>>,
@@ -155,6 +158,7 @@ impl Draft {
                 "scheduler",
                 "affinity",
                 "sourceRanges",
+                "clientAddress",
                 "drain",
                 "healthCheck",
                 FlowRules::KEYS[0],
@@ -176,6 +180,9 @@ impl Draft {
         let addresses = ListenAddresses::read(&mut section, "addresses");
         let target_port = section.optional("targetPort", TARGET_PORTS, target_port);
         let scheduler = section.optional("scheduler", &schedulers(), |value| scheduler(value.as_str()?));
+        let client_address = section.optional("clientAddress", &client_addresses(), |value| {
+            client_address(value.as_str()?)
+        });
         let drain = section.optional("drain", &drains(), |value| drain(&node::text(value)?));
         let health_check = section.value("healthCheck").and_then(|value| {
             let path = section.path("healthCheck");
@@ -204,6 +211,7 @@ impl Draft {
             scheduler,
             affinity,
             source_ranges,
+            client_address,
             drain,
             health_check,
             rules,
@@ -229,6 +237,7 @@ impl Draft {
             scheduler: self.scheduler.unwrap_or(DEFAULT_SCHEDULER),
             affinity: self.affinity.unwrap_or_default(),
             source_ranges: self.source_ranges,
+            client_address: self.client_address.unwrap_or_default(),
             drain: self.drain.unwrap_or(DEFAULT_DRAIN),
             health_check: self.health_check.unwrap_or(default_check),
             rules: self.rules,
@@ -249,6 +258,18 @@ impl Draft {
                 format!("{}.passiveCheck", self.path),
                 "UDP",
                 allowed,
+            ));
+        }
+    }
+
+    /// Checks `clientAddress` against the protocol, which may come from the environment.
+    pub(super) fn check_client_address(&self, errors: &mut Vec<ConfigError>) {
+        let protocol = self.protocol.unwrap_or(Protocol::Tcp);
+        if let Some(address) = self.client_address.filter(|address| !address.suits(protocol)) {
+            errors.push(ConfigError::new(
+                format!("{}.clientAddress", self.path),
+                address.name(),
+                format!("with protocol {protocol}: {}", suiting(protocol)),
             ));
         }
     }
@@ -393,6 +414,24 @@ pub fn scheduler(text: &str) -> Option<Scheduler> {
 /// The names of schedulers, for errors.
 pub fn schedulers() -> String {
     names::listed(names::SCHEDULERS)
+}
+
+/// Parses the way in which backends learn their clients' addresses.
+pub fn client_address(text: &str) -> Option<ClientAddress> {
+    names::choice(names::CLIENT_ADDRESSES, text)
+}
+
+/// The names of these ways, for errors.
+pub fn client_addresses() -> String {
+    names::listed(names::CLIENT_ADDRESSES)
+}
+
+/// The names of those that a protocol has, for errors.
+fn suiting(protocol: Protocol) -> String {
+    let suiting = names::CLIENT_ADDRESSES
+        .iter()
+        .filter(|(_, address)| address.suits(protocol));
+    names::listed(&suiting.copied().collect::<Vec<_>>())
 }
 
 /// Parses a drain time.

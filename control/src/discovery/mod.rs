@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use vl3lb_common::schedule::Scheduler;
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use crate::config::{self, FlowRules, HealthCheck, ListenAddresses};
 
@@ -67,6 +67,8 @@ pub struct ServiceSpec {
     pub affinity: Duration,
     /// Networks whose clients may open flows; empty: all.
     pub source_ranges: Vec<IpNet>,
+    /// What new flows carry for the backends.
+    pub client_address: ClientAddress,
     /// How long flows of a removed backend may continue.
     pub drain: Duration,
     /// `None`: backends are up as long as they are desired.
@@ -90,6 +92,7 @@ impl ServiceSpec {
             scheduler: service.scheduler,
             affinity: service.affinity,
             source_ranges: service.source_ranges.clone(),
+            client_address: service.client_address,
             drain: service.drain,
             health_check: service.health_check.clone(),
             rules: service.rules.clone(),

@@ -155,6 +155,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         scheduler: Scheduler::Maglev,
         affinity: Duration::ZERO,
         source_ranges: Vec::new(),
+        client_address: vl3lb_common::ClientAddress::None,
         drain: Duration::ZERO,
         health_check: Some(HealthCheck::tcp()),
         rules: FlowRules::default(),

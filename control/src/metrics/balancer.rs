@@ -170,6 +170,14 @@ fn workers(report: &Report) -> Vec<Family> {
         ),
         per_worker(
             Family::counter(
+                "vl3lb_worker_addresses_left_out",
+                "Segments of services with `clientAddress: toa` without room for the client's address",
+            ),
+            workers,
+            |worker| worker.addresses_left_out_total,
+        ),
+        per_worker(
+            Family::counter(
                 "vl3lb_worker_fragmented_packets",
                 "IPv4 packets that were fragmented because they are longer than the next hop takes",
             ),

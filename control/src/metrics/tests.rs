@@ -29,6 +29,7 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_worker_answers", "counter", "worker"),
     ("vl3lb_worker_answers_suppressed", "counter", "worker"),
     ("vl3lb_worker_segmented_packets", "counter", "worker"),
+    ("vl3lb_worker_addresses_left_out", "counter", "worker"),
     ("vl3lb_worker_fragmented_packets", "counter", "worker"),
     ("vl3lb_worker_waited_fragments", "counter", "worker"),
     ("vl3lb_worker_affinity_evicted_clients", "counter", "worker"),

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use super::Share;
 use crate::config::{FlowRules, HealthCheck, ListenAddresses};
@@ -45,6 +45,7 @@ pub struct ServiceEntry {
     pub scheduler: Scheduler,
     pub affinity: Duration,
     pub source_ranges: Vec<IpNet>,
+    pub client_address: ClientAddress,
     pub drain: Duration,
     pub health_check: Option<HealthCheck>,
     pub rules: FlowRules,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{Backend, BackendSlot, BackendState, Generation, ServiceSlot};
 use vl3lb_common::stats::{BackendStats, ServiceStats};
-use vl3lb_common::{BackendSockets, Duration, MacAddr, Protocol, Timestamp};
+use vl3lb_common::{BackendSockets, ClientAddress, Duration, MacAddr, Protocol, Timestamp};
 
 use super::merge::BackendIdentity;
 use super::pool::CachedPool;
@@ -77,6 +77,7 @@ pub(super) struct Attributes {
     pub(super) scheduler: Scheduler,
     pub(super) affinity: Duration,
     pub(super) source_ranges: Vec<IpNet>,
+    pub(super) client_address: ClientAddress,
     pub(super) drain: Duration,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) rules: FlowRules,
@@ -93,6 +94,7 @@ impl From<&ServiceSpec> for Attributes {
             scheduler: spec.scheduler,
             affinity: spec.affinity,
             source_ranges: spec.source_ranges.clone(),
+            client_address: spec.client_address,
             drain: spec.drain,
             health_check: spec.health_check.clone(),
             rules: spec.rules.clone(),

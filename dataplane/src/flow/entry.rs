@@ -31,6 +31,14 @@ const AWAY: u8 = 1;
 const BY_CLIENT: u8 = 2;
 /// In [`HotEntry::marks`]: see [`HotEntry::note_failure`].
 const REPORTED: u8 = 4;
+/// In [`HotEntry::marks`]: see [`HotEntry::has_header`].
+const HEADER: u8 = 8;
+/// In [`HotEntry::marks`]: see [`HotEntry::is_header_acknowledged`].
+const HEADER_ACKNOWLEDGED: u8 = 16;
+/// In [`HotEntry::marks`]: see [`HotEntry::clear_single_header`].
+const SINGLE_HEADER: u8 = 32;
+/// In [`HotEntry::marks`]: see [`HotEntry::has_option`].
+const OPTION: u8 = 64;
 
 /// In [`HotEntry::flags`]: see [`HotEntry::epoch`].
 const HAS_EPOCH: u8 = 8;
@@ -50,7 +58,7 @@ pub(crate) struct HotEntry {
     /// Centiseconds on the workers' clock, modulo 2^32.
     deadline: u32,
     /// TCP: what its segments are judged with.
-    pub(super) sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// The next older flow in the queue of those that make room, plus one; 0 for none.
     pub(super) older: u32,
     pub client_port: u16,
@@ -73,7 +81,8 @@ pub(crate) struct HotEntry {
     pub hop_generation: u16,
     /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
-    /// More flags: [`AWAY`], [`BY_CLIENT`] and [`REPORTED`].
+    /// More flags: [`AWAY`], [`BY_CLIENT`], [`REPORTED`], [`HEADER`], [`HEADER_ACKNOWLEDGED`],
+    /// [`SINGLE_HEADER`] and [`OPTION`].
     marks: u8,
     /// 1 if the in-kernel path has a record of the flow.
     promoted: u8,
@@ -239,6 +248,55 @@ impl HotEntry {
         let is_first = self.marks & REPORTED == 0;
         self.marks |= REPORTED;
         is_first
+    }
+
+    /// Whether the client's stream begins with a header for the backend ([`super::inserted`]), or its next datagram does.
+    #[inline(always)]
+    pub(crate) const fn has_header(&self) -> bool {
+        self.marks & HEADER != 0
+    }
+
+    /// Whether the client's packets carry its address for the backend, as a header or as an option.
+    #[inline(always)]
+    pub(crate) const fn carries_address(&self) -> bool {
+        self.marks & (HEADER | OPTION) != 0
+    }
+
+    /// Whether the client's segments have an option with its address: until the backend has sent one behind its SYN.
+    pub(crate) const fn has_option(&self) -> bool {
+        self.marks & OPTION != 0
+    }
+
+    /// Sets whether they have.
+    pub(crate) const fn set_option(&mut self, has_option: bool) {
+        self.marks = if has_option {
+            self.marks | OPTION
+        } else {
+            self.marks & !OPTION
+        };
+    }
+
+    /// Makes the client's stream begin with a header, or its datagrams, `single`: the first one. Once per flow, before its
+    /// first packet.
+    pub(crate) const fn set_header(&mut self, single: bool) {
+        self.marks |= if single { HEADER | SINGLE_HEADER } else { HEADER };
+    }
+
+    /// The header that only the first datagram has was sent.
+    pub(crate) const fn clear_single_header(&mut self) {
+        if self.marks & SINGLE_HEADER != 0 {
+            self.marks &= !(HEADER | SINGLE_HEADER);
+        }
+    }
+
+    /// Whether the backend has acknowledged all of the header.
+    pub(super) const fn is_header_acknowledged(&self) -> bool {
+        self.marks & HEADER_ACKNOWLEDGED != 0
+    }
+
+    /// Notes that it has.
+    pub(super) const fn note_header_acknowledged(&mut self) {
+        self.marks |= HEADER_ACKNOWLEDGED;
     }
 
     /// Notes whether it was.

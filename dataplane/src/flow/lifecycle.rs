@@ -32,6 +32,7 @@ use super::affinity::{AffinityTable, BackendId, ServiceClient};
 use super::entry::HotEntry;
 use super::fast::FastFlows;
 use super::feed::FeedWriter;
+use super::inserted::header_len;
 use super::open::{NewFlow, OpenError};
 use super::orphan::{Orphan, Orphans};
 use super::overflow::Overflow;
@@ -48,6 +49,8 @@ pub(crate) struct Flows {
     pub(super) affinity: AffinityTable,
     /// How long clients of a service keep their backend after a flow, by service slot; zero without affinity.
     pub(super) affinity_times: Box<[Duration]>,
+    /// By flow: where the header of one that has one begins; see [`super::inserted`]. Memory that no flow needs costs none.
+    pub(super) first_numbers: Box<[u32]>,
     /// Own addresses that wait for an index: the flows of others that are gone have all of them.
     waiting: Vec<[u8; 16]>,
     timeouts: Timeouts,
@@ -90,6 +93,7 @@ impl Flows {
             table,
             affinity,
             affinity_times: vec![Duration::ZERO; MAX_SERVICES].into_boxed_slice(),
+            first_numbers: vec![0; capacity as usize].into_boxed_slice(),
             waiting: Vec::new(),
             timeouts,
             lifetimes: Lifetimes::new(&timeouts),
@@ -309,7 +313,9 @@ impl Flows {
     /// Notes for the next flow with the same NAT port that the backend has the connection, which has just finished, in
     /// TIME-WAIT, and the last timestamp that it had of the client.
     pub(crate) fn note_time_wait(&mut self, id: FlowId, timestamp: Option<u32>, now: Timestamp) {
-        self.table.entry_mut(id).sequence.begin_time_wait(timestamp, now);
+        let entry = self.table.entry_mut(id);
+        let inserted = if entry.has_header() { header_len(entry) } else { 0 };
+        entry.sequence.begin_time_wait(inserted, timestamp, now);
     }
 
     /// Ends a flow: its keys, its NAT port and its entry are free at once.

@@ -26,6 +26,7 @@ mod fast;
 mod feed;
 mod header;
 mod index;
+mod inserted;
 #[cfg(all(test, feature = "loom"))]
 mod interleavings;
 mod key;
@@ -54,6 +55,7 @@ pub(crate) use affinity::{BackendId, ServiceClient};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use entry::HotEntry;
 pub(crate) use feed::FeedWriter;
+pub(crate) use inserted::Passage;
 pub(crate) use key::{ReplyKey, RequestKey};
 pub(crate) use lifecycle::Flows;
 pub(crate) use open::{NewFlow, OpenError, Predecessor};

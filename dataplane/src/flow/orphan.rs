@@ -8,15 +8,18 @@ use vl3lb_common::Timestamp;
 
 use super::endpoint::Endpoint;
 use super::entry::HotEntry;
-use super::state::Direction;
+use super::inserted::header_len;
+use super::state::{Direction, State};
 
 /// A connection that ended here and not at its ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Orphan {
     pub entry: HotEntry,
     pub backend: Endpoint,
-    /// The next sequence number, by sender.
+    /// The next sequence number, by sender, as that one counts.
     next: [u32; 2],
+    /// What the backend counts more than the client.
+    inserted: u32,
     /// The client gets a reset too.
     pub has_client: bool,
 }
@@ -24,7 +27,9 @@ pub(crate) struct Orphan {
 impl Orphan {
     pub(super) fn new(entry: HotEntry, backend: Endpoint) -> Self {
         let next = [Direction::In, Direction::Out].map(|sender| entry.sequence.end(sender));
+        let is_sent = entry.has_header() && !matches!(entry.state(), State::Opening | State::Answered);
         Self {
+            inserted: if is_sent { header_len(&entry) } else { 0 },
             entry,
             backend,
             next,
@@ -42,6 +47,14 @@ impl Orphan {
 
     /// The sequence number that the receiver of `sender`'s segments waits for, unless some were lost.
     pub(crate) const fn next(&self, sender: Direction) -> u32 {
+        match sender {
+            Direction::In => self.next[0].wrapping_add(self.inserted),
+            Direction::Out => self.next[1],
+        }
+    }
+
+    /// What the receiver of `sender`'s segments has acknowledged, as the sender counts.
+    pub(crate) const fn acknowledged(&self, sender: Direction) -> u32 {
         self.next[sender as usize]
     }
 }

@@ -216,6 +216,16 @@ impl Sequence {
         };
     }
 
+    /// The shift of the windows that `sender` offers behind its SYN.
+    pub(crate) const fn scale(&self, sender: Direction) -> u8 {
+        let (client, backend) = (self.scales & 0xf, self.scales >> 4);
+        match sender {
+            _ if client == NO_SCALE || backend == NO_SCALE => 0,
+            Direction::In => client,
+            Direction::Out => backend,
+        }
+    }
+
     /// Takes in what the in-kernel path has judged by the same rules: by direction, the number behind what was sent, and
     /// what was acknowledged.
     pub(crate) fn take_in(&mut self, ends: [u32; 2], acknowledged: [u32; 2]) {
@@ -256,9 +266,11 @@ impl Sequence {
     }
 
     /// Notes that the backend has the connection, which has just finished, in TIME-WAIT, and the last timestamp that it
-    /// had of the client.
-    pub(super) const fn begin_time_wait(&mut self, timestamp: Option<u32>, now: Timestamp) {
+    /// had of the client. It had `inserted` bytes more than the client has sent.
+    pub(super) const fn begin_time_wait(&mut self, inserted: u32, timestamp: Option<u32>, now: Timestamp) {
         self.notes = TIME_WAIT;
+        let end = &mut self.end[Direction::In as usize];
+        *end = end.wrapping_add(inserted);
         self.early = seconds(now);
         if let Some(timestamp) = timestamp {
             self.notes |= TIMESTAMPED;

@@ -25,7 +25,7 @@ pub(crate) struct FlowId(pub(super) u32);
 
 impl FlowId {
     #[inline]
-    const fn index(self) -> usize {
+    pub(super) const fn index(self) -> usize {
         self.0 as usize
     }
 }

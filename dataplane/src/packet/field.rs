@@ -58,7 +58,9 @@ pub(super) mod tcp {
     pub(crate) const ACKNOWLEDGMENT: usize = 8;
     pub(crate) const DATA_OFFSET: usize = 12;
     pub(crate) const FLAGS: usize = 13;
+    pub(crate) const WINDOW: usize = 14;
     pub(crate) const CHECKSUM: usize = 16;
+    pub(crate) const URGENT: usize = 18;
     /// Without options.
     pub(crate) const HEADER_LEN: usize = 20;
 }

@@ -238,6 +238,30 @@ pub(crate) fn translate_error(
     Ok(())
 }
 
+/// Takes `by` bytes, which its receiver does not know of, off the MTU that a Fragmentation Needed or Packet Too Big error
+/// reports. Nothing happens to one that reports none.
+///
+/// # Errors
+/// `Internal` if `parsed` is not of this packet.
+pub(crate) fn reduce_mtu(head: &mut [u8], parsed: &Parsed, by: u16) -> Result<(), DropReason> {
+    let header: &mut [u8; icmp::HEADER_LEN] = header_at_mut(head, parsed.l4())?;
+    let before = Sum::of_header(header);
+    match parsed.family {
+        Family::V4 => {
+            let mtu = be16(header, icmp::V4_MTU).saturating_sub(by);
+            put(header, icmp::V4_MTU, mtu.to_be_bytes());
+        }
+        Family::V6 => {
+            let mtu = be32(header, icmp::V6_MTU).saturating_sub(by.into());
+            put(header, icmp::V6_MTU, mtu.to_be_bytes());
+        }
+    }
+    let delta = Delta::default().sums(before, Sum::of_header(header));
+    let checksum = delta.apply(word(header, icmp::CHECKSUM));
+    put(header, icmp::CHECKSUM, checksum.to_ne_bytes());
+    Ok(())
+}
+
 fn rewrite_quote(
     head: &mut [u8],
     family: Family,

@@ -9,7 +9,9 @@
 //! [`parse`] and [`translate`] run for every packet and neither allocate nor look at the payload,
 //! except to complete a checksum that the sender's kernel left to its hardware.
 
+mod address_option;
 mod checksum;
+mod datagram;
 mod extension;
 mod field;
 mod fragment;
@@ -21,25 +23,33 @@ mod parse;
 mod payload;
 mod plain;
 mod plain_rewrite;
+mod proxy_header;
 mod reject;
 mod rewrite;
 mod segment;
+mod tcp_numbers;
 mod tcp_segment;
 #[cfg(test)]
 mod tests;
 mod timestamps;
 
+pub(crate) use address_option::AddressOption;
+pub(crate) use datagram::datagram_behind;
 pub(crate) use fragment::fragment;
-pub(crate) use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, translate_error};
+pub(crate) use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, reduce_mtu, translate_error};
 pub(crate) use mac::{set_macs, source_mac};
 pub(crate) use mss::{least_path_mtu, tcp_mss_option};
 pub use parse::Framing;
 pub(crate) use parse::{Family, Parsed, TcpFlags, Transport, parse, parse_into};
 pub(crate) use plain_rewrite::{PlainHeaders, TCP, UDP};
+pub(crate) use proxy_header::ProxyHeader;
 pub(crate) use reject::{
     IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset,
 };
-pub(crate) use rewrite::{ChecksumPolicy, Translation, addresses, set_identification, translate};
-pub(crate) use segment::segment;
+pub(crate) use rewrite::{ChecksumPolicy, Translation, addresses, check_tcp, set_identification, translate};
+pub(crate) use segment::{segment, segment_behind};
+pub(crate) use tcp_numbers::{
+    Acknowledged, delay_urgent, set_acknowledged, set_quoted_sequence, set_sequence, tcp_window,
+};
 pub(crate) use tcp_segment::{TcpSegment, tcp_segment, tcp_timestamps, tcp_window_scale};
 pub(crate) use timestamps::remove_timestamps;

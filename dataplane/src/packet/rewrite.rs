@@ -249,6 +249,24 @@ fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Prot
     }
 }
 
+/// Checks the TCP checksum of a packet that is made anew, since that hides a wrong one. O(payload).
+///
+/// # Errors
+/// `BadChecksum`.
+pub(crate) fn check_tcp<F: Frame>(packet: &[F], parsed: &Parsed) -> Result<(), DropReason> {
+    let (first, rest) = packet.split_first().ok_or(DropReason::Internal)?;
+    let covered = first.bytes().get(parsed.l4()..).ok_or(DropReason::Internal)?;
+    let length = parsed.end() - parsed.l4();
+    let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+    let whole = Sum::pseudo_header(addresses, Protocol::Tcp.number(), length)
+        .plus(sum_of_first(covered, rest, length));
+    if whole.verifies() {
+        Ok(())
+    } else {
+        Err(DropReason::BadChecksum)
+    }
+}
+
 /// The sum of the first `length` bytes of `head` and the frames of `rest`. O(length).
 pub(super) fn sum_of_first<F: Frame>(head: &[u8], rest: &[F], length: usize) -> Sum {
     let mut sum = Sum::default();

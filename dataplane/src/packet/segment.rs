@@ -27,8 +27,26 @@ pub(crate) fn segment<P: Port>(
     mss: u16,
     out: &mut Vec<P::Frame>,
 ) -> Result<usize, DropReason> {
+    if let Transport::Tcp { flags, .. } = parsed.transport
+        && (flags.syn() || flags.rst())
+    {
+        return Err(DropReason::MtuExceeded);
+    }
+    segment_behind(port, &[], packet, parsed, mss, out)
+}
+
+/// The same for a packet that gets `front` before its payload, of any length. A SYN gets nothing and loses its payload:
+/// that would come before `front`, and its sender sends it again when it is not acknowledged (RFC 7413 section 4.2.1).
+pub(crate) fn segment_behind<P: Port>(
+    port: &mut P,
+    front: &[u8],
+    packet: &[P::Frame],
+    parsed: &Parsed,
+    mss: u16,
+    out: &mut Vec<P::Frame>,
+) -> Result<usize, DropReason> {
     let kept = out.len();
-    match try_segment(port, packet, parsed, mss, out) {
+    match try_segment(port, front, packet, parsed, mss, out) {
         Ok(()) => Ok(out.len() - kept),
         Err(reason) => {
             for frame in out.drain(kept..) {
@@ -41,6 +59,7 @@ pub(crate) fn segment<P: Port>(
 
 fn try_segment<P: Port>(
     port: &mut P,
+    front: &[u8],
     packet: &[P::Frame],
     parsed: &Parsed,
     mss: u16,
@@ -52,9 +71,6 @@ fn try_segment<P: Port>(
     else {
         return Err(DropReason::Internal);
     };
-    if flags.syn() || flags.rst() {
-        return Err(DropReason::MtuExceeded);
-    }
     let (first, rest) = packet.split_first().ok_or(DropReason::Internal)?;
     let (headers, payload) = first
         .bytes()
@@ -65,7 +81,8 @@ fn try_segment<P: Port>(
         .checked_sub(headers.len())
         .filter(|_| mss > 0)
         .ok_or(DropReason::Internal)?;
-    let mut payload = Payload::new(payload, rest);
+    let payload_len = if flags.syn() { 0 } else { front.len() + payload_len };
+    let mut payload = Payload::behind(front, payload, rest);
     let mut offset = 0;
     for index in 0..=u16::MAX {
         let mut frame = port.allocate().ok_or(DropReason::UmemExhausted)?;
@@ -119,7 +136,13 @@ fn build<F: Frame>(
     write_tcp(bytes, parsed, part)
 }
 
-fn write_lengths(bytes: &mut [u8], parsed: &Parsed, ip_len: usize, index: u16) -> Result<(), DropReason> {
+/// Writes the lengths of a packet, and counts its IPv4 identification up by `index`; the header's checksum follows.
+pub(super) fn write_lengths(
+    bytes: &mut [u8],
+    parsed: &Parsed,
+    ip_len: usize,
+    index: u16,
+) -> Result<(), DropReason> {
     let word = |length: usize| u16::try_from(length).map_err(|_| DropReason::Internal);
     match parsed.family {
         Family::V4 => {

@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::refused_syns::Syn;
 use super::reject::DropContext;
 use super::select::Choice;
-use super::{Context, Origin, Signals, Tables, next_hop, size};
+use super::{Context, Origin, Signals, Tables, client_address, next_hop, size};
 use crate::flow::{Direction, FlowId, NewFlow, OpenError, Predecessor, State, SynNumbers, tcp};
 use crate::packet::{self, Transport};
 use crate::port::Frame;
@@ -113,6 +113,10 @@ fn open<F: Frame>(
     if parsed.ip_len() > size::unsuspicious_len(policy, parsed.family, 0) {
         size::fit(policy, parsed, &to_octets(backend.address), 0).map(drop)?;
     }
+    let carried = client_address::carried_by(service);
+    if carried.is_some() && !is_tcp {
+        client_address::check_datagram(policy, parsed, &to_octets(backend.address))?;
+    }
     let mac = next_hop::of_backend(policy, signals, backend)?;
     // Without next hops, routes that refuse are all that is looked up.
     if mac.is_none() && policy.snapshot.next_hops.refuses(&to_octets(backend.address)) {
@@ -160,6 +164,9 @@ fn open<F: Frame>(
         })?;
     let entry = tables.flows.entry_mut(id);
     entry.set_client_mac(client_mac.0, !is_known, entry.hop_generation);
+    if let Some(carried) = carried {
+        client_address::mark(entry, carried);
+    }
     if is_tcp {
         entry.mss = packet::tcp_mss_option(head, parsed).unwrap_or(0);
         let scale = packet::tcp_window_scale(head, parsed);

@@ -1,6 +1,6 @@
 //! Packets that are too long: their segments and fragments, and the identification that these have.
 
-use vl3lb_common::DropReason;
+use vl3lb_common::{DropReason, Timestamp};
 
 use super::reject::DropContext;
 use super::{Engine, Verdict};
@@ -21,12 +21,32 @@ impl Engine {
             Verdict::Transmit | Verdict::Fragment { .. } => 1,
             // Segments have numbers in a row.
             Verdict::Segment { mss } => parsed.ip_len() / u32::from(mss.max(1)) + 1,
+            // The header may make one more.
+            Verdict::Insert { limit, .. } => parsed.ip_len() / u32::from(limit.max(1)) + 2,
             _ => return Ok(verdict),
         };
         let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
         let identification = self.tables.identifications.next(head, parsed, count)?;
         packet::set_identification(head, parsed, identification)?;
         Ok(verdict)
+    }
+
+    /// Carries out a verdict that makes other packets of a translated one: [`Verdict::Segment`], [`Verdict::Fragment`] or
+    /// [`Verdict::Insert`], with frames of `port`, appended to `out`. The packet's own frames are no longer needed then.
+    pub fn make_anew<P: Port>(
+        &self,
+        verdict: Verdict,
+        port: &mut P,
+        packet: &[P::Frame],
+        now: Timestamp,
+        out: &mut Vec<P::Frame>,
+    ) {
+        match verdict {
+            Verdict::Segment { mss } => self.segment(port, packet, mss, out),
+            Verdict::Fragment { mtu } => self.fragment_packet(port, packet, mtu, out),
+            Verdict::Insert { what, limit } => self.insert(port, packet, (what, limit), now, out),
+            _ => self.count_drop(DropReason::Internal),
+        }
     }
 
     /// Segments a packet with the verdict [`Verdict::Segment`] into frames of `port`, appended to `out`. The packet's

@@ -14,6 +14,7 @@
 //! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
+//! | client address | `client_address.rs` | puts a header before the client's stream, and renumbers what follows |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | overflow | `overflow.rs` | passes what has no room at a client's home to another worker |
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died, and the backend of a half-open one that made room |
@@ -31,6 +32,7 @@
 mod admit;
 mod batch;
 mod classify;
+mod client_address;
 mod decide;
 mod divide;
 mod early_selection;
@@ -79,6 +81,7 @@ use crate::port::Frame;
 use crate::shed::{Shed, ShedMemory};
 
 use batch::Prepared;
+pub(crate) use client_address::Insertion;
 use identification::Identifications;
 use limit::Limits;
 use lookup::Lookup;
@@ -101,6 +104,9 @@ pub enum Verdict {
     Segment { mss: u16 },
     /// Translated in place, but longer than the next hop takes: fragment it with [`Engine::fragment_packet`].
     Fragment { mtu: u16 },
+    /// Translated in place, but without what its flow carries for the backend: put it in with [`Engine::insert`], in
+    /// segments with a payload of at most `limit` bytes; a datagram in packets of at most so many.
+    Insert { what: Insertion, limit: u16 },
     /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, release the others.
     Reject,
     /// A fragment whose ports are not known yet: keep its frames until [`Engine::next_release`] returns the ticket.

@@ -81,7 +81,7 @@ impl Engine {
             source_port,
             destination_port,
             sequence: orphan.next(sender),
-            acknowledgment: orphan.next(sender.opposite()),
+            acknowledgment: orphan.acknowledged(sender.opposite()),
         };
         packet::write_tcp_reset(frame, self.policy.framing, &reset).ok()?;
         emit::address_frame(&self.policy, std::slice::from_mut(frame), mac);

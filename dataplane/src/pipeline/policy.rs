@@ -8,9 +8,11 @@ use vl3lb_common::next_hop::{HopGenerations, Link, hop_bucket};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendState, DropReason, Duration, MacAddr, PortSet, Service, ServiceKey, ServiceSlot, Snapshot,
+    Backend, BackendState, DropReason, Duration, Generation, MacAddr, PortSet, Service, ServiceKey,
+    ServiceSlot, Snapshot,
 };
 
+use super::client_address::stays_on_the_long_way;
 use super::placement::FlowPlacement;
 use super::services::ServiceIndex;
 use super::tuple::Tuple;
@@ -45,6 +47,8 @@ pub(super) struct Policy {
     pub(super) header: LinkHeader,
     /// What the flows of a backend need to know of it, by slot.
     reaches: Box<[Reach]>,
+    /// Backends whose flows may have headers, by slot: see [`headers`].
+    headers: Box<[Option<Generation>]>,
     /// The generations of clients' MAC addresses, by [`hop_bucket`]: one changes with the kernel's next hops in its
     /// bucket, and all with the attachment.
     hop_generations: [u16; HopGenerations::BUCKETS],
@@ -81,23 +85,23 @@ impl LinkHeader {
 pub(super) struct Reach {
     mac: MacAddr,
     has_mac: bool,
-    /// Its flows go on.
-    pub(super) is_usable: bool,
+    /// Its flows go on, and none of them has a header: they may take the short way.
+    pub(super) is_plain: bool,
 }
 
 impl Reach {
-    const fn of(backend: &Backend) -> Self {
-        let is_usable = is_usable(backend.state);
+    const fn of(backend: &Backend, has_headers: bool) -> Self {
+        let is_plain = is_usable(backend.state) && !has_headers;
         match backend.mac {
             Some(mac) => Self {
                 mac,
                 has_mac: true,
-                is_usable,
+                is_plain,
             },
             None => Self {
                 mac: MacAddr([0; 6]),
                 has_mac: false,
-                is_usable,
+                is_plain,
             },
         }
     }
@@ -118,10 +122,26 @@ const fn is_usable(state: BackendState) -> bool {
     }
 }
 
-fn reaches(snapshot: &Snapshot) -> Box<[Reach]> {
-    let backends = snapshot.backend_slots.iter();
+/// By slot: since when the backend that is there has flows with headers, or may have them, if it does. It keeps those that
+/// it has when its service is set to have none.
+fn headers(snapshot: &Snapshot, former: &[Option<Generation>]) -> Box<[Option<Generation>]> {
+    let since = |(slot, backend): (usize, &Option<Backend>)| {
+        let backend = backend.as_ref()?;
+        let service = snapshot.service_slots.get(backend.service.index())?.as_ref();
+        let has_headers = service.is_some_and(stays_on_the_long_way);
+        let had_headers = former.get(slot) == Some(&Some(backend.since));
+        (has_headers || had_headers).then_some(backend.since)
+    };
+    snapshot.backend_slots.iter().enumerate().map(since).collect()
+}
+
+fn reaches(snapshot: &Snapshot, headers: &[Option<Generation>]) -> Box<[Reach]> {
+    let backends = snapshot.backend_slots.iter().zip(headers);
     backends
-        .map(|backend| backend.as_ref().map_or_else(Reach::default, Reach::of))
+        .map(|(backend, since)| {
+            let of = |backend| Reach::of(backend, since.is_some());
+            backend.as_ref().map_or_else(Reach::default, of)
+        })
         .collect()
 }
 
@@ -130,6 +150,7 @@ impl Policy {
         let hop_generations = *snapshot.next_hops.generations().all();
         let mut placement = FlowPlacement::default();
         placement.update(&snapshot);
+        let headers = headers(&snapshot, &[]);
         Self {
             worker: config.worker,
             workers: config.workers,
@@ -137,7 +158,8 @@ impl Policy {
             owner_key: config.owner_key,
             client_flows: config.client_flows.unwrap_or(u32::MAX),
             smallest_mtu: snapshot.smallest_mtu(),
-            reaches: reaches(&snapshot),
+            reaches: reaches(&snapshot, &headers),
+            headers,
             nat_ports: snapshot.nat_ports,
             flow_ports: snapshot.flow_ports(),
             services: ServiceIndex::default(),
@@ -158,7 +180,8 @@ impl Policy {
         self.services = ServiceIndex::new(&snapshot, |address| table.find_local(&to_octets(address)));
         self.placement.update(&snapshot);
         self.smallest_mtu = snapshot.smallest_mtu();
-        self.reaches = reaches(&snapshot);
+        self.headers = headers(&snapshot, &self.headers);
+        self.reaches = reaches(&snapshot, &self.headers);
         self.header = LinkHeader::of(self.framing, snapshot.next_hops.link);
         self.hop_generations = snapshot
             .next_hops

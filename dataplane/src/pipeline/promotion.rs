@@ -100,6 +100,10 @@ impl Engine {
 /// flow, such as a capture, is a condition here, followed by a review.
 fn hops(policy: &Policy, table: &FlowTable, id: FlowId) -> Option<[Hop; 2]> {
     let entry = table.entry(id);
+    // The program neither renumbers nor adds anything.
+    if entry.carries_address() {
+        return None;
+    }
     let backend = policy.usable_backend(entry).ok()?;
     policy.service(backend.service)?;
     if table.is_departed(entry.local) {

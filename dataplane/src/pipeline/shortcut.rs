@@ -49,7 +49,7 @@ impl Engine {
         let id = table.guessed_request(probe, tuple.request_key(prepared.parsed.source), now)?;
         let entry = table.entry(id);
         let reach = self.policy.reach(entry);
-        if !reach.is_usable || !is_client_known(&self.policy, entry) {
+        if !reach.is_plain || !is_client_known(&self.policy, entry) {
             return None;
         }
         let macs = macs(&self.policy, || reach.mac())?;
@@ -74,7 +74,7 @@ impl Engine {
         let (tuple, probe) = (prepared.lookup.tuple, &prepared.lookup.probe);
         let id = table.guessed_reply(probe, tuple.reply_key(prepared.parsed.source), now)?;
         let entry = table.entry(id);
-        if !self.policy.reach(entry).is_usable {
+        if !self.policy.reach(entry).is_plain {
             return None;
         }
         let macs = macs(&self.policy, || {

@@ -72,10 +72,27 @@ pub(super) fn mtu_towards(policy: &Policy, destination: &[u8; 16]) -> u16 {
     route.map_or(interface, |route| route.min(interface))
 }
 
-/// A TCP packet other than SYN and RST.
-fn segment(parsed: &Parsed, mtu: u16, header_len: usize, flow_mss: u16) -> Result<Verdict, Refusal> {
+/// The payload of a TCP segment to `destination` at most, with the options of this packet.
+///
+/// # Errors
+/// The next hop takes no payload at all.
+pub(super) fn longest_payload(
+    policy: &Policy,
+    parsed: &Parsed,
+    destination: &[u8; 16],
+    flow_mss: u16,
+) -> Result<u16, DropReason> {
+    let Transport::Tcp { header_len, .. } = parsed.transport else {
+        return Err(DropReason::Internal);
+    };
+    let mtu = mtu_towards(policy, destination);
+    let (room, agreed) = limits(parsed, mtu, header_len, flow_mss)?;
+    Ok(u16::try_from(room.min(agreed)).unwrap_or(u16::MAX))
+}
+
+/// The payload that the next hop has room for, and what the ends agreed on.
+fn limits(parsed: &Parsed, mtu: u16, header_len: usize, flow_mss: u16) -> Result<(usize, usize), DropReason> {
     let headers = parsed.l4() - parsed.l3() + header_len;
-    let payload = parsed.end() - parsed.l4() - header_len;
     let room = usize::from(mtu)
         .checked_sub(headers)
         .filter(|&room| room > 0)
@@ -85,6 +102,13 @@ fn segment(parsed: &Parsed, mtu: u16, header_len: usize, flow_mss: u16) -> Resul
         0 => room,
         mss => usize::from(mss).saturating_sub(options).max(1),
     };
+    Ok((room, agreed))
+}
+
+/// A TCP packet other than SYN and RST.
+fn segment(parsed: &Parsed, mtu: u16, header_len: usize, flow_mss: u16) -> Result<Verdict, Refusal> {
+    let payload = parsed.end() - parsed.l4() - header_len;
+    let (room, agreed) = limits(parsed, mtu, header_len, flow_mss)?;
     if payload <= room.min(agreed) {
         return Ok(Verdict::Transmit);
     }

@@ -5,7 +5,7 @@ use vl3lb_common::{DropReason, MacAddr};
 
 use super::policy::Policy;
 use super::refusal::Refusal;
-use super::{Context, Signals, Tables, Verdict, emit, next_hop};
+use super::{Context, Signals, Tables, Verdict, client_address, emit, next_hop};
 use crate::flow::{Direction, FlowId, Flows, State};
 use crate::packet::{self, Parsed, Translation};
 use crate::port::Frame;
@@ -37,7 +37,12 @@ pub(super) fn to_backend<F: Frame>(
         source_port: entry.nat_port,
         destination_port: backend.port,
     };
-    let verdict = emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?;
+    let verdict = if entry.carries_address() {
+        let packet_parts = (context.parsed, segment);
+        client_address::emit_to_backend(policy, flows, signals, packet, packet_parts, (id, &to), mac?)?
+    } else {
+        emit::emit(policy, packet, context.parsed, &to, mac?, entry.mss)?
+    };
     let before = flows.advance(id, Direction::In, segment.as_ref(), bytes, context.now);
     if before == Some(State::Answered) && flows.table().entry(id).state() != State::Reset {
         // The client has acknowledged the backend's SYN.
@@ -58,7 +63,7 @@ pub(super) fn to_client<F: Frame>(
     id: FlowId,
 ) -> Result<Verdict, Refusal> {
     let bytes = context.parsed.ip_len();
-    let segment = context.segment(packet);
+    let mut segment = context.segment(packet);
     next_hop::refresh_client(policy, flows, signals, id)?;
     let entry = flows.table().entry(id);
     let owner = entry.owner();
@@ -69,7 +74,12 @@ pub(super) fn to_client<F: Frame>(
         source_port: entry.service_port,
         destination_port: entry.client_port,
     };
+    let carries_address = entry.carries_address();
     let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
+    if carries_address && let Some(seen) = segment {
+        let seen = client_address::renumber_to_client(flows, packet, context.parsed, id, seen)?;
+        segment = Some(seen);
+    }
     let before = flows.advance(id, Direction::Out, segment.as_ref(), bytes, context.now);
     if let Some(before) = before {
         changed(flows, packet, context, id, before);
@@ -86,7 +96,7 @@ pub(super) fn without_timestamps<F: Frame>(
     verdict: Verdict,
 ) -> Result<(), DropReason> {
     // One with so much data that it is segmented has no checksum yet.
-    if verdict != Verdict::Transmit {
+    if !matches!(verdict, Verdict::Transmit | Verdict::Insert { .. }) {
         return Ok(());
     }
     let head = packet.first_mut().ok_or(DropReason::Internal)?;

@@ -68,7 +68,12 @@ impl Engine {
     }
 
     /// The flow of a translated packet, and which way it goes.
-    fn translated(&self, parsed: &Parsed, tuple: Tuple, now: Timestamp) -> Option<(FlowId, Direction)> {
+    pub(super) fn translated(
+        &self,
+        parsed: &Parsed,
+        tuple: Tuple,
+        now: Timestamp,
+    ) -> Option<(FlowId, Direction)> {
         let table = self.tables.flows.table();
         let protocol = tuple.protocol.number();
         let to_backend = ReplyKey {

@@ -8,7 +8,8 @@ use vl3lb_common::next_hop::{Link, NextHops};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendState, Duration, Protocol, ServiceKey, ServiceSlot, Snapshot, SourceRanges,
+    Backend, BackendSlot, BackendState, ClientAddress, Duration, Protocol, ServiceKey, ServiceSlot, Snapshot,
+    SourceRanges,
 };
 
 use super::builder::MACS;
@@ -60,6 +61,7 @@ pub(crate) fn snapshot(generation: u64, link: Link) -> Snapshot {
             scheduler,
             affinity: Duration::ZERO,
             source_ranges: SourceRanges::default(),
+            client_address: ClientAddress::None,
             drain: Duration::from_secs(60),
             v4: Pool::build(scheduler, backends.as_slice()).into(),
             v6: Pool::build(scheduler, &[]).into(),

@@ -287,18 +287,11 @@ impl<P: Port> Worker<P> {
                 }
                 packet.for_each(|frame| self.port.release(frame));
             }
-            Verdict::Segment { mss } => {
+            Verdict::Segment { .. } | Verdict::Fragment { .. } | Verdict::Insert { .. } => {
                 self.packet.extend(packet);
                 self.segmented = true;
                 self.engine
-                    .segment(&mut self.port, &self.packet, mss, &mut self.outgoing);
-                self.packet.drain(..).for_each(|frame| self.port.release(frame));
-            }
-            Verdict::Fragment { mtu } => {
-                self.packet.extend(packet);
-                self.segmented = true;
-                self.engine
-                    .fragment_packet(&mut self.port, &self.packet, mtu, &mut self.outgoing);
+                    .make_anew(verdict, &mut self.port, &self.packet, now, &mut self.outgoing);
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
             }
             Verdict::Wait(ticket) => self.keep(ticket, packet, origin),

@@ -8,8 +8,8 @@ use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendSockets, BackendState, Duration, MacAddr, Protocol, ServiceKey, ServiceSlot,
-    Snapshot, SourceRanges,
+    Backend, BackendSlot, BackendSockets, BackendState, ClientAddress, Duration, MacAddr, Protocol,
+    ServiceKey, ServiceSlot, Snapshot, SourceRanges,
 };
 
 /// The balancer.
@@ -127,6 +127,7 @@ fn add_service(snapshot: &mut Snapshot, slot: ServiceSlot, group: Group, backend
         scheduler: Scheduler::Maglev,
         affinity: Duration::ZERO,
         source_ranges: SourceRanges::default(),
+        client_address: ClientAddress::None,
         drain: Duration::from_secs(60),
         v4: Pool::build(Scheduler::Maglev, &backends).into(),
         v6: Pool::Empty.into(),

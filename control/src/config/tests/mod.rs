@@ -52,6 +52,7 @@ services:
     scheduler: maglev      # maglev | round-robin | least-connections, all weighted
     affinity: {clientIP: 0s}
     sourceRanges: []
+    clientAddress: none    # none | proxyV2 | proxyV2First | toa
     drain: 60s
     backends:              # discovery: static
       - {address: 172.16.1.2, weight: 1}
@@ -201,6 +202,9 @@ services:
    slowStart: 90s, maxFlowsPerBackend: 5000, whenAllDown: fail-open}
 - {name: b, port: 53000, passiveCheck: {failures: 2, holdOff: 1m},
    backends: [{address: 172.16.1.2, backup: true}, {address: 172.16.1.3}]}
+- {name: e, port: 8443, clientAddress: PROXYv2}
+- {name: c, port: 53, protocol: UDP, clientAddress: proxyV2First}
+- {name: d, port: 82, clientAddress: toa}
 ";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
     let own = "{discovery: kubernetes, kubernetes: {namespaces: []}}";

@@ -159,7 +159,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, targetport: 82"),
             "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
-             selector, scheduler, affinity, sourceRanges, drain, healthCheck, slowStart, maxFlowsPerBackend, \
+             selector, scheduler, affinity, sourceRanges, clientAddress, drain, healthCheck, slowStart, maxFlowsPerBackend, \
              whenAllDown, passiveCheck, backupSelector, backends",
         ),
         (
@@ -203,6 +203,22 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, backends: [{address: 10.0.0.1, backup: yes}]"),
             "services[1].backends[0].backup: yes, allowed true, false",
+        ),
+        (
+            service("port: 81, clientAddress: proxy"),
+            "services[1].clientAddress: proxy, allowed none, proxyV2, proxyV2First, toa",
+        ),
+        (
+            service("port: 81, clientAddress: true"),
+            "services[1].clientAddress: true, allowed none, proxyV2, proxyV2First, toa",
+        ),
+        (
+            service("port: 81, protocol: UDP, clientAddress: toa"),
+            "services[1].clientAddress: toa, allowed with protocol UDP: none, proxyV2, proxyV2First",
+        ),
+        (
+            service("port: 81, clientAddress: proxyV2First"),
+            "services[1].clientAddress: proxyV2First, allowed with protocol TCP: none, proxyV2, toa",
         ),
         (
             service("port: 81, backends: [{address: 172.16.1.300}]"),

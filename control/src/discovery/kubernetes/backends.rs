@@ -132,6 +132,7 @@ impl View<'_> {
             scheduler: declared.scheduler,
             affinity: declared.affinity,
             source_ranges: declared.source_ranges.clone(),
+            client_address: declared.client_address_of(port.protocol),
             drain: declared.drain,
             // The kubelet checks pods, but not through the vL3 network.
             health_check: declared.health_check(port, self.connected),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Api, Client};
 use vl3lb_common::schedule::Scheduler;
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use super::address::annotation;
 use super::cache::Record;
@@ -30,6 +30,7 @@ const WHEN_ALL_DOWN: &str = "vl3-lb.io/when-all-down";
 const HEALTH_CHECK: &str = "vl3-lb.io/health-check";
 /// The value of `passiveCheck` in the configuration file.
 const PASSIVE_CHECK: &str = "vl3-lb.io/passive-check";
+const CLIENT_ADDRESS: &str = "vl3-lb.io/client-address";
 /// The API server's default for `sessionAffinity: ClientIP` without a timeout.
 const AFFINITY: Duration = Duration::from_secs(10_800);
 
@@ -68,6 +69,8 @@ pub(super) struct ServiceRecord {
     /// `Some(None)`: none, also where they are the default.
     health_check: Option<Option<HealthCheck>>,
     rules: FlowRules,
+    /// Of the ports whose protocol has it.
+    client_address: ClientAddress,
     pub(super) distribution: Distribution,
     /// The reason why none of its ports can be served.
     pub(super) refused: Option<Reason>,
@@ -130,6 +133,15 @@ impl ServiceRecord {
         rules
     }
 
+    /// What new flows to a port of this protocol carry for the backends.
+    pub(super) fn client_address_of(&self, protocol: Protocol) -> ClientAddress {
+        if self.client_address.suits(protocol) {
+            self.client_address
+        } else {
+            ClientAddress::None
+        }
+    }
+
     /// Reads the settings of `service`, and notes those that cannot be honoured.
     fn new(service: &Service, enabled: bool, load_balancer: bool) -> Self {
         let mut notes = Vec::new();
@@ -164,6 +176,7 @@ impl ServiceRecord {
             source_ranges: source_ranges.unwrap_or_default(),
             health_check: health_check(service, &ports, &mut notes),
             rules: rules(service, &mut notes),
+            client_address: client_address(service, &ports, &mut notes),
             distribution: distribution(&spec, &mut notes),
             refused: refused(service, &spec, &ports).or(unreadable),
             ports,
@@ -372,6 +385,27 @@ fn passive_check(service: &Service, notes: &mut Vec<Reason>) -> Option<PassiveCh
         notes.push(Reason::new("InvalidAnnotation", message));
     });
     check.ok()
+}
+
+fn client_address(service: &Service, ports: &[Port], notes: &mut Vec<Reason>) -> ClientAddress {
+    let address = setting(
+        service,
+        CLIENT_ADDRESS,
+        (ClientAddress::None, ClientAddress::None.name()),
+        &config::client_addresses(),
+        notes,
+        config::client_address,
+    );
+    for port in ports.iter().filter(|port| !address.suits(port.protocol)) {
+        let message = format!(
+            "annotation {CLIENT_ADDRESS}: {:?} is not possible at port {} {}; taken for none there",
+            address.name(),
+            port.protocol,
+            port.port,
+        );
+        notes.push(Reason::new("InvalidAnnotation", message));
+    }
+    address
 }
 
 fn affinity(spec: &ServiceSpec) -> Duration {

@@ -60,6 +60,7 @@ fn current(names: &[&str]) -> Arc<Current> {
         scheduler: Scheduler::Maglev,
         affinity: Duration::ZERO,
         source_ranges: Vec::new(),
+        client_address: vl3lb_common::ClientAddress::None,
         drain: Duration::ZERO,
         health_check: None,
         rules: FlowRules::default(),

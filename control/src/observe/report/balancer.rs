@@ -317,6 +317,7 @@ fn worker(facts: &Facts<'_>, id: u16, stats: &WorkerStats) -> Worker {
         answers_total: stats.answers.get(),
         answers_suppressed_total: stats.answers_suppressed.get(),
         segmented_packets_total: stats.segmented.get(),
+        addresses_left_out_total: stats.addresses_left_out.get(),
         fragmented_packets_total: stats.fragmented.get(),
         waited_fragments_total: stats.fragments_waited.get(),
         affinity_evicted_clients_total: stats.affinity_evicted.get(),

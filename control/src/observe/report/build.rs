@@ -206,6 +206,7 @@ fn service(facts: &Facts<'_>, entry: &ServiceEntry, backends: &[&Backend]) -> Se
         scheduler: entry.scheduler,
         affinity_seconds: (!entry.affinity.is_zero()).then_some(entry.affinity.as_secs_f64()),
         source_ranges: entry.source_ranges.clone(),
+        client_address: entry.client_address,
         drain_seconds: entry.drain.as_secs_f64(),
         selector: entry.selector.clone(),
         slow_start_seconds: (!entry.rules.slow_start.is_zero())

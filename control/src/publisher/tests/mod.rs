@@ -99,6 +99,7 @@ fn finance(hosts: &[u8]) -> Desired {
             scheduler: Scheduler::RoundRobin,
             affinity: Duration::ZERO,
             source_ranges: Vec::new(),
+            client_address: vl3lb_common::ClientAddress::None,
             drain: Duration::from_secs(60),
             health_check: None,
             rules: FlowRules::default(),

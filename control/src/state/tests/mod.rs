@@ -79,6 +79,7 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> Arc<ServiceSpec
         scheduler: Scheduler::Maglev,
         affinity: Duration::ZERO,
         source_ranges: Vec::new(),
+        client_address: vl3lb_common::ClientAddress::None,
         drain: Duration::from_secs(DRAIN),
         health_check: None,
         rules: FlowRules::default(),

@@ -15,7 +15,7 @@ fn finished(next: u32, timestamp: Option<u32>) -> Sequence {
         acknowledgment: 0,
         payload: 0,
     });
-    sequence.begin_time_wait(timestamp, at(100));
+    sequence.begin_time_wait(0, timestamp, at(100));
     sequence
 }
 
@@ -130,7 +130,7 @@ fn refused(hosts: u32, timestamps: bool, informed: bool, pick: impl Fn(u64) -> u
             acknowledgment: 0,
             payload: 0,
         });
-        sequence.begin_time_wait(sent.timestamp, now);
+        sequence.begin_time_wait(0, sent.timestamp, now);
         backend.0.insert(room.nat_port, (end, sent.timestamp, now));
     }
     (refused, untimed)

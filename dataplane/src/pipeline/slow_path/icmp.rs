@@ -2,14 +2,14 @@
 //! section 4). They change no state and refresh no timer; of a path's MTU, see [`crate::pipeline::path_mtu`].
 
 use vl3lb_common::addr::from_octets;
-use vl3lb_common::{DropReason, MacAddr, ServiceKey, Timestamp};
+use vl3lb_common::{DropReason, MacAddr, Protocol, ServiceKey, Timestamp};
 
 use crate::flow::{FlowId, Guest};
 use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::reject::DropContext;
 use crate::pipeline::tuple::Tuple;
-use crate::pipeline::{Origin, Signals, Tables, Verdict, emit, next_hop, size};
+use crate::pipeline::{Origin, Signals, Tables, Verdict, client_address, emit, next_hop, size};
 use crate::port::Frame;
 
 /// An ICMP error on its way.
@@ -148,9 +148,24 @@ fn translate<F: Frame>(
     if parsed.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
     }
-    let head = packet.first_mut().ok_or(DropReason::Malformed)?;
+    let head = packet.first_mut().ok_or(DropReason::Malformed)?.bytes_mut();
     let own = inner.destination;
-    packet::translate_error(head.bytes_mut(), parsed, quoted, own, inner.source, &inner)?;
+    let entry = tables.flows.table().entry(id);
+    // A quote of what the backend has sent shows the backend's own number.
+    if entry.has_header() && inner.source == entry.client {
+        match (quoted.protocol, quoted.kind) {
+            (Protocol::Tcp, _) => {
+                let inserted = tables.flows.inserted(id);
+                packet::set_quoted_sequence(head, parsed, quoted, |number| inserted.to_client(number))?;
+            }
+            // The client's datagrams may be that much shorter.
+            (Protocol::Udp, ErrorClass::TooBig { .. }) => {
+                packet::reduce_mtu(head, parsed, client_address::header_len(&entry.client))?;
+            }
+            (Protocol::Udp, _) => {}
+        }
+    }
+    packet::translate_error(head, parsed, quoted, own, inner.source, &inner)?;
     emit::address_frame(policy, packet, mac);
     let verdict = if parsed.ip_len() <= u32::from(policy.smallest_mtu) {
         Verdict::Transmit

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod burst;
+mod client_address;
 mod crowded;
 mod fast;
 mod fast_model;

@@ -10,8 +10,8 @@ use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendSockets, BackendState, Duration, Protocol, ServiceKey, ServiceSlot,
-    Snapshot, SourceRanges,
+    Backend, BackendSlot, BackendSockets, BackendState, ClientAddress, Duration, Protocol, ServiceKey,
+    ServiceSlot, Snapshot, SourceRanges,
 };
 
 use super::{BACKEND_MAC, NAT_PORTS, OWN_MAC};
@@ -32,6 +32,7 @@ pub(super) struct Setup {
     pub(super) affinity: Duration,
     pub(super) max_flows: Option<NonZeroU32>,
     pub(super) source_ranges: Vec<IpNet>,
+    pub(super) client_address: ClientAddress,
     pub(super) mtu: u16,
 }
 
@@ -51,6 +52,7 @@ impl Default for Setup {
             affinity: Duration::ZERO,
             max_flows: None,
             source_ranges: Vec::new(),
+            client_address: ClientAddress::None,
             mtu: 1_500,
         }
     }
@@ -103,6 +105,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             scheduler: setup.scheduler,
             affinity: setup.affinity,
             source_ranges: SourceRanges::new(&setup.source_ranges),
+            client_address: setup.client_address,
             drain: Duration::from_secs(60),
             v4: Pool::build(setup.scheduler, &v4).into(),
             v6: Pool::build(setup.scheduler, &v6).into(),

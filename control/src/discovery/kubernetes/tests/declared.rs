@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use vl3lb_common::schedule::Scheduler;
-use vl3lb_common::{Duration, Protocol};
+use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use super::super::locality::Distribution;
 use super::*;
@@ -159,7 +159,12 @@ fn settings_of_a_service_are_read() {
     service["spec"]["ports"] =
         json!([{"port": 53, "protocol": "UDP", "name": "dns", "targetPort": "dns-udp"}]);
     let service = annotated(service, "vl3-lb.io/scheduler", "least-connections");
+    let service = annotated(service, "vl3-lb.io/client-address", "proxyV2First");
     let read = read(&annotated(service, "vl3-lb.io/drain", "5m")).unwrap();
+    assert_eq!(plain.client_address_of(Protocol::Udp), ClientAddress::None);
+    assert_eq!(read.client_address_of(Protocol::Udp), ClientAddress::ProxyV2First);
+    assert_eq!(read.client_address_of(Protocol::Tcp), ClientAddress::None);
+    assert_eq!(read.notes, []);
     assert_eq!(read.affinity, Duration::from_secs(60));
     assert_eq!(read.scheduler, Scheduler::LeastConnections);
     assert_eq!(read.drain, Duration::from_secs(300));
@@ -330,6 +335,16 @@ fn unsupported_settings_are_refused_with_a_reason() {
         ),
         (
             annotated(class(), "vl3-lb.io/scheduler", "best"),
+            &["InvalidAnnotation"],
+            true,
+        ),
+        (
+            annotated(class(), "vl3-lb.io/client-address", "proxyV1"),
+            &["InvalidAnnotation"],
+            true,
+        ),
+        (
+            annotated(class(), "vl3-lb.io/client-address", "proxyV2First"),
             &["InvalidAnnotation"],
             true,
         ),

@@ -79,7 +79,7 @@ fn words() -> Vec<Value> {
         json!([]),
         json!({"app": "finance"}),
         json!({"vl3-lb.io/enabled": "true"}),
-        json!({"vl3-lb.io/enabled": "perhaps", "vl3-lb.io/scheduler": "x"}),
+        json!({"vl3-lb.io/enabled": "perhaps", "vl3-lb.io/scheduler": "x", "vl3-lb.io/client-address": "x"}),
         json!({"vl3-lb.io/weight": "7", "vl3-lb.io/drain": "1s", "team.io/address": "10.0.0.7,10.0.0.8"}),
     ];
     texts.into_iter().map(Value::from).chain(others).collect()
@@ -235,7 +235,7 @@ fn object(rng: &mut StdRng, kind: usize) -> Value {
                     json!({"ports": [{"port": 9000, "name": "x", "targetPort": "http"}]}),
                 );
                 open["metadata"]["annotations"] = json!({
-                    "vl3-lb.io/enabled": "true", "vl3-lb.io/scheduler": "round-robin", "vl3-lb.io/drain": "10s",
+                    "vl3-lb.io/enabled": "true", "vl3-lb.io/scheduler": "round-robin", "vl3-lb.io/drain": "10s", "vl3-lb.io/client-address": "proxyV2",
                 });
                 open
             }

@@ -8,8 +8,8 @@ use vl3lb_common::next_hop::{Link, NextHops, Route, RouteKind};
 use vl3lb_common::schedule::{Pool, Scheduler};
 use vl3lb_common::snapshot::{Generation, NatPorts, Service};
 use vl3lb_common::{
-    Backend, BackendSlot, BackendSockets, BackendState, Duration, Protocol, ServiceKey, ServiceSlot,
-    Snapshot, SourceRanges,
+    Backend, BackendSlot, BackendSockets, BackendState, ClientAddress, Duration, Protocol, ServiceKey,
+    ServiceSlot, Snapshot, SourceRanges,
 };
 
 use crate::packet::Framing;
@@ -146,6 +146,7 @@ impl Network {
                 scheduler: self.scheduler,
                 affinity: self.affinity,
                 source_ranges: SourceRanges::default(),
+                client_address: ClientAddress::None,
                 drain: Duration::from_secs(60),
                 v4: Pool::build(self.scheduler, &v4).into(),
                 v6: Pool::build(self.scheduler, &v6).into(),
