@@ -24,7 +24,7 @@ const COLUMNS: [Column; 14] = [
     number("DROP/s"),
     number("SINCE"),
 ];
-const WIDE: [Column; 10] = [
+const WIDE: [Column; 11] = [
     number("TARGETPORT"),
     number("AFFINITY"),
     number("DRAIN"),
