@@ -70,6 +70,7 @@ mod load;
 mod local_ports;
 mod long_download;
 mod malformed;
+mod many_flows;
 mod monitoring;
 mod new_flows;
 mod pid_1;
