@@ -1,18 +1,24 @@
 //! Established flows stay in the kernel: their data arrives byte for byte, whatever happens meanwhile, and all of it is
 //! counted.
 
+use std::collections::HashSet;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use vl3lb_testbed::addresses::Family;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
+use vl3lb_testbed::node::Node;
+use vl3lb_testbed::packet_socket::PacketSocket;
+use vl3lb_testbed::tun::VNET_HEADER;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::client;
 use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::metrics::Metrics;
 use vl3lb_tests::perf::{self, EchoServer};
+use vl3lb_tests::socket::receive;
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
@@ -153,37 +159,62 @@ fn a_gibibyte_arrives_while_backends_come_and_go(attachment: &Attachment) {
     assert!(packets(&metrics, "out") * 1500.0 > GIBIBYTE as f64 / 2.0);
 }
 
-/// 64 NAT ports, and connections as fast as they go, each of which enters the fast path with its first packet: ports are
-/// used again all the time.
-#[test]
-fn reused_nat_ports_never_mix_connections() {
-    const SECONDS: &str = "60s";
-    let attachment = Attachment::VETH_COMPANION;
-    let topology = Topology::build(&Shape {
-        servers: 1,
-        ..Shape::of(&attachment)
-    });
-    let _server = EchoServer::serve(&topology.servers[0].netns, finance::TARGET_PORT);
+/// A service over TCP and UDP, each flow of which enters the fast path with its first packet.
+fn at_once(topology: &Topology, attachment: &Attachment) -> Config {
     let service = |name, protocol| {
         service(
             name,
             protocol,
             finance::PORT,
             finance::TARGET_PORT,
-            &finance::backends(&topology),
+            &finance::backends(topology),
         )
     };
-    let config = Config::new(attachment.mode)
+    Config::new(attachment.mode)
         .service(service("tcp", "TCP"))
         .service(service("udp", "UDP"))
-        .with("natPorts", json!("20000-20063"))
-        .with("fastPath", json!({"mode": "auto", "after": 1}));
+        .with("fastPath", json!({"mode": "auto", "after": 1}))
+}
+
+fn one_server(attachment: &Attachment) -> Topology {
+    Topology::build(&Shape {
+        servers: 1,
+        ..Shape::of(attachment)
+    })
+}
+
+/// 64 NAT ports, and connections and short UDP flows as fast as they go, each of which enters the fast path with its
+/// first packet: ports are used again all the time.
+#[test]
+fn reused_nat_ports_never_mix_flows() {
+    const SECONDS: &str = "60s";
+    let attachment = Attachment::VETH_COMPANION;
+    let topology = one_server(&attachment);
+    let _server = EchoServer::serve(&topology.servers[0].netns, finance::TARGET_PORT);
+    let config = at_once(&topology, &attachment).with("natPorts", json!("20000-20063"));
     let balancer = Balancer::start(&topology.balancer, &config);
-    let target = std::net::SocketAddr::new(Family::V4.balancer(), finance::PORT).to_string();
-    let words = [
-        "load", &target, "-p", "tcp", "-c", "24", "--size", "4000", "-d", SECONDS, "-O", "200ms",
-    ];
-    let report = perf::report(&topology.clients[0].netns, &words, 0);
+    let target = SocketAddr::new(Family::V4.balancer(), finance::PORT);
+    let client = &topology.clients[0];
+    let is_over = AtomicBool::new(false);
+    let (report, answers) = thread::scope(|scope| {
+        let udp: Vec<_> = [10_000, 20_000]
+            .map(|port| {
+                let is_over = &is_over;
+                scope.spawn(move || exchange_until(is_over, client, port, target))
+            })
+            .into();
+        let target = target.to_string();
+        let words = [
+            "load", &target, "-p", "tcp", "-c", "24", "--size", "4000", "-d", SECONDS, "-O", "200ms",
+        ];
+        let report = perf::report(&client.netns, &words, 0);
+        is_over.store(true, Ordering::Relaxed);
+        let answers: u32 = udp
+            .into_iter()
+            .map(|thread| thread.join().expect("no wrong answer"))
+            .sum();
+        (report, answers)
+    });
     let run = &report["runs"][0];
     assert!(run["received"].as_u64() > Some(1_000), "{run}");
     assert_eq!(run["duplicated"], 0, "{run}");
@@ -192,13 +223,144 @@ fn reused_nat_ports_never_mix_connections() {
         let allowed = if error == "timeout" { 500 } else { 0 };
         assert!(count.as_u64() <= Some(allowed), "{error}: {run}");
     }
+    assert!(answers > 1_000, "{answers} answers over UDP");
     let metrics = balancer.metrics();
     let promoted = metrics.sum("vl3lb_fastpath_promoted_flows_total", &[]);
-    let reclaimed = metrics.sum("vl3lb_service_flows_closed_total", &[("service", "tcp")]);
-    assert!(
-        promoted > 1_000.0 && reclaimed > 1_000.0,
-        "{promoted} promoted, {reclaimed} closed"
-    );
+    assert!(promoted > 2_000.0, "{promoted} promoted");
+    for service in ["tcp", "udp"] {
+        let closed = metrics.sum("vl3lb_service_flows_closed_total", &[("service", service)]);
+        assert!(closed > 1_000.0, "{closed} closed of {service}");
+    }
+}
+
+/// UDP flows of six questions each, from ports behind `first` in turn, until `is_over`. Panics at an answer to another
+/// question; one that is lost, as where a flow makes room for another, is none. The number of answers.
+fn exchange_until(is_over: &AtomicBool, client: &Node, first: u16, target: SocketAddr) -> u32 {
+    let mut answers = 0;
+    for port in (first..first + 8_000).cycle() {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        let socket = client::udp(client, port, target);
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("set a time-out");
+        for number in 0..6_u16 {
+            let question = [port.to_be_bytes(), number.to_be_bytes()].concat();
+            let mut answer = [0; 100];
+            // Refused: an ICMP error to an earlier datagram.
+            if socket.send(&question).is_err() {
+                break;
+            }
+            let Ok(length) = receive(&socket, &mut answer) else {
+                break;
+            };
+            assert_eq!(answer[..length], question, "port {port}");
+            answers += 1;
+        }
+    }
+    answers
+}
+
+/// Sends a datagram from end to end and checks it. Where it came from.
+fn deliver(from: &UdpSocket, to: &UdpSocket, payload: &[u8]) -> SocketAddr {
+    from.send(payload).expect("send a datagram");
+    let mut received = [0; 2_000];
+    let (length, sender) = to.recv_from(&mut received).expect("the datagram");
+    assert_eq!(received[..length], *payload);
+    sender
+}
+
+fn udp_server(topology: &Topology) -> UdpSocket {
+    let node = &topology.servers[0];
+    let socket = node
+        .netns
+        .run(|| UdpSocket::bind((node.address(Family::V4), finance::TARGET_PORT)))
+        .expect("bind a UDP socket");
+    socket.set_read_timeout(Some(wait::STEP)).expect("set a time-out");
+    socket
+}
+
+fn at_least(balancer: &Balancer, direction: &str, count: f64) {
+    wait::until("packets of the fast path to be counted", wait::STEP, || {
+        let packets = packets(&balancer.metrics(), direction);
+        (packets >= count)
+            .then_some(())
+            .ok_or_else(|| format!("{packets} {direction}"))
+    });
+}
+
+on_attachments!(datagrams_in_one_direction_stay_in_the_kernel:
+    veth_companion = Attachment::VETH_COMPANION,
+    tun_offload_companion = Attachment::TUN_OFFLOAD_COMPANION,
+);
+
+fn datagrams_in_one_direction_stay_in_the_kernel(attachment: &Attachment) {
+    let topology = one_server(attachment);
+    let server = udp_server(&topology);
+    let balancer = Balancer::start(&topology.balancer, &at_once(&topology, attachment));
+    let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
+    let client = client::udp(&topology.clients[0], 0, to);
+    let senders: HashSet<_> = (0..300_u16)
+        .map(|number| deliver(&client, &server, &number.to_be_bytes()))
+        .collect();
+    assert_eq!(senders.len(), 1, "one NAT port: {senders:?}");
+    at_least(&balancer, "in", 200.0);
+    let inbound = [("service", "udp"), ("direction", "in")];
+    let all = balancer.metrics().sum("vl3lb_service_packets_total", &inbound);
+    assert_eq!(all, 300.0);
+    // The first reply is the worker's, and others stay in the kernel too.
+    for sender in senders {
+        server.connect(sender).expect("connect a UDP socket");
+    }
+    for number in 0..100_u16 {
+        deliver(&server, &client, &number.to_be_bytes());
+        deliver(&client, &server, &number.to_be_bytes());
+    }
+    at_least(&balancer, "out", 50.0);
+}
+
+/// Routers may fragment them, and all clients share the balancer's address: each gets an identification of its own
+/// (RFC 6864 section 5.3.1).
+#[test]
+fn packets_that_may_be_fragmented_stay_in_the_kernel() {
+    const PACKETS: u16 = 300;
+    let attachment = Attachment::VETH_COMPANION;
+    let topology = one_server(&attachment);
+    for node in [&topology.clients[0], &topology.servers[0]] {
+        node.netns
+            .sysctl("net/ipv4/ip_no_pmtu_disc", "1")
+            .expect("a sysctl");
+    }
+    let server = udp_server(&topology);
+    let wire = topology.servers[0]
+        .netns
+        .run(|| PacketSocket::with_vnet_header(INTERFACE))
+        .expect("open a packet socket");
+    let balancer = Balancer::start(&topology.balancer, &at_once(&topology, &attachment));
+    let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
+    let clients = [0, 0].map(|port| client::udp(&topology.clients[0], port, to));
+    let mut identifications = HashSet::new();
+    for number in 0..PACKETS {
+        let client = &clients[usize::from(number % 2)];
+        let payload = [&number.to_be_bytes()[..], &[7; 1_000]].concat();
+        let sender = deliver(client, &server, &payload);
+        server.send_to(&payload, sender).expect("send a reply");
+        let mut answer = [0; 2_000];
+        let length = receive(client, &mut answer).expect("the reply");
+        assert_eq!(answer[..length], payload);
+        let (fragment, identification) = loop {
+            let frame = wire.receive(wait::STEP).expect("receive").expect("a frame");
+            let packet = &frame[VNET_HEADER + 14..];
+            if packet.len() > 1_000 && packet[9] == 17 && packet[28..30] == number.to_be_bytes() {
+                break ([packet[6], packet[7]], [packet[4], packet[5]]);
+            }
+        };
+        assert_eq!(fragment, [0, 0], "may be fragmented");
+        assert!(identifications.insert(identification), "{identification:?} twice");
+    }
+    at_least(&balancer, "in", f64::from(PACKETS) / 2.0);
+    at_least(&balancer, "out", f64::from(PACKETS) / 2.0);
 }
 
 /// What the path column and the status say.
@@ -210,7 +372,7 @@ fn a_flow_shows_where_its_packets_go() {
     let config =
         finance::config(&topology, attachment.mode).with("fastPath", json!({"mode": "auto", "after": 2}));
     let balancer = Balancer::start(&topology.balancer, &config);
-    let address = std::net::SocketAddr::new(Family::V4.balancer(), finance::PORT);
+    let address = SocketAddr::new(Family::V4.balancer(), finance::PORT);
     let mut stream = client::tcp(&topology.clients[0], address);
     let name = vl3lb_tests::server::greeting(&mut stream).expect("a greeting");
     assert!(name.starts_with("finance-server-"), "{name}");
