@@ -18,6 +18,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod nsm;
+pub(crate) mod number;
 pub mod observe;
 pub(crate) mod one_line;
 pub mod peers;

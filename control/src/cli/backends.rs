@@ -2,10 +2,10 @@
 
 use crate::api::{Backend, BackendCheck, BackendState, Envelope, Time};
 
-use super::number::{UNKNOWN, age, flows, latency, percent};
 use super::services::since;
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
+use crate::number::{UNKNOWN, age, flows, latency, percent};
 
 const COLUMNS: [Column; 13] = [
     text("SERVICE"),

@@ -2,9 +2,9 @@
 
 use crate::api::{Event, EventList, Severity};
 
-use super::number::{UNKNOWN, grouped};
 use super::table::{Cell, Column, Listing, Tone, text};
 use super::view::View;
+use crate::number::{UNKNOWN, grouped};
 
 const COLUMNS: [Column; 5] = [
     text("TIME"),

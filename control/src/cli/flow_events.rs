@@ -4,9 +4,9 @@ use crate::api::{Flow, FlowEvent, Time};
 use vl3lb_common::stats::CloseCause;
 
 use super::flows::{endpoints, traffic};
-use super::number::{UNKNOWN, age_seconds};
 use super::table::{Cell, Column, Listing, Tone, number, text};
 use super::view::View;
+use crate::number::{UNKNOWN, age_seconds};
 
 /// Of `172.16.1.100:40000` and most others.
 const IPV4: usize = 18;

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use crate::api::{Flow, FlowList, FlowTraffic};
 
-use super::number::{Digits, UNKNOWN, age_seconds, grouped};
 use super::table::{Cell, Column, Listing, number, text};
 use super::view::View;
+use crate::number::{Digits, UNKNOWN, age_seconds, grouped};
 
 /// In the order of the path: client, service, balancer, backend.
 const COLUMNS: [Column; 12] = [

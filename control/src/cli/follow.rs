@@ -5,10 +5,10 @@ use crate::api::{Event, FlowEvent};
 use super::args::{EventsArgs, FlowsArgs, Global, Output};
 use super::client::{Client, lines_of, read};
 use super::exit::{Failure, FailureKind};
-use super::number::grouped;
 use super::terms::{Query, since};
 use super::view::{View, note, print};
 use super::{events, flow_events};
+use crate::number::grouped;
 
 /// Checks the flags that an endless answer excludes.
 pub(super) fn validate(global: &Global) -> Result<(), Failure> {

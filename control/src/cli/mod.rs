@@ -13,7 +13,6 @@ mod exit;
 mod flow_events;
 mod flows;
 mod follow;
-mod number;
 mod services;
 mod status;
 mod stream;

@@ -3,10 +3,10 @@
 use crate::api::{Backend, Envelope, EventList, ReasonCount, Service, ServiceCheck, ServiceState, Time};
 use vl3lb_common::DropReason;
 
-use super::number::{UNKNOWN, age, age_seconds, latency};
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
 use super::{backends, events};
+use crate::number::{UNKNOWN, age, age_seconds, latency};
 
 const COLUMNS: [Column; 14] = [
     text("NAME"),

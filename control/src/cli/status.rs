@@ -7,10 +7,10 @@ use crate::api::{
     Status, Time, Traffic, Warning, Worker,
 };
 
-use super::number::{Digits, UNKNOWN, age, percent};
 use super::services::since;
 use super::table::{Cell, Table, Tone, text};
 use super::view::View;
+use crate::number::{Digits, UNKNOWN, age, percent};
 
 /// Peers in the table; JSON has all.
 const SHOWN_PEERS: usize = 4;

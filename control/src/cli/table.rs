@@ -2,8 +2,8 @@
 
 use anstyle::{AnsiColor, Style};
 
-use super::number::Digits;
 use super::view::View;
+use crate::number::Digits;
 
 /// How a column is aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use vl3lb_common::flow_query::FlowState;
 use vl3lb_common::stats::CloseCause;
 
 use super::args::Output;
-use super::number::Digits;
 use super::view::View;
 use super::{backends, events, flow_events, flows, services, status};
 use crate::golden;
+use crate::number::Digits;
 use crate::observe::flows::{ServiceNames, shown};
 use crate::observe::report::fixture;
 

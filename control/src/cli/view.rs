@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::args::{ColorChoice, Global, Output};
 use super::client::read;
 use super::exit::Failure;
-use super::number::Digits;
+use crate::number::Digits;
 
 /// The form of tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
-//! Numbers and durations as tables show them.
+//! Numbers and durations as tables and the status page show them.
 
 use std::time::Duration;
 
 /// The text of an unknown value.
-pub(super) const UNKNOWN: &str = "-";
+pub(crate) const UNKNOWN: &str = "-";
 
-/// The format of numbers in tables.
+/// The format of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Digits {
+pub(crate) enum Digits {
     /// Three significant digits and a power of 1000.
     #[default]
     Short,
@@ -24,7 +24,7 @@ impl Digits {
         clippy::cast_precision_loss,
         reason = "only three digits are shown of numbers that large"
     )]
-    pub(super) fn count(self, value: u64) -> String {
+    pub(crate) fn count(self, value: u64) -> String {
         match self {
             Self::Exact => value.to_string(),
             Self::Short => short(value as f64),
@@ -32,7 +32,7 @@ impl Digits {
     }
 
     /// A rate: as a count, with one decimal below 10.
-    pub(super) fn rate(self, per_second: Option<f64>) -> String {
+    pub(crate) fn rate(self, per_second: Option<f64>) -> String {
         match (per_second, self) {
             (None, _) => UNKNOWN.to_owned(),
             (Some(value), Self::Exact) => format!("{value:.0}"),
@@ -41,7 +41,7 @@ impl Digits {
     }
 
     /// A rate of bytes, shown in bits.
-    pub(super) fn bits(self, bytes_per_second: Option<f64>) -> String {
+    pub(crate) fn bits(self, bytes_per_second: Option<f64>) -> String {
         self.rate(bytes_per_second.map(|bytes| bytes * 8.0))
     }
 }
@@ -77,7 +77,7 @@ fn three_digits(value: f64) -> String {
 }
 
 /// A share of 1 as a percentage: `31%`, and with one or two decimals below 10 and 1: `4.8%`, `0.11%`.
-pub(super) fn percent(ratio: Option<f64>) -> String {
+pub(crate) fn percent(ratio: Option<f64>) -> String {
     let Some(ratio) = ratio else {
         return UNKNOWN.to_owned();
     };
@@ -92,7 +92,7 @@ pub(super) fn percent(ratio: Option<f64>) -> String {
 }
 
 /// An age or a time left: `0.4s`, `38s`, `4m10s`, `2h03m`, `3d04h`.
-pub(super) fn age(duration: Duration) -> String {
+pub(crate) fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match seconds {
@@ -106,12 +106,12 @@ pub(super) fn age(duration: Duration) -> String {
 }
 
 /// [`age`] of a number of seconds that came from JSON.
-pub(super) fn age_seconds(seconds: f64) -> String {
+pub(crate) fn age_seconds(seconds: f64) -> String {
     age(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 /// A short duration with its own unit: `250us`, `1.2ms`, `3.0s`.
-pub(super) fn latency(seconds: Option<f64>) -> String {
+pub(crate) fn latency(seconds: Option<f64>) -> String {
     match seconds {
         None => UNKNOWN.to_owned(),
         Some(s) if s < 0.000_999_5 => format!("{:.0}us", s * 1e6),
@@ -122,7 +122,7 @@ pub(super) fn latency(seconds: Option<f64>) -> String {
 }
 
 /// An integer with commas, for sentences: `48,210`.
-pub(super) fn grouped(value: u64) -> String {
+pub(crate) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.char_indices() {
@@ -135,7 +135,7 @@ pub(super) fn grouped(value: u64) -> String {
 }
 
 /// A number of flows, for sentences: `1 flow`, `48,210 flows`.
-pub(super) fn flows(count: u64) -> String {
+pub(crate) fn flows(count: u64) -> String {
     let noun = if count == 1 { "flow" } else { "flows" };
     format!("{} {noun}", grouped(count))
 }
