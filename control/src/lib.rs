@@ -21,10 +21,12 @@ pub mod nsm;
 pub(crate) mod number;
 pub mod observe;
 pub(crate) mod one_line;
+pub(crate) mod page;
 pub mod peers;
 pub mod publisher;
 pub mod run;
 pub mod state;
+pub(crate) mod summary;
 pub mod supervise;
 pub mod version;
 

@@ -34,6 +34,8 @@ zlib1g-dev       /usr/include/zlib.h
 
 # Programs of the namespace tests alone.
 readonly netns_packages='
+chromium         chromium
+chromium-driver  chromedriver
 haproxy          haproxy
 nginx-light      nginx
 prometheus       promtool

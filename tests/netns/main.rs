@@ -73,6 +73,7 @@ mod malformed;
 mod many_flows;
 mod monitoring;
 mod new_flows;
+mod page;
 mod pid_1;
 mod pressure;
 mod queues;

@@ -11,6 +11,7 @@
 pub mod api_server;
 pub mod attachment;
 pub mod balancer;
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod config;

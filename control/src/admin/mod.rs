@@ -7,7 +7,9 @@ mod events;
 mod flow_events;
 mod flows;
 mod health;
+mod host;
 mod listener;
+mod page;
 mod params;
 mod reports;
 mod server;
@@ -33,6 +35,7 @@ use tokio::task::spawn_blocking;
 use crate::api::Report;
 use crate::observe::report::Reporter;
 use error::ApiError;
+use page::LastState;
 use reports::Reports;
 
 pub use listener::{ListenError, Listeners, SocketFile};
@@ -53,6 +56,7 @@ struct Admin {
     reports: Reports,
     blocking: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    last_state: LastState,
 }
 
 impl Admin {
@@ -62,6 +66,7 @@ impl Admin {
             reporter,
             blocking: Arc::new(Semaphore::new(BLOCKING)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            last_state: LastState::default(),
         }
     }
 
@@ -104,6 +109,8 @@ impl Admin {
 /// All routes. GET and HEAD only; other methods get 405.
 fn routes(reporter: Arc<Reporter>) -> Router {
     Router::new()
+        .route("/", get(page::page))
+        .route("/state", get(page::state))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -121,7 +128,7 @@ async fn unknown_path(uri: Uri) -> ApiError {
         status: StatusCode::NOT_FOUND,
         error: format!("nothing at {}", uri.path()),
         hint: Some(
-            "/metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows, \
+            "/, /metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows, \
              /api/v1/events"
                 .to_owned(),
         ),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::middleware::from_fn;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt;
 use tracing::debug;
 
+use super::host::loopback_only;
 use super::{Listeners, routes};
 use crate::connections::{Limits, Requests, Slots, WriteDeadline, accept};
 use crate::observe::report::Reporter;
@@ -37,11 +39,16 @@ pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>) -> std::io::Re
         file: _file,
     } = listeners;
     let routes = routes(reporter);
+    let guarded = routes.clone().layer(from_fn(loopback_only));
     // Apart, so that clients of the address cannot keep the command line out.
     let over_tcp = Slots::new(limits);
     let over_unix = Slots::new(limits.for_one_source());
     tokio::select! {
-        done = accept(&tcp, &over_tcp, |stream, _, slot| connection(stream, routes.clone(), slot.requests())) => done,
+        done = accept(&tcp, &over_tcp, |stream, _, slot| {
+            let on_loopback = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+            let routes = if on_loopback { &guarded } else { &routes };
+            connection(stream, routes.clone(), slot.requests())
+        }) => done,
         done = accept(&unix, &over_unix, |stream, (), slot| connection(stream, routes.clone(), slot.requests())) => done,
     }
 }

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use axum::http;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -53,6 +54,11 @@ impl Served {
         exchange(TokioIo::new(stream), method, path).await
     }
 
+    async fn send(&self, request: http::request::Builder) -> (http::response::Parts, String) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        send(TokioIo::new(stream), request).await
+    }
+
     async fn get(&self, path: &str) -> (StatusCode, String) {
         let (status, _, body) = self.ask(Method::GET, path).await;
         (status, body)
@@ -69,22 +75,27 @@ async fn exchange<IO>(io: IO, method: Method, path: &str) -> (StatusCode, String
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", "localhost")
-        .body(Empty::<Bytes>::new())
-        .unwrap();
-    let response = sender.send_request(request).await.unwrap();
-    let status = response.status();
-    let content_type = response
-        .headers()
-        .get("content-type")
-        .map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, content_type, String::from_utf8(body.to_vec()).unwrap())
+        .header("host", "localhost");
+    let (head, body) = send(io, request).await;
+    let content_type = head.headers.get("content-type");
+    let content_type = content_type.map_or_else(String::new, |value| value.to_str().unwrap().to_owned());
+    (head.status, content_type, body)
+}
+
+/// Head and body of the response.
+async fn send<IO>(io: IO, request: http::request::Builder) -> (http::response::Parts, String)
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = request.body(Empty::<Bytes>::new()).unwrap();
+    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (head, String::from_utf8(body.to_vec()).unwrap())
 }
 
 #[tokio::test]
@@ -424,4 +435,47 @@ async fn following_excludes_sort_and_all_and_has_a_limit_of_readers() {
     }
     let (status, body) = served.get("/api/v1/flows?follow=true").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+}
+
+#[tokio::test]
+async fn the_page_and_its_changing_part_are_served_with_a_policy_and_a_tag() {
+    let served = Served::start().await;
+    let (parts, html) = served.send(Request::get("/").header("Host", "localhost")).await;
+    assert_eq!(parts.status, StatusCode::OK);
+    assert!(html.starts_with("<!DOCTYPE html>"));
+    let policy = parts.headers["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-"),
+        "{policy}"
+    );
+
+    let (parts, html) = served
+        .send(Request::get("/state").header("Host", "localhost"))
+        .await;
+    assert!(html.starts_with("<div id=\"state\""), "{html}");
+    let tag = parts.headers["etag"].clone();
+    // Half a second may have passed: then there is another state, with another tag.
+    let again = Request::get("/state")
+        .header("Host", "localhost")
+        .header("If-None-Match", &tag);
+    let (parts, html) = served.send(again).await;
+    match parts.status {
+        StatusCode::NOT_MODIFIED => assert_eq!((html.as_str(), &parts.headers["etag"]), ("", &tag)),
+        _ => assert_ne!(parts.headers["etag"], tag),
+    }
+}
+
+#[tokio::test]
+async fn loopback_answers_only_for_its_own_names() {
+    let served = Served::start().await;
+    for (host, wanted) in [
+        ("localhost:9090", StatusCode::OK),
+        ("127.0.0.1", StatusCode::OK),
+        ("evil.example", StatusCode::FORBIDDEN),
+    ] {
+        for path in ["/", "/api/v1/flows", "/metrics"] {
+            let (parts, body) = served.send(Request::get(path).header("Host", host)).await;
+            assert_eq!(parts.status, wanted, "{host} {path}: {body}");
+        }
+    }
 }

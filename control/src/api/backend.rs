@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{BackendCheck, Distribution, Time, Traffic};
+use crate::number::{age, flows, percent};
 use vl3lb_common::addr::Protocol;
 
 /// State of a backend. Ordered from worst to best.
@@ -65,6 +66,14 @@ impl Failures {
 pub struct NatPortUse {
     pub used: u64,
     pub capacity: u64,
+}
+
+impl NatPortUse {
+    /// The used share of them; `None` without any.
+    #[expect(clippy::cast_precision_loss, reason = "numbers of ports are far below 2^53")]
+    pub fn ratio(self) -> Option<f64> {
+        (self.capacity > 0).then(|| self.used as f64 / self.capacity as f64)
+    }
 }
 
 /// Next hop of frames to the backend.
@@ -137,5 +146,34 @@ impl Backend {
     /// Address and port, the label value of metrics.
     pub const fn endpoint(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)
+    }
+
+    /// Details of the state at `now`: what is left of a drain, the error of the last check, a next hop that does not
+    /// answer; empty if there are none.
+    pub fn note(&self, now: Time) -> String {
+        if let Some(drain) = self.drain {
+            return format!(
+                "{} left, {}",
+                age(drain.deadline.since(now)),
+                flows(drain.flows_left)
+            );
+        }
+        if let Some(held) = self.check.as_ref().and_then(|check| check.on_hold.as_ref()) {
+            return held.clone();
+        }
+        if let Some(check) = &self.check
+            && let Some(error) = &check.last_error
+        {
+            return format!("{error} {}", check.progress());
+        }
+        match &self.next_hop {
+            Some(hop) if hop.mac.is_none() => "next hop does not answer".to_owned(),
+            _ => match (self.slow_start_share, self.backup) {
+                (Some(share), false) => format!("slow start, {} of its weight", percent(Some(share))),
+                (Some(share), true) => format!("backup, slow start, {} of its weight", percent(Some(share))),
+                (None, true) => "backup".to_owned(),
+                (None, false) => String::new(),
+            },
+        }
     }
 }

@@ -68,6 +68,13 @@ pub struct BackendCheck {
     pub needed: u32,
 }
 
+impl BackendCheck {
+    /// `(2 of 3)`: progress of the last checks towards a change of state.
+    pub fn progress(&self) -> String {
+        format!("({} of {})", self.consecutive.min(self.needed), self.needed)
+    }
+}
+
 /// Health checks of the backends of a service: settings and results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -31,8 +31,8 @@ pub use peers::{Peer, PeerGroup, WriteCount, WriteTrouble};
 pub use service::{BackendCounts, BackendTransitions, Service, ServiceState};
 pub use status::{
     AttachReport, ConfigFile, Discovery, Dns, ErrorCount, FastPath, Imbalance, Interface, LeftOut,
-    MissingCollection, Process, PuntCount, RcodeCount, Severity, Status, Steering, Totals, Warning, Worker,
-    XskDrops,
+    MissingCollection, Process, PuntCount, RcodeCount, Severity, Status, Steering, Totals, Verdict, Warning,
+    Worker, XskDrops,
 };
 pub use time::{Time, TimeError};
 
@@ -52,6 +52,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// New flows of all services; `None` before the second report.
+    pub fn new_flows_per_second(&self) -> Option<f64> {
+        self.window_seconds?;
+        let rates = self
+            .services
+            .iter()
+            .filter_map(|service| service.new_flows_per_second);
+        Some(rates.sum())
+    }
+
     /// Wraps `items` for the API.
     pub fn envelope<T>(&self, items: Vec<T>) -> Envelope<T> {
         Envelope {

@@ -1,12 +1,13 @@
 //! One service.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendState, CauseCount, Distribution, ReasonCount, ServiceCheck, Time, Traffic};
+use crate::number::UNKNOWN;
 use vl3lb_common::ClientAddress;
 use vl3lb_common::addr::Protocol;
 use vl3lb_common::schedule::Scheduler;
@@ -138,6 +139,20 @@ pub struct Service {
     pub connect_seconds: Distribution,
     /// Life of closed flows.
     pub flow_duration_seconds: Distribution,
+}
+
+impl Service {
+    /// The addresses with the port that it listens on, `-` for an unknown address: `172.16.1.103:9000`.
+    pub fn endpoints(&self) -> String {
+        if self.addresses.is_empty() {
+            return format!("{UNKNOWN}:{}", self.port);
+        }
+        let endpoints = self
+            .addresses
+            .iter()
+            .map(|&address| SocketAddr::new(address, self.port).to_string());
+        endpoints.collect::<Vec<_>>().join(",")
+    }
 }
 
 #[cfg(test)]

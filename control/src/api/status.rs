@@ -395,4 +395,38 @@ impl Status {
                 .iter()
                 .any(|warning| warning.severity == Severity::Error)
     }
+
+    /// The state in one word.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self { draining: true, .. } => Verdict::Draining,
+            Self { ready: false, .. } => Verdict::NotReady,
+            status if status.degraded() => Verdict::Degraded,
+            _ => Verdict::Ready,
+        }
+    }
+}
+
+/// The state of the balancer in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It shuts down, and takes no new flows.
+    Draining,
+    /// It takes no flows: [`Status::not_ready_reason`] says why.
+    NotReady,
+    /// Ready, but [`Status::degraded`].
+    Degraded,
+    Ready,
+}
+
+impl Verdict {
+    /// The words that people see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Draining => "DRAINING",
+            Self::NotReady => "NOT READY",
+            Self::Degraded => "DEGRADED",
+            Self::Ready => "READY",
+        }
+    }
 }

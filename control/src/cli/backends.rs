@@ -2,10 +2,10 @@
 
 use crate::api::{Backend, BackendCheck, BackendState, Envelope, Time};
 
-use super::services::since;
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
-use crate::number::{UNKNOWN, age, flows, latency, percent};
+use crate::number::{UNKNOWN, latency, percent};
+use crate::summary::since;
 
 const COLUMNS: [Column; 13] = [
     text("SERVICE"),
@@ -61,9 +61,9 @@ fn row(backend: &Backend, now: Time, view: View) -> Vec<Cell> {
         digits.rate(backend.inbound.packets_per_second).into(),
         digits.bits(backend.outbound.bytes_per_second).into(),
         latency(backend.connect_seconds.as_ref().and_then(|connect| connect.p99)).into(),
-        percent(ports_ratio(backend)).into(),
+        percent(backend.nat_ports.ratio()).into(),
         since(backend.since, now).into(),
-        note(backend, now).into(),
+        backend.note(now).into(),
     ]
 }
 
@@ -96,46 +96,7 @@ fn checked(check: &BackendCheck) -> String {
         return format!("{} not yet", check.kind);
     };
     let took = latency(check.duration_seconds);
-    format!("{} {} {took} {}", check.kind, result.name(), in_a_row(check))
-}
-
-/// `(2 of 3)`: progress of the last checks towards a change of state.
-fn in_a_row(check: &BackendCheck) -> String {
-    format!("({} of {})", check.consecutive.min(check.needed), check.needed)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "numbers of ports are far below 2^53")]
-fn ports_ratio(backend: &Backend) -> Option<f64> {
-    let ports = backend.nat_ports;
-    (ports.capacity > 0).then(|| ports.used as f64 / ports.capacity as f64)
-}
-
-/// Details of the state.
-fn note(backend: &Backend, now: Time) -> String {
-    if let Some(drain) = backend.drain {
-        return format!(
-            "{} left, {}",
-            age(drain.deadline.since(now)),
-            flows(drain.flows_left)
-        );
-    }
-    if let Some(held) = backend.check.as_ref().and_then(|check| check.on_hold.as_ref()) {
-        return held.clone();
-    }
-    if let Some(check) = &backend.check
-        && let Some(error) = &check.last_error
-    {
-        return format!("{error} {}", in_a_row(check));
-    }
-    match &backend.next_hop {
-        Some(hop) if hop.mac.is_none() => "next hop does not answer".to_owned(),
-        _ => match (backend.slow_start_share, backend.backup) {
-            (Some(share), false) => format!("slow start, {} of its weight", percent(Some(share))),
-            (Some(share), true) => format!("backup, slow start, {} of its weight", percent(Some(share))),
-            (None, true) => "backup".to_owned(),
-            (None, false) => String::new(),
-        },
-    }
+    format!("{} {} {took} {}", check.kind, result.name(), check.progress())
 }
 
 const fn tone(state: BackendState) -> Tone {

@@ -6,7 +6,8 @@ use vl3lb_common::DropReason;
 use super::table::{Cell, Column, Table, Tone, number, text};
 use super::view::View;
 use super::{backends, events};
-use crate::number::{UNKNOWN, age, age_seconds, latency};
+use crate::number::{UNKNOWN, age_seconds, latency};
+use crate::summary::since;
 
 const COLUMNS: [Column; 14] = [
     text("NAME"),
@@ -109,7 +110,7 @@ fn row(service: &Service, now: Time, view: View) -> Vec<Cell> {
     vec![
         service.name.as_str().into(),
         service.protocol.name().into(),
-        addresses(service).into(),
+        service.endpoints().into(),
         service.scheduler.name().into(),
         Cell::toned(service.state.name(), tone(service.state)),
         format!("{}/{}", service.backends.up, service.backends.total).into(),
@@ -179,19 +180,6 @@ fn checked(check: &ServiceCheck) -> String {
 }
 
 /// Every address that the service listens at, and its port.
-fn addresses(service: &Service) -> String {
-    let endpoints: Vec<_> = service
-        .addresses
-        .iter()
-        .map(|&address| std::net::SocketAddr::new(address, service.port).to_string())
-        .collect();
-    if endpoints.is_empty() {
-        format!("{UNKNOWN}:{}", service.port)
-    } else {
-        endpoints.join(",")
-    }
-}
-
 /// The colour of a state.
 pub(super) const fn tone(state: ServiceState) -> Tone {
     match state {
@@ -199,9 +187,4 @@ pub(super) const fn tone(state: ServiceState) -> Tone {
         ServiceState::Degraded => Tone::Warning,
         ServiceState::Down => Tone::Bad,
     }
-}
-
-/// How long ago `time` was.
-pub(super) fn since(time: Option<Time>, now: Time) -> String {
-    time.map_or_else(|| UNKNOWN.to_owned(), |time| age(now.since(time)))
 }

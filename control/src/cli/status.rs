@@ -1,38 +1,19 @@
 //! The screen of `status`.
 
-use std::fmt::Write;
+use crate::api::{Envelope, Severity, Status, Time, Verdict, Warning};
+use crate::number::age;
+use crate::summary;
 
-use crate::api::{
-    BackendState, Discovery, Envelope, NsmConnection, NsmDiscovery, Peer, PeerGroup, ServiceState, Severity,
-    Status, Time, Traffic, Warning, Worker,
-};
-
-use super::services::since;
 use super::table::{Cell, Table, Tone, text};
 use super::view::View;
-use crate::number::{Digits, UNKNOWN, age, percent};
-
-/// Peers in the table; JSON has all.
-const SHOWN_PEERS: usize = 4;
 
 /// The screen: the verdict, its reasons, the next steps.
 pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
     let mut screen = String::new();
     for status in &answer.items {
-        let lines = [
-            headline(status, answer, view),
-            labelled("interface", &interface(status)),
-            labelled("mode", &mode(status)),
-            labelled("fast path", &fast_path(status)),
-            labelled("services", &services(status)),
-            labelled("traffic", &traffic(status, view.digits)),
-            labelled("control", &control(status, answer.time)),
-        ];
-        let group = status.peer_group.as_ref();
-        let group = group.map(|group| labelled("peers", &peer_group(group, answer.time)));
-        let nsm = status.nsm.as_ref();
-        let nsm = nsm.map(|connection| labelled("nsm", &nsm_connection(connection, answer.time)));
-        for line in lines.into_iter().chain(nsm).chain(group) {
+        let lines = summary::lines(status, answer.time, view.digits);
+        let labelled = lines.iter().map(|(label, line)| format!("{label:<9}  {line}"));
+        for line in std::iter::once(headline(status, answer, view)).chain(labelled) {
             screen.push_str(line.trim_end());
             screen.push('\n');
         }
@@ -46,42 +27,27 @@ pub(super) fn screen(answer: &Envelope<Status>, view: View) -> String {
 
 /// The one line of `--check`: the verdict and its worst reason.
 pub(super) fn verdict(status: &Status) -> String {
-    let word = state(status).0.to_lowercase();
+    let word = status.verdict().name().to_lowercase();
     let reason = status
         .not_ready_reason
         .clone()
         .or_else(|| status.warnings.first().map(|warning| warning.text.clone()));
     match reason {
         Some(reason) => format!("{word}: {reason}"),
-        None => format!("{word}: services {}", services(status)),
+        None => format!("{word}: services {}", summary::services(status)),
     }
 }
 
-fn state(status: &Status) -> (&'static str, Tone) {
-    match status {
-        Status { draining: true, .. } => ("DRAINING", Tone::Warning),
-        Status { ready: false, .. } => ("NOT READY", Tone::Bad),
-        status if status.degraded() => ("DEGRADED", Tone::Warning),
-        _ => ("READY", Tone::Good),
+const fn tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::NotReady => Tone::Bad,
+        Verdict::Draining | Verdict::Degraded => Tone::Warning,
+        Verdict::Ready => Tone::Good,
     }
-}
-
-fn labelled(label: &str, line: &str) -> String {
-    format!("{label:<9}  {line}")
-}
-
-/// Joins the parts of a line with a wide gap.
-fn parts(parts: &[String]) -> String {
-    parts
-        .iter()
-        .filter(|part| !part.is_empty())
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join("   ")
 }
 
 fn headline(status: &Status, answer: &Envelope<Status>, view: View) -> String {
-    let (word, tone) = state(status);
+    let (word, tone) = (status.verdict().name(), tone(status.verdict()));
     let verdict = if view.color {
         format!("{}{word}{:#}", tone.style(), tone.style())
     } else {
@@ -105,263 +71,6 @@ fn headline(status: &Status, answer: &Envelope<Status>, view: View) -> String {
         status.instance,
         age(answer.time.since(status.start_time)),
     )
-}
-
-fn interface(status: &Status) -> String {
-    let interface = &status.interface;
-    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
-    let kind = interface.kind.as_deref().or(interface.link.as_deref());
-    let link = match (interface.index, interface.mtu) {
-        (Some(index), Some(mtu)) => format!(
-            "{} {} ifindex {index} mtu {mtu}{}",
-            interface.name,
-            kind.unwrap_or(UNKNOWN),
-            if interface.up == Some(false) { " DOWN" } else { "" }
-        ),
-        _ => format!("{} ABSENT", interface.name),
-    };
-    parts(&[
-        link,
-        if addresses.is_empty() {
-            "no address".to_owned()
-        } else {
-            addresses.join("  ")
-        },
-    ])
-}
-
-fn mode(status: &Status) -> String {
-    let Some(mode) = &status.mode else {
-        return "not attached".to_owned();
-    };
-    let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
-    let reason = if mode.reason.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", mode.reason)
-    };
-    let listed = |of: fn(&Worker) -> String, separator: &str| {
-        let texts: Vec<_> = status.workers.iter().map(of).collect();
-        texts.join(separator)
-    };
-    let core = |worker: &Worker| {
-        worker
-            .core
-            .map_or_else(|| UNKNOWN.to_owned(), |core| core.to_string())
-    };
-    let workers = match status.workers.len() {
-        1 => format!("1 queue, worker on core {}", listed(core, ",")),
-        queues => format!("{queues} queues, workers on cores {}", listed(core, ",")),
-    };
-    parts(&[
-        format!("{} XDP, {copy}{reason}", mode.attach),
-        workers,
-        format!("busy {}", listed(|worker| percent(worker.busy_ratio), " ")),
-    ])
-}
-
-/// How many flows and what share of packets stay in the kernel, and why others do not.
-fn fast_path(status: &Status) -> String {
-    let path = &status.fast_path;
-    if path.capacity == 0 {
-        return format!("off ({})", path.reason);
-    }
-    let count = |number| Digits::Short.count(number);
-    let room = if path.full_flows_total > 0 {
-        format!("{} found no room", count(path.full_flows_total))
-    } else {
-        String::new()
-    };
-    let punted: Vec<_> = path
-        .punted
-        .iter()
-        .filter(|punt| punt.packets_total > 0)
-        .map(|punt| format!("{} {}", punt.reason, count(punt.packets_total)))
-        .collect();
-    parts(&[
-        format!("{} of {} flows", count(path.flows), count(path.capacity.into())),
-        format!("{} of packets", percent(path.packet_ratio)),
-        room,
-        if punted.is_empty() {
-            String::new()
-        } else {
-            format!("to workers: {}", punted.join(", "))
-        },
-    ])
-}
-
-/// `3: 1 ok, 1 degraded, 1 down`: the states with a count above zero.
-fn tally(total: usize, states: &[(usize, &str)]) -> String {
-    let mut text = total.to_string();
-    let mut separator = ": ";
-    for (count, state) in states.iter().filter(|(count, _)| *count > 0) {
-        // Writing to a string cannot fail.
-        write!(text, "{separator}{count} {state}").ok();
-        separator = ", ";
-    }
-    text
-}
-
-fn services(status: &Status) -> String {
-    let totals = &status.totals;
-    let backends = totals.backends;
-    let imbalance = totals.imbalance.as_ref();
-    parts(&[
-        tally(
-            totals.services_ok + totals.services_degraded + totals.services_down,
-            &[
-                (totals.services_ok, ServiceState::Ok.name()),
-                (totals.services_degraded, ServiceState::Degraded.name()),
-                (totals.services_down, ServiceState::Down.name()),
-            ],
-        ),
-        format!(
-            "backends {}",
-            tally(
-                backends.total,
-                &[
-                    (backends.up, BackendState::Up.name()),
-                    (backends.draining, BackendState::Draining.name()),
-                    (backends.unknown, BackendState::Unknown.name()),
-                    (backends.down, BackendState::Down.name()),
-                ],
-            )
-        ),
-        imbalance.map_or_else(String::new, |worst| {
-            format!("imbalance {:.2} ({})", worst.ratio, worst.service)
-        }),
-    ])
-}
-
-fn traffic(status: &Status, digits: Digits) -> String {
-    let totals = &status.totals;
-    let direction = |name: &str, traffic: Traffic| {
-        format!(
-            "{name} {} pps {} bit/s",
-            digits.rate(traffic.packets_per_second),
-            digits.bits(traffic.bytes_per_second)
-        )
-    };
-    let change = totals.flows_change_per_second.map_or_else(String::new, |change| {
-        let sign = if change >= 0.0 { "+" } else { "" };
-        format!(", {sign}{}/s", digits.rate(Some(change)))
-    });
-    let followed = match status.flow_followers {
-        0 => String::new(),
-        followers => format!(", followed by {followers}"),
-    };
-    #[expect(clippy::cast_precision_loss, reason = "numbers of flows are far below 2^53")]
-    let filled = (totals.flow_capacity > 0).then(|| totals.flows as f64 / totals.flow_capacity as f64);
-    parts(&[
-        direction("in", totals.inbound),
-        direction("out", totals.outbound),
-        format!(
-            "drops {}/s ({})",
-            digits.rate(totals.drops_per_second),
-            percent(totals.drop_ratio)
-        ),
-        format!(
-            "flows {} of {} ({}){change}{followed}",
-            digits.count(totals.flows),
-            digits.count(totals.flow_capacity),
-            percent(filled)
-        ),
-    ])
-}
-
-fn control(status: &Status, now: Time) -> String {
-    let clients = |nsm: &NsmDiscovery| {
-        let followed = nsm.endpoints.iter().filter(|endpoint| endpoint.monitor.live);
-        let connections: u64 = nsm.endpoints.iter().map(|endpoint| endpoint.connections).sum();
-        format!(
-            " of {} ({} of {} endpoints followed, {connections} connections)",
-            nsm.network_service,
-            followed.count(),
-            nsm.endpoints.len()
-        )
-    };
-    let source = |discovery: &Discovery| {
-        format!(
-            "discovery {}{} {}, last event {} ago",
-            discovery.source,
-            discovery.nsm.as_ref().map_or_else(String::new, clients),
-            if discovery.synced {
-                "in sync"
-            } else if !discovery.missing.is_empty() && discovery.last_error.is_none() {
-                "INCOMPLETE"
-            } else {
-                "NOT IN SYNC"
-            },
-            since(discovery.last_event_time, now)
-        )
-    };
-    let config = &status.config;
-    let mut texts: Vec<_> = status.discovery.iter().map(source).collect();
-    texts.push(format!(
-        "config {} {}, read {} ago",
-        config.path.as_deref().unwrap_or("from the environment"),
-        if config.ok { "ok" } else { "REFUSED" },
-        since(config.loaded_time, now)
-    ));
-    parts(&texts)
-}
-
-/// The connection to the vL3 network: state, path, and what keeps it.
-fn nsm_connection(nsm: &NsmConnection, now: Time) -> String {
-    let state = nsm.state.name();
-    let reason = nsm
-        .reason
-        .as_ref()
-        .map_or_else(String::new, |reason| format!(" ({reason})"));
-    let left = |what: &str, time: Option<Time>| {
-        time.map_or_else(String::new, |time| format!("{what} {}", age(time.since(now))))
-    };
-    let data_plane = match nsm.round_trip_seconds {
-        Some(took) => format!("data plane {} {:.1} ms", nsm.data_plane, took * 1e3),
-        None => format!("data plane {}", nsm.data_plane),
-    };
-    let addresses: Vec<_> = nsm.addresses.iter().map(ToString::to_string).collect();
-    parts(&[
-        format!(
-            "{} {state}{reason} {}",
-            nsm.network_service,
-            age(now.since(nsm.state_since))
-        ),
-        nsm.path.join(" > "),
-        addresses.join("  "),
-        data_plane,
-        if nsm.next_refresh_time.is_some_and(|time| time < now) {
-            "refresh OVERDUE".to_owned()
-        } else {
-            left("refresh in", nsm.next_refresh_time)
-        },
-        left("tokens", nsm.token_expiry_time),
-        left("SVID", nsm.svid_expiry_time),
-        if nsm.monitored { "" } else { "NOT MONITORED" }.to_owned(),
-    ])
-}
-
-/// The peers, each with its state, addresses and age.
-fn peer_group(group: &PeerGroup, now: Time) -> String {
-    let peer = |peer: &Peer| {
-        let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
-        let ready = if peer.ready { "ready" } else { "NOT READY" };
-        let age = age(now.since(peer.since));
-        format!("{} {} {ready} {age}", peer.name, addresses.join(" "))
-    };
-    let mut texts = vec![format!("group {}", group.group)];
-    texts.push(match &group.leader {
-        Some(_) if group.leads => "leader".to_owned(),
-        Some(leader) => format!("leader {leader}"),
-        None => "no leader".to_owned(),
-    });
-    match group.peers.len() {
-        0 => texts.push("no other balancer".to_owned()),
-        count if count > SHOWN_PEERS => texts.push(format!("{count} others, by name the first")),
-        _ => {}
-    }
-    texts.extend(group.peers.iter().take(SHOWN_PEERS).map(peer));
-    parts(&texts)
 }
 
 fn warnings(warnings: &[Warning], now: Time, view: View) -> String {

@@ -6,6 +6,7 @@ mod build;
 mod capacity;
 mod counters;
 mod imbalance;
+mod measures;
 mod process;
 mod readiness;
 mod reporter;
@@ -17,5 +18,6 @@ pub(crate) mod fixture;
 mod tests;
 
 pub use build::Identity;
+pub use measures::{MEASURE_STEP, MEASURES, Measures};
 pub use readiness::{InterfaceProblem, NotReady};
 pub use reporter::{Reporter, Sources, StuckWorker, WORKER_STUCK};

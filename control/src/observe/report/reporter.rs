@@ -16,6 +16,7 @@ use super::active_since::ActiveSince;
 use super::build::{self, Facts, Identity};
 use super::capacity::Capacity;
 use super::counters::{Sample, Window};
+use super::measures::{Course, Measures};
 use super::readiness::NotReady;
 use super::{process, readiness};
 use crate::attachment::FailureReceiver;
@@ -90,6 +91,7 @@ pub struct Reporter {
     workers_since: OnceLock<Timestamp>,
     window: Mutex<Window>,
     active_since: Mutex<ActiveSince>,
+    course: Mutex<Course>,
     draining: AtomicBool,
 }
 
@@ -104,12 +106,13 @@ impl Reporter {
             sources,
             window: Mutex::default(),
             active_since: Mutex::default(),
+            course: Mutex::default(),
             draining: AtomicBool::new(false),
         }
     }
 
     /// Samples the counters once a second, for ever. Also builds a report each time, for the start of each
-    /// warning and for the events of [`Capacity`].
+    /// warning, the events of [`Capacity`] and the course of [`Self::measures`].
     pub async fn run(self: Arc<Self>) {
         let mut ticks = interval(SAMPLE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,7 +122,9 @@ impl Reporter {
             let reporter = Arc::clone(&self);
             let sampled = spawn_blocking(move || {
                 reporter.sample();
-                reporter.report()
+                let report = reporter.report();
+                lock(&reporter.course).record(&report, reporter.sources.dataplane.now());
+                report
             });
             let Ok(report) = sampled.await else {
                 // A panic, which is logged: end, which stops the process.
@@ -270,6 +275,11 @@ impl Reporter {
     /// The event log.
     pub fn events(&self) -> &Arc<Events> {
         &self.sources.events
+    }
+
+    /// The course of the last minutes, oldest first.
+    pub fn measures(&self) -> Vec<Measures> {
+        lock(&self.course).points()
     }
 
     /// Flow events, to subscribe to.
