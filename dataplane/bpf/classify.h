@@ -254,36 +254,59 @@ static __always_inline bool vl3lb_is_own_address(const struct vl3lb_address *add
 	return bpf_map_lookup_elem(&addresses, address) != NULL;
 }
 
-/*
- * The worker that owns the flow between the balancer's (address, port) and the peer's, or
- * VL3LB_NOT_OURS if (address, port) is neither a service nor a NAT port.
- */
-static __always_inline int
-vl3lb_flow_owner(const struct vl3lb_config *config, const struct vl3lb_address *address, __be16 port,
-		 const struct vl3lb_address *peer, __be16 peer_port, __u8 protocol)
-{
-	struct vl3lb_service_key key = { .address = *address, .port = port, .protocol = protocol };
-	__u16 number = bpf_ntohs(port);
+/* The ends of a flow, as a packet to the balancer has them or an ICMP error to it quotes them. */
+struct vl3lb_ends {
+	struct vl3lb_address own;
+	struct vl3lb_address peer;
+	__be16 own_port;
+	__be16 peer_port;
+	__u32 protocol;
+};
 
-	if (vl3lb_is_nat_port(config, number) && !vl3lb_is_left_out(number) && vl3lb_is_own_address(address))
-		return vl3lb_nat_port_owner(config, number);
+/*
+ * The worker that owns the flow between these ends, or VL3LB_NOT_OURS if the own one is neither a service nor a NAT
+ * port. A global function, which the verifier looks at by itself: in the classifier it would look at the ways through
+ * here once more for each way to the ports, which without CAP_PERFMON is more than it takes.
+ */
+__attribute__((noinline)) int vl3lb_flow_owner(const struct vl3lb_ends *ends)
+{
+	struct vl3lb_service_key key = {};
+	const struct vl3lb_config *settings;
+	__u32 zero = 0;
+	__u16 number;
+
+	settings = bpf_map_lookup_elem(&config, &zero);
+	if (!settings || !ends)
+		return VL3LB_NOT_OURS;
+	number = bpf_ntohs(ends->own_port);
+	if (vl3lb_is_nat_port(settings, number) && !vl3lb_is_left_out(number) &&
+	    vl3lb_is_own_address(&ends->own))
+		return vl3lb_nat_port_owner(settings, number);
+	key.address = ends->own;
+	key.port = ends->own_port;
+	key.protocol = ends->protocol;
 	if (bpf_map_lookup_elem(&services, &key))
-		return vl3lb_reduce(vl3lb_owner_hash(config, peer->words, bpf_ntohs(peer_port), number,
-						     protocol),
-				    config->workers);
+		return vl3lb_reduce(vl3lb_owner_hash(settings, ends->peer.words, bpf_ntohs(ends->peer_port),
+						     number, ends->protocol),
+				    settings->workers);
 	return VL3LB_NOT_OURS;
 }
 
 static __always_inline int
-vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_config *config,
-			 const struct vl3lb_packet *packet)
+vl3lb_classify_transport(void *ctx, const bool is_skb, const struct vl3lb_packet *packet)
 {
+	struct vl3lb_ends ends = {
+		.own = packet->destination,
+		.peer = packet->source,
+		.protocol = packet->protocol,
+	};
 	struct vl3lb_ports ports;
 
 	if (vl3lb_load(ctx, is_skb, packet->transport, &ports, sizeof(ports)))
 		return VL3LB_NOT_OURS;
-	return vl3lb_flow_owner(config, &packet->destination, ports.destination, &packet->source,
-				ports.source, packet->protocol);
+	ends.own_port = ports.destination;
+	ends.peer_port = ports.source;
+	return vl3lb_flow_owner(&ends);
 }
 
 /*
@@ -304,7 +327,7 @@ vl3lb_classify_fragment(void *ctx, const bool is_skb, const struct vl3lb_config 
 	if (!vl3lb_is_own_address(&packet->destination))
 		return VL3LB_NOT_OURS;
 	if (packet->part == VL3LB_FIRST) {
-		if (vl3lb_classify_transport(ctx, is_skb, config, packet) == VL3LB_NOT_OURS) {
+		if (vl3lb_classify_transport(ctx, is_skb, packet) == VL3LB_NOT_OURS) {
 			__u8 passed = 1;
 
 			bpf_map_update_elem(&passed_fragments, &key, &passed, BPF_ANY);
@@ -331,10 +354,10 @@ static __always_inline bool vl3lb_is_icmp_error(__u8 version, __u8 type)
 
 /* The worker for an ICMP error that quotes a packet sent by the balancer to a backend or client. */
 static __always_inline int
-vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *config,
-		    const struct vl3lb_packet *packet)
+vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_packet *packet)
 {
 	struct vl3lb_packet quoted = {};
+	struct vl3lb_ends ends = {};
 	struct vl3lb_ports ports;
 	__u8 type;
 
@@ -350,8 +373,12 @@ vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_config *con
 		return VL3LB_NOT_OURS;
 	if (vl3lb_load(ctx, is_skb, quoted.transport, &ports, sizeof(ports)))
 		return VL3LB_NOT_OURS;
-	return vl3lb_flow_owner(config, &quoted.source, ports.source, &quoted.destination,
-				ports.destination, quoted.protocol);
+	ends.own = quoted.source;
+	ends.peer = quoted.destination;
+	ends.own_port = ports.source;
+	ends.peer_port = ports.destination;
+	ends.protocol = quoted.protocol;
+	return vl3lb_flow_owner(&ends);
 }
 
 /* `owner`, or VL3LB_SHED if that sheds load and the packet would open a flow. */
@@ -407,10 +434,10 @@ vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *setti
 	}
 	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
 		return packet->part == VL3LB_WHOLE
-			       ? vl3lb_classify_transport(ctx, is_skb, settings, packet)
+			       ? vl3lb_classify_transport(ctx, is_skb, packet)
 			       : vl3lb_classify_fragment(ctx, is_skb, settings, packet);
 	if (packet->protocol == (version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6) && packet->part == VL3LB_WHOLE)
-		return vl3lb_classify_icmp(ctx, is_skb, settings, packet);
+		return vl3lb_classify_icmp(ctx, is_skb, packet);
 	return VL3LB_NOT_OURS;
 }
 
