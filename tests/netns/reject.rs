@@ -13,6 +13,7 @@ use vl3lb_tests::config::{Config, service};
 use vl3lb_tests::server::{TcpServer, greeting};
 use vl3lb_tests::socket::{connect_tcp, receive};
 use vl3lb_tests::topology::{Shape, Topology};
+use vl3lb_tests::wait;
 
 use crate::finance;
 
@@ -97,7 +98,11 @@ fn ports_without_a_service_belong_to_the_kernel(attachment: &Attachment) {
     let _listener = TcpServer::echo(&topology.balancer.netns, "kernel", NO_SERVICE);
     for family in Family::BOTH {
         let to = SocketAddr::new(family.balancer(), NO_SERVICE);
-        let mut stream = client::tcp(node, to);
+        let from = SocketAddr::new(node.address(family), 0);
+        // It is a NAT port until the balancer notices the listener.
+        let mut stream = wait::until("the listener to be reached", wait::STEP, || {
+            node.netns.run(|| connect_tcp(from, to, AT_ONCE))
+        });
         assert_eq!(greeting(&mut stream).unwrap(), "kernel");
     }
 }

@@ -132,12 +132,16 @@ fn request(
     let mut command = netns.command("curl");
     command.args(["--silent", "--show-error", "--request", method]);
     command.arg("--max-time").arg(limit.as_secs().to_string());
+    // A script may be longer than an argument can be.
+    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     if let Some(body) = body {
+        std::fs::write(file.path(), body.to_string()).map_err(|error| error.to_string())?;
+        let data = format!("@{}", file.path().display());
         command.args([
             "--header",
             "Content-Type: application/json",
-            "--data",
-            &body.to_string(),
+            "--data-binary",
+            &data,
         ]);
     }
     command.arg(format!("http://127.0.0.1:{DRIVER_PORT}/{path}"));

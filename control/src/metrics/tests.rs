@@ -62,6 +62,7 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_discovery_events", "counter", "source"),
     ("vl3lb_discovery_errors", "counter", "source reason"),
     ("vl3lb_discovery_missing", "gauge", "source resource namespace"),
+    ("vl3lb_discovery_left_out", "gauge", "source reason"),
     ("vl3lb_config_last_reload_successful", "gauge", ""),
     ("vl3lb_config_last_reload_success_timestamp_seconds", "gauge", ""),
     ("vl3lb_dns_queries", "counter", "rcode"),
@@ -227,7 +228,10 @@ fn labels_have_bounded_values() {
 
 #[test]
 fn the_text_is_well_formed_openmetrics() {
-    let text = render(Arc::new(fixture::report())).unwrap();
+    let mut report = fixture::report();
+    // It has no service with two backends in use.
+    report.services[0].imbalance = Some(1.25);
+    let text = render(Arc::new(report)).unwrap();
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(check(&text), REGISTRY.len());
     golden::check("metrics.txt", &text);

@@ -194,8 +194,8 @@ admin: {listen: '[::1]:9091'}
 logFormat: json
 logLevel: DEBUG
 services:
-- {name: b, port: 80, addresses: [172.16.1.103]}
-- {name: c, port: 80, addresses: ['2001:db8::/64']}
+- {name: f, port: 80, addresses: [172.16.1.103]}
+- {name: g, port: 80, addresses: ['2001:db8::/64']}
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],
    healthCheck: {tcp: {port: 8}, interval: 1m, timeout: 1500ms, rise: 1, fall: 1},

@@ -158,9 +158,9 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, targetport: 82"),
-            "services[1].targetport: unknown key (value 82), allowed name, protocol, port, targetPort, \
-             selector, scheduler, affinity, sourceRanges, clientAddress, drain, healthCheck, slowStart, maxFlowsPerBackend, \
-             whenAllDown, passiveCheck, backupSelector, backends",
+            "services[1].targetport: unknown key (value 82), allowed name, protocol, port, addresses, \
+             targetPort, selector, namespaces, scheduler, affinity, sourceRanges, clientAddress, drain, healthCheck, \
+             slowStart, maxFlowsPerBackend, whenAllDown, passiveCheck, backupSelector, backends",
         ),
         (
             service("port: 81, slowStart: 2h"),

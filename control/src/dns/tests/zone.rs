@@ -193,7 +193,7 @@ async fn a_name_has_the_addresses_at_which_its_service_listens() {
         peers: vec![peer],
         ..PeerSet::default()
     }));
-    let mut both = ask("front.vl3-lb.", RecordType::A).await;
+    let mut both = data(&udp(server.address, &question("front.vl3-lb.", RecordType::A)).await);
     both.sort_unstable();
     assert_eq!(
         both,
