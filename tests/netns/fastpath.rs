@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use vl3lb_testbed::addresses::{Family, INTERFACE};
-use vl3lb_testbed::node::Node;
 use vl3lb_testbed::packet_socket::PacketSocket;
 use vl3lb_testbed::tun::VNET_HEADER;
 use vl3lb_tests::attachment::Attachment;
@@ -209,7 +208,7 @@ fn reused_nat_ports_never_mix_connections() {
         .with("natPorts", json!("20000-20063"))
         .with("fastPath", json!({"mode": "auto", "after": 1}));
     let balancer = Balancer::start(&topology.balancer, &config);
-    let target = std::net::SocketAddr::new(Family::V4.balancer(), finance::PORT).to_string();
+    let target = SocketAddr::new(Family::V4.balancer(), finance::PORT).to_string();
     let words = [
         "load", &target, "-p", "tcp", "-c", "24", "--size", "4000", "-d", SECONDS, "-O", "200ms",
     ];
