@@ -80,11 +80,8 @@ pub(super) fn preferences(namespace: &NetworkNamespace) -> Vec<Mechanism> {
 }
 
 async fn request(session: &Session, request: NetworkServiceRequest) -> Connection {
-    try_request(session, request).await.expect("a connection")
-}
-
-async fn try_request(session: &Session, request: NetworkServiceRequest) -> Result<Connection, tonic::Status> {
-    request_within(session, request, wait::STEP).await
+    let reply = request_within(session, request, wait::STEP).await;
+    reply.expect("a connection")
 }
 
 /// Sends a Request, whose result comes within `limit`.
@@ -226,6 +223,26 @@ async fn changed(connector: &Connector, before: &Arc<X509Context>) -> Arc<X509Co
     }
 }
 
+/// One attempt among several: the manager waits as long as it may for a peer that refuses it.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// Repeats `attempt` while it fails for a reason that `rotation` may have for a moment: with another root, one side may
+/// have an SVID of that root before another side trusts it. That is so for the manager, its registry and its forwarder,
+/// too, and the manager's refusal comes after the handshake.
+async fn settled(rotation: &str, attempt: impl AsyncFn() -> Result<Connection, String>) -> Connection {
+    let begin = Instant::now();
+    loop {
+        match attempt().await {
+            Ok(reply) => return reply,
+            Err(error) => assert!(
+                rotation.starts_with("/ca/") && begin.elapsed() < wait::STEP,
+                "{rotation}: {error}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Connections that were opened before a rotation go on, and new ones work: with new SVIDs, with a second authority,
 /// and with the second alone.
 #[test]
@@ -242,32 +259,24 @@ fn connections_work_across_rotations() {
         let mut connection = request(&old, first_request(&namespace)).await;
         for rotation in ["/svid/rotate", "/ca/rotate", "/ca/rotate?retire"] {
             let before = connector.identity().context().await;
-            let begin = Instant::now();
             mesh.post(rotation, &Value::Null);
             changed(&connector, &before).await;
-            let refresh = |connection: Connection| NetworkServiceRequest {
-                connection: Some(connection),
+            let refresh = |connection: &Connection| NetworkServiceRequest {
+                connection: Some(connection.clone()),
                 mechanism_preferences: preferences(&namespace),
             };
-            connection = request(&old, refresh(connection)).await;
-            connection = loop {
-                let attempt = async {
-                    let new = connector.connect_with_netns(&manager, &namespace).await;
-                    let new = new.map_err(|error| format!("{error:?}"))?;
-                    let reply = try_request(&new, refresh(connection.clone())).await;
-                    reply.map_err(|error| format!("{error:?}"))
-                };
-                match attempt.await {
-                    Ok(reply) => break reply,
-                    // One side may have an SVID of the new authority before the other one trusts it; the manager's
-                    // refusal comes after the handshake.
-                    Err(error) => assert!(
-                        rotation.ends_with("retire") && begin.elapsed() < wait::STEP,
-                        "{rotation}: {error}"
-                    ),
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            };
+            connection = settled(rotation, async || {
+                let reply = request_within(&old, refresh(&connection), ATTEMPT).await;
+                reply.map_err(|error| format!("{error:?}"))
+            })
+            .await;
+            connection = settled(rotation, async || {
+                let new = connector.connect_with_netns(&manager, &namespace).await;
+                let new = new.map_err(|error| format!("{error:?}"))?;
+                let reply = request_within(&new, refresh(&connection), ATTEMPT).await;
+                reply.map_err(|error| format!("{error:?}"))
+            })
+            .await;
         }
         wait_for_ping(&pod);
     });
