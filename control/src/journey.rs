@@ -7,6 +7,7 @@ use vl3lb_common::Timestamp;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::WorkerStats;
 
+use crate::config::Metrics;
 use crate::discovery::Desired;
 use crate::metrics;
 use crate::network::NetworkView;
@@ -89,7 +90,7 @@ impl Journey {
         serde_json::to_string(&report.status).expect("the status in JSON");
         serde_json::to_string(&report.services).expect("the services in JSON");
         serde_json::to_string(&report.backends).expect("the backends in JSON");
-        let text = metrics::render(Arc::new(report)).expect("the metrics");
+        let text = metrics::render(Arc::new(report), Metrics::default()).expect("the metrics");
         let is_sample =
             |line: &str| line.starts_with("# ") || line.starts_with("vl3lb_") || line.starts_with("process_");
         let strange = text.lines().find(|line| !is_sample(line));

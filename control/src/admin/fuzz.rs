@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 use vl3lb_testbed::mutation::{change_bytes, change_text};
 
-use super::routes;
 use super::server::connection;
-use crate::config::ConfigError;
+use super::{Admin, routes};
+use crate::config::{ConfigError, Metrics};
 use crate::connections::{Limits, Slots, Source};
 use crate::observe::report::fixture::{Live, flow, live};
 
@@ -168,7 +168,7 @@ fn connect(live: &Live) -> (DuplexStream, tokio::task::JoinHandle<()>) {
     let slots = Slots::new(Limits::of_process());
     let slot = slots.admit(Source::Local);
     let requests = slot.requests();
-    let routes = routes(Arc::clone(&live.reporter));
+    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
     let task = tokio::spawn(async move {
         connection(server, routes, requests).await;
         drop(slot);
@@ -215,7 +215,8 @@ async fn by_route(rng: &mut StdRng, live: &Live) {
     // Without what a fragment hides.
     let query = request.uri().query().unwrap_or_default().to_owned();
     let begin = Instant::now();
-    let response = routes(Arc::clone(&live.reporter)).oneshot(request).await;
+    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default());
+    let response = routes(admin).oneshot(request).await;
     let (head, body) = response.expect("routes cannot fail").into_parts();
     let body = body.collect().await.expect("a body").to_bytes();
     assert!(

@@ -37,7 +37,9 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Result<Response, ApiE
     let attempt = "metrics: encode them";
     let report = admin.report().await?;
     let text = admin
-        .blocking(attempt, move || metrics::render(Arc::clone(&report)))
+        .blocking(attempt, move || {
+            metrics::render(Arc::clone(&report), admin.metrics)
+        })
         .await?
         .map_err(|error| ApiError::internal(attempt, &error))?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

@@ -1,4 +1,4 @@
-//! Opening the admin address and the admin socket.
+//! Opening the admin addresses and the admin socket.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 
+use crate::config::{ApiFor, Listener};
+
 /// A listener that cannot be opened.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    #[error("listen on {address} (admin.listen): {source}")]
-    Address { address: SocketAddr, source: io::Error },
+    #[error("listen on {address} ({key}): {source}")]
+    Address {
+        key: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("listen on {} (admin.socket): {source}", path.display())]
     Socket { path: PathBuf, source: io::Error },
 }
@@ -20,38 +26,60 @@ pub enum ListenError {
 /// The open listeners.
 #[derive(Debug)]
 pub struct Listeners {
-    pub(super) tcp: TcpListener,
+    pub(super) tcp: Vec<TcpSocket>,
     pub(super) unix: UnixListener,
     /// Removes the socket's file when it is dropped.
     pub(super) file: SocketFile,
 }
 
+/// A listening TCP socket, and who gets the page and the API there.
+#[derive(Debug)]
+pub(super) struct TcpSocket {
+    pub(super) listener: TcpListener,
+    pub(super) api_for: ApiFor,
+}
+
 impl Listeners {
-    /// Opens both. Creates the socket's folder, replaces a stale socket, and lets only the owner use the
-    /// new one.
+    /// Opens all of `tcp`, and `socket`. Creates the socket's folder, replaces a stale socket, and lets only the owner use
+    /// the new one.
     ///
     /// Errors: an address or a socket in use, or one that may not be opened.
-    pub async fn open(listen: SocketAddr, socket: &Path) -> Result<Self, ListenError> {
-        let tcp = TcpListener::bind(listen)
-            .await
-            .map_err(|source| ListenError::Address {
-                address: listen,
+    pub async fn open(tcp: &[Listener], socket: &Path) -> Result<Self, ListenError> {
+        let mut sockets = Vec::with_capacity(tcp.len());
+        for Listener {
+            key,
+            address,
+            api_for,
+        } in tcp
+        {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|source| ListenError::Address {
+                key,
+                address: *address,
                 source,
             })?;
+            sockets.push(TcpSocket {
+                listener,
+                api_for: *api_for,
+            });
+        }
         let unix = open_socket(socket).await.map_err(|source| ListenError::Socket {
             path: socket.to_owned(),
             source,
         })?;
         Ok(Self {
-            tcp,
+            tcp: sockets,
             unix,
             file: SocketFile(socket.to_owned()),
         })
     }
 
-    /// The bound address, for listeners on port 0.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+    /// The bound addresses, for listeners on port 0.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.tcp
+            .iter()
+            .map(|socket| socket.listener.local_addr())
+            .collect()
     }
 }
 

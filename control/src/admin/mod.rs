@@ -1,5 +1,5 @@
-//! The admin API: HTTP on an address for probes and Prometheus, and on a Unix socket for the command line.
-//! Both serve the same routes, and all routes are read-only.
+//! The admin API: HTTP on an address for probes and Prometheus, on another one for operators, and on a Unix socket for the
+//! command line. All routes are read-only.
 
 mod api;
 mod error;
@@ -33,6 +33,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::api::Report;
+use crate::config::Metrics;
 use crate::observe::report::Reporter;
 use error::ApiError;
 use page::LastState;
@@ -57,16 +58,18 @@ struct Admin {
     blocking: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     last_state: LastState,
+    metrics: Metrics,
 }
 
 impl Admin {
-    fn new(reporter: Arc<Reporter>) -> Self {
+    fn new(reporter: Arc<Reporter>, metrics: Metrics) -> Self {
         Self {
             reports: Reports::new(Arc::clone(&reporter)),
             reporter,
             blocking: Arc::new(Semaphore::new(BLOCKING)),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             last_state: LastState::default(),
+            metrics,
         }
     }
 
@@ -107,20 +110,43 @@ impl Admin {
 }
 
 /// All routes. GET and HEAD only; other methods get 405.
-fn routes(reporter: Arc<Reporter>) -> Router {
+fn routes(admin: Admin) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/state", get(page::state))
-        .route("/metrics", get(health::metrics))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/backends", get(api::backends))
         .route("/api/v1/flows", get(flows::flows))
         .route("/api/v1/events", get(events::events))
+        .with_state(admin.clone())
+        .merge(public(admin))
         .fallback(unknown_path)
-        .with_state(Admin::new(reporter))
+}
+
+/// Probes and metrics alone.
+fn probes(admin: Admin) -> Router {
+    public(admin).fallback(not_public)
+}
+
+fn public(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .with_state(admin)
+}
+
+async fn not_public(uri: Uri) -> ApiError {
+    ApiError {
+        status: StatusCode::NOT_FOUND,
+        error: format!("nothing at {} of this address (admin.listen)", uri.path()),
+        hint: Some(
+            "/metrics, /healthz, /readyz; the status page and the API are at admin.api, by default on loopback: \
+             kubectl port-forward"
+                .to_owned(),
+        ),
+    }
 }
 
 async fn unknown_path(uri: Uri) -> ApiError {

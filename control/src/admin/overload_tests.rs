@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::reports::Reports;
 use super::server::connection;
 use super::{Admin, Listeners, MAX_STREAMS, routes, serve};
+use crate::config::{ApiFor, Listener, Metrics};
 use crate::connections::{Limits, Slots, Source};
 use crate::observe::report::fixture::{Live, flow, live};
 
@@ -24,7 +25,7 @@ fn connect(live: &Live) -> DuplexStream {
     let slots = Slots::new(Limits::of_process());
     let slot = slots.admit(Source::Local);
     let requests = slot.requests();
-    let routes = routes(Arc::clone(&live.reporter));
+    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
     tokio::spawn(async move {
         connection(server, routes, requests).await;
         drop(slot);
@@ -52,11 +53,16 @@ async fn expect(client: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) {
 async fn probes_are_answered_while_idle_connections_are_at_the_limit() {
     let live = live(1);
     let folder = tempfile::tempdir().unwrap();
-    let listeners = Listeners::open(([127, 0, 0, 1], 0).into(), &folder.path().join("admin.sock"))
+    let listener = Listener {
+        key: "admin.listen",
+        address: ([127, 0, 0, 1], 0).into(),
+        api_for: ApiFor::All,
+    };
+    let listeners = Listeners::open(&[listener], &folder.path().join("admin.sock"))
         .await
         .unwrap();
-    let address = listeners.address().unwrap();
-    let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter)));
+    let address = listeners.addresses().unwrap()[0];
+    let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter), Metrics::default()));
     let limit = Limits::of_process().per_source;
     let mut idle = Vec::new();
     for _ in 0..limit + 20 {
@@ -105,7 +111,7 @@ fn fill(live: &Live) {
 async fn stalled_streams_keep_nobody_out() {
     let live = live(1);
     fill(&live);
-    let routes = routes(Arc::clone(&live.reporter));
+    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
     let slots = Slots::new(Limits::of_process());
     let open = || {
         let (client, server) = duplex(4096);
@@ -187,7 +193,7 @@ async fn requests_at_once_share_a_report() {
 #[tokio::test]
 async fn work_that_is_given_up_keeps_its_turn() {
     let live = live(1);
-    let admin = Admin::new(Arc::clone(&live.reporter));
+    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default());
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let given_up = admin.blocking("wait", move || wait.recv().ok());
     let given_up = timeout(Duration::from_millis(10), given_up);

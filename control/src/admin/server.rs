@@ -1,6 +1,7 @@
-//! The HTTP servers of the admin address and the admin socket.
+//! The HTTP servers of the admin addresses and the admin socket.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::from_fn;
+use futures_util::future::select_all;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,7 +20,9 @@ use tower::ServiceExt;
 use tracing::debug;
 
 use super::host::loopback_only;
-use super::{Listeners, routes};
+use super::listener::TcpSocket;
+use super::{Admin, Listeners, probes, routes};
+use crate::config::{ApiFor, Metrics};
 use crate::connections::{Limits, Requests, Slots, WriteDeadline, accept};
 use crate::observe::report::Reporter;
 
@@ -27,29 +31,69 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(75);
 /// A client must read some part of a response within this time.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Serves on both listeners within the limits of this process. Dropping the future ends every connection
+/// Serves on all listeners within the limits of this process. Dropping the future ends every connection
 /// and removes the socket's file.
 ///
 /// Errors: a listener that fails for good.
-pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>) -> std::io::Result<()> {
+pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>, metrics: Metrics) -> std::io::Result<()> {
     let limits = Limits::of_process();
     let Listeners {
         tcp,
         unix,
         file: _file,
     } = listeners;
-    let routes = routes(reporter);
-    let guarded = routes.clone().layer(from_fn(loopback_only));
-    // Apart, so that clients of the address cannot keep the command line out.
-    let over_tcp = Slots::new(limits);
+    let routes = Routes::new(Admin::new(reporter, metrics));
+    // Each has its own: clients of one listener cannot keep those of another one out.
+    let over_tcp = tcp
+        .iter()
+        .map(|socket| Box::pin(serve_tcp(socket, &routes, limits)));
     let over_unix = Slots::new(limits.for_one_source());
     tokio::select! {
-        done = accept(&tcp, &over_tcp, |stream, _, slot| {
-            let on_loopback = stream.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-            let routes = if on_loopback { &guarded } else { &routes };
-            connection(stream, routes.clone(), slot.requests())
+        (done, ..) = select_all(over_tcp) => done,
+        done = accept(&unix, &over_unix, |stream, (), slot| {
+            connection(stream, routes.all.clone(), slot.requests())
         }) => done,
-        done = accept(&unix, &over_unix, |stream, (), slot| connection(stream, routes.clone(), slot.requests())) => done,
+    }
+}
+
+async fn serve_tcp(socket: &TcpSocket, routes: &Routes, limits: Limits) -> std::io::Result<()> {
+    let slots = Slots::new(limits);
+    accept(&socket.listener, &slots, |stream, _, slot| {
+        let local = stream
+            .local_addr()
+            .ok()
+            .map(|address| address.ip().to_canonical());
+        let chosen = routes.of(local, socket.api_for);
+        connection(stream, chosen.clone(), slot.requests())
+    })
+    .await
+}
+
+/// What the connections of the listeners get.
+struct Routes {
+    all: Router,
+    all_on_loopback: Router,
+    probes: Router,
+}
+
+impl Routes {
+    fn new(admin: Admin) -> Self {
+        let all = routes(admin.clone());
+        Self {
+            all_on_loopback: all.clone().layer(from_fn(loopback_only)),
+            all,
+            probes: probes(admin),
+        }
+    }
+
+    /// For a connection to the address `local`, if that is known.
+    fn of(&self, local: Option<IpAddr>, api_for: ApiFor) -> &Router {
+        match local {
+            Some(local) if !api_for.includes(local) => &self.probes,
+            Some(local) if local.is_loopback() => &self.all_on_loopback,
+            Some(_) => &self.all,
+            None => &self.probes,
+        }
     }
 }
 

@@ -15,14 +15,25 @@ use serde::de::DeserializeOwned;
 use vl3lb_common::flow_feed::FlowChange;
 
 use super::*;
+use crate::config::{ApiFor, Listener};
 use crate::observe::events::Event;
 use crate::observe::report::fixture::{Live, flow, live};
+
+fn on_loopback(port: u16, api_for: ApiFor) -> Listener {
+    Listener {
+        key: "admin.listen",
+        address: ([127, 0, 0, 1], port).into(),
+        api_for,
+    }
+}
 
 /// A running server.
 struct Served {
     live: Live,
     folder: tempfile::TempDir,
     address: std::net::SocketAddr,
+    /// Where only probes and metrics are.
+    probes: std::net::SocketAddr,
     task: JoinHandle<std::io::Result<()>>,
 }
 
@@ -32,15 +43,22 @@ impl Served {
         tokio::spawn(Arc::clone(live.reporter.flow_events()).run());
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("deeper/admin.sock");
-        let listeners = Listeners::open(([127, 0, 0, 1], 0).into(), &socket)
-            .await
-            .unwrap();
-        let address = listeners.address().unwrap();
-        let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter)));
+        let listeners = Listeners::open(
+            &[on_loopback(0, ApiFor::All), on_loopback(0, ApiFor::Nobody)],
+            &socket,
+        )
+        .await
+        .unwrap();
+        let addresses = listeners.addresses().unwrap();
+        let [address, probes] = addresses[..] else {
+            panic!("{addresses:?}")
+        };
+        let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter), Metrics::default()));
         Self {
             live,
             folder,
             address,
+            probes,
             task,
         }
     }
@@ -257,8 +275,8 @@ async fn the_socket_is_private_and_removed_at_the_end() {
 async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
     let served = Served::start().await;
     let socket = served.socket();
-    let listen = ([127, 0, 0, 1], 0).into();
-    let error = Listeners::open(listen, &socket).await.unwrap_err();
+    let listen = [on_loopback(0, ApiFor::All)];
+    let error = Listeners::open(&listen, &socket).await.unwrap_err();
     assert!(
         error.to_string().contains("another balancer answers there"),
         "{error}"
@@ -267,14 +285,14 @@ async fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
     let stale = served.folder.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     assert!(stale.exists());
-    Listeners::open(listen, &stale).await.unwrap();
+    Listeners::open(&listen, &stale).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_an_error_with_the_address() {
     let served = Served::start().await;
     let other = served.folder.path().join("other.sock");
-    let error = Listeners::open(served.address, &other)
+    let error = Listeners::open(&[on_loopback(served.address.port(), ApiFor::All)], &other)
         .await
         .unwrap_err()
         .to_string();
@@ -282,6 +300,35 @@ async fn an_address_in_use_is_an_error_with_the_address() {
         error.contains(&served.address.to_string()) && error.contains("admin.listen"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn an_address_for_probes_has_no_page_and_no_api() {
+    let served = Served::start().await;
+    let at_probes = async |path| {
+        let stream = TcpStream::connect(served.probes).await.unwrap();
+        exchange(TokioIo::new(stream), Method::GET, path).await
+    };
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(at_probes(path).await.0, StatusCode::OK, "{path}");
+    }
+    for path in [
+        "/",
+        "/state",
+        "/api/v1/status",
+        "/api/v1/flows",
+        "/api/v1/events",
+        "/unknown",
+    ] {
+        let (status, _, body) = at_probes(path).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}: {body}");
+        assert!(
+            body.contains("admin.listen") && body.contains("admin.api"),
+            "{path}: {body}"
+        );
+        assert!(!body.contains("finance"), "{path}: {body}");
+    }
+    assert_eq!(served.get("/api/v1/status").await.0, StatusCode::OK);
 }
 
 fn texts(items: &Value) -> Vec<&str> {

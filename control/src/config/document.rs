@@ -1,7 +1,6 @@
 //! The configuration file, key by key.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 
 use serde_json::Value;
 use vl3lb_common::Duration;
@@ -10,7 +9,7 @@ use vl3lb_common::snapshot::NatPorts;
 use super::error::ConfigError;
 use super::node::{self, Section};
 use super::service::{Draft, read_networks};
-use super::{Admin, Config, Discovery, Dns, DnsListen, FastPath, Kubernetes, Timeouts, Workers};
+use super::{Config, Discovery, Dns, DnsListen, FastPath, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 
 /// The content of the file: the services are drafts, the rest is complete.
@@ -38,6 +37,8 @@ const KEYS: &[&str] = &[
     "services",
     "dns",
     "admin",
+    "metrics",
+    "telemetry",
     "logLevel",
     "logFormat",
 ];
@@ -50,8 +51,6 @@ const FLOWS: RangeInclusive<u64> = 1..=1 << 28;
 const FAST_PATH_FLOWS: RangeInclusive<u64> = 1..=1 << 20;
 const FAST_PATH_AFTER: RangeInclusive<u64> = 1..=65_536;
 const FRAMES: RangeInclusive<u64> = 1024..=65_536;
-/// The path of a socket must fit into `struct sockaddr_un`.
-const SOCKET_PATH: usize = 107;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Reads a whole document; an absent one is all defaults.
@@ -148,7 +147,9 @@ pub(super) fn read(
     read_timeouts(set, &mut config.timeouts);
     read_fast_path(set, &mut config.fast_path);
     read_dns(set, &mut config.dns);
-    read_admin(set, &mut config.admin);
+    config.admin.read(set);
+    config.metrics.read(set);
+    config.telemetry.read(set);
     let services = set
         .list("services", "a list of services, [] for none")
         .into_iter()
@@ -401,30 +402,4 @@ fn dns_listen(text: &str) -> Option<DnsListen> {
             (socket.port() > 0).then_some(DnsListen::Address(socket))
         }
     }
-}
-
-fn read_admin(parent: &mut Section<'_>, admin: &mut Admin) {
-    let path = parent.path("admin");
-    let value = parent.value("admin");
-    let mut section = Section::new(&*path, value, &["listen", "socket"], parent.errors());
-    replace(
-        &mut admin.listen,
-        section.optional_text("listen", ADMIN_LISTEN_FORM, admin_listen),
-    );
-    replace(
-        &mut admin.socket,
-        section.optional_text(
-            "socket",
-            &format!("an absolute path of at most {SOCKET_PATH} bytes"),
-            |path| (path.starts_with('/') && path.len() <= SOCKET_PATH).then(|| PathBuf::from(path)),
-        ),
-    );
-}
-
-pub(super) const ADMIN_LISTEN_FORM: &str = "an address and port such as 127.0.0.1:9090";
-
-/// Reads `127.0.0.1:9090` or `[::1]:9090`.
-pub(super) fn admin_listen(text: &str) -> Option<std::net::SocketAddr> {
-    let socket: std::net::SocketAddr = text.parse().ok()?;
-    (socket.port() > 0).then_some(socket)
 }

@@ -9,20 +9,15 @@ use std::net::SocketAddr;
 use url::Url;
 use vl3lb_common::Protocol;
 
-use super::document::{self, Document};
+use super::document::Document;
 use super::error::ConfigError;
 use super::nsm::{NetworkService, Nsm};
 use super::selector::Selector;
 use super::service::{Draft, ENVIRONMENT, TargetPort};
-use super::{duration, kubernetes, names, port};
+use super::{admin, duration, kubernetes, names, port, telemetry};
 
 /// Variables that are parsed and have no effect.
-const WITHOUT_EFFECT: [&str; 4] = [
-    "NSM_OPEN_TELEMETRY_ENDPOINT",
-    "NSM_METRICS_EXPORT_INTERVAL",
-    "NSM_PPROF_ENABLED",
-    "NSM_PPROF_LISTEN_ON",
-];
+const WITHOUT_EFFECT: [&str; 2] = ["NSM_PPROF_ENABLED", "NSM_PPROF_LISTEN_ON"];
 
 /// Overrides settings of `document` with those of `env`.
 pub(super) fn apply(
@@ -39,9 +34,30 @@ pub(super) fn apply(
     });
     variables.set(
         "VL3LB_ADMIN_LISTEN",
-        document::ADMIN_LISTEN_FORM,
+        admin::ADDRESS_FORM,
         &mut config.admin.listen,
-        document::admin_listen,
+        admin::address,
+    );
+    variables.set(
+        "VL3LB_ADMIN_API",
+        admin::API_FORM,
+        &mut config.admin.api,
+        admin::api,
+    );
+    // The predecessor's variable last: who sets both means its collector.
+    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "NSM_OPEN_TELEMETRY_ENDPOINT"] {
+        variables.set(
+            name,
+            telemetry::ENDPOINT_FORM,
+            &mut config.telemetry.endpoint,
+            telemetry::endpoint,
+        );
+    }
+    variables.set(
+        "NSM_METRICS_EXPORT_INTERVAL",
+        telemetry::INTERVAL_FORM,
+        &mut config.telemetry.interval,
+        telemetry::interval,
     );
     // Without discovery by Kubernetes there are no groups.
     if let Some(kubernetes) = &mut config.kubernetes {
@@ -130,7 +146,6 @@ impl Variables<'_> {
             ("NSM_DIAL_TIMEOUT", &mut nsm.dial_timeout),
             ("NSM_REQUEST_TIMEOUT", &mut nsm.request_timeout),
             ("NSM_MAX_TOKEN_LIFETIME", &mut nsm.max_token_lifetime),
-            ("NSM_METRICS_EXPORT_INTERVAL", &mut nsm.metrics_export_interval),
         ] {
             self.set(name, duration::FORM, target, |text| {
                 duration::parse(text).ok().filter(|duration| !duration.is_zero())
@@ -144,12 +159,6 @@ impl Variables<'_> {
                 let scheme = text.split_once(':').map(|(scheme, _)| scheme);
                 matches!(scheme, Some("unix" | "tcp")).then(|| text.to_owned())
             },
-        );
-        self.set(
-            "NSM_OPEN_TELEMETRY_ENDPOINT",
-            "a host and port",
-            &mut nsm.open_telemetry_endpoint,
-            host_and_port,
         );
         self.set(
             "NSM_PPROF_ENABLED",

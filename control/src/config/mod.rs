@@ -2,6 +2,7 @@
 //!
 //! Loading collects all errors, each with field, value and the allowed values. A [`Config`] needs no further checks.
 
+mod admin;
 mod document;
 pub mod duration;
 mod environment;
@@ -11,6 +12,7 @@ mod health_check;
 mod json;
 mod kubernetes;
 mod listen;
+mod metrics;
 mod names;
 mod nat_ports;
 mod node;
@@ -19,19 +21,21 @@ mod passive_check;
 mod port;
 mod selector;
 mod service;
+mod telemetry;
 mod tenancy;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, PortSet, Protocol};
 
+pub use admin::{Admin, Api, ApiFor, Listener};
 pub use error::{ConfigError, join_errors};
 pub use flow_rules::{
     FlowRules, MAX_FLOWS_FORM, WhenAllDown, max_flows, slow_start, slow_starts, when_all_down,
@@ -42,6 +46,7 @@ pub use health_check::{
 };
 pub use kubernetes::{AddressFrom, Kubernetes, Namespaces, Prefer, Topology};
 pub use listen::{ListenAddresses, Pool};
+pub use metrics::Metrics;
 pub use names::{Discovery, FastPathMode, LogFormat, LogLevel, Mode, ZeroCopy};
 pub(crate) use names::{LABEL_FORM, is_label, is_unicast, unicast};
 pub use nsm::{NetworkService, Nsm};
@@ -51,6 +56,7 @@ pub use service::{
     Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, client_address, client_addresses, drain,
     drains, scheduler, schedulers,
 };
+pub use telemetry::Telemetry;
 pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
 
 /// A complete and consistent configuration. Serialises to the format of the file with all defaults; the result parses
@@ -87,6 +93,8 @@ pub struct Config {
     pub services: Vec<Service>,
     pub dns: Dns,
     pub admin: Admin,
+    pub metrics: Metrics,
+    pub telemetry: Telemetry,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     /// Set by the environment only.
@@ -194,14 +202,6 @@ impl Serialize for DnsListen {
     }
 }
 
-/// Listeners of the admin API: probes, metrics, command line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Admin {
-    pub listen: SocketAddr,
-    pub socket: PathBuf,
-}
-
 fn range<S: Serializer>(ports: &NatPorts, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format!("{}-{}", ports.first(), ports.last()))
 }
@@ -300,6 +300,7 @@ impl Config {
         notes.extend(config.overlap_note(ephemeral));
         config.check_nat_ports(&mut errors);
         config.check_own_addresses(&mut errors);
+        config.admin.check(&mut errors);
         config.check_listen_addresses(&mut errors);
         if errors.is_empty() {
             let flows_per_backend = config.flows_per_backend(ephemeral);
@@ -363,6 +364,8 @@ impl Config {
             ("networkService", self.network_service != other.network_service),
             ("dns", self.dns != other.dns),
             ("admin", self.admin != other.admin),
+            ("metrics", self.metrics != other.metrics),
+            ("telemetry", self.telemetry != other.telemetry),
             ("logLevel", self.log_level != other.log_level),
             ("logFormat", self.log_format != other.log_format),
         ]
@@ -432,10 +435,9 @@ impl Config {
                 upstream: Vec::new(),
                 upstream_clients: Vec::new(),
             },
-            admin: Admin {
-                listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
-                socket: PathBuf::from("/run/vl3-lb/admin.sock"),
-            },
+            admin: Admin::defaults(),
+            metrics: Metrics::default(),
+            telemetry: Telemetry::default(),
             log_level: LogLevel::Info,
             log_format: LogFormat::Auto,
             nsm: Nsm::default(),
@@ -472,10 +474,12 @@ impl Config {
                 }
             }
             let dns = !self.dns.listen.is_loopback() && service.port == self.dns.listen.port();
-            let admin = service.protocol == Protocol::Tcp
-                && !self.admin.listen.ip().is_loopback()
-                && service.port == self.admin.listen.port();
-            for (meets, key, server) in [(dns, "dns.listen", "DNS"), (admin, "admin.listen", "HTTP")] {
+            let admin = self.admin.listeners().into_iter().map(|listener| {
+                let reachable = !listener.address.ip().is_loopback();
+                let meets = service.protocol == Protocol::Tcp && service.port == listener.address.port();
+                (reachable && meets, listener.key, "HTTP")
+            });
+            for (meets, key, server) in std::iter::once((dns, "dns.listen", "DNS")).chain(admin) {
                 if meets {
                     errors.push(ConfigError::new(
                         format!("services[{index}].port"),

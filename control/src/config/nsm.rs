@@ -30,10 +30,7 @@ pub struct Nsm {
     pub network_service: Option<NetworkService>,
     /// SPIFFE_ENDPOINT_SOCKET: the SPIFFE Workload API.
     pub workload_api: String,
-    /// NSM_OPEN_TELEMETRY_ENDPOINT, without effect like those that follow.
-    pub open_telemetry_endpoint: String,
-    #[serde(serialize_with = "duration::serialize")]
-    pub metrics_export_interval: Duration,
+    /// NSM_PPROF_ENABLED, without effect like the one that follows.
     pub pprof_enabled: bool,
     pub pprof_listen_on: String,
 }
@@ -51,8 +48,6 @@ impl Default for Nsm {
             max_token_lifetime: Duration::from_secs(600),
             network_service: None,
             workload_api: "unix:///run/spire/sockets/agent.sock".to_owned(),
-            open_telemetry_endpoint: "otel-collector.observability.svc.cluster.local:4317".to_owned(),
-            metrics_export_interval: Duration::from_secs(10),
             pprof_enabled: false,
             pprof_listen_on: "localhost:6060".to_owned(),
         }

@@ -14,14 +14,14 @@ pub enum Kind {
 
 /// The value of a sample.
 #[derive(Debug, Clone, PartialEq)]
-enum Value {
+pub enum Value {
     Integer(u64),
     Real(f64),
     Distribution(Distribution),
 }
 
 /// Labels of a sample, in the order in which they are written.
-type Labels = Vec<(&'static str, String)>;
+pub type Labels = Vec<(&'static str, String)>;
 
 /// A metric family.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,6 +109,16 @@ impl Family {
     ) {
         self.samples
             .push((owned(labels), Value::Distribution(distribution.clone())));
+    }
+
+    /// What it counts or measures, for people.
+    pub const fn help(&self) -> &'static str {
+        self.help
+    }
+
+    /// All series.
+    pub fn samples(&self) -> &[(Labels, Value)] {
+        &self.samples
     }
 
     /// Every label name in use.

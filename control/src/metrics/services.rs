@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use crate::api::{Backend, BackendState, Report, Service, Traffic};
+use crate::config::Metrics;
 use vl3lb_common::Protocol;
 
 use super::family::Family;
 
 /// The families, in order.
-pub(super) fn families(report: &Report) -> Vec<Family> {
+pub(super) fn families(report: &Report, content: Metrics) -> Vec<Family> {
     let mut families = services(&report.services);
     families.push(drops(report));
-    families.extend(backends(&report.backends));
-    families.extend(nat_ports(&report.backends));
+    if content.per_backend {
+        families.extend(backends(&report.backends));
+        families.extend(nat_ports(&report.backends));
+    }
     families
 }
 

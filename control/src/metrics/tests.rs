@@ -189,7 +189,7 @@ fn sample_line(line: &str) -> (&str, Vec<(&str, &str)>, f64) {
 
 #[test]
 fn every_family_is_registered_with_its_type_and_labels() {
-    let families = families(&fixture::report());
+    let families = families(&fixture::report(), Metrics::default());
     let found: Vec<_> = families
         .iter()
         .map(|family| {
@@ -212,9 +212,23 @@ fn every_family_is_registered_with_its_type_and_labels() {
 }
 
 #[test]
+fn without_a_series_per_backend_no_family_names_one() {
+    let content = Metrics { per_backend: false };
+    let fewer = families(&fixture::report(), content);
+    let names: HashSet<_> = fewer.iter().map(|family| family.name).collect();
+    for family in families(&fixture::report(), Metrics::default()) {
+        let names_backends = family.label_names().any(|label| label == "backend");
+        assert_eq!(names.contains(family.name), !names_backends, "{}", family.name);
+    }
+    let text = render(Arc::new(fixture::report()), content).unwrap();
+    assert!(!text.contains("backend=\""), "{text}");
+    assert!(text.contains("vl3lb_service_flows{"), "{text}");
+}
+
+#[test]
 fn labels_have_bounded_values() {
     let own: HashMap<_, _> = OWN_LABELS.iter().copied().collect();
-    for family in families(&fixture::report()) {
+    for family in families(&fixture::report(), Metrics::default()) {
         let own = own.get(family.name).copied().unwrap_or_default();
         for label in family.label_names() {
             assert!(
@@ -231,7 +245,7 @@ fn the_text_is_well_formed_openmetrics() {
     let mut report = fixture::report();
     // It has no service with two backends in use.
     report.services[0].imbalance = Some(1.25);
-    let text = render(Arc::new(report)).unwrap();
+    let text = render(Arc::new(report), Metrics::default()).unwrap();
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(check(&text), REGISTRY.len());
     golden::check("metrics.txt", &text);
@@ -279,7 +293,7 @@ fn a_backend_and_its_replacement_at_one_address_are_one_series() {
     // The pod was replaced by one with the same address.
     report.backends[draining].address = report.backends[up].address;
     let (old, new) = (report.backends[draining].clone(), report.backends[up].clone());
-    let text = render(Arc::new(report)).unwrap();
+    let text = render(Arc::new(report), Metrics::default()).unwrap();
     check(&text);
     let labels = "{service=\"finance\",backend=\"172.16.1.2:8081\"}";
     for (name, value) in [
@@ -295,7 +309,7 @@ fn a_backend_and_its_replacement_at_one_address_are_one_series() {
 
 #[test]
 fn drops_without_a_service_have_an_empty_label() {
-    let text = render(Arc::new(fixture::report())).unwrap();
+    let text = render(Arc::new(fixture::report()), Metrics::default()).unwrap();
     for line in [
         "vl3lb_drop_packets_total{service=\"ledger\",reason=\"no_backend\"} 3400",
         "vl3lb_drop_packets_total{service=\"\",reason=\"malformed\"} 1",
@@ -313,7 +327,7 @@ fn unknown_values_have_no_series() {
     report.status.process.cpu_throttled_seconds_total = None;
     report.status.snapshot_time = None;
     report.generation = None;
-    let text = render(Arc::new(report)).unwrap();
+    let text = render(Arc::new(report), Metrics::default()).unwrap();
     for name in ["cpu_throttled", "snapshot_timestamp", "snapshot_generation"] {
         assert!(!text.contains(name), "{name}");
     }

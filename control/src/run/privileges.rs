@@ -25,7 +25,15 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     };
     let missing = privileges.missing(&Needs {
         packet_memory: u64::from(config.frames) * FRAME * workers,
-        listeners: vec![dns, config.admin.listen],
+        listeners: std::iter::once(dns)
+            .chain(
+                config
+                    .admin
+                    .listeners()
+                    .into_iter()
+                    .map(|listener| listener.address),
+            )
+            .collect(),
     });
     if missing.is_empty() {
         return Ok(());

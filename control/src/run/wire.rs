@@ -7,7 +7,7 @@ use crate::admin::{self, Listeners};
 use crate::api::{EventCode, Time};
 use crate::attachment::Attacher;
 use crate::cli::Failure;
-use crate::config::{Config, Discovery};
+use crate::config::{ApiFor, Config, Discovery, Listener};
 use crate::discovery::{
     DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
 };
@@ -66,7 +66,7 @@ impl Control {
         let monitor = monitor.with_attachment(attacher.attached());
         // Before the listeners: of two balancers on one interface the second one learns that from its log.
         attacher.start().await.map_err(refused)?;
-        let listeners = Listeners::open(config.admin.listen, &config.admin.socket)
+        let listeners = Listeners::open(&config.admin.listeners(), &config.admin.socket)
             .await
             .map_err(refused)?;
         let (desired, desired_updates) = watch::channel(None);
@@ -139,11 +139,20 @@ impl Control {
             nsm: nsm.as_ref().and_then(|nsm| nsm.handle.clone()),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
-        info!(
-            "admin API listening on {} and {}",
-            config.admin.listen,
-            config.admin.socket.display()
-        );
+        for Listener {
+            key,
+            address,
+            api_for,
+        } in config.admin.listeners()
+        {
+            let served = match api_for {
+                ApiFor::All => "probes, metrics, status page and API",
+                ApiFor::Loopback => "probes and metrics, status page and API on loopback only",
+                ApiFor::Nobody => "probes and metrics",
+            };
+            info!("listening on {address} ({key}): {served}");
+        }
+        info!("listening on {} (admin.socket)", config.admin.socket.display());
 
         let started = format!("vl3-lb {} started", version::LONG);
         events.emit(Event::new(EventCode::Started, started));
@@ -163,8 +172,9 @@ impl Control {
         tasks.spawn("the flow events", Arc::clone(reporter.flow_events()).run());
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
+            let metrics = config.metrics;
             async move {
-                if let Err(error) = admin::serve(listeners, reporter).await {
+                if let Err(error) = admin::serve(listeners, reporter, metrics).await {
                     error!("serve metrics and the command line: {error}");
                 }
             }

@@ -16,9 +16,15 @@ fn the_predecessors_environment_makes_a_service() {
             ("NSM_DIAL_TIMEOUT", "10m0s"),
             ("NSM_CONNECT_TO", "unix:///run/nsm.sock"),
             ("NSM_NETWORK_SERVICES", "kernel://vl3-lb/nsm-1"),
-            ("NSM_METRICS_EXPORT_INTERVAL", ""),
+            ("NSM_METRICS_EXPORT_INTERVAL", "30s"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel"),
+            (
+                "NSM_OPEN_TELEMETRY_ENDPOINT",
+                "otel-collector.observability.svc.cluster.local:4317",
+            ),
             ("NSM_PPROF_ENABLED", "false"),
             ("VL3LB_ADMIN_LISTEN", "10.0.0.1:9090"),
+            ("VL3LB_ADMIN_API", "none"),
         ],
     )
     .unwrap();
@@ -31,10 +37,16 @@ fn the_predecessors_environment_makes_a_service() {
     assert_eq!(config.log_level, LogLevel::Trace);
     assert_eq!(config.nsm.dial_timeout, Duration::from_secs(600));
     assert_eq!(config.nsm.max_token_lifetime, Duration::from_secs(600));
-    assert_eq!(config.nsm.metrics_export_interval, Duration::from_secs(10));
     assert_eq!(config.nsm.network_service.unwrap().name, "vl3-lb");
     assert_eq!(config.interface, "nsm-1");
     assert_eq!(config.admin.listen.to_string(), "10.0.0.1:9090");
+    assert_eq!(config.admin.api, Api::None);
+    let endpoint = config.telemetry.endpoint.map(String::from);
+    assert_eq!(
+        endpoint.as_deref(),
+        Some("http://otel-collector.observability.svc.cluster.local:4317/")
+    );
+    assert_eq!(config.telemetry.interval, Duration::from_secs(30));
 }
 
 #[test]

@@ -30,7 +30,9 @@ fastPath: {mode: off, after: 1, flows: 1048576}
 workers: [3, 1]
 natPorts: 20000-30000
 dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353'], upstreamClients: [10.0.0.0/8]}
-admin: {listen: '[::1]:9091'}
+admin: {listen: '[::1]:9091', api: '10.0.0.1:9092'}
+metrics: {perBackend: false}
+telemetry: {endpoint: 'http://otel:4317', interval: 1m}
 services:
 - {name: a, port: 53000, protocol: udp, scheduler: least-connections, drain: 1.5h, backends: [],
    affinity: {clientIP: 90m}, sourceRanges: [10.0.0.0/8, '2001:db8::/32'],

@@ -6,6 +6,7 @@ mod fuzz;
 mod kubernetes;
 mod nsm;
 mod rejected;
+mod yaml_types;
 
 use super::*;
 
@@ -58,7 +59,9 @@ services:
       - {address: 172.16.1.2, weight: 1}
       - {address: "2001:db8::2"}
 dns: {zone: vl3-lb, listen: "53", upstream: [], upstreamClients: []}
-admin: {listen: "127.0.0.1:9090", socket: /run/vl3-lb/admin.sock}
+admin: {listen: "127.0.0.1:9090", api: auto, socket: /run/vl3-lb/admin.sock}
+metrics: {perBackend: true}
+telemetry: {endpoint: none, interval: 10s}
 "#;
 
 #[test]
@@ -190,7 +193,9 @@ workers: [3, 1]
 clientFlows: 5000
 natPorts: 20000-30000
 dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353'], upstreamClients: [10.0.0.0/8]}
-admin: {listen: '[::1]:9091'}
+admin: {listen: '[::]:9091', api: '127.0.0.1:9092'}
+metrics: {perBackend: false}
+telemetry: {endpoint: 'http://otel:4317', interval: 1m}
 logFormat: json
 logLevel: DEBUG
 services:

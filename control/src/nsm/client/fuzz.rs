@@ -14,7 +14,7 @@ use vl3lb_testbed::mutation::{change_bytes, change_text};
 
 use super::*;
 use crate::api::{NsmConnection, NsmState};
-use crate::config::{NetworkService, is_unicast};
+use crate::config::{Metrics, NetworkService, is_unicast};
 use crate::metrics;
 use crate::network::NetworkView;
 use crate::nsm::connector::{Connector, NetworkNamespace};
@@ -334,7 +334,7 @@ impl World {
         let mut report = fixture::live(1).reporter.report();
         report.status.nsm = Some(self.status.borrow().clone());
         serde_json::to_string(&report.status).expect("the status in JSON");
-        let text = metrics::render(Arc::new(report)).expect("the metrics");
+        let text = metrics::render(Arc::new(report), Metrics::default()).expect("the metrics");
         let is_sample =
             |line: &str| line.starts_with("# ") || line.starts_with("vl3lb_") || line.starts_with("process_");
         assert_eq!(text.lines().find(|line| !is_sample(line)), None);

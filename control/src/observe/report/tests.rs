@@ -6,6 +6,7 @@ use vl3lb_common::snapshot::{BackendSlot, ServiceSlot};
 use vl3lb_common::stats::{CloseCause, ServiceStats};
 use vl3lb_common::{DropReason, snapshot};
 
+use crate::config::Metrics;
 use crate::discovery::{Missing, SourceStatus};
 use crate::network::{LinkState, NetworkView};
 use crate::observe::filter::FlowFilter;
@@ -181,7 +182,7 @@ fn collections_that_may_not_be_listed_are_named() {
             "list nodes in the cluster: forbidden; serving without them",
         ]
     );
-    let metrics = crate::metrics::render(Arc::new(report)).unwrap();
+    let metrics = crate::metrics::render(Arc::new(report), Metrics::default()).unwrap();
     for series in [
         "vl3lb_discovery_missing{source=\"static\",resource=\"pods\",namespace=\"api\"} 1",
         "vl3lb_discovery_missing{source=\"static\",resource=\"nodes\",namespace=\"\"} 1",
