@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # dockerfile.sh FOLDER IMAGE BINARY: builds IMAGE (vl3-lb or vl3-perf) by deploy/Dockerfile with buildah in FOLDER,
-# without a registry, and prints the files of the image and what its entry point says to --version.
+# without a registry, and prints the labels and the files of the image and what its entry point says to --version.
 #
 # The image to build in is a stand-in: its apt-get does nothing, and its cargo takes BINARY, which was built outside.
 # All else is the Dockerfile's own: what is copied into the build, what of it into the image, and how it starts.
@@ -23,6 +23,8 @@ main() {
     [[ $image == vl3-lb ]] || target=(--target "${image#vl3-}")
     store bud --quiet --isolation chroot --build-arg BUILD_IMAGE=localhost/builder --build-arg VL3LB_REVISION=0123abc \
         -f deploy/Dockerfile "${target[@]}" -t vl3-lb:test . >&2
+    store inspect --type image --format \
+        "{{range \$name, \$value := .OCIv1.Config.Labels}}{{\$name}}={{\$value}}{{\"\n\"}}{{end}}" localhost/vl3-lb:test
     local container mounted
     container=$(store from localhost/vl3-lb:test)
     mounted=$(store mount "$container")

@@ -1,5 +1,6 @@
 //! The image of deploy/Dockerfile.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,7 +26,18 @@ fn check(program: &str) {
     let mut lines: Vec<&str> = output.lines().collect();
     let version = lines.pop().expect("it prints something");
     assert!(version.starts_with("vl3-lb "), "the program starts: {version}");
-    let (libraries, others): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.contains(".so."));
+    let (files, labels): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(|line| line.starts_with("./"));
+    let labels: HashMap<&str, &str> = labels.iter().filter_map(|label| label.split_once('=')).collect();
+    for (name, value) in [
+        ("title", program),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("revision", "0123abc"),
+        ("licenses", "Apache-2.0"),
+    ] {
+        let name = format!("org.opencontainers.image.{name}");
+        assert_eq!(labels.get(name.as_str()), Some(&value), "{name}");
+    }
+    let (libraries, others): (Vec<&str>, Vec<&str>) = files.iter().partition(|line| line.contains(".so."));
     assert_eq!(others, [format!("./usr/local/bin/{program}")]);
     assert!(
         libraries.iter().any(|line| line.contains("libc.so.6")),

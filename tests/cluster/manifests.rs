@@ -44,6 +44,7 @@ fn the_api_server_accepts_everything_below_deploy() {
         "config.kubernetes.namespaces=all",
         "config.kubernetes.namespaces={one,two},config.kubernetes.services=true",
         "config.kubernetes.topology.prefer=zone",
+        "networkPolicy.enabled=true,networkPolicy.monitoringNamespace=metrics,podDisruptionBudget.enabled=true",
         "image.pullSecrets[0].name=registry,priorityClassName=system-node-critical,nodeSelector.zone=a",
     ] {
         accept(&server, &format!("helm --set {values}"), &chart(values));
@@ -58,6 +59,8 @@ fn the_chart_rejects_unknown_values() {
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("config.kubernetes.namespaces=some", "namespaces"),
         ("podMonitor.interval=often", "interval"),
+        ("networkPolicy.monitoringNamespace=", "monitoringNamespace"),
+        ("sysctls[0].name=net.core.somaxconn", "value"),
     ] {
         let output = helm(values);
         let errors = text(&output);
@@ -108,10 +111,17 @@ fn the_chart_and_the_base_configure_the_balancer_alike() {
 }
 
 #[test]
-fn the_chart_has_the_alerts_and_the_board_of_the_components() {
-    let chart = objects(&chart("prometheusRule.enabled=true,board.enabled=true"));
+fn the_chart_has_what_the_components_have() {
+    let chart = objects(&chart(
+        "prometheusRule.enabled=true,board.enabled=true,networkPolicy.enabled=true,podDisruptionBudget.enabled=true",
+    ));
     let components = objects(&with_components());
-    for (kind, name, part) in [("PrometheusRule", "", "/spec"), ("ConfigMap", "-board", "/data")] {
+    for (kind, name, part) in [
+        ("PrometheusRule", "", "/spec"),
+        ("ConfigMap", "-board", "/data"),
+        ("NetworkPolicy", "", "/spec"),
+        ("PodDisruptionBudget", "", "/spec"),
+    ] {
         let find = |objects: &[Value]| -> Value {
             let object = objects.iter().find(|object| {
                 let is_named = object["metadata"]["name"]

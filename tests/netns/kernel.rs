@@ -77,14 +77,19 @@ fn listeners_beside_the_balancer_are_reached(attachment: &Attachment) {
     let config = finance::config(&topology, attachment.mode).with("admin", json!({"listen": "[::]:9090"}));
     let balancer = Balancer::start(&topology.balancer, &config);
     let client = &topology.clients[0].netns;
-    let (status, _) = balancer.http("/api/v1/flows").expect("the balancer answers on loopback");
+    let (status, _) = balancer
+        .http("/api/v1/flows")
+        .expect("the balancer answers on loopback");
     assert_eq!(status, 200);
     for family in Family::BOTH {
         let metrics = client::curl(client, &client::url(family.balancer(), 9090, "/metrics"));
         assert!(metrics.contains("vl3lb_build_info"), "{metrics}");
         // Who has which connection is for operators.
         let flows = client::curl(client, &client::url(family.balancer(), 9090, "/api/v1/flows"));
-        assert!(flows.contains("nothing at /api/v1/flows of this address"), "{flows}");
+        assert!(
+            flows.contains("nothing at /api/v1/flows of this address"),
+            "{flows}"
+        );
         for transport in ["+notcp", "+tcp"] {
             let answer = client::dig(client, family.balancer(), &["finance.vl3-lb", "A", transport]);
             assert_eq!(answer.status, "NOERROR");
