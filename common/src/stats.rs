@@ -3,6 +3,8 @@
 //! A counter has one writer, so adding is a plain load and store without a locked instruction.
 //! Slots are stable and may be reused; a reader subtracts the values from when the slot was assigned.
 
+use std::ops::Deref;
+
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -170,6 +172,25 @@ impl Traffic {
     }
 }
 
+/// A counter for each drop reason, by [`DropReason::index`].
+#[derive(Debug)]
+pub struct DropCounters([Counter; DropReason::COUNT]);
+
+/// By hand, since arrays of more than 32 elements have no default.
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Deref for DropCounters {
+    type Target = [Counter; DropReason::COUNT];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
 /// One worker's counters of one service.
 #[derive(Debug, Default)]
 pub struct ServiceStats {
@@ -179,7 +200,7 @@ pub struct ServiceStats {
     pub outbound: Traffic,
     pub flows_opened: Counter,
     pub flows_closed: [Counter; CloseCause::COUNT],
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: DropCounters,
     pub connect: Histogram<{ CONNECT_BOUNDS.len() + 1 }>,
     pub duration: Histogram<{ DURATION_BOUNDS.len() + 1 }>,
 }
@@ -191,7 +212,7 @@ impl ServiceStats {
         self.outbound.absorb(&other.outbound);
         self.flows_opened.add(other.flows_opened.get());
         absorb_each(&self.flows_closed, &other.flows_closed);
-        absorb_each(&self.drops, &other.drops);
+        absorb_each(&*self.drops, &*other.drops);
         self.connect.absorb(&other.connect);
         self.duration.absorb(&other.duration);
     }
@@ -249,7 +270,7 @@ pub struct WorkerStats {
     services: Box<[ServiceStats]>,
     backends: Box<[BackendStats]>,
     /// Drops that belong to no service.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: DropCounters,
     pub received: Counter,
     pub transmitted: Counter,
     pub bursts: Counter,
@@ -357,7 +378,7 @@ impl Default for WorkerStats {
             backends: std::iter::repeat_with(BackendStats::default)
                 .take(MAX_BACKENDS)
                 .collect(),
-            drops: std::array::from_fn(|_| Counter::default()),
+            drops: DropCounters::default(),
             received: Counter::default(),
             transmitted: Counter::default(),
             bursts: Counter::default(),

@@ -82,7 +82,7 @@ pub(super) const CONNECT_BUCKETS: usize = CONNECT_BOUNDS.len() + 1;
 pub(super) const DURATION_BUCKETS: usize = DURATION_BOUNDS.len() + 1;
 
 /// Counts of one service.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ServiceCounts {
     pub(super) flows: FlowCounts,
     pub(super) closed: Counts<{ CloseCause::COUNT }>,
@@ -91,6 +91,20 @@ pub(super) struct ServiceCounts {
     pub(super) duration: Counts<DURATION_BUCKETS>,
     /// Sums of both distributions, in microseconds.
     pub(super) sums: Counts<2>,
+}
+
+/// By hand, since arrays of more than 32 elements have no default.
+impl Default for ServiceCounts {
+    fn default() -> Self {
+        Self {
+            flows: FlowCounts::default(),
+            closed: Counts::default(),
+            drops: [0; DropReason::COUNT],
+            connect: Counts::default(),
+            duration: Counts::default(),
+            sums: Counts::default(),
+        }
+    }
 }
 
 impl ServiceCounts {
