@@ -21,7 +21,9 @@ impl ClientAddress {
     /// Whether a service of this protocol can have it.
     pub const fn suits(self, protocol: Protocol) -> bool {
         match self {
-            Self::None | Self::ProxyV2 => true,
+            Self::None => true,
+            // The first would have to be a message of its own with SCTP.
+            Self::ProxyV2 => matches!(protocol, Protocol::Tcp | Protocol::Udp),
             Self::ProxyV2First => matches!(protocol, Protocol::Udp),
             Self::Toa => matches!(protocol, Protocol::Tcp),
         }

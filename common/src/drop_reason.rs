@@ -8,7 +8,7 @@
 pub enum DropReason {
     /// Headers that contradict each other or the frame's length.
     Malformed,
-    /// An IPv4 header or ICMP checksum that is wrong, or a TCP checksum of a packet that is made anew.
+    /// An IPv4 header, ICMP or SCTP checksum that is wrong, or a TCP checksum of a packet that is made anew.
     BadChecksum,
     /// A protocol that is not balanced.
     UnsupportedProtocol,
@@ -16,6 +16,12 @@ pub enum DropReason {
     NoService,
     /// A TCP packet of no known flow that does not open one.
     NotSyn,
+    /// An SCTP packet of no known association that does not open one; rejected with ABORT.
+    NotInit,
+    /// An SCTP packet with another verification tag than its association's, or an INIT of a backend.
+    VerificationTag,
+    /// A fragment of an SCTP packet: its checksum covers all fragments.
+    SctpFragment,
     /// A fragment whose first fragment was not seen in time, or of a packet that a PROXY header is to go with.
     FragmentUnmatched,
     /// A fragment that repeats or overlaps another one of its datagram (RFC 5722).
@@ -69,18 +75,23 @@ pub enum DropReason {
     MtuExceeded,
     /// A UDP super-packet: its segment size is unknown in this mode.
     UdpSuperPacket,
+    /// The same of SCTP.
+    SctpSuperPacket,
     /// A defect of vl3-lb. Must stay 0.
     Internal,
 }
 
 impl DropReason {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::Malformed,
         Self::BadChecksum,
         Self::UnsupportedProtocol,
         Self::NoService,
         Self::NotSyn,
+        Self::NotInit,
+        Self::VerificationTag,
+        Self::SctpFragment,
         Self::FragmentUnmatched,
         Self::FragmentOverlap,
         Self::TtlExpired,
@@ -106,6 +117,7 @@ impl DropReason {
         Self::IcmpUnmatched,
         Self::MtuExceeded,
         Self::UdpSuperPacket,
+        Self::SctpSuperPacket,
         Self::Internal,
     ];
 
@@ -125,6 +137,9 @@ impl DropReason {
             Self::UnsupportedProtocol => "unsupported_protocol",
             Self::NoService => "no_service",
             Self::NotSyn => "not_syn",
+            Self::NotInit => "not_init",
+            Self::VerificationTag => "verification_tag",
+            Self::SctpFragment => "sctp_fragment",
             Self::FragmentUnmatched => "fragment_unmatched",
             Self::FragmentOverlap => "fragment_overlap",
             Self::TtlExpired => "ttl_expired",
@@ -150,6 +165,7 @@ impl DropReason {
             Self::IcmpUnmatched => "icmp_unmatched",
             Self::MtuExceeded => "mtu_exceeded",
             Self::UdpSuperPacket => "udp_super_packet",
+            Self::SctpSuperPacket => "sctp_super_packet",
             Self::Internal => "internal",
         }
     }
@@ -161,7 +177,11 @@ impl DropReason {
                 "the sender is broken or hostile; look at its packets if there are many"
             }
             Self::NoService => "a client uses a service that is gone; check the configuration",
-            Self::NotSyn => "the flow is unknown: timed out, or older than this balancer",
+            Self::NotSyn | Self::NotInit => "the flow is unknown: timed out, or older than this balancer",
+            Self::VerificationTag => {
+                "an attack, or packets of an association that is gone; look at the sender's packets"
+            }
+            Self::SctpFragment => "lower the sender's path MTU for SCTP, so that it divides messages itself",
             Self::FragmentUnmatched => {
                 "fragments arrive without their first one; look for loss or a small MTU on the way"
             }
@@ -200,6 +220,9 @@ impl DropReason {
             }
             Self::UdpSuperPacket => {
                 "use `mode: auto` or `companion`, or switch off UDP segmentation at the sender"
+            }
+            Self::SctpSuperPacket => {
+                "use `mode: auto` or `companion`, or switch off SCTP segmentation at the sender"
             }
             Self::Internal => "report it",
         }

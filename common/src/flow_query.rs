@@ -11,17 +11,17 @@ use crate::backend::{BackendSlot, ServiceSlot};
 /// The state of a flow, as shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FlowState {
-    /// TCP: SYN seen, no SYN-ACK yet.
+    /// TCP: SYN seen, no SYN-ACK yet; SCTP: INIT seen, no INIT ACK yet.
     Opening,
-    /// TCP: SYN-ACK seen; UDP: the backend has replied.
+    /// TCP: SYN-ACK seen; SCTP: INIT ACK seen; UDP: the backend has replied.
     Established,
     /// UDP: no reply yet.
     Unreplied,
-    /// TCP: FIN from one side.
+    /// TCP: FIN from one side; SCTP: SHUTDOWN.
     HalfClosed,
-    /// TCP: FIN from both sides.
+    /// TCP: FIN from both sides; SCTP: SHUTDOWN ACK.
     Closing,
-    /// TCP: RST seen.
+    /// TCP: RST seen; SCTP: ABORT.
     Reset,
 }
 

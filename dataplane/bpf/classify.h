@@ -77,6 +77,12 @@ vl3lb_same_address(const struct vl3lb_address *a, const struct vl3lb_address *b)
 	       a->words[2] == b->words[2] && a->words[3] == b->words[3];
 }
 
+/* Whether packets of this protocol are balanced: they begin with two ports. */
+static __always_inline bool vl3lb_has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
 /* Types of IPv4 options (RFC 791 section 3.1). */
 #define VL3LB_OPTION_END 0
 #define VL3LB_OPTION_NOP 1
@@ -182,7 +188,7 @@ vl3lb_walk_extensions(void *ctx, const bool is_skb, __u32 offset, __u8 next, str
 			__be32 id;
 		} extension;
 
-		if (next == IPPROTO_TCP || next == IPPROTO_UDP || next == IPPROTO_ICMPV6) {
+		if (vl3lb_has_ports(next) || next == IPPROTO_ICMPV6) {
 			packet->transport = offset;
 			packet->protocol = next;
 			return 0;
@@ -369,7 +375,7 @@ vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_packet *pac
 		return VL3LB_NOT_OURS;
 	if (!vl3lb_same_address(&quoted.source, &packet->destination) || quoted.part == VL3LB_LATER)
 		return VL3LB_NOT_OURS;
-	if (quoted.protocol != IPPROTO_TCP && quoted.protocol != IPPROTO_UDP)
+	if (!vl3lb_has_ports(quoted.protocol))
 		return VL3LB_NOT_OURS;
 	if (vl3lb_load(ctx, is_skb, quoted.transport, &ports, sizeof(ports)))
 		return VL3LB_NOT_OURS;
@@ -432,7 +438,7 @@ vl3lb_classify_ip(void *ctx, const bool is_skb, const struct vl3lb_config *setti
 			   : vl3lb_has_source_route_xdp(ctx, offset, packet->transport))
 			return VL3LB_NOT_OURS;
 	}
-	if (packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP)
+	if (vl3lb_has_ports(packet->protocol))
 		return packet->part == VL3LB_WHOLE
 			       ? vl3lb_classify_transport(ctx, is_skb, packet)
 			       : vl3lb_classify_fragment(ctx, is_skb, settings, packet);

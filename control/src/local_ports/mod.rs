@@ -3,6 +3,7 @@
 //! The kernel has no notification about sockets that are opened, so they are read once a second. What is found is left out
 //! of the NAT ports, and packets to it go to the kernel.
 
+mod sctp;
 mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

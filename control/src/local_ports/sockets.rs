@@ -1,6 +1,7 @@
-//! The TCP and UDP sockets of this network namespace.
+//! The sockets of this network namespace.
 //!
-//! The kernel lists them over netlink (sock_diag(7)). A kernel without that for UDP or TCP lists them in /proc/net.
+//! The kernel lists those of TCP and UDP over netlink (sock_diag(7)); without that it lists them in /proc/net, like those of
+//! SCTP ([`sctp`]).
 
 use std::collections::HashSet;
 use std::io;
@@ -15,6 +16,8 @@ use rtnetlink::sys::protocols::NETLINK_SOCK_DIAG;
 use rtnetlink::sys::{Socket as NetlinkSocket, SocketAddr as NetlinkAddress};
 use tracing::debug;
 use vl3lb_common::Protocol;
+
+use super::sctp;
 
 /// A socket with a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +34,12 @@ type Found = (Protocol, SocketAddr, u64);
 /// All sockets; none of those that cannot be read. Connections that are over (TIME-WAIT) do not count. Takes about a
 /// millisecond for a thousand.
 pub(super) fn read() -> Vec<Socket> {
-    let found = read_netlink().unwrap_or_else(|cause| {
+    let mut found = read_netlink().unwrap_or_else(|cause| {
         debug!("list sockets by sock_diag: {cause}; reading /proc/net");
         read_proc()
     });
+    let sctp = sctp::read().into_iter();
+    found.extend(sctp.map(|(local, inode)| (Protocol::Sctp, local, inode)));
     let own = own_inodes();
     found
         .into_iter()
@@ -51,24 +56,26 @@ fn read_netlink() -> io::Result<Vec<Found>> {
     socket.bind_auto()?;
     socket.connect(&NetlinkAddress::new(0, 0))?;
     let mut found = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        for family in [AF_INET, AF_INET6] {
-            dump(&socket, protocol, family, &mut found)?;
+    // A UDP socket that is not connected is in the state CLOSE.
+    let connections = StateFlags::all() - StateFlags::TIME_WAIT - StateFlags::CLOSE;
+    for family in [AF_INET, AF_INET6] {
+        for (protocol, number, states) in [
+            (Protocol::Tcp, IPPROTO_TCP, connections.clone()),
+            (Protocol::Udp, IPPROTO_UDP, StateFlags::all()),
+        ] {
+            dump(&socket, (protocol, number, states), family, &mut found)?;
         }
     }
     Ok(found)
 }
 
-/// Lists the sockets of one protocol and family.
-fn dump(socket: &NetlinkSocket, protocol: Protocol, family: u8, found: &mut Vec<Found>) -> io::Result<()> {
-    // A UDP socket that is not connected is in the state CLOSE.
-    let (number, states) = match protocol {
-        Protocol::Tcp => (
-            IPPROTO_TCP,
-            StateFlags::all() - StateFlags::TIME_WAIT - StateFlags::CLOSE,
-        ),
-        Protocol::Udp => (IPPROTO_UDP, StateFlags::all()),
-    };
+/// Lists the sockets of one protocol, with its number, and family that are in one of `states`.
+fn dump(
+    socket: &NetlinkSocket,
+    (protocol, number, states): (Protocol, u8, StateFlags),
+    family: u8,
+    found: &mut Vec<Found>,
+) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let request = InetRequest {

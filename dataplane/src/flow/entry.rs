@@ -9,6 +9,7 @@ use super::affinity::AffinityEpoch;
 use super::endpoint::EndpointId;
 use super::key::RequestKey;
 use super::open::NewFlow;
+use super::sctp::Tags;
 use super::sequence::Sequence;
 use super::state::{Direction, Lifetimes, State};
 
@@ -57,7 +58,7 @@ pub(crate) struct HotEntry {
     pub client: [u8; 16],
     /// Centiseconds on the workers' clock, modulo 2^32.
     deadline: u32,
-    /// TCP: what its segments are judged with.
+    /// TCP: what its segments are judged with. SCTP: its [`Tags`].
     pub(crate) sequence: Sequence,
     /// The next older flow in the queue of those that make room, plus one; 0 for none.
     pub(super) older: u32,
@@ -132,6 +133,16 @@ impl HotEntry {
     #[inline]
     pub(crate) const fn state(&self) -> State {
         State::from_code(self.state)
+    }
+
+    /// The verification tags of an SCTP flow.
+    pub(crate) const fn tags(&self) -> Tags {
+        zerocopy::transmute!(self.sequence)
+    }
+
+    /// Sets them.
+    pub(super) const fn set_tags(&mut self, tags: Tags) {
+        self.sequence = zerocopy::transmute!(tags);
     }
 
     /// Whether its state [is open](State::is_open): compares the code, which is faster.

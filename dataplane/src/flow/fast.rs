@@ -118,7 +118,9 @@ impl Flows {
             lasting.push(id);
         }
         let is_due = packets & self.fast.after == 0;
-        let is_possible = is_due && self.fast.table.is_some() && !entry.is_promoted();
+        // The program makes no CRC32c.
+        let is_sctp = entry.protocol == Protocol::Sctp.number();
+        let is_possible = is_due && self.fast.table.is_some() && !entry.is_promoted() && !is_sctp;
         if is_possible && self.fast.candidates.len() < CANDIDATES {
             self.fast.candidates.push(id);
         }

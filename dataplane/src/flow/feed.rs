@@ -40,15 +40,15 @@ impl FeedWriter {
         self.emit(table, id, Some(cause), now);
     }
 
-    /// The flow comes into `state`, in which it [is over](State::is_over), by a packet with these bytes that is
-    /// not counted yet.
+    /// The flow comes into `state`, in which it [is over](State::is_over), by a packet; one that is not counted yet has
+    /// these bytes.
     #[cold]
     pub(super) fn emit_finished(
         &self,
         table: &FlowTable,
         id: FlowId,
         state: State,
-        (direction, bytes): (Direction, u32),
+        (direction, uncounted): (Direction, Option<u32>),
         now: Timestamp,
     ) {
         let Some(mut flow) = table.record(id, now, self.worker, &self.timeouts) else {
@@ -58,8 +58,8 @@ impl FeedWriter {
             Direction::In => (&mut flow.packets_in, &mut flow.bytes_in),
             Direction::Out => (&mut flow.packets_out, &mut flow.bytes_out),
         };
-        *packets_total += 1;
-        *bytes_total += u64::from(bytes);
+        *packets_total += u64::from(uncounted.is_some());
+        *bytes_total += u64::from(uncounted.unwrap_or(0));
         flow.state = state.shown();
         flow.idle_micros = 0;
         flow.expires_micros = micros(state.timeout(&self.timeouts));

@@ -260,7 +260,7 @@ impl Flows {
             None => before.after_datagram(direction),
         };
         if after != before {
-            self.enter(id, after, (direction, bytes), now);
+            self.enter(id, after, direction, Some(bytes), now);
             return Some(before);
         }
         let repeats_syn = |segment: &TcpSegment| segment.flags.syn() && direction == Direction::In;
@@ -276,20 +276,28 @@ impl Flows {
     }
 
     /// Brings a flow into another state. A flow that is over then is accounted as ended now, though its entry
-    /// and its NAT port stay for stragglers; one that goes on after all is accounted as opened again.
+    /// and its NAT port stay for stragglers; one that goes on after all is accounted as opened again. `uncounted` are the bytes of
+    /// the packet that is not counted yet.
     #[cold]
-    fn enter(&mut self, id: FlowId, after: State, packet: (Direction, u32), now: Timestamp) {
+    pub(super) fn enter(
+        &mut self,
+        id: FlowId,
+        after: State,
+        direction: Direction,
+        uncounted: Option<u32>,
+        now: Timestamp,
+    ) {
         if self.table.entry(id).is_promoted() {
             self.leave_for(id, after);
         }
         let is_counted = self.table.entry(id).is_counted();
         if after.is_over() && !is_counted {
             if let Some(feed) = self.subscribed_feed() {
-                feed.emit_finished(&self.table, id, after, packet, now);
+                feed.emit_finished(&self.table, id, after, (direction, uncounted), now);
             }
             let entry = self.table.entry(id);
             // Not the client's own: it gave up.
-            if after == State::Reset && entry.state() == State::Opening && packet.0 == Direction::Out {
+            if after == State::Reset && entry.state() == State::Opening && direction == Direction::Out {
                 self.count_failure(entry.backend(), FlowFailure::Reset);
             }
             self.account_end(id, after.close_cause(), now);
@@ -334,14 +342,15 @@ impl Flows {
             }
             self.account_end(id, cause, now);
             let entry = self.table.entry(id);
-            if entry.protocol == Protocol::Tcp.number() {
+            let is_tcp = entry.protocol == Protocol::Tcp.number();
+            if is_tcp || entry.protocol == Protocol::Sctp.number() {
                 let backend = || self.table.endpoint(entry).endpoint();
                 match cause {
                     CloseCause::BackendDown | CloseCause::PortTaken => {
                         self.orphans.push(Orphan::new(*entry, backend()));
                     }
                     // The backend has accepted what its client has not confirmed.
-                    CloseCause::Evicted if entry.state() == State::Answered => {
+                    CloseCause::Evicted if is_tcp && entry.state() == State::Answered => {
                         self.orphans
                             .push_half_open(Orphan::half_open(*entry, backend()), now);
                     }
@@ -390,7 +399,7 @@ impl Flows {
         self.stats.flow_entries.set(u64::from(self.table.len()));
     }
 
-    /// The next TCP connection that has ended because its backend is down, for resets to both ends.
+    /// The next TCP connection or SCTP association that has ended because its backend is down, for resets to both ends.
     pub(crate) fn next_orphan(&mut self) -> Option<Orphan> {
         self.orphans.pop()
     }

@@ -42,6 +42,7 @@ mod pool;
 mod ports;
 mod probe;
 mod reclaim;
+mod sctp;
 mod sequence;
 mod state;
 mod table;

@@ -1,4 +1,4 @@
-//! TCP connections that end here and not at their ends, which are to be reset: both, if the backend has died or the NAT port is the kernel's now; the backend,
+//! TCP connections and SCTP associations that end here and not at their ends, which are to be reset: both, if the backend has died or the NAT port is the kernel's now; the backend,
 //! if a half-open connection made room for another one. Else that one's SYN meets the former connection there if it has
 //! its NAT port, and is refused until it is repeated.
 
@@ -16,7 +16,7 @@ use super::state::{Direction, State};
 pub(crate) struct Orphan {
     pub entry: HotEntry,
     pub backend: Endpoint,
-    /// The next sequence number, by sender, as that one counts.
+    /// TCP: the next sequence number, by sender, as that one counts.
     next: [u32; 2],
     /// What the backend counts more than the client.
     inserted: u32,

@@ -28,27 +28,27 @@ impl Direction {
     }
 }
 
-/// The state of a flow. How TCP packets change it: [`super::tcp::advance`].
+/// The state of a flow. How TCP packets change it: [`super::tcp::advance`]; SCTP packets: [`super::sctp`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum State {
-    /// TCP: the client's SYN was seen.
+    /// TCP: the client's SYN was seen; SCTP: its INIT.
     Opening,
-    /// TCP: the backend's SYN was seen too; the client has not confirmed it.
+    /// TCP: the backend's SYN was seen too; the client has not confirmed it. SCTP: INIT ACK, and no COOKIE ACK yet.
     Answered,
-    /// TCP: open.
+    /// TCP and SCTP: open.
     Established,
-    /// TCP: the client has sent FIN.
+    /// TCP: the client has sent FIN; SCTP: SHUTDOWN, and the backend may still send data.
     HalfClosedByClient,
-    /// TCP: the backend has sent FIN.
+    /// The same of the backend.
     HalfClosedByBackend,
-    /// TCP: both have sent FIN, the client last.
+    /// TCP: both have sent FIN, the client last; SCTP: the client has sent SHUTDOWN ACK.
     ClosingByClient,
-    /// TCP: both have sent FIN, the backend last.
+    /// The same of the backend.
     ClosingByBackend,
-    /// TCP: both have sent FIN, and the last one was acknowledged.
+    /// TCP: both have sent FIN, and the last one was acknowledged; SCTP: SHUTDOWN COMPLETE was seen.
     Finished,
-    /// TCP: RST was seen.
+    /// TCP: RST was seen; SCTP: ABORT.
     Reset,
     /// UDP: no packet from the backend yet.
     Unreplied,
@@ -91,7 +91,7 @@ impl State {
         }
     }
 
-    /// Whether data goes in one direction at least, on a TCP flow.
+    /// Whether data goes in one direction at least, on a TCP or SCTP flow.
     #[inline]
     pub(crate) const fn is_open(self) -> bool {
         matches!(
@@ -101,7 +101,7 @@ impl State {
     }
 
     /// The state of a flow after a packet without a TCP segment: a UDP flow's, after a datagram, or any TCP
-    /// flow's, after a fragment.
+    /// flow's, after a fragment. SCTP packets change it later, by their chunks.
     #[inline]
     #[must_use]
     pub(crate) const fn after_datagram(self, direction: Direction) -> Self {

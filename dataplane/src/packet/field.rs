@@ -72,7 +72,15 @@ pub(super) mod udp {
     pub(crate) const HEADER_LEN: usize = 8;
 }
 
-/// The ports, at the same place in TCP and UDP.
+/// RFC 9260 section 3.1: the common header.
+pub(super) mod sctp {
+    pub(crate) const TAG: usize = 4;
+    /// Of four bytes, the lowest one first.
+    pub(crate) const CHECKSUM: usize = 8;
+    pub(crate) const HEADER_LEN: usize = 12;
+}
+
+/// The ports, at the same place in TCP, UDP and SCTP.
 pub(super) mod ports {
     pub(crate) const SOURCE: usize = 0;
     pub(crate) const DESTINATION: usize = 2;
@@ -143,12 +151,13 @@ pub(super) fn put<const N: usize, const M: usize>(header: &mut [u8; N], at: usiz
     header[at..at + M].copy_from_slice(&value);
 }
 
-/// Where the checksum is in the transport header.
+/// Where the checksum is in the transport header; that of SCTP is of another kind.
 #[inline]
 pub(super) const fn checksum_offset(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => tcp::CHECKSUM,
         Protocol::Udp => udp::CHECKSUM,
+        Protocol::Sctp => sctp::CHECKSUM,
     }
 }
 

@@ -58,9 +58,9 @@ pub(crate) enum ErrorClass {
 /// Bytes of the quoted transport header that must be there (RFC 792).
 const QUOTED_TRANSPORT_LEN: usize = 8;
 
-/// Reads an ICMP or ICMPv6 error about a TCP or UDP packet, whose first frame is `head`.
+/// Reads an ICMP or ICMPv6 error about a TCP, UDP or SCTP packet, whose first frame is `head`.
 ///
-/// Errors: `Malformed`, `BadChecksum`, `UnsupportedProtocol` (all but errors about TCP and UDP),
+/// Errors: `Malformed`, `BadChecksum`, `UnsupportedProtocol` (all but errors about these),
 /// `IcmpUnmatched` (about a fragment that has no ports), `Internal` if `parsed` is no ICMP message.
 pub(crate) fn parse_quote(head: &[u8], parsed: &Parsed) -> Result<Quoted, DropReason> {
     if parsed.transport != Transport::Icmp {
@@ -205,7 +205,8 @@ fn parse_quoted_transport(
 
 /// Sends an ICMP error through the NAT (RFC 5508 REQ-4 and REQ-5): the message gets the addresses
 /// `source` and `destination` and one hop less, the quote becomes the packet `inner`, with its own
-/// checksums updated as far as they lie within it, and the message's checksum follows.
+/// checksums updated as far as they lie within it, and the message's checksum follows. A quoted SCTP checksum stays as it
+/// is: of a truncated packet there is none, and receivers go by ports and tag (RFC 9260 section 10).
 ///
 /// Type, code, lengths and extensions stay. O(quoted headers). `Internal` if `parsed` and `quoted`
 /// are not of this packet.
@@ -288,7 +289,7 @@ fn rewrite_quote(
     }
     let delta = rewrite_ports::<{ ports::LEN }>(header_at_mut(head, quoted.l4)?, inner, delta);
     let at = quoted.l4 + checksum_offset(quoted.protocol);
-    if at + 2 <= quoted.end {
+    if quoted.protocol != Protocol::Sctp && at + 2 <= quoted.end {
         let field: &mut [u8; 2] = header_at_mut(head, at)?;
         *field = updated_transport_checksum(word(field, 0), quoted.protocol, delta).to_ne_bytes();
     }

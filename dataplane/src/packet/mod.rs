@@ -1,5 +1,5 @@
 //! Packets as pure functions over bytes: [`parse`], translation ([`translate`], [`translate_error`]),
-//! rejection ([`reject_with_icmp_error`], [`reject_with_tcp_reset`]) and segmentation of TCP
+//! rejection ([`reject_with_icmp_error`], [`reject_with_tcp_reset`], [`reject_with_sctp_abort`]) and segmentation of TCP
 //! super-packets ([`segment`]).
 //!
 //! Nothing here depends on flows, rings or time. Any bytes are accepted; a defect of them is returned as a
@@ -7,7 +7,8 @@
 //! and all its headers must lie there.
 //!
 //! [`parse`] and [`translate`] run for every packet and neither allocate nor look at the payload,
-//! except to complete a checksum that the sender's kernel left to its hardware.
+//! except to complete a checksum that the sender's kernel left to its hardware. SCTP has more to do: [`sctp_packet`],
+//! [`check_sctp`] and [`seal_sctp`].
 
 mod address_option;
 mod checksum;
@@ -26,6 +27,7 @@ mod plain_rewrite;
 mod proxy_header;
 mod reject;
 mod rewrite;
+mod sctp;
 mod segment;
 mod tcp_numbers;
 mod tcp_segment;
@@ -44,9 +46,11 @@ pub(crate) use parse::{Family, Parsed, TcpFlags, Transport, parse, parse_into};
 pub(crate) use plain_rewrite::{PlainHeaders, TCP, UDP};
 pub(crate) use proxy_header::ProxyHeader;
 pub(crate) use reject::{
-    IcmpError, TcpReset, reject_with_icmp_error, reject_with_tcp_reset, write_tcp_reset,
+    IcmpError, SctpAbort, TcpReset, reject_with_icmp_error, reject_with_sctp_abort, reject_with_tcp_reset,
+    write_sctp_abort, write_tcp_reset,
 };
 pub(crate) use rewrite::{ChecksumPolicy, Translation, addresses, check_tcp, set_identification, translate};
+pub(crate) use sctp::{SctpChunks, SctpPacket, check_sctp, sctp_packet, seal_sctp};
 pub(crate) use segment::{segment, segment_behind};
 pub(crate) use tcp_numbers::{
     Acknowledged, delay_urgent, set_acknowledged, set_quoted_sequence, set_sequence, tcp_window,

@@ -4,7 +4,7 @@ use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::Sum;
 use super::extension::{self, FragmentHeader};
-use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, tcp, udp};
+use super::field::{be16, ethernet, header_at, icmp, ipv4, ipv6, is_mapped, mapped, ports, sctp, tcp, udp};
 use super::{option, plain};
 
 /// The header in front of the IP header.
@@ -118,6 +118,7 @@ impl Parsed {
         match (self.transport, self.family) {
             (Transport::Tcp { .. }, _) => Protocol::Tcp.number(),
             (Transport::Udp { .. }, _) => Protocol::Udp.number(),
+            (Transport::Sctp { .. }, _) => Protocol::Sctp.number(),
             (Transport::Fragment { protocol, .. }, _) => protocol,
             (Transport::Icmp, Family::V4) => icmp::PROTOCOL_V4,
             (Transport::Icmp, Family::V6) => icmp::PROTOCOL_V6,
@@ -155,6 +156,11 @@ pub(crate) enum Transport {
         source_port: u16,
         destination_port: u16,
     },
+    /// Its chunks and checksum are not looked at: see [`sctp_packet`](super::sctp_packet).
+    Sctp {
+        source_port: u16,
+        destination_port: u16,
+    },
     /// An ICMP or ICMPv6 message. [`parse_quote`](super::parse_quote) reads it: few packets are one, and
     /// its fields would make this type four times as large.
     Icmp,
@@ -180,7 +186,7 @@ pub(crate) enum Transport {
 /// section 8.1), fragments that could overwrite a transport header (RFC 1858) or a reassembly
 /// buffer. ICMP messages are only recognised. TCP and UDP checksums are the receiver's to check.
 ///
-/// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP and ICMP).
+/// Errors: `Malformed`, `BadChecksum`, `Martian`, `UnsupportedProtocol` (all but TCP, UDP, SCTP and ICMP), `SctpFragment`.
 pub(crate) fn parse(head: &[u8], packet_len: usize, framing: Framing) -> Result<Parsed, DropReason> {
     let mut parsed = Parsed::EMPTY;
     parse_into(&mut parsed, head, packet_len, framing)?;
@@ -373,6 +379,7 @@ impl Packet<'_> {
         *transport = match (family, Protocol::from_number(protocol)) {
             (_, Some(Protocol::Udp)) => self.udp(family)?,
             (_, Some(Protocol::Tcp)) => self.tcp()?,
+            (_, Some(Protocol::Sctp)) => self.sctp()?,
             (Family::V4, None) if protocol == icmp::PROTOCOL_V4 => Transport::Icmp,
             (Family::V6, None) if protocol == icmp::PROTOCOL_V6 => Transport::Icmp,
             _ => return Err(DropReason::UnsupportedProtocol),
@@ -411,6 +418,18 @@ impl Packet<'_> {
     }
 
     #[cold]
+    fn sctp(&self) -> Result<Transport, DropReason> {
+        let header: &[u8; sctp::HEADER_LEN] = header_at(self.head, self.l4)?;
+        if self.l4 + sctp::HEADER_LEN > self.end {
+            return Err(DropReason::Malformed);
+        }
+        Ok(Transport::Sctp {
+            source_port: be16(header, ports::SOURCE),
+            destination_port: be16(header, ports::DESTINATION),
+        })
+    }
+
+    #[cold]
     fn fragment(
         &self,
         family: Family,
@@ -429,6 +448,8 @@ impl Packet<'_> {
         let header_len = match protocol {
             Protocol::Tcp => tcp::HEADER_LEN,
             Protocol::Udp => udp::HEADER_LEN,
+            // Its checksum, which other ports change, covers all fragments.
+            Protocol::Sctp => return Err(DropReason::SctpFragment),
         };
         let (ports, flags) = match usize::from(fragment.offset) {
             0 if length < header_len => return Err(DropReason::Malformed),
@@ -464,7 +485,7 @@ impl Packet<'_> {
                 TcpFlags(header[tcp::FLAGS])
             }
             Protocol::Udp if lacks_checksum(header, family) => return Err(DropReason::Malformed),
-            Protocol::Udp => TcpFlags(0),
+            Protocol::Udp | Protocol::Sctp => TcpFlags(0),
         };
         Ok((
             (be16(header, ports::SOURCE), be16(header, ports::DESTINATION)),

@@ -54,7 +54,7 @@ impl<'a, const N: usize> PlainHeaders<'a, N> {
         let addresses = pair(headers);
         // As in memory, which spares the swap of bytes. 20 is taken off in ones' complement.
         let length = match Self::PROTOCOL {
-            Protocol::Tcp => Sum::of_words(word(headers, ipv4::TOTAL_LENGTH), !HEADER_WORD),
+            Protocol::Tcp | Protocol::Sctp => Sum::of_words(word(headers, ipv4::TOTAL_LENGTH), !HEADER_WORD),
             Protocol::Udp => Sum::of_words(word(headers, ipv4::HEADER_LEN + udp::LENGTH), 0),
         };
         let protocol = Sum::of_words(u16::from(Self::PROTOCOL.number()).to_be(), 0);

@@ -34,6 +34,8 @@ impl ProxyHeader {
             | match protocol {
                 Protocol::Tcp => 1,
                 Protocol::Udp => 2,
+                // Unspecified: no service with SCTP has a header.
+                Protocol::Sctp => 0,
             };
         bytes[15] = if is_v4 { 12 } else { 36 };
         let mut at = FIXED;

@@ -4,7 +4,7 @@ use vl3lb_common::{DropReason, Protocol};
 
 use super::checksum::{Delta, Sum, transport_field};
 use super::field::{
-    be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, tcp, udp, unmapped, word,
+    be16, checksum_offset, header_at, header_at_mut, ipv4, ipv6, ports, put, sctp, tcp, udp, unmapped, word,
 };
 use super::parse::{Family, Parsed, Transport, ipv4_addresses, ipv6_addresses};
 use super::{extension, plain_rewrite};
@@ -32,14 +32,15 @@ pub(crate) enum ChecksumPolicy {
     Later,
 }
 
-/// Rewrites a TCP or UDP packet, or a fragment of one, to `to`, with one hop less. The caller has
+/// Rewrites a TCP, UDP or SCTP packet, or a fragment of one, to `to`, with one hop less. The caller has
 /// checked the hop limit.
 ///
 /// Checksums are updated incrementally (RFC 1624). A partial transport checksum, which is the
 /// folded sum of the pseudo-header (CHECKSUM_PARTIAL: veth and TUN pass on what the sender's kernel
 /// leaves to its hardware), is completed, at the cost of one pass over the payload. A UDP checksum
 /// of 0 stays (RFC 768). Fragments' checksums cover the whole datagram and are updated in the first
-/// one. Ports are written where the packet has them.
+/// one. Ports are written where the packet has them. The checksum of an SCTP packet is left alone:
+/// [`seal_sctp`](super::seal_sctp) makes a new one.
 ///
 /// `Internal` if `parsed` is an ICMP message or not of this packet.
 #[inline(never)] // In a frame of its own it keeps all it needs in registers.
@@ -69,8 +70,19 @@ pub(crate) fn translate<F: Frame>(
         Transport::Fragment { protocol, ports, .. } => {
             translate_fragment(head, parsed, protocol, ports.is_some(), to, checksum)
         }
+        Transport::Sctp { .. } => translate_sctp(head, parsed, to),
         Transport::Icmp => Err(DropReason::Internal),
     }
+}
+
+/// An SCTP packet, without its checksum.
+#[cold]
+fn translate_sctp(head: &mut [u8], parsed: &Parsed, to: &Translation) -> Result<(), DropReason> {
+    let addresses = Sum::of_addresses(parsed.family, &parsed.source, &parsed.destination);
+    let delta = rewrite_ip_header(head, parsed, addresses, &to.source, &to.destination)?;
+    let header: &mut [u8; sctp::HEADER_LEN] = header_at_mut(head, parsed.l4())?;
+    rewrite_ports(header, to, delta);
+    Ok(())
 }
 
 /// A packet that is no fragment, with the transport header of `N` bytes of `protocol`. `rest` are its
@@ -244,7 +256,7 @@ fn completed<F: Frame>(
 #[inline(always)]
 fn covered_len<const N: usize>(header: &[u8; N], parsed: &Parsed, protocol: Protocol) -> usize {
     match protocol {
-        Protocol::Tcp => parsed.end() - parsed.l4(),
+        Protocol::Tcp | Protocol::Sctp => parsed.end() - parsed.l4(),
         Protocol::Udp => usize::from(be16(header, udp::LENGTH)),
     }
 }

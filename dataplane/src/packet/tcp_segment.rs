@@ -44,7 +44,7 @@ pub(crate) fn tcp_segment(head: &[u8], parsed: &Parsed) -> Option<TcpSegment> {
             // Parsing has checked that the header ends within the packet.
             Some(segment(header, flags, payload_len(parsed) - header_len))
         }
-        Transport::Udp { .. } | Transport::Icmp => None,
+        Transport::Udp { .. } | Transport::Sctp { .. } | Transport::Icmp => None,
         Transport::Fragment { protocol, ports, .. } => {
             ports.filter(|_| protocol == Protocol::Tcp.number())?;
             first_fragment(head, parsed)

@@ -53,7 +53,7 @@ pub(super) fn admit<F: Frame>(
         ports: [tuple.source_port, tuple.destination_port],
         sequence: context.segment(packet).map_or(0, |segment| segment.sequence),
     });
-    if syn.is_none() || tcp::opens(context.tcp_flags()) {
+    if tuple.protocol == Protocol::Udp || tcp::opens(context.tcp_flags()) {
         let is_whole = !matches!(parsed.transport, Transport::Fragment { .. });
         let is_admitted = tables.overload.admits(&parsed.source, syn, is_whole, context.now);
         if !is_admitted {
@@ -71,7 +71,7 @@ pub(super) fn admit<F: Frame>(
     .map_err(|Refusal { reason, mtu }| {
         let dropped = DropContext::of(service, reason).too_big(mtu);
         match reason {
-            DropReason::NoBackend | DropReason::NotSyn => dropped.closed_port(),
+            DropReason::NoBackend | DropReason::NotSyn | DropReason::NotInit => dropped.closed_port(),
             // RFC 5508 REQ-8: without resources, the error is "communication administratively prohibited".
             DropReason::FlowTableFull
             | DropReason::NatPortsExhausted
@@ -95,8 +95,14 @@ fn open<F: Frame>(
     let Context { parsed, now, .. } = context;
     let tuple = context.tuple();
     let is_tcp = tuple.protocol == Protocol::Tcp;
-    if is_tcp && !tcp::opens(context.tcp_flags()) {
-        return Err(DropReason::NotSyn.into());
+    let has_handshake = tuple.protocol != Protocol::Udp;
+    if has_handshake && !tcp::opens(context.tcp_flags()) {
+        let reason = if is_tcp {
+            DropReason::NotSyn
+        } else {
+            DropReason::NotInit
+        };
+        return Err(reason.into());
     }
     let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
     let choice = match early {
@@ -123,7 +129,11 @@ fn open<F: Frame>(
         return Err(DropReason::NoRoute.into());
     }
     let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head)?;
-    let state = if is_tcp { State::Opening } else { State::Unreplied };
+    let state = if has_handshake {
+        State::Opening
+    } else {
+        State::Unreplied
+    };
     let new = NewFlow {
         client: parsed.source,
         client_port: tuple.source_port,

@@ -18,7 +18,7 @@ use crate::port::{Frame, packet_len};
 pub(super) enum Class {
     /// A TCP or UDP packet with its ports: it has a flow, or may open one. [`Prepared::lookup`] is its own.
     Flow,
-    /// An ICMP message or a fragment to the own address with this index, or any packet to an address that was an own one
+    /// An ICMP message, a fragment or an SCTP packet to the own address with this index, or any packet to an address that was an own one
     /// and still has flows.
     SlowPath { local: u8 },
     /// Not forwarded.

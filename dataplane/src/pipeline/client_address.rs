@@ -51,12 +51,13 @@ pub enum Insertion {
 /// What new flows of this service carry, if anything.
 pub(super) fn carried_by(service: &Service) -> Option<Carried> {
     match (service.client_address, service.protocol) {
-        (ClientAddress::ProxyV2, _) => Some(Carried::Header),
+        (ClientAddress::ProxyV2, Protocol::Tcp | Protocol::Udp) => Some(Carried::Header),
         (ClientAddress::ProxyV2First, Protocol::Udp) => Some(Carried::SingleHeader),
         (ClientAddress::Toa, Protocol::Tcp) => Some(Carried::Option),
         (ClientAddress::None, _)
         | (ClientAddress::ProxyV2First, Protocol::Tcp)
-        | (ClientAddress::Toa, Protocol::Udp) => None,
+        | (ClientAddress::Toa, Protocol::Udp)
+        | (_, Protocol::Sctp) => None,
     }
 }
 

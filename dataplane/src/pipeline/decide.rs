@@ -45,7 +45,7 @@ impl Engine {
         decided.unwrap_or_else(|context| self.drop_packet(packet, parsed, context, now))
     }
 
-    /// A TCP or UDP packet with ports: the reply of a backend, or a client's request.
+    /// A packet with ports: the reply of a backend, or a client's request.
     #[inline(always)]
     pub(super) fn balance<F: Frame>(
         &mut self,
@@ -146,7 +146,7 @@ impl Engine {
             }
             Err((cause, reason)) => {
                 self.tables.flows.end(id, cause, context.now);
-                if context.tuple().protocol == Protocol::Tcp && !tcp::opens(context.tcp_flags()) {
+                if context.tuple().protocol != Protocol::Udp && !tcp::opens(context.tcp_flags()) {
                     return Err(DropContext::of(service, reason).closed_port());
                 }
                 self.reopen(packet, context, None)
@@ -193,7 +193,12 @@ impl Engine {
             (None, None) => Err(DropReason::NoService.into()),
         };
         match decided {
-            Err(refused) if matches!(refused.reason(), DropReason::NotSyn | DropReason::BackendLoop) => {
+            Err(refused)
+                if matches!(
+                    refused.reason(),
+                    DropReason::NotSyn | DropReason::NotInit | DropReason::BackendLoop
+                ) =>
+            {
                 self.reply_to_service_port(packet, context, refused)
             }
             decided => decided,

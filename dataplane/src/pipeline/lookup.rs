@@ -12,7 +12,7 @@ use crate::packet::{Parsed, TcpFlags};
 #[derive(Debug, Clone)]
 pub(super) struct Lookup {
     pub(super) tuple: Tuple,
-    /// None for UDP.
+    /// None for UDP. SCTP: SYN for an INIT, ACK for all others.
     pub(super) flags: TcpFlags,
     /// The worker whose NAT port the packet is sent to, if it is one.
     pub(super) nat_owner: Option<u16>,

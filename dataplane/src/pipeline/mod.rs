@@ -18,7 +18,7 @@
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
 //! | overflow | `overflow.rs` | passes what has no room at a client's home to another worker |
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died, and the backend of a half-open one that made room |
-//! | slow path | `slow_path/` | fragments, ICMP, packets to an address that is gone |
+//! | slow path | `slow_path/` | fragments, ICMP, SCTP, packets to an address that is gone |
 //! | promote | `promotion.rs` | hands established flows to the in-kernel path, and takes them back |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
@@ -131,7 +131,7 @@ pub enum Origin {
     Overflow,
 }
 
-/// A TCP or UDP packet on its way through the steps.
+/// A TCP, UDP or SCTP packet on its way through the steps.
 #[derive(Debug, Clone, Copy)]
 struct Context<'a> {
     parsed: &'a Parsed,
@@ -146,7 +146,7 @@ impl Context<'_> {
         self.lookup.tuple
     }
 
-    /// The TCP flags; none for UDP.
+    /// The TCP flags; none for UDP. An INIT of SCTP has SYN, its other packets ACK.
     #[inline(always)]
     const fn tcp_flags(&self) -> TcpFlags {
         self.lookup.flags

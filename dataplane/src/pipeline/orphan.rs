@@ -1,18 +1,18 @@
-//! Connections whose backend has died, or whose NAT port is the kernel's now: both ends are reset at once, though they are
+//! Connections and SCTP associations whose backend has died, or whose NAT port is the kernel's now: both ends are reset at once, though they are
 //! silent. A half-open connection that made room for another one is reset at its backend only.
 //!
 //! The resets have the sequence numbers that the ends wait for, so they are exact (RFC 5961 section 3.2), unless a
 //! segment was lost behind the balancer. An end that has missed one sends a challenge ACK, and is reset as any other that
-//! sends to a flow that is gone.
+//! sends to a flow that is gone. An ABORT has the verification tag that its receiver has chosen.
 
 use vl3lb_common::addr::from_octets;
 use vl3lb_common::next_hop::NextHop;
-use vl3lb_common::{BackendState, MacAddr, Snapshot};
+use vl3lb_common::{BackendState, DropReason, MacAddr, Protocol, Snapshot};
 
 use super::policy::Policy;
 use super::{Engine, emit};
 use crate::flow::{Direction, HotEntry, Orphan};
-use crate::packet::{self, Framing, TcpReset};
+use crate::packet::{self, Framing, SctpAbort, TcpReset};
 use crate::port::{Frame, Port};
 
 /// Connections whose ends are reset in one call.
@@ -75,15 +75,29 @@ impl Engine {
         if mac.is_none() && !is_raw {
             return None;
         }
-        let reset = TcpReset {
-            source: local,
-            destination,
-            source_port,
-            destination_port,
-            sequence: orphan.next(sender),
-            acknowledgment: orphan.acknowledged(sender.opposite()),
+        let written: Result<(), DropReason> = if entry.protocol == Protocol::Sctp.number() {
+            // While the association opens, the backend has none, and its tag is not known.
+            let tag = Some(entry.tags().of(sender)).filter(|&tag| tag != 0)?;
+            let abort = SctpAbort {
+                source: local,
+                destination,
+                source_port,
+                destination_port,
+                tag,
+            };
+            packet::write_sctp_abort(frame, self.policy.framing, &abort)
+        } else {
+            let reset = TcpReset {
+                source: local,
+                destination,
+                source_port,
+                destination_port,
+                sequence: orphan.next(sender),
+                acknowledgment: orphan.acknowledged(sender.opposite()),
+            };
+            packet::write_tcp_reset(frame, self.policy.framing, &reset)
         };
-        packet::write_tcp_reset(frame, self.policy.framing, &reset).ok()?;
+        written.ok()?;
         emit::address_frame(&self.policy, std::slice::from_mut(frame), mac);
         Some(())
     }

@@ -1,4 +1,4 @@
-//! Packets that are not forwarded: the reason, and the ICMP error or TCP reset for the sender.
+//! Packets that are not forwarded: the reason, and the ICMP error, TCP reset or ABORT for the sender.
 //!
 //! A rejected packet is counted as dropped under its own reason, whether its sender gets a response or not.
 
@@ -22,7 +22,7 @@ pub(super) struct DropContext {
 #[derive(Debug, Clone, Copy)]
 enum Response {
     None,
-    /// TCP: a reset; UDP: Port Unreachable.
+    /// TCP: a reset; SCTP: ABORT; UDP: Port Unreachable.
     ClosedPort,
     TimeExceeded,
     AdminProhibited,
@@ -74,7 +74,7 @@ impl DropContext {
         }
     }
 
-    /// The reject of a closed port: a TCP reset or Port Unreachable.
+    /// The reject of a closed port: a TCP reset, ABORT or Port Unreachable.
     pub(super) const fn closed_port(mut self) -> Self {
         self.response = Response::ClosedPort;
         self
@@ -102,7 +102,7 @@ impl Engine {
         let error = match context.response {
             Response::None => return Verdict::Drop,
             Response::ClosedPort => match parsed.transport {
-                Transport::Tcp { .. } => None,
+                Transport::Tcp { .. } | Transport::Sctp { .. } => None,
                 _ => Some(IcmpError::PortUnreachable),
             },
             Response::TooBig => Some(IcmpError::TooBig { mtu: context.mtu }),
@@ -120,6 +120,9 @@ impl Engine {
         }
         let written = match error {
             Some(error) => packet::reject_with_icmp_error(packet, parsed, error, parsed.destination),
+            None if matches!(parsed.transport, Transport::Sctp { .. }) => {
+                packet::reject_with_sctp_abort(packet, parsed)
+            }
             None => packet::reject_with_tcp_reset(packet, parsed),
         };
         // Fails for a packet that must not be answered (RFC 1812 section 4.3.2.7).

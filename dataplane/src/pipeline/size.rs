@@ -51,7 +51,10 @@ pub(super) fn fit(
         Transport::Udp { .. } if parsed.ip_len() > u32::from(policy.snapshot.mtu) => {
             return Err(DropReason::UdpSuperPacket.into());
         }
-        Transport::Udp { .. } | Transport::Fragment { .. } | Transport::Icmp => {}
+        Transport::Sctp { .. } if parsed.ip_len() > u32::from(policy.snapshot.mtu) => {
+            return Err(DropReason::SctpSuperPacket.into());
+        }
+        Transport::Udp { .. } | Transport::Sctp { .. } | Transport::Fragment { .. } | Transport::Icmp => {}
     }
     if fits {
         Ok(Verdict::Transmit)

@@ -5,7 +5,7 @@ use vl3lb_common::Protocol;
 use crate::flow::{ReplyKey, RequestKey};
 use crate::packet::{Parsed, TcpFlags, Transport};
 
-/// Ports and addresses of a TCP or UDP packet to one of the own addresses.
+/// Ports and addresses of a TCP, UDP or SCTP packet to one of the own addresses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tuple {
     pub(super) protocol: Protocol,
@@ -15,7 +15,7 @@ pub(super) struct Tuple {
 }
 
 impl Tuple {
-    /// Of a packet with ports, and its TCP flags.
+    /// Of a TCP or UDP packet, and its TCP flags.
     #[inline(always)]
     pub(super) const fn of(parsed: &Parsed, local: u8) -> Option<(Self, TcpFlags)> {
         match parsed.transport {
@@ -45,8 +45,31 @@ impl Tuple {
                 };
                 Some((tuple, TcpFlags(0)))
             }
-            Transport::Icmp | Transport::Fragment { .. } => None,
+            Transport::Sctp { .. } | Transport::Icmp | Transport::Fragment { .. } => None,
         }
+    }
+
+    /// Of an SCTP packet.
+    pub(super) const fn of_sctp(parsed: &Parsed, local: u8) -> Option<Self> {
+        match parsed.transport {
+            Transport::Sctp {
+                source_port,
+                destination_port,
+            } => Some(Self {
+                protocol: Protocol::Sctp,
+                source_port,
+                destination_port,
+                local,
+            }),
+            _ => None,
+        }
+    }
+
+    /// Of any packet with ports.
+    #[cold]
+    pub(super) fn of_any(parsed: &Parsed, local: u8) -> Option<Self> {
+        let plain = Self::of(parsed, local).map(|(tuple, _)| tuple);
+        plain.or_else(|| Self::of_sctp(parsed, local))
     }
 
     pub(super) const fn request_key(self, client: [u8; 16]) -> RequestKey {

@@ -45,10 +45,10 @@ impl Engine {
         let table = self.tables.flows.table();
         let Some(local) = table.find_local(&parsed.source) else {
             // On its way to the worker of its flow, as it came in.
-            let (tuple, _) = Tuple::of(&parsed, table.find_local(&parsed.destination)?)?;
+            let tuple = Tuple::of_any(&parsed, table.find_local(&parsed.destination)?)?;
             return self.policy.service_at(&parsed, tuple);
         };
-        let (tuple, _) = Tuple::of(&parsed, local)?;
+        let tuple = Tuple::of_any(&parsed, local)?;
         if let Some((id, direction)) = self.translated(&parsed, tuple, now) {
             let owner = self.tables.flows.table().entry(id).owner();
             if unsent == Unsent::Whole {

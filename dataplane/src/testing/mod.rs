@@ -11,6 +11,7 @@ pub(crate) mod conversation;
 pub(crate) mod netns;
 #[cfg(feature = "testing")]
 mod redirect;
+pub mod sctp;
 pub mod validate;
 #[cfg(test)]
 pub(crate) mod world;

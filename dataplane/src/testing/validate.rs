@@ -2,10 +2,12 @@
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
-    Ethernet2Header, Icmpv4Type, Icmpv6Type, Ipv6Header, NetSlice, SlicedPacket, TransportSlice, UdpHeader,
-    err,
+    Ethernet2Header, Icmpv4Type, Icmpv6Type, IpNumber, Ipv6Header, NetSlice, SlicedPacket, TransportSlice,
+    UdpHeader, err,
 };
 use thiserror::Error;
+
+use super::sctp::crc32c;
 
 /// The first fault of a packet.
 #[derive(Debug, Error, PartialEq)]
@@ -28,6 +30,8 @@ pub enum PacketFault {
         found: u16,
         expected: u16,
     },
+    #[error("the SCTP checksum is {found:#010x} instead of {expected:#010x}")]
+    Crc { found: u32, expected: u32 },
     #[error("the payload is too long for a checksum")]
     TooLong(#[from] err::ValueTooBigError<usize>),
 }
@@ -66,6 +70,12 @@ pub fn validate(packet: &[u8], ethernet: bool) -> Result<(), PacketFault> {
         _ => return Err(PacketFault::NotIp),
     };
     same_length("IP", length, packet.len() - link)?;
+    if let Some(payload) = sliced.ip_payload()
+        && payload.ip_number == IpNumber::SCTP
+        && !payload.fragmented
+    {
+        return check_sctp(payload.payload);
+    }
     sliced
         .transport
         .map_or(Ok(()), |transport| check_transport(&transport, pair))
@@ -138,6 +148,17 @@ fn check_transport(transport: &TransportSlice<'_>, pair: IpPair) -> Result<(), P
             Err(PacketFault::Transport)
         }
     }
+}
+
+fn check_sctp(packet: &[u8]) -> Result<(), PacketFault> {
+    let field = packet.get(8..).and_then(<[u8]>::first_chunk);
+    let found = u32::from_le_bytes(*field.ok_or(PacketFault::Transport)?);
+    let mut covered = packet.to_vec();
+    covered[8..12].fill(0);
+    let expected = crc32c(&covered);
+    (found == expected)
+        .then_some(())
+        .ok_or(PacketFault::Crc { found, expected })
 }
 
 fn same_length(header: &'static str, found: usize, actual: usize) -> Result<(), PacketFault> {

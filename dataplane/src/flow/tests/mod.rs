@@ -8,6 +8,7 @@ mod model;
 mod ports;
 mod pressure;
 mod reference;
+mod sctp;
 mod share;
 mod tcp;
 mod tcp_model;

@@ -46,7 +46,10 @@ pub(crate) fn reject_with_icmp_error<F: Frame>(
     match parsed.transport {
         Transport::Icmp => return Err(DropReason::IcmpUnmatched),
         Transport::Fragment { offset: 1.., .. } => return Err(DropReason::FragmentUnmatched),
-        Transport::Fragment { .. } | Transport::Tcp { .. } | Transport::Udp { .. } => {}
+        Transport::Fragment { .. }
+        | Transport::Tcp { .. }
+        | Transport::Udp { .. }
+        | Transport::Sctp { .. } => {}
     }
     let first = packet.first_mut().ok_or(DropReason::Internal)?;
     check_one_receiver(first.bytes(), parsed)?;

@@ -100,7 +100,7 @@ fn changed(rng: &mut StdRng, bytes: Vec<u8>, framing: Framing) -> Vec<u8> {
 /// Half are numbers at which lengths, types and versions turn.
 fn byte(rng: &mut StdRng) -> u8 {
     const TURNS: [u8; 20] = [
-        0, 1, 4, 5, 6, 8, 17, 20, 40, 43, 44, 51, 58, 60, 0x45, 0x4f, 0x60, 0x7f, 0x80, 0xff,
+        0, 1, 4, 5, 6, 8, 17, 20, 40, 43, 44, 51, 58, 60, 0x45, 0x4f, 0x60, 0x7f, 0x84, 0xff,
     ];
     if rng.random() {
         TURNS[rng.random_range(0..TURNS.len())]
@@ -110,11 +110,7 @@ fn byte(rng: &mut StdRng) -> u8 {
 }
 
 fn spec(rng: &mut StdRng) -> Spec {
-    let protocol = if rng.random() {
-        Protocol::Tcp
-    } else {
-        Protocol::Udp
-    };
+    let protocol = Protocol::ALL[rng.random_range(0..Protocol::ALL.len())];
     let is_v4 = rng.random();
     let mut payload = vec![0; rng.random_range(0..100)];
     rng.fill(&mut payload[..]);
@@ -133,6 +129,7 @@ fn spec(rng: &mut StdRng) -> Spec {
             .map(|_| byte(rng))
             .collect(),
         payload,
+        sctp_chunk: rng.random_range(0..16),
         ..Spec::request(protocol)
     };
     spec.tcp.sequence_number = rng.random();

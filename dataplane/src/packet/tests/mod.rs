@@ -8,6 +8,7 @@ mod icmp_errors;
 mod parsing;
 mod properties;
 mod reject;
+mod sctp;
 mod segmentation;
 mod support;
 mod translation;

@@ -74,7 +74,7 @@ fn refuses_ipv4_packets_that_contradict_themselves() {
             Martian,
         ),
         ("GRE", Tcp, |p| p[IP + 9] = 47, UnsupportedProtocol),
-        ("SCTP", Tcp, |p| p[IP + 9] = 132, UnsupportedProtocol),
+        ("DCCP", Tcp, |p| p[IP + 9] = 33, UnsupportedProtocol),
         ("ICMPv6 over IPv4", Tcp, |p| p[IP + 9] = 58, UnsupportedProtocol),
         ("TCP data offset below 5", Tcp, |p| p[L4 + 12] = 0x40, Malformed),
         (

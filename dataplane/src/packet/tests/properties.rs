@@ -16,11 +16,12 @@ use crate::packet::checksum::{Delta, Sum};
 use crate::packet::parse::parse_any;
 use crate::packet::plain;
 use crate::packet::{
-    ChecksumPolicy, Framing, IcmpError, Parsed, Translation, Transport, parse, parse_quote,
-    reject_with_icmp_error, reject_with_tcp_reset, segment, set_macs, source_mac, tcp_mss_option, translate,
-    translate_error,
+    ChecksumPolicy, Framing, IcmpError, Parsed, Translation, Transport, check_sctp, parse, parse_quote,
+    reject_with_icmp_error, reject_with_sctp_abort, reject_with_tcp_reset, sctp_packet, seal_sctp, segment,
+    set_macs, source_mac, tcp_mss_option, translate, translate_error,
 };
 use crate::port::Frame;
+use crate::testing::validate;
 
 fn ipv4() -> impl Strategy<Value = IpAddr> {
     (1..127u8, any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
@@ -109,6 +110,18 @@ pub(super) fn reach_everything(bytes: &[u8], cuts: &[usize], framing: Framing, t
     let mut reset = packet();
     if reject_with_tcp_reset(&mut reset, &parsed).is_ok() {
         assert_valid(reset[0].bytes(), framing);
+    }
+    let mut abort = packet();
+    if reject_with_sctp_abort(&mut abort, &parsed).is_ok() {
+        validate::assert_valid(abort[0].bytes(), framing == Framing::Ethernet);
+    }
+    let mut sealed = packet();
+    if let Ok(read) = sctp_packet(&sealed, &parsed)
+        && matches!(parsed.transport, Transport::Sctp { .. })
+    {
+        seal_sctp(&mut sealed, &parsed, &read).unwrap();
+        assert_eq!(check_sctp(&sealed, &parsed), Ok(()));
+        assert_eq!(sctp_packet(&sealed, &parsed), Ok(read));
     }
     let mut port = VecPort {
         free: 100,

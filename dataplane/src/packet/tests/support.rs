@@ -11,6 +11,7 @@ use vl3lb_common::addr::to_octets;
 
 use crate::packet::{Framing, Parsed, Translation, Transport, parse, parse_quote};
 use crate::port::{Frame, Port, packet_len};
+use crate::testing::sctp::{chunk, chunks, transport};
 use crate::testing::validate;
 
 pub(super) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -157,6 +158,8 @@ pub(super) struct Spec {
     pub(super) ipv4_options: Vec<u8>,
     pub(super) ipv6_extensions: Ipv6Extensions,
     pub(super) tcp: TcpHeader,
+    /// The type of the chunk that holds the payload.
+    pub(super) sctp_chunk: u8,
     pub(super) payload: Vec<u8>,
 }
 
@@ -177,6 +180,7 @@ impl Spec {
             ipv4_options: Vec::new(),
             ipv6_extensions: Ipv6Extensions::default(),
             tcp,
+            sctp_chunk: chunks::DATA,
             payload: b"GET / HTTP/1.1\r\n\r\n!".to_vec(),
         }
     }
@@ -230,6 +234,12 @@ impl Spec {
             Protocol::Udp => builder
                 .udp(self.source_port, self.destination_port)
                 .write(&mut bytes, &self.payload),
+            Protocol::Sctp => {
+                let ports = (self.source_port, self.destination_port);
+                let chunk = chunk(self.sctp_chunk, 0, &self.payload);
+                let tag = if self.sctp_chunk == chunks::INIT { 0 } else { 9 };
+                builder.write(&mut bytes, IpNumber::SCTP, &transport(ports, tag, &chunk))
+            }
         }
         .unwrap();
         bytes

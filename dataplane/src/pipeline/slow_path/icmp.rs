@@ -162,7 +162,7 @@ fn translate<F: Frame>(
             (Protocol::Udp, ErrorClass::TooBig { .. }) => {
                 packet::reduce_mtu(head, parsed, client_address::header_len(&entry.client))?;
             }
-            (Protocol::Udp, _) => {}
+            (Protocol::Udp | Protocol::Sctp, _) => {}
         }
     }
     packet::translate_error(head, parsed, quoted, own, inner.source, &inner)?;

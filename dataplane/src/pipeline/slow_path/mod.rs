@@ -1,7 +1,8 @@
-//! Packets that need more than a lookup: ICMP errors, fragments, and packets to an own address that is gone.
+//! Packets that need more than a lookup: ICMP errors, fragments, SCTP, and packets to an own address that is gone.
 
 mod fragment;
 mod icmp;
+mod sctp;
 
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{DropReason, Timestamp};
@@ -53,6 +54,7 @@ impl Engine {
                 }
             }
             Transport::Fragment { .. } => self.fragment(packet, parsed, local, arrival, origin, now),
+            Transport::Sctp { .. } => self.sctp(packet, parsed, local, origin, now),
             Transport::Tcp { .. } | Transport::Udp { .. } => Err(DropReason::Internal.into()),
         }
     }
@@ -60,7 +62,7 @@ impl Engine {
     /// Ends the flow of a packet to an own address that is gone.
     fn end_on_departed_address(&mut self, parsed: &Parsed, local: u8, now: Timestamp) -> DropContext {
         let reason = DropReason::NoService;
-        let Some((tuple, _)) = Tuple::of(parsed, local) else {
+        let Some(tuple) = Tuple::of_any(parsed, local) else {
             return reason.into();
         };
         let table = self.tables.flows.table();

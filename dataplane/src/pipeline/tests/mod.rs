@@ -21,6 +21,7 @@ mod ports;
 mod properties;
 mod reattach;
 mod routes;
+mod sctp;
 mod seen;
 mod setup;
 mod shed;
@@ -63,7 +64,7 @@ const BACKEND_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xbe]);
 /// The NAT ports of the tests: few, so that they can be used up.
 const NAT_PORTS: (u16, u16) = (20_000, 20_063);
 
-/// One engine per worker, all with the same snapshot: `finance` on TCP and UDP port 8080.
+/// One engine per worker, all with the same snapshot: `finance` on port 8080 of TCP, UDP and SCTP.
 struct World {
     setup: Setup,
     engines: Vec<Engine>,
@@ -257,7 +258,7 @@ impl World {
 
     fn dropped(&self, reason: DropReason) -> u64 {
         let service = |stats: &WorkerStats| {
-            (0..2)
+            (0..3)
                 .map(|slot| stats.service(ServiceSlot(slot)).drops[reason.index()].get())
                 .sum::<u64>()
         };

@@ -1,6 +1,7 @@
 //! A flood of new flows with forged sources, more than the worker can take.
 
 use super::*;
+use crate::testing::sctp;
 use flags::{ACK, RST, SYN};
 
 const CLIENT: &str = "172.16.1.100:40000";
@@ -27,6 +28,10 @@ fn forged(world: &World, number: u16, protocol: Protocol) -> Vec<u8> {
             builder::tcp(addresses, &tcp, b"")
         }
         Protocol::Udp => builder::udp(addresses, b"?"),
+        Protocol::Sctp => {
+            let tag = u32::from(number) + 1;
+            sctp::sctp(addresses, 0, &sctp::init(sctp::chunks::INIT, tag, &[]))
+        }
     }
 }
 
@@ -57,7 +62,7 @@ fn syn(world: &World, client: &str, sequence: u32) -> Vec<u8> {
 
 #[test]
 fn a_flood_beyond_what_the_worker_takes_leaves_no_state() {
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    for protocol in Protocol::ALL {
         let mut world = world();
         flood(&mut world, 20, 0, protocol);
         let flows = world.flows();

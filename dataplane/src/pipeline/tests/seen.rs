@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use vl3lb_common::MacAddr;
 
-/// A TCP or UDP packet as its receiver sees it.
+/// A TCP, UDP or SCTP packet as its receiver sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) macs: Option<(MacAddr, MacAddr)>,
@@ -12,6 +12,7 @@ pub(super) struct Seen {
     pub(super) destination: SocketAddr,
     pub(super) ttl: u8,
     pub(super) tcp_flags: u8,
+    /// Of SCTP all behind the ports.
     pub(super) payload: Vec<u8>,
 }
 
@@ -37,18 +38,24 @@ impl Seen {
             ),
             NetSlice::Arp(_) => panic!("ARP"),
         };
-        let (ports, tcp_flags, payload) = match sliced.transport.as_ref().unwrap() {
-            TransportSlice::Tcp(tcp) => (
+        let (ports, tcp_flags, payload) = match sliced.transport.as_ref() {
+            None => {
+                let payload = sliced.ip_payload().unwrap();
+                assert_eq!(payload.ip_number, etherparse::IpNumber::SCTP);
+                let port = |at: usize| u16::from_be_bytes([payload.payload[at], payload.payload[at + 1]]);
+                ((port(0), port(2)), 0, payload.payload[4..].to_vec())
+            }
+            Some(TransportSlice::Tcp(tcp)) => (
                 (tcp.source_port(), tcp.destination_port()),
                 tcp.slice()[13],
                 tcp.payload().to_vec(),
             ),
-            TransportSlice::Udp(udp) => (
+            Some(TransportSlice::Udp(udp)) => (
                 (udp.source_port(), udp.destination_port()),
                 0,
                 udp.payload().to_vec(),
             ),
-            other => panic!("{other:?} is neither TCP nor UDP"),
+            Some(other) => panic!("{other:?} is neither TCP nor UDP"),
         };
         let mac = |at: usize| MacAddr(packet[at..at + 6].try_into().unwrap());
         Self {

@@ -63,7 +63,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
     let mut services = HashMap::default();
     let mut service_slots = Vec::new();
     let mut backend_slots = Vec::new();
-    for (slot, protocol) in (0..).zip([Protocol::Tcp, Protocol::Udp]) {
+    for (slot, protocol) in (0..).zip(Protocol::ALL) {
         // Slots stay when backends are added.
         backend_slots.resize(usize::from(slot) * MOST_BACKENDS, None);
         let backends: Vec<Backend> = setup
@@ -111,7 +111,7 @@ pub(super) fn snapshot(setup: &Setup, generation: u64) -> Snapshot {
             v6: Pool::build(setup.scheduler, &v6).into(),
             max_flows: setup.max_flows,
             backend_sockets: Arc::new(match protocol {
-                Protocol::Tcp => BackendSockets::default(),
+                Protocol::Tcp | Protocol::Sctp => BackendSockets::default(),
                 Protocol::Udp => BackendSockets::new(&backends),
             }),
         }));

@@ -147,7 +147,9 @@ pub(super) fn load(raw_ip: bool, socket: &OwnedFd) -> Programs {
         .unwrap();
     for address in [IpAddr::from(OURS), OURS6.into()] {
         programs.insert_address(address).unwrap();
-        programs.insert_service(&service(address, Protocol::Tcp)).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Sctp] {
+            programs.insert_service(&service(address, protocol)).unwrap();
+        }
     }
     programs
         .insert_service(&service(OURS6.into(), Protocol::Udp))

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use vl3lb_common::addr::to_octets;
 
 use super::classify::Bench;
-use super::packets::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, TCP, UDP};
+use super::packets::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ICMP, ICMPV6, ROUTING, SCTP, TCP, UDP};
 use super::table::{NAT_FIRST, NAT_LAST, OURS, OURS6, PORT, table};
 use crate::packet::{self, Framing, Parsed, Transport};
 
@@ -21,13 +21,14 @@ fn workers_view(packet: &[u8]) -> Option<bool> {
     let parsed = packet::parse(packet, packet.len(), Framing::RawIp).ok()?;
     let is_own = |address: [u8; 16]| address == to_octets(OURS.into()) || address == to_octets(OURS6.into());
     let is_ours = |address, port: u16, protocol| {
-        let is_service = port == PORT && (protocol == TCP || address == to_octets(OURS6.into()));
+        let is_service = port == PORT && (protocol != UDP || address == to_octets(OURS6.into()));
         is_own(address) && (is_service || (NAT_FIRST..=NAT_LAST).contains(&port))
     };
     let to = parsed.destination;
     match parsed.transport {
         Transport::Tcp { destination_port, .. } => Some(is_ours(to, destination_port, TCP)),
         Transport::Udp { destination_port, .. } => Some(is_ours(to, destination_port, UDP)),
+        Transport::Sctp { destination_port, .. } => Some(is_ours(to, destination_port, SCTP)),
         Transport::Icmp => {
             let quoted = packet::parse_quote(packet, &parsed).ok()?;
             let is_ours = is_ours(quoted.source, quoted.source_port, quoted.protocol.number());
@@ -169,7 +170,7 @@ fn both_parsers_agree_on_mutated_packets() {
             let at = below(packet.len().min(reach));
             packet[at] = match below(4) {
                 0 => packet[at] ^ 1 << below(8),
-                1 => [0, 1, 4, 6, 7, 8, 17, 43, 44, 60, 131, 137][below(12)],
+                1 => [0, 1, 4, 6, 7, 8, 17, 43, 44, 60, 131, 132, 137][below(13)],
                 2 => packet[at].wrapping_add(1),
                 _ => u8::try_from(below(256)).unwrap(),
             };

@@ -12,7 +12,7 @@ pub(super) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0,
 pub(super) const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 pub(super) const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 pub(super) const OURS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x67);
-/// TCP at both addresses; UDP is a service at OURS6 only.
+/// TCP and SCTP at both addresses; UDP is a service at OURS6 only.
 pub(super) const PORT: u16 = 8080;
 pub(super) const NAT_FIRST: u16 = 10_240;
 pub(super) const NAT_LAST: u16 = 32_767;
@@ -30,6 +30,10 @@ pub(super) fn tcp(
 
 fn udp(source: impl Into<IpAddr>, source_port: u16, destination: impl Into<IpAddr>, port: u16) -> Vec<u8> {
     ip(source.into(), destination.into(), UDP, &ports(source_port, port))
+}
+
+fn sctp(source: impl Into<IpAddr>, source_port: u16, destination: impl Into<IpAddr>, port: u16) -> Vec<u8> {
+    ip(source.into(), destination.into(), SCTP, &ports(source_port, port))
 }
 
 pub(super) fn v4(protocol: u8, id: u16, fragment: u16, payload: &[u8]) -> Vec<u8> {
@@ -82,6 +86,51 @@ pub(super) fn table() -> Vec<(&'static str, Vec<u8>, bool)> {
     vec![
         // Services
         ("request to a TCP service", tcp(CLIENT, 40_000, OURS, PORT), true),
+        (
+            "request to an SCTP service",
+            sctp(CLIENT, 40_000, OURS, PORT),
+            true,
+        ),
+        (
+            "request to an SCTP service, IPv6",
+            sctp(CLIENT6, 40_000, OURS6, PORT),
+            true,
+        ),
+        (
+            "request to no SCTP service",
+            sctp(CLIENT, 40_000, OURS, PORT + 1),
+            false,
+        ),
+        (
+            "reply to an SCTP NAT port",
+            sctp(BACKEND, PORT, OURS, NAT_FIRST),
+            true,
+        ),
+        (
+            "reply to an SCTP NAT port, IPv6",
+            sctp(BACKEND6, PORT, OURS6, NAT_LAST),
+            true,
+        ),
+        (
+            "SCTP behind an extension header",
+            v6(DESTINATION_OPTIONS, &extension(SCTP, 0, 0, &service_ports)),
+            true,
+        ),
+        (
+            "error about SCTP to the backend",
+            error(3, &sctp(OURS, NAT_FIRST, BACKEND, PORT)),
+            true,
+        ),
+        (
+            "error about SCTP to the client, IPv6",
+            error6(1, &sctp(OURS6, PORT, CLIENT6, 40_000)),
+            true,
+        ),
+        (
+            "error about SCTP of the kernel",
+            error(3, &sctp(OURS, 45_000, BACKEND, PORT)),
+            false,
+        ),
         (
             "request to a TCP service, IPv6",
             tcp(CLIENT6, 40_000, OURS6, PORT),
@@ -407,7 +456,7 @@ pub(super) fn table() -> Vec<(&'static str, Vec<u8>, bool)> {
             false,
         ),
         // Others
-        ("SCTP", ip(CLIENT.into(), OURS.into(), 132, &service_ports), false),
+        ("DCCP", ip(CLIENT.into(), OURS.into(), 33, &service_ports), false),
         ("IPv4 broadcast", udp(CLIENT, 68, Ipv4Addr::BROADCAST, 67), false),
         (
             "IPv6 multicast",

@@ -274,6 +274,9 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::UnsupportedProtocol
         | DropReason::NoService
         | DropReason::NotSyn
+        | DropReason::NotInit
+        | DropReason::VerificationTag
+        | DropReason::SctpFragment
         | DropReason::FragmentUnmatched
         | DropReason::FragmentOverlap
         | DropReason::TtlExpired
@@ -299,6 +302,7 @@ const fn concerns_operator(reason: DropReason) -> bool {
         | DropReason::UmemExhausted
         | DropReason::HandoffFull
         | DropReason::UdpSuperPacket
+        | DropReason::SctpSuperPacket
         | DropReason::Internal => true,
     }
 }

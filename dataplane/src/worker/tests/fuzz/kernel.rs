@@ -105,6 +105,7 @@ fn rewrite(ip: &mut [u8], seen: &Seen, receiver: std::net::IpAddr, ports: (u16, 
     let (field, number) = match seen.protocol {
         Protocol::Tcp => (l4 + 16, 6),
         Protocol::Udp => (l4 + 6, 17),
+        Protocol::Sctp => panic!("it takes no SCTP"),
     };
     let had_none = seen.protocol == Protocol::Udp && ip[field..field + 2] == [0, 0];
     if had_none {

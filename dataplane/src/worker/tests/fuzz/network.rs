@@ -152,7 +152,7 @@ impl Network {
                 v6: Pool::build(self.scheduler, &v6).into(),
                 max_flows: None,
                 backend_sockets: Arc::new(match protocol {
-                    Protocol::Tcp => BackendSockets::default(),
+                    Protocol::Tcp | Protocol::Sctp => BackendSockets::default(),
                     Protocol::Udp => BackendSockets::new(&backends),
                 }),
             }));

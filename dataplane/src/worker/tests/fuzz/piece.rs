@@ -85,7 +85,7 @@ impl Piece {
     pub(super) fn flags(&self) -> u8 {
         match self.name.protocol {
             Protocol::Tcp => self.payload.get(13).copied().unwrap_or(0),
-            Protocol::Udp => 0,
+            Protocol::Udp | Protocol::Sctp => 0,
         }
     }
 
@@ -103,6 +103,8 @@ impl Piece {
         let checksum = match self.name.protocol {
             Protocol::Tcp => 16..18,
             Protocol::Udp => 6..8,
+            // No fragment of it goes on.
+            Protocol::Sctp => 0..0,
         };
         let is_same = |at: usize| {
             let translated = output.offset == 0 && (at < 4 || checksum.contains(&at));

@@ -96,6 +96,7 @@ fn reassembled(mut pieces: Vec<Piece>, is_valid: bool) -> Seen {
             };
             builder::tcp(addresses, &tcp, payload)
         }
+        Protocol::Sctp => panic!("no fragment of it goes on"),
     };
     if is_valid {
         assert!(packet.ends_with(&datagram), "{packet:02x?} and {datagram:02x?}");
