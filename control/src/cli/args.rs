@@ -240,7 +240,7 @@ pub struct FlowsArgs {
     /// Source port towards the backend
     #[arg(long, value_name = "PORT")]
     pub nat_port: Vec<String>,
-    /// Protocol: TCP or UDP
+    /// Protocol: TCP, UDP or SCTP
     #[arg(long, value_name = "PROTOCOL")]
     pub proto: Vec<String>,
     /// State: opening, established, unreplied, half_closed, closing or reset

@@ -473,7 +473,9 @@ impl Config {
                     ));
                 }
             }
-            let dns = !self.dns.listen.is_loopback() && service.port == self.dns.listen.port();
+            let dns = service.protocol != Protocol::Sctp
+                && !self.dns.listen.is_loopback()
+                && service.port == self.dns.listen.port();
             let admin = self.admin.listeners().into_iter().map(|listener| {
                 let reachable = !listener.address.ip().is_loopback();
                 let meets = service.protocol == Protocol::Tcp && service.port == listener.address.port();

@@ -128,7 +128,11 @@ pub(super) const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("trace", LogLevel::Trace),
 ];
 
-pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp)];
+pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[
+    ("TCP", Protocol::Tcp),
+    ("UDP", Protocol::Udp),
+    ("SCTP", Protocol::Sctp),
+];
 
 pub(super) const SCHEDULERS: &[(&str, Scheduler)] = &[
     ("maglev", Scheduler::Maglev),

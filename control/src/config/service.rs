@@ -221,7 +221,7 @@ impl Draft {
     }
 
     /// The finished service; `None` if a setting without a default is invalid. With `is_checked` its backends are
-    /// checked unless that is switched off; those of a UDP service cannot be without a port that answers TCP.
+    /// checked unless that is switched off; those of a UDP or SCTP service cannot be without a port that answers TCP.
     pub(super) fn finish(self, is_checked: bool) -> Option<Service> {
         let port = self.port?;
         let is_tcp = self.protocol.unwrap_or(Protocol::Tcp) == Protocol::Tcp;
@@ -253,7 +253,8 @@ impl Draft {
             check.check_protocol(&path, self.protocol.unwrap_or(Protocol::Tcp), errors);
         }
         if self.rules.passive_check.is_some() && self.protocol == Some(Protocol::Udp) {
-            let allowed = "it for TCP only: flows of UDP have no answer that says that they were accepted";
+            let allowed =
+                "it for TCP and SCTP only: flows of UDP have no answer that says that they were accepted";
             errors.push(ConfigError::new(
                 format!("{}.passiveCheck", self.path),
                 "UDP",
@@ -345,10 +346,11 @@ impl Draft {
         }
     }
 
-    /// Whether nothing would notice a backend that died without leaving the network service: a UDP service has no
+    /// Whether nothing would notice a backend that died without leaving the network service: a UDP or SCTP service has no
     /// checks by default.
     pub(super) fn is_unchecked(&self) -> bool {
-        self.health_check.is_none() && self.protocol == Some(Protocol::Udp)
+        let protocol = self.protocol.unwrap_or(Protocol::Tcp);
+        self.health_check.is_none() && protocol != Protocol::Tcp
     }
 }
 

@@ -109,8 +109,8 @@ impl HealthCheck {
         })
     }
 
-    /// Whether backends of a service of this protocol can answer it: at their own port those of a UDP service answer UDP
-    /// only, and the reverse.
+    /// Whether backends of a service of this protocol can answer it: at their own port they answer that protocol only. No
+    /// check but ping is for SCTP.
     pub const fn suits(&self, protocol: Protocol) -> bool {
         match (&self.kind, protocol) {
             (CheckKind::Ping(_), _)
@@ -120,7 +120,7 @@ impl HealthCheck {
         }
     }
 
-    /// An error for a check that needs a port, since the service's port has the other protocol. `path` is the check's.
+    /// An error for a check that needs a port, since the service's port has another protocol. `path` is the check's.
     pub(super) fn check_protocol(&self, path: &str, protocol: Protocol, errors: &mut Vec<ConfigError>) {
         if !self.suits(protocol) {
             let (key, other) = match &self.kind {

@@ -208,7 +208,11 @@ fn invalid_variables_are_named() {
     for (name, value, error) in [
         ("NSM_PORT", "70000", "NSM_PORT: 70000, allowed 1-65535"),
         ("NSM_TARGET_PORT", "0", "NSM_TARGET_PORT: 0, allowed 1-65535"),
-        ("NSM_PROTOCOL", "SCTP", "NSM_PROTOCOL: SCTP, allowed TCP, UDP"),
+        (
+            "NSM_PROTOCOL",
+            "DCCP",
+            "NSM_PROTOCOL: DCCP, allowed TCP, UDP, SCTP",
+        ),
         (
             "NSM_SELECTOR",
             "app=x",

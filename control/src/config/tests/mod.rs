@@ -210,6 +210,8 @@ services:
 - {name: e, port: 8443, clientAddress: PROXYv2}
 - {name: c, port: 53, protocol: UDP, clientAddress: proxyV2First}
 - {name: d, port: 82, clientAddress: toa}
+- {name: h, port: 3868, protocol: sctp, passiveCheck: {}, healthCheck: {ping: {}}}
+- {name: i, port: 3869, protocol: SCTP, healthCheck: {tcp: {port: 22}}}
 ";
     let all = "{discovery: kubernetes, kubernetes: {namespaces: all, addressFrom: 'annotation:a.b/c'}}";
     let own = "{discovery: kubernetes, kubernetes: {namespaces: []}}";
@@ -277,4 +279,21 @@ fn changes_that_need_a_restart_are_named() {
     let new = parse("{mode: native, flows: 5, services: [{name: a, port: 80}]}").unwrap();
     assert_eq!(old.needs_restart(&new), ["mode", "flows"]);
     assert!(old.needs_restart(&old).is_empty());
+}
+
+/// TCP and SCTP have ports of their own, and the DNS server answers UDP and TCP only.
+#[test]
+fn a_service_of_sctp_shares_its_port_with_others_and_has_no_checks_by_default() {
+    let config = parse(
+        "services: [{name: a, port: 53, protocol: SCTP}, {name: b, port: 80}, {name: c, port: 80, protocol: SCTP}]",
+    )
+    .unwrap();
+    let protocols = config.services.iter().map(|service| service.protocol.name());
+    assert_eq!(protocols.collect::<Vec<_>>(), ["SCTP", "TCP", "SCTP"]);
+    assert!(
+        config
+            .services
+            .iter()
+            .all(|service| service.health_check.is_none())
+    );
 }

@@ -19,8 +19,8 @@ fn each_error_names_field_value_and_what_is_allowed() {
              a letter",
         ),
         (
-            service("port: 81, protocol: SCTP"),
-            "services[1].protocol: SCTP, allowed TCP, UDP",
+            service("port: 81, protocol: DCCP"),
+            "services[1].protocol: DCCP, allowed TCP, UDP, SCTP",
         ),
         (
             service("port: 81, scheduler: rr"),
@@ -192,7 +192,7 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             service("port: 81, protocol: UDP, passiveCheck: {}"),
-            "services[1].passiveCheck: UDP, allowed it for TCP only: flows of UDP have no answer that says that they \
+            "services[1].passiveCheck: UDP, allowed it for TCP and SCTP only: flows of UDP have no answer that says that they \
              were accepted",
         ),
         (
@@ -211,6 +211,20 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             service("port: 81, clientAddress: true"),
             "services[1].clientAddress: true, allowed none, proxyV2, proxyV2First, toa",
+        ),
+        (
+            service("port: 81, protocol: SCTP, clientAddress: proxyV2"),
+            "services[1].clientAddress: proxyV2, allowed with protocol SCTP: none",
+        ),
+        (
+            service("port: 81, protocol: SCTP, healthCheck: {tcp: {}}"),
+            "services[1].healthCheck.tcp.port: missing, allowed 1-65535: the port at which the backends of a \
+             SCTP service answer TCP",
+        ),
+        (
+            service("port: 81, protocol: SCTP, healthCheck: {udp: {payload: a}}"),
+            "services[1].healthCheck.udp.port: missing, allowed 1-65535: the port at which the backends of a \
+             SCTP service answer UDP",
         ),
         (
             service("port: 81, protocol: UDP, clientAddress: toa"),

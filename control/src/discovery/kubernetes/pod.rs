@@ -14,6 +14,7 @@ use super::address::{addresses, annotation, claim};
 use super::cache::Record;
 use super::claims::Denial;
 use super::node::ZONE;
+use super::service::protocol;
 use crate::config::{AddressFrom, unicast};
 use crate::discovery::{Eligibility, PodPlace};
 
@@ -275,11 +276,7 @@ fn named_ports(spec: &PodSpec) -> Vec<NamedPort> {
 
 fn ports(container: &Container) -> impl Iterator<Item = NamedPort> {
     container.ports.iter().flatten().filter_map(|port| {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => return None,
-        };
+        let protocol = protocol(port.protocol.as_deref())?;
         Some(NamedPort {
             name: port.name.clone()?,
             protocol,

@@ -252,6 +252,7 @@ pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text {
         None | Some("TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),
+        Some("SCTP") => Some(Protocol::Sctp),
         Some(_) => None,
     }
 }
@@ -262,7 +263,7 @@ fn port(listed: &ServicePort) -> Result<Port, Reason> {
         let protocol = listed.protocol.as_deref().unwrap_or_default();
         return Err(Reason::new(
             "UnsupportedProtocol",
-            format!("port {}: {protocol}, allowed TCP, UDP", listed.port),
+            format!("port {}: {protocol}, allowed TCP, UDP, SCTP", listed.port),
         ));
     };
     let target = match &listed.target_port {

@@ -278,7 +278,7 @@ impl FlowFilter {
             }
             "port" => self.port.add(name, value, PORT, parse)?,
             "nat-port" => self.nat_port.add(name, value, PORT, parse)?,
-            "proto" => self.protocol.add(name, value, "TCP or UDP", protocol)?,
+            "proto" => self.protocol.add(name, value, "TCP, UDP or SCTP", protocol)?,
             "state" => self
                 .state
                 .add(name, value, &names(&FlowState::ALL, |s| s.name()), |text| {
@@ -334,11 +334,9 @@ fn time(text: &str) -> Option<Duration> {
 }
 
 fn protocol(text: &str) -> Option<Protocol> {
-    by_name(
-        &[Protocol::Tcp, Protocol::Udp],
-        &text.to_ascii_uppercase(),
-        |protocol| protocol.name(),
-    )
+    by_name(&Protocol::ALL, &text.to_ascii_uppercase(), |protocol| {
+        protocol.name()
+    })
 }
 
 fn by_name<T: Copy>(all: &[T], text: &str, name: impl Fn(T) -> &'static str) -> Option<T> {

@@ -76,7 +76,7 @@ fn what_cannot_be_understood_is_refused_with_what_is_allowed() {
         ("port", "70000"),
         ("client", "10.0.0.0/33"),
         ("client", "ten"),
-        ("proto", "SCTP"),
+        ("proto", "DCCP"),
         ("older", "soon"),
         ("worker", "-1"),
         ("backend", "172.16.1.102:99999"),

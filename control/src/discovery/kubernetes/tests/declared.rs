@@ -215,24 +215,31 @@ fn each_of_several_ports_is_a_service_with_a_common_host() {
     service["spec"]["ports"] = json!([
         {"name": "http", "port": 80},
         {"name": "dns", "port": 53, "protocol": "UDP"},
-        {"name": "sctp", "port": 9, "protocol": "SCTP"},
+        {"name": "diameter", "port": 3868, "protocol": "SCTP"},
+        {"name": "dccp", "port": 9, "protocol": "DCCP"},
     ]);
     let collected = served("", &[service], &[], &[]);
     // The balancer answers DNS questions itself.
-    assert_eq!(names(&collected.desired), ["a-http a TCP 80"]);
+    assert_eq!(
+        names(&collected.desired),
+        ["a-http a TCP 80", "a-diameter a SCTP 3868"]
+    );
     assert_eq!(
         refusals(&collected),
         ["web/a UnsupportedProtocol", "web/a PortConflict"]
     );
-    assert_eq!(collected.refused[0].message, "port 9: SCTP, allowed TCP, UDP");
+    assert_eq!(
+        collected.refused[0].message,
+        "port 9: DCCP, allowed TCP, UDP, SCTP"
+    );
     assert_eq!(
         collected.refused[1].message,
         "UDP 53 belongs to the DNS server (dns.listen)"
     );
-    assert_eq!(collected.accepted[0].services, ["a-http"]);
+    assert_eq!(collected.accepted[0].services, ["a-http", "a-diameter"]);
     assert_eq!(
         collected.desired.problems[0],
-        "Service web/a: port 9: SCTP, allowed TCP, UDP"
+        "Service web/a: port 9: DCCP, allowed TCP, UDP, SCTP"
     );
 }
 
@@ -329,7 +336,7 @@ fn unsupported_settings_are_refused_with_a_reason() {
             false,
         ),
         (
-            with_spec("ports", json!([{"port": 80, "protocol": "SCTP"}])),
+            with_spec("ports", json!([{"port": 80, "protocol": "DCCP"}])),
             &["UnsupportedProtocol", "NoPorts"],
             false,
         ),

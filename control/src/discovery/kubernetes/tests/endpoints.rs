@@ -1,5 +1,7 @@
 //! What each thing about the EndpointSlices of a Service means.
 
+use vl3lb_common::Protocol;
+
 use super::declared::{refusals, served};
 use super::*;
 
@@ -288,4 +290,49 @@ fn the_time_of_a_slice_change_is_read_from_its_annotation() {
     let collected = served("", &[load_balancer("a", 80)], &slices, &[ready("a", "10.0.0.1")]);
     let changed = collected.desired.services[0].backends[0].changed;
     assert_eq!(changed, Some(humantime::parse_rfc3339(at).unwrap()));
+}
+
+/// A name may stand for a port of each protocol.
+#[test]
+fn endpoints_of_an_sctp_port_are_its_backends() {
+    let mut service = load_balancer("a", 80);
+    service["spec"]["ports"] = json!([
+        {"name": "http", "port": 80, "targetPort": 8081},
+        {"name": "diameter", "port": 3868, "protocol": "SCTP", "targetPort": 3869},
+    ]);
+    let mut slice = slice(
+        "a-1",
+        "a",
+        json!([endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")]),
+    );
+    slice["ports"] = json!([
+        {"name": "http", "protocol": "TCP", "port": 8081},
+        {"name": "diameter", "protocol": "SCTP", "port": 3869},
+    ]);
+    let pods = [ready("a", "10.0.0.1"), ready("b", "10.0.0.2")];
+    let collected = served("", &[service], &[slice], &pods);
+    assert_eq!(refusals(&collected), Vec::<String>::new());
+    let services = &collected.desired.services;
+    let [http, diameter] = &services[..] else {
+        panic!("{} services", services.len());
+    };
+    for (service, protocol, expected) in [
+        (
+            http,
+            Protocol::Tcp,
+            ["10.0.0.1:8081 1 NewFlows", "10.0.0.2:8081 1 NewFlows"],
+        ),
+        (
+            diameter,
+            Protocol::Sctp,
+            ["10.0.0.1:3869 1 NewFlows", "10.0.0.2:3869 1 NewFlows"],
+        ),
+    ] {
+        let mut backends: Vec<_> = service.backends.iter().map(shown).collect();
+        backends.sort();
+        assert_eq!(
+            (service.protocol, &backends[..]),
+            (protocol, &expected.map(str::to_owned)[..])
+        );
+    }
 }
