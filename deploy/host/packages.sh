@@ -39,6 +39,7 @@ chromium-driver  chromedriver
 haproxy          haproxy
 nginx-light      nginx
 prometheus       promtool
+tshark           tshark
 '
 
 # The benchmark's peers and load generators.

@@ -134,7 +134,7 @@ fn an_invalid_configuration_is_rejected_with_field_and_value() {
         ),
         (with("port", json!(0)), vec!["port", "0"]),
         (with("port", json!(70_000)), vec!["port", "70000"]),
-        (with("protocol", json!("SCTP")), vec!["protocol", "SCTP"]),
+        (with("protocol", json!("DCCP")), vec!["protocol", "DCCP"]),
         (with("shceduler", json!("maglev")), vec!["shceduler"]),
         (
             with("backends", json!([{"address": "172.16.1.300"}])),

@@ -79,6 +79,7 @@ mod pressure;
 mod queues;
 mod reject;
 mod routing;
+mod sctp;
 mod source_port;
 mod testbed;
 mod time_wait;

@@ -25,6 +25,7 @@ pub mod payload;
 pub mod perf;
 #[cfg(test)]
 mod predecessor;
+pub mod sctp;
 pub mod server;
 pub mod socket;
 pub mod spire;

@@ -122,9 +122,8 @@ impl LastChunk {
         put(&mut packet, sctp::TAG, self.tag.to_be_bytes());
         packet[sctp::HEADER_LEN] = self.kind;
         packet[sctp::HEADER_LEN + 1] = if self.is_reflected { chunk::T_BIT } else { 0 };
-        #[expect(clippy::cast_possible_truncation, reason = "it is 4")]
-        let length = chunk::HEADER_LEN as u16;
-        put(&mut packet, sctp::HEADER_LEN + 2, length.to_be_bytes());
+        const { assert!(chunk::HEADER_LEN == 4) };
+        put(&mut packet, sctp::HEADER_LEN + 2, 4_u16.to_be_bytes());
         let checksum = crc32c::crc32c(&packet);
         put(&mut packet, sctp::CHECKSUM, checksum.to_le_bytes());
         packet
