@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::capture::{CaptureFeed, CaptureSettings};
 use crate::flow_feed::FlowFeed;
 use crate::flow_query::{FlowQuery, WorkerEvent};
 use crate::next_hop::Link;
@@ -82,6 +83,19 @@ pub trait Dataplane: Send + Sync {
     /// Each worker's feed of flows that open and close. Empty before the first attachment, then the
     /// same for ever.
     fn flow_feeds(&self) -> &[Arc<FlowFeed>];
+
+    /// Each worker's feed of captured packets. Empty before the first attachment, then the same for ever.
+    fn capture_feeds(&self) -> &[Arc<CaptureFeed>] {
+        &[]
+    }
+
+    /// Captures by these settings from now on, all workers together. To be repeated when
+    /// [`Self::capture_feeds`] are new.
+    fn set_capture(&self, settings: &Arc<CaptureSettings>) {
+        for feed in self.capture_feeds() {
+            feed.set(settings);
+        }
+    }
 
     /// The next event of any worker; `None` if none waits.
     fn next_event(&self) -> Option<WorkerEvent>;

@@ -18,6 +18,7 @@ pub mod addr;
 pub mod backend;
 pub mod backend_sockets;
 pub mod capability;
+pub mod capture;
 pub mod client_address;
 pub mod dataplane;
 pub mod drop_reason;

@@ -56,6 +56,9 @@ impl Engine {
         now: Timestamp,
         verdicts: &mut Vec<(Verdict, usize)>,
     ) {
+        if self.capture.is_active() {
+            return self.forward_captured(burst, origin, now, verdicts);
+        }
         let mut group = std::mem::take(&mut self.group);
         let mut rest = burst;
         while !rest.is_empty() {
@@ -84,7 +87,7 @@ impl Engine {
 
     /// Kept out of the code of packets that take the short way.
     #[inline(never)]
-    fn decide_at_length<F: Frame>(
+    pub(super) fn decide_at_length<F: Frame>(
         &mut self,
         packet: &mut [F],
         prepared: &Prepared,
@@ -100,7 +103,7 @@ impl Engine {
 ///
 /// A separate function, because references in its arguments cannot alias: tables and policy are read once for all packets.
 #[inline(never)]
-fn prepare<F: Frame>(
+pub(super) fn prepare<F: Frame>(
     policy: &Policy,
     table: &FlowTable,
     frames: &[F],

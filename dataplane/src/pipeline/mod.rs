@@ -20,6 +20,7 @@
 //! | orphan | `orphan.rs` | resets both ends of a connection whose backend has died, and the backend of a half-open one that made room |
 //! | slow path | `slow_path/` | fragments, ICMP, SCTP, packets to an address that is gone |
 //! | promote | `promotion.rs` | hands established flows to the in-kernel path, and takes them back |
+//! | capture | `capture/` | copies packets for captures, while there are any |
 //! | unsent | `unsent.rs` | counts what the worker could not send |
 //! | reject | `reject.rs`, `limit.rs` | ICMP errors and TCP resets, rate-limited |
 //!
@@ -31,6 +32,7 @@
 
 mod admit;
 mod batch;
+mod capture;
 mod classify;
 mod client_address;
 mod decide;
@@ -81,6 +83,7 @@ use crate::port::Frame;
 use crate::shed::{Shed, ShedMemory};
 
 use batch::Prepared;
+use capture::Capturing;
 pub(crate) use client_address::Insertion;
 use identification::Identifications;
 use limit::Limits;
@@ -231,6 +234,7 @@ pub struct Engine {
     folding: bool,
     /// When all packets that had arrived were sent.
     drained_at: Timestamp,
+    capture: Capturing,
 }
 
 impl std::fmt::Debug for Engine {
@@ -287,6 +291,7 @@ impl Engine {
             fold_due: Timestamp::default(),
             folding: false,
             drained_at: Timestamp::default(),
+            capture: Capturing::default(),
         })
     }
 
@@ -325,6 +330,9 @@ impl Engine {
     pub fn forward<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
         let mut prepared = Prepared::EMPTY;
         prepared.classify(&self.policy, self.tables.flows.table(), packet);
+        if self.capture.is_active() {
+            return self.decide_captured(packet, &prepared, origin, now);
+        }
         self.decide(packet, &prepared, origin, now)
     }
 

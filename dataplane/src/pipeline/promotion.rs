@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vl3lb_common::{Duration, Timestamp};
 
 use super::Engine;
+use super::capture::Capturing;
 use super::policy::Policy;
 use super::{next_hop, size};
 use crate::fastpath::{FastMemory, FastTable, Hop};
@@ -47,13 +48,17 @@ impl Engine {
     pub(crate) fn tend_fast_path(&mut self, now: Timestamp, is_drained: bool) {
         let flows = &mut self.tables.flows;
         flows.finish_quiet();
+        if self.capture.is_reviewing() {
+            self.review_captured();
+        }
+        let flows = &mut self.tables.flows;
         if is_drained {
             self.drained_at = now;
         }
         if is_drained || now.since(self.drained_at) >= LONGEST_WAIT {
             for _ in 0..PROMOTIONS {
                 let Some(id) = flows.next_candidate() else { break };
-                if let Some(hops) = hops(&self.policy, flows.table(), id) {
+                if let Some(hops) = hops(&self.policy, &self.capture, flows.table(), id) {
                     flows.promote(id, &hops);
                 }
             }
@@ -68,7 +73,7 @@ impl Engine {
 
     /// Whether [`tend_fast_path`](Self::tend_fast_path) is to be called again at once.
     pub(crate) const fn is_folding(&self) -> bool {
-        self.folding
+        self.folding || self.capture.is_reviewing()
     }
 
     /// Whether the in-kernel path has flows, whose counters are to be read.
@@ -78,11 +83,11 @@ impl Engine {
 
     /// Brings all promoted flows in line with the snapshot in use, or takes them back. O(promoted flows).
     pub(super) fn review_fast_path(&mut self) {
-        let (policy, flows) = (&self.policy, &mut self.tables.flows);
+        let (policy, capture, flows) = (&self.policy, &self.capture, &mut self.tables.flows);
         let mut place = 0;
         while let Some(id) = flows.fast_flow_at(place) {
             let is_reachable = next_hop::refresh_client(policy, flows, &self.signals, id).is_ok();
-            match hops(policy, flows.table(), id).filter(|_| is_reachable) {
+            match hops(policy, capture, flows.table(), id).filter(|_| is_reachable) {
                 Some(hops) => flows.set_fast_hops(id, &hops),
                 None => flows.demote(id),
             }
@@ -98,10 +103,10 @@ impl Engine {
 /// The one condition for a flow to be in the in-kernel path, asked at its promotion and again by
 /// [`Engine::review_fast_path`], which takes back flows that do not meet it any more. Whatever else needs all packets of a
 /// flow, such as a capture, is a condition here, followed by a review.
-fn hops(policy: &Policy, table: &FlowTable, id: FlowId) -> Option<[Hop; 2]> {
+fn hops(policy: &Policy, capture: &Capturing, table: &FlowTable, id: FlowId) -> Option<[Hop; 2]> {
     let entry = table.entry(id);
-    // The program neither renumbers nor adds anything.
-    if entry.carries_address() {
+    // The program neither renumbers nor adds anything, nor does it copy packets.
+    if entry.carries_address() || capture.wants(policy, table, entry) {
         return None;
     }
     let backend = policy.usable_backend(entry).ok()?;

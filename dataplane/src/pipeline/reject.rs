@@ -97,6 +97,7 @@ impl Engine {
         context: DropContext,
         now: Timestamp,
     ) -> Verdict {
+        self.capture.dropped = Some((context.service, context.reason));
         let stats = &self.signals.stats;
         stats.drop_packet(context.service, context.reason);
         let error = match context.response {

@@ -32,6 +32,18 @@ impl Engine {
     ) {
         let service = self.service_of_unsent(packet, unsent, now);
         self.signals.stats.drop_packet(service, reason);
+        if self.capture.is_active() {
+            self.capture_unsent(packet, service, reason, now);
+        }
+    }
+
+    /// Counts a packet that is not forwarded because of a lack at this worker, before it was decided about.
+    #[cold]
+    pub fn drop_undecided<F: Frame>(&mut self, packet: &[F], reason: DropReason, now: Timestamp) {
+        self.count_drop(reason);
+        if self.capture.is_active() {
+            self.capture_unsent(packet, None, reason, now);
+        }
     }
 
     fn service_of_unsent<F: Frame>(

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::queue::ArrayQueue;
+use vl3lb_common::capture::{CaptureFeed, CaptureSettings};
 use vl3lb_common::dataplane::{
     AttachError, Attachment, Dataplane, LinkChange, PublishError, Steered, WorkerFailure,
 };
@@ -163,6 +164,18 @@ impl<A: PortProvider> Dataplane for Plane<A> {
 
     fn flow_feeds(&self) -> &[Arc<FlowFeed>] {
         self.team.get().map_or(&[], |team| &team.flow_feeds)
+    }
+
+    fn capture_feeds(&self) -> &[Arc<CaptureFeed>] {
+        self.team.get().map_or(&[], |team| &team.capture_feeds)
+    }
+
+    fn set_capture(&self, settings: &Arc<CaptureSettings>) {
+        let Some(team) = self.team.get() else { return };
+        for (feed, inbox) in team.capture_feeds.iter().zip(&team.inboxes) {
+            feed.set(settings);
+            inbox.bell().ring();
+        }
     }
 
     fn next_event(&self) -> Option<WorkerEvent> {

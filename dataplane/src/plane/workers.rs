@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::queue::ArrayQueue;
 use vl3lb_common::Snapshot;
+use vl3lb_common::capture::CaptureFeed;
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::hash::OwnerKey;
@@ -31,6 +32,7 @@ pub(super) struct Team {
     pub(super) stats: Vec<Arc<WorkerStats>>,
     pub(super) inboxes: Vec<Arc<Inbox>>,
     pub(super) flow_feeds: Vec<Arc<FlowFeed>>,
+    pub(super) capture_feeds: Vec<Arc<CaptureFeed>>,
     /// The CPU core of each worker.
     pub(super) cores: Vec<usize>,
     /// The secret of the hash that divides flows among the workers.
@@ -61,6 +63,7 @@ impl Team {
                 .collect::<io::Result<_>>()
                 .map_err(|cause| start_error("the workers", cause))?,
             flow_feeds: (0..workers).map(|_| Arc::default()).collect(),
+            capture_feeds: (0..workers).map(|_| Arc::default()).collect(),
             cores: cores(config.cores.as_deref(), workers),
             owner_key: OwnerKey::from_seed(random()),
         })
@@ -102,6 +105,9 @@ impl Team {
             )
             .map_err(|cause| start_error(&format!("worker {worker} with {flows} flows"), cause))?;
             engine.set_flow_feed(Arc::clone(feed));
+            if let Some(feed) = self.capture_feeds.get(usize::from(worker)) {
+                engine.set_capture_feed(Arc::clone(feed));
+            }
             engine.set_overflow(Arc::clone(&overflow));
             engine.set_team(&self.stats);
             if let Some(placed) = &placed {

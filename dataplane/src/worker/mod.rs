@@ -171,6 +171,7 @@ impl<P: Port> Worker<P> {
         self.stats.heartbeat.set(now.0);
         self.count_busy_time(now);
         let switched = self.switch_snapshot();
+        self.engine.update_capture();
 
         let received = self.receive_from_queues(now);
         let handed_over = self.receive_from_workers(now);
@@ -294,7 +295,7 @@ impl<P: Port> Worker<P> {
                     .make_anew(verdict, &mut self.port, &self.packet, now, &mut self.outgoing);
                 self.packet.drain(..).for_each(|frame| self.port.release(frame));
             }
-            Verdict::Wait(ticket) => self.keep(ticket, packet, origin),
+            Verdict::Wait(ticket) => self.keep(ticket, packet, origin, now),
             Verdict::Handoff(to) | Verdict::Overflow(to) => {
                 self.packet.extend(packet);
                 let rings = match verdict {
@@ -314,13 +315,21 @@ impl<P: Port> Worker<P> {
     }
 
     /// Keeps a fragment that came before the first one of its datagram, unless few frames are free.
-    fn keep(&mut self, ticket: Ticket, packet: impl Iterator<Item = P::Frame>, origin: Origin) {
+    fn keep(
+        &mut self,
+        ticket: Ticket,
+        packet: impl Iterator<Item = P::Frame>,
+        origin: Origin,
+        now: Timestamp,
+    ) {
         if self.port.free_frames() >= LEAST_FREE {
             self.waiting.keep(ticket, origin, packet);
             return;
         }
-        self.engine.count_drop(DropReason::UmemExhausted);
-        packet.for_each(|frame| self.port.release(frame));
+        self.packet.extend(packet);
+        let reason = DropReason::UmemExhausted;
+        self.engine.drop_undecided(&self.packet, reason, now);
+        self.packet.drain(..).for_each(|frame| self.port.release(frame));
     }
 
     /// Goes on with fragments whose first one has come, and drops those that waited in vain.
@@ -331,7 +340,7 @@ impl<P: Port> Worker<P> {
                 let verdict = match release.outcome {
                     Ok(()) => self.engine.resume(&mut packet, origin, now),
                     Err(reason) => {
-                        self.engine.count_drop(reason);
+                        self.engine.drop_undecided(&packet, reason, now);
                         Verdict::Drop
                     }
                 };

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod burst;
+mod capture;
 mod client_address;
 mod crowded;
 mod fast;

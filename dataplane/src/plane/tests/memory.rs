@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use vl3lb_common::capture::{Capture, CaptureSettings};
 use vl3lb_common::dataplane::{AttachError, AttachErrorKind};
 use vl3lb_common::next_hop::Link;
 
@@ -114,6 +115,48 @@ fn a_plane_waits_for_its_interface_balances_and_stops() {
     assert_eq!(plane.stop(), 0, "frames are missing");
     assert_eq!(sum(|stats| stats.received.get()), 100);
     assert_eq!(sum(|stats| stats.transmitted.get()), 100);
+}
+
+#[test]
+fn a_capture_reaches_the_workers_and_ends() {
+    let (plane, provider) = plane(None);
+    plane.publish(Arc::new(world::snapshot(1, Link::RawIp))).unwrap();
+    assert!(plane.capture_feeds().is_empty());
+    let interface = interface(Link::RawIp, 2, 2);
+    provider.set_interface(Some(interface));
+    plane.attach().unwrap();
+    let mut settings = CaptureSettings::default();
+    settings.captures[0] = Some(Capture {
+        snap_length: 64,
+        ..Capture::default()
+    });
+    plane.set_capture(&Arc::new(settings));
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + LIMIT;
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    let matched = || {
+        plane
+            .capture_feeds()
+            .iter()
+            .map(|feed| feed.matched(0))
+            .sum::<u64>()
+    };
+    // A worker takes the settings in its next round.
+    wait("packets are captured", &|| {
+        exchange_all(&provider, interface);
+        matched() >= 100
+    });
+    plane.set_capture(&Arc::default());
+    wait("the capture ends", &|| {
+        let before = matched();
+        exchange_all(&provider, interface);
+        matched() == before
+    });
+    assert_eq!(plane.stop(), 0, "frames are missing");
 }
 
 #[test]

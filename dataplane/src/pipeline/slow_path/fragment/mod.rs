@@ -54,8 +54,23 @@ impl Engine {
     pub fn resume<F: Frame>(&mut self, packet: &mut [F], origin: Origin, now: Timestamp) -> Verdict {
         let mut prepared = Prepared::EMPTY;
         prepared.classify(&self.policy, self.tables.flows.table(), packet);
+        if self.capture.is_active() {
+            return self.resume_captured(packet, &prepared, now, |engine, packet| {
+                engine.decide_waited(packet, &prepared, origin, now)
+            });
+        }
+        self.decide_waited(packet, &prepared, origin, now)
+    }
+
+    fn decide_waited<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        prepared: &Prepared,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Verdict {
         let &Class::SlowPath { local } = &prepared.class else {
-            return self.decide(packet, &prepared, origin, now);
+            return self.decide(packet, prepared, origin, now);
         };
         let parsed = &prepared.parsed;
         self.slow_path(packet, parsed, local, Arrival::Waited, origin, now)
