@@ -191,6 +191,11 @@ fn traffic(status: &Status, digits: Digits) -> String {
         let sign = if change >= 0.0 { "+" } else { "" };
         format!(", {sign}{}/s", digits.rate(Some(change)))
     });
+    let captured = match status.captures_active {
+        0 => String::new(),
+        1 => ", 1 capture runs".to_owned(),
+        captures => format!(", {captures} captures run"),
+    };
     let followed = match status.flow_followers {
         0 => String::new(),
         followers => format!(", followed by {followers}"),
@@ -206,7 +211,7 @@ fn traffic(status: &Status, digits: Digits) -> String {
             percent(totals.drop_ratio)
         ),
         format!(
-            "flows {} of {} ({}){change}{followed}",
+            "flows {} of {} ({}){change}{followed}{captured}",
             digits.count(totals.flows),
             digits.count(totals.flow_capacity),
             percent(filled)

@@ -43,6 +43,7 @@ mod attachment;
 mod attacker;
 mod bulk;
 mod capability;
+mod capture;
 mod check_kinds;
 mod cli;
 mod client_address;

@@ -115,7 +115,6 @@ impl CaptureFilter {
                 .accept(|&protocol| subject.protocol == Some(protocol))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half of a word")]
     fn samples(&self, hash: u64) -> bool {
         if self.sample <= 1 {
             return true;

@@ -111,8 +111,9 @@ impl Image {
 /// A packet before and after its translation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CapturedPacket {
-    /// The captures that it is for, as bits.
+    /// The captures that it is for, as bits, and the [`CaptureSettings::number`] by which it is.
     pub captures: u8,
+    pub settings: u64,
     /// When the worker's round began.
     pub at: Timestamp,
     /// The snapshot in use.
@@ -172,6 +173,8 @@ pub struct Capture {
 /// All captures that run.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureSettings {
+    /// Grows with each change: a place among the captures may be another one's by now.
+    pub number: u64,
     /// By the bit in [`CapturedPacket::captures`].
     pub captures: [Option<Capture>; MAX_CAPTURES],
 }

@@ -1,7 +1,8 @@
 //! The admin API: HTTP on an address for probes and Prometheus, on another one for operators, and on a Unix socket for the
-//! command line. All routes are read-only.
+//! command line, which alone has captures. All routes are read-only.
 
 mod api;
+mod capture;
 mod error;
 mod events;
 mod flow_events;
@@ -107,6 +108,12 @@ impl Admin {
         let json = json.map_err(|error| ApiError::internal(attempt, &error))?;
         Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
     }
+}
+
+/// The routes of the socket, which its file's permissions protect.
+fn socket_routes(admin: Admin) -> Router {
+    let protected = Router::new().route("/api/v1/capture", get(capture::capture));
+    routes(admin.clone()).merge(protected.with_state(admin))
 }
 
 /// All routes. GET and HEAD only; other methods get 405.

@@ -1,8 +1,14 @@
 //! Query parameters: filters, order and limit.
 
+use std::time::Duration;
+
+use vl3lb_common::capture::MAX_SNAP_LENGTH;
+
 use super::error::ApiError;
 use crate::config::ConfigError;
-use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
+use crate::config::duration;
+use crate::observe::capture::{CapturePoint, CaptureRequest};
+use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, PacketFilter, ServiceFilter};
 use crate::observe::flows::FlowOrder;
 
 /// Flows of one list at most; a stream has no limit.
@@ -147,5 +153,79 @@ impl EventParams {
             Ok(true)
         })?;
         Ok(params)
+    }
+}
+
+/// The longest capture.
+const LONGEST_CAPTURE: Duration = Duration::from_secs(3_600);
+/// Bytes of an Ethernet header and the longest headers without options behind it.
+const LEAST_SNAP_LENGTH: usize = 14 + 40;
+
+/// Parameters of a capture.
+#[derive(Debug)]
+pub(super) struct CaptureParams {
+    pub(super) request: CaptureRequest,
+    /// The filters as they were given.
+    pub(super) text: String,
+}
+
+impl CaptureParams {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let mut request = CaptureRequest {
+            filter: PacketFilter::default(),
+            sample: 1,
+            snap_length: 128,
+            payload: false,
+            point: CapturePoint::Both,
+            count: None,
+            duration: Duration::from_secs(30),
+        };
+        let mut text = Vec::new();
+        let known =
+            "service, backend, client, port, proto, drops, sample, count, duration, snaplen, payload, at";
+        each(query, known, |name, value| {
+            let refused = |allowed: &str| ConfigError::new(name, value, allowed);
+            match name {
+                "sample" => {
+                    let sample = value.parse().ok().filter(|&sample| sample > 0);
+                    request.sample = sample.ok_or_else(|| refused("1-4294967295"))?;
+                }
+                "count" => {
+                    let count = value.parse().ok().filter(|&count: &u64| count > 0);
+                    request.count = Some(count.ok_or_else(|| refused("1 or more"))?);
+                }
+                "duration" => {
+                    let duration = duration::parse(value).ok();
+                    let duration = duration.filter(|time| !time.is_zero() && *time <= LONGEST_CAPTURE);
+                    request.duration = duration.ok_or_else(|| refused("1ms-1h"))?;
+                }
+                "snaplen" => {
+                    let range = LEAST_SNAP_LENGTH..=MAX_SNAP_LENGTH;
+                    let length = value.parse().ok().filter(|length| range.contains(length));
+                    request.snap_length =
+                        length.ok_or_else(|| refused(&format!("{LEAST_SNAP_LENGTH}-{MAX_SNAP_LENGTH}")))?;
+                }
+                "payload" => request.payload = one_of(name, value, &["true", "false"])? == "true",
+                "at" => {
+                    request.point = match one_of(name, value, &["in", "out", "both"])? {
+                        "in" => CapturePoint::In,
+                        "out" => CapturePoint::Out,
+                        _ => CapturePoint::Both,
+                    };
+                }
+                _ => {
+                    text.push(format!("{name}={value}"));
+                    return request.filter.add(name, value);
+                }
+            }
+            Ok(true)
+        })?;
+        if request.sample > 1 {
+            text.push(format!("sample={}", request.sample));
+        }
+        Ok(Self {
+            request,
+            text: text.join(" "),
+        })
     }
 }

@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::host::loopback_only;
 use super::listener::TcpSocket;
-use super::{Admin, Listeners, probes, routes};
+use super::{Admin, Listeners, probes, routes, socket_routes};
 use crate::config::{ApiFor, Metrics};
 use crate::connections::{Limits, Requests, Slots, WriteDeadline, accept};
 use crate::observe::report::Reporter;
@@ -51,7 +51,7 @@ pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>, metrics: Metri
     tokio::select! {
         (done, ..) = select_all(over_tcp) => done,
         done = accept(&unix, &over_unix, |stream, (), slot| {
-            connection(stream, routes.all.clone(), slot.requests())
+            connection(stream, routes.socket.clone(), slot.requests())
         }) => done,
     }
 }
@@ -71,6 +71,7 @@ async fn serve_tcp(socket: &TcpSocket, routes: &Routes, limits: Limits) -> std::
 
 /// What the connections of the listeners get.
 struct Routes {
+    socket: Router,
     all: Router,
     all_on_loopback: Router,
     probes: Router,
@@ -80,6 +81,7 @@ impl Routes {
     fn new(admin: Admin) -> Self {
         let all = routes(admin.clone());
         Self {
+            socket: socket_routes(admin.clone()),
             all_on_loopback: all.clone().layer(from_fn(loopback_only)),
             all,
             probes: probes(admin),

@@ -485,6 +485,70 @@ async fn following_excludes_sort_and_all_and_has_a_limit_of_readers() {
 }
 
 #[tokio::test]
+async fn captures_are_on_the_socket_alone_and_refuse_what_they_do_not_know() {
+    let served = Served::start().await;
+    tokio::spawn(Arc::clone(served.live.reporter.captures()).run());
+    let path = "/api/v1/capture?duration=10ms&service=finance&drops=any&sample=2";
+    assert_eq!(served.get(path).await.0, StatusCode::NOT_FOUND);
+    let local = async |path: &str| {
+        let stream = UnixStream::connect(served.socket()).await.unwrap();
+        exchange(TokioIo::new(stream), Method::GET, path).await
+    };
+    let (status, _, body) = local(path).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let lines: Vec<Value> = body
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["event"], "start");
+    assert_eq!(lines[0]["filter"], "service=finance drops=any sample=2");
+    assert_eq!(lines.last().unwrap()["event"], "end");
+    for (query, want, error) in [
+        (
+            "service=finanse",
+            StatusCode::NOT_FOUND,
+            "capture: no service \"finanse\"",
+        ),
+        (
+            "snaplen=20",
+            StatusCode::BAD_REQUEST,
+            "snaplen: 20, allowed 54-9216",
+        ),
+        (
+            "sample=0",
+            StatusCode::BAD_REQUEST,
+            "sample: 0, allowed 1-4294967295",
+        ),
+        (
+            "count=none",
+            StatusCode::BAD_REQUEST,
+            "count: none, allowed 1 or more",
+        ),
+        (
+            "duration=2h",
+            StatusCode::BAD_REQUEST,
+            "duration: 2h, allowed 1ms-1h",
+        ),
+        (
+            "at=rest",
+            StatusCode::BAD_REQUEST,
+            "at: rest, allowed in, out, both",
+        ),
+        (
+            "drops=bored",
+            StatusCode::BAD_REQUEST,
+            "drops: bored, allowed any",
+        ),
+        ("colour=red", StatusCode::BAD_REQUEST, "colour: unknown parameter"),
+    ] {
+        let (status, _, body) = local(&format!("/api/v1/capture?{query}")).await;
+        assert_eq!(status, want, "{query}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(body["error"].as_str().unwrap().starts_with(error), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn the_page_and_its_changing_part_are_served_with_a_policy_and_a_tag() {
     let served = Served::start().await;
     let (parts, html) = served.send(Request::get("/").header("Host", "localhost")).await;

@@ -5,6 +5,7 @@
 //! only ever added. Unknown values are `None`, never 0.
 
 mod backend;
+mod capture;
 mod check;
 mod envelope;
 mod event;
@@ -19,6 +20,10 @@ mod status;
 mod time;
 
 pub use backend::{Backend, BackendState, Drain, Failures, NatPortUse, NextHop};
+pub use capture::{
+    AddressNames, CaptureCounts, CaptureEvent, CaptureStart, CapturedPacket, PacketData, PacketImage,
+    PreciseTime,
+};
 pub use check::{BackendCheck, CheckCount, CheckResult, ServiceCheck};
 pub use envelope::{API_VERSION, Consistency, Envelope, FlowList};
 pub use event::{Event, EventCode, EventList};

@@ -378,6 +378,12 @@ pub struct Status {
     pub flow_followers: u64,
     /// Flow events that readers missed because they were too slow.
     pub flow_events_lost_total: u64,
+    /// Captures that run.
+    #[serde(default)]
+    pub captures_active: u64,
+    /// Packets that captures have lost, because more matched than could be copied.
+    #[serde(default)]
+    pub capture_lost_packets_total: u64,
     /// Worst first.
     pub warnings: Vec<Warning>,
 }

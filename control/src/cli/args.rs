@@ -49,13 +49,23 @@ pub struct Global {
     /// When to colour states
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
     pub color: ColorChoice,
-    /// Repeat at this interval [default: 1s]
-    #[arg(short, long, global = true, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
-          require_equals = true, value_parser = duration::parse)]
-    pub watch: Option<Duration>,
     /// Limit of the wait for an answer
     #[arg(long, global = true, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     pub timeout: Duration,
+}
+
+impl Command {
+    /// The interval at which it is repeated.
+    pub const fn watch(&self) -> Option<Duration> {
+        match self {
+            Self::Status(args) => args.watch.watch,
+            Self::Services(args) => args.watch.watch,
+            Self::Backends(args) => args.watch.watch,
+            Self::Flows(args) => args.watch.watch,
+            Self::Events(args) => args.watch.watch,
+            _ => None,
+        }
+    }
 }
 
 impl Global {
@@ -107,6 +117,12 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show events: changes of state
     Events(EventsArgs),
+    /// Capture packets with their verdicts, before and after translation
+    ///
+    /// Prints a line per packet, or writes a pcapng file for Wireshark and tcpdump. Ends by itself. Captured flows are
+    /// forwarded by the workers instead of the kernel meanwhile; a capture that falls behind loses packets of its
+    /// own, which it counts, and none of the traffic.
+    Capture(CaptureArgs),
     /// Print a completion script for the shell to source: source <(vl3-lb completions bash)
     Completions { shell: Shell },
     /// Print the manual pages: of vl3-lb, then of each command
@@ -160,6 +176,8 @@ pub struct StatusArgs {
     /// Print the drop reasons with their counts and remedies
     #[arg(long)]
     pub reasons: bool,
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Arguments of `services`.
@@ -177,6 +195,8 @@ pub struct ServicesArgs {
     /// Sort key; by default state, then name
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<ServiceSort>,
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Orders of services.
@@ -208,6 +228,8 @@ pub struct BackendsArgs {
     /// Sort key; by default state, then service and address
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<BackendSort>,
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Orders of backends.
@@ -272,6 +294,8 @@ pub struct FlowsArgs {
     /// Follow flows as they open and close, with the cause, until Ctrl-C
     #[arg(short, long, conflicts_with_all = ["sort", "all", "count"])]
     pub follow: bool,
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// Orders of flows.
@@ -301,6 +325,86 @@ pub struct EventsArgs {
     /// Number of newest events to show
     #[arg(long, value_name = "NUMBER")]
     pub limit: Option<usize>,
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+/// Arguments of `capture`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = CAPTURE_HELP)]
+pub struct CaptureArgs {
+    /// Write pcapng to this file, or to standard output if it is `-`
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// End after so many packets; 0: no limit
+    #[arg(short, long, value_name = "NUMBER", default_value_t = 100)]
+    pub count: u64,
+    /// End after this time, an hour at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub duration: Duration,
+    /// Name of a service; `*` is a wildcard
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
+    pub service: Vec<String>,
+    /// Address of a backend, with or without port
+    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(candidates::backends))]
+    pub backend: Vec<String>,
+    /// Address or network of the client
+    #[arg(long, value_name = "CIDR")]
+    pub client: Vec<String>,
+    /// Port of the service
+    #[arg(long, value_name = "PORT")]
+    pub port: Vec<String>,
+    /// Protocol: TCP or UDP
+    #[arg(long, value_name = "PROTOCOL")]
+    pub proto: Vec<String>,
+    /// Only packets that were not forwarded, for this reason or for any
+    #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "any")]
+    pub drops: Vec<String>,
+    #[command(flatten)]
+    pub not: Not,
+    /// Which image of a packet: as it came in, as it left, or both
+    #[arg(long, value_enum, value_name = "POINT", default_value_t = CapturePoint::Both)]
+    pub at: CapturePoint,
+    /// Bytes of a packet to capture at most, 54 to 9216
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub snaplen: u32,
+    /// Capture payload, too, and not only headers
+    #[arg(long)]
+    pub payload: bool,
+    /// Capture one flow in so many, with all its packets
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub sample: u32,
+    /// Largest file; the capture ends before it is exceeded
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = super::capture::size)]
+    pub max_size: u64,
+}
+
+/// Images of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CapturePoint {
+    In,
+    Out,
+    Both,
+}
+
+impl CapturePoint {
+    /// The value in a request.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// The flag that repeats a command.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Watch {
+    /// Repeat at this interval [default: 1s]
+    #[arg(short, long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
+          require_equals = true, value_parser = duration::parse)]
+    pub watch: Option<Duration>,
 }
 
 /// The flag that negates the filter after it.
@@ -311,5 +415,9 @@ pub struct Not {
     pub not: Vec<bool>,
 }
 
+const CAPTURE_HELP: &str = "A filter given twice accepts either value; different filters must all match; --not negates \
+                            the next filter. ICMP messages and later fragments have no ports: find them by --client and \
+                            --backend addresses.\n\n\
+                            kubectl exec POD -- vl3-lb capture -c 0 -w - | wireshark -k -i -";
 const FILTER_HELP: &str = "A filter given twice accepts either value; different filters must all match; --not negates \
                            the next filter.";

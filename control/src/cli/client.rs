@@ -193,6 +193,14 @@ impl Lines {
         }
     }
 
+    /// Waits so long for each next part.
+    pub(super) fn with_idle_limit(self, limit: Duration) -> Self {
+        Self {
+            idle_limit: Some(limit),
+            ..self
+        }
+    }
+
     /// The complete lines that arrived, each with its line feed; `None` at the end of the answer.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {

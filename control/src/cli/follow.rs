@@ -1,5 +1,7 @@
 //! `--follow`: endless answers, printed as they arrive.
 
+use std::time::Duration;
+
 use crate::api::{Event, FlowEvent};
 
 use super::args::{EventsArgs, FlowsArgs, Global, Output};
@@ -11,12 +13,12 @@ use super::{events, flow_events};
 use crate::number::grouped;
 
 /// Checks the flags that an endless answer excludes.
-pub(super) fn validate(global: &Global) -> Result<(), Failure> {
+pub(super) fn validate(global: &Global, watch: Option<Duration>) -> Result<(), Failure> {
     let refused = |reason: &str| Err(Failure::new(FailureKind::Refused, format!("--follow: {reason}")));
     if global.format() == Output::Json {
         return refused("a JSON document would never end; -o jsonl writes one object per line");
     }
-    if global.watch.is_some() {
+    if watch.is_some() {
         return refused("cannot be combined with --watch, which repeats a finite answer");
     }
     Ok(())

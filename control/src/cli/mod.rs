@@ -6,6 +6,7 @@
 pub mod args;
 mod backends;
 mod candidates;
+mod capture;
 mod client;
 mod complete;
 mod events;
@@ -24,6 +25,7 @@ mod view;
 mod tests;
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
@@ -67,6 +69,7 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Backends(args) => query(cli, &Request::Backends(args, filters)),
         Command::Flows(args) => query(cli, &Request::Flows(args, filters)),
         Command::Events(args) => query(cli, &Request::Events(args, filters)),
+        Command::Capture(args) => capture::capture(cli, args, &filters),
     }
 }
 
@@ -136,7 +139,8 @@ enum Request<'a> {
 
 /// Queries once, or with `--watch` repeatedly until Ctrl-C.
 fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
-    request.validate(&cli.global)?;
+    let watch = cli.command.watch();
+    request.validate(&cli.global, watch)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -149,12 +153,12 @@ fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
     runtime.block_on(async {
         let answers = async {
             loop {
-                if cli.global.watch.is_some() && view.terminal {
+                if watch.is_some() && view.terminal {
                     // Moves the cursor home and erases the last screen.
                     print(b"\x1b[H\x1b[2J")?;
                 }
                 request.answer(&client, view).await?;
-                match cli.global.watch {
+                match watch {
                     Some(interval) => tokio::time::sleep(interval).await,
                     None => return Ok(()),
                 }
@@ -169,7 +173,7 @@ fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
 
 impl Request<'_> {
     /// Checks filters before the query.
-    fn validate(&self, global: &Global) -> Result<(), Failure> {
+    fn validate(&self, global: &Global, watch: Option<Duration>) -> Result<(), Failure> {
         let (mut services, mut backends, mut flows, mut events) = Default::default();
         let filters = match self {
             Self::Status(_) => return Ok(()),
@@ -179,7 +183,7 @@ impl Request<'_> {
             | Self::Events(_, filters) => filters,
         };
         if self.follows() {
-            follow::validate(global)?;
+            follow::validate(global, watch)?;
         }
         for (name, value) in filters {
             let known = match self {

@@ -7,8 +7,9 @@ use super::args::EventsArgs;
 use crate::config::duration;
 
 /// The clap ids of all filters; query parameters have `-` for `_`.
-const FILTERS: [&str; 11] = [
+const FILTERS: [&str; 12] = [
     "service", "backend", "client", "port", "nat_port", "proto", "state", "node", "older", "idle", "worker",
+    "drops",
 ];
 
 /// A `--not` without a filter after it.

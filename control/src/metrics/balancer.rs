@@ -459,5 +459,11 @@ fn control_plane(report: &Report) -> Vec<Family> {
             "Flow events that readers missed because they were too slow",
         )
         .with([], status.flow_events_lost_total),
+        Family::gauge("vl3lb_captures_active", "Captures that run").with([], status.captures_active),
+        Family::counter(
+            "vl3lb_capture_lost_packets",
+            "Packets that captures have lost, because more matched than could be copied",
+        )
+        .with([], status.capture_lost_packets_total),
     ]
 }

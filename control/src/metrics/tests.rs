@@ -73,6 +73,8 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_events_lost", "counter", ""),
     ("vl3lb_flow_followers", "gauge", ""),
     ("vl3lb_flow_events_lost", "counter", ""),
+    ("vl3lb_captures_active", "gauge", ""),
+    ("vl3lb_capture_lost_packets", "counter", ""),
     ("vl3lb_peers", "gauge", "state"),
     ("vl3lb_leader", "gauge", ""),
     ("vl3lb_kubernetes_writes", "counter", "resource result"),

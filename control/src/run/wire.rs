@@ -170,6 +170,7 @@ impl Control {
         }
         tasks.spawn("the sampling of counters", Arc::clone(&reporter).run());
         tasks.spawn("the flow events", Arc::clone(reporter.flow_events()).run());
+        tasks.spawn("the captures", Arc::clone(reporter.captures()).run());
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
             let metrics = config.metrics;

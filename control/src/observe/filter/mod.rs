@@ -3,6 +3,8 @@
 //! The same filter twice means either, different filters mean both, and `!` before a value negates it. Names
 //! are exact; `*` is a wildcard. Filters are query parameters, so that long lists are reduced at the server.
 
+mod capture;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use vl3lb_common::Protocol;
 use vl3lb_common::flow_query::{FlowRecord, FlowState};
 
 use crate::config::{ConfigError, duration};
+
+pub use capture::PacketFilter;
 
 /// The values of one filter.
 #[derive(Debug, Clone)]

@@ -72,6 +72,8 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         events_lost_total: facts.events_lost,
         flow_followers: facts.flow_followers,
         flow_events_lost_total: facts.flow_events_lost,
+        captures_active: facts.captures,
+        capture_lost_packets_total: facts.capture_lost,
         warnings: Vec::new(),
     }
 }

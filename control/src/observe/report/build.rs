@@ -71,6 +71,8 @@ pub(super) struct Facts<'a> {
     pub(super) events_lost: u64,
     pub(super) flow_followers: u64,
     pub(super) flow_events_lost: u64,
+    pub(super) captures: u64,
+    pub(super) capture_lost: u64,
     /// `None` without a group.
     pub(super) peer_group: Option<PeerGroup>,
     /// `None` where another process makes the interface.

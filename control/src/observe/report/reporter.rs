@@ -26,6 +26,7 @@ use crate::health::HealthTable;
 use crate::local_ports::LocalPortsReceiver;
 use crate::network::NetworkReceiver;
 use crate::nsm::client::Handle;
+use crate::observe::capture::Captures;
 use crate::observe::events::Events;
 use crate::observe::flow_events::FlowEvents;
 use crate::observe::flows::{ServiceNames, service_names};
@@ -87,6 +88,7 @@ pub struct Reporter {
     identity: Identity,
     sources: Sources,
     flow_events: Arc<FlowEvents>,
+    captures: Arc<Captures>,
     /// When workers were first seen.
     workers_since: OnceLock<Timestamp>,
     window: Mutex<Window>,
@@ -101,7 +103,8 @@ impl Reporter {
         let current = sources.current.clone();
         Self {
             identity,
-            flow_events: Arc::new(FlowEvents::new(Arc::clone(&sources.dataplane), current)),
+            flow_events: Arc::new(FlowEvents::new(Arc::clone(&sources.dataplane), current.clone())),
+            captures: Arc::new(Captures::new(Arc::clone(&sources.dataplane), current)),
             workers_since: OnceLock::new(),
             sources,
             window: Mutex::default(),
@@ -180,6 +183,8 @@ impl Reporter {
             events_lost: self.sources.events.lost() + lost_by_workers(dataplane.stats()),
             flow_followers: self.flow_events.subscriber_count(),
             flow_events_lost: self.flow_events.lost(),
+            captures: self.captures.count(),
+            capture_lost: self.captures.lost(),
             nsm: self.nsm(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
@@ -285,6 +290,11 @@ impl Reporter {
     /// Flow events, to subscribe to.
     pub fn flow_events(&self) -> &Arc<FlowEvents> {
         &self.flow_events
+    }
+
+    /// Captures, to start one.
+    pub fn captures(&self) -> &Arc<Captures> {
+        &self.captures
     }
 
     /// The data plane, to query for flows.

@@ -264,6 +264,7 @@ impl Engine {
             }
         };
         let framing = self.policy.framing;
+        let unparsed = framing.header_len() + UNPARSED;
         let sent = match verdict {
             Verdict::Drop => &[],
             // The others are released.
@@ -292,12 +293,10 @@ impl Engine {
             && let Some(buffer) = &mut buffer
         {
             self.fill(buffer, &description, captured, now);
-            buffer.received.headers =
-                parsed.map_or(framing.header_len() + UNPARSED, |parsed| headers(&parsed));
+            buffer.received.headers = parsed.map_or(unparsed, |parsed| headers(&parsed));
             if !sent.is_empty() {
                 self.capture.copy(sent, &mut buffer.sent);
-                buffer.sent.headers =
-                    sent_headers.map_or(framing.header_len() + UNPARSED, |(_, length)| length);
+                buffer.sent.headers = sent_headers.map_or(unparsed, |(_, length)| length);
             }
         }
         self.capture.finish(buffer, captures);
@@ -313,6 +312,7 @@ impl Engine {
         now: Timestamp,
     ) {
         let framing = self.policy.framing;
+        let unparsed = framing.header_len() + UNPARSED;
         let parsed = parse(packet, framing);
         let table = self.tables.flows.table();
         let local = |address: &[u8; 16]| table.find_local(address);
@@ -348,7 +348,7 @@ impl Engine {
                 &mut buffer.received
             };
             self.capture.copy(packet, image);
-            image.headers = parsed.map_or(framing.header_len() + UNPARSED, |parsed| headers(&parsed));
+            image.headers = parsed.map_or(unparsed, |parsed| headers(&parsed));
         }
         self.capture.finish(buffer, captures);
     }
@@ -360,6 +360,11 @@ impl Engine {
         verdict: CaptureVerdict,
         now: Timestamp,
     ) {
+        buffer.settings = self
+            .capture
+            .settings
+            .as_ref()
+            .map_or(0, |settings| settings.number);
         buffer.at = now;
         buffer.generation = self.policy.snapshot.generation;
         buffer.verdict = verdict;
