@@ -178,15 +178,17 @@ pub(crate) fn services(status: &Status) -> String {
     ])
 }
 
+/// `in 310k pps 1.7G bit/s`: the rates of one direction.
+pub(crate) fn direction(name: &str, traffic: Traffic, digits: Digits) -> String {
+    format!(
+        "{name} {} pps {} bit/s",
+        digits.rate(traffic.packets_per_second),
+        digits.bits(traffic.bytes_per_second)
+    )
+}
+
 fn traffic(status: &Status, digits: Digits) -> String {
     let totals = &status.totals;
-    let direction = |name: &str, traffic: Traffic| {
-        format!(
-            "{name} {} pps {} bit/s",
-            digits.rate(traffic.packets_per_second),
-            digits.bits(traffic.bytes_per_second)
-        )
-    };
     let change = totals.flows_change_per_second.map_or_else(String::new, |change| {
         let sign = if change >= 0.0 { "+" } else { "" };
         format!(", {sign}{}/s", digits.rate(Some(change)))
@@ -203,8 +205,8 @@ fn traffic(status: &Status, digits: Digits) -> String {
     #[expect(clippy::cast_precision_loss, reason = "numbers of flows are far below 2^53")]
     let filled = (totals.flow_capacity > 0).then(|| totals.flows as f64 / totals.flow_capacity as f64);
     parts(&[
-        direction("in", totals.inbound),
-        direction("out", totals.outbound),
+        direction("in", totals.inbound, digits),
+        direction("out", totals.outbound, digits),
         format!(
             "drops {}/s ({})",
             digits.rate(totals.drops_per_second),

@@ -40,6 +40,7 @@ haproxy          haproxy
 nginx-light      nginx
 prometheus       promtool
 tshark           tshark
+tmux             tmux
 '
 
 # The benchmark's peers and load generators.

@@ -84,4 +84,5 @@ mod sctp;
 mod source_port;
 mod testbed;
 mod time_wait;
+mod top;
 mod udp_segment;

@@ -29,5 +29,6 @@ pub mod sctp;
 pub mod server;
 pub mod socket;
 pub mod spire;
+pub mod terminal;
 pub mod topology;
 pub mod wait;

@@ -8,6 +8,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::candidates;
 use super::client::DEFAULT_SOCKET;
+use super::top::{Order, Pane};
 use crate::config::duration;
 use crate::{config, version};
 
@@ -19,7 +20,7 @@ use crate::{config, version};
     about = "Layer-4 load balancer of a vL3 network, on AF_XDP",
     after_help = "Exit status: 0 success, 1 the balancer answered with an error or a named object does not exist, \
                   2 invalid arguments or configuration, 3 balancer unreachable, 4 `status --check`: not ready \
-                  or degraded, 130 interrupted by Ctrl-C"
+                  or degraded, 130 interrupted by Ctrl-C, 143 `top` ended by SIGTERM or SIGHUP"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -123,6 +124,10 @@ pub enum Command {
     /// forwarded by the workers instead of the kernel meanwhile; a capture that falls behind loses packets of its
     /// own, which it counts, and none of the traffic.
     Capture(CaptureArgs),
+    /// Show services, backends, drops and events live on one screen
+    ///
+    /// `?` lists the keys. Without a terminal, --batch prints blocks of text.
+    Top(TopArgs),
     /// Print a completion script for the shell to source: source <(vl3-lb completions bash)
     Completions { shell: Shell },
     /// Print the manual pages: of vl3-lb, then of each command
@@ -405,6 +410,45 @@ pub struct Watch {
     #[arg(short, long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "1s",
           require_equals = true, value_parser = duration::parse)]
     pub watch: Option<Duration>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Clone, Args)]
+pub struct TopArgs {
+    /// Print blocks of text, for scripts and logs; needs no terminal
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Number of blocks [default: no limit]. Rates are unknown in the first one
+    #[arg(short = 'n', long, value_name = "NUMBER", requires = "batch", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: Option<u32>,
+    /// Time between two samples, 100ms to 1h: rates are over this time
+    #[arg(short, long, value_name = "INTERVAL", default_value = "1s", value_parser = sample_delay)]
+    pub delay: Duration,
+    /// Table to begin with
+    #[arg(long, value_enum, value_name = "TABLE", default_value_t = Pane::Services)]
+    pub pane: Pane,
+    /// Sort key to begin with
+    #[arg(long, value_enum, value_name = "KEY", default_value_t = Order::State)]
+    pub sort: Order,
+    /// Reverse the order
+    #[arg(long)]
+    pub reverse: bool,
+    /// Show only names with this part; of backends, also addresses and pods
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// One line per worker
+    #[arg(long)]
+    pub workers: bool,
+}
+
+/// Parses the time between two samples. Shorter ones would load the balancer, which builds a report for each.
+fn sample_delay(text: &str) -> Result<Duration, String> {
+    let delay = duration::parse(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&delay) {
+        Ok(delay)
+    } else {
+        Err(format!("{text}: allowed 100ms to 1h"))
+    }
 }
 
 /// The flag that negates the filter after it.

@@ -33,19 +33,29 @@ const WIDE: [Column; 6] = [
 
 /// One row per backend.
 pub(super) fn table(answer: &Envelope<Backend>, view: View) -> String {
+    let mut table = Table::new(&columns(view));
+    for backend in &answer.items {
+        table.push(cells(backend, answer.time, view));
+    }
+    table.take_lines(view.headings, view.color)
+}
+
+/// The columns of the view.
+pub(super) fn columns(view: View) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
     if view.wide() {
         columns.extend(WIDE);
     }
-    let mut table = Table::new(&columns);
-    for backend in &answer.items {
-        let mut row = row(backend, answer.time, view);
-        if view.wide() {
-            row.extend(wide_row(backend));
-        }
-        table.push(row);
+    columns
+}
+
+/// A row at `now`: one cell per column of the view.
+pub(super) fn cells(backend: &Backend, now: Time, view: View) -> Vec<Cell> {
+    let mut cells = row(backend, now, view);
+    if view.wide() {
+        cells.extend(wide_row(backend));
     }
-    table.take_lines(view.headings, view.color)
+    cells
 }
 
 fn row(backend: &Backend, now: Time, view: View) -> Vec<Cell> {

@@ -60,7 +60,8 @@ pub(super) fn omission(answer: &EventList) -> Option<String> {
     })
 }
 
-const fn tone(severity: Severity) -> Tone {
+/// The colour of a severity.
+pub(super) const fn tone(severity: Severity) -> Tone {
     match severity {
         Severity::Error => Tone::Bad,
         Severity::Warn => Tone::Warning,

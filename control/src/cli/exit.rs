@@ -25,6 +25,8 @@ pub enum FailureKind {
     Degraded,
     /// Ctrl-C.
     Interrupted,
+    /// SIGTERM or SIGHUP, where the command takes them.
+    Terminated,
     /// The reader of the output closed it: success.
     OutputClosed,
 }
@@ -39,6 +41,7 @@ impl FailureKind {
             Self::Unreachable => 3,
             Self::Degraded => 4,
             Self::Interrupted => 130,
+            Self::Terminated => 143,
         }
     }
 }

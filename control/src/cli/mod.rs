@@ -19,6 +19,7 @@ mod status;
 mod stream;
 mod table;
 mod terms;
+mod top;
 mod view;
 
 #[cfg(test)]
@@ -29,12 +30,14 @@ use std::time::Duration;
 
 use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
+use tokio::runtime::Runtime;
 
 use crate::config::{Config, ConfigError, FastPathMode};
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, ServiceFilter};
 use crate::version;
 use args::{
     BackendsArgs, Cli, Command, ConfigArgs, EventsArgs, FlowsArgs, Global, Output, ServicesArgs, StatusArgs,
+    TopArgs,
 };
 use client::{Client, read};
 pub use complete::complete;
@@ -70,6 +73,7 @@ pub fn execute(cli: &Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Flows(args) => query(cli, &Request::Flows(args, filters)),
         Command::Events(args) => query(cli, &Request::Events(args, filters)),
         Command::Capture(args) => capture::capture(cli, args, &filters),
+        Command::Top(args) => show_top(cli, args),
     }
 }
 
@@ -141,14 +145,7 @@ enum Request<'a> {
 fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
     let watch = cli.command.watch();
     request.validate(&cli.global, watch)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(FailureKind::Answered, format!("start the runtime: {error}")))?;
-    let client = Client {
-        socket: cli.global.socket.clone(),
-        timeout: cli.global.timeout,
-    };
+    let (runtime, client) = connect(&cli.global)?;
     let view = View::new(&cli.global);
     runtime.block_on(async {
         let answers = async {
@@ -169,6 +166,36 @@ fn query(cli: &Cli, request: &Request<'_>) -> Result<(), Failure> {
             _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Interrupted, "")),
         }
     })
+}
+
+/// Shows the balancer live until the user or a signal ends it.
+fn show_top(cli: &Cli, args: &TopArgs) -> Result<(), Failure> {
+    top::validate(args, &cli.global)?;
+    let (runtime, client) = connect(&cli.global)?;
+    let view = View::new(&cli.global);
+    runtime.block_on(async {
+        if !args.batch {
+            // It takes signals itself, to restore the terminal.
+            return top::run(&client, args, view).await;
+        }
+        tokio::select! {
+            done = top::run(&client, args, view) => done,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(FailureKind::Interrupted, "")),
+        }
+    })
+}
+
+/// A runtime for queries, and the client of the admin socket.
+fn connect(global: &Global) -> Result<(Runtime, Client), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FailureKind::Answered, format!("start the runtime: {error}")))?;
+    let client = Client {
+        socket: global.socket.clone(),
+        timeout: global.timeout,
+    };
+    Ok((runtime, client))
 }
 
 impl Request<'_> {

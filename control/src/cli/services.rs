@@ -41,19 +41,29 @@ const WIDE: [Column; 11] = [
 
 /// One row per service.
 pub(super) fn table(answer: &Envelope<Service>, view: View) -> String {
+    let mut table = Table::new(&columns(view));
+    for service in &answer.items {
+        table.push(cells(service, answer.time, view));
+    }
+    table.take_lines(view.headings, view.color)
+}
+
+/// The columns of the view.
+pub(super) fn columns(view: View) -> Vec<Column> {
     let mut columns = COLUMNS.to_vec();
     if view.wide() {
         columns.extend(WIDE);
     }
-    let mut table = Table::new(&columns);
-    for service in &answer.items {
-        let mut row = row(service, answer.time, view);
-        if view.wide() {
-            row.extend(wide_row(service, view));
-        }
-        table.push(row);
+    columns
+}
+
+/// A row at `now`: one cell per column of the view.
+pub(super) fn cells(service: &Service, now: Time, view: View) -> Vec<Cell> {
+    let mut cells = row(service, now, view);
+    if view.wide() {
+        cells.extend(wide_row(service, view));
     }
-    table.take_lines(view.headings, view.color)
+    cells
 }
 
 /// One service with its backends, drop reasons and last events.

@@ -38,7 +38,8 @@ pub(super) fn verdict(status: &Status) -> String {
     }
 }
 
-const fn tone(verdict: Verdict) -> Tone {
+/// The colour of a verdict.
+pub(super) const fn tone(verdict: Verdict) -> Tone {
     match verdict {
         Verdict::NotReady => Tone::Bad,
         Verdict::Draining | Verdict::Degraded => Tone::Warning,

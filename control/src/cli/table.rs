@@ -21,6 +21,16 @@ pub(super) struct Column {
 }
 
 impl Column {
+    /// The heading.
+    pub(super) const fn heading(&self) -> &'static str {
+        self.heading
+    }
+
+    /// The alignment.
+    pub(super) const fn align(&self) -> Align {
+        self.align
+    }
+
     /// Sets the minimum width, which keeps columns aligned in a table written row by row.
     pub(super) const fn at_least(self, width: usize) -> Self {
         Self { width, ..self }
@@ -74,6 +84,16 @@ pub(super) struct Cell {
 }
 
 impl Cell {
+    /// The text.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The meaning.
+    pub(super) const fn tone(&self) -> Tone {
+        self.tone
+    }
+
     /// A cell whose meaning has a colour.
     pub(super) fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self {
