@@ -17,6 +17,7 @@ use crate::capture::{CaptureFeed, CaptureSettings};
 use crate::flow_feed::FlowFeed;
 use crate::flow_query::{FlowQuery, WorkerEvent};
 use crate::next_hop::Link;
+use crate::selection_query::SelectionQuery;
 use crate::snapshot::Snapshot;
 use crate::stats::WorkerStats;
 use crate::time::{Duration, Timestamp};
@@ -79,6 +80,9 @@ pub trait Dataplane: Send + Sync {
     /// Asks a worker for a slice of its flows. False if `worker` does not exist or too many queries
     /// wait for it.
     fn query_flows(&self, worker: u16, query: FlowQuery) -> bool;
+
+    /// Asks a worker which backend a new flow would get. False if `worker` does not exist or too many queries wait for it.
+    fn query_selection(&self, worker: u16, query: SelectionQuery) -> bool;
 
     /// Each worker's feed of flows that open and close. Empty before the first attachment, then the
     /// same for ever.

@@ -31,6 +31,7 @@ pub mod mailbox;
 pub mod next_hop;
 pub mod port_set;
 pub mod schedule;
+pub mod selection_query;
 pub mod snapshot;
 pub mod source_ranges;
 pub mod stats;

@@ -76,6 +76,16 @@ impl Pool {
         }
     }
 
+    /// Whether `slot` may be picked. O(backends), with round-robin O(cycle); control side only.
+    pub fn contains(&self, slot: BackendSlot) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Maglev { backends, .. } => backends.contains(&slot),
+            Self::Cycle(cycle) => cycle.contains(&slot),
+            Self::LeastFlows(candidates) => candidates.iter().any(|&(other, _)| other == slot),
+        }
+    }
+
     /// The backend that [`pick`](Self::pick) picks if it depends on neither `cursor` nor `flows`.
     #[inline]
     pub fn pick_by_hash(&self, hash: u64) -> Option<BackendSlot> {

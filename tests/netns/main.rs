@@ -70,6 +70,7 @@ mod listen;
 mod load;
 mod local_ports;
 mod long_download;
+mod lookup;
 mod malformed;
 mod many_flows;
 mod monitoring;

@@ -29,16 +29,17 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// More than the longest answer to these requests.
 const LONGEST_ANSWER: usize = 4 << 20;
 
-const HEADS: [&str; 6] = [
+const HEADS: [&str; 7] = [
     "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "HEAD /metrics HTTP/1.1\r\nhost: localhost\r\naccept: application/openmetrics-text\r\nconnection: close\r\n\r\n",
     "GET /api/v1/services?service=f*&state=!down&sort=flows HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
     "POST /api/v1/status HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "GET /api/v1/flows?limit=3&worker=0&client=172.16.1.0/24&all=false HTTP/1.0\r\n\r\n",
+    "GET /api/v1/lookup?service=finance&client=172.16.1.100:40000 HTTP/1.1\r\nhost: a\r\n\r\n",
     "GET /api/v1/events?since=1h&limit=2 HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nupgrade: h2c\r\n\r\n",
 ];
 
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/metrics",
     "/healthz",
     "/readyz",
@@ -47,9 +48,10 @@ const PATHS: [&str; 8] = [
     "/api/v1/backends",
     "/api/v1/flows",
     "/api/v1/events",
+    "/api/v1/lookup",
 ];
 
-const PARAMETERS: [&str; 24] = [
+const PARAMETERS: [&str; 25] = [
     "service=finance",
     "service=f*",
     "service=!*n*n*n*",
@@ -64,6 +66,7 @@ const PARAMETERS: [&str; 24] = [
     "worker=1",
     "client=172.16.1.0/24",
     "client=::/0",
+    "client=172.16.1.100:40000",
     "backend=172.16.1.2",
     "backend=172.16.1.2:8081",
     "port=8080",

@@ -10,6 +10,7 @@ mod flows;
 mod health;
 mod host;
 mod listener;
+mod lookup;
 mod page;
 mod params;
 mod reports;
@@ -125,6 +126,7 @@ fn routes(admin: Admin) -> Router {
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/backends", get(api::backends))
         .route("/api/v1/flows", get(flows::flows))
+        .route("/api/v1/lookup", get(lookup::lookup))
         .route("/api/v1/events", get(events::events))
         .with_state(admin.clone())
         .merge(public(admin))
@@ -162,7 +164,7 @@ async fn unknown_path(uri: Uri) -> ApiError {
         error: format!("nothing at {}", uri.path()),
         hint: Some(
             "/, /metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows, \
-             /api/v1/events"
+             /api/v1/events, /api/v1/lookup"
                 .to_owned(),
         ),
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use vl3lb_common::capture::MAX_SNAP_LENGTH;
 
 use super::error::ApiError;
+use crate::api::LookupClient;
 use crate::config::ConfigError;
 use crate::config::duration;
 use crate::observe::capture::{CapturePoint, CaptureRequest};
@@ -86,6 +87,35 @@ impl BackendParams {
             _ => params.filter.add(name, value),
         })?;
         Ok(params)
+    }
+}
+
+/// Parameters of a lookup, both required.
+#[derive(Debug)]
+pub(super) struct LookupParams {
+    pub(super) service: String,
+    pub(super) client: LookupClient,
+}
+
+impl LookupParams {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let (mut service, mut client) = (None, None);
+        each(query, "service, client", |name, value| {
+            match name {
+                "service" => service = Some(value.to_owned()),
+                "client" => {
+                    let parsed = value.parse();
+                    client = Some(parsed.map_err(|()| ConfigError::new(name, value, LookupClient::ALLOWED))?);
+                }
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        let missing = |name: &str, allowed: &str| ConfigError::new(name, "nothing", allowed);
+        Ok(Self {
+            service: service.ok_or_else(|| missing("service", "the name of a service"))?,
+            client: client.ok_or_else(|| missing("client", LookupClient::ALLOWED))?,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use vl3lb_common::dataplane::{AttachMode, FastPath, LinkChange, PublishError, St
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowQuery, WorkerEvent};
 use vl3lb_common::next_hop::{Link, NextHops};
+use vl3lb_common::selection_query::SelectionQuery;
 use vl3lb_common::snapshot::Snapshot;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{MacAddr, Timestamp};
@@ -185,6 +186,10 @@ impl Dataplane for Script {
     }
 
     fn query_flows(&self, _: u16, _: FlowQuery) -> bool {
+        false
+    }
+
+    fn query_selection(&self, _: u16, _: SelectionQuery) -> bool {
         false
     }
 

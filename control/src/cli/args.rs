@@ -8,7 +8,9 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::candidates;
 use super::client::DEFAULT_SOCKET;
+use super::lookup;
 use super::top::{Order, Pane};
+use crate::api::LookupClient;
 use crate::config::duration;
 use crate::{config, version};
 
@@ -200,6 +202,9 @@ pub struct ServicesArgs {
     /// Sort key; by default state, then name
     #[arg(long, value_enum, value_name = "KEY")]
     pub sort: Option<ServiceSort>,
+    /// Show which backend a new flow of this client would get, and why; the service is named exactly
+    #[arg(long, value_name = "CLIENT[:PORT]", value_parser = lookup::client, conflicts_with_all = ["state", "not", "sort"])]
+    pub lookup: Option<LookupClient>,
     #[command(flatten)]
     pub watch: Watch,
 }

@@ -109,7 +109,8 @@ fn checked(check: &BackendCheck) -> String {
     format!("{} {} {took} {}", check.kind, result.name(), check.progress())
 }
 
-const fn tone(state: BackendState) -> Tone {
+/// The colour of a state.
+pub(super) const fn tone(state: BackendState) -> Tone {
     match state {
         BackendState::Up => Tone::Good,
         BackendState::Draining | BackendState::Unknown => Tone::Warning,

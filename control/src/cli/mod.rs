@@ -14,6 +14,7 @@ mod exit;
 mod flow_events;
 mod flows;
 mod follow;
+mod lookup;
 mod services;
 mod status;
 mod stream;
@@ -28,7 +29,7 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::{Backend, Envelope, EventList, FlowList, Service, Status};
+use crate::api::{Backend, Envelope, EventList, FlowList, Lookup, LookupClient, Service, Status};
 use clap::{ArgMatches, CommandFactory, ValueEnum};
 use tokio::runtime::Runtime;
 
@@ -277,6 +278,9 @@ async fn show_services(
     filters: &Query,
     view: View,
 ) -> Result<(), Failure> {
+    if let Some(asked) = args.lookup {
+        return show_lookup(client, lookup::service(args)?, asked, view).await;
+    }
     let query = with_sort(filters, args.sort);
     let document = client.get("/api/v1/services", &query).await?;
     if matches!(view.format, Output::Json | Output::Jsonl) {
@@ -297,6 +301,17 @@ async fn show_services(
     print(screen.as_bytes())?;
     context(&answer, view);
     Ok(())
+}
+
+async fn show_lookup(client: &Client, service: &str, asked: LookupClient, view: View) -> Result<(), Failure> {
+    let query = [("service", service.to_owned()), ("client", asked.to_string())];
+    let query = query.map(|(name, value)| (name.to_owned(), value));
+    let document = client.get("/api/v1/lookup", &query).await?;
+    if matches!(view.format, Output::Json | Output::Jsonl) {
+        return print_json(&document, view.format);
+    }
+    let answer: Envelope<Lookup> = read(&document)?;
+    print(lookup::screen(&answer, view).as_bytes())
 }
 
 async fn show_backends(

@@ -6,4 +6,5 @@ pub mod events;
 pub mod filter;
 pub mod flow_events;
 pub mod flows;
+pub mod lookup;
 pub mod report;

@@ -8,7 +8,7 @@ use super::policy::Policy;
 use super::refusal::Refusal;
 use super::refused_syns::Syn;
 use super::reject::DropContext;
-use super::select::Choice;
+use super::select::{Choice, NewClient};
 use super::{Context, Origin, Signals, Tables, client_address, next_hop, size};
 use crate::flow::{Direction, FlowId, NewFlow, OpenError, Predecessor, State, SynNumbers, tcp};
 use crate::packet::{self, Transport};
@@ -31,15 +31,8 @@ pub(super) fn admit<F: Frame>(
     let parsed = context.parsed;
     let known = policy.service(service).ok_or(DropReason::Internal)?;
     // First, so that a client that is not allowed gets no reply of any kind.
-    if !known.source_ranges.allow(from_octets(parsed.source)) {
-        return Err(DropContext::of(service, DropReason::SourceNotAllowed));
-    }
-    if known
-        .backend_sockets
-        .contains(from_octets(parsed.source), context.tuple().source_port)
-    {
-        return Err(DropContext::of(service, DropReason::BackendLoop));
-    }
+    permit(known, &parsed.source, context.tuple().source_port)
+        .map_err(|reason| DropContext::of(service, reason))?;
     // The first fragment of its datagram was dropped, or its flow is gone: nobody can use this one.
     if matches!(parsed.transport, Transport::Fragment { ports: None, .. }) {
         return Err(DropContext::of(service, DropReason::FragmentUnmatched));
@@ -82,6 +75,18 @@ pub(super) fn admit<F: Frame>(
     })
 }
 
+/// Whether a client may open flows of a service from this port.
+pub(super) fn permit(service: &Service, client: &[u8; 16], port: u16) -> Result<(), DropReason> {
+    let client = from_octets(*client);
+    if !service.source_ranges.allow(client) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    if service.backend_sockets.contains(client, port) {
+        return Err(DropReason::BackendLoop);
+    }
+    Ok(())
+}
+
 /// Kept out of the code of known flows.
 #[inline(never)]
 fn open<F: Frame>(
@@ -112,7 +117,7 @@ fn open<F: Frame>(
         },
         None => tables
             .selector
-            .pick(policy, &tables.flows, signals, context, service)?,
+            .pick(policy, &tables.flows, signals, &NewClient::of(context), service)?,
     };
     let backend = policy.snapshot.backend(choice.slot).ok_or(DropReason::Internal)?;
     // No flow is opened by a packet that cannot be sent: it is too long, or the backend's next hop is not resolved.

@@ -12,6 +12,7 @@
 //! | decide | `decide.rs` | connects the next steps: a known flow, an ended one, none |
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
+//! | forecast | `selection_query.rs` | answers the control side which backend a new flow would get, by the functions of `admit` |
 //! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | client address | `client_address.rs` | puts a header before the client's stream, and renumbers what follows |
@@ -55,6 +56,7 @@ mod refusal;
 mod refused_syns;
 mod reject;
 mod select;
+mod selection_query;
 mod services;
 mod shortcut;
 mod size;

@@ -3,7 +3,7 @@
 use vl3lb_common::{DropReason, Protocol, ServiceSlot};
 
 use super::reject::DropContext;
-use super::select::is_of;
+use super::select::{NewClient, is_of};
 use super::{Context, Engine, Origin, Verdict};
 use crate::flow::{Guest, tcp};
 
@@ -44,7 +44,7 @@ impl Engine {
             let service = policy.service(service)?;
             let selector = &self.tables.selector;
             let choice = selector
-                .pick(policy, flows, &self.signals, context, service)
+                .pick(policy, flows, &self.signals, &NewClient::of(context), service)
                 .ok()?;
             flows.begin_overflow(guest, client, choice.slot, context.now);
         }
@@ -75,7 +75,7 @@ impl Engine {
             return Err(refused);
         }
         let selector = &self.tables.selector;
-        let choice = selector.pick(policy, flows, &self.signals, context, service)?;
+        let choice = selector.pick(policy, flows, &self.signals, &NewClient::of(context), service)?;
         let guest = Guest::new(client, service.slot);
         if flows.begin_overflow(guest, client, choice.slot, context.now) {
             Ok(Verdict::Overflow(worker))

@@ -8,7 +8,7 @@ use vl3lb_common::next_hop::{HopGenerations, Link, hop_bucket};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{
-    Backend, BackendState, DropReason, Duration, Generation, MacAddr, PortSet, Service, ServiceKey,
+    Backend, BackendState, DropReason, Duration, Generation, MacAddr, PortSet, Protocol, Service, ServiceKey,
     ServiceSlot, Snapshot,
 };
 
@@ -247,17 +247,27 @@ impl Policy {
     /// The worker that owns the flows of these addresses and ports.
     #[inline]
     pub(super) fn request_owner(&self, client: &[u8; 16], tuple: Tuple) -> u16 {
+        self.owner_by_ports(client, tuple.source_port, tuple.destination_port, tuple.protocol)
+    }
+
+    #[inline]
+    fn owner_by_ports(&self, client: &[u8; 16], from: u16, to: u16, protocol: Protocol) -> u16 {
         // Spares a single worker the hash.
         if self.workers == 1 {
             return 0;
         }
-        let hash = self.owner_key.hash(
-            client,
-            tuple.source_port,
-            tuple.destination_port,
-            tuple.protocol.number(),
-        );
+        let hash = self.owner_key.hash(client, from, to, protocol.number());
         u16::try_from(reduce(hash, u32::from(self.workers))).unwrap_or(0)
+    }
+
+    /// Whether this worker opens a client's flow of `service`.
+    pub(super) fn opens(&self, service: &Service, client: &[u8; 16], port: u16) -> bool {
+        let owner = if self.placement.of(service.slot).by_client {
+            self.home(client)
+        } else {
+            self.owner_by_ports(client, port, service.port, service.protocol)
+        };
+        owner == self.worker
     }
 
     /// The worker to which a request of `service` is handed, as its flow is not here; `None` if this one is to open it.

@@ -8,7 +8,7 @@ use vl3lb_common::addr::from_octets;
 use vl3lb_common::hash::selection_hash;
 use vl3lb_common::schedule::Pool;
 use vl3lb_common::snapshot::MAX_SERVICES;
-use vl3lb_common::{Backend, BackendSlot, DropReason, Service, ServiceSlot};
+use vl3lb_common::{Backend, BackendSlot, DropReason, Service, ServiceSlot, Timestamp};
 
 use super::policy::Policy;
 use super::{Context, Origin, Signals};
@@ -28,6 +28,34 @@ pub(super) struct Choice {
     pub(super) slot: BackendSlot,
     /// By the scheduler; else the client had this backend already.
     pub(super) scheduled: bool,
+}
+
+/// The client of a new flow, as far as its backend depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewClient {
+    pub(super) address: [u8; 16],
+    pub(super) port: u16,
+    /// How its packet came to this worker.
+    pub(super) origin: Origin,
+    pub(super) now: Timestamp,
+}
+
+impl NewClient {
+    pub(super) const fn of(context: Context<'_>) -> Self {
+        Self {
+            address: context.parsed.source,
+            port: context.tuple().source_port,
+            origin: context.origin,
+            now: context.now,
+        }
+    }
+
+    /// The hash by which a service chooses. With affinity it is without the port, so that other balancers and workers
+    /// choose the same.
+    fn hash(&self, service: &Service) -> u64 {
+        let port = if service.affinity.is_zero() { self.port } else { 0 };
+        selection_hash(&self.address, port)
+    }
 }
 
 impl Selector {
@@ -58,28 +86,20 @@ impl Selector {
         policy: &Policy,
         flows: &Flows,
         signals: &Signals,
-        context: Context<'_>,
+        client: &NewClient,
         service: &Service,
     ) -> Result<Choice, DropReason> {
-        let client = context.parsed.source;
         let has_room = |slot| {
             let limit = service.max_flows.map(NonZeroU32::get);
             limit.is_none_or(|limit| signals.flows_of(slot) < limit.into())
         };
-        let hash = if service.affinity.is_zero() {
-            selection_hash(&client, context.tuple().source_port)
-        } else {
-            let key = ServiceClient {
-                service: service.slot,
-                client,
-            };
-            let kept = flows
-                .kept_backend(&key, context.now)
-                .filter(|&kept| may_keep(policy, service.slot, kept))
-                .map(|kept| kept.slot);
+        if !service.affinity.is_zero() {
+            let kept = self
+                .kept(policy, flows, client, service)
+                .and_then(|(slot, takes_flows)| takes_flows.then_some(slot));
             // The client's home, whose word counts, knows its backend.
-            let known_at_home = (context.origin == Origin::Overflow)
-                .then(|| flows.overflow_backend(Guest::new(&client, service.slot)))
+            let known_at_home = (client.origin == Origin::Overflow)
+                .then(|| flows.overflow_backend(Guest::new(&client.address, service.slot)))
                 .flatten()
                 .filter(|&slot| is_of(policy, service.slot, slot));
             if let Some(slot) = known_at_home.or(kept).filter(|&slot| has_room(slot)) {
@@ -88,10 +108,9 @@ impl Selector {
                     scheduled: false,
                 });
             }
-            // Without the port, so that other balancers and workers choose the same.
-            selection_hash(&client, 0)
-        };
-        let pool = service.pool(from_octets(client));
+        }
+        let hash = client.hash(service);
+        let pool = service.pool(from_octets(client.address));
         let cursor = self.round_robin[service.slot.index()];
         let own_flows = |slot| signals.stats.backend(slot).flows.get();
         let picked = match service.max_flows {
@@ -105,6 +124,35 @@ impl Selector {
             slot,
             scheduled: true,
         })
+    }
+
+    /// The backend that a client keeps by affinity, and whether it still takes flows of the service.
+    pub(super) fn kept(
+        &self,
+        policy: &Policy,
+        flows: &Flows,
+        client: &NewClient,
+        service: &Service,
+    ) -> Option<(BackendSlot, bool)> {
+        let key = ServiceClient {
+            service: service.slot,
+            client: client.address,
+        };
+        let kept = flows.kept_backend(&key, client.now)?;
+        Some((kept.slot, may_keep(policy, service.slot, kept)))
+    }
+
+    /// The scheduler's choice without affinity and limits.
+    pub(super) fn scheduled(
+        &self,
+        signals: &Signals,
+        client: &NewClient,
+        service: &Service,
+    ) -> Option<BackendSlot> {
+        let cursor = self.round_robin[service.slot.index()];
+        let own_flows = |slot| signals.stats.backend(slot).flows.get();
+        let pool = service.pool(from_octets(client.address));
+        pool.pick(client.hash(service), cursor, own_flows)
     }
 }
 

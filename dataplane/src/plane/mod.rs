@@ -25,6 +25,7 @@ use vl3lb_common::dataplane::{
 };
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::{FlowQuery, WorkerEvent};
+use vl3lb_common::selection_query::SelectionQuery;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{Snapshot, Timestamp};
 
@@ -156,6 +157,13 @@ impl<A: PortProvider> Dataplane for Plane<A> {
     }
 
     fn query_flows(&self, worker: u16, query: FlowQuery) -> bool {
+        self.team
+            .get()
+            .and_then(|team| team.inboxes.get(usize::from(worker)))
+            .is_some_and(|inbox| inbox.query(query))
+    }
+
+    fn query_selection(&self, worker: u16, query: SelectionQuery) -> bool {
         self.team
             .get()
             .and_then(|team| team.inboxes.get(usize::from(worker)))

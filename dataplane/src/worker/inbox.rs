@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vl3lb_common::Snapshot;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::mailbox::Mailbox;
+use vl3lb_common::selection_query::SelectionQuery;
 use vl3lb_common::sync::ArrayQueue;
 use vl3lb_common::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,11 +15,30 @@ use super::doorbell::Doorbell;
 /// Queries that may wait for a worker.
 const QUERIES: usize = 16;
 
+/// A question of the control side.
+#[derive(Debug)]
+pub(crate) enum Query {
+    Flows(FlowQuery),
+    Selection(SelectionQuery),
+}
+
+impl From<FlowQuery> for Query {
+    fn from(query: FlowQuery) -> Self {
+        Self::Flows(query)
+    }
+}
+
+impl From<SelectionQuery> for Query {
+    fn from(query: SelectionQuery) -> Self {
+        Self::Selection(query)
+    }
+}
+
 /// Snapshots, queries and the stop request from the control side to one worker.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(super) snapshots: Mailbox<Snapshot>,
-    pub(super) queries: ArrayQueue<FlowQuery>,
+    pub(super) queries: ArrayQueue<Query>,
     pub(super) bell: Arc<Doorbell>,
     stopped: AtomicBool,
     failed: AtomicBool,
@@ -45,8 +65,8 @@ impl Inbox {
     }
 
     /// The worker answers between two bursts. False if too many queries wait already.
-    pub(crate) fn query(&self, query: FlowQuery) -> bool {
-        let accepted = self.queries.push(query).is_ok();
+    pub(crate) fn query(&self, query: impl Into<Query>) -> bool {
+        let accepted = self.queries.push(query.into()).is_ok();
         self.bell.ring();
         accepted
     }

@@ -33,6 +33,7 @@ use crate::port::{Frame, Port, fitting_frames, packet_frames, packets_in};
 pub(crate) use doorbell::Doorbell;
 use handoff::Handoff;
 pub(crate) use inbox::Inbox;
+use inbox::Query;
 use relay::Relay;
 pub(crate) use thread::spawn;
 use waiting::Waiting;
@@ -387,14 +388,22 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Answers one query about flows.
+    /// Answers one query.
     fn answer_query(&mut self, now: Timestamp) -> bool {
         let Some(query) = self.inbox.queries.pop() else {
             return false;
         };
-        let slice = self.engine.flow_slice(query.cursor, query.scan, now);
-        // Fails if the reader has gone.
-        drop(query.answer.try_send(slice));
+        // Answering fails if the reader has gone.
+        match query {
+            Query::Flows(query) => {
+                let slice = self.engine.flow_slice(query.cursor, query.scan, now);
+                drop(query.answer.try_send(slice));
+            }
+            Query::Selection(query) => {
+                let selection = self.engine.selection(&query, now);
+                query.answer.try_send(selection).ok();
+            }
+        }
         true
     }
 

@@ -316,7 +316,8 @@ impl Reporter {
         self.sources.nsm.as_ref().map(Handle::status)
     }
 
-    fn current(&self) -> Option<Arc<Current>> {
+    /// The snapshot in use; `None` before the first.
+    pub fn current(&self) -> Option<Arc<Current>> {
         self.sources.current.borrow().clone()
     }
 

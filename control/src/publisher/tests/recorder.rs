@@ -8,6 +8,7 @@ use vl3lb_common::dataplane::{
 use vl3lb_common::flow_feed::FlowFeed;
 use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::next_hop::Link;
+use vl3lb_common::selection_query::SelectionQuery;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{MacAddr, Timestamp};
 
@@ -95,6 +96,10 @@ impl Dataplane for Recorder {
     }
 
     fn query_flows(&self, _: u16, _: FlowQuery) -> bool {
+        false
+    }
+
+    fn query_selection(&self, _: u16, _: SelectionQuery) -> bool {
         false
     }
 

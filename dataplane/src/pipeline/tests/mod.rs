@@ -24,6 +24,7 @@ mod reattach;
 mod routes;
 mod sctp;
 mod seen;
+mod selection_query;
 mod setup;
 mod shed;
 mod shortcut;
