@@ -99,6 +99,7 @@ pub(super) fn reasons<'a>(drops: impl IntoIterator<Item = &'a ReasonCount>, view
         number("PACKETS"),
         number("DROP/s"),
         text("REMEDY"),
+        text("PAGE"),
     ]);
     for drop in drops {
         let remedy = DropReason::ALL
@@ -110,6 +111,7 @@ pub(super) fn reasons<'a>(drops: impl IntoIterator<Item = &'a ReasonCount>, view
             view.digits.count(drop.packets_total).into(),
             view.digits.rate(drop.packets_per_second).into(),
             remedy.into(),
+            format!("docs/drop-reasons.md#{}", drop.reason).into(),
         ]);
     }
     table.take_lines(view.headings, view.color)

@@ -1,5 +1,6 @@
 use crate::api::{Consistency, Envelope, Flow, FlowEvent, FlowList, FlowTraffic, Report};
 use serde_json::{Value, json};
+use vl3lb_common::DropReason;
 use vl3lb_common::flow_query::FlowState;
 use vl3lb_common::stats::CloseCause;
 
@@ -116,6 +117,26 @@ fn tables_are_as_they_were() {
         "reasons.txt",
         &services::reasons(&report.status.totals.drops, TABLE),
     );
+}
+
+/// The page that `status --reasons` names.
+#[test]
+fn each_drop_reason_has_a_section_with_its_remedy() {
+    let page = include_str!("../../../docs/drop-reasons.md");
+    for reason in DropReason::ALL {
+        let heading = format!("\n## {reason}\n");
+        let (_, rest) = page
+            .split_once(&heading)
+            .unwrap_or_else(|| panic!("no heading {heading:?}"));
+        let section = rest.split("\n## ").next().unwrap_or_default();
+        let words = section.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.starts_with("Class "), "{reason}: {words}");
+        let remedy = format!("Remedy: {}.", reason.remedy());
+        assert!(
+            words.ends_with(&remedy),
+            "{reason}: the page has another remedy: {words}"
+        );
+    }
 }
 
 #[test]
