@@ -10,6 +10,7 @@ pub mod connections;
 pub mod discovery;
 pub mod dns;
 pub(crate) mod error_chain;
+pub mod flow_log;
 pub mod health;
 pub(crate) mod icmp_echo;
 pub(crate) mod kubernetes;

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use crate::api::{
-    BackendState, Discovery, NsmConnection, NsmDiscovery, Peer, PeerGroup, ServiceState, Status, Time,
-    Traffic, Worker,
+    BackendState, Discovery, FlowLog, NsmConnection, NsmDiscovery, Peer, PeerGroup, ServiceState, Status,
+    Time, Traffic, Worker,
 };
 use crate::number::{Digits, UNKNOWN, age, percent};
 
@@ -21,6 +21,12 @@ pub(crate) fn lines(status: &Status, now: Time, digits: Digits) -> Vec<(&'static
         ("traffic", traffic(status, digits)),
         ("control", control(status, now)),
     ];
+    lines.extend(
+        status
+            .flow_log
+            .as_ref()
+            .map(|log| ("flow log", flow_log(log, digits))),
+    );
     lines.extend(
         status
             .nsm
@@ -256,6 +262,29 @@ fn control(status: &Status, now: Time) -> String {
         since(config.loaded_time, now)
     ));
     parts(&texts)
+}
+
+/// Where flows are logged, and how many were not.
+fn flow_log(log: &FlowLog, digits: Digits) -> String {
+    let to = |count: u64, target: String| format!("{} flows to {target}", digits.count(count));
+    let lost: Vec<_> = log
+        .lost
+        .iter()
+        .filter(|loss| loss.flows_total > 0)
+        .map(|loss| format!("{} {}", loss.reason, digits.count(loss.flows_total)))
+        .collect();
+    parts(&[
+        log.file
+            .clone()
+            .map_or_else(String::new, |file| to(log.written_total, file)),
+        log.collector
+            .map_or_else(String::new, |collector| to(log.sent_total, collector.to_string())),
+        if lost.is_empty() {
+            String::new()
+        } else {
+            format!("LOST {}", lost.join(", "))
+        },
+    ])
 }
 
 /// The connection to the vL3 network: state, path, and what keeps it.

@@ -37,6 +37,7 @@ readonly netns_packages='
 chromium         chromium
 chromium-driver  chromedriver
 haproxy          haproxy
+nfdump           nfcapd
 nginx-light      nginx
 prometheus       promtool
 tshark           tshark

@@ -55,6 +55,7 @@ mod events;
 mod fastpath;
 mod finance;
 mod flood;
+mod flow_log;
 mod flows;
 mod forged;
 mod fragments;

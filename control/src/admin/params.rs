@@ -111,7 +111,7 @@ impl LookupParams {
             }
             Ok(true)
         })?;
-        let missing = |name: &str, allowed: &str| ConfigError::new(name, "nothing", allowed);
+        let missing = |name: &str, allowed: &str| ConfigError::new(name, "missing", allowed);
         Ok(Self {
             service: service.ok_or_else(|| missing("service", "the name of a service"))?,
             client: client.ok_or_else(|| missing("client", LookupClient::ALLOWED))?,

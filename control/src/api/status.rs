@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendCounts, Distribution, FlowTraffic, NsmConnection, NsmDiscovery, PeerGroup, ReasonCount, Time,
-    Traffic,
+    BackendCounts, Distribution, FlowLog, FlowTraffic, NsmConnection, NsmDiscovery, PeerGroup, ReasonCount,
+    Time, Traffic,
 };
 
 /// The vL3 interface.
@@ -384,6 +384,9 @@ pub struct Status {
     /// Packets that captures have lost, because more matched than could be copied.
     #[serde(default)]
     pub capture_lost_packets_total: u64,
+    /// `None` without a flow log.
+    #[serde(default)]
+    pub flow_log: Option<FlowLog>,
     /// Worst first.
     pub warnings: Vec<Warning>,
 }

@@ -9,7 +9,7 @@ use vl3lb_common::snapshot::NatPorts;
 use super::error::ConfigError;
 use super::node::{self, Section};
 use super::service::{Draft, read_networks};
-use super::{Config, Discovery, Dns, DnsListen, FastPath, Kubernetes, Timeouts, Workers};
+use super::{Config, Discovery, Dns, DnsListen, FastPath, FlowLog, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 
 /// The content of the file: the services are drafts, the rest is complete.
@@ -39,6 +39,7 @@ const KEYS: &[&str] = &[
     "admin",
     "metrics",
     "telemetry",
+    "flowLog",
     "logLevel",
     "logFormat",
 ];
@@ -150,6 +151,10 @@ pub(super) fn read(
     config.admin.read(set);
     config.metrics.read(set);
     config.telemetry.read(set);
+    let path = set.path("flowLog");
+    config.flow_log = set
+        .value("flowLog")
+        .and_then(|value| FlowLog::read(&path, value, set.errors()));
     let services = set
         .list("services", "a list of services, [] for none")
         .into_iter()

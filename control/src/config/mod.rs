@@ -7,6 +7,7 @@ mod document;
 pub mod duration;
 mod environment;
 mod error;
+mod flow_log;
 mod flow_rules;
 mod health_check;
 mod json;
@@ -37,6 +38,7 @@ use vl3lb_common::{Duration, PortSet, Protocol};
 
 pub use admin::{Admin, Api, ApiFor, Listener};
 pub use error::{ConfigError, join_errors};
+pub use flow_log::{FlowLog, FlowLogFile};
 pub use flow_rules::{
     FlowRules, MAX_FLOWS_FORM, WhenAllDown, max_flows, slow_start, slow_starts, when_all_down,
     when_all_down_names,
@@ -95,6 +97,9 @@ pub struct Config {
     pub admin: Admin,
     pub metrics: Metrics,
     pub telemetry: Telemetry,
+    /// `None`: flows are not logged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_log: Option<FlowLog>,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     /// Set by the environment only.
@@ -366,6 +371,7 @@ impl Config {
             ("admin", self.admin != other.admin),
             ("metrics", self.metrics != other.metrics),
             ("telemetry", self.telemetry != other.telemetry),
+            ("flowLog", self.flow_log != other.flow_log),
             ("logLevel", self.log_level != other.log_level),
             ("logFormat", self.log_format != other.log_format),
         ]
@@ -438,6 +444,7 @@ impl Config {
             admin: Admin::defaults(),
             metrics: Metrics::default(),
             telemetry: Telemetry::default(),
+            flow_log: None,
             log_level: LogLevel::Info,
             log_format: LogFormat::Auto,
             nsm: Nsm::default(),

@@ -14,6 +14,7 @@ pub(super) fn families(report: &Report) -> Vec<Family> {
     families.extend(sockets(status));
     families.extend(fast_path(status));
     families.extend(control_plane(report));
+    families.extend(flow_log(status));
     families.extend(peers(status));
     families
 }
@@ -465,5 +466,29 @@ fn control_plane(report: &Report) -> Vec<Family> {
             "Packets that captures have lost, because more matched than could be copied",
         )
         .with([], status.capture_lost_packets_total),
+    ]
+}
+
+/// No sample without a flow log.
+fn flow_log(status: &Status) -> Vec<Family> {
+    let log = status.flow_log.as_ref();
+    let written = log.filter(|log| log.file.is_some());
+    let sent = log.filter(|log| log.collector.is_some());
+    let mut lost = Family::counter("vl3lb_flow_log_lost_flows", "Flows that were not logged");
+    for loss in log.iter().flat_map(|log| &log.lost) {
+        lost.add([("reason", loss.reason.as_str())], loss.flows_total);
+    }
+    vec![
+        Family::counter(
+            "vl3lb_flow_log_written_flows",
+            "Flows written to the file of the flow log",
+        )
+        .with_known(written.map(|log| log.written_total)),
+        Family::counter(
+            "vl3lb_flow_log_sent_flows",
+            "Flows sent to the IPFIX collector of the flow log",
+        )
+        .with_known(sent.map(|log| log.sent_total)),
+        lost,
     ]
 }

@@ -12,6 +12,7 @@ use crate::discovery::{
     DesiredSender, Kubernetes, Nsm, NsmClients, Origin, Source, SourceStatus, StaticFile,
 };
 use crate::dns::Dns;
+use crate::flow_log::{FlowLog, FlowLogStats};
 use crate::health::{Checker, NetworkProbe, PassiveChecker, Sockets};
 use crate::local_ports::Watcher;
 use crate::network::{Monitor, NetworkReceiver};
@@ -114,6 +115,10 @@ impl Control {
             .map_or_else(|| watch::Sender::default().subscribe(), Membership::peers);
         let (dns, dns_stats) =
             Dns::new(&config.dns, current.clone(), peer_set, network.clone()).map_err(refused)?;
+        let flow_log = config
+            .flow_log
+            .as_ref()
+            .map(|log| Arc::new(FlowLogStats::new(log)));
         let identity = Identity {
             instance: instance(),
             start_time,
@@ -137,8 +142,15 @@ impl Control {
             events: Arc::clone(&events),
             membership: membership.clone(),
             nsm: nsm.as_ref().and_then(|nsm| nsm.handle.clone()),
+            flow_log: flow_log.clone(),
         };
         let reporter = Arc::new(Reporter::new(identity, sources));
+        if let Some((log, stats)) = config.flow_log.as_ref().zip(flow_log) {
+            let log = FlowLog::start(log, reporter.flow_events(), stats).await;
+            let log =
+                log.map_err(|error| refused(format!("flowLog: open it: {error}; does the folder exist?")))?;
+            tasks.spawn("the flow log", log.run());
+        }
         for Listener {
             key,
             address,

@@ -33,12 +33,6 @@ pub(super) fn validate(args: &TopArgs, global: &Global) -> Result<(), Failure> {
             "`vl3-lb services -o json --watch` and the other lists print it repeatedly",
         );
     }
-    if global.watch.is_some() {
-        return refused(
-            "top: --watch is for other commands",
-            "-d sets the time between two samples",
-        );
-    }
     if !args.batch && !std::io::stdout().is_terminal() {
         return refused(
             "top: standard output is no terminal",

@@ -196,6 +196,7 @@ dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[200
 admin: {listen: '[::]:9091', api: '127.0.0.1:9092'}
 metrics: {perBackend: false}
 telemetry: {endpoint: 'http://otel:4317', interval: 1m}
+flowLog: {file: /var/log/flows.jsonl, maxMegabytes: 5, keepFiles: 2, collector: '2001:db8::9', observationDomain: 7, templateInterval: 10s, sampleOpened: 100}
 logFormat: json
 logLevel: DEBUG
 services:

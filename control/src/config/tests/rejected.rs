@@ -8,6 +8,42 @@ fn each_error_names_field_value_and_what_is_allowed() {
     for (text, error) in [
         (service("port: 70000"), "services[1].port: 70000, allowed 1-65535"),
         (service("port: 0"), "services[1].port: 0, allowed 1-65535"),
+        (
+            "flowLog: {file: flows.jsonl}".to_owned(),
+            "flowLog.file: flows.jsonl, allowed stdout, or an absolute path",
+        ),
+        (
+            "flowLog: {collector: \"10.0.0.9:0\"}".to_owned(),
+            "flowLog.collector: 10.0.0.9:0, allowed the address of an IPFIX collector, with or without its UDP port (4739)",
+        ),
+        (
+            "flowLog: {collector: 0.0.0.0}".to_owned(),
+            "flowLog.collector: 0.0.0.0, allowed the address of an IPFIX collector, with or without its UDP port (4739)",
+        ),
+        (
+            "flowLog: {sampleOpened: 10}".to_owned(),
+            "flowLog: {\"sampleOpened\":10}, allowed file, collector, or both",
+        ),
+        (
+            "flowLog: {file: stdout, maxMegabytes: 0}".to_owned(),
+            "flowLog.maxMegabytes: 0, allowed 1-1000000",
+        ),
+        (
+            "flowLog: {file: stdout, keepFiles: 0}".to_owned(),
+            "flowLog.keepFiles: 0, allowed 1-1000",
+        ),
+        (
+            "flowLog: {file: stdout, templateInterval: 2h}".to_owned(),
+            "flowLog.templateInterval: 2h, allowed a duration from 1s to 1h, such as 60s",
+        ),
+        (
+            "flowLog: {file: stdout, sampleOpened: -1}".to_owned(),
+            "flowLog.sampleOpened: -1, allowed 0-1000000000",
+        ),
+        (
+            "flowLog: {file: stdout, observationDomain: 4294967296}".to_owned(),
+            "flowLog.observationDomain: 4294967296, allowed 0-4294967295",
+        ),
         (service("port: http"), "services[1].port: http, allowed 1-65535"),
         (
             service("targetPort: 81"),

@@ -74,6 +74,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         flow_events_lost_total: facts.flow_events_lost,
         captures_active: facts.captures,
         capture_lost_packets_total: facts.capture_lost,
+        flow_log: facts.flow_log.clone(),
         warnings: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::api::{
-    Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures,
+    Backend, BackendCheck, BackendCounts, BackendState, CauseCount, Distribution, Drain, Failures, FlowLog,
     NatPortUse, NextHop, NsmConnection, PeerGroup, Process, ReasonCount, Report, Service, ServiceCheck, Time,
     Traffic,
 };
@@ -73,6 +73,7 @@ pub(super) struct Facts<'a> {
     pub(super) flow_events_lost: u64,
     pub(super) captures: u64,
     pub(super) capture_lost: u64,
+    pub(super) flow_log: Option<FlowLog>,
     /// `None` without a group.
     pub(super) peer_group: Option<PeerGroup>,
     /// `None` where another process makes the interface.

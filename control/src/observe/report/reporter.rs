@@ -22,6 +22,7 @@ use super::{process, readiness};
 use crate::attachment::FailureReceiver;
 use crate::discovery::SourceStatus;
 use crate::dns::DnsStats;
+use crate::flow_log::FlowLogStats;
 use crate::health::HealthTable;
 use crate::local_ports::LocalPortsReceiver;
 use crate::network::NetworkReceiver;
@@ -70,6 +71,8 @@ pub struct Sources {
     pub membership: Option<Membership>,
     /// `None` where another process makes the interface.
     pub nsm: Option<Handle>,
+    /// `None` without a flow log.
+    pub flow_log: Option<Arc<FlowLogStats>>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -185,6 +188,7 @@ impl Reporter {
             flow_events_lost: self.flow_events.lost(),
             captures: self.captures.count(),
             capture_lost: self.captures.lost(),
+            flow_log: self.sources.flow_log.as_deref().map(FlowLogStats::report),
             nsm: self.nsm(),
             peer_group: self.sources.membership.as_ref().map(Membership::report),
             process: process::read(),
