@@ -261,9 +261,9 @@ pub const fn fast_path_bytes(flows: u32) -> u64 {
     flows as u64 * 256 + flows.next_power_of_two() as u64 * 64
 }
 
-/// Bytes of kernel memory in which the steer program sheds load: words of 256 workers, 65,536 sources and as many flows of
-/// UDP, and a million SYNs. Of each attachment.
-pub const SHED_BYTES: u64 = 256 * 128 + 2 * 8192 * 64 + 65_536 * 72;
+/// Bytes of kernel memory in which the steer program sheds load: words of 256 workers, 65,536 sources, a byte for each of
+/// 8,388,608 hashes of flows, and a million SYNs. Of each attachment.
+pub const SHED_BYTES: u64 = 256 * 128 + 8192 * 64 + 131_072 * 64 + 65_536 * 72;
 
 /// Whether established flows are forwarded in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

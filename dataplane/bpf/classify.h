@@ -387,7 +387,7 @@ vl3lb_classify_icmp(void *ctx, const bool is_skb, const struct vl3lb_packet *pac
 	return vl3lb_flow_owner(&ends);
 }
 
-/* `owner`, or VL3LB_SHED if that sheds load and the packet would open a flow. */
+/* `owner`, or VL3LB_SHED if that sheds load and does not admit the packet. */
 static __always_inline int
 vl3lb_admit(void *ctx, const bool is_skb, const struct vl3lb_config *settings,
 	    const struct vl3lb_packet *packet, int owner)
@@ -417,13 +417,12 @@ vl3lb_admit(void *ctx, const bool is_skb, const struct vl3lb_config *settings,
 			.protocol = packet->protocol,
 		};
 
-		if (!bpf_map_lookup_elem(&services, &key))
-			return owner;
+		shed.is_reply = !bpf_map_lookup_elem(&services, &key);
 	}
 	shed.source = packet->source;
 	shed.owner = owner;
 	shed.protocol = packet->protocol;
-	return vl3lb_shed_admits(&shed) ? owner : VL3LB_SHED;
+	return vl3lb_shed_knows(&shed) || vl3lb_shed_admits(&shed) ? owner : VL3LB_SHED;
 }
 
 static __always_inline int

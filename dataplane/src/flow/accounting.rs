@@ -59,7 +59,7 @@ impl Flows {
         backend.count(bytes.into());
         let packets = self.table.count(id, direction, bytes);
         if packets & self.fast.mask == 0 {
-            self.nominate(id, packets);
+            self.nominate(id);
         }
     }
 

@@ -14,9 +14,6 @@ use crate::fastpath::{FastTable, Hop, Promotion, Usage};
 /// Flows that may wait for promotion; others are nominated again by later packets.
 const CANDIDATES: usize = 256;
 
-/// A UDP flow with so many packets in a direction goes on; a power of two.
-pub(crate) const LASTING: u32 = 16;
-
 /// A flow without a packet at so many looks in a row, twice a second, makes room for others: ten seconds.
 const IDLE_LOOKS: u32 = 20;
 
@@ -27,10 +24,6 @@ pub(super) struct FastFlows {
     candidates: Vec<FlowId>,
     /// A flow is nominated when the count of its packets in a direction has none of these bits.
     pub(super) mask: u32,
-    /// It may then be promoted if the count has none of these either.
-    after: u32,
-    /// UDP flows that go on, if anybody wants to know.
-    lasting: Option<Vec<FlowId>>,
     /// The next place of the list of promoted flows to be folded.
     cursor: usize,
 }
@@ -41,21 +34,8 @@ impl FastFlows {
             table: None,
             candidates: Vec::with_capacity(CANDIDATES),
             mask: u32::MAX,
-            after: u32::MAX,
-            lasting: None,
             cursor: 0,
         }
-    }
-}
-
-impl FastFlows {
-    fn set_mask(&mut self) {
-        let lasting = if self.lasting.is_some() {
-            LASTING - 1
-        } else {
-            u32::MAX
-        };
-        self.mask = self.after.min(lasting);
     }
 }
 
@@ -71,13 +51,12 @@ impl Flows {
             self.finish_quiet();
         }
         self.fast.candidates.clear();
-        self.fast.after = if table.is_some() {
+        self.fast.mask = if table.is_some() {
             after.next_power_of_two() - 1
         } else {
             u32::MAX
         };
         self.fast.table = table;
-        self.fast.set_mask();
         self.publish_fast_len();
     }
 
@@ -91,36 +70,13 @@ impl Flows {
         self.fast.table.as_ref()?.flow_at(place).map(FlowId)
     }
 
-    /// Whether UDP flows that go on are noted for [`next_lasting`](Self::next_lasting).
-    pub(crate) fn note_lasting(&mut self, note: bool) {
-        self.fast.lasting = note.then(|| Vec::with_capacity(CANDIDATES));
-        self.fast.set_mask();
-    }
-
-    /// A UDP flow that has had [`LASTING`] packets in a direction, and each that many packets later again.
-    pub(crate) fn next_lasting(&mut self) -> Option<FlowId> {
-        while let Some(id) = self.fast.lasting.as_mut()?.pop() {
-            if self.table.is_live(id) && self.table.entry(id).state() == State::Replied {
-                return Some(id);
-            }
-        }
-        None
-    }
-
-    /// Notes that a flow has had `packets` packets in a direction.
+    /// Notes that a flow may be promoted.
     #[cold]
-    pub(super) fn nominate(&mut self, id: FlowId, packets: u32) {
+    pub(super) fn nominate(&mut self, id: FlowId) {
         let entry = self.table.entry(id);
-        if let Some(lasting) = &mut self.fast.lasting
-            && entry.state() == State::Replied
-            && lasting.len() < CANDIDATES
-        {
-            lasting.push(id);
-        }
-        let is_due = packets & self.fast.after == 0;
         // The program makes no CRC32c.
         let is_sctp = entry.protocol == Protocol::Sctp.number();
-        let is_possible = is_due && self.fast.table.is_some() && !entry.is_promoted() && !is_sctp;
+        let is_possible = self.fast.table.is_some() && !entry.is_promoted() && !is_sctp;
         if is_possible && self.fast.candidates.len() < CANDIDATES {
             self.fast.candidates.push(id);
         }

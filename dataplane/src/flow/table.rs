@@ -305,6 +305,17 @@ impl FlowTable {
         self.len() as usize + fresh.div_ceil(64)
     }
 
+    /// The first live flow from place `from` on, if one is among the next 64, and the next place to look at; `None` after the
+    /// last one.
+    pub(crate) fn look_at(&self, from: u32) -> (Option<FlowId>, Option<u32>) {
+        let fresh = self.pool.header().fresh;
+        if from >= fresh {
+            return (None, None);
+        }
+        let (found, next) = self.pool.look_at(from);
+        (found.map(FlowId), (next < fresh).then_some(next))
+    }
+
     /// Moves the sweep's cursor and returns the live flow that it passed; `None` if the rest of its 64
     /// entries has none.
     pub(super) fn next_at_cursor(&mut self) -> Option<FlowId> {

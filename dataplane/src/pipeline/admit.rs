@@ -177,6 +177,7 @@ fn open<F: Frame>(
             OpenError::PortsExhausted => DropReason::NatPortsExhausted,
             OpenError::ClientLimit => DropReason::ClientLimit,
         })?;
+    tables.overload.opened(tables.flows.table(), id, now);
     let entry = tables.flows.entry_mut(id);
     entry.set_client_mac(client_mac.0, !is_known, entry.hop_generation);
     if let Some(carried) = carried {

@@ -192,7 +192,7 @@ impl Engine {
             (None, Some(_)) => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
             (None, None) => Err(DropReason::NoService.into()),
         };
-        match decided {
+        let decided = match decided {
             Err(refused)
                 if matches!(
                     refused.reason(),
@@ -202,7 +202,13 @@ impl Engine {
                 self.reply_to_service_port(packet, context, refused)
             }
             decided => decided,
+        };
+        if let Err(refused) = &decided
+            && matches!(refused.reason(), DropReason::NotSyn | DropReason::UnknownReply)
+        {
+            self.tables.overload.count_stray();
         }
+        decided
     }
 
     /// A packet that opens no flow of the service at its port. The port may be the NAT port of a flow that is older than

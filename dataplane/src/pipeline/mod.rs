@@ -13,7 +13,7 @@
 //! | look up | `lookup.rs` | finds the packet's flow: reply, request or none |
 //! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | forecast | `selection_query.rs` | answers the control side which backend a new flow would get, by the functions of `admit` |
-//! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs` | which new flows are refused while a flood is more than the worker can take |
+//! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs`, `known_flows.rs` | which new flows, and packets of none, are refused while a flood is more than the worker can take |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | client address | `client_address.rs` | puts a header before the client's stream, and renumbers what follows |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
@@ -41,6 +41,7 @@ mod divide;
 mod early_selection;
 mod emit;
 mod identification;
+mod known_flows;
 mod limit;
 mod lookup;
 mod next_hop;
@@ -383,18 +384,15 @@ impl Engine {
     pub(crate) fn set_shed(&mut self, memory: Option<&Arc<ShedMemory>>) {
         let (worker, owner_key) = (self.policy.worker, self.policy.owner_key);
         let shed = memory.map(|memory| Shed::new(Arc::clone(memory), worker, owner_key));
-        self.tables.flows.note_lasting(shed.is_some());
         self.tables.overload.set_shed(shed);
     }
 
-    /// Notes the flows of datagrams that go on, so that under overload their packets are not taken for new ones'.
-    pub(crate) fn note_lasting_flows(&mut self, now: Timestamp) {
-        let (flows, overload) = (&mut self.tables.flows, &self.tables.overload);
-        while let Some(id) = flows.next_lasting() {
-            let entry = flows.table().entry(id);
-            let ports = [entry.client_port, entry.service_port];
-            overload.note_flow(&entry.client, ports, entry.protocol, now);
-        }
+    /// While load is shed, notes some flows, so that the program knows their packets; true if there are more.
+    #[inline]
+    pub(crate) fn note_flows(&mut self, now: Timestamp) -> bool {
+        let Tables { flows, overload, .. } = &mut self.tables;
+        overload.note_flows(flows.table(), now);
+        overload.is_noting()
     }
 
     /// Flows from table entry `cursor` on, at most `scan` entries: see [`vl3lb_common::flow_query`].

@@ -1,8 +1,8 @@
-//! Overload by new flows, such as a flood of SYNs or datagrams with forged sources: what the worker cannot take is
-//! refused without state and without a response, before a packet of an established flow is lost.
+//! Overload by new flows and by packets of no flow, such as a flood of SYNs, ACKs or datagrams with forged sources: what the
+//! worker cannot take is refused without state and without a response, before a packet of an established flow is lost.
 //!
 //! The measure is the receive ring. When the kernel has lost packets there in three intervals in a row, and a good part
-//! of the packets would open flows, the worker admits half of the new flows that it admitted until then; less after
+//! of the packets would open flows or belong to none, the worker admits half of the new flows that it admitted until then; less after
 //! each further interval with a loss, more after each without. Once nothing was refused for a second, it is over.
 //!
 //! Under overload, new flows are admitted in this order:
@@ -14,18 +14,25 @@
 //! The steer program does that before a packet costs a copy into the worker's ring ([`crate::shed`]); where there is none, the
 //! worker does it. A loss in front of one worker is one of all that share the interface.
 //!
+//! Packets that belong to no flow and open none are strays; the program admits a thousand of them per second, since a client
+//! may wait for the reset of a connection that is gone. It knows the flows from [`KnownFlows`].
+//!
 //! The last two have the admitted rate, each for itself. A refused SYN costs a look at two tables of fixed size. It is not
 //! answered: a SYN cookie would cost a transmission, which is what a worker runs out of first (perf/README.md).
 
 use vl3lb_common::{Duration, Timestamp};
 
+use super::known_flows::{self, KnownFlows};
 use super::limit::{Limit, Rate, TokenBucket};
 use super::proven::{LIFETIME, ProvenSources};
 use super::refused_syns::{RefusedSyns, Syn};
+use crate::flow::{FlowId, FlowTable};
 use crate::shed::Shed;
 
 /// New flows per second that are admitted in any case.
 const LEAST: u64 = 1_000;
+/// Packets per second that belong to no flow and open none, which the program admits.
+const STRAYS: u64 = 1_000;
 /// Intervals with a loss before new flows are refused: one may be a moment without the processor.
 const LOSSES: u32 = 3;
 /// If fewer packets than one in this many would open flows, refusing them is no remedy.
@@ -50,13 +57,15 @@ pub(super) struct Overload {
     shedding: Option<Shedding>,
     /// Where a program in the kernel refuses instead of the worker.
     shed: Option<Shed>,
+    /// What it knows of this worker's flows.
+    known: KnownFlows,
 }
 
 /// What came in since the last look at the receive ring.
 #[derive(Debug, Clone, Copy, Default)]
 struct Interval {
     since: Timestamp,
-    /// Packets that would open flows, but for those of proven sources under overload.
+    /// Packets that would open flows or belong to none, but for those of proven sources under overload.
     offered: u64,
     admitted: u64,
 }
@@ -81,20 +90,44 @@ impl Overload {
             losses: 0,
             shedding: None,
             shed: None,
+            known: KnownFlows::default(),
         }
     }
 
     /// From now on a program refuses new flows under overload, or the worker does it alone.
     pub(super) fn set_shed(&mut self, shed: Option<Shed>) {
         self.shed = shed;
+        self.known = KnownFlows::default();
     }
 
-    /// Notes that a flow of datagrams goes on, so that its packets are not taken for a new one's.
-    #[cold]
-    pub(super) fn note_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8, now: Timestamp) {
-        if let Some(shed) = &self.shed {
-            shed.note_flow(source, ports, protocol, now);
+    /// Notes a flow that was opened, if load is shed, so that its packets pass.
+    #[inline]
+    pub(super) fn opened(&self, flows: &FlowTable, id: FlowId, now: Timestamp) {
+        if self.known.is_needed()
+            && let Some(shed) = &self.shed
+        {
+            known_flows::note(flows, id, shed, now);
         }
+    }
+
+    /// Notes some more of the flows of before, if load is shed.
+    #[inline]
+    pub(super) fn note_flows(&mut self, flows: &FlowTable, now: Timestamp) {
+        if self.known.is_walking()
+            && let Some(shed) = &self.shed
+        {
+            self.known.walk(flows, shed, now);
+        }
+    }
+
+    /// Whether flows of before are to be noted.
+    pub(super) const fn is_noting(&self) -> bool {
+        self.known.is_walking()
+    }
+
+    /// Counts a packet that belongs to no flow and opens none.
+    pub(super) const fn count_stray(&mut self) {
+        self.interval.offered += 1;
     }
 
     /// Whether `source` has completed a handshake lately.
@@ -211,17 +244,22 @@ impl Overload {
             });
         }
         self.instruct(now, since);
+        self.known
+            .follow(self.shed.as_ref().is_some_and(Shed::is_needed), now);
         refused
     }
 
-    /// Sets the number of flows that the program admits until the end of the next interval; `since` is the begin of this one.
+    /// Sets the numbers of flows and strays that the program admits until the end of the next interval; `since` is the begin of this one.
     fn instruct(&self, now: Timestamp, since: Timestamp) {
         let Some(shed) = &self.shed else { return };
         match &self.shedding {
             Some(shedding) => {
                 let nanos = nanos(now.since(since)).min(LONGEST_INTERVAL);
-                let flows = u128::from(shedding.per_second) * u128::from(nanos) / 1_000_000_000;
-                shed.admit(u64::try_from(flows).unwrap_or(u64::MAX).max(1), now);
+                let part = |per_second: u64| {
+                    let packets = u128::from(per_second) * u128::from(nanos) / 1_000_000_000;
+                    u64::try_from(packets).unwrap_or(u64::MAX).max(1)
+                };
+                shed.admit(part(shedding.per_second), part(STRAYS), now);
             }
             None => shed.end(),
         }

@@ -16,13 +16,20 @@ pub(super) const SECOND: usize = 1;
 pub(super) const STEP: usize = 2;
 pub(crate) const LIMIT: usize = 3;
 pub(super) const REPEAT_LIMIT: usize = 4;
+pub(super) const STRAY_LIMIT: usize = 5;
+pub(super) const NOTED: usize = 6;
 pub(crate) const ADMITTED: usize = 8;
 pub(super) const REPEATS: usize = 9;
 pub(crate) const DROPPED: usize = 10;
+pub(super) const STRAYS: usize = 11;
 
 /// `struct vl3lb_shed_set`: 65,536 hashes in 512 KB.
 const SETS: usize = 8192;
 const WAYS: usize = 8;
+
+/// `struct vl3lb_shed_flows`: 8,388,608 bytes, in words of 64 bits.
+const FLOW_SETS: usize = 131_072;
+const FLOW_WORDS: usize = 8;
 
 /// `struct vl3lb_shed_syns`, which the kernel aligns to 8 bytes, in an array that no worker maps.
 const SYN_SETS: usize = 65_536;
@@ -30,7 +37,8 @@ const SYN_SET_BYTES: usize = (16 * 4 + 4_usize).next_multiple_of(8);
 
 /// The control side states the right size of the memory.
 const _: () = {
-    let bytes = (WORKERS * WORKER_WORDS + 2 * SETS * WAYS) * 8 + SYN_SETS * SYN_SET_BYTES;
+    let words = WORKERS * WORKER_WORDS + SETS * WAYS + FLOW_SETS * FLOW_WORDS;
+    let bytes = words * 8 + SYN_SETS * SYN_SET_BYTES;
     assert!(bytes as u64 == vl3lb_common::dataplane::SHED_BYTES);
 };
 
@@ -41,6 +49,8 @@ pub struct ShedMemory {
     flows: Words,
     /// Packets that the kernel has lost in front of the workers.
     lost: AtomicU64,
+    /// Workers that shed load.
+    shedding: AtomicU64,
 }
 
 impl std::fmt::Debug for ShedMemory {
@@ -62,8 +72,9 @@ impl ShedMemory {
         Ok(Self {
             workers: Words::of_map(workers, WORKERS * WORKER_WORDS)?,
             sources: Words::of_map(sources, SETS * WAYS)?,
-            flows: Words::of_map(flows, SETS * WAYS)?,
+            flows: Words::of_map(flows, FLOW_SETS * FLOW_WORDS)?,
             lost: AtomicU64::new(0),
+            shedding: AtomicU64::new(0),
         })
     }
 
@@ -73,8 +84,9 @@ impl ShedMemory {
         Ok(Self {
             workers: Words::anonymous(WORKERS * WORKER_WORDS)?,
             sources: Words::anonymous(SETS * WAYS)?,
-            flows: Words::anonymous(SETS * WAYS)?,
+            flows: Words::anonymous(FLOW_SETS * FLOW_WORDS)?,
             lost: AtomicU64::new(0),
+            shedding: AtomicU64::new(0),
         })
     }
 
@@ -85,12 +97,37 @@ impl ShedMemory {
             .first_chunk()
     }
 
+    /// Notes a proof; the oldest of its set makes room. Two workers at once may lose one of theirs.
     pub(super) fn note_source(&self, hash: u64, second: u32) {
-        note(&self.sources, hash, second);
+        let set = set(&self.sources, hash);
+        let known = |word: &&AtomicU64| {
+            let word = word.load(Relaxed);
+            word != 0 && word >> 32 == tag(hash)
+        };
+        let age = |word: &&AtomicU64| word.load(Relaxed) & u64::from(u32::MAX);
+        let place = set.iter().find(known).or_else(|| set.iter().min_by_key(age));
+        if let Some(place) = place {
+            place.store(tag(hash) << 32 | u64::from(second), Relaxed);
+        }
     }
 
-    pub(super) fn note_flow(&self, hash: u64, second: u32) {
-        note(&self.flows, hash, second);
+    /// Notes a flow in its byte of a word, whose other bytes other workers may write at the same time.
+    pub(super) fn note_flow(&self, hash: u64, noted: u8) {
+        let (word, shift) = self.flow_byte(hash);
+        let with = |word: u64| word & !(0xff << shift) | u64::from(noted) << shift;
+        let mut before = word.load(Relaxed);
+        while with(before) != before {
+            match word.compare_exchange_weak(before, with(before), Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(changed) => before = changed,
+            }
+        }
+    }
+
+    fn flow_byte(&self, hash: u64) -> (&AtomicU64, u64) {
+        let set = (hash >> 32) as usize % FLOW_SETS;
+        let word = (hash >> 3) as usize % FLOW_WORDS;
+        (&self.flows[set * FLOW_WORDS + word], hash % 8 * 8)
     }
 
     pub(super) fn knows_source(&self, hash: u64, since: u32) -> bool {
@@ -98,10 +135,25 @@ impl ShedMemory {
         set(&self.sources, hash).iter().any(|word| is(word.load(Relaxed)))
     }
 
+    /// When a flow with this hash was noted; 0 for never.
     #[cfg(test)]
-    pub(super) fn knows_flow(&self, hash: u64) -> bool {
-        let is = |word: u64| word != 0 && word >> 32 == tag(hash);
-        set(&self.flows, hash).iter().any(|word| is(word.load(Relaxed)))
+    pub(super) fn noted(&self, hash: u64) -> u8 {
+        let (word, shift) = self.flow_byte(hash);
+        (word.load(Relaxed) >> shift).to_le_bytes()[0]
+    }
+
+    /// Says of one more worker that it sheds load, or of one less.
+    pub(super) fn count_shedding(&self, sheds: bool) {
+        if sheds {
+            self.shedding.fetch_add(1, Relaxed);
+        } else {
+            self.shedding.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Whether any worker sheds load.
+    pub(super) fn is_shedding(&self) -> bool {
+        self.shedding.load(Relaxed) > 0
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -115,20 +167,6 @@ impl ShedMemory {
             return self.lost();
         }
         self.lost.fetch_add(lost, Relaxed) + lost
-    }
-}
-
-/// Writes a hash into its set; the oldest makes room. Two workers at once may lose one of theirs.
-fn note(words: &Words, hash: u64, second: u32) {
-    let set = set(words, hash);
-    let known = |word: &&AtomicU64| {
-        let word = word.load(Relaxed);
-        word != 0 && word >> 32 == tag(hash)
-    };
-    let age = |word: &&AtomicU64| word.load(Relaxed) & u64::from(u32::MAX);
-    let place = set.iter().find(known).or_else(|| set.iter().min_by_key(age));
-    if let Some(place) = place {
-        place.store(tag(hash) << 32 | u64::from(second), Relaxed);
     }
 }
 

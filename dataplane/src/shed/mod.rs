@@ -1,15 +1,17 @@
-//! Shedding in the kernel: while a worker cannot take all new flows, the steer program admits as many as it can, and drops
-//! the others before they cost a copy into its socket (`bpf/shed.h`).
+//! Shedding in the kernel: while a worker cannot take all that comes, the steer program admits as many new flows as it can,
+//! and drops the others before they cost a copy into its socket, with nearly all packets that belong to no flow
+//! (`bpf/shed.h`).
 //!
-//! What would not fit into the receive ring is lost there whoever sent it; what is dropped by the program is what would open
-//! a flow, and neither comes from a proven source nor is the retransmission of a SYN. The words are shared memory, so
-//! nothing here is a system call:
+//! What would not fit into the receive ring is lost there whoever sent it; what is dropped by the program is of no flow that
+//! the workers know, and neither comes from a proven source nor is the retransmission of a SYN. The words are shared memory,
+//! so nothing here is a system call:
 //!
 //! | what | written by | read by |
 //! |---|---|---|
 //! | whether load is shed, the clock, how many flows are admitted | each worker, for the flows that it owns | program |
 //! | how many were admitted and dropped | program | the same worker |
-//! | proven sources; flows of UDP that go on | all workers; the oldest makes room | program |
+//! | proven sources | all workers; the oldest makes room | program |
+//! | flows, by a hash of either direction's packets | all workers, while one of them sheds load | program |
 //! | SYNs that were seen lately | program | program |
 //!
 //! A worker that does not get to say how many it admits next, because it does not run, gets none: so the rate follows
@@ -27,7 +29,7 @@ use vl3lb_common::hash::OwnerKey;
 
 pub(crate) use memory::ShedMemory;
 pub(crate) use memory::{ACTIVE, ADMITTED, DROPPED, LIMIT};
-use memory::{REPEAT_LIMIT, REPEATS, SECOND, STEP};
+use memory::{NOTED, REPEAT_LIMIT, REPEATS, SECOND, STEP, STRAY_LIMIT, STRAYS};
 
 /// Nanoseconds of a step of the program's clock.
 const STEP_NANOS: u64 = 100_000_000;
@@ -67,38 +69,58 @@ impl Shed {
         self.memory.knows_source(self.source_hash(source), second(oldest))
     }
 
-    /// Datagrams of this flow pass from now on.
-    pub(crate) fn note_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8, now: Timestamp) {
-        let hash = self.owner_key.tuple_hash(source, ports[0], ports[1], protocol);
-        self.memory.note_flow(hash, second(now));
+    /// Whether this worker or another one of the interface sheds load.
+    pub(crate) fn is_needed(&self) -> bool {
+        self.memory.is_shedding()
     }
 
-    /// Whether datagrams of this flow pass.
-    #[cfg(test)]
-    pub(crate) fn knows_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8) -> bool {
+    /// Packets from `source` with these ports pass for 30 seconds from now on.
+    pub(crate) fn note_flow(&self, source: &[u8; 16], ports: [u16; 2], protocol: u8, now: Timestamp) {
         let hash = self.owner_key.tuple_hash(source, ports[0], ports[1], protocol);
-        self.memory.knows_flow(hash)
+        self.memory.note_flow(hash, noted(now));
+    }
+
+    /// Whether such packets were noted at this time.
+    #[cfg(test)]
+    pub(crate) fn knows_flow(
+        &self,
+        source: &[u8; 16],
+        ports: [u16; 2],
+        protocol: u8,
+        now: Timestamp,
+    ) -> bool {
+        let hash = self.owner_key.tuple_hash(source, ports[0], ports[1], protocol);
+        self.memory.noted(hash) == noted(now)
     }
 
     /// Sheds load until the next call: of the flows to be opened, at most so many are admitted, and as many that begin with
-    /// a retransmitted SYN.
-    pub(crate) fn admit(&self, flows: u64, now: Timestamp) {
+    /// a retransmitted SYN; of the packets that belong to no known flow and open none, at most `strays`.
+    pub(crate) fn admit(&self, flows: u64, strays: u64, now: Timestamp) {
         let Some(words) = self.memory.worker(self.worker) else {
             return;
         };
         words[SECOND].store(second(now).into(), Relaxed);
         words[STEP].store(now.0 / STEP_NANOS, Relaxed);
-        for (used, limit) in [(ADMITTED, LIMIT), (REPEATS, REPEAT_LIMIT)] {
+        words[NOTED].store(noted(now).into(), Relaxed);
+        for (used, limit, most) in [
+            (ADMITTED, LIMIT, flows),
+            (REPEATS, REPEAT_LIMIT, flows),
+            (STRAYS, STRAY_LIMIT, strays),
+        ] {
             let used = words[used].load(Relaxed);
-            words[limit].store(used.wrapping_add(flows), Relaxed);
+            words[limit].store(used.wrapping_add(most), Relaxed);
         }
-        words[ACTIVE].store(1, Relaxed);
+        if words[ACTIVE].swap(1, Relaxed) == 0 {
+            self.memory.count_shedding(true);
+        }
     }
 
     /// Sheds no load.
     pub(crate) fn end(&self) {
-        if let Some(words) = self.memory.worker(self.worker) {
-            words[ACTIVE].store(0, Relaxed);
+        if let Some(words) = self.memory.worker(self.worker)
+            && words[ACTIVE].swap(0, Relaxed) == 1
+        {
+            self.memory.count_shedding(false);
         }
     }
 
@@ -141,4 +163,10 @@ pub(crate) fn subscriber(source: &[u8; 16]) -> [u8; 16] {
 /// Seconds since the workers' clock began, and one.
 fn second(now: Timestamp) -> u32 {
     u32::try_from(now.0 / 1_000_000_000).unwrap_or(u32::MAX - 1) + 1
+}
+
+/// The time in which a flow is noted: seconds from 1 to 255, and from 1 on again.
+fn noted(now: Timestamp) -> u8 {
+    let second = (now.0 / 1_000_000_000 % 255) as u8;
+    second + 1
 }

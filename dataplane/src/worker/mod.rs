@@ -191,8 +191,9 @@ impl<P: Port> Worker<P> {
         // A full burst: more packets wait, which the next ones of their flows must not overtake.
         let is_drained = packets < BURST as u64 && self.outgoing.is_empty();
         self.engine.tend_fast_path(now, is_drained);
-        self.engine.note_lasting_flows(now);
-        packets > 0 || relayed || switched || queried || self.engine.is_urgent() || self.engine.is_folding()
+        let is_noting = self.engine.note_flows(now);
+        let is_behind = self.engine.is_urgent() || self.engine.is_folding() || is_noting;
+        packets > 0 || relayed || switched || queried || is_behind
     }
 
     /// Counts the time since the begin of the last round, if it had packets.

@@ -74,8 +74,8 @@ fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
 
 #[test]
 fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
-    let testbed = http(&Attachment::VETH_AUTO);
-    let (topology, balancer) = (&testbed.topology, &testbed.balancer);
+    let mut testbed = http(&Attachment::VETH_AUTO);
+    let (topology, balancer) = (&testbed.topology, &mut testbed.balancer);
     let ip = |lines: &str| topology.balancer.netns.ip(lines).or_panic();
     let port = &topology.balancer.router_port;
     let set_port = |state: &str| {
@@ -87,7 +87,7 @@ fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
     };
     // Until the balancer has attached again, and while a veth device goes down, the kernel resets the flows of packets that
     // come; so none may come.
-    let cut_off = |change: &dyn Fn()| {
+    let cut_off = |balancer: &Balancer, change: &dyn Fn()| {
         set_port("down");
         wait_not_ready(balancer, "has no carrier");
         change();
@@ -96,7 +96,7 @@ fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
         set_port("up");
     };
     download(topology, Family::V4, || {
-        cut_off(&|| {
+        cut_off(balancer, &|| {
             // Most kernels rename an interface only while it is down.
             ip(&format!(
                 "link set {INTERFACE} down\nlink set {INTERFACE} name away"
@@ -109,7 +109,7 @@ fn a_download_survives_a_rename_a_down_and_a_lost_carrier() {
     });
     balancer.wait_ready();
     download(topology, Family::V4, || {
-        cut_off(&|| {
+        cut_off(balancer, &|| {
             ip(&format!("link set {INTERFACE} down"));
             wait_not_ready(balancer, "is down");
             assert_eq!(balancer.http("/healthz").expect("GET /healthz").0, 200);

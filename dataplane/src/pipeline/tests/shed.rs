@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::shed::{ACTIVE, ADMITTED, DROPPED, LIMIT, Shed, ShedMemory};
-use flags::SYN;
+use flags::{ACK, SYN};
 
 const CLIENT: &str = "172.16.1.100:40000";
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -41,6 +41,13 @@ fn interval(world: &mut World, memory: &ShedMemory, syns: u16, dropped: u64, los
     world.pass(INTERVAL);
     let now = world.now;
     world.engines[0].end_interval(syns.into(), lost, now);
+}
+
+/// Begins to shed load.
+fn shed_load(world: &mut World, memory: &ShedMemory) {
+    for _ in 0..3 {
+        interval(world, memory, 100, 0, 10);
+    }
 }
 
 /// Whether the program sheds load, and how many flows it admits.
@@ -105,9 +112,7 @@ fn a_loss_in_front_of_another_worker_counts() {
 #[test]
 fn fragments_which_the_program_does_not_judge_are_refused_by_the_worker() {
     let (mut world, memory) = world();
-    for _ in 0..3 {
-        interval(&mut world, &memory, 100, 0, 10);
-    }
+    shed_load(&mut world, &memory);
     let mut sent = 0;
     for host in 0..200 {
         let addresses = world.addresses(&format!("172.20.1.{host}:4000"), "172.16.1.103:8080");
@@ -121,9 +126,7 @@ fn fragments_which_the_program_does_not_judge_are_refused_by_the_worker() {
 #[test]
 fn without_its_attachment_the_worker_refuses_alone() {
     let (mut world, memory) = world();
-    for _ in 0..3 {
-        interval(&mut world, &memory, 100, 0, 10);
-    }
+    shed_load(&mut world, &memory);
     world.engines[0].set_shed(None);
     assert_eq!(admitted(&memory), None);
     let packet = world.client_tcp("172.16.1.7:9", SYN, b"");
@@ -131,7 +134,86 @@ fn without_its_attachment_the_worker_refuses_alone() {
 }
 
 #[test]
-fn sources_and_flows_of_the_program_are_those_that_go_on() {
+fn a_flood_of_packets_of_no_flow_is_an_overload() {
+    let strays: [fn(&World, u16) -> Vec<u8>; 2] = [
+        |world, port| world.client_tcp(&format!("172.20.1.7:{port}"), ACK, b""),
+        |world, port| {
+            let addresses = world.addresses(&format!("172.20.1.7:{port}"), "172.16.1.103:20000");
+            builder::tcp(addresses, &Tcp::flags(ACK), b"")
+        },
+    ];
+    for stray in strays {
+        let (mut world, memory) = world();
+        for round in 0..3 {
+            assert_eq!(admitted(&memory), None);
+            for port in 0..100 {
+                let packet = stray(&world, 1_000 + round * 100 + port);
+                assert_ne!(world.send(&packet).0, Verdict::Transmit);
+            }
+            world.pass(INTERVAL);
+            let now = world.now;
+            world.engines[0].end_interval(100, 10, now);
+        }
+        assert!(admitted(&memory).is_some());
+    }
+}
+
+#[test]
+fn under_overload_the_program_knows_the_flows() {
+    let (mut world, memory) = world();
+    let shed = Shed::new(Arc::clone(&memory), 0, OwnerKey::from_seed(7));
+    let knows = |world: &World, from: SocketAddr, to: u16, protocol: Protocol| {
+        shed.knows_flow(
+            &to_octets(from.ip()),
+            [from.port(), to],
+            protocol.number(),
+            world.now,
+        )
+    };
+    let [before, within, silent, talkative] = [
+        "172.16.1.100:1",
+        "172.16.1.100:2",
+        "172.16.1.100:3",
+        "172.16.1.100:4",
+    ]
+    .map(|c| -> SocketAddr { c.parse().unwrap() });
+    let seen = world.connect(&before.to_string());
+    let question = world.client_udp(&talkative.to_string(), b"question");
+    let asked = world.forward(&question);
+    let answer = world.backend_udp(&asked, b"answer");
+    world.forward(&answer);
+    let question = world.client_udp(&silent.to_string(), b"question");
+    let unanswered = world.forward(&question);
+    let now = world.now;
+    assert!(!world.engines[0].note_flows(now));
+    assert!(!knows(&world, before, 8080, Protocol::Tcp), "nothing is shed");
+
+    shed_load(&mut world, &memory);
+    let now = world.now;
+    while world.engines[0].note_flows(now) {}
+    assert!(knows(&world, before, 8080, Protocol::Tcp));
+    assert!(
+        knows(&world, seen.destination, seen.source.port(), Protocol::Tcp),
+        "replies too"
+    );
+    assert!(knows(&world, talkative, 8080, Protocol::Udp));
+    assert!(!knows(&world, silent, 8080, Protocol::Udp), "nobody has replied");
+    assert!(
+        knows(
+            &world,
+            unanswered.destination,
+            unanswered.source.port(),
+            Protocol::Udp
+        ),
+        "somebody may"
+    );
+    assert!(!knows(&world, within, 8080, Protocol::Tcp));
+    world.connect(&within.to_string());
+    assert!(knows(&world, within, 8080, Protocol::Tcp), "opened meanwhile");
+}
+
+#[test]
+fn sources_of_the_program_are_those_that_have_completed_a_handshake() {
     let (mut world, memory) = world();
     let shed = Shed::new(Arc::clone(&memory), 0, OwnerKey::from_seed(7));
     let client: SocketAddr = CLIENT.parse().unwrap();
@@ -139,23 +221,4 @@ fn sources_and_flows_of_the_program_are_those_that_go_on() {
     assert!(!shed.is_proven(&source, Timestamp(0)));
     world.connect(CLIENT);
     assert!(shed.is_proven(&source, Timestamp(0)));
-
-    let noted = |world: &mut World| {
-        let now = world.now;
-        world.engines[0].note_lasting_flows(now);
-        shed.knows_flow(&source, [client.port(), 8080], Protocol::Udp.number())
-    };
-    let request = world.client_udp(CLIENT, b"question");
-    let seen = world.forward(&request);
-    for _ in 0..40 {
-        world.forward(&request);
-    }
-    assert!(!noted(&mut world), "nobody has replied");
-    let reply = world.backend_udp(&seen, b"answer");
-    for _ in 0..15 {
-        world.forward(&reply);
-        assert!(!noted(&mut world), "it may have been all");
-    }
-    world.forward(&reply);
-    assert!(noted(&mut world));
 }

@@ -104,11 +104,11 @@ fn as_many_flows_are_admitted_as_the_worker_says() {
             (first..first + count).map(|n| tcp(FLOOD, 1_000 + n, n.into(), SYN))
         };
         assert_eq!(bench.passed(flood(5)), 5, "nothing is shed");
-        bench.shed.admit(2, at(10));
+        bench.shed.admit(2, 0, at(10));
         assert_eq!(bench.passed(flood(5)), 2);
         assert_eq!(bench.passed(flood(5)), 0);
         assert_eq!((bench.shed.take_dropped(), bench.shed.take_dropped()), (8, 0));
-        bench.shed.admit(3, at(10));
+        bench.shed.admit(3, 0, at(10));
         assert_eq!(bench.passed(flood(5)), 3, "counted from what was admitted before");
         bench.shed.end();
         assert_eq!(bench.passed(flood(5)), 5);
@@ -117,7 +117,7 @@ fn as_many_flows_are_admitted_as_the_worker_says() {
 }
 
 #[test]
-fn packets_of_flows_pass() {
+fn packets_of_known_flows_pass() {
     for mut bench in benches() {
         let service = ServiceKey {
             address: OURS.into(),
@@ -125,39 +125,83 @@ fn packets_of_flows_pass() {
             protocol: Protocol::Tcp,
         };
         bench.programs.insert_service(&service).unwrap();
-        bench.shed.admit(0, at(10));
-        assert!(!bench.passes(&tcp(FLOOD, 1, 1, SYN)));
-        for flags in [ACK, SYN | ACK, 0x11, 0x04, 0] {
-            assert!(bench.passes(&tcp(FLOOD, 1, 1, flags)), "{flags:x}");
-        }
-        // ECN-setup SYN of RFC 3168.
-        assert!(!bench.passes(&tcp(FLOOD, 1, 2, SYN | 0xc0)));
+        let reply = |protocol: u8, port: u16| {
+            let mut header = ports(8081, port);
+            header[13] = ACK;
+            ip(BACKEND.into(), OURS.into(), protocol, &header)
+        };
+        let syn = tcp(CLIENT, 1, 1, SYN);
+        let all = |bench: &mut Bench| {
+            let tcp_flags = [ACK, SYN | ACK, 0x11, 0x04, 0].map(|flags| tcp(CLIENT, 1, 1, flags));
+            let replies = [TCP, UDP].map(|protocol| reply(protocol, NAT_FIRST));
+            bench.passed(tcp_flags.into_iter().chain(replies).chain([udp(CLIENT6, 40_000)]))
+        };
+        let (client, backend) = (to_octets(CLIENT.into()), to_octets(BACKEND.into()));
+        bench.shed.admit(0, 0, at(10));
+        assert_eq!(all(&mut bench), 0);
         for protocol in [TCP, UDP] {
-            let mut header = ports(8081, NAT_FIRST);
-            header[13] = SYN;
-            assert!(bench.passes(&ip(BACKEND.into(), OURS.into(), protocol, &header)));
-            // Not the port of a flow, but of a service.
-            header[2..4].copy_from_slice(&service.port.to_be_bytes());
-            let passes = bench.passes(&ip(BACKEND.into(), OURS.into(), protocol, &header));
-            assert_eq!(passes, protocol == UDP);
+            bench.shed.note_flow(&client, [1, PORT], protocol, at(10));
+            bench
+                .shed
+                .note_flow(&backend, [8081, NAT_FIRST], protocol, at(10));
         }
         bench
             .shed
             .note_flow(&CLIENT6.octets(), [40_000, PORT], UDP, at(10));
-        assert!(bench.passes(&udp(CLIENT6, 40_000)));
+        assert_eq!(all(&mut bench), 8);
+        assert!(!bench.passes(&syn), "it would open another one");
+        // ECN-setup SYN of RFC 3168.
+        assert!(!bench.passes(&tcp(CLIENT, 1, 2, SYN | 0xc0)));
+        assert!(!bench.passes(&tcp(CLIENT, 2, 1, ACK)), "another flow");
         assert!(!bench.passes(&udp(CLIENT6, 40_001)), "another flow");
-        bench.shed.admit(0, at(90_000));
-        assert!(
-            bench.passes(&udp(CLIENT6, 40_000)),
-            "a flow's packets count as long as it is known"
+        assert!(!bench.passes(&reply(TCP, NAT_FIRST + 2)), "another flow");
+        bench.shed.admit(0, 0, at(9));
+        assert_eq!(
+            all(&mut bench),
+            8,
+            "noted after the last word of the worker's clock"
         );
+        for (tenths, passed) in [(319, 8), (320, 0), (2_300, 0), (2_560, 8), (2_869, 8), (2_870, 0)] {
+            // Times come again after 255 seconds.
+            bench.shed.admit(0, 0, at(tenths));
+            assert_eq!(all(&mut bench), passed, "{tenths}");
+        }
+    }
+}
+
+#[test]
+fn strays_are_admitted_apart_from_new_flows() {
+    for mut bench in benches() {
+        let service = ServiceKey {
+            address: OURS.into(),
+            port: NAT_FIRST + 1,
+            protocol: Protocol::Tcp,
+        };
+        bench.programs.insert_service(&service).unwrap();
+        let to_service = |flags: u8| {
+            let mut header = ports(8081, service.port);
+            header[13] = flags;
+            ip(BACKEND.into(), OURS.into(), TCP, &header)
+        };
+        let mut to_port = ports(8081, NAT_FIRST);
+        to_port[13] = SYN;
+        let to_port = ip(BACKEND.into(), OURS.into(), TCP, &to_port);
+        bench.shed.admit(1, 2, at(10));
+        assert!(bench.passes(&tcp(FLOOD, 1, 1, ACK)));
+        assert!(bench.passes(&to_port), "no port of a service: it opens no flow");
+        assert_eq!(bench.passed((0..5).map(|port| tcp(FLOOD, port, 1, ACK))), 0);
+        assert!(!bench.passes(&to_port));
+        assert!(!bench.passes(&to_service(ACK)));
+        assert!(bench.passes(&to_service(SYN)), "a new flow");
+        assert!(!bench.passes(&tcp(FLOOD, 3, 1, SYN)));
+        assert_eq!(bench.shed.take_dropped(), 8);
     }
 }
 
 #[test]
 fn proven_sources_pass_for_ten_minutes() {
     for mut bench in benches() {
-        bench.shed.admit(0, at(10));
+        bench.shed.admit(0, 0, at(10));
         bench.shed.prove(&to_octets(CLIENT.into()), at(10));
         bench.shed.prove(&CLIENT6.octets(), at(10));
         let neighbor = Ipv6Addr::from_bits(CLIENT6.to_bits() ^ 0xffff);
@@ -166,11 +210,14 @@ fn proven_sources_pass_for_ten_minutes() {
         assert!(bench.passes(&tcp(CLIENT6, 1, 1, SYN)));
         assert!(bench.passes(&tcp(neighbor, 1, 1, SYN)), "of the same subscriber");
         assert!(bench.passes(&udp(neighbor, 9)), "whatever it sends");
+        assert!(bench.passes(&tcp(CLIENT, 1, 1, ACK)));
+        let to_port = ip(CLIENT.into(), OURS.into(), TCP, &ports(1, NAT_FIRST));
+        assert!(!bench.passes(&to_port), "but to a service");
         assert!(!bench.passes(&tcp(stranger, 1, 1, SYN)));
         assert!(!bench.passes(&tcp(FLOOD, 1, 1, SYN)));
-        bench.shed.admit(0, at(6_019));
+        bench.shed.admit(0, 0, at(6_019));
         assert!(bench.passes(&tcp(CLIENT, 1, 2, SYN)));
-        bench.shed.admit(0, at(6_020));
+        bench.shed.admit(0, 0, at(6_020));
         assert!(!bench.passes(&tcp(CLIENT, 1, 3, SYN)));
     }
 }
@@ -179,19 +226,19 @@ fn proven_sources_pass_for_ten_minutes() {
 fn a_retransmitted_syn_is_admitted() {
     for mut bench in benches() {
         let syn = tcp(CLIENT, 40_000, 7, SYN);
-        bench.shed.admit(0, at(10));
+        bench.shed.admit(0, 0, at(10));
         assert!(!bench.passes(&syn));
-        bench.shed.admit(1, at(14));
+        bench.shed.admit(1, 0, at(14));
         assert!(bench.passes(&tcp(FLOOD, 1, 1, SYN)), "the others' share");
         assert!(!bench.passes(&syn), "a copy");
-        bench.shed.admit(0, at(20));
+        bench.shed.admit(0, 0, at(20));
         assert!(!bench.passes(&syn), "no more are admitted");
-        bench.shed.admit(1, at(20));
+        bench.shed.admit(1, 0, at(20));
         assert!(bench.passes(&tcp(FLOOD, 2, 1, SYN)), "the others' share");
         assert!(!bench.passes(&tcp(CLIENT, 40_000, 8, SYN)), "another SYN");
         assert!(!bench.passes(&tcp(CLIENT, 40_001, 7, SYN)), "another port");
         assert!(bench.passes(&syn));
-        bench.shed.admit(1, at(111));
+        bench.shed.admit(1, 0, at(111));
         assert!(bench.passes(&tcp(FLOOD, 3, 1, SYN)), "the others' share");
         assert!(!bench.passes(&syn), "too late");
     }
@@ -202,7 +249,7 @@ fn another_workers_overload_concerns_its_own_flows() {
     for mut bench in benches() {
         let memory = Arc::new(bench.programs.shed_memory().unwrap());
         let other = Shed::new(memory, 1, OwnerKey::from_seed(7));
-        other.admit(0, at(10));
+        other.admit(0, 0, at(10));
         assert!(bench.passes(&tcp(FLOOD, 1, 1, SYN)));
     }
 }
