@@ -29,6 +29,8 @@ pub mod run;
 pub mod state;
 pub(crate) mod summary;
 pub mod supervise;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
 pub mod version;
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use vl3lb_common::Duration;
 use vl3lb_common::dataplane::{AttachError, AttachErrorKind, Attachment, Dataplane};
 
 use crate::api::EventCode;
+use crate::log::CONTROL_ACTION;
 use crate::network::{NetworkReceiver, NetworkView};
 use crate::observe::events::{Event, Events};
 
@@ -150,7 +151,8 @@ impl Attacher {
 
     async fn attach(&self) -> Result<Arc<Attachment>, AttachError> {
         let dataplane = Arc::clone(&self.dataplane);
-        let outcome = match spawn_blocking(move || dataplane.attach()).await {
+        let span = tracing::info_span!(target: CONTROL_ACTION, "attach", interface = self.interface);
+        let outcome = match spawn_blocking(move || span.in_scope(|| dataplane.attach())).await {
             Ok(outcome) => outcome,
             Err(ended) => resume(ended),
         };
@@ -161,7 +163,8 @@ impl Attacher {
 
     async fn detach(&self) {
         let dataplane = Arc::clone(&self.dataplane);
-        spawn_blocking(move || dataplane.detach())
+        let span = tracing::info_span!(target: CONTROL_ACTION, "detach", interface = self.interface);
+        spawn_blocking(move || span.in_scope(|| dataplane.detach()))
             .await
             .unwrap_or_else(|ended| resume(ended));
         self.attached.send_replace(None);

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::api::EventCode;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::field::Empty;
 use tracing::{info, warn};
 use vl3lb_common::Duration;
 
@@ -17,6 +18,7 @@ use super::{
     BackendSpec, Desired, DesiredSender, Eligibility, ErrorReason, Origin, ServiceSpec, Source, SourceStatus,
 };
 use crate::config::{self, Config, TargetPort};
+use crate::log::CONTROL_ACTION;
 use crate::observe::events::{Event, Events};
 
 /// Time between two polls of the file. It is read when two polls agree, which detects edits, renames and ConfigMap
@@ -120,7 +122,12 @@ where
                 continue;
             }
             read.clone_from(&seen);
-            match Config::load(Some(path), &self.env) {
+            let span =
+                tracing::info_span!(target: CONTROL_ACTION, "read the configuration", is_valid = Empty);
+            let loaded = span.in_scope(|| Config::load(Some(path), &self.env));
+            span.record("is_valid", loaded.is_ok());
+            drop(span);
+            match loaded {
                 Ok(loaded) => {
                     for note in &loaded.notes {
                         info!("{note}");

@@ -12,16 +12,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
-use tracing::{Level, Subscriber};
+use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogFormat, LogLevel};
 
 use throttle::LogThrottle;
+
+/// The target of spans that are actions of the control side, with their duration: the traces of
+/// [`crate::config::Telemetry`]. They are in no line.
+pub const CONTROL_ACTION: &str = "control_action";
 
 /// Prefixes of our own crates. Other crates log at warn and above only: their trace would drown ours.
 const OURS: [&str; 2] = ["vl3lb", "vl3_lb"];
@@ -45,6 +49,9 @@ pub struct Log {
 }
 
 type LevelHandle = reload::Handle<Targets, Registry>;
+type LineLayer = Box<dyn Layer<Registry> + Send + Sync>;
+/// A layer beside the one that writes lines.
+pub type TraceLayer = Box<dyn Layer<Layered<LineLayer, Registry>> + Send + Sync>;
 
 /// The form of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +63,18 @@ enum Form {
 impl Log {
     /// Starts logging to standard error. Call once.
     ///
+    /// `traces` gets spans, whatever the level.
+    ///
     /// Errors: another log was started before.
-    pub fn start(level: LogLevel, format: LogFormat) -> Result<Self, LogError> {
+    pub fn start(level: LogLevel, format: LogFormat, traces: Option<TraceLayer>) -> Result<Self, LogError> {
         let form = match format {
             LogFormat::Auto if std::io::stderr().is_terminal() => Form::Text,
             LogFormat::Text => Form::Text,
             LogFormat::Auto | LogFormat::Json => Form::Json,
         };
         let throttle = Arc::default();
-        let (subscriber, filter) = subscriber(level, form, Arc::clone(&throttle), std::io::stderr);
+        let (lines, filter) = lines(level, form, Arc::clone(&throttle), std::io::stderr);
+        let subscriber = tracing_subscriber::registry().with(lines).with(traces);
         subscriber.try_init().map_err(|source| LogError { source })?;
         Ok(Self {
             filter,
@@ -107,13 +117,8 @@ impl Drop for Log {
     }
 }
 
-/// The subscriber, and the handle of its level filter.
-fn subscriber<W>(
-    level: LogLevel,
-    form: Form,
-    throttle: Arc<LogThrottle>,
-    writer: W,
-) -> (impl Subscriber + Send + Sync, LevelHandle)
+/// The layer that writes lines, and the handle of its level filter.
+fn lines<W>(level: LogLevel, form: Form, throttle: Arc<LogThrottle>, writer: W) -> (LineLayer, LevelHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -128,8 +133,8 @@ where
             .with_span_list(false)
             .boxed(),
     };
-    let lines = lines.with_filter(throttle::Filter(throttle));
-    (tracing_subscriber::registry().with(filter).with(lines), handle)
+    let lines = lines.with_filter(throttle::Filter(throttle)).with_filter(filter);
+    (lines.boxed(), handle)
 }
 
 fn targets(level: LogLevel) -> Targets {

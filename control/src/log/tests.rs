@@ -31,7 +31,8 @@ impl Write for Sink {
 fn logged(form: Form, level: LogLevel, events: impl FnOnce()) -> String {
     let sink = Sink::default();
     let writer = sink.clone();
-    let (subscriber, _) = subscriber(level, form, Arc::default(), move || writer.clone());
+    let (lines, _) = lines(level, form, Arc::default(), move || writer.clone());
+    let subscriber = tracing_subscriber::registry().with(lines);
     tracing::subscriber::with_default(subscriber, events);
     sink.text()
 }
@@ -99,9 +100,10 @@ fn repeats_are_suppressed_in_both_forms_and_at_a_level_set_later() {
         let sink = Sink::default();
         let writer = sink.clone();
         let throttle: Arc<LogThrottle> = Arc::default();
-        let (subscriber, filter) = subscriber(LogLevel::Info, form, Arc::clone(&throttle), move || {
+        let (lines, filter) = lines(LogLevel::Info, form, Arc::clone(&throttle), move || {
             writer.clone()
         });
+        let subscriber = tracing_subscriber::registry().with(lines);
         let again = || tracing::debug!(target: "vl3lb_control", service = "ledger", "again");
         tracing::subscriber::with_default(subscriber, || {
             again();

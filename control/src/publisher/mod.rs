@@ -31,6 +31,7 @@ use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::health::HealthTable;
 use crate::local_ports::LocalPortsReceiver;
+use crate::log::CONTROL_ACTION;
 use crate::network::{NetworkReceiver, NetworkView, Resolver};
 use crate::observe::events::{Event, Events};
 use crate::state::{self, Inputs, State, TimePoint, Update};
@@ -278,7 +279,13 @@ impl Publisher {
     async fn publish(&mut self, update: Update, seen: Instant) -> Result<(), PublishError> {
         let dataplane = Arc::clone(&self.dataplane);
         let snapshot = Arc::clone(&update.snapshot);
-        let publishing = tokio::task::spawn_blocking(move || dataplane.publish(snapshot));
+        let span = tracing::info_span!(
+            target: CONTROL_ACTION,
+            "publish",
+            generation = snapshot.generation.0,
+            services = snapshot.services.len(),
+        );
+        let publishing = tokio::task::spawn_blocking(move || span.in_scope(|| dataplane.publish(snapshot)));
         // Meanwhile, new backends are resolved.
         let backends = update.snapshot.backend_slots.iter().flatten();
         self.resolver

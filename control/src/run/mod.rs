@@ -12,12 +12,15 @@ mod nsm;
 mod plane;
 mod privileges;
 mod signals;
+mod telemetry;
 mod watch;
 mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::runtime::Runtime;
 
 use crate::api::Time;
 use crate::cli::args::ConfigArgs;
@@ -44,12 +47,19 @@ pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let loaded = load_config(args.config.as_deref())?;
     let config = Arc::new(loaded.config);
     let format = args.log_format.map_or(config.log_format, Into::into);
-    let log = Log::start(config.log_level, format).map_err(refused)?;
+    // Before the log, whose traces go over its connections.
+    let runtime = runtime()?;
+    let traces = telemetry::Sender::new(&config, &runtime).map_err(refused)?;
+    let log = Log::start(config.log_level, format, traces.layer()).map_err(refused)?;
     introduce(&config, args);
     for note in &loaded.notes {
         warn!("{note}");
     }
-    start(config, args.config.clone(), &log).map_err(|failure| {
+    let done = start(config, args.config.clone(), &runtime, &log);
+    // What is left of the traces goes to the collector while there are connections.
+    drop(traces);
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    done.map_err(|failure| {
         let hint = failure.hint.as_deref().unwrap_or_default();
         let separator = if hint.is_empty() { "" } else { "; " };
         error!("{}{separator}{hint}", failure.error);
@@ -77,20 +87,22 @@ fn introduce(config: &Config, args: &ConfigArgs) {
     info!("resolved configuration: {resolved}");
 }
 
-/// Checks the privileges, then runs the balancer in a runtime of its own.
-fn start(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Result<(), Failure> {
-    privileges::check(&config)?;
-    descriptors::raise_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// The threads of the control side.
+fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)
         .thread_name("vl3lb-control")
         .enable_all()
         .build()
-        .map_err(|error| failed(format!("start the control side's threads: {error}")))?;
-    let done = runtime.block_on(balance(config, path, log));
-    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
-    done
+        .map_err(|error| failed(format!("start the control side's threads: {error}")))
+}
+
+/// Checks the privileges, then runs the balancer.
+fn start(config: Arc<Config>, path: Option<PathBuf>, runtime: &Runtime, log: &Log) -> Result<(), Failure> {
+    privileges::check(&config)?;
+    descriptors::raise_limit();
+    runtime.block_on(balance(config, path, log))
 }
 
 async fn balance(config: Arc<Config>, path: Option<PathBuf>, log: &Log) -> Result<(), Failure> {

@@ -29,7 +29,7 @@ use tracing::{error, info};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_dataplane::Plane;
 
-use super::{nsm, refused};
+use super::{nsm, refused, telemetry};
 
 /// All parts of the control side.
 pub(super) struct Control {
@@ -120,7 +120,7 @@ impl Control {
             .as_ref()
             .map(|log| Arc::new(FlowLogStats::new(log)));
         let identity = Identity {
-            instance: instance(),
+            instance: telemetry::instance(),
             start_time,
             interface: config.interface.clone(),
             nat_ports: config.nat_ports,
@@ -183,6 +183,7 @@ impl Control {
         tasks.spawn("the sampling of counters", Arc::clone(&reporter).run());
         tasks.spawn("the flow events", Arc::clone(reporter.flow_events()).run());
         tasks.spawn("the captures", Arc::clone(reporter.captures()).run());
+        telemetry::send_metrics(config, &reporter, &tasks);
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
             let metrics = config.metrics;
@@ -313,10 +314,4 @@ fn discover(
         services,
         reload,
     })
-}
-
-/// The name of the pod or host.
-fn instance() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }

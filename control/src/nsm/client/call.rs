@@ -6,8 +6,10 @@ use std::time::SystemTime;
 
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
+use tracing::Instrument;
 use vl3lb_common::Duration;
 
+use crate::log::CONTROL_ACTION;
 use crate::nsm::connector::{ConnectError, Connector, NetworkNamespace, Session};
 use crate::nsm::proto::connection::{Connection, ConnectionEvent};
 use crate::nsm::proto::networkservice::NetworkServiceRequest;
@@ -68,6 +70,7 @@ impl Caller {
         request: NetworkServiceRequest,
         limit: Duration,
     ) -> Result<Connection, CallError> {
+        let span = tracing::info_span!(target: CONTROL_ACTION, "request the connection");
         within(limit, async |end| {
             let session = self.session().await?;
             let mut request = tonic::Request::new(request);
@@ -75,10 +78,12 @@ impl Caller {
             let reply = session.network_service().request(request).await?;
             Ok(reply.into_inner())
         })
+        .instrument(span)
         .await
     }
 
     pub(super) async fn close(self, connection: Connection, limit: Duration) -> Result<(), CallError> {
+        let span = tracing::info_span!(target: CONTROL_ACTION, "close the connection");
         within(limit, async |end| {
             let session = self.session().await?;
             let mut request = tonic::Request::new(connection);
@@ -86,6 +91,7 @@ impl Caller {
             session.network_service().close(request).await?;
             Ok(())
         })
+        .instrument(span)
         .await
     }
 
