@@ -166,6 +166,8 @@ pub(super) const fn headers(parsed: &Parsed) -> usize {
         + match parsed.transport {
             Transport::Tcp { header_len, .. } => header_len,
             Transport::Udp { .. } => 8,
+            // The common header, and that of the first chunk: RFC 9260 section 3.
+            Transport::Sctp { .. } => 12 + 4,
             Transport::Icmp => ICMP + QUOTE,
             // Its offset is not 0, so all of it is payload; of the first one the ports are shown.
             Transport::Fragment { offset, .. } => {
