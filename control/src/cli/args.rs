@@ -364,7 +364,7 @@ pub struct CaptureArgs {
     /// Port of the service
     #[arg(long, value_name = "PORT")]
     pub port: Vec<String>,
-    /// Protocol: TCP or UDP
+    /// Protocol: TCP, UDP or SCTP
     #[arg(long, value_name = "PROTOCOL")]
     pub proto: Vec<String>,
     /// Only packets that were not forwarded, for this reason or for any

@@ -73,6 +73,13 @@ pub(super) fn shown(bytes: &[u8], length: usize, raw_ip: bool) -> PacketImage {
             Some((tcp.source_port(), tcp.destination_port()))
         }
         Some(TransportSlice::Udp(udp)) => Some((udp.source_port(), udp.destination_port())),
+        // etherparse does not know it; its ports are where those of the others are (RFC 9260 section 3.1).
+        None if protocol == IpNumber::SCTP => sliced
+            .net
+            .as_ref()
+            .and_then(LaxNetSlice::ip_payload_ref)
+            .filter(|payload| !payload.fragmented)
+            .and_then(|payload| ports(payload.payload)),
         _ => None,
     };
     let (source, destination) = match ports {
@@ -84,6 +91,13 @@ pub(super) fn shown(bytes: &[u8], length: usize, raw_ip: bool) -> PacketImage {
     };
     (image.source, image.destination) = (Some(source), Some(destination));
     image
+}
+
+/// The first four bytes as two ports.
+fn ports(bytes: &[u8]) -> Option<(u16, u16)> {
+    let (from, rest) = bytes.split_first_chunk()?;
+    let (to, _) = rest.split_first_chunk()?;
+    Some((u16::from_be_bytes(*from), u16::from_be_bytes(*to)))
 }
 
 #[cfg(test)]
@@ -121,6 +135,21 @@ mod tests {
             image.destination.as_deref(),
             Some("202:202:202:202:202:202:202:202")
         );
+    }
+
+    #[test]
+    fn ports_of_sctp_are_shown() {
+        let mut bytes = Vec::new();
+        // A common header without tag and checksum, and no chunk.
+        let sctp = [0x9c, 0x40, 0x0b, 0x59, 0, 0, 0, 0, 0, 0, 0, 0];
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .write(&mut bytes, IpNumber::SCTP, &sctp)
+            .unwrap();
+        let image = shown(&bytes, bytes.len(), false);
+        assert_eq!(image.protocol.as_deref(), Some("SCTP"));
+        assert_eq!(image.source.as_deref(), Some("10.0.0.1:40000"));
+        assert_eq!(image.destination.as_deref(), Some("10.0.0.2:2905"));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl PacketFilter {
                     .add(name, value, "an address or a network such as 10.0.0.0/8", network)?
             }
             "port" => self.port.add(name, value, "0-65535", parse)?,
-            "proto" => self.protocol.add(name, value, "TCP or UDP", protocol)?,
+            "proto" => self.protocol.add(name, value, "TCP, UDP or SCTP", protocol)?,
             "drops" => {
                 let drops = self.drops.get_or_insert_default();
                 if value != "any" {
