@@ -47,3 +47,23 @@ fn an_empty_configuration_is_rejected() {
         ])
     );
 }
+
+#[test]
+fn all_errors_come_at_once() {
+    let rejected =
+        parse("{mode: fast, flows: 0, sevices: [], services: [{name: a, port: 0, drain: x}]}").unwrap_err();
+    let fields: Vec<_> = rejected
+        .iter()
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            "sevices",
+            "mode",
+            "flows",
+            "services[0].port",
+            "services[0].drain"
+        ]
+    );
+}

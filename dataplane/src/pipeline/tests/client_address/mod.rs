@@ -1,6 +1,7 @@
 //! Clients' addresses for the backends: headers of PROXY protocol version 2 before streams and datagrams, and TCP options.
 
 mod datagram;
+mod header;
 mod model;
 mod option;
 mod stream;

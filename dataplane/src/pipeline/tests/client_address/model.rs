@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use etherparse::{PacketBuilder, TcpOptionElement};
+use etherparse::TcpOptionElement;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::header::Header;
 use super::*;
 use TcpOptionElement::{MaximumSegmentSize, SelectiveAcknowledgement, WindowScale};
 
@@ -460,62 +461,6 @@ impl Network {
 /// Both ends' shift of windows.
 const SCALE: u8 = 2;
 const BACKEND_MSS: usize = 1_300;
-
-struct Header {
-    bits: u8,
-    sequence: u32,
-    acknowledgment: u32,
-    window: u16,
-    options: Vec<TcpOptionElement>,
-}
-
-impl Header {
-    fn packet(&self, source: SocketAddr, destination: SocketAddr, ethernet: bool, payload: &[u8]) -> Vec<u8> {
-        let ip = match (source.ip(), destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut ip = etherparse::Ipv4Header::new(
-                    0,
-                    64,
-                    etherparse::IpNumber::TCP,
-                    source.octets(),
-                    destination.octets(),
-                )
-                .unwrap();
-                ip.dont_fragment = true;
-                etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default())
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => etherparse::IpHeaders::Ipv6(
-                etherparse::Ipv6Header {
-                    source: source.octets(),
-                    destination: destination.octets(),
-                    hop_limit: 64,
-                    next_header: etherparse::IpNumber::TCP,
-                    ..etherparse::Ipv6Header::default()
-                },
-                etherparse::Ipv6Extensions::default(),
-            ),
-            _ => panic!("two families"),
-        };
-        let (from, to) = builder::MACS;
-        let mut builder = if ethernet {
-            PacketBuilder::ethernet2(from.0, to.0).ip(ip)
-        } else {
-            PacketBuilder::ip(ip)
-        }
-        .tcp(source.port(), destination.port(), self.sequence, self.window)
-        .options(&self.options)
-        .unwrap();
-        if self.bits & flags::SYN != 0 {
-            builder = builder.syn();
-        }
-        if self.bits & flags::ACK != 0 {
-            builder = builder.ack(self.acknowledgment);
-        }
-        let mut packet = Vec::with_capacity(builder.size(payload.len()));
-        builder.write(&mut packet, payload).unwrap();
-        packet
-    }
-}
 
 fn mss(options: &[TcpOptionElement]) -> Option<usize> {
     options.iter().find_map(|option| match option {
