@@ -28,11 +28,10 @@ mod tenancy;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, PortSet, Protocol};
