@@ -102,11 +102,11 @@ impl Tags {
                 self.by_sender[In as usize] = packet.initiate_tag;
                 return State::Answered;
             }
-            In if chunks.has(SctpChunks::COOKIE_ECHO) => {
-                // One with the known tag is not replaced by another, which may be forged.
-                if packet.tag == self.of(In) || self.offered == 0 || self.offered != self.of(In) {
-                    self.offered = packet.tag;
-                }
+            // One with the known tag is not replaced by another, which may be forged.
+            In if chunks.has(SctpChunks::COOKIE_ECHO)
+                && (packet.tag == self.of(In) || self.offered == 0 || self.offered != self.of(In)) =>
+            {
+                self.offered = packet.tag;
             }
             _ => {}
         }

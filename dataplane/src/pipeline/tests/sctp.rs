@@ -56,21 +56,21 @@ impl World {
         Peer { client, seen }
     }
 
-    fn from_client(&mut self, peer: &Peer, chunks: &[u8]) -> Seen {
+    fn client_sends(&mut self, peer: &Peer, chunks: &[u8]) -> Seen {
         let packet = self.client_sctp(peer.client, BACKEND_TAG, chunks);
         self.forward(&packet)
     }
 
-    fn from_backend(&mut self, peer: &Peer, chunks: &[u8]) -> Seen {
+    fn backend_sends(&mut self, peer: &Peer, chunks: &[u8]) -> Seen {
         let packet = self.backend_sctp(&peer.seen, CLIENT_TAG, chunks);
         self.forward(&packet)
     }
 
     /// Both ends close in order, the client first.
     fn close(&mut self, peer: &Peer) {
-        self.from_client(peer, &chunk(chunks::SHUTDOWN, 0, &[0; 4]));
-        self.from_backend(peer, &chunk(chunks::SHUTDOWN_ACK, 0, &[]));
-        self.from_client(peer, &chunk(chunks::SHUTDOWN_COMPLETE, 0, &[]));
+        self.client_sends(peer, &chunk(chunks::SHUTDOWN, 0, &[0; 4]));
+        self.backend_sends(peer, &chunk(chunks::SHUTDOWN_ACK, 0, &[]));
+        self.client_sends(peer, &chunk(chunks::SHUTDOWN_COMPLETE, 0, &[]));
     }
 
     fn states(&mut self) -> Vec<FlowState> {
@@ -114,13 +114,13 @@ fn an_association_is_translated_both_ways_from_init_to_shutdown_complete() {
             assert!((NAT_PORTS.0..=NAT_PORTS.1).contains(&peer.seen.source.port()));
             assert_eq!(peer.seen.ttl, 63);
             assert_eq!(world.states(), [FlowState::Established]);
-            let there = world.from_client(&peer, &data(b"question"));
+            let there = world.client_sends(&peer, &data(b"question"));
             assert_eq!(
                 (there.source, there.destination),
                 (peer.seen.source, peer.seen.destination)
             );
             assert_eq!(tag_and_chunks(&there), (BACKEND_TAG, &data(b"question")[..]));
-            let back = world.from_backend(&peer, &data(b"answer"));
+            let back = world.backend_sends(&peer, &data(b"answer"));
             assert_eq!(
                 (
                     back.source.to_string().as_str(),
@@ -190,8 +190,8 @@ fn all_packets_of_an_association_meet_at_one_worker_wherever_they_arrive() {
                 world.enters = enters;
                 let peer = world.associate(client);
                 world.enters = (enters + 1) % workers;
-                world.from_client(&peer, &data(b"question"));
-                world.from_backend(&peer, &data(b"answer"));
+                world.client_sends(&peer, &data(b"question"));
+                world.backend_sends(&peer, &data(b"answer"));
                 world.close(&peer);
                 assert_eq!(world.states(), [FlowState::Closing]);
                 assert_eq!(world.drops(), []);
@@ -214,7 +214,7 @@ fn a_blind_abort_does_not_end_an_association() {
     assert_eq!(world.states(), [FlowState::Established]);
     let counted = world.stats[0].service(SERVICE);
     assert_eq!(counted.drops[DropReason::VerificationTag.index()].get(), 4);
-    world.from_client(&peer, &chunk(chunks::ABORT, 0, &[]));
+    world.client_sends(&peer, &chunk(chunks::ABORT, 0, &[]));
     assert_eq!(world.states(), [FlowState::Reset]);
 }
 
@@ -233,7 +233,7 @@ fn a_corrupt_packet_does_not_become_valid() {
         packet[at..at + 4].fill(0);
         let seen = world.forward(&packet);
         assert_eq!(tag_and_chunks(&seen), (BACKEND_TAG, &data(b"question")[..]));
-        world.from_backend(&peer, &data(b"answer"));
+        world.backend_sends(&peer, &data(b"answer"));
     }
 }
 
@@ -330,7 +330,7 @@ fn a_client_reuses_its_port_when_its_association_is_over() {
     // And while it is open, if the client has started anew.
     world.associate(CLIENT);
     assert_eq!(world.stats[0].service(SERVICE).flows_opened.get(), 2);
-    world.from_client(&second, &data(b"question"));
+    world.client_sends(&second, &data(b"question"));
     assert_eq!(world.drops(), []);
 }
 
@@ -355,7 +355,7 @@ fn associations_time_out_as_connections_do() {
     let peer = world.associate(CLIENT);
     for _ in 0..3 {
         world.pass(Duration::from_secs(7_000));
-        world.from_backend(&peer, &chunk(chunks::HEARTBEAT, 0, &[0; 8]));
+        world.backend_sends(&peer, &chunk(chunks::HEARTBEAT, 0, &[0; 8]));
     }
 }
 
@@ -373,7 +373,7 @@ fn super_packets_and_fragments_are_dropped_under_their_own_reasons() {
         assert_eq!(world.send(&fragment).0, Verdict::Drop);
     }
     assert_eq!(world.dropped(DropReason::SctpFragment), 3);
-    world.from_client(&peer, &data(&[1; 1_400]));
+    world.client_sends(&peer, &data(&[1; 1_400]));
 }
 
 /// The sender divides messages at what it learns. A packet that may be fragmented is, with its checksum.
