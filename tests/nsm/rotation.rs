@@ -24,18 +24,9 @@ fn goes_on_after(rotation: &str) {
     let comparison = Comparison::start((&client, &balancer, &servers), (&bystander, &other));
 
     mesh.post(rotation, &Value::Null);
-    let before = balancer.calls("refresh", "ok");
-    wait::until(
-        "two refreshes with the new identity",
-        Duration::from_secs(30),
-        || {
-            let now = balancer.calls("refresh", "ok");
-            (now >= before + 2)
-                .then_some(())
-                .ok_or_else(|| format!("{now} after {before}"))
-        },
-    );
-    assert_eq!(balancer.calls("refresh", "error"), 0, "{}", balancer.nsm());
+    // With an identity that is refused none would work. Single calls may fail: the manager gives a connection to its
+    // forwarder 750 ms, and one of both may still have the former root.
+    wait_for_refreshes(&balancer, 2);
     assert_eq!(balancer.addresses(), [address]);
     // A new stream with the new identity.
     mesh.cut("nsmgr-0", "connections");
@@ -43,6 +34,16 @@ fn goes_on_after(rotation: &str) {
     balancer.wait_up(&addresses(&servers));
     comparison.goes_on();
     comparison.finish(rotation);
+}
+
+fn wait_for_refreshes(balancer: &MeshBalancer, count: u64) {
+    let before = balancer.calls("refresh", "ok");
+    wait::until("refreshes", Duration::from_secs(30), || {
+        let now = balancer.calls("refresh", "ok");
+        (now >= before + count)
+            .then_some(())
+            .ok_or_else(|| format!("{now} after {before}"))
+    });
 }
 
 #[test]
