@@ -36,6 +36,7 @@ zlib1g-dev       /usr/include/zlib.h
 readonly netns_packages='
 chromium         chromium
 chromium-driver  chromedriver
+dnsdist          dnsdist
 haproxy          haproxy
 nfdump           nfcapd
 nginx-light      nginx

@@ -4,6 +4,7 @@
 rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
 readonly rust_wanted
 readonly deny_version=0.20.2
+readonly cyclonedx_version=0.5.9 # deploy/Dockerfile has it, too
 # Outside the target folder, so that clean builds keep them and checkouts share them.
 readonly tools=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/tools
 
@@ -38,6 +39,14 @@ ensure_cargo_deny() {
     step "cargo-deny $deny_version, built once into $tools"
     cargo install --quiet --locked --root "$tools" "cargo-deny@$deny_version" ||
         die "cargo could not build cargo-deny $deny_version (see above)"
+}
+
+# Ensures cargo-cyclonedx at a fixed version. It is built once from source, a few minutes on two cores.
+ensure_cargo_cyclonedx() {
+    [[ $("$tools/bin/cargo-cyclonedx" cyclonedx --version 2>/dev/null) != *" $cyclonedx_version" ]] || return 0
+    step "cargo-cyclonedx $cyclonedx_version, built once into $tools"
+    cargo install --quiet --locked --root "$tools" "cargo-cyclonedx@$cyclonedx_version" ||
+        die "cargo could not build cargo-cyclonedx $cyclonedx_version (see above)"
 }
 
 rust_suffices() {

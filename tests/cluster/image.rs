@@ -9,7 +9,7 @@ use vl3lb_testbed::{OrPanic, process};
 use vl3lb_tests::balancer::binary;
 
 #[test]
-fn the_image_holds_the_program_with_its_libraries_and_nothing_else() {
+fn the_image_holds_the_program_with_its_libraries_and_a_list_of_its_parts() {
     check("vl3-lb");
 }
 
@@ -38,7 +38,17 @@ fn check(program: &str) {
         assert_eq!(labels.get(name.as_str()), Some(&value), "{name}");
     }
     let (libraries, others): (Vec<&str>, Vec<&str>) = files.iter().partition(|line| line.contains(".so."));
-    assert_eq!(others, [format!("./usr/local/bin/{program}")]);
+    let wanted = [
+        format!("./usr/local/bin/{program}"),
+        format!("./usr/share/doc/{program}/sbom.cdx.json"),
+    ];
+    assert_eq!(others, wanted);
+    assert_eq!(
+        labels.get("sbom"),
+        Some(&"pkg:cargo/aya pkg:deb/debian/libstandin@1.0-2?arch=amd64"),
+        "crates and Debian packages"
+    );
+    assert_eq!(labels.get("io.vl3-lb.image.builder"), Some(&"localhost/builder"));
     assert!(
         libraries.iter().any(|line| line.contains("libc.so.6")),
         "{libraries:?}"

@@ -2,8 +2,6 @@
 //! requests.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,6 +15,7 @@ use vl3lb_tests::server::UdpServer;
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
+use crate::authority::{Authority, NAME};
 use crate::finance;
 
 /// Ports of nginx.
@@ -24,7 +23,6 @@ const HTTP: u16 = 8000;
 const HTTPS: u16 = 8443;
 const GRPC: u16 = 9090;
 const ECHO: u16 = 5300;
-const NAME: &str = "finance.example";
 /// `HealthCheckResponse` with the status SERVING and with NOT_SERVING, as gRPC frames them.
 const SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 1];
 const NOT_SERVING: [u8; 7] = [0, 0, 0, 0, 2, 8, 2];
@@ -101,7 +99,7 @@ fn each_kind_of_check_notices_a_fault_and_its_end() {
 }
 
 /// Waits for the error of the last check of this backend.
-fn wait_error(balancer: &Balancer, service: &str, backend: &str, error: &str) {
+pub(crate) fn wait_error(balancer: &Balancer, service: &str, backend: &str, error: &str) {
     wait::until("the error of a check", wait::STEP, || {
         let answer = balancer.cli_json(&["backends", "--service", service]);
         let items = answer["items"].as_array().unwrap();
@@ -186,7 +184,7 @@ impl WebServer {
     fn start(netns: &Netns, authority: &Authority) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().display();
-        let certificate = authority.folder.path().display();
+        let certificate = authority.folder().display();
         let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let paths: String = paths
             .iter()
@@ -217,61 +215,4 @@ impl WebServer {
     fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
-}
-
-/// An authority and a certificate of it for [`NAME`], by OpenSSL.
-struct Authority {
-    folder: TempDir,
-}
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        let request = |name: &str, arguments: &[&str]| {
-            let mut command = Command::new("openssl");
-            command
-                .arg("req")
-                .arg("-x509")
-                .args(key)
-                .args(["-days", "2"])
-                .args(arguments);
-            let files =
-                ["-keyout", &format!("{name}.key"), "-out", &format!("{name}.pem")].map(str::to_owned);
-            run(command.args(files).current_dir(folder.path()));
-        };
-        request("ca", &["-subj", &format!("/CN={name}")]);
-        let names = format!("subjectAltName=DNS:{NAME}");
-        request(
-            "leaf",
-            &[
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-                "-subj",
-                "/CN=leaf",
-                "-addext",
-                &names,
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-            ],
-        );
-        Self { folder }
-    }
-
-    /// Its certificate.
-    fn pem(&self) -> String {
-        read(&self.folder.path().join("ca.pem"))
-    }
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()))
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("run openssl");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
 }

@@ -16,7 +16,7 @@ import (
 // Echo requests of one check, as cmd-nsc sends.
 const requestsPerCheck = 4
 
-// answersPings tells whether the endpoint answers a ping at each of its addresses, as the liveness check of cmd-nsc.
+// answersPings reports whether the endpoint answers a ping at each of its addresses, as the liveness check of cmd-nsc.
 func answersPings(ctx context.Context, connection *networkservice.Connection) bool {
 	addresses := connection.GetContext().GetIpContext().GetDstIPNets()
 	deadline, limited := ctx.Deadline()

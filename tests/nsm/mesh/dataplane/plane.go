@@ -57,7 +57,7 @@ func (p *Plane) Detach(wanted *Interface) error {
 	return withHandle(p.router, func(outer *netlink.Handle) error { return p.remove(outer, wanted) })
 }
 
-// whole tells whether both ends are there and belong to the connection. An interface of somebody else is an error.
+// whole reports whether both ends are there and belong to the connection. An interface of somebody else is an error.
 func (p *Plane) whole(inner, outer *netlink.Handle, wanted *Interface) (bool, error) {
 	link, err := inner.LinkByName(wanted.Name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {

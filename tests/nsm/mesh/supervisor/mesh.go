@@ -40,7 +40,7 @@ type mesh struct {
 	identities map[string]bool
 }
 
-// Run is `mesh up`: it starts everything and runs until it is told to end, or its starter is gone.
+// Run is `mesh up`: it starts everything and runs until a signal ends it, or its starter is gone.
 func Run(arguments []string) error {
 	options, err := parseOptions(arguments)
 	if err != nil {
