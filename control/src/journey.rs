@@ -1,5 +1,6 @@
 //! The whole way of a desired set, for fuzz targets: reconciled, published, and shown in report and metrics.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +8,7 @@ use vl3lb_common::Timestamp;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::stats::WorkerStats;
 
-use crate::config::Metrics;
+use crate::config::{ADDRESS_MARK, Metrics};
 use crate::discovery::Desired;
 use crate::metrics;
 use crate::network::NetworkView;
@@ -84,8 +85,12 @@ impl Journey {
         })));
         let report = self.live.reporter.report();
         let names = report.services.iter().map(|service| service.name.as_str());
+        let mut seen = HashSet::new();
         for name in names {
-            assert!(is_label(name), "{name:?} is no DNS label");
+            let (shared, _) = name.split_once(ADDRESS_MARK).unwrap_or((name, ""));
+            let is_good = shared.split('.').count() <= 2 && shared.split('.').all(is_label);
+            assert!(is_good, "{name:?} is no DNS label, nor one with a namespace");
+            assert!(seen.insert(name), "two services are called {name}");
         }
         serde_json::to_string(&report.status).expect("the status in JSON");
         serde_json::to_string(&report.services).expect("the services in JSON");

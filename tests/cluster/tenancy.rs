@@ -9,6 +9,7 @@ use vl3lb_testbed::addresses::Family;
 use vl3lb_tests::api_server::ApiServer;
 use vl3lb_tests::attachment::Attachment;
 use vl3lb_tests::balancer::Balancer;
+use vl3lb_tests::client::dig;
 use vl3lb_tests::config::Config;
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
@@ -123,6 +124,51 @@ fn annotations_claim_addresses_only_in_the_networks_of_their_namespace() {
     );
 }
 
+#[test]
+fn services_of_one_name_in_two_namespaces_have_a_name_each() {
+    let topology = topology();
+    let server = server(&topology);
+    let kubernetes = json!({"services": true, "namespaces": NAMESPACES});
+    let balancer = start(&server, &topology, &kubernetes, &"all".into());
+    let own = topology.balancer.address(Family::V4);
+    for (namespace, port, backend, name) in [("web", 9000, 8, "shop"), ("api", 9001, 9, "shop.api")] {
+        let backend = Pods::address(backend);
+        apply_in(&server, namespace, "v1", "services", &service("shop", port));
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "shop", "labels": {"kubernetes.io/service-name": "shop"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [backend]}],
+            "ports": [{"port": 8081, "name": ""}],
+        });
+        apply_in(
+            &server,
+            namespace,
+            "discovery.k8s.io/v1",
+            "endpointslices",
+            &slice,
+        );
+        expect_backends(&balancer, name, &[backend]);
+        for name in [name, &format!("shop.{namespace}")] {
+            let query = [&format!("{name}.vl3-lb"), "A"];
+            let answer = dig(&topology.clients[0].netns, own, &query);
+            let found: Vec<&str> = answer.records.iter().map(|(_, data)| data.as_str()).collect();
+            assert_eq!(found, [own.to_string()], "{name}");
+        }
+    }
+    // The clients of the first name do not meet the second Service when the first one is deleted, as in an upgrade.
+    server.must_kubectl(&["delete", "service", "shop", "--namespace", "web"], "");
+    wait::until("the first service to be gone", CONVERGENCE, || {
+        let answer = balancer.cli_json(&["services"]);
+        let items = answer["items"].as_array().into_iter().flatten();
+        let names: Vec<_> = items.filter_map(|item| item["name"].as_str()).collect();
+        (names == ["finance", "shop.api"])
+            .then_some(())
+            .ok_or_else(|| answer.to_string())
+    });
+}
+
 fn topology() -> Topology {
     let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
     // The pods of the test have addresses without anything behind them.
@@ -181,10 +227,14 @@ fn service(name: &str, port: u16) -> Value {
 
 /// Writes an object of the namespace api.
 fn apply(server: &ApiServer, version: &str, resource: &str, object: &Value) {
+    apply_in(server, "api", version, resource, object);
+}
+
+fn apply_in(server: &ApiServer, namespace: &str, version: &str, resource: &str, object: &Value) {
     let root = if version == "v1" { "api" } else { "apis" };
     let name = object["metadata"]["name"].as_str().expect("it has a name");
     server.apply(
-        &format!("/{root}/{version}/namespaces/api/{resource}/{name}"),
+        &format!("/{root}/{version}/namespaces/{namespace}/{resource}/{name}"),
         object,
     );
 }

@@ -7,8 +7,9 @@ use vl3lb_common::Duration;
 use vl3lb_common::snapshot::NatPorts;
 
 use super::error::ConfigError;
+use super::networks::read_networks;
 use super::node::{self, Section};
-use super::service::{Draft, read_networks};
+use super::service::Draft;
 use super::{Config, Discovery, Dns, DnsListen, FastPath, FlowLog, Kubernetes, Timeouts, Workers};
 use super::{duration, json, names, nat_ports};
 

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::error::ConfigError;
+use super::names;
+use super::networks::network;
 use super::node::{self, Section};
-use super::{names, service};
 
 const FORM: &str = "an address, or a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits";
 
@@ -36,6 +37,11 @@ impl ListenAddresses {
     /// The lowest network; `None` for all addresses. No two that do not overlap have the same one.
     pub fn first(&self) -> Option<IpNet> {
         self.networks.first().copied()
+    }
+
+    /// As [`Self::first`], as it is written in the configuration.
+    pub(super) fn lowest(&self) -> Option<String> {
+        self.networks.first().map(spelled)
     }
 
     /// Whether these are all addresses.
@@ -97,7 +103,7 @@ impl super::Config {
 
 fn parse(text: &str) -> Option<IpNet> {
     let address = names::unicast(text).map(IpNet::from);
-    address.or_else(|| service::network(text))
+    address.or_else(|| network(text))
 }
 
 /// `all addresses`, or the list.

@@ -3,6 +3,7 @@
 //! Loading collects all errors, each with field, value and the allowed values. A [`Config`] needs no further checks.
 
 mod admin;
+mod backend;
 mod dns;
 mod document;
 pub mod duration;
@@ -17,6 +18,7 @@ mod listen;
 mod metrics;
 mod names;
 mod nat_ports;
+mod networks;
 mod node;
 mod nsm;
 mod passive_check;
@@ -37,6 +39,7 @@ use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{Duration, PortSet, Protocol};
 
 pub use admin::{Admin, Api, ApiFor, Listener};
+pub use backend::Backend;
 pub use dns::{Dns, DnsListen};
 pub use error::{ConfigError, join_errors};
 pub use flow_log::{FlowLog, FlowLogFile};
@@ -56,8 +59,8 @@ pub use nsm::{NetworkService, Nsm};
 pub use passive_check::PassiveCheck;
 pub use selector::Selector;
 pub use service::{
-    Backend, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, client_address, client_addresses, drain,
-    drains, scheduler, schedulers,
+    ADDRESS_MARK, DEFAULT_DRAIN, DEFAULT_SCHEDULER, Service, TargetPort, client_address, client_addresses,
+    drain, drains, scheduler, schedulers,
 };
 pub use telemetry::Telemetry;
 pub use tenancy::{Claim, ClaimNetworks, NamespaceSet, Quota};
@@ -253,6 +256,7 @@ impl Config {
             }
             config.services.extend(draft.finish(config.uses_nsm()));
         }
+        service::name_uniquely(&mut config.services);
         notes.extend(config.overlap_note(ephemeral));
         config.check_nat_ports(&mut errors);
         config.check_own_addresses(&mut errors);

@@ -30,8 +30,7 @@ pub struct Nsm {
     pub network_service: Option<NetworkService>,
     /// SPIFFE_ENDPOINT_SOCKET: the SPIFFE Workload API.
     pub workload_api: String,
-    /// NSM_PPROF_ENABLED, without effect like the one that follows.
-    pub pprof_enabled: bool,
+    /// NSM_PPROF_LISTEN_ON, without effect.
     pub pprof_listen_on: String,
 }
 
@@ -48,7 +47,6 @@ impl Default for Nsm {
             max_token_lifetime: Duration::from_secs(600),
             network_service: None,
             workload_api: "unix:///run/spire/sockets/agent.sock".to_owned(),
-            pprof_enabled: false,
             pprof_listen_on: "localhost:6060".to_owned(),
         }
     }

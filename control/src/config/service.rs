@@ -1,7 +1,6 @@
 //! The `services` of a configuration.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -10,6 +9,7 @@ use vl3lb_common::schedule::Scheduler;
 use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
 use vl3lb_common::{ClientAddress, Duration, Protocol};
 
+use super::backend::{Backend, read_backends};
 use super::duration;
 use super::error::ConfigError;
 use super::flow_rules::FlowRules;
@@ -17,6 +17,7 @@ use super::health_check::{self, HealthCheck};
 use super::kubernetes::Namespaces;
 use super::listen::ListenAddresses;
 use super::names::{self, Discovery};
+use super::networks::read_networks;
 use super::node::{self, Position, Section};
 use super::port;
 use super::selector::{SELECTOR_FORM, Selector};
@@ -27,8 +28,11 @@ use super::tenancy::NamespaceSet;
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Service {
-    /// A DNS label; unique.
+    /// A DNS label. Services of one name have different addresses.
     pub name: String,
+    /// The name in views, unique: the name, with the first of its addresses where others have that name too.
+    #[serde(skip)]
+    pub unique_name: String,
     pub protocol: Protocol,
     /// Unique together with the protocol and the addresses.
     pub port: u16,
@@ -64,17 +68,6 @@ pub struct Service {
     pub backends: Vec<Backend>,
 }
 
-/// A configured backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Backend {
-    pub address: IpAddr,
-    /// Share of new flows, 0 to 1000; 0: no new flows.
-    pub weight: u16,
-    /// Whether it gets new flows only while no other backend does.
-    pub backup: bool,
-}
-
 /// The port of a service's backends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -94,16 +87,16 @@ fn client_ip<S: Serializer>(affinity: &Duration, serializer: S) -> Result<S::Ok,
     serializer.collect_map([("clientIP", text)])
 }
 
+/// Between a name and an address in the unique name of a service. No DNS label contains it.
+pub const ADDRESS_MARK: char = '@';
 /// The path of the service that the environment adds.
 pub(super) const ENVIRONMENT: &str = "NSM_PORT";
 const TARGET_PORTS: &str = "1-65535, or a port name: a-z, 0-9 and -, at most 15, with a letter";
-const WEIGHTS: &str = "0-1000";
 pub const DEFAULT_SCHEDULER: Scheduler = Scheduler::Maglev;
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 /// The limit of Kubernetes (`sessionAffinityConfig.clientIP.timeoutSeconds`).
 const LONGEST_AFFINITY: Duration = Duration::from_secs(24 * 3600);
-const NETWORK_FORM: &str = "a network such as 10.0.0.0/8 or 2001:db8::/32, without host bits";
 
 /// A service before file and environment are merged.
 #[derive(Debug, Default)]
@@ -226,8 +219,10 @@ impl Draft {
         let port = self.port?;
         let is_tcp = self.protocol.unwrap_or(Protocol::Tcp) == Protocol::Tcp;
         let default_check = (is_checked && is_tcp).then(HealthCheck::tcp);
+        let name = self.name?;
         Some(Service {
-            name: self.name?,
+            unique_name: name.clone(),
+            name,
             protocol: self.protocol.unwrap_or(Protocol::Tcp),
             port,
             addresses: self.addresses,
@@ -354,19 +349,50 @@ impl Draft {
     }
 }
 
+/// Makes the names in views unique: services of one name have the lowest of their addresses behind it, which no two of
+/// them share.
+pub(super) fn name_uniquely(services: &mut [Service]) {
+    let mut named: HashMap<String, usize> = HashMap::new();
+    for service in &*services {
+        *named.entry(service.name.clone()).or_default() += 1;
+    }
+    for service in services {
+        if named.get(&service.name).is_some_and(|count| *count > 1)
+            && let Some(lowest) = service.addresses.lowest()
+        {
+            service.unique_name = format!("{}{ADDRESS_MARK}{lowest}", service.name);
+        }
+    }
+}
+
 /// Errors between services: duplicate names or ports, and too many of them.
 pub(super) fn check_together(drafts: &[Draft], errors: &mut Vec<ConfigError>) {
-    let mut by_name: HashMap<&str, &Draft> = HashMap::new();
+    let mut by_name: HashMap<&str, Vec<&Draft>> = HashMap::new();
     let mut by_port: HashMap<(Protocol, u16), Vec<&Draft>> = HashMap::new();
     for draft in drafts {
-        if let Some(name) = &draft.name
-            && let Some(first) = by_name.insert(name, draft)
-        {
-            errors.push(ConfigError::new(
-                format!("{}.name", draft.path),
-                name,
-                format!("a name of its own ({name} is {})", first.path),
-            ));
+        if let Some(name) = &draft.name {
+            let others = by_name.entry(name).or_default();
+            let mut meeting = others
+                .iter()
+                .filter(|other| other.addresses.overlap(&draft.addresses));
+            if let Some(first) = meeting.next() {
+                errors.push(ConfigError::new(
+                    format!("{}.name", draft.path),
+                    name,
+                    if first.addresses.are_all() && draft.addresses.are_all() {
+                        format!(
+                            "a name of its own, or addresses for each service of the name ({name} is {})",
+                            first.path
+                        )
+                    } else {
+                        format!(
+                            "a name of its own, or addresses of its own ({name} at {} is {})",
+                            first.addresses, first.path
+                        )
+                    },
+                ));
+            }
+            others.push(draft);
         }
         let protocol = draft.protocol.unwrap_or(Protocol::Tcp);
         let Some(port) = draft.port else { continue };
@@ -470,60 +496,4 @@ fn read_affinity(section: &mut Section<'_>) -> Option<Duration> {
 
 fn read_source_ranges(section: &mut Section<'_>) -> Vec<IpNet> {
     read_networks(section, "sourceRanges", "a list of networks, [] for everyone")
-}
-
-/// The networks of the list `key`.
-pub(super) fn read_networks(section: &mut Section<'_>, key: &'static str, allowed: &str) -> Vec<IpNet> {
-    let items = section.list(key, allowed);
-    let mut networks = Vec::with_capacity(items.len());
-    for (place, value) in items {
-        match value.as_str().and_then(network) {
-            Some(network) => networks.push(network),
-            None => section.errors().push(ConfigError::new(
-                place.to_string(),
-                node::shown(value),
-                NETWORK_FORM,
-            )),
-        }
-    }
-    networks
-}
-
-/// Parses a network in CIDR notation. Host bits are an error: they usually mean a wrong prefix length.
-pub(super) fn network(text: &str) -> Option<IpNet> {
-    let network: IpNet = text.parse().ok()?;
-    (network.trunc() == network).then_some(network)
-}
-
-fn read_backends(section: &mut Section<'_>) -> Vec<Backend> {
-    let items = section.list("backends", "a list of backends, [] for none");
-    let mut seen: HashMap<IpAddr, Position> = HashMap::with_capacity(items.len());
-    let mut backends = Vec::with_capacity(items.len());
-    for (place, value) in items {
-        let mut backend = Section::new(
-            place.clone(),
-            Some(value),
-            &["address", "weight", "backup"],
-            section.errors(),
-        );
-        let address = backend.required_text("address", names::ADDRESS_FORM, names::unicast);
-        let weight = backend.optional("weight", WEIGHTS, |value| {
-            node::number(value, 0..=1000).and_then(|weight| u16::try_from(weight).ok())
-        });
-        let backup = backend.optional("backup", "true, false", Value::as_bool);
-        let Some(address) = address else { continue };
-        if let Some(first) = seen.insert(address, place) {
-            backend.reject(
-                "address",
-                address.to_string(),
-                format!("each address once per service (also {first})"),
-            );
-        }
-        backends.push(Backend {
-            address,
-            weight: weight.unwrap_or(1),
-            backup: backup.unwrap_or(false),
-        });
-    }
-    backends
 }

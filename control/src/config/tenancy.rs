@@ -9,8 +9,8 @@ use vl3lb_common::snapshot::{MAX_BACKENDS, MAX_SERVICES};
 use super::error::ConfigError;
 use super::kubernetes::Namespaces;
 use super::names;
+use super::networks::network;
 use super::node::{self, Position, Section};
-use super::service::network;
 
 /// The part of all places that one of several namespaces has by default.
 const SHARE: usize = 4;

@@ -50,10 +50,14 @@ pub struct Desired {
 /// A desired service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// A DNS label.
+    /// Unique. A DNS label; with its namespace (`web.shop`) where another service has that label already, or with an
+    /// address (`web@172.16.1.103`), which is no name of the DNS.
     pub name: String,
-    /// The name of the Service that this is one port of, which DNS answers too; `None` if that is `name`.
+    /// The name of the Service that this is one port of, or that several services have, which DNS answers too; `None` if
+    /// that is `name`.
     pub host: Option<String>,
+    /// The namespace of its Service.
+    pub namespace: Option<String>,
     pub protocol: Protocol,
     pub port: u16,
     /// The balancer's addresses at which it listens.
@@ -82,8 +86,9 @@ impl ServiceSpec {
     /// The configured `service` with `backends`, most of which listen at `target_port`.
     fn new(service: &config::Service, target_port: u16, backends: Vec<BackendSpec>) -> Self {
         Self {
-            name: service.name.clone(),
-            host: None,
+            name: service.unique_name.clone(),
+            host: (service.unique_name != service.name).then(|| service.name.clone()),
+            namespace: None,
             protocol: service.protocol,
             port: service.port,
             addresses: service.addresses.clone(),

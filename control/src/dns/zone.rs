@@ -1,7 +1,8 @@
 //! The content of the zone, and the answers to queries about it. Pure.
 //!
 //! Each service has a name in the zone, with the addresses of the balancers that balance it; the own
-//! ones have the services' names. `ns` is the zone's name server, which is this balancer.
+//! ones have the services' names. Services of one name answer together, Services of Kubernetes with their namespace too
+//! (`web.shop.vl3-lb`). `ns` is the zone's name server, which is this balancer.
 
 use std::net::IpAddr;
 
@@ -60,7 +61,8 @@ pub(super) enum Answer {
 /// The owner of a name in the zone.
 enum Owner<'a> {
     NameServer,
-    Service(&'a str),
+    /// A service, and that of its names that was asked for.
+    Service(&'a ServiceEntry, &'a str),
 }
 
 impl Zone {
@@ -105,9 +107,10 @@ impl Zone {
         let records = match self.owner(&lower, current) {
             None => return Answer::NoName(self.soa(&self.apex, current)),
             Some(Owner::NameServer) => addresses(name, kind, own, 0),
-            Some(Owner::Service(service)) => {
-                let own = current.directory.addresses_of(service, own);
-                addresses(name, kind, &data.peers.addresses_of(service, &own), data.cursor)
+            Some(Owner::Service(service, of)) => {
+                let service = service.group_name(of);
+                let own = current.directory.addresses_of(&service, own);
+                addresses(name, kind, &data.peers.addresses_of(&service, &own), data.cursor)
             }
         };
         if records.is_empty() {
@@ -119,15 +122,28 @@ impl Zone {
 
     /// The owner of `name`.
     fn owner<'a>(&self, name: &LowerName, current: &'a Current) -> Option<Owner<'a>> {
-        if name.num_labels() != self.lower.num_labels() + 1 {
+        // A Service of Kubernetes has a name with its namespace too.
+        let depth = name.num_labels().checked_sub(self.lower.num_labels())?;
+        if !(1..=2).contains(&depth) {
             return None;
         }
-        let label = Name::from(name).iter().next()?.to_vec();
-        let services = current.directory.live_services();
-        let mut names = services.flat_map(ServiceEntry::names);
+        let full = Name::from(name);
+        let labels = full.iter().take(usize::from(depth)).map(std::str::from_utf8);
+        let labels: Vec<&str> = labels.collect::<Result<_, _>>().ok()?;
+        if labels.iter().any(|label| label.contains('.')) {
+            return None;
+        }
+        let label = labels.join(".");
+        let mut services = current.directory.live_services();
         // A service called `ns` is served by balancers, which are name servers of the zone too.
-        let service = names.find(|name| name.as_bytes() == label).map(Owner::Service);
-        service.or_else(|| (label == NAME_SERVER.as_bytes()).then_some(Owner::NameServer))
+        let service = services.find_map(|service| Some(Owner::Service(service, service.name_of(&label)?)));
+        service.or_else(|| (label == NAME_SERVER).then_some(Owner::NameServer))
+    }
+
+    /// The full name of one of the names of services; `None` if it is too long.
+    fn full_name(&self, name: &str) -> Option<Name> {
+        let mut labels = name.rsplit('.');
+        labels.try_fold(self.apex.clone(), |full, label| full.prepend_label(label).ok())
     }
 
     fn soa(&self, name: &Name, current: &Current) -> Record {
@@ -190,13 +206,14 @@ fn pointers(zone: &Zone, name: &Name, kind: RecordType, current: &Current) -> Op
         .directory
         .live_services()
         .filter(|service| service.addresses.contains(*address))
-        .map(|service| service.name.as_str())
+        .filter_map(|service| service.names().next())
         .collect();
     services.sort_unstable();
+    services.dedup();
     let records: Vec<Record> = services
         .into_iter()
         .take(POINTERS)
-        .filter_map(|service| zone.apex.prepend_label(service).ok())
+        .filter_map(|service| zone.full_name(service))
         .map(|target| Record::from_rdata(name.clone(), TTL, RData::PTR(PTR(target))))
         .collect();
     (!records.is_empty()).then_some(records)

@@ -16,7 +16,7 @@ use super::lease::GROUP;
 use super::peer_set::PeerSet;
 use crate::discovery::{Accepted, StaleStatus};
 use crate::kubernetes::ingress;
-use crate::kubernetes::names::{CONTROLLER, MANAGED_BY};
+use crate::kubernetes::names::{CONTROLLER, MANAGED_BY, qualified};
 
 /// The label of Services whose EndpointSlices the balancers write.
 pub(super) const PUBLISH: &str = "vl3-lb.io/publish";
@@ -27,6 +27,8 @@ const MOST_ENDPOINTS: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BalancedService {
     pub(super) name: String,
+    /// The name that all balancers of the group have for it.
+    pub(super) group_name: String,
     pub(super) protocol: Protocol,
     pub(super) port: u16,
 }
@@ -75,11 +77,10 @@ impl Inputs<'_> {
     pub(super) fn statuses(&self, accepted: &[Accepted]) -> Objects {
         let annotation = self.identity.ingress_annotation();
         let status = |service: &Accepted| {
-            let services = service.services.iter().map(String::as_str);
-            let own = service
-                .services
-                .first()
-                .map_or(self.own, |first| self.own_of(first));
+            let services = service.services.iter();
+            let services: Vec<String> = services.map(|name| qualified(name, &service.namespace)).collect();
+            let own = services.first().map_or(self.own, |first| self.own_of(first));
+            let services = services.iter().map(String::as_str);
             let addresses = self.peers.addresses_of_all(services, own);
             let group: BTreeSet<IpAddr> = addresses.into_iter().collect();
             let others = ingress::others(&service.group_ingress, &annotation);
@@ -113,15 +114,20 @@ impl Inputs<'_> {
         let mut objects = Objects::new();
         for service in published {
             let name = service.metadata.name.as_deref().unwrap_or_default();
-            let balanced = self.services.iter().find(|balanced| balanced.name == name);
-            let (Some(balanced), Ok(())) = (balanced, publishable(service)) else {
+            let mut balanced = self.services.iter().filter(|balanced| balanced.name == name);
+            let (Some(first), Ok(())) = (balanced.next(), publishable(service)) else {
                 continue;
             };
+            // All endpoints of a slice have the same ports.
+            if balanced.any(|other| (other.protocol, other.port) != (first.protocol, first.port)) {
+                continue;
+            }
+            let balanced = first;
             for (suffix, address_type, is_in) in [
                 ("ipv4", "IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
                 ("ipv6", "IPv6", IpAddr::is_ipv6),
             ] {
-                let endpoints = self.endpoints(name, is_in);
+                let endpoints = self.endpoints(&balanced.group_name, is_in);
                 if endpoints.is_empty() {
                     continue;
                 }
@@ -360,12 +366,12 @@ mod tests {
             group_ingress: Vec::new(),
         };
         let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-        let at = |text: &str| [("front".to_owned(), vec![ip(text)])].into();
+        let at = |text: &str| [("front.web".to_owned(), vec![ip(text)])].into();
         let peer = super::super::peer_set::Peer {
             name: "lb-b".to_owned(),
             ready: true,
             addresses: vec![ip("172.16.1.7"), ip("172.16.1.8")],
-            services: ["front".to_owned(), "back".to_owned()].into(),
+            services: ["front.web".to_owned(), "back.web".to_owned()].into(),
             service_addresses: at("172.16.1.8"),
             since: std::time::SystemTime::UNIX_EPOCH,
         };

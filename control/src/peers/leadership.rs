@@ -180,10 +180,14 @@ fn desired(
     let services: Vec<BalancedService> = current
         .directory
         .live_services()
-        .map(|service| BalancedService {
-            name: service.name.clone(),
-            protocol: service.protocol,
-            port: service.port,
+        .filter_map(|service| {
+            let name = service.names().next()?;
+            Some(BalancedService {
+                name: name.to_owned(),
+                group_name: service.group_name(name),
+                protocol: service.protocol,
+                port: service.port,
+            })
         })
         .collect();
     let serves = presence.ready && !peers.is_withdrawn();

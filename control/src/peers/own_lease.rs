@@ -29,15 +29,18 @@ impl Presence {
         };
         let own = &current.snapshot.addresses;
         let services = || current.directory.live_services();
-        let names = services().flat_map(ServiceEntry::names);
+        let names = services().flat_map(ServiceEntry::group_names);
         let restricted = services().filter(|service| !service.addresses.are_all());
-        let restricted = restricted.flat_map(ServiceEntry::names);
+        let restricted = restricted.flat_map(ServiceEntry::group_names);
         Self {
             ready,
             addresses: own.clone(),
-            services: names.map(str::to_owned).collect::<BTreeSet<_>>(),
+            services: names.collect::<BTreeSet<_>>(),
             service_addresses: restricted
-                .map(|name| (name.to_owned(), current.directory.addresses_of(name, own)))
+                .map(|name| {
+                    let addresses = current.directory.addresses_of(&name, own);
+                    (name, addresses)
+                })
                 .collect(),
         }
     }

@@ -128,6 +128,7 @@ impl State {
                 slot: service_slot(index),
                 name: record.attributes.name.clone(),
                 host: record.attributes.host.clone(),
+                namespace: record.attributes.namespace.clone(),
                 addresses: record.attributes.addresses.clone(),
                 protocol: record.protocol,
                 port: record.port,

@@ -13,8 +13,9 @@ use vl3lb_common::stats::{BackendStats, ServiceStats};
 use vl3lb_common::{ClientAddress, Duration, Protocol};
 
 use super::Share;
-use crate::config::{FlowRules, HealthCheck, ListenAddresses};
+use crate::config::{ADDRESS_MARK, FlowRules, HealthCheck, ListenAddresses};
 use crate::discovery::{Origin, PodPlace};
+use crate::kubernetes::names::qualified;
 
 /// The owners of all slots of one snapshot, by slot.
 #[derive(Debug, Clone)]
@@ -34,8 +35,10 @@ pub struct Directory {
 pub struct ServiceEntry {
     pub slot: ServiceSlot,
     pub name: String,
-    /// The name of the whole that this is one port of; `None` if that is `name`.
+    /// The name of the whole that this is one port or one address of; `None` if that is `name`.
     pub host: Option<String>,
+    /// The namespace of its Service.
+    pub namespace: Option<String>,
     /// The balancer's addresses at which it listens.
     pub addresses: ListenAddresses,
     pub protocol: Protocol,
@@ -92,12 +95,39 @@ pub struct BackendEntry {
 }
 
 impl ServiceEntry {
-    /// The names that DNS resolves.
+    /// Its names in the zone of the DNS.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         [Some(&self.name), self.host.as_ref()]
             .into_iter()
             .flatten()
             .map(String::as_str)
+            .filter(|name| !name.contains(ADDRESS_MARK))
+    }
+
+    /// That of its names that `name` is, with or without the namespace of its Service.
+    pub fn name_of(&self, name: &str) -> Option<&str> {
+        self.names()
+            .find(|own| *own == name || self.is_qualified(own, name))
+    }
+
+    /// `name` as all balancers of a group have it: with the namespace of its Service, since another balancer may have given
+    /// the name without it to the Service of another namespace.
+    pub fn group_name(&self, name: &str) -> String {
+        match &self.namespace {
+            Some(namespace) => qualified(name, namespace),
+            None => name.to_owned(),
+        }
+    }
+
+    /// All names that balancers of a group have for it.
+    pub fn group_names(&self) -> impl Iterator<Item = String> {
+        self.names().map(|name| self.group_name(name))
+    }
+
+    /// Whether `name` is `own` with the namespace of its Service.
+    fn is_qualified(&self, own: &str, name: &str) -> bool {
+        let rest = || name.strip_prefix(own)?.strip_prefix('.');
+        self.namespace.is_some() && rest() == self.namespace.as_deref()
     }
 }
 
@@ -118,11 +148,11 @@ impl Directory {
         self.services.iter().flatten().filter(|service| service.live)
     }
 
-    /// Those of `own` at which a service of this name listens. O(services).
+    /// Those of `own` at which a service of this group name listens. O(services).
     pub fn addresses_of(&self, name: &str, own: &[IpAddr]) -> Vec<IpAddr> {
         let named = || {
             let services = self.live_services();
-            services.filter(|service| service.names().any(|of| of == name))
+            services.filter(|service| service.group_names().any(|of| of == name))
         };
         let own = own.iter().copied();
         own.filter(|address| named().any(|service| service.addresses.contains(*address)))

@@ -71,6 +71,7 @@ impl ServiceRecord {
 pub(super) struct Attributes {
     pub(super) name: String,
     pub(super) host: Option<String>,
+    pub(super) namespace: Option<String>,
     pub(super) addresses: ListenAddresses,
     pub(super) target_port: u16,
     pub(super) selector: BTreeMap<String, String>,
@@ -88,6 +89,7 @@ impl From<&ServiceSpec> for Attributes {
         Self {
             name: spec.name.clone(),
             host: spec.host.clone(),
+            namespace: spec.namespace.clone(),
             addresses: spec.addresses.clone(),
             target_port: spec.target_port,
             selector: spec.selector.clone(),

@@ -30,7 +30,7 @@ fastPath: {mode: off, after: 1, flows: 1048576}
 workers: [3, 1]
 natPorts: 20000-30000
 dns: {zone: example.org., listen: '127.0.0.1:5353', upstream: ['10.0.0.1', '[2001:db8::1]:5353'], upstreamClients: [10.0.0.0/8]}
-admin: {listen: '[::1]:9091', api: '10.0.0.1:9092'}
+admin: {listen: '[::1]:9091', api: '10.0.0.1:9092', profile: false}
 metrics: {perBackend: false}
 telemetry: {endpoint: 'http://otel:4317', interval: 1m}
 services:

@@ -59,7 +59,7 @@ services:
       - {address: 172.16.1.2, weight: 1}
       - {address: "2001:db8::2"}
 dns: {zone: vl3-lb, listen: "53", upstream: [], upstreamClients: []}
-admin: {listen: "127.0.0.1:9090", api: auto, socket: /run/vl3-lb/admin.sock}
+admin: {listen: "127.0.0.1:9090", api: auto, socket: /run/vl3-lb/admin.sock, profile: false}
 metrics: {perBackend: true}
 telemetry: {endpoint: none, interval: 10s}
 "#;
@@ -180,6 +180,29 @@ services:
 - {name: a, port: 80, targetPort: http, selector: {app: a}, namespaces: [web]}
 - {name: b, port: 81, selector: 'app in (a,b),!canary', namespaces: all}
 ";
+
+#[test]
+fn services_of_one_name_are_called_by_their_addresses() {
+    let text = "services: [{name: web, port: 80, addresses: [10.0.0.2, 10.0.0.1]}, \
+                {name: web, port: 80, addresses: [10.0.1.0/24]}, {name: web, port: 81, addresses: ['2001:db8::1']}, \
+                {name: other, port: 80, addresses: [10.0.0.3]}]";
+    let config = parse(text).unwrap();
+    let services = config.services.iter();
+    let names: Vec<_> = services
+        .map(|service| (service.name.as_str(), service.unique_name.as_str()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("web", "web@10.0.0.1"),
+            ("web", "web@10.0.1.0/24"),
+            ("web", "web@2001:db8::1"),
+            ("other", "other"),
+        ]
+    );
+    let printed = config.to_yaml();
+    assert_eq!(parse(&printed), Ok(config), "{printed}");
+}
 
 #[test]
 fn a_printed_configuration_parses_to_the_same() {

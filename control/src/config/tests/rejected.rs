@@ -313,7 +313,16 @@ fn each_error_names_field_value_and_what_is_allowed() {
         ),
         (
             "services: [{name: a, port: 80}, {name: a, port: 81}]".to_owned(),
-            "services[1].name: a, allowed a name of its own (a is services[0])",
+            "services[1].name: a, allowed a name of its own, or addresses for each service of the name (a is services[0])",
+        ),
+        (
+            "services: [{name: a, port: 80, addresses: [10.0.0.1]}, {name: a, port: 81}]".to_owned(),
+            "services[1].name: a, allowed a name of its own, or addresses of its own (a at 10.0.0.1 is services[0])",
+        ),
+        (
+            "services: [{name: a, port: 80, addresses: [10.0.0.1, 10.0.0.2]}, {name: a, port: 81, addresses: [10.0.0.0/24]}]"
+                .to_owned(),
+            "services[1].name: a, allowed a name of its own, or addresses of its own (a at 10.0.0.1, 10.0.0.2 is services[0])",
         ),
         (
             "services: [{name: Finance_1, port: 80}]".to_owned(),
@@ -476,6 +485,10 @@ fn each_error_names_field_value_and_what_is_allowed() {
         (
             "interface: a/b".to_owned(),
             "interface: a/b, allowed an interface name: 1-15 characters without / and blanks",
+        ),
+        (
+            "admin: {profile: 30s}".to_owned(),
+            "admin.profile: 30s, allowed true, false",
         ),
         (
             "admin: {socket: run.sock}".to_owned(),

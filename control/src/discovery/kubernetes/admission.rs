@@ -1,5 +1,7 @@
 //! Decides which Services are served, under which names and ports.
 //!
+//! A Service whose name another namespace has already is served under its name with its namespace.
+//!
 //! Services of the configuration file come first. Then Services that are served already keep their names and ports,
 //! and the rest is given to the others: first those whose status says that a balancer served them before this process
 //! started, then by age.
@@ -14,11 +16,10 @@ use vl3lb_common::Protocol;
 use super::inventory::Key;
 use super::locality::Distribution;
 use super::service::{POOL, Port, Reason, ServiceRecord};
+use super::service_names::{self, ServiceNames, named_ports};
 use crate::config::{self, ListenAddresses};
 use crate::kubernetes::ingress::GroupIngress;
-
-/// The longest DNS label (RFC 1035 section 2.3.4).
-const LONGEST_NAME: usize = 63;
+use crate::kubernetes::names::qualified;
 
 /// A server of the balancer itself: its protocol, port and name.
 pub(super) type Listening = (Protocol, u16, &'static str);
@@ -65,6 +66,8 @@ pub struct StaleStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Admitted {
     pub(super) record: Arc<ServiceRecord>,
+    /// Its own name, or that with its namespace.
+    pub(super) name: String,
     pub(super) ports: Vec<(Port, String)>,
     /// The balancer's addresses at which it listens.
     pub(super) addresses: ListenAddresses,
@@ -72,7 +75,7 @@ pub(super) struct Admitted {
 
 /// Names and ports that are taken, each with its owner in words.
 pub(super) struct Admission<'a> {
-    names: HashMap<String, String>,
+    names: ServiceNames,
     ports: HashMap<(Protocol, u16), Vec<(ListenAddresses, String)>>,
     capabilities: Capabilities,
     kubernetes: &'a config::Kubernetes,
@@ -112,7 +115,7 @@ impl<'q> Admission<'q> {
         capabilities: Capabilities,
     ) -> Self {
         let mut admission = Self {
-            names: HashMap::new(),
+            names: ServiceNames::default(),
             ports: HashMap::new(),
             capabilities,
             kubernetes,
@@ -124,11 +127,11 @@ impl<'q> Admission<'q> {
         }
         for service in file {
             let owner = "a service of the configuration file";
-            admission.names.insert(service.name.clone(), owner.to_owned());
+            admission.names.take_label(&service.name, owner);
             admission.take(
                 (service.protocol, service.port),
                 service.addresses.clone(),
-                format!("service {} of the configuration file", service.name),
+                format!("service {} of the configuration file", service.unique_name),
             );
         }
         admission
@@ -212,20 +215,21 @@ impl<'q> Admission<'q> {
         let mut holds_any = false;
         for (port, name) in named_ports(record) {
             let key = (port.protocol, port.port);
-            let is_held = held
+            let held = held
                 .ports
                 .iter()
-                .any(|(held, _)| (held.protocol, held.port) == key);
-            let is_free =
-                self.name_conflict(&name, &owner).is_none() && self.holder(key, &addresses, "").is_none();
-            if is_held && is_free {
-                self.names.insert(name, owner.clone());
+                .find(|(held, _)| (held.protocol, held.port) == key)
+                .map(|(_, held)| held)
+                .filter(|held| *held == &name || **held == qualified(&name, &record.namespace));
+            let Some(name) = held else { continue };
+            if self.names.conflict(name, &owner).is_none() && self.holder(key, &addresses, "").is_none() {
+                self.names.take(record, name, &owner);
                 self.take(key, addresses.clone(), owner.clone());
                 holds_any = true;
             }
         }
         if holds_any {
-            self.names.insert(record.name.clone(), owner);
+            self.names.take(record, &held.name, &owner);
         }
     }
 
@@ -241,10 +245,19 @@ impl<'q> Admission<'q> {
         let addresses = self.addresses(record, held)?;
         self.note_ignored(record, notes);
         let owner = owner(record);
+        // One that is served under its name with the namespace keeps that. Where another Service is deleted and comes again,
+        // as in an upgrade, the clients of its name must not meet this one meanwhile.
+        let is_long = held.is_some_and(|held| service_names::is_long(&held.name));
+        let name = self.names.usable(record, &record.name, &owner, is_long)?;
+        let is_long = service_names::is_long(&name);
         let mut ports = Vec::with_capacity(record.ports.len());
-        for (port, name) in named_ports(record) {
+        for (port, port_name) in named_ports(record) {
             let key = (port.protocol, port.port);
-            let taken = self.name_conflict(&name, &owner).or_else(|| {
+            let mut held = held.iter().flat_map(|held| &held.ports);
+            let is_long = is_long
+                || held.any(|(of, held)| (of.protocol, of.port) == key && service_names::is_long(held));
+            let named = self.names.usable(record, &port_name, &owner, is_long);
+            let taken = named.as_ref().err().cloned().or_else(|| {
                 let holder = self.holder(key, &addresses, &owner)?;
                 let place = if addresses.are_all() {
                     String::new()
@@ -270,17 +283,17 @@ impl<'q> Admission<'q> {
             }
             *served += 1;
             self.take(key, addresses.clone(), owner.clone());
-            ports.push((port.clone(), name));
+            ports.push((port.clone(), named?));
         }
         if ports.is_empty() {
             return Err(Reason::new("NoPorts", "none of its ports is free"));
         }
-        let names = ports.iter().map(|(_, name)| name).chain([&record.name]);
-        for name in names {
-            self.names.insert(name.clone(), owner.clone());
+        for name in ports.iter().map(|(_, name)| name).chain([&name]) {
+            self.names.take(record, name, &owner);
         }
         Ok(Admitted {
             record: Arc::clone(record),
+            name,
             ports,
             addresses,
         })
@@ -365,14 +378,11 @@ impl<'q> Admission<'q> {
         let own = record.refused.clone();
         let reason = own.or_else(|| self.capabilities.missing_for(record));
         reason
-            .or_else(|| self.name_conflict(&record.name, &owner(record)))
-            .or_else(|| unusable_name(record))
-    }
-
-    fn name_conflict(&self, name: &str, owner: &str) -> Option<Reason> {
-        let holder = self.names.get(name).filter(|holder| *holder != owner)?;
-        let message = format!("the name {name} belongs to {holder}");
-        Some(Reason::new("NameConflict", message))
+            .or_else(|| {
+                let named = self.names.usable(record, &record.name, &owner(record), false);
+                named.err()
+            })
+            .or_else(|| service_names::unusable(record))
     }
 
     /// Notes settings of `record` that have no effect here.
@@ -413,31 +423,6 @@ impl Capabilities {
 
 fn owner(record: &ServiceRecord) -> String {
     format!("Service {}/{}", record.namespace, record.name)
-}
-
-/// Each port with its name in the balancer, which does not depend on which other ports are served.
-fn named_ports(record: &ServiceRecord) -> impl Iterator<Item = (&Port, String)> {
-    record.ports.iter().map(|port| {
-        let name = if record.listed == 1 || port.name.is_empty() {
-            record.name.clone()
-        } else {
-            format!("{}-{}", record.name, port.name)
-        };
-        (port, name)
-    })
-}
-
-/// Why a name of `record` cannot be that of a service. The API server accepts DNS labels alone; so does the DNS.
-fn unusable_name(record: &ServiceRecord) -> Option<Reason> {
-    let mut names = named_ports(record).map(|(_, name)| name);
-    let name = names.find(|name| !config::is_label(name))?;
-    Some(if name.len() > LONGEST_NAME {
-        let message = format!("the name {name} is longer than {LONGEST_NAME} characters");
-        Reason::new("NameTooLong", message)
-    } else {
-        let message = format!("the name {name:?}, allowed {}", config::LABEL_FORM);
-        Reason::new("InvalidName", message)
-    })
 }
 
 impl Admitted {

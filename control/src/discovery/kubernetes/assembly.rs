@@ -348,9 +348,7 @@ impl Assembly {
                 let admitted = self.decision.admitted.get(key);
                 let ports = admitted.into_iter().flat_map(|admitted| {
                     let ports = admitted.ports.iter();
-                    ports.map(|(port, name)| {
-                        view.port(&admitted.record, port, name, &admitted.addresses, selection)
-                    })
+                    ports.map(|(port, name)| view.port(admitted, port, name, selection))
                 });
                 ports.collect()
             }

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use thiserror::Error;
 use vl3lb_common::Protocol;
 
+use super::admission::Admitted;
 use super::claims::Claims;
 use super::denied::{Denied, DeniedReason};
 use super::inventory::{Inventory, Key};
 use super::locality::{Candidate, Distribution, Location};
 use super::pod::PodRecord;
 use super::selection::{Owner, Selection};
-use super::service::{Port, ServiceRecord};
+use super::service::Port;
 use super::slice::{Endpoint, SliceRecord};
-use crate::config::{ListenAddresses, NamespaceSet, Selector, Service, TargetPort};
+use crate::config::{NamespaceSet, Selector, Service, TargetPort};
 use crate::discovery::{BackendSpec, Eligibility, Origin, ServiceSpec};
 
 /// An assembled service.
@@ -63,7 +64,7 @@ impl View<'_> {
         let mut problems = BTreeSet::new();
         let mut denied = BTreeSet::new();
         let target = Target {
-            name: &service.name,
+            name: &service.unique_name,
             protocol: service.protocol,
             target: &service.target_port,
         };
@@ -95,15 +96,16 @@ impl View<'_> {
         }
     }
 
-    /// One port of a Service with its endpoints, or with the `selected` pods if addresses do not come from endpoints.
+    /// A port of a Service, as which it is served under `name`, with its endpoints, or with the `selected` pods if addresses
+    /// do not come from endpoints.
     pub(super) fn port(
         self,
-        declared: &ServiceRecord,
+        admitted: &Admitted,
         port: &Port,
         name: &str,
-        addresses: &ListenAddresses,
         selected: Option<&Selection>,
     ) -> AssembledService {
+        let declared = &admitted.record;
         let mut problems = BTreeSet::new();
         let mut denied = BTreeSet::new();
         let candidates = if selected.is_some() {
@@ -119,10 +121,11 @@ impl View<'_> {
         let backends = self.location.choose(candidates, declared.distribution);
         let spec = ServiceSpec {
             name: name.to_owned(),
-            host: (name != declared.name).then(|| declared.name.clone()),
+            host: (name != admitted.name).then(|| admitted.name.clone()),
+            namespace: Some(declared.namespace.clone()),
             protocol: port.protocol,
             port: port.port,
-            addresses: addresses.clone(),
+            addresses: admitted.addresses.clone(),
             target_port: usual_port(&port.target, port.port, &backends),
             selector: declared
                 .selector

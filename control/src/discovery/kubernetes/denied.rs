@@ -87,7 +87,9 @@ pub(super) fn report(
             }
             Owner::File(position) => {
                 *assembled.left_out.entry(reason.word()).or_default() += count;
-                let name = file.get(*position).map_or("", |service| service.name.as_str());
+                let name = file
+                    .get(*position)
+                    .map_or("", |service| service.unique_name.as_str());
                 match reason {
                     DeniedReason::Address => problems.push(format!("service {name}: {message}")),
                     DeniedReason::Quota => problems.push(message),

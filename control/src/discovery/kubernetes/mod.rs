@@ -37,6 +37,7 @@ mod quota;
 mod reported;
 mod selection;
 mod service;
+mod service_names;
 mod slice;
 #[cfg(test)]
 mod tests;

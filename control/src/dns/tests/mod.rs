@@ -41,31 +41,52 @@ fn view(addresses: &[&str]) -> NetworkView {
     }
 }
 
+/// The name, host, namespace and own address of a service: `web-http@172.16.1.103`, `web@@172.16.1.103` if it shares its name,
+/// `web/shop` if it is a Service of Kubernetes.
+fn named(text: &str) -> (String, Option<String>, Option<String>, Option<IpAddr>) {
+    let (name, address) = text.split_once('@').unwrap_or((text, ""));
+    let (name, namespace) = name
+        .split_once('/')
+        .map_or((name, None), |(name, of)| (name, Some(of.to_owned())));
+    match address.strip_prefix('@') {
+        Some(address) => (
+            format!("{name}@{address}"),
+            Some(name.to_owned()),
+            namespace,
+            address.parse().ok(),
+        ),
+        None => (
+            name.to_owned(),
+            name.strip_suffix("-http").map(str::to_owned),
+            namespace,
+            address.parse().ok(),
+        ),
+    }
+}
+
 /// What the publisher would send for these services.
 fn current(names: &[&str]) -> Arc<Current> {
-    // After @ the own address at which it listens.
-    let split = |name: &&'_ str| {
-        let (name, address) = name.split_once('@').unwrap_or((name, ""));
-        (name.to_owned(), address.parse::<IpAddr>().ok())
-    };
-    let names = names.iter().map(split);
-    let services = (8080..).zip(names).map(|(port, (name, address))| ServiceSpec {
-        addresses: ListenAddresses::exactly(address),
-        host: name.strip_suffix("-http").map(str::to_owned),
-        name,
-        protocol: Protocol::Tcp,
-        port,
-        target_port: port,
-        selector: BTreeMap::new(),
-        scheduler: Scheduler::Maglev,
-        affinity: Duration::ZERO,
-        source_ranges: Vec::new(),
-        client_address: vl3lb_common::ClientAddress::None,
-        drain: Duration::ZERO,
-        health_check: None,
-        rules: FlowRules::default(),
-        backends: Vec::new(),
-    });
+    let names = names.iter().map(|text| named(text));
+    let services = (8080..)
+        .zip(names)
+        .map(|(port, (name, host, namespace, address))| ServiceSpec {
+            addresses: ListenAddresses::exactly(address),
+            host,
+            namespace,
+            name,
+            protocol: Protocol::Tcp,
+            port,
+            target_port: port,
+            selector: BTreeMap::new(),
+            scheduler: Scheduler::Maglev,
+            affinity: Duration::ZERO,
+            source_ranges: Vec::new(),
+            client_address: vl3lb_common::ClientAddress::None,
+            drain: Duration::ZERO,
+            health_check: None,
+            rules: FlowRules::default(),
+            backends: Vec::new(),
+        });
     let update = State::new(NatPorts::new(1, 2).unwrap())
         .update(Inputs {
             desired: &Desired {

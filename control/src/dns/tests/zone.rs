@@ -75,6 +75,76 @@ async fn a_service_of_several_ports_has_a_name_for_all_of_them() {
 }
 
 #[tokio::test]
+async fn services_of_one_name_answer_together() {
+    let services = ["web@@172.16.1.103", "web@@2001:db8::67", "other"];
+    let server = Server::start(Some(&services), &[], &["127.0.0.1"]).await;
+    for (name, kind, want) in [
+        ("web.vl3-lb.", RecordType::A, &["172.16.1.103"][..]),
+        ("web.vl3-lb.", RecordType::AAAA, &["2001:db8::67"]),
+    ] {
+        assert_eq!(data(&server.ask(name, kind).await), want, "{name}");
+    }
+    let name = Name::from("172.16.1.103".parse::<IpAddr>().unwrap()).to_string();
+    let answer = server.ask(&name, RecordType::PTR).await;
+    assert_eq!(data(&answer), ["other.vl3-lb.", "web.vl3-lb."]);
+}
+
+#[tokio::test]
+async fn a_service_of_kubernetes_has_its_name_and_that_with_its_namespace() {
+    let services = ["web/shop", "web.bank/bank@2001:db8::67", "file"];
+    let server = Server::start(Some(&services), &[], &["127.0.0.1"]).await;
+    for (name, v4) in [
+        ("web.vl3-lb.", 1),
+        ("web.shop.vl3-lb.", 1),
+        ("Web.Shop.VL3-LB.", 1),
+        ("web.bank.vl3-lb.", 0),
+        ("file.vl3-lb.", 1),
+    ] {
+        assert_eq!(server.ask(name, RecordType::A).await.answers.len(), v4, "{name}");
+        assert_eq!(
+            server.ask(name, RecordType::AAAA).await.answers.len(),
+            1,
+            "{name}"
+        );
+    }
+    for name in [
+        "web.other.vl3-lb.",
+        "file.shop.vl3-lb.",
+        "shop.vl3-lb.",
+        "web\\.shop.vl3-lb.",
+        "web.shop.svc.vl3-lb.",
+    ] {
+        let answer = server.ask(name, RecordType::A).await;
+        assert!(is_negative(&answer, ResponseCode::NXDomain), "{name}: {answer}");
+    }
+    let name = Name::from("2001:db8::67".parse::<IpAddr>().unwrap()).to_string();
+    let answer = server.ask(&name, RecordType::PTR).await;
+    assert_eq!(data(&answer), ["file.vl3-lb.", "web.vl3-lb.", "web.bank.vl3-lb."]);
+}
+
+#[tokio::test]
+async fn a_peer_that_gave_a_name_to_another_namespace_is_not_answered_with() {
+    let server = Server::start(Some(&["web/shop"]), &[], &["127.0.0.1"]).await;
+    let peer = |name: &str, service: &str, host: u8| Peer {
+        service_addresses: BTreeMap::new(),
+        name: name.to_owned(),
+        ready: true,
+        addresses: vec![[172, 16, 2, host].into()],
+        services: [service.to_owned()].into(),
+        since: SystemTime::UNIX_EPOCH,
+    };
+    server.peers.send_replace(Arc::new(PeerSet {
+        peers: vec![peer("a", "web.shop", 1), peer("b", "web.bank", 2)],
+        ..PeerSet::default()
+    }));
+    for name in ["web.vl3-lb.", "web.shop.vl3-lb."] {
+        let mut answer = data(&udp(server.address, &question(name, RecordType::A)).await);
+        answer.sort_unstable();
+        assert_eq!(answer, ["172.16.1.103", "172.16.2.1"], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn answers_have_every_balancer_of_a_service_in_rotation() {
     let server = Server::start(Some(&["finance"]), &[], &["127.0.0.1"]).await;
     let peer = |host: u8| Peer {

@@ -1,10 +1,9 @@
 //! Filters of captured packets: with names here, and with numbers for the workers.
 
-use ipnet::IpNet;
 use vl3lb_common::capture::{CaptureFilter, Endpoint as BackendTerm, Terms};
-use vl3lb_common::{DropReason, Protocol, ServiceSlot};
+use vl3lb_common::{DropReason, ServiceSlot};
 
-use super::{Endpoint, ServiceNames, Values, by_name, network, parse, protocol};
+use super::{EndFilter, Endpoint, Values, by_name};
 use crate::config::ConfigError;
 
 /// A slot that no service has.
@@ -13,11 +12,7 @@ const NO_SERVICE: ServiceSlot = ServiceSlot(u16::MAX);
 /// Filters of captured packets.
 #[derive(Debug, Clone, Default)]
 pub struct PacketFilter {
-    names: ServiceNames,
-    backend: Values<Endpoint>,
-    client: Values<IpNet>,
-    port: Values<u16>,
-    protocol: Values<Protocol>,
+    ends: EndFilter,
     /// `None`: forwarded packets, too.
     drops: Option<Values<DropReason>>,
 }
@@ -26,17 +21,6 @@ impl PacketFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
     pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         match name {
-            "service" => self.names.add(value)?,
-            "backend" => {
-                self.backend
-                    .add(name, value, "an address, with or without a port", Endpoint::parse)?
-            }
-            "client" => {
-                self.client
-                    .add(name, value, "an address or a network such as 10.0.0.0/8", network)?
-            }
-            "port" => self.port.add(name, value, "0-65535", parse)?,
-            "proto" => self.protocol.add(name, value, "TCP, UDP or SCTP", protocol)?,
             "drops" => {
                 let drops = self.drops.get_or_insert_default();
                 if value != "any" {
@@ -46,19 +30,19 @@ impl PacketFilter {
                     })?;
                 }
             }
-            _ => return Ok(false),
+            _ => return self.ends.add(name, value),
         }
         Ok(true)
     }
 
     /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
-        self.names.missing(known)
+        self.ends.names.missing(known)
     }
 
     /// Whether services are named, so that the filter depends on the slots that they have.
     pub const fn names_services(&self) -> bool {
-        !self.names.0.accepted.is_empty() || !self.names.0.rejected.is_empty()
+        !self.ends.names.0.accepted.is_empty() || !self.ends.names.0.rejected.is_empty()
     }
 
     /// The filter with the slots of `services`, for one flow in `sample`, selected by `salt`.
@@ -68,18 +52,18 @@ impl PacketFilter {
         sample: u32,
         salt: u64,
     ) -> CaptureFilter {
-        let names = &self.names.0;
+        let names = &self.ends.names.0;
         let slots = |accepts: &dyn Fn(&str) -> bool| -> Vec<ServiceSlot> {
             let accepted = services.clone().filter(|(_, name)| accepts(name));
             accepted.map(|(slot, _)| slot).collect()
         };
         let mut accepted = Vec::new();
         if !names.accepted.is_empty() {
-            accepted = slots(&|service| names.accepted.iter().any(|name| name.matches(service)));
+            accepted = slots(&|service| names.accepted.iter().any(|name| name.matches_service(service)));
             // An empty list would accept all.
             accepted.push(NO_SERVICE);
         }
-        let rejected = slots(&|service| names.rejected.iter().any(|name| name.matches(service)));
+        let rejected = slots(&|service| names.rejected.iter().any(|name| name.matches_service(service)));
         let backend = |endpoint: &Endpoint| BackendTerm {
             address: endpoint.address,
             port: endpoint.port,
@@ -87,12 +71,12 @@ impl PacketFilter {
         CaptureFilter {
             services: self.names_services().then_some(Terms { accepted, rejected }),
             backends: Terms {
-                accepted: self.backend.accepted.iter().map(backend).collect(),
-                rejected: self.backend.rejected.iter().map(backend).collect(),
+                accepted: self.ends.backend.accepted.iter().map(backend).collect(),
+                rejected: self.ends.backend.rejected.iter().map(backend).collect(),
             },
-            clients: terms(&self.client),
-            ports: terms(&self.port),
-            protocols: terms(&self.protocol),
+            clients: terms(&self.ends.client),
+            ports: terms(&self.ends.port),
+            protocols: terms(&self.ends.protocol),
             drops: self.drops.as_ref().map(terms),
             sample,
             salt,

@@ -15,9 +15,12 @@ use crate::api::{Backend, BackendState, Event, Service, ServiceState, Time};
 use vl3lb_common::Protocol;
 use vl3lb_common::flow_query::{FlowRecord, FlowState};
 
-use crate::config::{ConfigError, duration};
+use crate::config::{ADDRESS_MARK, ConfigError, duration};
 
 pub use capture::PacketFilter;
+
+/// The values of a port, for errors.
+const PORT: &str = "0-65535";
 
 /// The values of one filter.
 #[derive(Debug, Clone)]
@@ -84,6 +87,12 @@ impl Name {
         }
         tail.ends_with(last)
     }
+
+    /// Whether it is the name of `service`, or the one that it shares with others (`web` of `web@172.16.1.103`).
+    fn matches_service(&self, service: &str) -> bool {
+        let shared = service.split_once(ADDRESS_MARK);
+        self.matches(service) || shared.is_some_and(|(name, _)| self.matches(name))
+    }
 }
 
 /// A network, or a single address as one.
@@ -131,7 +140,7 @@ impl ServiceNames {
             .accepted
             .iter()
             .filter(|name| !name.0.contains('*'))
-            .find(|name| !known.clone().any(|known| name.matches(known)))
+            .find(|name| !known.clone().any(|known| name.matches_service(known)))
             .map(|name| name.0.as_str())
     }
 }
@@ -165,7 +174,7 @@ impl ServiceFilter {
 
     /// Whether `service` passes.
     pub fn accepts(&self, service: &Service) -> bool {
-        self.names.0.accept(|name| name.matches(&service.name))
+        self.names.0.accept(|name| name.matches_service(&service.name))
             && self.state.accept(|&state| state == service.state)
     }
 }
@@ -201,7 +210,7 @@ impl BackendFilter {
 
     /// Whether `backend` passes.
     pub fn accepts(&self, backend: &Backend) -> bool {
-        self.names.0.accept(|name| name.matches(&backend.service))
+        self.names.0.accept(|name| name.matches_service(&backend.service))
             && self.state.accept(|&state| state == backend.state)
             && self
                 .node
@@ -241,7 +250,7 @@ impl EventFilter {
         let service = event.service.as_deref();
         self.names
             .0
-            .accept(|name| service.is_some_and(|service| name.matches(service)))
+            .accept(|name| service.is_some_and(|service| name.matches_service(service)))
             && self.since.is_none_or(|since| now.since(event.time) <= since)
     }
 
@@ -251,25 +260,19 @@ impl EventFilter {
     }
 }
 
-/// Filters of flows.
+/// Filters of the two ends of a flow, which flows and captured packets share.
 #[derive(Debug, Clone, Default)]
-pub struct FlowFilter {
+struct EndFilter {
     names: ServiceNames,
     backend: Values<Endpoint>,
     client: Values<IpNet>,
     port: Values<u16>,
-    nat_port: Values<u16>,
     protocol: Values<Protocol>,
-    state: Values<FlowState>,
-    older: Values<Duration>,
-    idle: Values<Duration>,
-    worker: Values<u16>,
 }
 
-impl FlowFilter {
+impl EndFilter {
     /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
-    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
-        const PORT: &str = "0-65535";
+    fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
         match name {
             "service" => self.names.add(value)?,
             "backend" => {
@@ -281,8 +284,29 @@ impl FlowFilter {
                     .add(name, value, "an address or a network such as 10.0.0.0/8", network)?
             }
             "port" => self.port.add(name, value, PORT, parse)?,
-            "nat-port" => self.nat_port.add(name, value, PORT, parse)?,
             "proto" => self.protocol.add(name, value, "TCP, UDP or SCTP", protocol)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// Filters of flows.
+#[derive(Debug, Clone, Default)]
+pub struct FlowFilter {
+    ends: EndFilter,
+    nat_port: Values<u16>,
+    state: Values<FlowState>,
+    older: Values<Duration>,
+    idle: Values<Duration>,
+    worker: Values<u16>,
+}
+
+impl FlowFilter {
+    /// Adds a filter. `Ok(false)`: there is no filter of that name. Errors: the value.
+    pub fn add(&mut self, name: &str, value: &str) -> Result<bool, ConfigError> {
+        match name {
+            "nat-port" => self.nat_port.add(name, value, PORT, parse)?,
             "state" => self
                 .state
                 .add(name, value, &names(&FlowState::ALL, |s| s.name()), |text| {
@@ -291,28 +315,30 @@ impl FlowFilter {
             "older" => self.older.add(name, value, duration::FORM, time)?,
             "idle" => self.idle.add(name, value, duration::FORM, time)?,
             "worker" => self.worker.add(name, value, "the number of a worker", parse)?,
-            _ => return Ok(false),
+            _ => return self.ends.add(name, value),
         }
         Ok(true)
     }
 
     /// A service that is named, without a wildcard, and is none of `known`.
     pub fn missing<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Option<&str> {
-        self.names.missing(known)
+        self.ends.names.missing(known)
     }
 
     /// Whether `flow`, of the service named `service`, passes.
     pub fn accepts(&self, flow: &FlowRecord, service: Option<&str>) -> bool {
-        self.names
+        self.ends
+            .names
             .0
-            .accept(|name| service.is_some_and(|service| name.matches(service)))
-            && self.port.accept(|&port| port == flow.service_port)
+            .accept(|name| service.is_some_and(|service| name.matches_service(service)))
+            && self.ends.port.accept(|&port| port == flow.service_port)
             && self.nat_port.accept(|&port| port == flow.nat_port)
-            && self.protocol.accept(|&protocol| protocol == flow.protocol)
+            && self.ends.protocol.accept(|&protocol| protocol == flow.protocol)
             && self.state.accept(|&state| state == flow.state)
             && self.worker.accept(|&worker| worker == flow.worker)
-            && self.client.accept(|network| network.contains(&flow.client))
+            && self.ends.client.accept(|network| network.contains(&flow.client))
             && self
+                .ends
                 .backend
                 .accept(|backend| backend.matches(flow.backend, flow.backend_port))
             && self

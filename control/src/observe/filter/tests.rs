@@ -126,3 +126,32 @@ fn backends_are_found_by_node() {
         (1, 2, 3, 0)
     );
 }
+
+#[test]
+fn the_name_of_several_services_means_all_of_them() {
+    for (filter, accepted) in [
+        ("web", true),
+        ("web@172.16.1.103", true),
+        ("w*", true),
+        ("web@172.16.1.10", false),
+        ("we", false),
+        ("!web", false),
+        ("!web@172.16.1.104", true),
+    ] {
+        let mut names = FlowFilter::default();
+        names.add("service", filter).unwrap();
+        assert_eq!(
+            names.accepts(&flow(), Some("web@172.16.1.103")),
+            accepted,
+            "{filter}"
+        );
+    }
+    let mut names = FlowFilter::default();
+    names.add("service", "web").unwrap();
+    let known = ["web@172.16.1.103", "web@172.16.1.104"];
+    assert_eq!(names.missing(known.into_iter()), None);
+    assert!(
+        !names.accepts(&flow(), Some("web.shop")),
+        "the Service of a namespace has a name of its own"
+    );
+}

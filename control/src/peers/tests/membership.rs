@@ -25,7 +25,7 @@ async fn balancers_of_a_group_find_each_other() {
     b.sees(&["lb-a"]).await;
     let own = ["172.16.1.1".parse().unwrap()];
     let balancers = a.membership.peers().borrow().clone();
-    let addresses = balancers.addresses_of("finance", &own);
+    let addresses = balancers.addresses_of("finance.web", &own);
     assert_eq!(addresses, [own[0], "172.16.1.2".parse().unwrap()]);
     assert_eq!(balancers.addresses_of("unknown", &own), own);
 
@@ -69,7 +69,7 @@ async fn a_balancer_that_has_left_is_in_no_answer() {
     a.sees(&[]).await;
     let own = ["172.16.1.2".parse().unwrap()];
     let balancers = b.membership.peers().borrow().clone();
-    let addresses = balancers.addresses_of("finance", &own);
+    let addresses = balancers.addresses_of("finance.web", &own);
     assert_eq!(addresses, ["172.16.1.1".parse::<std::net::IpAddr>().unwrap()]);
     assert!(!a.membership.leave().await, "no peer is left");
 }

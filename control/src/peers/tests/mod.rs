@@ -84,7 +84,7 @@ impl Balancer {
         let balancers = self.membership.peers().borrow().clone();
         let peers = balancers.peers.iter();
         peers
-            .filter(|peer| peer.ready && peer.services.contains("finance"))
+            .filter(|peer| peer.ready && peer.services.contains("finance.web"))
             .map(|peer| peer.name.clone())
             .collect()
     }
@@ -111,7 +111,11 @@ impl Drop for Balancer {
 
 /// The services of a balancer at `address`.
 fn current(address: IpAddr) -> Current {
-    let mut current = fixture::current(fixture::directory());
+    let mut directory = fixture::directory();
+    for service in directory.services.iter_mut().flatten() {
+        service.namespace = Some("web".to_owned());
+    }
+    let mut current = fixture::current(directory);
     let mut snapshot = (*current.snapshot).clone();
     snapshot.addresses = vec![address];
     current.snapshot = Arc::new(snapshot);

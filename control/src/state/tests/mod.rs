@@ -72,6 +72,7 @@ fn service(name: &str, port: u16, backends: Vec<BackendSpec>) -> Arc<ServiceSpec
         addresses: crate::config::ListenAddresses::default(),
         name: name.to_owned(),
         host: None,
+        namespace: None,
         protocol: Protocol::Tcp,
         port,
         target_port: 8081,

@@ -423,33 +423,40 @@ fn the_file_takes_precedence_then_the_older_service() {
     reversed.reverse();
     for services in [services, reversed] {
         let collected = served(FINANCE, &services, &[], &[]);
-        assert_eq!(names(&collected.desired), ["finance TCP 8080", "twice TCP 2"]);
-        assert_eq!(collected.accepted.len(), 1);
-        assert_eq!(collected.accepted[0].namespace, "api");
+        // A name that is taken gets the namespace.
+        assert_eq!(
+            names(&collected.desired),
+            [
+                "finance TCP 8080",
+                "twice TCP 2",
+                "finance.web TCP 1",
+                "twice.web TCP 3"
+            ]
+        );
+        let accepted = collected.accepted.iter();
+        let accepted: Vec<_> = accepted
+            .map(|accepted| (accepted.namespace.as_str(), &*accepted.services))
+            .collect();
+        assert_eq!(
+            accepted,
+            [
+                ("api", &["twice".to_owned()][..]),
+                ("web", &["finance.web".to_owned()]),
+                ("web", &["twice.web".to_owned()])
+            ]
+        );
         assert_eq!(
             refusals(&collected),
             [
-                "web/finance NameConflict",
                 "web/late PortConflict",
                 "web/late NoPorts",
                 "web/ported PortConflict",
                 "web/ported NoPorts",
-                "web/twice NameConflict",
             ]
         );
-        let messages: Vec<_> = collected
-            .refused
-            .iter()
-            .map(|refused| refused.message.as_str())
-            .collect();
         assert_eq!(
-            messages[0],
-            "the name finance belongs to a service of the configuration file"
-        );
-        assert_eq!(
-            messages[3],
+            collected.refused[2].message,
             "TCP 8080 belongs to service finance of the configuration file"
         );
-        assert_eq!(messages[5], "the name twice belongs to Service api/twice");
     }
 }

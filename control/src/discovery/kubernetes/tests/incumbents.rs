@@ -36,20 +36,52 @@ fn a_service_that_is_served_keeps_its_name_and_port_when_an_older_one_is_annotat
     let (same_port, same_name) = (old("ledger", 8080), old("finance", 9090));
     let then = [running.clone(), same_port, same_name];
     let assembled = served_after(std::slice::from_ref(&running), &then);
-    assert_eq!(names(&assembled.desired), ["finance TCP 8080"]);
-    assert_eq!(assembled.accepted[0].namespace, "web");
-    let messages: Vec<_> = assembled
-        .refused
-        .iter()
-        .map(|refused| refused.message.as_str())
-        .collect();
-    assert!(
-        messages.contains(&"the name finance belongs to Service web/finance"),
-        "{messages:?}"
+    assert_eq!(
+        names(&assembled.desired),
+        ["finance.api TCP 9090", "finance TCP 8080"]
     );
-    assert!(
-        messages.contains(&"TCP 8080 belongs to Service web/finance"),
-        "{messages:?}"
+    assert_eq!(
+        refusals(&assembled),
+        ["api/ledger PortConflict", "api/ledger NoPorts"]
+    );
+    assert_eq!(
+        assembled.refused[0].message,
+        "TCP 8080 belongs to Service web/finance"
+    );
+}
+
+#[test]
+fn a_service_that_is_served_with_its_namespace_keeps_that_name_when_the_short_one_is_free() {
+    let ports = json!([{"name": "http", "port": 80}, {"name": "https", "port": 443}]);
+    let first = at(load_balancer("shop", 8080), "2026-11-24T01:00:00Z");
+    let second = with(load_balancer("shop", 8080), "/metadata/namespace", json!("api"));
+    let second = with(
+        with(second, "/metadata/uid", json!("second")),
+        "/spec/ports",
+        ports,
+    );
+    let second = at(second, "2026-11-24T02:00:00Z");
+    let all = records(&[first.clone(), second.clone()]);
+    let mut assembly = assembly(&config("{services: true}", ""));
+    assembly.replace_services(new(&all));
+    let long = ["shop-http.api shop.api TCP 80", "shop-https.api shop.api TCP 443"];
+    let both = [&long[..], &["shop TCP 8080"]].concat();
+    assert_eq!(names(&assembly.assemble().desired), both);
+    let gone = |record: &Arc<ServiceRecord>| Change {
+        old: Some(Arc::clone(record)),
+        new: None,
+    };
+    assembly.replace_services(vec![gone(&all[0])]);
+    assert_eq!(names(&assembly.assemble().desired), long);
+    assembly.replace_services(new(&records(&[first])));
+    let assembled = assembly.assemble();
+    assert_eq!(names(&assembled.desired), both);
+    assert_eq!(assembled.refused, []);
+    // A balancer that starts when the first one is gone gives the second one the short names.
+    let restarted = served("", &[second], &[], &[]);
+    assert_eq!(
+        names(&restarted.desired),
+        ["shop-http shop TCP 80", "shop-https shop TCP 443"]
     );
 }
 

@@ -76,6 +76,23 @@ fn services_that_collide_on_one_address_get_one_each() {
 }
 
 #[test]
+fn services_of_one_name_and_port_in_two_namespaces_get_an_address_each() {
+    let mut assembly = balancer(&["172.16.1.103", "172.16.1.104"]);
+    let service = with(load_balancer("a", 80), "/metadata/namespace", json!("api"));
+    let service = with(service, "/metadata/uid", json!("second"));
+    let service = with(service, "/metadata/annotations/vl3-lb.io~1pool", json!("public"));
+    let second = kept::<ServiceRecord>(&[with(
+        service,
+        "/metadata/creationTimestamp",
+        json!("2026-11-25T08:00:00Z"),
+    )]);
+    assembly.replace_services(new(&[pooled("a", 80, "public"), Arc::clone(&second[0])]));
+    let assembled = assembly.assemble();
+    assert_eq!(listening(&assembled), ["a.api 172.16.1.104", "a 172.16.1.103"]);
+    assert_eq!(assembled.refused, []);
+}
+
+#[test]
 fn a_pool_must_be_known_allowed_and_have_an_address_here() {
     for (pool, reason, message) in [
         (
