@@ -24,6 +24,7 @@ pub mod observe;
 pub(crate) mod one_line;
 pub(crate) mod page;
 pub mod peers;
+pub mod profile;
 pub mod publisher;
 pub mod run;
 pub mod state;

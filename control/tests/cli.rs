@@ -394,6 +394,10 @@ fn the_manual_has_every_command() {
         ("vl3-lb-flows 1", "--nat-port"),
         ("vl3-lb-flows 1", "--follow"),
         ("vl3-lb-events 1", "--follow"),
+        ("vl3-lb-services 1", "--lookup"),
+        ("vl3-lb-capture 1", "--drops"),
+        ("vl3-lb-top 1", "--batch"),
+        ("vl3-lb-profile 1", "--duration"),
     ] {
         let (_, from) = manual.split_once(&format!(".TH {page}")).expect(page);
         let text = from.split(".TH").next().unwrap();

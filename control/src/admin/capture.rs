@@ -39,6 +39,7 @@ pub(super) async fn capture(
         generation: report.generation,
         interface: status.interface.name.clone(),
         link: status.interface.link.clone().ok_or_else(not_attached)?,
+        attach: status.mode.as_ref().ok_or_else(not_attached)?.attach.clone(),
         snap_length: request.snap_length as u64,
         filter: text,
         names: names(&report),

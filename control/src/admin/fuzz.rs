@@ -15,6 +15,7 @@ use tower::ServiceExt;
 use vl3lb_testbed::mutation::{change_bytes, change_text};
 
 use super::server::connection;
+use super::tests::no_profiles;
 use super::{Admin, routes};
 use crate::config::{ConfigError, Metrics};
 use crate::connections::{Limits, Slots, Source};
@@ -171,7 +172,11 @@ fn connect(live: &Live) -> (DuplexStream, tokio::task::JoinHandle<()>) {
     let slots = Slots::new(Limits::of_process());
     let slot = slots.admit(Source::Local);
     let requests = slot.requests();
-    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
+    let routes = routes(Admin::new(
+        Arc::clone(&live.reporter),
+        Metrics::default(),
+        no_profiles(),
+    ));
     let task = tokio::spawn(async move {
         connection(server, routes, requests).await;
         drop(slot);
@@ -218,7 +223,7 @@ async fn by_route(rng: &mut StdRng, live: &Live) {
     // Without what a fragment hides.
     let query = request.uri().query().unwrap_or_default().to_owned();
     let begin = Instant::now();
-    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default());
+    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default(), no_profiles());
     let response = routes(admin).oneshot(request).await;
     let (head, body) = response.expect("routes cannot fail").into_parts();
     let body = body.collect().await.expect("a body").to_bytes();

@@ -13,6 +13,7 @@ mod listener;
 mod lookup;
 mod page;
 mod params;
+mod profile;
 mod reports;
 mod server;
 mod stream;
@@ -37,6 +38,7 @@ use tokio::task::spawn_blocking;
 use crate::api::Report;
 use crate::config::Metrics;
 use crate::observe::report::Reporter;
+use crate::profile::Profiler;
 use error::ApiError;
 use page::LastState;
 use reports::Reports;
@@ -61,10 +63,11 @@ struct Admin {
     streams: Arc<Semaphore>,
     last_state: LastState,
     metrics: Metrics,
+    profiler: Arc<Profiler>,
 }
 
 impl Admin {
-    fn new(reporter: Arc<Reporter>, metrics: Metrics) -> Self {
+    fn new(reporter: Arc<Reporter>, metrics: Metrics, profiler: Profiler) -> Self {
         Self {
             reports: Reports::new(Arc::clone(&reporter)),
             reporter,
@@ -72,6 +75,7 @@ impl Admin {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             last_state: LastState::default(),
             metrics,
+            profiler: Arc::new(profiler),
         }
     }
 
@@ -128,6 +132,7 @@ fn routes(admin: Admin) -> Router {
         .route("/api/v1/flows", get(flows::flows))
         .route("/api/v1/lookup", get(lookup::lookup))
         .route("/api/v1/events", get(events::events))
+        .route("/debug/pprof/profile", get(profile::profile))
         .with_state(admin.clone())
         .merge(public(admin))
         .fallback(unknown_path)
@@ -164,7 +169,7 @@ async fn unknown_path(uri: Uri) -> ApiError {
         error: format!("nothing at {}", uri.path()),
         hint: Some(
             "/, /metrics, /healthz, /readyz, /api/v1/status, /api/v1/services, /api/v1/backends, /api/v1/flows, \
-             /api/v1/events, /api/v1/lookup"
+             /api/v1/events, /api/v1/lookup, /debug/pprof/profile"
                 .to_owned(),
         ),
     }

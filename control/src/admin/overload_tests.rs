@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::reports::Reports;
 use super::server::connection;
+use super::tests::no_profiles;
 use super::{Admin, Listeners, MAX_STREAMS, routes, serve};
 use crate::config::{ApiFor, Listener, Metrics};
 use crate::connections::{Limits, Slots, Source};
@@ -25,7 +26,11 @@ fn connect(live: &Live) -> DuplexStream {
     let slots = Slots::new(Limits::of_process());
     let slot = slots.admit(Source::Local);
     let requests = slot.requests();
-    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
+    let routes = routes(Admin::new(
+        Arc::clone(&live.reporter),
+        Metrics::default(),
+        no_profiles(),
+    ));
     tokio::spawn(async move {
         connection(server, routes, requests).await;
         drop(slot);
@@ -62,7 +67,12 @@ async fn probes_are_answered_while_idle_connections_are_at_the_limit() {
         .await
         .unwrap();
     let address = listeners.addresses().unwrap()[0];
-    let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter), Metrics::default()));
+    let task = tokio::spawn(serve(
+        listeners,
+        Arc::clone(&live.reporter),
+        Metrics::default(),
+        no_profiles(),
+    ));
     let limit = Limits::of_process().per_source;
     let mut idle = Vec::new();
     for _ in 0..limit + 20 {
@@ -111,7 +121,11 @@ fn fill(live: &Live) {
 async fn stalled_streams_keep_nobody_out() {
     let live = live(1);
     fill(&live);
-    let routes = routes(Admin::new(Arc::clone(&live.reporter), Metrics::default()));
+    let routes = routes(Admin::new(
+        Arc::clone(&live.reporter),
+        Metrics::default(),
+        no_profiles(),
+    ));
     let slots = Slots::new(Limits::of_process());
     let open = || {
         let (client, server) = duplex(4096);
@@ -193,7 +207,7 @@ async fn requests_at_once_share_a_report() {
 #[tokio::test]
 async fn work_that_is_given_up_keeps_its_turn() {
     let live = live(1);
-    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default());
+    let admin = Admin::new(Arc::clone(&live.reporter), Metrics::default(), no_profiles());
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let given_up = admin.blocking("wait", move || wait.recv().ok());
     let given_up = timeout(Duration::from_millis(10), given_up);

@@ -11,6 +11,7 @@ use crate::config::duration;
 use crate::observe::capture::{CapturePoint, CaptureRequest};
 use crate::observe::filter::{BackendFilter, EventFilter, FlowFilter, PacketFilter, ServiceFilter};
 use crate::observe::flows::FlowOrder;
+use crate::profile;
 
 /// Flows of one list at most; a stream has no limit.
 const MAX_LIMIT: usize = 100_000;
@@ -183,6 +184,30 @@ impl EventParams {
             Ok(true)
         })?;
         Ok(params)
+    }
+}
+
+/// Parameters of a profile.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProfileParams {
+    pub(super) seconds: u64,
+}
+
+impl ProfileParams {
+    pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
+        let range = profile::SECONDS;
+        // As Go programs do.
+        let mut seconds = 30;
+        each(query, "seconds", |name, value| {
+            if name != "seconds" {
+                return Ok(false);
+            }
+            let given = value.parse().ok().filter(|given| range.contains(given));
+            seconds = given
+                .ok_or_else(|| ConfigError::new(name, value, format!("{}-{}", range.start(), range.end())))?;
+            Ok(true)
+        })?;
+        Ok(Self { seconds })
     }
 }
 

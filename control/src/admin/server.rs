@@ -25,6 +25,7 @@ use super::{Admin, Listeners, probes, routes, socket_routes};
 use crate::config::{ApiFor, Metrics};
 use crate::connections::{Limits, Requests, Slots, WriteDeadline, accept};
 use crate::observe::report::Reporter;
+use crate::profile::Profiler;
 
 /// A connection has this long for the header of its next request, from its start or its last response.
 const HEADER_DEADLINE: Duration = Duration::from_secs(75);
@@ -35,14 +36,19 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// and removes the socket's file.
 ///
 /// Errors: a listener that fails for good.
-pub async fn serve(listeners: Listeners, reporter: Arc<Reporter>, metrics: Metrics) -> std::io::Result<()> {
+pub async fn serve(
+    listeners: Listeners,
+    reporter: Arc<Reporter>,
+    metrics: Metrics,
+    profiler: Profiler,
+) -> std::io::Result<()> {
     let limits = Limits::of_process();
     let Listeners {
         tcp,
         unix,
         file: _file,
     } = listeners;
-    let routes = Routes::new(Admin::new(reporter, metrics));
+    let routes = Routes::new(Admin::new(reporter, metrics, profiler));
     // Each has its own: clients of one listener cannot keep those of another one out.
     let over_tcp = tcp
         .iter()

@@ -130,6 +130,11 @@ pub enum Command {
     ///
     /// `?` lists the keys. Without a terminal, --batch prints blocks of text.
     Top(TopArgs),
+    /// Show which functions of the balancer take CPU time, or write a profile for `go tool pprof`
+    ///
+    /// Needs `admin: {profile: true}` in the balancer's configuration. Samples are taken 100 times per second of CPU time, and
+    /// traffic goes on meanwhile.
+    Profile(ProfileArgs),
     /// Print a completion script for the shell to source: source <(vl3-lb completions bash)
     Completions { shell: Shell },
     /// Print the manual pages: of vl3-lb, then of each command
@@ -257,24 +262,11 @@ pub enum BackendSort {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = FILTER_HELP)]
 pub struct FlowsArgs {
-    /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
-    pub service: Vec<String>,
-    /// Address of a backend, with or without port
-    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(candidates::backends))]
-    pub backend: Vec<String>,
-    /// Address or network of the client
-    #[arg(long, value_name = "CIDR")]
-    pub client: Vec<String>,
-    /// Port of the service
-    #[arg(long, value_name = "PORT")]
-    pub port: Vec<String>,
+    #[command(flatten)]
+    pub ends: Ends,
     /// Source port towards the backend
     #[arg(long, value_name = "PORT")]
     pub nat_port: Vec<String>,
-    /// Protocol: TCP, UDP or SCTP
-    #[arg(long, value_name = "PROTOCOL")]
-    pub proto: Vec<String>,
     /// State: opening, established, unreplied, half_closed, closing or reset
     #[arg(long, value_name = "STATE")]
     pub state: Vec<String>,
@@ -306,6 +298,26 @@ pub struct FlowsArgs {
     pub follow: bool,
     #[command(flatten)]
     pub watch: Watch,
+}
+
+/// Filters of `flows` and `capture`: the two ends of a flow.
+#[derive(Debug, Clone, Args)]
+pub struct Ends {
+    /// Name of a service; `*` is a wildcard
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
+    pub service: Vec<String>,
+    /// Address of a backend, with or without port
+    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(candidates::backends))]
+    pub backend: Vec<String>,
+    /// Address or network of the client
+    #[arg(long, value_name = "CIDR")]
+    pub client: Vec<String>,
+    /// Port of the service
+    #[arg(long, value_name = "PORT")]
+    pub port: Vec<String>,
+    /// Protocol: TCP, UDP or SCTP
+    #[arg(long, value_name = "PROTOCOL")]
+    pub proto: Vec<String>,
 }
 
 /// Orders of flows.
@@ -352,21 +364,8 @@ pub struct CaptureArgs {
     /// End after this time, an hour at most
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
     pub duration: Duration,
-    /// Name of a service; `*` is a wildcard
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(candidates::services))]
-    pub service: Vec<String>,
-    /// Address of a backend, with or without port
-    #[arg(long, value_name = "ADDRESS[:PORT]", add = ArgValueCompleter::new(candidates::backends))]
-    pub backend: Vec<String>,
-    /// Address or network of the client
-    #[arg(long, value_name = "CIDR")]
-    pub client: Vec<String>,
-    /// Port of the service
-    #[arg(long, value_name = "PORT")]
-    pub port: Vec<String>,
-    /// Protocol: TCP, UDP or SCTP
-    #[arg(long, value_name = "PROTOCOL")]
-    pub proto: Vec<String>,
+    #[command(flatten)]
+    pub ends: Ends,
     /// Only packets that were not forwarded, for this reason or for any
     #[arg(long, value_name = "REASON", num_args = 0..=1, default_missing_value = "any")]
     pub drops: Vec<String>,
@@ -446,6 +445,21 @@ pub struct TopArgs {
     pub workers: bool,
 }
 
+/// Arguments of `profile`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = PROFILE_HELP)]
+pub struct ProfileArgs {
+    /// Time to sample, 1s to 2m
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = super::profile::duration)]
+    pub duration: Duration,
+    /// Write the profile to this file, or to standard output if it is `-`
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Number of functions to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    pub limit: usize,
+}
+
 /// Parses the time between two samples. Shorter ones would load the balancer, which builds a report for each.
 fn sample_delay(text: &str) -> Result<Duration, String> {
     let delay = duration::parse(text).map_err(|error| error.to_string())?;
@@ -468,5 +482,7 @@ const CAPTURE_HELP: &str = "A filter given twice accepts either value; different
                             the next filter. ICMP messages and later fragments have no ports: find them by --client and \
                             --backend addresses.\n\n\
                             kubectl exec POD -- vl3-lb capture -c 0 -w - | wireshark -k -i -";
+const PROFILE_HELP: &str = "SELF is the time in the function itself, TOTAL that with what it calls.\n\n\
+                            kubectl exec POD -- vl3-lb profile -w - >vl3-lb.pb && go tool pprof -http :8000 vl3-lb.pb";
 const FILTER_HELP: &str = "A filter given twice accepts either value; different filters must all match; --not negates \
                            the next filter.";

@@ -7,8 +7,14 @@ use serde::{Serialize, Serializer};
 
 use super::error::ConfigError;
 use super::node::Section;
+use crate::profile::SUPPORTED;
 
 pub(super) const ADDRESS_FORM: &str = "an address and port such as 127.0.0.1:9090";
+const PROFILE_FORM: &str = if SUPPORTED {
+    "true, false"
+} else {
+    "false: this vl3-lb was built without the feature profile"
+};
 pub(super) const API_FORM: &str = "auto, none, or an address and port such as 127.0.0.1:9090";
 /// The path of a socket must fit into `struct sockaddr_un`.
 const SOCKET_PATH: usize = 107;
@@ -24,6 +30,8 @@ pub struct Admin {
     pub api: Api,
     /// The Unix socket of the command line.
     pub socket: PathBuf,
+    /// Whether the API takes CPU profiles of the process.
+    pub profile: bool,
 }
 
 /// The HTTP address of status page and API.
@@ -73,6 +81,7 @@ impl Admin {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
             api: Api::Auto,
             socket: PathBuf::from("/run/vl3-lb/admin.sock"),
+            profile: false,
         }
     }
 
@@ -113,7 +122,12 @@ impl Admin {
     pub(super) fn read(&mut self, parent: &mut Section<'_>) {
         let path = parent.path("admin");
         let value = parent.value("admin");
-        let mut section = Section::new(&*path, value, &["listen", "api", "socket"], parent.errors());
+        let mut section = Section::new(
+            &*path,
+            value,
+            &["listen", "api", "socket", "profile"],
+            parent.errors(),
+        );
         if let Some(listen) = section.optional_text("listen", ADDRESS_FORM, address) {
             self.listen = listen;
         }
@@ -127,9 +141,12 @@ impl Admin {
         if let Some(socket) = socket {
             self.socket = socket;
         }
+        if let Some(profile) = section.optional("profile", PROFILE_FORM, |value| profile(value.as_bool()?)) {
+            self.profile = profile;
+        }
     }
 
-    /// Of a listener on all addresses, connections to one of them cannot be told from those that clients make to it.
+    /// Of a listener on all addresses, connections to one of them look like those that clients make to it.
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {
         if let Api::Address(api) = self.api
             && api != self.listen
@@ -153,6 +170,11 @@ fn covers(wide: SocketAddr, address: SocketAddr) -> bool {
     // A listener on [::] has IPv4's connections too (net.ipv6.bindv6only is 0).
     let family = wide.is_ipv6() || address.is_ipv4();
     wide.port() == address.port() && (wide == address || wide.ip().is_unspecified() && family)
+}
+
+/// Whether profiles may be taken, if this build has them.
+fn profile(enabled: bool) -> Option<bool> {
+    (SUPPORTED || !enabled).then_some(enabled)
 }
 
 /// Reads `127.0.0.1:9090` or `[::1]:9090`.

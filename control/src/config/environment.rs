@@ -15,9 +15,7 @@ use super::nsm::{NetworkService, Nsm};
 use super::selector::Selector;
 use super::service::{Draft, ENVIRONMENT, TargetPort};
 use super::{admin, duration, kubernetes, names, port, telemetry};
-
-/// Variables that are parsed and have no effect.
-const WITHOUT_EFFECT: [&str; 2] = ["NSM_PPROF_ENABLED", "NSM_PPROF_LISTEN_ON"];
+use crate::profile::SUPPORTED;
 
 /// Overrides settings of `document` with those of `env`.
 pub(super) fn apply(
@@ -44,6 +42,18 @@ pub(super) fn apply(
         &mut config.admin.api,
         admin::api,
     );
+    variables.set(
+        "NSM_PPROF_ENABLED",
+        "true, false",
+        &mut config.admin.profile,
+        go_bool,
+    );
+    if config.admin.profile && !SUPPORTED {
+        config.admin.profile = false;
+        notes.push(
+            "NSM_PPROF_ENABLED has no effect: this vl3-lb was built without the feature profile".to_owned(),
+        );
+    }
     // The predecessor's variable last: who sets both means its collector.
     for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "NSM_OPEN_TELEMETRY_ENDPOINT"] {
         variables.set(
@@ -83,12 +93,8 @@ pub(super) fn apply(
         variables.check_client(&config.nsm, notes);
     }
     config.nsm.network_service = network_service;
-    let unused: Vec<_> = WITHOUT_EFFECT
-        .into_iter()
-        .filter(|name| variables.text(name).is_some())
-        .collect();
-    if !unused.is_empty() {
-        notes.push(format!("without effect in this version: {}", unused.join(", ")));
+    if variables.text("NSM_PPROF_LISTEN_ON").is_some() {
+        notes.push("NSM_PPROF_LISTEN_ON has no effect: profiles are at the address of admin.api".to_owned());
     }
     let name = service_name(&variables, &document.config.nsm);
     variables.service(name.as_deref(), &mut document.services, notes);
@@ -159,12 +165,6 @@ impl Variables<'_> {
                 let scheme = text.split_once(':').map(|(scheme, _)| scheme);
                 matches!(scheme, Some("unix" | "tcp")).then(|| text.to_owned())
             },
-        );
-        self.set(
-            "NSM_PPROF_ENABLED",
-            "true, false",
-            &mut nsm.pprof_enabled,
-            go_bool,
         );
         self.set(
             "NSM_PPROF_LISTEN_ON",
@@ -247,10 +247,25 @@ impl Variables<'_> {
         let Some(first) = variables.into_iter().find(|name| self.text(name).is_some()) else {
             return;
         };
-        let known = drafts
+        let mut named = drafts
             .iter()
-            .position(|draft| name.is_some() && draft.name.as_deref() == name)
+            .enumerate()
+            .filter(|(_, draft)| name.is_some() && draft.name.as_deref() == name);
+        let known = named
+            .next()
+            .map(|(index, _)| index)
             .or_else(|| (drafts.len() == 1).then_some(0));
+        if let (Some((_, second)), Some(name)) = (named.next(), name) {
+            self.errors.push(ConfigError::new(
+                first,
+                self.text(first).unwrap_or_default(),
+                format!(
+                    "only while one service has the name {name} ({} is another)",
+                    second.path
+                ),
+            ));
+            return;
+        }
         match known.and_then(|index| drafts.get_mut(index)) {
             Some(draft) => {
                 notes.push(format!("{first} and related variables change {}", draft.path));

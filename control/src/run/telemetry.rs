@@ -22,7 +22,7 @@ mod with {
     use crate::log::TraceLayer;
     use crate::observe::report::Reporter;
     use crate::supervise::Tasks;
-    use crate::telemetry::{MetricsExport, Traces, TracesError};
+    use crate::telemetry::{EndpointError, MetricsExport, Traces, TracesError};
 
     use super::instance;
 
@@ -45,22 +45,28 @@ mod with {
         }
     }
 
-    /// Starts the task that sends metrics, if a collector is configured.
-    pub(in crate::run) fn send_metrics(config: &Config, reporter: &Arc<Reporter>, tasks: &Tasks) {
+    /// Starts the task that sends metrics, if a collector is configured. Errors: an endpoint that cannot be used.
+    pub(in crate::run) fn send_metrics(
+        config: &Config,
+        reporter: &Arc<Reporter>,
+        tasks: &Tasks,
+    ) -> Result<(), EndpointError> {
         let export = MetricsExport::new(
             &config.telemetry,
             config.metrics,
             &instance(),
             Arc::clone(reporter),
-        );
+        )?;
         if let Some(export) = export {
             tasks.spawn("the metrics of the collector", export.run());
         }
+        Ok(())
     }
 }
 
 #[cfg(not(feature = "telemetry"))]
 mod without {
+    use std::convert::Infallible;
     use std::sync::Arc;
 
     use thiserror::Error;
@@ -93,5 +99,7 @@ mod without {
         }
     }
 
-    pub(in crate::run) fn send_metrics(_: &Config, _: &Arc<Reporter>, _: &Tasks) {}
+    pub(in crate::run) fn send_metrics(_: &Config, _: &Arc<Reporter>, _: &Tasks) -> Result<(), Infallible> {
+        Ok(())
+    }
 }

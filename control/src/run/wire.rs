@@ -21,6 +21,7 @@ use crate::nsm::connector::Connector;
 use crate::observe::events::{Event, Events};
 use crate::observe::report::{Identity, Reporter, Sources};
 use crate::peers::{self, KubeServices, Membership, Peers};
+use crate::profile::Profiler;
 use crate::publisher::{CurrentReceiver, Publisher};
 use crate::supervise::{Supervisor, Tasks};
 use crate::version;
@@ -183,12 +184,13 @@ impl Control {
         tasks.spawn("the sampling of counters", Arc::clone(&reporter).run());
         tasks.spawn("the flow events", Arc::clone(reporter.flow_events()).run());
         tasks.spawn("the captures", Arc::clone(reporter.captures()).run());
-        telemetry::send_metrics(config, &reporter, &tasks);
+        telemetry::send_metrics(config, &reporter, &tasks).map_err(refused)?;
         tasks.spawn("the admin server", {
             let reporter = Arc::clone(&reporter);
             let metrics = config.metrics;
+            let profiler = Profiler::new(config.admin.profile, &config.admin.socket);
             async move {
-                if let Err(error) = admin::serve(listeners, reporter, metrics).await {
+                if let Err(error) = admin::serve(listeners, reporter, metrics, profiler).await {
                     error!("serve metrics and the command line: {error}");
                 }
             }

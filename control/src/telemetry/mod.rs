@@ -58,16 +58,25 @@ pub struct MetricsExport {
 
 impl MetricsExport {
     /// `None` without a collector. Connects with the first export.
+    ///
+    /// # Errors
+    ///
+    /// The collector's URL cannot be used.
     pub fn new(
         telemetry: &Telemetry,
         content: Metrics,
         instance: &str,
         reporter: Arc<Reporter>,
-    ) -> Option<Self> {
-        let endpoint = telemetry.endpoint.clone()?;
-        let channel = Endpoint::from_shared(endpoint.to_string()).ok()?;
+    ) -> Result<Option<Self>, EndpointError> {
+        let Some(endpoint) = telemetry.endpoint.clone() else {
+            return Ok(None);
+        };
+        let channel = match Endpoint::from_shared(endpoint.to_string()) {
+            Ok(channel) => channel,
+            Err(source) => return Err(EndpointError { endpoint, source }),
+        };
         let channel = channel.timeout(TIMEOUT).connect_timeout(TIMEOUT).connect_lazy();
-        Some(Self {
+        Ok(Some(Self {
             endpoint,
             interval: telemetry.interval,
             client: MetricsServiceClient::new(channel),
@@ -76,7 +85,7 @@ impl MetricsExport {
             resource: resource(instance),
             start: SystemTime::now(),
             is_failing: false,
-        })
+        }))
     }
 
     /// Exports at each interval, for ever. A failure is logged when it begins and when it is over; what was not sent is
@@ -115,6 +124,14 @@ impl MetricsExport {
             _ => Ok(()),
         }
     }
+}
+
+/// A collector's URL that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to telemetry.endpoint {endpoint}: {source}")]
+pub struct EndpointError {
+    endpoint: Url,
+    source: tonic::transport::Error,
 }
 
 /// Metrics that the collector did not take.

@@ -113,7 +113,7 @@ async fn a_collector_gets_the_families_of_metrics() {
         "finance-lb-7c9d",
         Arc::clone(&live.reporter),
     );
-    let task = tokio::spawn(export.expect("a collector is set").run());
+    let task = tokio::spawn(export.unwrap().expect("a collector is set").run());
     let received = collector.metrics.recv().await.expect("an export");
     task.abort();
     let [of_resource] = &received.resource_metrics[..] else {
@@ -141,7 +141,7 @@ async fn a_collector_that_is_away_stops_nothing() {
     // Nobody listens on port 1.
     telemetry.endpoint = Some("http://127.0.0.1:1".parse().unwrap());
     let away = MetricsExport::new(&telemetry, Metrics::default(), "a", Arc::clone(&live.reporter));
-    let mut away = away.expect("a collector is set");
+    let mut away = away.unwrap().expect("a collector is set");
     let error = away.export().await.unwrap_err();
     assert!(matches!(error, ExportError::Refused(_)), "{error}");
     let there = MetricsExport::new(
@@ -150,7 +150,12 @@ async fn a_collector_that_is_away_stops_nothing() {
         "a",
         Arc::clone(&live.reporter),
     );
-    there.expect("a collector is set").export().await.unwrap();
+    there
+        .unwrap()
+        .expect("a collector is set")
+        .export()
+        .await
+        .unwrap();
     assert!(collector.metrics.recv().await.is_some());
 }
 

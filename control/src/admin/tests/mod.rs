@@ -1,3 +1,4 @@
+mod profile;
 mod streams;
 
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +30,11 @@ fn on_loopback(port: u16, api_for: ApiFor) -> Listener {
     }
 }
 
+/// What takes no profiles.
+pub(super) fn no_profiles() -> Profiler {
+    Profiler::new(false, std::path::Path::new("/nowhere/admin.sock"))
+}
+
 /// A running server.
 struct Served {
     live: Live,
@@ -55,7 +61,12 @@ impl Served {
         let [address, probes] = addresses[..] else {
             panic!("{addresses:?}")
         };
-        let task = tokio::spawn(serve(listeners, Arc::clone(&live.reporter), Metrics::default()));
+        let task = tokio::spawn(serve(
+            listeners,
+            Arc::clone(&live.reporter),
+            Metrics::default(),
+            no_profiles(),
+        ));
         Self {
             live,
             folder,

@@ -22,7 +22,8 @@ fn the_predecessors_environment_makes_a_service() {
                 "NSM_OPEN_TELEMETRY_ENDPOINT",
                 "otel-collector.observability.svc.cluster.local:4317",
             ),
-            ("NSM_PPROF_ENABLED", "false"),
+            ("NSM_PPROF_ENABLED", "true"),
+            ("NSM_PPROF_LISTEN_ON", "localhost:6060"),
             ("VL3LB_ADMIN_LISTEN", "10.0.0.1:9090"),
             ("VL3LB_ADMIN_API", "none"),
         ],
@@ -41,6 +42,7 @@ fn the_predecessors_environment_makes_a_service() {
     assert_eq!(config.interface, "nsm-1");
     assert_eq!(config.admin.listen.to_string(), "10.0.0.1:9090");
     assert_eq!(config.admin.api, Api::None);
+    assert_eq!(config.admin.profile, cfg!(feature = "profile"));
     let endpoint = config.telemetry.endpoint.map(String::from);
     assert_eq!(
         endpoint.as_deref(),
@@ -265,4 +267,13 @@ fn invalid_variables_are_named() {
             "NSM_PORT.port: 80, allowed one service per port and protocol (TCP 80 is services[0])".to_owned()
         ])
     );
+}
+
+#[test]
+fn the_environment_changes_one_of_the_services_of_a_name_only() {
+    let file =
+        "services: [{name: a, port: 80, addresses: [10.0.0.1]}, {name: a, port: 80, addresses: [10.0.0.2]}]";
+    let rejected = with_env(Some(file), &[("NSM_NAME", "a"), ("NSM_TARGET_PORT", "81")]);
+    let error = "NSM_TARGET_PORT: 81, allowed only while one service has the name a (services[1] is another)";
+    assert_eq!(rejected, Err(vec![error.to_owned()]));
 }

@@ -64,7 +64,7 @@ impl Authority {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         parameters.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))];
-        // Two authorities of one trust domain have one key here: their names tell them apart.
+        // Two authorities of one trust domain have one key here: their names differ.
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         parameters
             .distinguished_name

@@ -405,10 +405,11 @@ proptest! {
             world.act(action);
         }
         let limit = Duration::from_secs(limit);
-        // A Close that replaces the connection is not begun anew; one that fails leaves less time for the next.
+        // A Close that replaces the connection is not begun anew; one that fails leaves less time for the next, which
+        // begins after a pause.
         let late = world.now + limit;
         let slow_close = world.in_flight.is_some_and(|(call, end, in_time)| {
-            let closed = if in_time { end } else { end + world.latency };
+            let closed = if in_time { end } else { end + LONGEST_PAUSE + world.latency };
             call == Call::Close && closed >= late
         });
         world.stepper.leave(limit, world.now);
