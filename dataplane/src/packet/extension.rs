@@ -6,7 +6,7 @@ use super::field::{be16, be32, header_at};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Extension headers that are walked before the packet is refused. Real ones have one or two.

@@ -37,7 +37,7 @@ mod timestamps;
 
 pub(crate) use address_option::AddressOption;
 pub(crate) use datagram::datagram_behind;
-pub(crate) use fragment::fragment;
+pub(crate) use fragment::{fragment, fragment_v6, is_fragmentable_v6};
 pub(crate) use icmp::{ErrorClass, Quoted, check_long_icmp, parse_quote, reduce_mtu, translate_error};
 pub(crate) use mac::{set_macs, source_mac};
 pub(crate) use mss::{least_path_mtu, tcp_mss_option};

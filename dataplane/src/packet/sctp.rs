@@ -223,7 +223,9 @@ pub(crate) fn seal_sctp<F: Frame>(
     if read.chunks.has(SctpChunks::INIT | SctpChunks::INIT_ACK) {
         let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
         let from = parsed.l4() + sctp::HEADER_LEN;
-        let init = head.get_mut(from..parsed.end()).ok_or(DropReason::Internal)?;
+        // The first frame holds the whole chunk. What pads it may be in another one.
+        let end = parsed.end().min(head.len());
+        let init = head.get_mut(from..end).ok_or(DropReason::Internal)?;
         hide_addresses(init);
     }
     let checksum = checksum(packet, parsed)?;

@@ -1,10 +1,12 @@
 //! Packets that are too long: their segments and fragments, and the identification that these have.
 
+use std::hash::{BuildHasher, RandomState};
+
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::reject::DropContext;
 use super::{Engine, Verdict};
-use crate::packet::{self, Parsed};
+use crate::packet::{self, Family, Parsed};
 use crate::port::{Frame, Port, packet_len};
 
 impl Engine {
@@ -76,10 +78,20 @@ impl Engine {
             .first()
             .ok_or(DropReason::Malformed)
             .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
-            .and_then(|parsed| packet::fragment(port, packet, &parsed, mtu, out));
+            .and_then(|parsed| match parsed.family {
+                Family::V4 => packet::fragment(port, packet, &parsed, mtu, out).map(drop),
+                // Of a local client: its kernel had no number for it.
+                Family::V6 => packet::fragment_v6(port, packet, &parsed, (mtu, random()), out),
+            });
         match fragmented {
-            Ok(_) => self.signals.stats.fragmented.add(1),
+            Ok(()) => self.signals.stats.fragmented.add(1),
             Err(reason) => self.count_drop(reason),
         }
     }
+}
+
+/// A number that nobody can guess (RFC 7739 section 5.4).
+fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }

@@ -2,6 +2,7 @@
 
 use vl3lb_common::{DropReason, ServiceSlot, Timestamp};
 
+use super::local_client::tuple_of;
 use super::tuple::Tuple;
 use super::{Engine, packet};
 use crate::flow::{Direction, FlowId, ReplyKey, RequestKey};
@@ -86,6 +87,13 @@ impl Engine {
         tuple: Tuple,
         now: Timestamp,
     ) -> Option<(FlowId, Direction)> {
+        self.translated_by(parsed, tuple, now).or_else(|| {
+            let local = tuple_of(self.tables.flows.table(), tuple)?;
+            self.translated_by(parsed, local, now)
+        })
+    }
+
+    fn translated_by(&self, parsed: &Parsed, tuple: Tuple, now: Timestamp) -> Option<(FlowId, Direction)> {
         let table = self.tables.flows.table();
         let protocol = tuple.protocol.number();
         let to_backend = ReplyKey {

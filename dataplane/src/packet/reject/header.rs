@@ -3,9 +3,9 @@
 use vl3lb_common::{DropReason, MacAddr};
 
 use crate::packet::checksum::Sum;
-use crate::packet::field::{ethernet, header_at_mut, ipv4, ipv6, put, unmapped};
+use crate::packet::field::{ethernet, header_at_mut, ipv4, ipv6, is_mapped, put, unmapped};
 use crate::packet::mac::{destination_mac, set_macs, source_mac};
-use crate::packet::parse::{Family, Parsed};
+use crate::packet::parse::{Family, Framing, Parsed};
 
 /// The default of RFC 1700 and of Linux.
 const HOP_LIMIT: u8 = 64;
@@ -34,6 +34,28 @@ pub(super) fn check_one_receiver(head: &[u8], parsed: &Parsed) -> Result<(), Dro
     };
     if group_mac || group_address {
         return Err(DropReason::Martian);
+    }
+    Ok(())
+}
+
+/// The family of an address in the form of IPv6.
+pub(super) fn family_of(address: &[u8; 16]) -> Family {
+    if is_mapped(address) {
+        Family::V4
+    } else {
+        Family::V6
+    }
+}
+
+/// Writes the type of an Ethernet header, if there is one.
+pub(super) fn write_ethertype(head: &mut [u8], framing: Framing, family: Family) -> Result<(), DropReason> {
+    if framing == Framing::Ethernet {
+        let ethertype = match family {
+            Family::V4 => ethernet::ETHERTYPE_IPV4,
+            Family::V6 => ethernet::ETHERTYPE_IPV6,
+        };
+        let header: &mut [u8; ethernet::HEADER_LEN] = header_at_mut(head, 0)?;
+        put(header, ethernet::ETHERTYPE, ethertype.to_be_bytes());
     }
     Ok(())
 }

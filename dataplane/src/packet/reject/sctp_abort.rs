@@ -2,8 +2,10 @@
 
 use vl3lb_common::{DropReason, Protocol};
 
-use super::header::{RejectHeader, check_one_receiver, ip_header_len, swap_macs, write_ip_header};
-use crate::packet::field::{ethernet, header_at_mut, is_mapped, put};
+use super::header::{
+    RejectHeader, check_one_receiver, family_of, ip_header_len, swap_macs, write_ethertype, write_ip_header,
+};
+use crate::packet::field::header_at_mut;
 use crate::packet::parse::{Family, Framing, Parsed};
 use crate::packet::sctp::{LAST_LEN, LastChunk, ports_of, sctp_packet};
 use crate::port::Frame;
@@ -46,19 +48,11 @@ pub(crate) fn write_sctp_abort<F: Frame>(
     framing: Framing,
     fields: &SctpAbort,
 ) -> Result<(), DropReason> {
-    let (family, ethertype) = if is_mapped(&fields.destination) {
-        (Family::V4, ethernet::ETHERTYPE_IPV4)
-    } else {
-        (Family::V6, ethernet::ETHERTYPE_IPV6)
-    };
+    let family = family_of(&fields.destination);
     let bytes = LastChunk::abort(fields.tag).packet(fields.source_port, fields.destination_port);
     let addresses = (fields.source, fields.destination);
     write(frame, framing.header_len(), family, addresses, bytes)?;
-    if framing == Framing::Ethernet {
-        let header: &mut [u8; ethernet::HEADER_LEN] = header_at_mut(frame.bytes_mut(), 0)?;
-        put(header, ethernet::ETHERTYPE, ethertype.to_be_bytes());
-    }
-    Ok(())
+    write_ethertype(frame.bytes_mut(), framing, family)
 }
 
 /// Writes an SCTP packet behind an IP header at `l3`.

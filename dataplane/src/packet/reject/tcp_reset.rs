@@ -2,9 +2,11 @@
 
 use vl3lb_common::{DropReason, Protocol};
 
-use super::header::{RejectHeader, check_one_receiver, ip_header_len, swap_macs, write_ip_header};
+use super::header::{
+    RejectHeader, check_one_receiver, family_of, ip_header_len, swap_macs, write_ethertype, write_ip_header,
+};
 use crate::packet::checksum::Sum;
-use crate::packet::field::{be32, ethernet, header_at, header_at_mut, is_mapped, ports, put, tcp};
+use crate::packet::field::{be32, header_at, header_at_mut, ports, put, tcp};
 use crate::packet::parse::{Family, Framing, Parsed, TcpFlags, Transport};
 use crate::port::Frame;
 
@@ -87,18 +89,10 @@ pub(crate) fn write_tcp_reset<F: Frame>(
     );
     reset[tcp::DATA_OFFSET] = 0x50;
     reset[tcp::FLAGS] = TcpFlags::RST | TcpFlags::ACK;
-    let (family, ethertype) = if is_mapped(&fields.destination) {
-        (Family::V4, ethernet::ETHERTYPE_IPV4)
-    } else {
-        (Family::V6, ethernet::ETHERTYPE_IPV6)
-    };
+    let family = family_of(&fields.destination);
     let addresses = (fields.source, fields.destination);
     write(frame, framing.header_len(), family, addresses, reset)?;
-    if framing == Framing::Ethernet {
-        let header: &mut [u8; ethernet::HEADER_LEN] = header_at_mut(frame.bytes_mut(), 0)?;
-        put(header, ethernet::ETHERTYPE, ethertype.to_be_bytes());
-    }
-    Ok(())
+    write_ethertype(frame.bytes_mut(), framing, family)
 }
 
 /// Writes a reset, which gets its checksum, with an IP header at `l3`.

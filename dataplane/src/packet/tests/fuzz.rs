@@ -12,8 +12,8 @@ use super::properties::{mutated, reach_everything};
 use super::support::{Spec, icmp_error};
 use crate::packet::{Framing, Translation};
 
-/// Seeds that have failed.
-const CORPUS: &[u64] = &[];
+/// Seeds that have failed: the padding of an SCTP INIT in a second frame.
+const CORPUS: &[u64] = &[7_714_000_038_027_854_837];
 /// Packets without changes of one seed, and what is made of each: to make one takes longer than to try it.
 const ORIGINALS: u64 = 32;
 const VARIANTS: u64 = 16;

@@ -9,7 +9,7 @@ use crate::packet::{self, ErrorClass, Family, Parsed, Quoted, Translation};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::reject::DropContext;
 use crate::pipeline::tuple::Tuple;
-use crate::pipeline::{Origin, Signals, Tables, Verdict, client_address, emit, next_hop, size};
+use crate::pipeline::{Origin, Signals, Tables, Verdict, client_address, emit, local_client, next_hop, size};
 use crate::port::Frame;
 
 /// An ICMP error on its way.
@@ -42,10 +42,11 @@ pub(super) fn forward<F: Frame>(
         local,
     };
     let reply_owner = policy.range_owner(tuple);
-    if reply_owner == Some(policy.worker)
-        && let Some(id) = table.reply(&tuple.reply_key(quoted.destination), error.now)
-    {
-        return to_client(policy, tables, signals, packet, error, id);
+    if reply_owner == Some(policy.worker) {
+        let found = |tuple: Tuple| table.reply(&tuple.reply_key(quoted.destination), error.now);
+        if let Some(id) = found(tuple).or_else(|| found(local_client::tuple_of(table, tuple)?)) {
+            return to_client(policy, tables, signals, packet, error, id);
+        }
     }
     if let Some(id) = table.request(&tuple.request_key(quoted.destination), error.now) {
         return to_backend(policy, tables, signals, packet, error, id);
@@ -94,12 +95,20 @@ fn to_client<F: Frame>(
         source_port: entry.client_port,
         destination_port: entry.service_port,
     };
-    let mac = next_hop::refresh_client(policy, flows, signals, id)
-        .map(|()| next_hop::of_client(policy, flows.table().entry(id)));
+    let is_local = flows.table().is_local_client(entry.local);
+    let mac = if is_local {
+        Ok(None)
+    } else {
+        next_hop::refresh_client(policy, flows, signals, id)
+            .map(|()| next_hop::of_client(policy, flows.table().entry(id)))
+    };
     let verdict = translate(policy, tables, id, packet, error, inner, mac)
         .map_err(|reason| DropContext::of(service, reason))?;
     if matches!(error.quoted.kind, ErrorClass::Unreachable) {
         tables.flows.count_unreachable(id);
+    }
+    if is_local {
+        return Ok(Verdict::Deliver);
     }
     Ok(verdict)
 }

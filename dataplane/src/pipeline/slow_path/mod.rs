@@ -8,6 +8,7 @@ use vl3lb_common::stats::CloseCause;
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::classify::check_source;
+use super::local_client::is_local;
 use super::reject::DropContext;
 use super::{Engine, Origin, Tuple, Verdict};
 use crate::packet::{self, Parsed, Transport};
@@ -29,7 +30,9 @@ impl Engine {
         now: Timestamp,
     ) -> Result<Verdict, DropContext> {
         let table = self.tables.flows.table();
-        check_source(&self.policy, table, parsed)?;
+        if !is_local(packet) {
+            check_source(&self.policy, table, parsed)?;
+        }
         if table.is_departed(local) {
             return Err(self.end_on_departed_address(parsed, local, now));
         }

@@ -436,3 +436,30 @@ fn a_fragment_behind_the_first_one_opens_no_flow() {
         assert_eq!(world.flows(), 1, "the one that is over");
     }
 }
+
+/// The NAT port had no flow when the first fragment of a backend's datagram came. The client that gets the port then has
+/// nothing to do with the rest.
+#[test]
+fn the_rest_of_a_refused_datagram_is_not_for_the_next_flow_of_its_nat_port() {
+    for (client, service, backend) in PATHS {
+        let mut world = World::new(Setup {
+            nat_ports: (20_000, 20_000),
+            ..Setup::default()
+        });
+        let own: SocketAddr = service.parse().unwrap();
+        let nat = SocketAddr::new(own.ip(), 20_000).to_string();
+        let datagram = builder::udp(world.addresses(backend, &nat), &[9; 4_000]);
+        let fragments = builder::fragments(&datagram, true, 1_400, 77);
+        assert_eq!(world.send(&fragments[0]).0, Verdict::Reject, "{client}");
+        let request = world.client_udp(client, b"request");
+        world.forward(&request);
+        assert_eq!(world.flows(), 1);
+        for fragment in &fragments[1..] {
+            assert_eq!(world.send(fragment).0, Verdict::Drop, "{client}");
+        }
+        assert_eq!(world.dropped(DropReason::FragmentUnmatched), 2);
+        // A new datagram of the same backend is the client's.
+        let fragments = builder::fragments(&datagram, true, 1_400, 78);
+        assert_eq!(world.send_all(&fragments).len(), 3, "{client}");
+    }
+}

@@ -3,7 +3,8 @@
 //! All fragments of a datagram meet at one worker, its tracker, which learns the ports from the first one. Others that
 //! came before wait for it. The tracker hands them on to the worker that owns the flow; that one learns the ports too.
 //! The datagram is not reassembled. One whose fragments overlap is dropped from there on (RFC 5722, RFC 8200 section
-//! 4.5): whoever reassembles it never gets what the balancer has not seen.
+//! 4.5): whoever reassembles it never gets what the balancer has not seen. Where the first fragment was dropped, the rest
+//! is dropped too, and all of them go to one host: else the next flow of a NAT port would get fragments of the one before.
 
 mod coverage;
 mod lists;
@@ -18,14 +19,14 @@ use vl3lb_common::{DropReason, Protocol, Timestamp};
 use crate::packet::{self, Parsed, Transport};
 use crate::pipeline::batch::Prepared;
 use crate::pipeline::classify::Class;
-use crate::pipeline::lookup::Lookup;
+use crate::pipeline::lookup::{Found, Lookup, find};
 use crate::pipeline::reject::DropContext;
 use crate::pipeline::tuple::Tuple;
 use crate::pipeline::{Context, Engine, Origin, Verdict};
 use crate::port::Frame;
 
 pub(in crate::pipeline) use table::FragmentTable;
-use table::{Key, Piece, Tracked};
+use table::{Course, Key, Piece, Tracked, Translated};
 pub(crate) use table::{Release, Ticket};
 
 impl Key {
@@ -94,25 +95,22 @@ impl Engine {
         origin: Origin,
         now: Timestamp,
     ) -> Result<Verdict, DropContext> {
-        let (key, piece) = read(parsed, local).ok_or(DropReason::Internal)?;
+        let (key, piece) = read(parsed, local, origin).ok_or(DropReason::Internal)?;
         let protocol = Protocol::from_number(key.protocol).ok_or(DropReason::UnsupportedProtocol)?;
         let tracker = key.tracker(self.policy.workers, &self.policy.owner_key);
         let is_tracker = tracker == self.policy.worker;
         let fragments = &mut self.tables.fragments;
         let tracked = match arrival {
             Arrival::New if origin == Origin::Queue && !is_tracker => return Ok(Verdict::Handoff(tracker)),
-            Arrival::New => fragments.track(key, piece, is_tracker, now)?,
+            Arrival::New => fragments.track(key, piece, is_tracker && !key.away, now)?,
             Arrival::Waited => fragments.resume(key, now)?,
         };
-        let (ports, identification) = match tracked {
+        let (ports, course) = match tracked {
             Tracked::Waiting(ticket) => {
                 self.signals.stats.fragments_waited.add(1);
                 return Ok(Verdict::Wait(ticket));
             }
-            Tracked::Known {
-                ports,
-                identification,
-            } => (ports, identification),
+            Tracked::Known { ports, course } => (ports, course),
         };
         let tuple = Tuple {
             protocol,
@@ -133,26 +131,61 @@ impl Engine {
             origin,
             now,
         };
-        let verdict = self.balance(packet, context, None)?;
+        let is_first = piece.ports.is_some();
+        // The flow of the first one has ended meanwhile, or was another worker's: this flow has nothing to do with it.
+        let is_others = match course {
+            Course::Translated(first) => self
+                .destination(context)
+                .is_some_and(|destination| destination != first.destination),
+            Course::PassedOn => self.destination(context).is_some(),
+            Course::Open | Course::Dropped => false,
+        };
+        if is_others {
+            return Err(DropReason::FragmentUnmatched.into());
+        }
+        let verdict = self.balance(packet, context, None).inspect_err(|_| {
+            if is_first {
+                self.tables.fragments.set_course(key, Course::Dropped);
+            }
+        })?;
         if matches!(verdict, Verdict::Handoff(_) | Verdict::Overflow(_)) {
+            if is_first {
+                self.tables.fragments.set_course(key, Course::PassedOn);
+            }
             return Ok(verdict);
         }
         let head = packet.first_mut().ok_or(DropReason::Internal)?.bytes_mut();
-        let identification = match identification {
-            Some(identification) => identification,
-            None => {
-                let new = self.tables.identifications.next(head, parsed, 1)?;
-                self.tables.fragments.set_identification(&key, new);
-                new
-            }
+        let identification = if let Course::Translated(first) = course {
+            first.identification
+        } else {
+            let (_, destination) = packet::addresses(head, parsed)?;
+            let identification = self.tables.identifications.next(head, parsed, 1)?;
+            let translated = Translated {
+                destination,
+                identification,
+            };
+            self.tables
+                .fragments
+                .set_course(key, Course::Translated(translated));
+            identification
         };
         packet::set_identification(head, parsed, identification)?;
         Ok(verdict)
     }
+
+    /// Where a packet goes by its flow at this worker, if it has one.
+    fn destination(&self, context: Context<'_>) -> Option<[u8; 16]> {
+        let table = self.tables.flows.table();
+        match find(table, context) {
+            Found::Reply(id) => Some(table.entry(id).client),
+            Found::Request(id) => Some(table.endpoint(table.entry(id)).address),
+            Found::Nothing(_) => None,
+        }
+    }
 }
 
 /// A fragment and the datagram that it is part of.
-fn read(parsed: &Parsed, local: u8) -> Option<(Key, Piece)> {
+fn read(parsed: &Parsed, local: u8, origin: Origin) -> Option<(Key, Piece)> {
     let Transport::Fragment {
         protocol,
         id,
@@ -169,6 +202,7 @@ fn read(parsed: &Parsed, local: u8) -> Option<(Key, Piece)> {
         local,
         protocol,
         id,
+        away: origin == Origin::Overflow,
     };
     let length = u16::try_from(parsed.end() - parsed.l4()).ok()?;
     let piece = Piece {

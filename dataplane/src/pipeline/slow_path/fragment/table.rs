@@ -32,6 +32,15 @@ pub(super) struct Key {
     pub(super) local: u8,
     pub(super) protocol: u8,
     pub(super) id: u32,
+    /// As it came back from the client's home, which may have got it from this worker.
+    pub(super) away: bool,
+}
+
+impl Key {
+    /// The datagram before and after it was at its client's home.
+    fn both(self) -> [Self; 2] {
+        [false, true].map(|away| Self { away, ..self })
+    }
 }
 
 /// One fragment of a datagram.
@@ -64,11 +73,27 @@ pub struct Release {
 pub(super) enum Tracked {
     /// It waits for the first one of its datagram.
     Waiting(Ticket),
-    /// The ports of its datagram, and the identification that its translated fragments have, if one has left already.
-    Known {
-        ports: (u16, u16),
-        identification: Option<u32>,
-    },
+    /// The ports of its datagram, and what became of those before it.
+    Known { ports: (u16, u16), course: Course },
+}
+
+/// What became of a datagram's fragments so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Course {
+    /// None has been decided about.
+    Open,
+    /// The first one was passed on to another worker: the rest is not for a flow of this one.
+    PassedOn,
+    Translated(Translated),
+    /// The first one was dropped: nobody can use the rest.
+    Dropped,
+}
+
+/// What the translated fragments of one datagram have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Translated {
+    pub(super) destination: [u8; 16],
+    pub(super) identification: u32,
 }
 
 /// A datagram with some fragments seen and others missing.
@@ -79,7 +104,7 @@ struct Datagram {
     ticket: Ticket,
     began: Timestamp,
     ports: Option<(u16, u16)>,
-    identification: Option<u32>,
+    course: Course,
     /// Fragments that wait for the first one.
     waiting: u16,
     /// Fragments that have waited and are not forwarded yet.
@@ -181,12 +206,12 @@ impl FragmentTable {
         let Some(ports) = datagram.ports else {
             return self.wait(place).map(Tracked::Waiting);
         };
-        let identification = datagram.identification;
+        let course = datagram.course;
         self.forget_if_complete(place);
-        Ok(Tracked::Known {
-            ports,
-            identification,
-        })
+        match course {
+            Course::Dropped => Err(DropReason::FragmentUnmatched),
+            _ => Ok(Tracked::Known { ports, course }),
+        }
     }
 
     /// The ports of a fragment that has waited.
@@ -202,18 +227,21 @@ impl FragmentTable {
             return Err(DropReason::FragmentOverlap);
         }
         let ports = datagram.ports.ok_or(DropReason::FragmentUnmatched)?;
-        let identification = datagram.identification;
+        let course = datagram.course;
         self.forget_if_complete(place);
-        Ok(Tracked::Known {
-            ports,
-            identification,
-        })
+        match course {
+            Course::Dropped => Err(DropReason::FragmentUnmatched),
+            _ => Ok(Tracked::Known { ports, course }),
+        }
     }
 
-    /// Notes the identification that the translated fragments of a datagram have, if it is not complete.
-    pub(super) fn set_identification(&mut self, key: &Key, identification: u32) {
-        if let Some(&place) = self.by_key.get(key) {
-            self.datagrams[place].identification = Some(identification);
+    /// Notes what became of a datagram's first fragment, or of the first one that was translated; not of one that is
+    /// complete. At a worker that is both before and behind the client's home, for both ways.
+    pub(super) fn set_course(&mut self, key: Key, course: Course) {
+        for key in key.both() {
+            if let Some(&place) = self.by_key.get(&key) {
+                self.datagrams[place].course = course;
+            }
         }
     }
 
@@ -270,7 +298,7 @@ impl FragmentTable {
                 ticket,
                 began: now,
                 ports: None,
-                identification: None,
+                course: Course::Open,
                 waiting: 0,
                 released: 0,
                 overlaps: false,

@@ -18,6 +18,7 @@ fn key(source: u16, id: u32) -> Key {
         local: 0,
         protocol: 17,
         id,
+        away: false,
     }
 }
 

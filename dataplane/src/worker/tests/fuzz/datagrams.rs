@@ -1,27 +1,33 @@
 //! The reference of fragmented datagrams: what their receivers may get.
 //!
-//! The first fragment is a packet of its flow like any other. The rest of the datagram goes where the first one did, or
-//! where its flow is by then, under the same identification.
+//! The first fragment is a packet of its flow like any other. The rest of the datagram goes where the first one did,
+//! under the same identification, and nowhere if the first one was dropped.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use vl3lb_common::{Protocol, Timestamp};
+use vl3lb_common::{Duration, Protocol, Timestamp};
 
 use super::model::{Flow, Mapping, Nat};
 use super::network::{self, Network};
 use super::piece::{Name, Piece};
 use crate::testing::builder::flags;
 
+/// How long the rest of a datagram is waited for.
+const LIFETIME: Duration = Duration::from_secs(3);
+
 /// Datagrams in flight, by what their senders call them.
 #[derive(Debug, Default)]
 pub(super) struct Datagrams(HashMap<Name, Datagram>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Datagram {
+    began: Timestamp,
     pieces: Vec<Piece>,
     /// What its translated fragments have in common, since its first one was translated last.
     translated: Option<Name>,
+    /// Its first fragment was dropped, and has not come again.
+    is_headless: bool,
 }
 
 impl Datagrams {
@@ -37,7 +43,15 @@ impl Datagrams {
         out: &[Piece],
         now: Timestamp,
     ) {
-        let datagram = self.0.entry(input.name).or_default();
+        let datagram = self.0.entry(input.name).or_insert_with(|| Datagram::new(now));
+        // Another one under the same name: nobody waits for the rest of the one before.
+        if now.since(datagram.began) >= LIFETIME {
+            *datagram = Datagram::new(now);
+        }
+        let is_first = |piece: &Piece| piece.offset == 0;
+        if is_first(input) && !datagram.pieces.iter().any(is_first) {
+            datagram.is_headless = !out.iter().any(is_first);
+        }
         datagram.pieces.push(input.clone());
         // Those that have waited for the first one may come out before it at another worker.
         let (first, rest): (Vec<_>, Vec<_>) = out.iter().partition(|piece| piece.offset == 0);
@@ -45,6 +59,9 @@ impl Datagrams {
             assert!(input.became(output), "{input:?} became {output:?}");
             translated_first(nat, network, input, output, now);
             datagram.translated = Some(output.name);
+            datagram.is_headless = false;
+            // If the one before was complete, the balancer has begun anew.
+            datagram.began = now;
         }
         for output in rest {
             datagram.check_rest(nat, output);
@@ -53,8 +70,21 @@ impl Datagrams {
 }
 
 impl Datagram {
+    const fn new(began: Timestamp) -> Self {
+        Self {
+            began,
+            pieces: Vec::new(),
+            translated: None,
+            is_headless: false,
+        }
+    }
+
     /// A translated fragment behind the first one.
     fn check_rest(&mut self, nat: &Nat, output: &Piece) {
+        assert!(
+            !self.is_headless,
+            "{output:?} came out, and the first one was dropped"
+        );
         let known = self.pieces.iter().any(|piece| piece.became(output));
         assert!(known, "{output:?} is no part of {self:?}");
         let receivers: Vec<Name> = self
@@ -73,7 +103,7 @@ impl Datagram {
         );
         let translated = self.translated.get_or_insert(output.name);
         assert_eq!(
-            translated.identification, output.name.identification,
+            *translated, output.name,
             "{output:?} cannot be put together with the first one"
         );
     }

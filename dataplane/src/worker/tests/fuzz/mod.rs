@@ -29,8 +29,14 @@ use network::{BACKENDS, Network};
 use seen::Seen;
 use sender::{Demand, Hosts, Input};
 
-/// Seeds that have failed: a fragment whose first one was dropped opened a flow.
-const CORPUS: &[u64] = &[7_713_653_584_490_921_986];
+/// Seeds that have failed: a fragment whose first one was dropped opened a flow; bytes behind an IP packet were taken for
+/// a part of it by the check of the MTU in this target; the rest of a datagram whose first fragment was dropped reached the
+/// next client of its NAT port.
+const CORPUS: &[u64] = &[
+    7_713_653_584_490_921_986,
+    7_714_000_042_322_822_270,
+    7_714_007_700_249_510_085,
+];
 /// Steps of one seed.
 const STEPS: u64 = 3_000;
 

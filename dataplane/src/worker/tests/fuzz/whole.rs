@@ -17,7 +17,7 @@ pub(super) fn whole(network: &Network, out: &[Vec<u8>], is_valid: bool) -> Optio
     let ethernet = network.framing == Framing::Ethernet;
     for packet in out {
         let (_, to) = addresses_of(packet, ethernet).expect("checked");
-        let length = packet.len() - network.framing.header_len();
+        let length = ip_len(&packet[network.framing.header_len()..]);
         let mtu = usize::from(network.mtu_towards(to));
         assert!(length <= mtu, "{length} bytes to {to}, whose MTU is {mtu}");
     }
@@ -34,6 +34,16 @@ pub(super) fn whole(network: &Network, out: &[Vec<u8>], is_valid: bool) -> Optio
     Some(segments.fold(first, |whole, next| {
         joined(whole, next.expect("a segment like the first one"))
     }))
+}
+
+/// Length of an IP packet, behind which a frame may have other bytes.
+fn ip_len(packet: &[u8]) -> usize {
+    let field = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
+    if packet[0] >> 4 == 4 {
+        field(2)
+    } else {
+        40 + field(4)
+    }
 }
 
 /// A segment and the one that follows it.
