@@ -103,11 +103,18 @@ fn mode(status: &Status) -> String {
         1 => format!("1 queue, worker on core {}", listed(core, ",")),
         queues => format!("{queues} queues, workers on cores {}", listed(core, ",")),
     };
-    parts(&[
+    let mut shown = vec![
         format!("{} XDP, {copy}{reason}", mode.attach),
         workers,
         format!("busy {}", listed(|worker| percent(worker.busy_ratio), " ")),
-    ])
+    ];
+    if !mode.refuses_local_clients.is_empty() {
+        shown.push(format!(
+            "no clients in this network namespace: {}",
+            mode.refuses_local_clients
+        ));
+    }
+    parts(&shown)
 }
 
 /// How many flows and what share of packets stay in the kernel, and why others do not.

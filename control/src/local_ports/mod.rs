@@ -1,7 +1,7 @@
 //! Ports that are this host's and not flows': of its programs, reserved ones, and the kernel's ephemeral ports.
 //!
-//! The kernel has no notification about sockets that are opened, so they are read once a second. What is found is left out
-//! of the NAT ports, and packets to it go to the kernel.
+//! The kernel has no notification about sockets that are opened, so they are read once a second, or less often where that is
+//! costly. What is found is left out of the NAT ports, and packets to it go to the kernel.
 
 mod sctp;
 mod sockets;
@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -25,8 +26,14 @@ use sockets::Socket;
 
 /// The sockets of the host are read this often.
 const READ: Duration = Duration::from_secs(1);
-/// Two reads are also this many times as far apart as the last one took: hosts with very many sockets spend 2% of a CPU.
-const REST: u32 = 50;
+/// Two reads are also this many times the last one's CPU time apart, so that they spend 0.2% of a CPU, but not further apart
+/// than [`LONGEST_READ`]. The kernel walks its whole table of connections, however few there are, which takes 6 ms
+/// where there are 24 GB of memory.
+const REST: u32 = 500;
+/// A SYN is repeated for the second time after 3 s.
+const LONGEST_READ: Duration = Duration::from_millis(2_500);
+/// Two reads are at least this many times the last one's CPU time apart: hosts with very many sockets spend 2% of a CPU.
+const LEAST_REST: u32 = 50;
 /// A port stays the kernel's for so long after its last socket: for as long as TIME-WAIT, and so that a program that opens
 /// and closes sockets does not change the NAT ports all the time.
 const HOLD: Duration = Duration::from_secs(60);
@@ -84,6 +91,28 @@ impl Host {
     }
 }
 
+/// What the host says, and the CPU time that asking takes: in elapsed time, a host that is busy for a moment would be read
+/// much later the next time.
+fn timed_read() -> (Host, Duration) {
+    let begin = thread_time();
+    let host = Host::read();
+    (host, thread_time().saturating_sub(begin))
+}
+
+/// CPU time of this thread since its begin.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// Time until the next read after one that spent so much CPU time.
+fn pause(spent: Duration) -> Duration {
+    READ.max((spent * REST).min(LONGEST_READ)).max(spent * LEAST_REST)
+}
+
 /// Reads the host's sockets for as long as it runs.
 #[derive(Debug)]
 pub(crate) struct Watcher {
@@ -109,11 +138,9 @@ impl Watcher {
     /// Reads the ports once a second, and when the own addresses change.
     pub(crate) async fn run(mut self) {
         loop {
-            let began = Instant::now();
-            self.read().await;
-            let pause = READ.max(began.elapsed() * REST);
+            let spent = self.read().await;
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep(pause(spent)) => {}
                 changed = self.network.changed() => {
                     if changed.is_err() { return; }
                 }
@@ -121,18 +148,24 @@ impl Watcher {
         }
     }
 
-    async fn read(&mut self) {
-        let host = match spawn_blocking(Host::read).await {
-            Ok(host) => host,
+    /// Returns the CPU time that it took.
+    async fn read(&mut self) -> Duration {
+        let (host, spent) = match spawn_blocking(timed_read).await {
+            Ok(read) => read,
             Err(cause) => {
                 error!("read the sockets of this host: {cause}");
-                return;
+                return Duration::ZERO;
             }
         };
+        self.publish(&host);
+        spent
+    }
+
+    fn publish(&mut self, host: &Host) {
         let network = self.network.borrow_and_update().clone();
         let own = network.as_ref().map(|network| &network.addresses[..]);
         let before = Arc::clone(&self.newest.borrow());
-        let now = self.ports.update(&host, own, &before, Instant::now());
+        let now = self.ports.update(host, own, &before, Instant::now());
         if now == *before {
             return;
         }

@@ -93,3 +93,30 @@ fn a_port_is_flows_again_a_minute_after_its_last_socket() {
 fn no_reserved_ports_are_none() {
     assert_eq!(parse_reserved("\n"), []);
 }
+
+#[test]
+fn reads_are_as_far_apart_as_they_are_costly() {
+    for (spent, expected) in [
+        (0, 1_000),
+        (2, 1_000),
+        (4, 2_000),
+        (6, 2_500),
+        (50, 2_500),
+        (100, 5_000),
+    ] {
+        let paused = pause(Duration::from_millis(spent));
+        assert_eq!(paused, Duration::from_millis(expected), "{spent} ms");
+    }
+}
+
+#[test]
+fn waiting_for_a_processor_is_no_cost() {
+    let begin = thread_time();
+    std::thread::sleep(Duration::from_millis(200));
+    let waited = thread_time() - begin;
+    assert!(waited < Duration::from_millis(100), "{waited:?}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while thread_time() - begin < Duration::from_millis(100) {
+        assert!(std::time::Instant::now() < deadline, "no CPU time is counted");
+    }
+}

@@ -93,6 +93,10 @@ impl<T> Region<T> {
     /// Prefetches an element for an access some 100 ns from now. Does nothing on processors other than
     /// x86, or if the element does not exist.
     #[inline]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "it does nothing there")
+    )]
     pub(super) fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]
         if let Some(element) = self.get(index) {

@@ -43,7 +43,7 @@ const OLD_SCAN: usize = 4;
 pub(crate) struct NewFlow {
     pub client: [u8; 16],
     pub client_port: u16,
-    /// Index of an own address: from [`FlowTable::find_local`].
+    /// Index of an own address: from [`FlowTable::find_local`], or of a local client from [`FlowTable::local_clients`].
     pub local: u8,
     pub service_port: u16,
     pub protocol: u8,
@@ -138,9 +138,13 @@ impl FlowTable {
         random: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Room, OpenError> {
+        let endpoint = Endpoint {
+            local: self.own_index(new.local),
+            ..new.endpoint()
+        };
         let endpoint = self
             .endpoints
-            .resolve(new.backend_slot, &new.endpoint(), &self.seed)
+            .resolve(new.backend_slot, &endpoint, &self.seed)
             .ok_or(OpenError::PortsExhausted)?;
         let mut replaced = match new.predecessor {
             Predecessor::Unknown => self.predecessor(new),

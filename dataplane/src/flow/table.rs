@@ -221,7 +221,9 @@ impl FlowTable {
 
     /// Adds a flow with a NAT port that [`make_room`](Self::make_room) found. `None` if the table is full.
     pub(super) fn insert(&mut self, new: &NewFlow, nat_port: u16, now: Timestamp) -> Option<FlowId> {
-        let endpoint = self.endpoints.of_flows(new.backend_slot, new.local);
+        let endpoint = self
+            .endpoints
+            .of_flows(new.backend_slot, self.own_index(new.local));
         let mut entry = HotEntry::new(new, endpoint, nat_port);
         entry.expire_after(now, new.timeout.into());
         let (request, reply) = (entry.request_key(), self.reply_key(&entry));

@@ -133,7 +133,11 @@ fn open<F: Frame>(
     if mac.is_none() && policy.snapshot.next_hops.refuses(&to_octets(backend.address)) {
         return Err(DropReason::NoRoute.into());
     }
-    let (client_mac, is_known) = next_hop::of_new_client(policy, signals, &parsed.source, head)?;
+    let (client_mac, is_known) = if tables.flows.table().is_local_client(tuple.local) {
+        (MacAddr::default(), true)
+    } else {
+        next_hop::of_new_client(policy, signals, &parsed.source, head)?
+    };
     let state = if has_handshake {
         State::Opening
     } else {

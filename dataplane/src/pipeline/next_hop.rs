@@ -153,6 +153,10 @@ pub(super) fn learn_client<F: Frame>(
 ) {
     let Some(head) = packet.first() else { return };
     let entry = flows.table().entry(id);
+    // No frame is sent to it.
+    if flows.table().is_local_client(entry.local) {
+        return;
+    }
     if !policy.is_hop_current(entry) {
         // A refused client's replies are dropped; what it sends still goes to the backend.
         let Ok((mac, is_known)) = of_new_client(policy, signals, &parsed.source, head.bytes()) else {
@@ -172,7 +176,12 @@ impl Signals {
     /// Asks the control side to have the kernel resolve a neighbour. Lost if the ring is full: the next packet asks
     /// again.
     fn request_neighbor(&self, neighbor: IpAddr) {
-        if self.events.push(WorkerEvent::Unresolved(neighbor)).is_err() {
+        self.report(WorkerEvent::Unresolved(neighbor));
+    }
+
+    /// Passes an event to the control side, if there is room.
+    pub(super) fn report(&self, event: WorkerEvent) {
+        if self.events.push(event).is_err() {
             self.stats.events_lost.add(1);
         }
     }

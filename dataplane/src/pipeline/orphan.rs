@@ -29,8 +29,8 @@ impl Engine {
         self.tables.flows.has_orphans()
     }
 
-    /// Writes resets for the ends of connections whose backend has died into frames of `port`, appended to `out`. A
-    /// bounded number in each call; the rest waits for the next.
+    /// Writes resets for the ends of connections whose backend has died into frames of `port`, appended to `out`; those
+    /// to local clients [are local](Frame::is_local). A bounded number in each call; the rest waits for the next.
     pub fn reset_orphans<P: Port>(&mut self, port: &mut P, out: &mut Vec<P::Frame>) {
         for _ in 0..MOST {
             if !self.tables.flows.has_orphans() {
@@ -57,7 +57,9 @@ impl Engine {
     /// Writes the reset to one end of a connection, in the name of the `sender`. `None` if the way there is not known.
     fn write_reset<F: Frame>(&self, frame: &mut F, orphan: &Orphan, sender: Direction) -> Option<()> {
         let entry = &orphan.entry;
-        let local = self.tables.flows.table().local_address(entry.local);
+        let table = self.tables.flows.table();
+        let local = table.local_address(entry.local);
+        let is_local = sender == Direction::Out && table.is_local_client(entry.local);
         let (source_port, (destination, destination_port), mac) = match sender {
             Direction::In => (
                 entry.nat_port,
@@ -72,7 +74,7 @@ impl Engine {
         };
         let is_raw = self.policy.framing == Framing::RawIp;
         let mac = mac.filter(|_| !is_raw);
-        if mac.is_none() && !is_raw {
+        if mac.is_none() && !is_raw && !is_local {
             return None;
         }
         let written: Result<(), DropReason> = if entry.protocol == Protocol::Sctp.number() {
@@ -99,6 +101,7 @@ impl Engine {
         };
         written.ok()?;
         emit::address_frame(&self.policy, std::slice::from_mut(frame), mac);
+        frame.set_local(is_local);
         Some(())
     }
 }

@@ -11,7 +11,7 @@ use vl3lb_common::addr::from_octets;
 use super::Verdict;
 use super::policy::Policy;
 use super::refusal::Refusal;
-use crate::packet::{Family, Parsed, Transport};
+use crate::packet::{self, Family, Parsed, Transport};
 
 /// Headers of a TCP segment without options.
 #[inline(always)]
@@ -43,12 +43,14 @@ pub(super) fn fit(
 ) -> Result<Verdict, Refusal> {
     let mtu = mtu_towards(policy, destination);
     let fits = parsed.ip_len() <= u32::from(mtu);
+    // On the way from a local client the kernel segments super-packets, and has no reason to fragment.
+    let is_local = || policy.snapshot.addresses.contains(&from_octets(parsed.source));
     match parsed.transport {
         Transport::Tcp { flags, .. } if flags.syn() || flags.rst() => {}
         Transport::Tcp { header_len, .. } => return segment(parsed, mtu, header_len, flow_mss),
         // Longer than the interface's own MTU it is a super-packet, whose bytes do not show where a datagram ends.
         // Fragmented it would arrive as one datagram, and an error would blame its datagrams, which do fit.
-        Transport::Udp { .. } if parsed.ip_len() > u32::from(policy.snapshot.mtu) => {
+        Transport::Udp { .. } if parsed.ip_len() > u32::from(policy.snapshot.mtu) && !is_local() => {
             return Err(DropReason::UdpSuperPacket.into());
         }
         Transport::Sctp { .. } if parsed.ip_len() > u32::from(policy.snapshot.mtu) => {
@@ -58,11 +60,16 @@ pub(super) fn fit(
     }
     if fits {
         Ok(Verdict::Transmit)
-    } else if parsed.dont_fragment {
+    } else if parsed.dont_fragment && !(is_fragmentable(parsed) && is_local()) {
         Err(Refusal::from(DropReason::MtuExceeded).too_big(mtu))
     } else {
         Ok(Verdict::Fragment { mtu })
     }
+}
+
+/// Whether a packet of a local client can be fragmented here, in the place of its sender.
+fn is_fragmentable(parsed: &Parsed) -> bool {
+    parsed.family == Family::V4 || packet::is_fragmentable_v6(parsed)
 }
 
 /// The longest packet to `destination`: the MTU of its route, at most the interface's. O(routes) if a route has an MTU.

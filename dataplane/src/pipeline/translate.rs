@@ -5,9 +5,9 @@ use vl3lb_common::{DropReason, MacAddr};
 
 use super::policy::Policy;
 use super::refusal::Refusal;
-use super::{Context, Signals, Tables, Verdict, client_address, emit, next_hop};
+use super::{Context, Signals, Tables, Verdict, client_address, emit, local_client, next_hop};
 use crate::flow::{Direction, FlowId, Flows, State};
-use crate::packet::{self, Parsed, Translation};
+use crate::packet::{self, ChecksumPolicy, Parsed, Translation};
 use crate::port::Frame;
 
 /// Translates a request and sends it to the flow's backend, whose next hop is `mac`. The state does not move for a packet
@@ -52,9 +52,9 @@ pub(super) fn to_backend<F: Frame>(
     Ok(verdict)
 }
 
-/// Translates a reply and sends it to the flow's client.
+/// Translates a reply and sends it to the flow's client, or passes it to the kernel if that is `LOCAL`.
 #[inline(always)]
-pub(super) fn to_client<F: Frame>(
+pub(super) fn to_client<F: Frame, const LOCAL: bool>(
     policy: &Policy,
     flows: &mut Flows,
     signals: &Signals,
@@ -64,7 +64,9 @@ pub(super) fn to_client<F: Frame>(
 ) -> Result<Verdict, Refusal> {
     let bytes = context.parsed.ip_len();
     let mut segment = context.segment(packet);
-    next_hop::refresh_client(policy, flows, signals, id)?;
+    if !LOCAL {
+        next_hop::refresh_client(policy, flows, signals, id)?;
+    }
     let entry = flows.table().entry(id);
     let owner = entry.owner();
     let mac = next_hop::of_client(policy, entry);
@@ -75,7 +77,13 @@ pub(super) fn to_client<F: Frame>(
         destination_port: entry.client_port,
     };
     let carries_address = entry.carries_address();
-    let verdict = emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?;
+    let verdict = if LOCAL {
+        local_client::check_size(policy, context.parsed)?;
+        packet::translate(packet, context.parsed, &to, ChecksumPolicy::Update)?;
+        Verdict::Deliver
+    } else {
+        emit::emit(policy, packet, context.parsed, &to, mac, entry.mss)?
+    };
     if carries_address && let Some(seen) = segment {
         let seen = client_address::renumber_to_client(flows, packet, context.parsed, id, seen)?;
         segment = Some(seen);

@@ -39,6 +39,17 @@ pub trait Frame: Send {
 
     /// Sets whether the packet continues in the next frame.
     fn set_continues(&mut self, continues: bool);
+
+    /// Whether the packet is a local client's: it came from this network namespace, or goes there
+    /// ([`Port::deliver`]). Never true of a packet that came in by the interface.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// Sets whether the packet is a local client's. Frames that are transmitted are not.
+    fn set_local(&mut self, local: bool) {
+        let _ = local;
+    }
 }
 
 /// The receive queues of one worker, any number of them, and its transmit queue, if it has one.
@@ -71,6 +82,13 @@ pub trait Port {
     fn is_sendable(&self, packet: &[Self::Frame]) -> bool {
         let _ = packet;
         true
+    }
+
+    /// Passes a packet to a local client, through the kernel of this network namespace. False if the kernel does not
+    /// take it, or the port serves no local clients. The caller keeps the frames.
+    fn deliver(&mut self, packet: &[Self::Frame]) -> bool {
+        let _ = packet;
+        false
     }
 
     /// An empty frame to build a packet in, if one is free.

@@ -54,6 +54,15 @@ pub trait Steering: Debug + Send + 'static {
     /// partly in force and may be allowed again.
     fn allow(&mut self, rules: &Rules) -> Result<(), SetupError>;
 
+    /// Ends it, and has the packets of its rules dropped until what this returns is dropped: another attachment is made
+    /// meanwhile, and the kernel must not answer them. `None`: they are left to the kernel.
+    fn hold(self) -> Option<Box<dyn Debug + Send>>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Follows a change of the interface's MAC address or MTU.
     fn set_link(&mut self, link: Link, mtu: u16) -> Result<(), SetupError>;
 

@@ -74,6 +74,11 @@ impl<P: Port, S: TapSink> Port for Tap<P, S> {
         self.port.is_sendable(packet)
     }
 
+    fn deliver(&mut self, packet: &[P::Frame]) -> bool {
+        self.sink.packet(Direction::Transmitted, packet);
+        self.port.deliver(packet)
+    }
+
     fn allocate(&mut self) -> Option<P::Frame> {
         self.port.allocate()
     }

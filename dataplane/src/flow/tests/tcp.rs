@@ -449,10 +449,10 @@ fn segments_of_an_open_connection_are_followed() {
             }
         }),
     ];
-    for (story, tell) in stories {
+    for (story, play) in stories {
         for from in [In, Out] {
             let mut watched = Watched::open();
-            tell(&mut watched, from);
+            play(&mut watched, from);
             assert_eq!(watched.state, Established, "{story}, from {from:?}");
             for side in [In, Out] {
                 assert_eq!(watched.sequence.end(side), watched.ends.next(side), "{story}");

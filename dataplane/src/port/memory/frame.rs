@@ -17,6 +17,7 @@ pub struct MemFrame {
     buffer: Vec<u8>,
     len: usize,
     continues: bool,
+    local: bool,
     pub(super) owner: Option<Arc<Memory>>,
 }
 
@@ -45,6 +46,7 @@ impl Memory {
             buffer: self.free.pop()?,
             len: 0,
             continues: false,
+            local: false,
             owner: Some(Arc::clone(self)),
         })
     }
@@ -67,6 +69,7 @@ pub fn frame(bytes: &[u8]) -> MemFrame {
         buffer,
         len: bytes.len(),
         continues: false,
+        local: false,
         owner: None,
     }
 }
@@ -119,6 +122,16 @@ impl Frame for MemFrame {
     #[inline]
     fn set_continues(&mut self, continues: bool) {
         self.continues = continues;
+    }
+
+    #[inline]
+    fn is_local(&self) -> bool {
+        self.local
+    }
+
+    #[inline]
+    fn set_local(&mut self, local: bool) {
+        self.local = local;
     }
 }
 

@@ -4,9 +4,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use vl3lb_common::stats::PortStatistics;
+
 use super::frame::{MemFrame, Memory};
 use super::wire::{Ready, Wire};
-use crate::port::{Port, fitting_frames, packet_frames};
+use crate::port::{Frame, Port, fitting_frames, packet_frames};
 
 /// A port with its own memory. Its wires are the far ends of its queues.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct MemPort {
     allocations: usize,
     most_frames: usize,
     lacks_frames: bool,
+    delivered: Option<Vec<Vec<u8>>>,
+    statistics: PortStatistics,
 }
 
 impl MemPort {
@@ -32,7 +36,7 @@ impl MemPort {
         Self::with_wires(memory, frames, ready, vec![Arc::clone(&wire)], Some(wire))
     }
 
-    pub(super) const fn with_wires(
+    pub(super) fn with_wires(
         memory: Arc<Memory>,
         frames: usize,
         ready: Arc<Ready>,
@@ -49,12 +53,27 @@ impl MemPort {
             allocations: usize::MAX,
             most_frames: usize::MAX,
             lacks_frames: false,
+            delivered: None,
+            statistics: PortStatistics::default(),
         }
     }
 
     /// Delivers a packet: see [`Wire::send`].
     pub fn push_packet(&mut self, bytes: &[u8]) -> bool {
         self.receivers.first().is_some_and(|wire| wire.send(bytes))
+    }
+
+    /// Delivers a packet from a local client.
+    pub fn push_local(&mut self, bytes: &[u8]) -> bool {
+        let Some(wire) = self.receivers.first() else {
+            return false;
+        };
+        let before = wire.queues().arrived.len();
+        let is_sent = wire.send(bytes);
+        let mut queues = wire.queues();
+        let new = queues.arrived.iter_mut().skip(before);
+        new.for_each(|frame| frame.set_local(true));
+        is_sent
     }
 
     /// The packets sent since the last call: see [`Wire::take_transmitted`].
@@ -83,6 +102,21 @@ impl MemPort {
     /// Makes packets of more than `frames` frames ones that cannot be sent.
     pub fn set_most_frames(&mut self, frames: usize) {
         self.most_frames = frames;
+    }
+
+    /// Makes it a port that serves local clients.
+    pub fn set_serves_local(&mut self) {
+        self.delivered = Some(Vec::new());
+    }
+
+    /// Counts packets that found the receive ring full.
+    pub fn lose(&mut self, packets: u64) {
+        self.statistics.rx_ring_full += packets;
+    }
+
+    /// The packets passed to local clients since the last call.
+    pub fn take_delivered(&mut self) -> Vec<Vec<u8>> {
+        self.delivered.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Frames that the caller has in hand: of all frames those that are neither free, nor waiting
@@ -148,6 +182,14 @@ impl Port for MemPort {
         packet.len() <= self.most_frames
     }
 
+    fn deliver(&mut self, packet: &[MemFrame]) -> bool {
+        let Some(delivered) = &mut self.delivered else {
+            return false;
+        };
+        delivered.push(packet.iter().flat_map(Frame::bytes).copied().collect());
+        true
+    }
+
     fn allocate(&mut self) -> Option<MemFrame> {
         self.allocations = self.allocations.checked_sub(1)?;
         self.memory.take()
@@ -163,6 +205,10 @@ impl Port for MemPort {
 
     fn lacks_frames(&self) -> bool {
         self.lacks_frames
+    }
+
+    fn statistics(&self) -> PortStatistics {
+        self.statistics
     }
 
     fn outstanding<'a>(ports: impl Iterator<Item = &'a Self> + Clone) -> usize {

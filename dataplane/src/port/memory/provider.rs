@@ -109,6 +109,7 @@ impl PortProvider for MemProvider {
                 zero_copy: false,
                 reason: String::new(),
                 refuses: String::new(),
+                local_clients: String::new(),
                 receive_queues: interface.receive_queues,
                 transmit_queues: interface.transmit_queues,
                 cores: Vec::new(),

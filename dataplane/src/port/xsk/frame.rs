@@ -13,6 +13,8 @@ use crate::port::Frame;
 
 /// `options` bit of a descriptor whose packet continues in the next one (linux/if_xdp.h).
 const XDP_PKT_CONTD: u32 = 1;
+/// `options` bit of our own, never in a descriptor that the kernel gets: see [`Frame::is_local`].
+const LOCAL: u32 = 1 << 31;
 
 /// An owned frame of packet memory. It must be released or transmitted through a port
 /// over the same memory; dropping it takes it out of use for good, and keeps the memory mapped.
@@ -91,7 +93,20 @@ impl Frame for XskFrame {
 
     #[inline]
     fn set_continues(&mut self, continues: bool) {
+        let local = self.descriptor.options() & LOCAL;
         self.descriptor
-            .set_options(if continues { XDP_PKT_CONTD } else { 0 });
+            .set_options(if continues { XDP_PKT_CONTD | local } else { local });
+    }
+
+    #[inline]
+    fn is_local(&self) -> bool {
+        self.descriptor.options() & LOCAL != 0
+    }
+
+    #[inline]
+    fn set_local(&mut self, local: bool) {
+        let others = self.descriptor.options() & !LOCAL;
+        self.descriptor
+            .set_options(if local { others | LOCAL } else { others });
     }
 }

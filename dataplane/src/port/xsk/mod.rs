@@ -27,6 +27,7 @@
 //! - A frame of one memory never enters the rings of another: `Memory::descriptor` refuses it.
 
 mod frame;
+mod local;
 mod memory;
 mod pool;
 mod port;

@@ -9,6 +9,7 @@ use vl3lb_common::stats::PortStatistics;
 use xsk_rs::FrameDesc;
 
 use super::XskFrame;
+use super::local::LocalStack;
 use super::memory::Memory;
 use super::pool::Pool;
 use super::receiver::Receiver;
@@ -16,12 +17,14 @@ use super::socket::{self, Binding, Rings};
 use super::transmitter::{self, Transmitter};
 use crate::config::ZeroCopy;
 use crate::error::SetupError;
-use crate::port::Port;
+use crate::port::{Frame, Port};
 
 /// Descriptors moved in one step.
 const BATCH: usize = 256;
 /// Largest rings; smaller memories have smaller ones.
 const LARGEST_RING: u32 = 4096;
+/// Largest ring for packets of local clients, whose senders no link holds back.
+const LARGEST_LOCAL_RING: u32 = 1024;
 
 /// The sockets to open.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +53,10 @@ pub struct XskPort {
     pool: Pool,
     receivers: Vec<Receiver>,
     transmitter: Option<Transmitter>,
+    /// Packets of clients in this network namespace; of one port only.
+    local: Option<Receiver>,
+    /// Takes packets to these clients.
+    stack: Option<LocalStack>,
     /// Waits for several receivers.
     epoll: Option<OwnedFd>,
     scratch: Box<[FrameDesc]>,
@@ -81,12 +88,68 @@ impl XskPort {
         }
     }
 
+    /// Makes the ports of one memory, which were opened by `layout`, serve clients in this network namespace. Their packets
+    /// come from the only queue of `interface`, those to them begin with a link header of `header_len` bytes. Returns the
+    /// socket for that queue, and the cookies of all sockets that send to these clients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]. Ports that have got their part already keep it.
+    pub(crate) fn serve_local<'a>(
+        ports: &'a mut [Self],
+        layout: Layout<'_>,
+        interface: &str,
+        header_len: usize,
+    ) -> Result<(BorrowedFd<'a>, Vec<u64>), SetupError> {
+        let failed = |cause| SetupError::Start {
+            what: "raw sockets to local clients".to_owned(),
+            cause,
+        };
+        let mut cookies = Vec::new();
+        for port in &mut *ports {
+            let stack = LocalStack::open(header_len).map_err(failed)?;
+            cookies.extend(stack.cookies().map_err(failed)?);
+            port.stack = Some(stack);
+        }
+        let Some(port) = ports.first_mut() else {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        };
+        let ring = (layout.frames / 4).clamp(1, LARGEST_LOCAL_RING);
+        let binding = Binding {
+            interface,
+            queue: 0,
+            ring,
+            zero_copy: layout.zero_copy,
+        };
+        let rings = socket::bind(&port.memory, binding)?;
+        let unused = Some((rings.tx, rings.completion));
+        let mut local = Receiver::new(0, (rings.rx, rings.fill), unused, ring as usize);
+        local.top_up(&mut port.pool);
+        let local = &*port.local.insert(local);
+        port.epoll = watch(port.receivers.iter().chain([local])).map_err(failed)?;
+        Ok((local.socket(), cookies))
+    }
+
+    /// Undoes [`Self::serve_local`], where the rest of the way could not be prepared.
+    pub(crate) fn end_local(ports: &mut [Self]) {
+        for port in ports {
+            port.stack = None;
+            if let Some(local) = port.local.take() {
+                // No frame comes back from a closed socket's rings.
+                port.memory.retire(local.frames());
+                port.epoll = watch(port.receivers.iter()).ok().flatten();
+            }
+        }
+    }
+
     fn new(memory: &Arc<Memory>, worker: usize, queues: Queues, part: Vec<FrameDesc>) -> Self {
         let mut port = Self {
             memory: Arc::clone(memory),
             pool: Pool::new(worker, Arc::clone(memory), part),
             receivers: queues.receivers,
             transmitter: queues.transmitter,
+            local: None,
+            stack: None,
             epoll: queues.epoll,
             scratch: vec![FrameDesc::default(); BATCH].into_boxed_slice(),
         };
@@ -115,7 +178,8 @@ impl XskPort {
 
     /// Frames of this port that are not in use: free, or in a ring of the kernel.
     fn accounted(&self) -> usize {
-        let receiving: usize = self.receivers.iter().map(Receiver::frames).sum();
+        let receivers = self.receivers.iter().chain(&self.local);
+        let receiving: usize = receivers.map(Receiver::frames).sum();
         self.pool.len() + receiving + self.in_flight()
     }
 }
@@ -166,7 +230,7 @@ impl Queues {
             ));
         }
         Ok(Self {
-            epoll: watch(&receivers).map_err(|cause| SetupError::Start {
+            epoll: watch(receivers.iter()).map_err(|cause| SetupError::Start {
                 what: format!("waiting for the queues of worker {worker}"),
                 cause,
             })?,
@@ -177,8 +241,8 @@ impl Queues {
 }
 
 /// One descriptor for several receivers. One alone needs none.
-fn watch(receivers: &[Receiver]) -> io::Result<Option<OwnedFd>> {
-    if receivers.len() < 2 {
+fn watch<'a>(receivers: impl Iterator<Item = &'a Receiver> + Clone) -> io::Result<Option<OwnedFd>> {
+    if receivers.clone().count() < 2 {
         return Ok(None);
     }
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -196,7 +260,11 @@ impl Port for XskPort {
         use std::os::fd::AsFd;
         match &self.epoll {
             Some(epoll) => Some(epoll.as_fd()),
-            None => self.receivers.first().map(Receiver::socket),
+            None => self
+                .receivers
+                .first()
+                .or(self.local.as_ref())
+                .map(Receiver::socket),
         }
     }
 
@@ -207,6 +275,14 @@ impl Port for XskPort {
         for receiver in &mut self.receivers {
             receiver.top_up(&mut self.pool);
             receiver.receive(&self.pool, packets, &mut self.scratch[..budget]);
+        }
+        if let Some(local) = &mut self.local {
+            let start = packets.len();
+            local.top_up(&mut self.pool);
+            local.receive(&self.pool, packets, &mut self.scratch[..budget]);
+            packets[start..]
+                .iter_mut()
+                .for_each(|frame| frame.set_local(true));
         }
         packets.len() - before
     }
@@ -238,6 +314,10 @@ impl Port for XskPort {
         transmitter::is_sendable(packet)
     }
 
+    fn deliver(&mut self, packet: &[XskFrame]) -> bool {
+        self.stack.as_ref().is_some_and(|stack| stack.send(packet))
+    }
+
     fn allocate(&mut self) -> Option<XskFrame> {
         self.pool.allocate()
     }
@@ -251,7 +331,8 @@ impl Port for XskPort {
     }
 
     fn lacks_frames(&self) -> bool {
-        self.receivers.iter().any(Receiver::lacks_frames)
+        let mut receivers = self.receivers.iter().chain(&self.local);
+        receivers.any(Receiver::lacks_frames)
     }
 
     fn in_flight(&self) -> usize {
@@ -265,7 +346,7 @@ impl Port for XskPort {
 
     fn statistics(&self) -> PortStatistics {
         let mut sum = PortStatistics::default();
-        for receiver in &self.receivers {
+        for receiver in self.receivers.iter().chain(&self.local) {
             if let Ok(rx) = receiver.rx().fd().xdp_statistics() {
                 sum.rx_dropped += rx.rx_dropped();
                 sum.rx_invalid += rx.rx_invalid_descs();

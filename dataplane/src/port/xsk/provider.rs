@@ -1,14 +1,16 @@
 //! AF_XDP sockets on the vL3 interface, fed by the steer programs.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use vl3lb_common::dataplane::{Attachment, LinkChange, Steered};
+use vl3lb_common::dataplane::{AttachMode, Attachment, LinkChange, Steered};
 use vl3lb_common::next_hop::Link;
 
 use super::{Layout, XskPort};
 use crate::config::{Config, FastPathConfig, Mode, ZeroCopy};
 use crate::error::SetupError;
 use crate::link::LinkInfo;
+use crate::packet::Framing;
 use crate::port::provider::{Attached, PortProvider, SteerCounters, Steering};
 use crate::steer::{Counters, Rules, Steer};
 
@@ -43,18 +45,28 @@ impl PortProvider for AfXdp {
         let link = LinkInfo::inspect(&self.interface)?;
         let mut steer = Steer::attach(&link, self.mode, workers, self.fast_path)?;
         let workers = workers.unwrap_or_else(|| u16::try_from(steer.queues()).unwrap_or(u16::MAX));
-        let ports = XskPort::open(Layout {
-            receive: steer.receive_interface(),
+        let [receive, transmit] = [steer.receive_interface(), steer.transmit_interface()].map(str::to_owned);
+        let layout = Layout {
+            receive: &receive,
             receive_queues: steer.queues(),
-            transmit: steer.transmit_interface(),
+            transmit: &transmit,
             transmit_queues: link.transmit_queues,
             workers,
             frames: self.frames,
             zero_copy: self.zero_copy,
-        })?;
+        };
+        let mut ports = XskPort::open(layout)?;
         for (queue, socket) in ports.iter().flat_map(XskPort::receivers) {
             steer.register_socket(queue, socket)?;
         }
+        let local_clients = match serve_local(&link, &mut steer, &mut ports, layout) {
+            Ok(()) => String::new(),
+            Err(error) => {
+                steer.end_local();
+                XskPort::end_local(&mut ports);
+                error.to_string()
+            }
+        };
         let attachment = Attachment {
             interface: link.name,
             index: link.index,
@@ -69,6 +81,7 @@ impl PortProvider for AfXdp {
             transmit_queues: link.transmit_queues,
             cores: Vec::new(),
             fast_path: steer.fast_path().clone(),
+            local_clients,
         };
         let (fast_path, shed) = (steer.fast_memory(), Some(steer.shed_memory()));
         Ok(Attached {
@@ -88,15 +101,33 @@ impl PortProvider for AfXdp {
             Ok(now) if now.index != attachment.index || now.link.name() != attachment.link.name() => {
                 Some(LinkChange::Replaced)
             }
+            // The companion pair has queues of its own.
             Ok(now)
-                if now.receive_queues != attachment.receive_queues
-                    || now.transmit_queues != attachment.transmit_queues =>
+                if attachment.mode != AttachMode::Companion
+                    && (now.receive_queues != attachment.receive_queues
+                        || now.transmit_queues != attachment.transmit_queues) =>
             {
                 Some(LinkChange::Queues)
             }
             Ok(_) => None,
         }
     }
+}
+
+/// Makes the way for clients in this network namespace.
+fn serve_local(
+    link: &LinkInfo,
+    steer: &mut Steer,
+    ports: &mut [XskPort],
+    layout: Layout<'_>,
+) -> Result<(), SetupError> {
+    let header_len = match link.link {
+        Link::Ethernet(_) => Framing::Ethernet.header_len(),
+        Link::RawIp => Framing::RawIp.header_len(),
+    };
+    let interface = steer.prepare_local(link)?;
+    let (socket, cookies) = XskPort::serve_local(ports, layout, &interface, header_len)?;
+    steer.begin_local(socket, &cookies)
 }
 
 impl Steering for Steer {
@@ -106,6 +137,11 @@ impl Steering for Steer {
 
     fn allow(&mut self, rules: &Rules) -> Result<(), SetupError> {
         Self::allow(self, rules)
+    }
+
+    fn hold(self) -> Option<Box<dyn Debug + Send>> {
+        let hold = Self::hold(self)?;
+        Some(Box::new(hold))
     }
 
     fn set_link(&mut self, link: Link, mtu: u16) -> Result<(), SetupError> {
