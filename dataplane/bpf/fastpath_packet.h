@@ -6,7 +6,7 @@
  *	Never by hand on a socket buffer.
  *   XDP	a frame is bytes. Checksums are changed by arithmetic (RFC 1624), which is right only if they are complete.
  *
- * `is_skb` is a constant in every call, as in classify.h.
+ * `is_skb` is a constant in every call, as in packet.h.
  */
 #ifndef VL3LB_FASTPATH_PACKET_H
 #define VL3LB_FASTPATH_PACKET_H

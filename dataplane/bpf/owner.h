@@ -24,7 +24,7 @@ struct vl3lb_config {
 	__u16 nat_last;
 	__u16 workers;
 	__u8 own_mac[6];	/* Ethernet: the interface's MAC address */
-	__u8 zero[4];
+	__u32 local_near;	/* index of the near end of the pair for local clients, 0 without one */
 	__u64 owner_key[VL3LB_OWNER_KEY_WORDS];
 };
 _Static_assert(sizeof(struct vl3lb_config) == 72, "written by Rust as 36 u16");

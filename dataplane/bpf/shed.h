@@ -2,7 +2,7 @@
 /*
  * Sheds load before it costs a copy into a socket: while a worker cannot take all that comes, packets that would open a
  * flow, or that belong to none, are admitted here or dropped. dataplane/src/shed/mod.rs has the other half: the worker says
- * how many, and counts what was dropped. The first three arrays are mapped into the workers' memory.
+ * how many, and counts what was dropped. The arrays are mapped into the workers' memory, except shed_syns.
  *
  * Packets of flows pass, which the workers have noted in shed_flows. So do those of sources in shed_sources, which have
  * completed a handshake, but not to a NAT port.
@@ -21,6 +21,8 @@
 #define VL3LB_SHED_FLOW_SETS 131072
 #define VL3LB_SHED_SYN_SETS 65536
 #define VL3LB_SHED_SYN_WAYS 16
+#define VL3LB_SHED_SAMPLES 16
+#define VL3LB_SHED_SAMPLE_BYTES 240
 
 /* A proof is good for so many seconds, as in dataplane/src/pipeline/proven.rs. */
 #define VL3LB_SHED_PROOF 600
@@ -34,6 +36,7 @@
 
 #define VL3LB_TCP_OPENS 0x02	/* SYN */
 #define VL3LB_TCP_OPENING 0x17	/* FIN, SYN, RST, ACK */
+#define VL3LB_SCTP_OPENS 1	/* type of the chunk INIT, which is alone in its packet (RFC 9260 section 3.3.2) */
 
 struct vl3lb_shed_worker {
 	/* Written by the worker. */
@@ -44,13 +47,14 @@ struct vl3lb_shed_worker {
 	__u64 repeat_limit;	/* the same for retransmitted SYNs and `repeats` */
 	__u64 stray_limit;	/* the same for packets of no known flow that open none, and `strays` */
 	__u64 noted;		/* its clock, as in the bytes of shed_flows */
-	__u64 zero;
+	__u64 sampling;		/* 1 while dropped packets are copied for a capture */
 	/* Written by the program. */
 	__u64 admitted;
 	__u64 repeats;
 	__u64 dropped;
 	__u64 strays;
-	__u64 zero_too[4];
+	__u64 sampled;
+	__u64 zero[3];
 };
 _Static_assert(sizeof(struct vl3lb_shed_worker) == 128, "mirrored in dataplane/src/shed/memory.rs");
 _Static_assert(__builtin_offsetof(struct vl3lb_shed_worker, admitted) == 64, "the second cache line");
@@ -72,6 +76,21 @@ struct vl3lb_shed_flows {
 struct vl3lb_shed_syns {
 	__u32 words[VL3LB_SHED_SYN_WAYS];
 	__u32 next;
+};
+
+/* The begin of a packet that was dropped. It is the program's while it is free, and the worker's once it is full. */
+struct vl3lb_shed_sample {
+	__u64 state;		/* VL3LB_SAMPLE_* */
+	__u32 length;		/* of the packet */
+	__u32 copied;
+	__u8 bytes[VL3LB_SHED_SAMPLE_BYTES];
+};
+_Static_assert(sizeof(struct vl3lb_shed_sample) == 256, "mirrored in dataplane/src/shed/memory.rs");
+
+enum {
+	VL3LB_SAMPLE_FREE,
+	VL3LB_SAMPLE_WRITTEN,	/* by one processor at this moment */
+	VL3LB_SAMPLE_FULL,
 };
 
 struct {
@@ -105,13 +124,22 @@ struct {
 	__type(value, struct vl3lb_shed_syns);
 } shed_syns SEC(".maps");
 
-/* The begin of a transport header. */
+/* Of each worker so many. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, VL3LB_SHED_WORKERS * VL3LB_SHED_SAMPLES);
+	__type(key, __u32);
+	__type(value, struct vl3lb_shed_sample);
+} shed_samples SEC(".maps");
+
+/* The begin of a transport header; after the ports, of TCP or of SCTP. */
 struct vl3lb_shed_head {
 	__be16 source;
 	__be16 destination;
-	__be32 sequence;	/* TCP */
-	__be32 acknowledgment;
-	__u8 offset;
+	__be32 sequence;	/* or verification tag, and then a copy of the checksum */
+	__be32 acknowledgment;	/* or checksum */
+	__u8 offset;		/* or type of the first chunk */
 	__u8 flags;
 	__u8 zero[2];
 };
@@ -211,8 +239,10 @@ static __always_inline bool vl3lb_shed_takes(__u64 *used, __u64 limit)
 /* Whether a packet opens no flow, so that it belongs to one or to none. */
 static __always_inline bool vl3lb_shed_is_late(const struct vl3lb_shed_packet *packet)
 {
-	return packet->is_reply || (packet->protocol == IPPROTO_TCP &&
-				    (packet->head.flags & VL3LB_TCP_OPENING) != VL3LB_TCP_OPENS);
+	return packet->is_reply ||
+	       (packet->protocol == IPPROTO_TCP &&
+		(packet->head.flags & VL3LB_TCP_OPENING) != VL3LB_TCP_OPENS) ||
+	       (packet->protocol == IPPROTO_SCTP && packet->head.offset != VL3LB_SCTP_OPENS);
 }
 
 static __always_inline __u64
@@ -228,14 +258,14 @@ vl3lb_shed_hash(const struct vl3lb_config *settings, const struct vl3lb_shed_pac
  * stack.
  */
 
-/* Whether a packet is of a flow that was noted lately. A SYN is taken for the begin of another one. */
+/* Whether a packet is of a flow that was noted lately. A SYN or INIT is taken for the begin of another one. */
 __attribute__((noinline)) int vl3lb_shed_knows(const struct vl3lb_shed_packet *packet)
 {
 	const struct vl3lb_config *settings;
 	const struct vl3lb_shed_worker *worker;
 	__u32 zero = 0, owner;
 
-	if (!packet || (packet->protocol == IPPROTO_TCP && !vl3lb_shed_is_late(packet)))
+	if (!packet || (packet->protocol != IPPROTO_UDP && !vl3lb_shed_is_late(packet)))
 		return 0;
 	owner = packet->owner;
 	worker = bpf_map_lookup_elem(&shed_workers, &owner);
@@ -275,7 +305,7 @@ __attribute__((noinline)) int vl3lb_shed_admits(const struct vl3lb_shed_packet *
 			return 1;
 		goto drop;
 	}
-	if (packet->protocol == IPPROTO_TCP) {
+	if (packet->protocol != IPPROTO_UDP) {
 		hash = vl3lb_shed_hash(settings, packet);
 		hash = (hash ^ packet->head.sequence) * 0x9e3779b97f4a7c15ULL;
 		if (vl3lb_shed_repeats(hash, worker->step) &&

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vl3lb_testbed::addresses::{Family, INTERFACE};
@@ -15,6 +16,7 @@ use vl3lb_tests::server::UdpServer;
 use vl3lb_tests::topology::{Shape, Topology};
 use vl3lb_tests::wait;
 
+use crate::attacker::Flood;
 use crate::finance::{self, PORT, TARGET_PORT};
 
 /// A running `vl3-lb capture`.
@@ -29,6 +31,13 @@ impl Capture {
         Self {
             child: child.expect("run the command line"),
         }
+    }
+
+    /// Its nice value: proc_pid_stat(5), the 17th field behind the name.
+    fn nice(&self) -> String {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("its state");
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        fields.split(' ').nth(16).expect("its nice value").to_owned()
     }
 
     /// Repeats `traffic` until the capture ends by itself; its output.
@@ -156,6 +165,25 @@ fn tools_read_a_capture_and_see_both_sides_of_its_connections(attachment: &Attac
         let rows = rows(&file);
         assert_eq!(rows.len(), 120);
         check_translations(&rows, family, client.address(family));
+        // The program on the interface: XDP, or tc in companion mode.
+        let fields = [
+            "frame.interface_name",
+            "frame.verdict.ebpf_xdp",
+            "frame.verdict.ebpf_tc",
+        ];
+        let wanted = fields.iter().flat_map(|field| ["-e", field]);
+        let arguments: Vec<_> = ["-T", "fields"].into_iter().chain(wanted).collect();
+        let verdicts = tshark(&arguments, &file);
+        let is_companion = balancer.cli_json(&["status"])["items"][0]["mode"]["attach"] == "companion";
+        let redirect = if is_companion { "\t\t7" } else { "\t4\t" };
+        for line in verdicts.lines() {
+            let wanted = if line.starts_with(&format!("{INTERFACE}/rx")) {
+                redirect
+            } else {
+                "\t\t"
+            };
+            assert!(line.ends_with(wanted), "{line:?}: {verdicts}");
+        }
         // Each end's connection is whole: no gap and no packet that another one does not account for.
         let gaps = tshark(
             &["-Y", "tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment"],
@@ -216,6 +244,14 @@ fn check_translations(rows: &[Row], family: Family, client: std::net::IpAddr) {
     );
 }
 
+/// What `-o jsonl` has written.
+fn events(output: &Output) -> Vec<Value> {
+    let lines = std::str::from_utf8(&output.stdout).expect("text").lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect("an object per line"))
+        .collect()
+}
+
 fn path(file: &Path) -> &str {
     file.to_str().expect("a path in UTF-8")
 }
@@ -244,11 +280,7 @@ fn dropped_packets_are_captured_with_their_reason() {
         }
     }
     let lines = Capture::start(&balancer, &[&filters[..], &["-o", "jsonl"]].concat()).finish(refuse);
-    let events: Vec<Value> = String::from_utf8(lines.stdout)
-        .expect("text")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("an object per line"))
-        .collect();
+    let events = events(&lines);
     assert_eq!(events[0]["event"], "start");
     let packets: Vec<_> = events.iter().filter(|event| event["event"] == "packet").collect();
     assert_eq!(packets.len(), 3);
@@ -267,6 +299,64 @@ fn dropped_packets_are_captured_with_their_reason() {
         &file,
     );
     assert_eq!(found.lines().count(), 3, "{found}");
+}
+
+on_attachments!(packets_that_are_shed_in_the_kernel_are_captured:
+    veth_native = Attachment::VETH_NATIVE,
+    veth_companion = Attachment::VETH_COMPANION,
+);
+
+/// The balancer is made slow: it is stopped for most of the time.
+fn packets_that_are_shed_in_the_kernel_are_captured(attachment: &Attachment) {
+    let topology = Topology::build(&Shape {
+        clients: 2,
+        ..Shape::of(attachment)
+    });
+    let config = finance::config(&topology, attachment.mode).with("frames", json!(1024));
+    let balancer = Balancer::start(&topology.balancer, &config);
+    let flood = Flood::of_syns(&topology, PORT, 1_000, Duration::from_millis(1));
+    let slow = || {
+        for _ in 0..10 {
+            balancer.pause();
+            std::thread::sleep(Duration::from_millis(100));
+            balancer.resume();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    // What the worker refuses itself is captured too; in these modes it refuses none but fragments.
+    let filters = [
+        "--drops",
+        "overload",
+        "--service",
+        "finance",
+        "-c",
+        "40",
+        "-o",
+        "jsonl",
+    ];
+    let capture = Capture::start(&balancer, &filters);
+    wait::until("the lowest priority", wait::STEP, || {
+        let nice = capture.nice();
+        (nice == "19").then_some(()).ok_or(nice)
+    });
+    let output = capture.finish(slow);
+    drop(flood);
+    let events = events(&output);
+    let packets: Vec<_> = events.iter().filter(|event| event["event"] == "packet").collect();
+    assert_eq!(packets.len(), 40);
+    let contents: HashSet<_> = packets
+        .iter()
+        .map(|packet| packet["received"]["data"].to_string())
+        .collect();
+    assert_eq!(contents.len(), 40, "each packet once: {packets:?}");
+    for packet in packets {
+        assert_eq!(packet["reason"], "overload");
+        assert_eq!(packet["verdict"], "drop");
+        assert_eq!(packet["service"], "finance");
+        assert_eq!(packet["received"]["tcpFlags"], "S");
+        assert_eq!(packet["sent"], Value::Null);
+    }
+    assert!(balancer.metrics().drops("overload") >= 40.0);
 }
 
 #[test]
@@ -308,15 +398,14 @@ fn a_flow_of_the_fast_path_is_captured_and_goes_back() {
     };
     wait::until("the flow to be in the fast path", wait::STEP, fast);
     let output = Capture::start(&balancer, &["-c", "20", "-o", "jsonl"]).finish(exchange);
-    let packets = String::from_utf8(output.stdout).expect("text");
-    let ways: HashSet<_> = packets
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).expect("an object"))
+    let events = events(&output);
+    let ways: HashSet<_> = events
+        .iter()
         .filter(|event| {
             event["event"] == "packet" && event["client"] == format!("{}:40000", client.address(Family::V4))
         })
         .map(|event| event["direction"].as_str().map(str::to_owned))
         .collect();
-    assert_eq!(ways.len(), 2, "both directions: {packets}");
+    assert_eq!(ways.len(), 2, "both directions: {events:?}");
     wait::until("the flow to be in the fast path again", wait::STEP, fast);
 }

@@ -115,7 +115,9 @@ impl CaptureFilter {
                 .accept(|&protocol| subject.protocol == Some(protocol))
     }
 
-    fn samples(&self, hash: u64) -> bool {
+    /// Whether a flow with this hash is in the sample. No packet of another one is accepted.
+    #[inline]
+    pub fn samples(&self, hash: u64) -> bool {
         if self.sample <= 1 {
             return true;
         }

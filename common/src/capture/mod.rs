@@ -182,7 +182,15 @@ pub struct CaptureSettings {
 impl CaptureSettings {
     /// Whether there is a capture.
     pub fn is_active(&self) -> bool {
-        self.captures.iter().any(Option::is_some)
+        self.active() != 0
+    }
+
+    /// The places that have a capture, as the bits in [`CapturedPacket::captures`].
+    pub fn active(&self) -> u8 {
+        let captures = self.captures.iter().enumerate();
+        captures.fold(0, |bits, (place, capture)| {
+            bits | u8::from(capture.is_some()) << place
+        })
     }
 
     /// Bytes of a packet to copy at most, for all captures.

@@ -44,6 +44,8 @@ pub struct CaptureStart {
     pub interface: String,
     /// `ethernet` or `raw-ip`.
     pub link: String,
+    /// How the steer program is attached: `native`, `generic` or `companion`.
+    pub attach: String,
     pub snap_length: u64,
     /// The filters, as in the request.
     pub filter: String,

@@ -13,6 +13,7 @@
 //! | proven sources | all workers; the oldest makes room | program |
 //! | flows, by a hash of either direction's packets | all workers, while one of them sheds load | program |
 //! | SYNs that were seen lately | program | program |
+//! | copies of dropped packets, while a capture is active | program | the same worker |
 //!
 //! A worker that does not get to say how many it admits next, because it does not run, gets none: so the rate follows
 //! what it can take.
@@ -22,14 +23,15 @@ mod memory;
 mod tests;
 
 use std::sync::Arc;
+use vl3lb_common::sync::atomic::AtomicU64;
 use vl3lb_common::sync::atomic::Ordering::Relaxed;
 
 use vl3lb_common::Timestamp;
 use vl3lb_common::hash::OwnerKey;
 
 pub(crate) use memory::ShedMemory;
-pub(crate) use memory::{ACTIVE, ADMITTED, DROPPED, LIMIT};
-use memory::{NOTED, REPEAT_LIMIT, REPEATS, SECOND, STEP, STRAY_LIMIT, STRAYS};
+pub(crate) use memory::{ACTIVE, ADMITTED, DROPPED, LIMIT, SAMPLE_BYTES, SAMPLES, Sample};
+use memory::{NOTED, REPEAT_LIMIT, REPEATS, SAMPLED, SAMPLING, SECOND, STEP, STRAY_LIMIT, STRAYS};
 
 /// Nanoseconds of a step of the program's clock.
 const STEP_NANOS: u64 = 100_000_000;
@@ -44,18 +46,26 @@ pub(crate) struct Shed {
     dropped: u64,
     /// What of the losses of all workers was seen.
     lost: u64,
+    /// The place of the next packet that the program copies.
+    next_sample: usize,
 }
 
 impl Shed {
     /// For the flows that `worker` owns, by the hash with this key. Nothing is shed yet.
     pub(crate) fn new(memory: Arc<ShedMemory>, worker: u16, owner_key: OwnerKey) -> Self {
         let lost = memory.lost();
+        let sampled = memory
+            .worker(worker)
+            .map_or(0, |words| words[SAMPLED].load(Relaxed));
+        // Its lowest byte is enough: the number of places divides 256.
+        let next_sample = usize::from(sampled.to_le_bytes()[0]) % SAMPLES;
         Self {
             memory,
             worker,
             owner_key,
             dropped: 0,
             lost,
+            next_sample,
         }
     }
 
@@ -140,6 +150,25 @@ impl Shed {
         all.wrapping_sub(std::mem::replace(&mut self.lost, all))
     }
 
+    /// Whether the program copies some of the packets that it drops: as many as there is room for when it drops them.
+    pub(crate) fn set_sampling(&mut self, sampling: bool) {
+        let changes =
+            |words: &[AtomicU64; _]| words[SAMPLING].swap(sampling.into(), Relaxed) != u64::from(sampling);
+        if self.memory.worker(self.worker).is_some_and(changes) {
+            // Those of an earlier time.
+            for _ in 0..SAMPLES {
+                self.take_sample(&mut [0; SAMPLE_BYTES]);
+            }
+        }
+    }
+
+    /// The next packet that was copied, into `bytes`.
+    pub(crate) fn take_sample(&mut self, bytes: &mut [u8; SAMPLE_BYTES]) -> Option<Sample> {
+        let sample = self.memory.take_sample(self.worker, self.next_sample, bytes)?;
+        self.next_sample = (self.next_sample + 1) % SAMPLES;
+        Some(sample)
+    }
+
     fn source_hash(&self, source: &[u8; 16]) -> u64 {
         self.owner_key.tuple_hash(&subscriber(source), 0, 0, 0)
     }
@@ -147,6 +176,7 @@ impl Shed {
 
 impl Drop for Shed {
     fn drop(&mut self) {
+        self.set_sampling(false);
         self.end();
     }
 }

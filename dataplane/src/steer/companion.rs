@@ -21,6 +21,25 @@ use crate::link::netlink::Netlink;
 /// The interface group of our pairs ("vl3l" in ASCII), which no other interface has.
 const GROUP: u32 = 0x766c_336c;
 
+/// What a pair is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Packets of the vL3 interface.
+    Interface,
+    /// Packets of clients in this network namespace.
+    LocalClients,
+}
+
+impl Purpose {
+    /// What the names of the near and the far end begin with.
+    const fn prefixes(self) -> [&'static str; 2] {
+        match self {
+            Self::Interface => ["lbn-", "lbf-"],
+            Self::LocalClients => ["lbl-", "lbm-"],
+        }
+    }
+}
+
 /// A companion pair. Deleted on drop.
 #[derive(Debug)]
 pub(super) struct Companion {
@@ -35,8 +54,8 @@ pub(super) struct Companion {
 impl Companion {
     /// Makes the pair for `link` with `queues` queues at both ends and the MTU of `link`, and brings it up.
     /// Removes a pair that a killed process left behind.
-    pub(super) fn create(link: &LinkInfo, queues: u32) -> Result<Self, SetupError> {
-        let [near, far] = names(&link.name);
+    pub(super) fn create(link: &LinkInfo, queues: u32, purpose: Purpose) -> Result<Self, SetupError> {
+        let [near, far] = names(&link.name, purpose);
         let failed = |action: &'static str, companion: &str| {
             let companion = companion.to_owned();
             move |cause| SetupError::Companion {
@@ -122,7 +141,7 @@ impl Drop for Companion {
 
 /// Names of the near and the far end for `interface`: derived from it, so that a leftover is found again,
 /// and at most 15 bytes. A long name is truncated and made unique by a hash.
-pub(super) fn names(interface: &str) -> [String; 2] {
+pub(super) fn names(interface: &str, purpose: Purpose) -> [String; 2] {
     const ROOM: usize = libc::IFNAMSIZ - 1 - "lbn-".len();
     let stem = if interface.len() <= ROOM {
         interface.to_owned()
@@ -140,7 +159,7 @@ pub(super) fn names(interface: &str) -> [String; 2] {
         }
         format!("{stem}{:06x}", hash >> 8)
     };
-    ["lbn-", "lbf-"].map(|prefix| format!("{prefix}{stem}"))
+    purpose.prefixes().map(|prefix| format!("{prefix}{stem}"))
 }
 
 /// A killed process leaves its pair behind, but not the program on the far end: a link goes with its process.
@@ -253,15 +272,17 @@ mod tests {
 
     #[test]
     fn names_of_the_ends_fit_and_differ() {
-        assert_eq!(names("nsm-1"), ["lbn-nsm-1", "lbf-nsm-1"]);
-        let [near, far] = names("eth0.4000-long1");
-        let [other, _] = names("eth0.4000-long2");
+        assert_eq!(names("nsm-1", Purpose::Interface), ["lbn-nsm-1", "lbf-nsm-1"]);
+        let [near, far] = names("eth0.4000-long1", Purpose::Interface);
+        let [other, _] = names("eth0.4000-long2", Purpose::Interface);
         assert!(
             near.len() < libc::IFNAMSIZ && far.len() < libc::IFNAMSIZ,
             "{near} {far}"
         );
         assert!(near != far && near != other, "{near} {far} {other}");
-        let [near, _] = names("ääääääää");
+        let local = names("nsm-1", Purpose::LocalClients);
+        assert_eq!(local, ["lbl-nsm-1", "lbm-nsm-1"]);
+        let [near, _] = names("ääääääää", Purpose::Interface);
         assert!(near.len() < libc::IFNAMSIZ, "{near}");
     }
 }

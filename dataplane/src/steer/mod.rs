@@ -12,8 +12,12 @@
 //! pair behind (and before Linux 6.6 a tc filter): the next attachment removes it.
 
 mod companion;
+mod counters;
 mod kernel;
+mod local;
+mod mode;
 mod program;
+mod refusal;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -26,17 +30,19 @@ use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{PortSet, ServiceKey};
 
-use crate::capability;
 use crate::config::{FastPathConfig, Mode};
 use crate::error::{Attempts, Cause, SetupError, os_code};
 use crate::fastpath::FastMemory;
 use crate::link::{Link, LinkInfo};
 use crate::shed::ShedMemory;
-use companion::Companion;
+use companion::{Companion, Purpose};
 use kernel::Kernel;
+use local::LocalPair;
+use mode::{With, candidates, no_fast_path, queues, reason, refuses};
 use program::Programs;
+use refusal::attach_error;
 
-pub(crate) use program::Counters;
+pub(crate) use counters::Counters;
 
 /// Which packets belong to the balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,12 +71,13 @@ impl Rules {
     }
 }
 
-/// The attached steer programs. Dropping it detaches them and removes the companion pair.
+/// The attached steer programs. Dropping it detaches them and removes their pairs.
 #[derive(Debug)]
 pub struct Steer {
-    // Fields are dropped in this order: programs leave before the pair does.
+    // Fields are dropped in this order: programs leave before the pairs do.
     programs: Programs,
     companion: Option<Companion>,
+    local: Option<LocalPair>,
     interface: String,
     mode: AttachMode,
     reason: String,
@@ -224,6 +231,25 @@ impl Steer {
         self.leave_out(rules.left_out())
     }
 
+    /// Replaces the XDP program by the tc program, which drops what is the workers' by the present rules. `None` in companion
+    /// mode, and where the kernel refuses.
+    pub fn hold(mut self) -> Option<Hold> {
+        if self.mode == AttachMode::Companion {
+            return None;
+        }
+        let held = self
+            .programs
+            .attach_tcx()
+            .and_then(|()| self.programs.detach_xdp());
+        match held {
+            Ok(()) => Some(Hold { _steer: self }),
+            Err(error) => {
+                tracing::debug!(interface = self.interface, %error, "hold back packets during an attachment");
+                None
+            }
+        }
+    }
+
     /// Removes entries that are not in `rules`, before the workers switch to them.
     pub fn restrict(&mut self, rules: &Rules) -> Result<(), SetupError> {
         let old: Vec<_> = self.services.difference(&rules.services).copied().collect();
@@ -312,7 +338,7 @@ impl Steer {
         fast_flows: u32,
     ) -> Result<Self, SetupError> {
         let companion = match mode {
-            AttachMode::Companion => Some(Companion::create(link, queues)?),
+            AttachMode::Companion => Some(Companion::create(link, queues, Purpose::Interface)?),
             AttachMode::Native | AttachMode::Generic => None,
         };
         let near_index = companion.as_ref().map_or(0, Companion::near_index);
@@ -349,9 +375,16 @@ impl Steer {
             }
             attach_error(link, mode, error)
         })?;
+        // For packets that the driver leaves to the kernel although the program in it should see them.
+        if mode == AttachMode::Native
+            && let Err(error) = programs.attach_tcx()
+        {
+            tracing::debug!(interface = link.name, %error, "attach the program behind the driver's");
+        }
         Ok(Self {
             programs,
             companion,
+            local: None,
             interface: link.name.clone(),
             mode,
             reason: String::new(),
@@ -374,135 +407,11 @@ impl Steer {
     }
 }
 
-/// Whether an attachment without the fast path is one that is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum With {
-    FastPath,
-    Any,
-}
-
-/// The modes to try, best first. On a virtual link a native program makes senders take their super-packets apart, so the
-/// companion pair is better if established flows do not pass it.
-fn candidates(link: &LinkInfo, mode: Mode, fast_path: FastPathConfig) -> &'static [(AttachMode, With)] {
-    use AttachMode::{Companion, Generic, Native};
-    use With::{Any, FastPath};
-    match (mode, link.link) {
-        (Mode::Auto, Link::Ethernet(_)) if fast_path.enabled && link.driver == "veth" => &[
-            (Companion, FastPath),
-            (Native, Any),
-            (Companion, Any),
-            (Generic, Any),
-        ],
-        (Mode::Auto, Link::Ethernet(_)) => &[(Native, Any), (Companion, Any), (Generic, Any)],
-        (Mode::Auto, Link::RawIp) => &[(Companion, Any), (Generic, Any)],
-        (Mode::Native, _) => &[(Native, Any)],
-        (Mode::Generic, _) => &[(Generic, Any)],
-        (Mode::Companion, _) => &[(Companion, Any)],
-    }
-}
-
-/// Why flows are not forwarded in the kernel in `mode`, if that is so whatever the kernel can do.
-///
-/// A frame that XDP sends back (XDP_TX) on veth arrives only where the other end receives by NAPI, with an XDP program of
-/// its own or with GRO; else it is lost (`veth_xdp_xmit` in the kernel's drivers/net/veth.c). The other end is in the
-/// network's namespace and may change that at any time, so this end never knows.
-fn no_fast_path(link: &LinkInfo, mode: AttachMode) -> Option<&'static str> {
-    match mode {
-        AttachMode::Companion => None,
-        AttachMode::Native if link.driver == "veth" => Some(
-            "on veth, frames that XDP sends back are lost unless the other end has GRO or XDP, which cannot be seen \
-             from here; companion mode has a fast path",
-        ),
-        AttachMode::Native => None,
-        AttachMode::Generic => Some("generic mode has none, companion mode has one"),
-    }
-}
-
-/// How many receive queues to serve. With XDP on the interface: all that it has, or frames of the others
-/// would never reach a worker. The companion pair has one for each worker: the fixed number of `workers`, else
-/// one per CPU, up to the transmit queues of the interface.
-fn queues(link: &LinkInfo, mode: AttachMode, workers: Option<u16>, cpus: u32) -> Result<u32, SetupError> {
-    match mode {
-        AttachMode::Native if link.link == Link::RawIp => Err(SetupError::NativeUnsupported {
-            interface: link.name.clone(),
-            driver: link.driver.clone(),
-        }),
-        AttachMode::Native | AttachMode::Generic => Ok(link.receive_queues),
-        AttachMode::Companion => Ok(workers
-            .map_or_else(|| link.transmit_queues.min(cpus), u32::from)
-            .max(1)),
-    }
-}
-
-/// Why this mode was chosen, and what it does not see.
-fn reason(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) -> String {
-    let mut reason = choice(link, mode, chosen, failures);
-    if let (AttachMode::Native | AttachMode::Generic, Link::Ethernet(_)) = (chosen, link.link) {
-        reason.push_str(VLANS_UNSEEN);
-    }
-    reason
-}
-
-/// A veth peer, and a NIC that strips tags, keeps the tag beside the frame, where XDP does not see it without the hint
-/// bpf_xdp_metadata_rx_vlan_tag: a function for programs under a licence compatible with the GPL, of one device, in
-/// native mode only. The tc program sees it.
-const VLANS_UNSEEN: &str = "; VLAN tags that the sender or the NIC keeps beside the frame are not visible, so such frames \
-                            are balanced like untagged ones: use mode: companion on a link with VLANs";
-
-fn choice(link: &LinkInfo, mode: Mode, chosen: AttachMode, failures: &Attempts) -> String {
-    if mode != Mode::Auto {
-        return format!("set by mode: {}", chosen.name());
-    }
-    let mut reason = match (chosen, link.link) {
-        (AttachMode::Native, _) => "the driver has XDP, so senders segment super-packets before they arrive",
-        (AttachMode::Companion, Link::RawIp) => {
-            "a TUN device has no native XDP; the companion pair segments super-packets"
-        }
-        (AttachMode::Companion, Link::Ethernet(_)) => {
-            "established flows stay in the kernel, and senders keep their super-packets"
-        }
-        (AttachMode::Generic, _) => "nothing better can be attached",
-    }
-    .to_owned();
-    if !failures.0.is_empty() {
-        reason = format!("{reason} ({failures})");
-    }
-    reason
-}
-
-fn refuses(link: &LinkInfo, mode: AttachMode) -> &'static str {
-    match mode {
-        AttachMode::Generic if link.super_packets => {
-            "UDP super-packets (UDP_SEGMENT): their segment size is not visible in generic mode, so they cannot \
-             be segmented; each is dropped and counted as udp_super_packet"
-        }
-        AttachMode::Generic | AttachMode::Native | AttachMode::Companion => "",
-    }
-}
-
-/// The error behind the kernel's refusal to attach.
-fn attach_error(link: &LinkInfo, mode: AttachMode, error: ProgramError) -> SetupError {
-    if matches!(error, ProgramError::LoadError { .. }) {
-        return program::load_error(&link.name, error);
-    }
-    let interface = link.name.clone();
-    match (os_code(&error), mode) {
-        (Some(libc::EPERM), _) => {
-            capability::denied(&format!("attach to {interface} in {} mode", mode.name()))
-        }
-        (Some(libc::EBUSY | libc::EEXIST), AttachMode::Native | AttachMode::Generic) => {
-            SetupError::XdpBusy { interface }
-        }
-        (Some(libc::EOPNOTSUPP), AttachMode::Native) => SetupError::NativeUnsupported {
-            interface,
-            driver: link.driver.clone(),
-        },
-        (Some(libc::ENOSPC), AttachMode::Native) => SetupError::PeerQueues { interface },
-        _ => SetupError::Attach {
-            interface,
-            cause: Cause::new(error),
-        },
-    }
+/// Drops the packets of the workers while another attachment is made: if they were left to the kernel, it would answer with
+/// TCP resets. Until it is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    _steer: Steer,
 }
 
 #[cfg(test)]

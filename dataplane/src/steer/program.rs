@@ -3,8 +3,6 @@
 //! Keys and values are byte and integer arrays in the layout of bpf/steer.h; the loader checks their sizes
 //! against the maps'.
 
-use std::error::Error;
-use std::fmt::{self, Display};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
@@ -17,14 +15,15 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp,
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
 use vl3lb_common::addr::to_octets;
-use vl3lb_common::dataplane::{FastPathPackets, Steered};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::snapshot::NatPorts;
 use vl3lb_common::{MacAddr, PortSet, ServiceKey};
 
+use super::counters::Counters;
 use super::kernel::{Feature, Kernel};
-use crate::capability;
-use crate::error::{Cause, SetupError, os_code};
+use super::local::LOOPBACK;
+use super::refusal::{load_error, rules_error};
+use crate::error::{SetupError, os_code};
 use crate::fastpath::{self, FastMemory};
 use crate::link::{Link, LinkInfo};
 use crate::shed::ShedMemory;
@@ -37,18 +36,18 @@ pub(super) const STEER_XDP: &str = "steer_xdp";
 pub(super) const STEER_TC: &str = "steer_tc";
 /// On the far end of the companion pair.
 pub(super) const STEER_FAR: &str = "steer_far";
+/// On the loopback interface, for local clients.
+pub(super) const STEER_LO: &str = "steer_lo";
+/// On the far end of the pair for local clients.
+pub(super) const STEER_LOCAL: &str = "steer_local";
 
 /// `struct vl3lb_address`.
 type AddressKey = [u8; 16];
 /// `struct vl3lb_service_key`: address, port in network order, protocol, zero.
 type ServiceBytes = [u8; 20];
 /// `struct vl3lb_config`: first and last NAT port, workers; the interface's MAC address in three words as it is in
-/// memory; two words of zero; the owner key in words of 64 bits as they are in memory.
+/// memory; the near end of the pair for local clients in two words; the owner key in words of 64 bits as they are in memory.
 type Config = [u16; 36];
-
-/// `enum vl3lb_counter`.
-const REDIRECTED: u32 = 0;
-const PASSED: u32 = 1;
 
 /// The programs of one attachment. Detached and unloaded on drop.
 #[derive(Debug)]
@@ -57,6 +56,8 @@ pub(super) struct Programs {
     interface: String,
     counters: Counters,
     has_fast_path: bool,
+    /// [`STEER_TC`] is attached as a link.
+    has_tcx: bool,
     kernel: Kernel,
     /// The content of the map `config`.
     config: Config,
@@ -121,6 +122,7 @@ impl Programs {
             interface: link.name.clone(),
             counters,
             has_fast_path: fast_flows > 0,
+            has_tcx: false,
             kernel,
             config: [0; size_of::<Config>() / 2],
         };
@@ -148,6 +150,7 @@ impl Programs {
             self.array("shed_workers")?.as_fd(),
             self.array("shed_sources")?.as_fd(),
             self.array("shed_flows")?.as_fd(),
+            self.array("shed_samples")?.as_fd(),
         )
     }
 
@@ -170,6 +173,35 @@ impl Programs {
             .map(drop)
     }
 
+    /// Attaches [`STEER_LOCAL`] to the far end of the pair for local clients.
+    pub(super) fn attach_local_far(&mut self, index: u32) -> Result<(), ProgramError> {
+        self.xdp(STEER_LOCAL)?
+            .attach_to_if_index(index, XdpMode::Driver)
+            .map(drop)
+    }
+
+    /// Attaches [`STEER_LO`] to the egress of the loopback interface, before other programs, as a tcx link. A filter would
+    /// stay after the end of a killed process, and send packets into nothing.
+    pub(super) fn attach_loopback(&mut self) -> Result<(), ProgramError> {
+        self.tc(STEER_LO)?;
+        self.check_tcx()?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        self.tc(STEER_LO)?
+            .attach_with_options(LOOPBACK, TcAttachType::Egress, options)
+            .map(drop)
+    }
+
+    /// Takes the programs for local clients from their interfaces.
+    pub(super) fn detach_local(&mut self) {
+        // What is not loaded is not attached.
+        if let Ok(program) = self.tc_program(STEER_LO) {
+            program.unload().ok();
+        }
+        if let Ok(program) = self.xdp_program(STEER_LOCAL) {
+            program.unload().ok();
+        }
+    }
+
     /// Attaches [`STEER_TC`] to the ingress of the interface, before other programs: as a tcx link, which goes
     /// with the process, else (Linux before 6.6) as a filter on a clsact qdisc. The fast path needs a link: a filter
     /// would go on with the flows of a killed process.
@@ -182,21 +214,36 @@ impl Programs {
         }
     }
 
-    fn attach_tcx(&mut self) -> Result<(), ProgramError> {
-        // Loaded first, so that a refusal of the program is not taken for one of the link.
-        self.tc()?;
-        if let Some(io_error) = self.kernel.refusal(Feature::TcxLinks) {
-            let call = "bpf_link_create";
-            return Err(SyscallError { call, io_error }.into());
+    /// Detaches [`STEER_XDP`].
+    pub(super) fn detach_xdp(&mut self) -> Result<(), ProgramError> {
+        self.xdp(STEER_XDP)?.unload()
+    }
+
+    /// Attaches [`STEER_TC`] as a link, which goes with the process, if it is not attached yet.
+    pub(super) fn attach_tcx(&mut self) -> Result<(), ProgramError> {
+        if self.has_tcx {
+            return Ok(());
         }
+        // Loaded first, so that a refusal of the program is not taken for one of the link.
+        self.tc(STEER_TC)?;
+        self.check_tcx()?;
         let interface = self.interface.clone();
-        self.tc()?
-            .attach_with_options(
-                &interface,
-                TcAttachType::Ingress,
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .map(drop)
+        self.tc(STEER_TC)?.attach_with_options(
+            &interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::TcxOrder(LinkOrder::first()),
+        )?;
+        self.has_tcx = true;
+        Ok(())
+    }
+
+    /// The error of a kernel without tcx links, if this one is to act as one.
+    fn check_tcx(&self) -> Result<(), ProgramError> {
+        let call = "bpf_link_create";
+        match self.kernel.refusal(Feature::TcxLinks) {
+            Some(io_error) => Err(SyscallError { call, io_error }.into()),
+            None => Ok(()),
+        }
     }
 
     /// The filter outlives a killed process: the next attachment removes it. The qdisc always stays: other
@@ -215,7 +262,7 @@ impl Programs {
             priority: 1,
             ..tc::NlOptions::default()
         };
-        self.tc()?
+        self.tc(STEER_TC)?
             .attach_with_options(
                 &interface,
                 TcAttachType::Ingress,
@@ -226,6 +273,24 @@ impl Programs {
 
     pub(super) fn register_socket(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), MapError> {
         XskMap::try_from(self.map("sockets")?)?.set(queue, socket, 0)
+    }
+
+    /// Makes `socket` get the packets of local clients; packets of sockets with these `cookies` are for them.
+    pub(super) fn register_local(&mut self, socket: BorrowedFd<'_>, cookies: &[u64]) -> Result<(), MapError> {
+        let mut stacks: HashMap<_, u64, u8> = self.map("local_stacks")?.try_into()?;
+        for cookie in cookies {
+            stacks.insert(cookie, 1, 0)?;
+        }
+        XskMap::try_from(self.map("local_sockets")?)?.set(0, socket, 0)
+    }
+
+    /// Sets the interface that packets of local clients are sent to.
+    pub(super) fn set_local_near(&mut self, index: u32) -> Result<(), SetupError> {
+        let mut config = self.config;
+        for (word, bytes) in config[6..8].iter_mut().zip(index.to_ne_bytes().chunks_exact(2)) {
+            *word = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        }
+        self.write_config(config, "the pair for local clients")
     }
 
     pub(super) fn set_config(
@@ -306,28 +371,36 @@ impl Programs {
 
     /// The XDP program `name`, loaded.
     pub(super) fn xdp(&mut self, name: &str) -> Result<&mut Xdp, ProgramError> {
-        let program: &mut Xdp = self
-            .bpf
-            .program_mut(name)
-            .ok_or(ProgramError::NotLoaded)?
-            .try_into()?;
+        let program = self.xdp_program(name)?;
         match program.load() {
             Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
             Err(error) => Err(error),
         }
     }
 
-    /// [`STEER_TC`], loaded.
-    pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier, ProgramError> {
-        let program: &mut SchedClassifier = self
-            .bpf
-            .program_mut(STEER_TC)
+    /// The same, loaded or not.
+    fn xdp_program(&mut self, name: &str) -> Result<&mut Xdp, ProgramError> {
+        self.bpf
+            .program_mut(name)
             .ok_or(ProgramError::NotLoaded)?
-            .try_into()?;
+            .try_into()
+    }
+
+    /// The tc program `name`, loaded.
+    pub(super) fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, ProgramError> {
+        let program = self.tc_program(name)?;
         match program.load() {
             Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
             Err(error) => Err(error),
         }
+    }
+
+    /// The same, loaded or not.
+    fn tc_program(&mut self, name: &str) -> Result<&mut SchedClassifier, ProgramError> {
+        self.bpf
+            .program_mut(name)
+            .ok_or(ProgramError::NotLoaded)?
+            .try_into()
     }
 
     fn services(&mut self) -> Result<HashMap<&mut MapData, ServiceBytes, u8>, MapError> {
@@ -345,55 +418,6 @@ impl Programs {
     }
 }
 
-/// The counters of a steer program. They can be read as long as this exists, without a privilege.
-#[derive(Clone)]
-pub struct Counters {
-    steered: Arc<PerCpuArray<MapData, u64>>,
-    fast_path: Arc<PerCpuArray<MapData, u64>>,
-}
-
-impl fmt::Debug for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.read().fmt(f)
-    }
-}
-
-impl Counters {
-    /// Sums over all CPUs. One system call per counter.
-    pub fn read(&self) -> Steered {
-        // A map exists as long as its descriptor.
-        let sum = |map: &PerCpuArray<MapData, u64>, counter| {
-            map.get(&counter, 0).map_or(0, |values| values.iter().sum())
-        };
-        let [
-            taken,
-            flags,
-            hop_limit,
-            size,
-            neighbor,
-            malformed,
-            refused,
-            lost,
-            partial_checksum,
-        ] = std::array::from_fn(|counter| sum(&self.fast_path, u32::try_from(counter).unwrap_or(u32::MAX)));
-        Steered {
-            redirected: sum(&self.steered, REDIRECTED),
-            passed: sum(&self.steered, PASSED),
-            fast_path: FastPathPackets {
-                taken,
-                flags,
-                hop_limit,
-                size,
-                neighbor,
-                malformed,
-                refused,
-                lost,
-                partial_checksum,
-            },
-        }
-    }
-}
-
 /// CPUs that the system may ever have: the number of elements of a per-CPU array.
 fn possible_cpus() -> u32 {
     aya::util::nr_cpus()
@@ -408,72 +432,4 @@ fn service_bytes(service: &ServiceKey) -> ServiceBytes {
     bytes[16..18].copy_from_slice(&service.port.to_be_bytes());
     bytes[18] = service.protocol.number();
     bytes
-}
-
-/// The error behind the kernel's refusal of the object or of a program.
-pub(super) fn load_error(interface: &str, error: impl Error + Send + Sync + 'static) -> SetupError {
-    if os_code(&error) == Some(libc::EPERM) {
-        return capability::denied(&format!("load the steer programs for {interface}"));
-    }
-    let refused: &(dyn Error + 'static) = &error;
-    let verdict = match refused.downcast_ref::<ProgramError>() {
-        Some(ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        }) => {
-            let log = verifier_log.to_string();
-            tracing::debug!(interface, log, "the kernel's verifier refused a steer program");
-            Some(format!(
-                "{io_error}; the kernel's verifier says: {}",
-                verdict(&log)
-            ))
-        }
-        _ => None,
-    };
-    let cause = Cause::new(error);
-    SetupError::Load {
-        interface: interface.to_owned(),
-        explanation: verdict.unwrap_or_else(|| cause.to_string()),
-        cause,
-    }
-}
-
-/// The line of a verifier log that has the reason: the last one that is not statistics.
-fn verdict(log: &str) -> &str {
-    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
-    log.lines()
-        .rev()
-        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
-        .unwrap_or("nothing")
-}
-
-fn rules_error(action: &'static str, what: &dyn Display, map: &'static str, error: MapError) -> SetupError {
-    let what = what.to_string();
-    if os_code(&error) == Some(libc::E2BIG) {
-        return SetupError::RulesFull {
-            action,
-            what,
-            map,
-            cause: Cause::new(error),
-        };
-    }
-    SetupError::Rules {
-        action,
-        what,
-        map,
-        cause: Cause::new(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_reason_is_found_in_a_verifier_log() {
-        let log = "0: R1=ctx()\nunknown func bpf_xdp_load_bytes#189\nverification time 74 usec\n\
-                   stack depth 176\nprocessed 14 insns (limit 1000000)\n";
-        assert_eq!(verdict(log), "unknown func bpf_xdp_load_bytes#189");
-        assert_eq!(verdict(""), "nothing");
-    }
 }

@@ -7,6 +7,8 @@
 pub mod builder;
 #[cfg(test)]
 pub(crate) mod conversation;
+#[cfg(feature = "testing")]
+mod flood_filter;
 #[cfg(test)]
 pub(crate) mod netns;
 #[cfg(feature = "testing")]
@@ -16,6 +18,8 @@ pub mod validate;
 #[cfg(test)]
 pub(crate) mod world;
 
+#[cfg(feature = "testing")]
+pub use flood_filter::FloodFilter;
 #[cfg(feature = "testing")]
 pub use redirect::Redirect;
 

@@ -12,6 +12,7 @@ use vl3lb_common::Duration;
 
 use super::args::{CaptureArgs, Cli, Output};
 use super::client::{Client, lines_of, read};
+use super::connect;
 use super::exit::{Failure, FailureKind};
 use super::terms::Query;
 use super::view::{note, print};
@@ -23,6 +24,9 @@ use pcapng::Writer;
 
 /// The balancer says something at least once a second, so a longer silence is its end.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// The nice value of this process: sched(7).
+const LOWEST_PRIORITY: i32 = 19;
 
 /// A text that is not a size.
 #[derive(Debug, Error)]
@@ -83,14 +87,9 @@ fn validate(args: &CaptureArgs, cli: &Cli, filters: &Query) -> Result<(), Failur
 /// Captures until the balancer ends it, the file is full, or Ctrl-C.
 pub(super) fn capture(cli: &Cli, args: &CaptureArgs, filters: &Query) -> Result<(), Failure> {
     validate(args, cli, filters)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(FailureKind::Answered, format!("start the runtime: {error}")))?;
-    let client = Client {
-        socket: cli.global.socket.clone(),
-        timeout: cli.global.timeout,
-    };
+    // On a busy machine the capture loses packets, and the balancer does not. It needs no permission.
+    rustix::process::nice(LOWEST_PRIORITY).ok();
+    let (runtime, client) = connect(&cli.global)?;
     runtime.block_on(follow(cli, args, &client, filters))
 }
 

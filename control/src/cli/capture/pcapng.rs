@@ -25,6 +25,13 @@ const COMMENT: u16 = 1;
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
+/// The verdict of the program on the interface, `epb_verdict`: its kind, and what the program returned.
+/// `XDP_REDIRECT` (include/uapi/linux/bpf.h) of the steer program, or `TC_ACT_REDIRECT` (include/uapi/linux/pkt_cls.h) of the
+/// one in companion mode.
+const VERDICT: u16 = 7;
+const XDP_REDIRECT: (u8, u64) = (2, 4);
+const TC_ACT_REDIRECT: (u8, u64) = (1, 7);
+
 /// Writes a capture.
 pub(super) struct Writer<W> {
     output: W,
@@ -39,6 +46,8 @@ pub(super) struct Writer<W> {
     lost: u64,
     lost_seen: u64,
     captured: [u64; 2],
+    /// How each packet that a worker received was steered to it.
+    steered: (u8, u64),
     begun: bool,
 }
 
@@ -54,6 +63,7 @@ impl<W: Write> Writer<W> {
             lost: 0,
             lost_seen: 0,
             captured: [0; 2],
+            steered: XDP_REDIRECT,
             begun: false,
         }
     }
@@ -117,6 +127,9 @@ impl<W: Write> Writer<W> {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         self.newest = self.started;
+        if start.attach == "companion" {
+            self.steered = TC_ACT_REDIRECT;
+        }
         self.begun = true;
         self.write(&blocks)
     }
@@ -125,19 +138,20 @@ impl<W: Write> Writer<W> {
         let time = packet.time.unix_nanos();
         let comment = comment(packet);
         let mut blocks = Vec::new();
-        let images = [(0, &packet.received, INBOUND), (1, &packet.sent, OUTBOUND)];
-        for (interface, image, direction) in images {
+        // Only what a worker received was steered; what it sends goes past the program.
+        let images = [
+            (0, &packet.received, INBOUND, Some(self.steered)),
+            (1, &packet.sent, OUTBOUND, None),
+        ];
+        for (interface, image, direction, steered) in images {
             let Some(image) = image else { continue };
             // Those that were lost before this one.
             let lost = std::mem::take(&mut self.lost);
-            blocks.push(enhanced_packet(
-                packet,
-                image,
-                (interface, direction),
-                time,
-                lost,
-                &comment,
-            ));
+            let mut block = enhanced_packet(packet, image, (interface, direction), time, lost, &comment);
+            if let Some((kind, returned)) = steered {
+                block.option(VERDICT, &[&[kind][..], &returned.to_ne_bytes()].concat());
+            }
+            blocks.push(block);
         }
         let has_room = self.write(&blocks)?;
         if has_room {
@@ -355,6 +369,7 @@ mod tests {
             generation: Some(42),
             interface: "nsm-1".to_owned(),
             link: "raw-ip".to_owned(),
+            attach: "generic".to_owned(),
             snap_length: 128,
             filter: "service=finance".to_owned(),
             names: vec![AddressNames {
@@ -433,6 +448,27 @@ mod tests {
             "vl3-lb 1.4.0 (3f2c1a9)",
         ] {
             assert!(text.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn only_packets_before_translation_have_the_steer_programs_verdict() {
+        for (attach, kind, returned) in [("native", 2, 4_u64), ("generic", 2, 4), ("companion", 1, 7)] {
+            let mut file = Vec::new();
+            let mut writer = Writer::new(&mut file, String::new(), 1 << 20);
+            let start = CaptureStart {
+                attach: attach.to_owned(),
+                ..start()
+            };
+            writer.event(&CaptureEvent::Start(start)).unwrap();
+            writer.event(&CaptureEvent::Packet(Box::new(packet(1)))).unwrap();
+            writer.finish(&CaptureCounts::default()).unwrap();
+            // Code, length of kind and result, kind, result.
+            let mut option = [VERDICT.to_ne_bytes(), 9_u16.to_ne_bytes()].concat();
+            option.push(kind);
+            option.extend(returned.to_ne_bytes());
+            let found = file.windows(option.len()).filter(|bytes| *bytes == option);
+            assert_eq!(found.count(), 1, "{attach}");
         }
     }
 

@@ -120,7 +120,7 @@ async fn a_capture_ends_after_a_number_of_packets() {
         (counts.captured_total, counts.matched_total, counts.lost_total),
         (2, 5, 0)
     );
-    // The workers hear of it.
+    // The workers see it.
     let mut version = 0;
     assert!(!feed.changed(&mut version).unwrap().is_active());
     assert_eq!(live.reporter.captures().count(), 0);

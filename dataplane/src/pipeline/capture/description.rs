@@ -9,6 +9,7 @@ use vl3lb_common::{DropReason, Protocol, ServiceSlot, Timestamp};
 use crate::flow::{Direction, FlowId, FlowTable, HotEntry};
 use crate::packet::{self, Framing, Parsed, Transport};
 use crate::pipeline::Engine;
+use crate::pipeline::local_client::tuple_of;
 use crate::pipeline::policy::Policy;
 use crate::pipeline::tuple::Tuple;
 use crate::port::{Frame, packet_len};
@@ -30,11 +31,13 @@ impl Engine {
     /// A packet with ports, as it came in.
     pub(super) fn describe(&self, parsed: &Parsed, tuple: Tuple, now: Timestamp) -> Description {
         let table = self.tables.flows.table();
-        if let Some(id) = table.reply(&tuple.reply_key(parsed.source), now) {
-            return self.describe_flow(id, Direction::Out);
-        }
-        if let Some(id) = table.request(&tuple.request_key(parsed.source), now) {
-            return self.describe_flow(id, Direction::In);
+        for tuple in [Some(tuple), tuple_of(table, tuple)].into_iter().flatten() {
+            if let Some(id) = table.reply(&tuple.reply_key(parsed.source), now) {
+                return self.describe_flow(id, Direction::Out);
+            }
+            if let Some(id) = table.request(&tuple.request_key(parsed.source), now) {
+                return self.describe_flow(id, Direction::In);
+            }
         }
         let service = self.policy.service_of(parsed, tuple);
         let source = from_octets(parsed.source);
@@ -42,12 +45,7 @@ impl Engine {
         let subject = Subject {
             service,
             protocol: Some(tuple.protocol),
-            hash: self.policy.owner_key.tuple_hash(
-                &parsed.source,
-                tuple.source_port,
-                tuple.destination_port,
-                tuple.protocol.number(),
-            ),
+            hash: self.hash_of(parsed, tuple),
             ..Subject::default()
         };
         let (subject, direction) = if is_reply {
@@ -70,6 +68,17 @@ impl Engine {
             direction,
             ..Description::default()
         }
+    }
+
+    /// The hash of a packet's flow, if the packet is a client's.
+    #[inline]
+    pub(super) fn hash_of(&self, parsed: &Parsed, tuple: Tuple) -> u64 {
+        self.policy.owner_key.tuple_hash(
+            &parsed.source,
+            tuple.source_port,
+            tuple.destination_port,
+            tuple.protocol.number(),
+        )
     }
 
     pub(super) fn describe_flow(&self, id: FlowId, direction: Direction) -> Description {
@@ -116,13 +125,19 @@ pub(super) fn subject_of(policy: &Policy, table: &FlowTable, entry: &HotEntry) -
         port: Some(entry.service_port),
         protocol: Protocol::from_number(entry.protocol),
         reason: None,
-        hash: policy.owner_key.tuple_hash(
-            &entry.client,
-            entry.client_port,
-            entry.service_port,
-            entry.protocol,
-        ),
+        hash: hash_of_flow(policy, entry),
     }
+}
+
+/// The hash of a flow, by which it is in a sample or not.
+#[inline]
+pub(super) fn hash_of_flow(policy: &Policy, entry: &HotEntry) -> u64 {
+    policy.owner_key.tuple_hash(
+        &entry.client,
+        entry.client_port,
+        entry.service_port,
+        entry.protocol,
+    )
 }
 
 /// An ICMP message or a fragment, which goes to `to` if it is forwarded. Which of its ends is the client is not known.

@@ -1,28 +1,33 @@
 //! Copies packets for captures: as they came in, as they leave, and what was decided about them.
 //!
 //! While somebody captures, a burst takes another way ([`Engine::forward_captured`]): each packet is copied before it is
-//! decided about, and after that the copy is completed and passed on, or its buffer used again. So without a capture a
-//! packet costs nothing more, and with one nothing about its treatment changes.
+//! decided about, and after that the copy is completed and passed on, or its buffer used again. Packets that no capture can
+//! want are not copied ([`Interest`]). So without a capture a packet costs nothing more, and with one nothing about its
+//! treatment changes.
 //!
 //! The in-kernel path makes no copies. So flows that a capture wants are taken back, some in each round, and stay with
 //! their worker until the capture ends ([`super::promotion`]). If the worker runs out of buffers before that, the capture
 //! is no reason any more to keep flows out of the in-kernel path: traffic goes before.
 
 mod description;
+mod shed;
 
 use std::sync::Arc;
 
-use vl3lb_common::capture::{CaptureFeed, CaptureSettings, CaptureVerdict, CapturedPacket, Image};
+use vl3lb_common::capture::{
+    Capture, CaptureFeed, CaptureSettings, CaptureVerdict, CapturedPacket, Image, Subject,
+};
 use vl3lb_common::{DropReason, ServiceSlot, Timestamp};
 
 use super::batch::{Prepared, prepare};
 use super::classify::Class;
 use super::policy::Policy;
 use super::tuple::Tuple;
-use super::{Engine, Origin, Verdict};
+use super::{Engine, Origin, Verdict, early_selection};
 use crate::flow::{FlowTable, HotEntry};
+use crate::packet::Parsed;
 use crate::port::{Frame, packet_len};
-use description::{Description, describe_slow, headers, headers_of, parse, subject_of};
+use description::{Description, describe_slow, hash_of_flow, headers, headers_of, parse, subject_of};
 
 /// Promoted flows that are looked at in one round when a capture begins: some 20 us if all of them are taken back.
 const REVIEWED: usize = 64;
@@ -36,21 +41,23 @@ pub(super) struct Capturing {
     /// Of the settings in use.
     version: u64,
     settings: Option<Arc<CaptureSettings>>,
-    /// Whether there is a capture.
-    active: bool,
+    /// The places of captures in the settings, as bits: most have none, and for each packet all are looked at.
+    active: u8,
     /// The packet that was dropped last: its service, if it has one, and why.
     pub(super) dropped: Option<(Option<ServiceSlot>, DropReason)>,
     /// The next place of the list of promoted flows to be looked at; `None`: all of them were.
     review: Option<usize>,
     /// A packet found no buffer: captured flows may be promoted.
     yields: bool,
+    /// When packets that the steer program had dropped were captured last.
+    sampled_at: Timestamp,
 }
 
 impl Capturing {
     /// Whether somebody captures.
     #[inline(always)]
     pub(super) const fn is_active(&self) -> bool {
-        self.active
+        self.active != 0
     }
 
     /// Whether promoted flows remain to be looked at.
@@ -61,30 +68,41 @@ impl Capturing {
     /// Whether a capture wants the packets of a flow, so that its worker has to see them.
     #[inline]
     pub(super) fn wants(&self, policy: &Policy, table: &FlowTable, entry: &HotEntry) -> bool {
-        self.active && !self.yields && self.wants_by_filter(policy, table, entry)
+        self.is_active() && !self.yields && self.wants_forwarded(&subject_of(policy, table, entry))
     }
 
-    #[cold]
-    fn wants_by_filter(&self, policy: &Policy, table: &FlowTable, entry: &HotEntry) -> bool {
-        let subject = subject_of(policy, table, entry);
-        let settings = self.settings.iter().flat_map(|settings| &settings.captures);
-        settings
-            .flatten()
-            .any(|capture| capture.filter.wants_forwarded(&subject))
+    /// Captures and their places in the settings.
+    #[inline]
+    fn captures(&self) -> impl Iterator<Item = (u32, &Capture)> {
+        let captures = self.settings.as_ref().map(|settings| &settings.captures);
+        let mut left = self.active;
+        std::iter::from_fn(move || {
+            let place = (left != 0).then(|| left.trailing_zeros())?;
+            left &= left - 1;
+            let capture = captures?.get(place as usize)?.as_ref()?;
+            Some((place, capture))
+        })
+    }
+
+    /// Whether a flow with this hash is in a capture's sample.
+    #[inline]
+    fn samples(&self, hash: u64) -> bool {
+        self.captures().any(|(_, capture)| capture.filter.samples(hash))
+    }
+
+    /// Whether a capture wants the packets of a flow that are forwarded.
+    fn wants_forwarded(&self, subject: &Subject) -> bool {
+        self.captures()
+            .any(|(_, capture)| capture.filter.wants_forwarded(subject))
     }
 
     /// The captures that accept a packet, as bits.
     fn accepting(&self, description: &Description) -> u8 {
-        let captures = self.settings.iter().flat_map(|settings| &settings.captures);
         let mut bits = 0;
-        for (number, capture) in captures.enumerate() {
-            let accepts = |subject| {
-                capture
-                    .as_ref()
-                    .is_some_and(|capture| capture.filter.accepts(subject))
-            };
+        for (place, capture) in self.captures() {
+            let accepts = |subject| capture.filter.accepts(subject);
             if accepts(&description.subject) || description.reversed.as_ref().is_some_and(accepts) {
-                bits |= 1 << number;
+                bits |= 1 << place;
             }
         }
         bits
@@ -99,15 +117,19 @@ impl Capturing {
     }
 
     fn copy<F: Frame>(&self, packet: &[F], image: &mut Image) {
+        self.copy_parts(packet.iter().map(Frame::bytes), packet_len(packet), image);
+    }
+
+    /// Copies as much of a packet of this length as the captures want, and as `parts` have of it.
+    fn copy_parts<'a>(&self, parts: impl Iterator<Item = &'a [u8]>, length: usize, image: &mut Image) {
         let snap_length = self
             .settings
             .as_ref()
             .map_or(0, |settings| settings.snap_length());
         let mut room = snap_length.min(image.bytes.capacity());
         image.bytes.clear();
-        image.length = packet_len(packet);
-        for frame in packet {
-            let bytes = frame.bytes();
+        image.length = length;
+        for bytes in parts {
             let copied = bytes.len().min(room);
             image.bytes.extend_from_slice(&bytes[..copied]);
             room -= copied;
@@ -140,6 +162,17 @@ impl Capturing {
     }
 }
 
+/// When captures can want a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    /// Whatever becomes of it: what they want is known when it has been decided about.
+    Always,
+    /// Not if it is forwarded in its flow.
+    UnlessForwarded,
+    /// Its flow is in none of their samples.
+    Never,
+}
+
 impl Engine {
     /// Copies packets to `feed`, while there are captures.
     pub fn set_capture_feed(&mut self, feed: Arc<CaptureFeed>) {
@@ -149,19 +182,24 @@ impl Engine {
         };
     }
 
-    /// Uses new settings, if there are any. Once per round: one load.
+    /// Uses new settings, if there are any, and captures what the steer program has dropped. Once per round: one load
+    /// without a capture.
     #[inline]
-    pub fn update_capture(&mut self) {
+    pub fn update_capture(&mut self, now: Timestamp) {
         let capture = &mut self.capture;
         if let Some(feed) = &capture.feed
             && let Some(settings) = feed.changed(&mut capture.version)
         {
-            capture.active = settings.is_active();
-            capture.review = capture.active.then_some(0);
+            capture.active = settings.active();
+            capture.review = capture.is_active().then_some(0);
             capture.yields = false;
             if let Some(former) = capture.settings.replace(settings) {
                 feed.give_back(former);
             }
+            self.sample_shed();
+        }
+        if self.capture.is_active() {
+            self.capture_shed(now);
         }
     }
 
@@ -203,15 +241,70 @@ impl Engine {
         let mut group = std::mem::take(&mut self.group);
         let mut rest = burst;
         while !rest.is_empty() {
-            let (packets, _) = prepare(&self.policy, self.tables.flows.table(), rest, &mut group);
+            let (packets, unknown) = prepare(&self.policy, self.tables.flows.table(), rest, &mut group);
+            if unknown && !self.tables.overload.is_active() {
+                early_selection::select(&self.policy, &mut self.tables, &mut group[..packets]);
+            }
             for prepared in &group[..packets] {
                 let (packet, after) = rest.split_at_mut(prepared.frames);
                 rest = after;
-                let verdict = self.decide_captured(packet, prepared, origin, now);
+                let interest = self.interest(packet, prepared, now);
+                if interest != Interest::Always
+                    && let [frame] = packet
+                    && self.forward_plain(frame, prepared, now)
+                {
+                    verdicts.push((Verdict::Transmit, 1));
+                    continue;
+                }
+                let verdict = match interest {
+                    Interest::Never => self.decide_at_length(packet, prepared, origin, now),
+                    _ => self.decide_captured(packet, prepared, origin, now),
+                };
                 verdicts.push((verdict, prepared.frames));
             }
         }
         self.group = group;
+    }
+
+    /// When captures can want a packet, before it is decided about. For most packets the sample says it, so it is judged
+    /// first, by the packet's own addresses where the flow has the same.
+    #[inline]
+    fn interest<F: Frame>(&self, packet: &[F], prepared: &Prepared, now: Timestamp) -> Interest {
+        let Prepared {
+            parsed,
+            lookup,
+            class: Class::Flow,
+            ..
+        } = prepared
+        else {
+            return Interest::Always;
+        };
+        let (table, tuple) = (self.tables.flows.table(), lookup.tuple);
+        // The flow of a local client has other addresses.
+        let is_clients = !lookup.is_reply && packet.first().is_some_and(|frame| !frame.is_local());
+        if is_clients && !self.capture.samples(self.hash_of(parsed, tuple)) {
+            return Interest::Never;
+        }
+        let flow = if lookup.is_reply {
+            table.guessed_reply(&lookup.probe, tuple.reply_key(parsed.source), now)
+        } else {
+            table.guessed_request(&lookup.probe, tuple.request_key(parsed.source), now)
+        };
+        let Some(id) = flow else {
+            return Interest::Always;
+        };
+        let entry = table.entry(id);
+        if !self.capture.samples(hash_of_flow(&self.policy, entry)) {
+            return Interest::Never;
+        }
+        if self
+            .capture
+            .wants_forwarded(&subject_of(&self.policy, table, entry))
+        {
+            Interest::Always
+        } else {
+            Interest::UnlessForwarded
+        }
     }
 
     /// Decides about a packet, and copies it before and after.
@@ -252,7 +345,7 @@ impl Engine {
         now: Timestamp,
     ) {
         let captured = match verdict {
-            Verdict::Transmit => CaptureVerdict::Forward,
+            Verdict::Transmit | Verdict::Deliver => CaptureVerdict::Forward,
             Verdict::Segment { .. } => CaptureVerdict::Segment,
             Verdict::Fragment { .. } => CaptureVerdict::Fragment,
             Verdict::Insert { .. } => CaptureVerdict::Insert,
@@ -312,7 +405,6 @@ impl Engine {
         now: Timestamp,
     ) {
         let framing = self.policy.framing;
-        let unparsed = framing.header_len() + UNPARSED;
         let parsed = parse(packet, framing);
         let table = self.tables.flows.table();
         let local = |address: &[u8; 16]| table.find_local(address);
@@ -335,20 +427,42 @@ impl Engine {
             };
         }
         description.set_dropped(Some((service, reason)));
-        let captures = self.capture.accepting(&description);
+        let parts = packet.iter().map(Frame::bytes);
+        self.pass_dropped(
+            &description,
+            parsed.as_ref(),
+            is_translated,
+            packet_len(packet),
+            parts,
+            now,
+        );
+    }
+
+    /// Passes on a dropped packet of this length, as `parts` have it, if a capture is for it.
+    fn pass_dropped<'a>(
+        &mut self,
+        description: &Description,
+        parsed: Option<&Parsed>,
+        is_translated: bool,
+        length: usize,
+        parts: impl Iterator<Item = &'a [u8]>,
+        now: Timestamp,
+    ) {
+        let captures = self.capture.accepting(description);
         if captures == 0 {
             return;
         }
         let mut buffer = self.capture.feed.as_ref().and_then(|feed| feed.take());
         if let Some(buffer) = &mut buffer {
-            self.fill(buffer, &description, CaptureVerdict::Drop, now);
+            self.fill(buffer, description, CaptureVerdict::Drop, now);
             let image = if is_translated {
                 &mut buffer.sent
             } else {
                 &mut buffer.received
             };
-            self.capture.copy(packet, image);
-            image.headers = parsed.map_or(unparsed, |parsed| headers(&parsed));
+            self.capture.copy_parts(parts, length, image);
+            let unparsed = self.policy.framing.header_len() + UNPARSED;
+            image.headers = parsed.map_or(unparsed, headers);
         }
         self.capture.finish(buffer, captures);
     }

@@ -408,7 +408,7 @@ fn a_pair_that_a_killed_process_left_is_replaced() {
         veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
         let link = LinkInfo::inspect("nsm-1").unwrap();
         // As after kill -9: the pair is there, no program is.
-        let left = Companion::create(&link, 1).unwrap();
+        let left = Companion::create(&link, 1, Purpose::Interface).unwrap();
         let old = left.near_index();
         std::mem::forget(left);
         let steer = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();

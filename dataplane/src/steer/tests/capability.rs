@@ -10,6 +10,8 @@ use crate::testing::netns::{in_namespace, tun, veth_pair};
 
 /// Keeps these capabilities only, for the rest of the thread.
 fn drop_capabilities_but(kept: CapabilitySet) {
+    // Found out once for the whole process, with the rights of whoever comes first.
+    aya::features();
     let sets = CapabilitySets {
         effective: kept,
         permitted: kept,
@@ -31,13 +33,9 @@ fn three_capabilities_are_enough_for_every_mode() {
             ("tun0", Mode::Generic),
             ("tun0", Mode::Companion),
         ] {
-            let mut steer = Steer::attach(
-                &LinkInfo::inspect(interface).unwrap(),
-                mode,
-                None,
-                FastPathConfig::default(),
-            )
-            .unwrap();
+            let link = LinkInfo::inspect(interface).unwrap();
+            let mut steer = Steer::attach(&link, mode, None, FastPathConfig::default()).unwrap();
+            steer.prepare_local(&link).unwrap();
             steer.allow(&rules(steer.queues())).unwrap();
             let has_fast_path = steer.fast_path().flows > 0;
             let reason = &steer.fast_path().reason;

@@ -17,6 +17,7 @@ use program::STEER_XDP;
 /// The address of the test run's device, the loopback interface.
 pub(super) const OWN_MAC: [u8; 6] = [0; 6];
 
+const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_REDIRECT: u32 = 4;
 const TC_NEXT: u32 = u32::MAX;
@@ -98,7 +99,7 @@ impl Way {
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
         let result = if self.tc {
-            self.programs.tc().unwrap().test_run(options)
+            self.programs.tc(program::STEER_TC).unwrap().test_run(options)
         } else {
             self.programs.xdp(STEER_XDP).unwrap().test_run(options)
         }
@@ -302,7 +303,7 @@ fn frames_are_counted_as_redirected_or_passed() {
 }
 
 #[test]
-fn a_queue_without_a_socket_leaves_its_frames_to_the_kernel() {
+fn a_queue_without_a_socket_drops_the_workers_frames() {
     let mut bench = Bench::new();
     let way = &mut bench.ways[0];
     let link = LinkInfo {
@@ -319,12 +320,22 @@ fn a_queue_without_a_socket_leaves_its_frames_to_the_kernel() {
     way.programs
         .insert_service(&service(OURS.into(), Protocol::Tcp))
         .unwrap();
-    assert!(!way.is_ours(&tcp(CLIENT, 40_000, OURS, PORT)));
+    let frame = |port| {
+        let packet = tcp(CLIENT, 40_000, OURS, port);
+        ethernet(OWN_MAC, ethertype(&packet), &packet)
+    };
+    for (port, action) in [(PORT, XDP_DROP), (PORT + 1, XDP_PASS)] {
+        let mut options = TestRunOptions::new();
+        let frame = frame(port);
+        options.data_in = Some(&frame);
+        let result = way.programs.xdp(STEER_XDP).unwrap().test_run(options);
+        assert_eq!(result.unwrap().return_value, action, "port {port}");
+    }
     assert_eq!(
         way.programs.counters().read(),
         Steered {
-            redirected: 0,
             passed: 1,
+            dropped: 1,
             ..Steered::default()
         }
     );

@@ -7,6 +7,7 @@ mod corpus;
 mod decide;
 mod fastpath;
 mod link;
+mod local;
 mod owner;
 mod packets;
 mod receiver;

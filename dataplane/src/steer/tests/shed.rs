@@ -12,9 +12,9 @@ use vl3lb_common::hash::OwnerKey;
 
 use super::super::*;
 use super::classify::{OWN_MAC, load, receiving_socket, require_root};
-use super::packets::{TCP, UDP, ethernet, ethertype, ip, ports};
+use super::packets::{SCTP, TCP, UDP, ethernet, ethertype, ip, ports};
 use super::table::{BACKEND, CLIENT, CLIENT6, NAT_FIRST, NAT_LAST, OURS, OURS6, PORT};
-use crate::shed::Shed;
+use crate::shed::{SAMPLE_BYTES, Shed};
 use program::STEER_XDP;
 
 const SYN: u8 = 0x02;
@@ -55,7 +55,7 @@ impl Bench {
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         let result = if self.tc {
-            self.programs.tc().unwrap().test_run(options)
+            self.programs.tc(program::STEER_TC).unwrap().test_run(options)
         } else {
             self.programs.xdp(STEER_XDP).unwrap().test_run(options)
         };
@@ -88,6 +88,14 @@ fn tcp(source: impl Into<IpAddr>, port: u16, sequence: u32, flags: u8) -> Vec<u8
 
 fn udp(source: Ipv6Addr, port: u16) -> Vec<u8> {
     ip(source.into(), OURS6.into(), UDP, &ports(port, PORT)[..12])
+}
+
+/// A packet with one chunk; the checksum is only compared.
+fn sctp(source: Ipv4Addr, port: u16, checksum: u32, chunk: u8) -> Vec<u8> {
+    let mut header = ports(port, PORT);
+    header[8..12].copy_from_slice(&checksum.to_be_bytes());
+    header[12] = chunk;
+    ip(source.into(), OURS.into(), SCTP, &header)
 }
 
 fn at(tenths: u64) -> Timestamp {
@@ -245,11 +253,112 @@ fn a_retransmitted_syn_is_admitted() {
 }
 
 #[test]
+fn dropped_packets_are_copied_for_captures_while_there_is_room() {
+    for mut bench in benches() {
+        let packet = |port: u16, payload: usize| {
+            let mut header = ports(port, PORT);
+            header[13] = SYN;
+            let segment = [header.as_slice(), &vec![port.to_be_bytes()[1]; payload]].concat();
+            ethernet(OWN_MAC, 0x0800, &ip(FLOOD.into(), OURS.into(), TCP, &segment))
+        };
+        let taken = |bench: &mut Bench| {
+            let mut all = Vec::new();
+            let mut bytes = [0; SAMPLE_BYTES];
+            while let Some(sample) = bench.shed.take_sample(&mut bytes) {
+                all.push((bytes[..sample.copied].to_vec(), sample.length));
+            }
+            all
+        };
+        let expected = |ports: std::ops::Range<u16>, payload: usize| {
+            let packets = ports.map(|port| packet(port, payload));
+            packets
+                .map(|packet| (packet[..packet.len().min(SAMPLE_BYTES)].to_vec(), packet.len()))
+                .collect::<Vec<_>>()
+        };
+        let drop = |bench: &mut Bench, ports: std::ops::Range<u16>, payload: usize| {
+            for port in ports {
+                assert!(!bench.passes(&packet(port, payload)[14..]));
+            }
+        };
+        bench.shed.admit(0, 0, at(10));
+        drop(&mut bench, 1..4, 0);
+        assert_eq!(taken(&mut bench), [], "no capture");
+        bench.shed.set_sampling(true);
+        for (first, payload) in [(100, 0), (200, 186), (300, 187), (400, 1_000)] {
+            drop(&mut bench, first..first + 7, payload);
+            assert_eq!(taken(&mut bench), expected(first..first + 7, payload));
+        }
+        drop(&mut bench, 500..540, 10);
+        assert_eq!(
+            taken(&mut bench),
+            expected(500..516, 10),
+            "the others had no room"
+        );
+        drop(&mut bench, 600..603, 10);
+        assert_eq!(taken(&mut bench), expected(600..603, 10));
+        bench.shed.admit(5, 0, at(10));
+        for port in 700..705 {
+            assert!(bench.passes(&packet(port, 10)[14..]));
+        }
+        assert_eq!(taken(&mut bench), [], "nothing was dropped");
+        bench.shed.set_sampling(false);
+        drop(&mut bench, 800..803, 10);
+        assert_eq!(taken(&mut bench), []);
+    }
+}
+
+#[test]
 fn another_workers_overload_concerns_its_own_flows() {
     for mut bench in benches() {
         let memory = Arc::new(bench.programs.shed_memory().unwrap());
         let other = Shed::new(memory, 1, OwnerKey::from_seed(7));
         other.admit(0, 0, at(10));
         assert!(bench.passes(&tcp(FLOOD, 1, 1, SYN)));
+    }
+}
+
+#[test]
+fn associations_are_admitted_as_connections_are() {
+    const INIT: u8 = 1;
+    const DATA: u8 = 0;
+    const COOKIE_ECHO: u8 = 10;
+    for mut bench in benches() {
+        let init = sctp(CLIENT, 40_000, 7, INIT);
+        bench.shed.admit(2, 1, at(10));
+        let flood = |bench: &mut Bench, chunk| {
+            let packets = (1..6).map(|port| sctp(FLOOD, port, port.into(), chunk));
+            bench.passed(packets)
+        };
+        assert_eq!(flood(&mut bench, INIT), 2, "new ones");
+        assert_eq!(flood(&mut bench, DATA), 1, "packets of none");
+        assert!(!bench.passes(&init));
+        // Sent again, as a true client does after a second.
+        bench.shed.admit(1, 0, at(20));
+        assert!(bench.passes(&sctp(FLOOD, 9, 9, INIT)), "the others' share");
+        assert!(!bench.passes(&sctp(CLIENT, 40_000, 8, INIT)), "another INIT");
+        assert!(bench.passes(&init));
+
+        bench.shed.admit(0, 0, at(20));
+        let client = to_octets(CLIENT.into());
+        bench.shed.note_flow(&client, [40_000, PORT], SCTP, at(20));
+        for (chunk, passes) in [(COOKIE_ECHO, true), (DATA, true), (INIT, false)] {
+            let packet = sctp(CLIENT, 40_000, 1, chunk);
+            assert_eq!(
+                bench.passes(&packet),
+                passes,
+                "chunk {chunk} of a known association"
+            );
+        }
+        assert!(
+            !bench.passes(&sctp(CLIENT, 40_001, 1, DATA)),
+            "another association"
+        );
+        let backend = to_octets(BACKEND.into());
+        let mut header = ports(PORT, NAT_FIRST);
+        header[12] = DATA;
+        let reply = ip(BACKEND.into(), OURS.into(), SCTP, &header);
+        assert!(!bench.passes(&reply));
+        bench.shed.note_flow(&backend, [PORT, NAT_FIRST], SCTP, at(20));
+        assert!(bench.passes(&reply));
     }
 }

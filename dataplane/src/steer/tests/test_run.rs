@@ -158,7 +158,11 @@ impl Bench {
         let (result, sent, dropped) = match self.hook {
             Hook::Tc => {
                 options.ctx_in = Some(&context);
-                (self.programs.tc().unwrap().test_run(options), 7, 2)
+                (
+                    self.programs.tc(program::STEER_TC).unwrap().test_run(options),
+                    7,
+                    2,
+                )
             }
             Hook::Xdp => {
                 assert_eq!(segment, 0, "XDP has no super-packets");
