@@ -192,6 +192,8 @@ pub enum PublishError {
 pub struct Steered {
     pub redirected: u64,
     pub passed: u64,
+    /// At a receive queue without a socket: it was added a moment ago.
+    pub dropped: u64,
     pub fast_path: FastPathPackets,
 }
 
@@ -240,6 +242,7 @@ impl std::ops::Add for Steered {
         Self {
             redirected: self.redirected + other.redirected,
             passed: self.passed + other.passed,
+            dropped: self.dropped + other.dropped,
             fast_path: FastPathPackets {
                 taken: a.taken + b.taken,
                 flags: a.flags + b.flags,
@@ -262,8 +265,8 @@ pub const fn fast_path_bytes(flows: u32) -> u64 {
 }
 
 /// Bytes of kernel memory in which the steer program sheds load: words of 256 workers, 65,536 sources, a byte for each of
-/// 8,388,608 hashes of flows, and a million SYNs. Of each attachment.
-pub const SHED_BYTES: u64 = 256 * 128 + 8192 * 64 + 131_072 * 64 + 65_536 * 72;
+/// 8,388,608 hashes of flows, a million SYNs, and the begins of 16 packets for each worker. Of each attachment.
+pub const SHED_BYTES: u64 = 256 * 128 + 8192 * 64 + 131_072 * 64 + 65_536 * 72 + 256 * 16 * 256;
 
 /// Whether established flows are forwarded in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -319,4 +322,6 @@ pub struct Attachment {
     /// The CPU core of each worker.
     pub cores: Vec<usize>,
     pub fast_path: FastPath,
+    /// Why clients in the balancer's own network namespace are not served; empty if they are.
+    pub local_clients: String,
 }

@@ -22,7 +22,8 @@ pub enum DropReason {
     VerificationTag,
     /// A fragment of an SCTP packet: its checksum covers all fragments.
     SctpFragment,
-    /// A fragment whose first fragment was not seen in time, or of a packet that a PROXY header is to go with.
+    /// A fragment whose first fragment was not seen in time, was dropped or went to another flow, or of a packet that a
+    /// PROXY header is to go with.
     FragmentUnmatched,
     /// A fragment that repeats or overlaps another one of its datagram (RFC 5722).
     FragmentOverlap,
@@ -183,7 +184,7 @@ impl DropReason {
             }
             Self::SctpFragment => "lower the sender's path MTU for SCTP, so that it divides messages itself",
             Self::FragmentUnmatched => {
-                "fragments arrive without their first one; look for loss or a small MTU on the way"
+                "the first fragment was lost, which a small MTU may cause, or dropped; look for its own reason"
             }
             Self::FragmentOverlap => {
                 "a path that duplicates packets, or an attack; look at the sender's packets"

@@ -96,9 +96,11 @@ pub struct FlowSlice {
     pub next: Option<u32>,
 }
 
-/// Requests of a worker to the control side.
+/// What a worker has for the control side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerEvent {
     /// A packet needs this neighbour's MAC address: the kernel should resolve it.
     Unresolved(IpAddr),
+    /// The worker runs on another CPU core now.
+    Moved { worker: u16, from: usize, to: usize },
 }

@@ -51,6 +51,7 @@ impl OwnerKey {
 
     /// The hash that finds a flow in the index of the in-kernel path, whose program computes the same:
     /// `vl3lb_tuple_hash`. Its upper half is [`hash`](Self::hash).
+    #[inline]
     pub fn tuple_hash(
         &self,
         source: &[u8; 16],

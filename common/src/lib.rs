@@ -30,6 +30,7 @@ pub mod maglev;
 pub mod mailbox;
 pub mod next_hop;
 pub mod port_set;
+mod port_statistics;
 pub mod schedule;
 pub mod selection_query;
 pub mod snapshot;

@@ -11,6 +11,7 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::backend::{BackendSlot, MAX_BACKENDS, MAX_SERVICES, ServiceSlot};
 use crate::drop_reason::DropReason;
 pub use crate::histogram::{CONNECT_BOUNDS, DURATION_BOUNDS, Histogram};
+pub use crate::port_statistics::{PortCounters, PortStatistics};
 
 /// A counter or gauge with one writer.
 #[derive(Debug, Default)]
@@ -296,6 +297,9 @@ pub struct WorkerStats {
     pub events_lost: Counter,
     /// Time spent on bursts that had packets, in nanoseconds.
     pub busy_nanos: Counter,
+    /// The CPU core that the worker is pinned to, and how often that has changed.
+    pub core: Counter,
+    pub core_moves: Counter,
     /// When the worker's loop last ran: nanoseconds on the workers' clock.
     pub heartbeat: Counter,
     /// Generation of the snapshot in use.
@@ -325,50 +329,6 @@ pub struct FastPathStats {
     pub traffic: [Traffic; 2],
 }
 
-/// Packets that a port's queues lost since the port was opened. An AF_XDP port reads them from the
-/// kernel (`struct xdp_statistics`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PortStatistics {
-    pub rx_dropped: u64,
-    /// Descriptors in the fill ring that the kernel refused.
-    pub rx_invalid: u64,
-    /// Packets or descriptors in the transmit ring that the kernel refused.
-    pub tx_invalid: u64,
-    pub rx_ring_full: u64,
-    pub fill_ring_empty: u64,
-}
-
-impl PortStatistics {
-    /// Packets that the port has lost since an earlier reading, because the worker did not take them in time. An empty
-    /// fill ring is no sign of it: drivers with zero-copy look at it ahead of packets.
-    pub const fn lost_since(&self, before: &Self) -> u64 {
-        let now = self.rx_dropped + self.rx_ring_full;
-        now.saturating_sub(before.rx_dropped + before.rx_ring_full)
-    }
-}
-
-/// The sums of [`PortStatistics`] over all ports that a worker has had.
-#[derive(Debug, Default)]
-pub struct PortCounters {
-    pub rx_dropped: Counter,
-    pub rx_invalid: Counter,
-    pub tx_invalid: Counter,
-    pub rx_ring_full: Counter,
-    pub fill_ring_empty: Counter,
-}
-
-impl PortCounters {
-    /// Adds the difference between `now` and `before`, an earlier reading of the same port.
-    pub fn add_since(&self, before: &PortStatistics, now: &PortStatistics) {
-        let add = |counter: &Counter, before: u64, now: u64| counter.add(now.saturating_sub(before));
-        add(&self.rx_dropped, before.rx_dropped, now.rx_dropped);
-        add(&self.rx_invalid, before.rx_invalid, now.rx_invalid);
-        add(&self.tx_invalid, before.tx_invalid, now.tx_invalid);
-        add(&self.rx_ring_full, before.rx_ring_full, now.rx_ring_full);
-        add(&self.fill_ring_empty, before.fill_ring_empty, now.fill_ring_empty);
-    }
-}
-
 impl Default for WorkerStats {
     fn default() -> Self {
         Self {
@@ -393,6 +353,8 @@ impl Default for WorkerStats {
             affinity_evicted: Counter::default(),
             events_lost: Counter::default(),
             busy_nanos: Counter::default(),
+            core: Counter::default(),
+            core_moves: Counter::default(),
             heartbeat: Counter::default(),
             generation: Signal::default(),
             flow_entries: Counter::default(),

@@ -181,6 +181,12 @@ pub enum SetupError {
         cause: io::Error,
     },
 
+    #[error(
+        "attach to lo: the kernel has no tcx links, which Linux has since 6.6; clients in the balancer's own network \
+         namespace need one"
+    )]
+    LoopbackUnsupported,
+
     #[error("attach to {interface}: another XDP program is attached; see: ip -details link show {interface}")]
     XdpBusy { interface: String },
 }
@@ -214,6 +220,7 @@ impl SetupError {
             | Self::CompanionNameTaken { .. }
             | Self::Inspect { .. }
             | Self::Load { .. }
+            | Self::LoopbackUnsupported
             | Self::PacketMemory { .. }
             | Self::Privilege { .. }
             | Self::QueueUnknown { .. }

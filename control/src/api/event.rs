@@ -56,13 +56,15 @@ pub enum EventCode {
     /// A limit is reached or nearly reached.
     CapacityShort,
     CapacityBack,
+    /// A worker runs on another CPU core: the kernel's receiving took its own one under a flood, or that is over.
+    WorkerMoved,
     /// Events that a reader missed because it was too slow.
     EventsLost,
 }
 
 impl EventCode {
     /// All codes.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Started,
         Self::Draining,
         Self::ServiceAdded,
@@ -88,6 +90,7 @@ impl EventCode {
         Self::NsmAddressChanged,
         Self::CapacityShort,
         Self::CapacityBack,
+        Self::WorkerMoved,
         Self::EventsLost,
     ];
 
@@ -119,6 +122,7 @@ impl EventCode {
             Self::NsmAddressChanged => "nsm_address_changed",
             Self::CapacityShort => "capacity_short",
             Self::CapacityBack => "capacity_back",
+            Self::WorkerMoved => "worker_moved",
             Self::EventsLost => "events_lost",
         }
     }

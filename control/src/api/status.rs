@@ -38,6 +38,8 @@ pub struct AttachReport {
     pub reason: String,
     /// Traffic that this mode cannot balance; empty if there is none.
     pub refuses: String,
+    /// Why clients in the balancer's own network namespace are not served; empty if they are.
+    pub refuses_local_clients: String,
 }
 
 /// The in-kernel path of established flows.
@@ -127,6 +129,8 @@ pub struct Worker {
     pub transmitted_packets_total: u64,
     pub bursts_total: u64,
     pub wakeups_total: u64,
+    /// How often it went to another core.
+    pub core_moves_total: u64,
     pub handoff_packets_total: u64,
     /// ICMP errors and TCP resets sent by the balancer.
     pub answers_total: u64,
@@ -156,6 +160,8 @@ pub struct Steering {
     pub redirect: u64,
     /// Packets left to the kernel.
     pub pass: u64,
+    /// Packets at a receive queue that has no socket yet, since it was added a moment ago.
+    pub drop: u64,
 }
 
 /// Sums over all services and workers.

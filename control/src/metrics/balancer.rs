@@ -138,6 +138,11 @@ fn workers(report: &Report) -> Vec<Family> {
             |worker| worker.wakeups_total,
         ),
         per_worker(
+            Family::counter("vl3lb_worker_core_moves", "Moves to another CPU core"),
+            workers,
+            |worker| worker.core_moves_total,
+        ),
+        per_worker(
             Family::counter(
                 "vl3lb_worker_handoff_packets",
                 "Packets handed to the worker that owns their flow",
@@ -241,7 +246,8 @@ fn sockets(status: &Status) -> Vec<Family> {
         xsk,
         Family::counter("vl3lb_steer_packets", "Packets by decision of the steer program")
             .with([("action", "redirect")], status.steering.redirect)
-            .with([("action", "pass")], status.steering.pass),
+            .with([("action", "pass")], status.steering.pass)
+            .with([("action", "drop")], status.steering.drop),
         free,
     ]
 }

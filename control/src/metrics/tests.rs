@@ -25,6 +25,7 @@ const REGISTRY: &[(&str, &str, &str)] = &[
     ("vl3lb_worker_transmitted_packets", "counter", "worker"),
     ("vl3lb_worker_bursts", "counter", "worker"),
     ("vl3lb_worker_wakeups", "counter", "worker"),
+    ("vl3lb_worker_core_moves", "counter", "worker"),
     ("vl3lb_worker_handoff_packets", "counter", "worker"),
     ("vl3lb_worker_answers", "counter", "worker"),
     ("vl3lb_worker_answers_suppressed", "counter", "worker"),

@@ -28,6 +28,7 @@ use vl3lb_common::flow_query::WorkerEvent;
 use vl3lb_common::next_hop::{Link, NextHop};
 use vl3lb_common::snapshot::{Generation, NatPorts, Snapshot};
 
+use crate::api::EventCode;
 use crate::discovery::{Desired, DesiredReceiver, Origin, ServiceSpec};
 use crate::health::HealthTable;
 use crate::local_ports::LocalPortsReceiver;
@@ -177,11 +178,20 @@ impl Publisher {
         now
     }
 
-    /// Takes the workers' events: neighbours that their packets need.
+    /// Takes the workers' events: neighbours that their packets need, and cores that they left.
     fn take_worker_events(&self) {
         while let Some(event) = self.dataplane.next_event() {
             match event {
                 WorkerEvent::Unresolved(neighbor) => self.resolver.resolve(neighbor),
+                WorkerEvent::Moved { worker, from, to } => {
+                    let text = format!(
+                        "worker {worker} runs on core {to}, was on core {from}: under load, the kernel's receiving takes a core \
+                         from its worker; afterwards the worker returns"
+                    );
+                    let event = Event::warn(EventCode::WorkerMoved, text);
+                    self.events
+                        .emit(event.transition(&from.to_string(), &to.to_string()));
+                }
             }
         }
     }

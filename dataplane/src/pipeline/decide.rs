@@ -54,15 +54,15 @@ impl Engine {
         early: Option<&EarlySelection>,
     ) -> Result<Verdict, DropContext> {
         match lookup::find(self.tables.flows.table(), context) {
-            Found::Reply(id) => self.reply(packet, context, id),
+            Found::Reply(id) => self.reply::<F, false>(packet, context, id),
             Found::Request(id) => self.request(packet, context, id),
             Found::Nothing(expired) => self.unknown(packet, context, early, Predecessor::Known(expired)),
         }
     }
 
-    /// A reply of a flow in the table.
+    /// A reply of a flow in the table, whose client is `LOCAL` or not.
     #[inline(always)]
-    fn reply<F: Frame>(
+    pub(super) fn reply<F: Frame, const LOCAL: bool>(
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
@@ -77,7 +77,7 @@ impl Engine {
             self.tables.flows.end(id, cause, context.now);
             return Err(DropContext::of(service, reason).closed_port());
         }
-        translate::to_client(
+        translate::to_client::<F, LOCAL>(
             &self.policy,
             &mut self.tables.flows,
             &self.signals,
@@ -103,7 +103,7 @@ impl Engine {
 
     /// A request of a flow in the table. Flows are looked up before services: a known flow needs no service.
     #[inline(always)]
-    fn request<F: Frame>(
+    pub(super) fn request<F: Frame>(
         &mut self,
         packet: &mut [F],
         context: Context<'_>,
@@ -163,8 +163,22 @@ impl Engine {
         early: Option<&EarlySelection>,
         predecessor: Predecessor,
     ) -> Result<Verdict, DropContext> {
+        if let Err(reason) = check_source(&self.policy, self.tables.flows.table(), context.parsed) {
+            return self.local_request(packet, context, early, reason);
+        }
+        self.without_flow(packet, context, early, predecessor)
+    }
+
+    /// A packet of a client or a backend that may send to the balancer, without a flow in this worker's table.
+    #[inline(always)]
+    pub(super) fn without_flow<F: Frame>(
+        &mut self,
+        packet: &mut [F],
+        context: Context<'_>,
+        early: Option<&EarlySelection>,
+        predecessor: Predecessor,
+    ) -> Result<Verdict, DropContext> {
         let parsed = context.parsed;
-        check_source(&self.policy, self.tables.flows.table(), parsed)?;
         let service = early.map_or_else(
             || self.policy.service_of(parsed, context.tuple()),
             |early| Some(early.service),
@@ -188,8 +202,11 @@ impl Engine {
                 }
             }
             (None, Some(owner)) if owner != self.policy.worker => Ok(Verdict::Handoff(owner)),
-            // A backend sends to a flow that is gone. A reset ends its connection before its own timers do.
-            (None, Some(_)) => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
+            (None, Some(_)) => match self.local_reply(packet, context) {
+                Some(replied) => replied,
+                // A backend sends to a flow that is gone. A reset ends its connection before its own timers do.
+                None => Err(DropContext::from(DropReason::UnknownReply).closed_port()),
+            },
             (None, None) => Err(DropReason::NoService.into()),
         };
         let decided = match decided {
@@ -225,7 +242,10 @@ impl Engine {
             Some(owner) if owner == self.policy.worker => {
                 let key = tuple.reply_key(context.parsed.source);
                 let found = self.tables.flows.table().reply(&key, context.now);
-                found.map_or(Err(refused), |id| self.reply(packet, context, id))
+                match found {
+                    Some(id) => self.reply::<F, false>(packet, context, id),
+                    None => self.local_reply(packet, context).unwrap_or(Err(refused)),
+                }
             }
             // Passed on once, wherever it came from: nothing that was passed on so is handed over again.
             Some(owner) if context.origin != Origin::Overflow => Ok(Verdict::Overflow(owner)),

@@ -14,6 +14,7 @@
 //! | admit | `admit.rs`, `syn.rs`, `select.rs`, `early_selection.rs` | opens a flow for a request without one: source ranges, backend, NAT port |
 //! | forecast | `selection_query.rs` | answers the control side which backend a new flow would get, by the functions of `admit` |
 //! | overload | `overload.rs`, `proven.rs`, `refused_syns.rs`, `known_flows.rs` | which new flows, and packets of none, are refused while a flood is more than the worker can take |
+//! | local client | `local_client.rs` | packets from and to clients in the balancer's own network namespace |
 //! | translate | `translate.rs` | moves the flow's state, rewrites the packet, counts it |
 //! | client address | `client_address.rs` | puts a header before the client's stream, and renumbers what follows |
 //! | emit | `emit.rs`, `next_hop.rs`, `size.rs`, `divide.rs` | MAC addresses; divides or refuses what is too long |
@@ -43,6 +44,7 @@ mod emit;
 mod identification;
 mod known_flows;
 mod limit;
+mod local_client;
 mod lookup;
 mod next_hop;
 mod orphan;
@@ -113,7 +115,10 @@ pub enum Verdict {
     /// Translated in place, but without what its flow carries for the backend: put it in with [`Engine::insert`], in
     /// segments with a payload of at most `limit` bytes; a datagram in packets of at most so many.
     Insert { what: Insertion, limit: u16 },
-    /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, release the others.
+    /// Translated in place for a client in the balancer's own network namespace: pass it to the kernel.
+    Deliver,
+    /// The first frame now holds an ICMP error or a TCP reset for the sender: send it, or pass it to the kernel if it
+    /// [is local](crate::port::Frame::is_local); release the others.
     Reject,
     /// A fragment whose ports are not known yet: keep its frames until [`Engine::next_release`] returns the ticket.
     Wait(Ticket),
@@ -213,8 +218,13 @@ impl Signals {
 
 /// Within this time a sweep passes the whole flow table.
 const SWEEP_PERIOD: Duration = Duration::from_secs(60);
-/// Table entries that a sweep looks at, even if it was called just now: under load, a million in two seconds.
-const FEWEST_SWEPT: usize = 256;
+/// A sweep passes the whole flow table this soon if that is [`SWEPT_AT_ONCE`] entries per call at most: sooner, it would find
+/// the same few flows again and again.
+const SHORTEST_SWEEP_PERIOD: Duration = Duration::from_millis(250);
+/// Table entries below which a sweep waits until more are due.
+const FEWEST_SWEPT: usize = 16;
+/// Table entries that a frequent sweep looks at in one call: under load, a million in two seconds.
+const SWEPT_AT_ONCE: usize = 256;
 /// Table entries that a sweep looks at in one call: some 0.3 ms. A worker that wakes once a second sweeps two million in
 /// a minute.
 const MOST_SWEPT: usize = 32_768;
@@ -339,20 +349,13 @@ impl Engine {
         self.decide(packet, &prepared, origin, now)
     }
 
-    /// Ends flows that expired or lost backend or address, and publishes the gauges. A call looks at as many table entries as fall
-    /// to the time since the last one: the whole table is swept within [`SWEEP_PERIOD`], however seldom the worker
-    /// wakes, but for [`MOST_SWEPT`] entries per call. More frequent calls sweep more often.
+    /// Ends flows that expired or lost backend or address, and publishes the gauges. A call looks at as many table entries as
+    /// [`Self::entries_due`] says.
     pub fn sweep(&mut self, now: Timestamp) {
-        let since = now.since(std::mem::replace(&mut self.swept_at, now));
-        let share = since.as_secs_f64() / SWEEP_PERIOD.as_secs_f64();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "table sizes are far below 2^53, and times are not negative"
-        )]
-        let due = (self.tables.flows.table().sweep_len() as f64 * share) as usize;
-        let budget = due.clamp(FEWEST_SWEPT, MOST_SWEPT);
+        let budget = self.entries_due(now.since(self.swept_at));
+        if budget > 0 {
+            self.swept_at = now;
+        }
         self.urgent = self.urgent.saturating_sub(budget);
         let (policy, closing) = (&self.policy, self.timeouts.tcp_closing);
         self.tables.flows.sweep(now, budget, |entry| {
@@ -364,6 +367,27 @@ impl Engine {
         });
         self.tables.fragments.expire(now);
         self.tables.path_mtus.expire(&mut self.tables.flows, now);
+    }
+
+    /// Table entries that fall to the time since the last sweep: the whole table is swept within [`SWEEP_PERIOD`], however seldom
+    /// the worker wakes, but for [`MOST_SWEPT`] entries per call. More frequent calls sweep faster, up to
+    /// [`SHORTEST_SWEEP_PERIOD`], and an urgent sweep waits for nothing. 0 while few are due.
+    fn entries_due(&self, since: Duration) -> usize {
+        let entries = self.tables.flows.table().sweep_len();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "table sizes are far below 2^53, and times are not negative"
+        )]
+        let within =
+            |period: Duration| (entries as f64 * since.as_secs_f64() / period.as_secs_f64()) as usize;
+        let at_once = match within(SHORTEST_SWEEP_PERIOD) {
+            _ if self.is_urgent() => SWEPT_AT_ONCE,
+            due if due < entries.min(FEWEST_SWEPT) => return 0,
+            due => due.min(SWEPT_AT_ONCE),
+        };
+        within(SWEEP_PERIOD).clamp(at_once, MOST_SWEPT)
     }
 
     /// Ends an interval of some milliseconds, in which the worker `received` packets, and the kernel `lost` packets since
@@ -380,11 +404,18 @@ impl Engine {
         self.tables.overload.is_active()
     }
 
+    /// Reports that this worker runs on another CPU core now.
+    pub(crate) fn report_move(&self, from: usize, to: usize) {
+        let worker = self.policy.worker;
+        self.signals.report(WorkerEvent::Moved { worker, from, to });
+    }
+
     /// Refuses new flows under overload by the steer programs of an attachment, or alone (`None`).
     pub(crate) fn set_shed(&mut self, memory: Option<&Arc<ShedMemory>>) {
         let (worker, owner_key) = (self.policy.worker, self.policy.owner_key);
         let shed = memory.map(|memory| Shed::new(Arc::clone(memory), worker, owner_key));
         self.tables.overload.set_shed(shed);
+        self.sample_shed();
     }
 
     /// While load is shed, notes some flows, so that the program knows their packets; true if there are more.

@@ -125,6 +125,11 @@ impl Overload {
         self.known.is_walking()
     }
 
+    /// The program of this worker's interface, if it sheds load.
+    pub(super) const fn shed_mut(&mut self) -> Option<&mut Shed> {
+        self.shed.as_mut()
+    }
+
     /// Counts a packet that belongs to no flow and opens none.
     pub(super) const fn count_stray(&mut self) {
         self.interval.offered += 1;

@@ -111,7 +111,7 @@ fn hops(policy: &Policy, capture: &Capturing, table: &FlowTable, id: FlowId) -> 
     }
     let backend = policy.usable_backend(entry).ok()?;
     policy.service(backend.service)?;
-    if table.is_departed(entry.local) {
+    if table.is_departed(entry.local) || table.is_local_client(entry.local) {
         return None;
     }
     let mut hops = [&table.endpoint(entry).address, &entry.client].map(|destination| Hop {

@@ -77,10 +77,12 @@ impl Engine {
         if !self.policy.reach(entry).is_plain {
             return None;
         }
-        let macs = macs(&self.policy, || {
-            let is_current = self.policy.is_hop_current(entry);
-            is_current.then_some(MacAddr(entry.client_mac))
-        })?;
+        // Looked at by itself: an address that may be absent would be copied once more.
+        let is_ethernet = !matches!(self.policy.header, LinkHeader::RawIp);
+        if is_ethernet && !self.policy.is_hop_current(entry) {
+            return None;
+        }
+        let macs = macs(&self.policy, || Some(MacAddr(entry.client_mac)))?;
         let to = Translation {
             source: table.local_address(entry.local),
             destination: entry.client,

@@ -26,13 +26,15 @@ pub(super) struct Session<S> {
 
 impl<A: PortProvider> Plane<A> {
     /// See [`Dataplane::attach`]. In order: open everything, while the workers run without ports; hand
-    /// the ports to the workers; steer packets to them.
+    /// the ports to the workers; steer packets to them. In the place of another attachment, packets are dropped meanwhile.
     pub(super) fn attach_ports(
         &self,
         operations: &mut Operations<A>,
     ) -> Result<Arc<Attachment>, AttachError> {
         self.healthy()
             .map_err(|failure| AttachError::new(AttachErrorKind::System, failure))?;
+        let session = operations.session.take();
+        let _hold = session.and_then(|session| session.steering.hold());
         self.detach_ports(operations);
         let Attached {
             ports,

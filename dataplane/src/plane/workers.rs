@@ -21,7 +21,7 @@ use crate::packet::Framing;
 use crate::pipeline::{Engine, EngineConfig};
 use crate::port::Port;
 use crate::port::none::NoPort;
-use crate::worker::{self, Inbox, Worker, handoff, relay};
+use crate::worker::{self, Inbox, Pinning, Worker, handoff, relay};
 
 /// Frames that may be on their way from one worker to another.
 const HANDOFF_FRAMES: usize = 1024;
@@ -35,6 +35,8 @@ pub(super) struct Team {
     pub(super) capture_feeds: Vec<Arc<CaptureFeed>>,
     /// The CPU core of each worker.
     pub(super) cores: Vec<usize>,
+    /// Those that no worker has, and where one may go in need.
+    spare_cores: Vec<usize>,
     /// The secret of the hash that divides flows among the workers.
     pub(super) owner_key: OwnerKey,
 }
@@ -56,6 +58,7 @@ pub(super) enum Workers<P: Port> {
 impl Team {
     /// Shared parts for `workers` workers.
     pub(super) fn new(config: &Config, workers: u16) -> Result<Self, SetupError> {
+        let (cores, spare_cores) = cores(config.cores.as_deref(), workers);
         Ok(Self {
             stats: (0..workers).map(|_| Arc::default()).collect(),
             inboxes: (0..workers)
@@ -64,7 +67,8 @@ impl Team {
                 .map_err(|cause| start_error("the workers", cause))?,
             flow_feeds: (0..workers).map(|_| Arc::default()).collect(),
             capture_feeds: (0..workers).map(|_| Arc::default()).collect(),
-            cores: cores(config.cores.as_deref(), workers),
+            cores,
+            spare_cores,
             owner_key: OwnerKey::from_seed(random()),
         })
     }
@@ -158,8 +162,7 @@ impl Team {
                 Arc::clone(inbox),
                 Arc::clone(&self.stats[number]),
             );
-            let core = self.cores.get(number).copied();
-            let thread = worker::spawn(number, worker, core).map_err(|cause| {
+            let thread = worker::spawn(number, worker, self.pinning(number)).map_err(|cause| {
                 self.inboxes
                     .iter()
                     .skip(number)
@@ -169,6 +172,19 @@ impl Team {
             threads.push(thread);
         }
         Ok(threads)
+    }
+
+    /// Where a worker runs. Its stats have the core.
+    fn pinning(&self, worker: usize) -> Pinning {
+        let Some(&home) = self.cores.get(worker) else {
+            return Pinning::default();
+        };
+        self.stats[worker].core.set(home as u64);
+        // Workers in need do not all go to one core.
+        let mut spare = self.spare_cores.clone();
+        let first = worker.checked_rem(spare.len()).unwrap_or(0);
+        spare.rotate_left(first);
+        Pinning::new(home, spare)
     }
 
     /// Stops all threads and closes their workers. Returns ports and engines in the order of the
@@ -184,8 +200,8 @@ impl Team {
 }
 
 /// The core of each worker: those configured, else those that this process may use, again from the
-/// first one if there are fewer.
-fn cores(configured: Option<&[usize]>, workers: u16) -> Vec<usize> {
+/// first one if there are fewer. And those that this process may use and no worker has, unless they are configured.
+fn cores(configured: Option<&[usize]>, workers: u16) -> (Vec<usize>, Vec<usize>) {
     let available: Vec<usize> = configured.map_or_else(
         || {
             let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -193,7 +209,12 @@ fn cores(configured: Option<&[usize]>, workers: u16) -> Vec<usize> {
         },
         <[usize]>::to_vec,
     );
-    available.into_iter().cycle().take(workers.into()).collect()
+    let spare = match configured {
+        Some(_) => &[],
+        None => available.get(usize::from(workers)..).unwrap_or(&[]),
+    };
+    let used = available.iter().cycle().take(workers.into());
+    (used.copied().collect(), spare.to_vec())
 }
 
 fn start_error(what: &str, cause: io::Error) -> SetupError {
@@ -209,7 +230,7 @@ mod tests {
 
     #[test]
     fn fewer_cores_than_workers_are_used_again() {
-        assert_eq!(cores(Some(&[3, 5]), 3), [3, 5, 3]);
-        assert_eq!(cores(None, 2).len(), 2);
+        assert_eq!(cores(Some(&[3, 5]), 3), (vec![3, 5, 3], vec![]));
+        assert_eq!(cores(None, 2).0.len(), 2);
     }
 }

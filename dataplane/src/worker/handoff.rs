@@ -202,11 +202,11 @@ mod tests {
                 }
                 bell.arm();
                 if receiver.receive(&mut received, 64) == 0 {
-                    let patience = Timespec {
+                    let limit = Timespec {
                         tv_sec: 20,
                         tv_nsec: 0,
                     };
-                    let woken = poll(&mut [PollFd::new(&*bell, PollFlags::IN)], Some(&patience)).unwrap();
+                    let woken = poll(&mut [PollFd::new(&*bell, PollFlags::IN)], Some(&limit)).unwrap();
                     assert_eq!(woken, 1, "asleep after {} packets", received.len());
                 }
                 bell.disarm();

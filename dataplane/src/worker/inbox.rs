@@ -4,35 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use vl3lb_common::Snapshot;
-use vl3lb_common::flow_query::FlowQuery;
 use vl3lb_common::mailbox::Mailbox;
-use vl3lb_common::selection_query::SelectionQuery;
 use vl3lb_common::sync::ArrayQueue;
 use vl3lb_common::sync::atomic::{AtomicBool, Ordering};
 
 use super::doorbell::Doorbell;
+use super::query::Query;
 
 /// Queries that may wait for a worker.
 const QUERIES: usize = 16;
-
-/// A question of the control side.
-#[derive(Debug)]
-pub(crate) enum Query {
-    Flows(FlowQuery),
-    Selection(SelectionQuery),
-}
-
-impl From<FlowQuery> for Query {
-    fn from(query: FlowQuery) -> Self {
-        Self::Flows(query)
-    }
-}
-
-impl From<SelectionQuery> for Query {
-    fn from(query: SelectionQuery) -> Self {
-        Self::Selection(query)
-    }
-}
 
 /// Snapshots, queries and the stop request from the control side to one worker.
 #[derive(Debug)]

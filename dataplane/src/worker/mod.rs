@@ -7,13 +7,17 @@
 //!
 //! The control side reaches a worker through its [`Inbox`] only.
 
+mod deliver;
 mod doorbell;
 pub(crate) mod handoff;
 mod inbox;
 #[cfg(all(test, feature = "loom"))]
 mod interleavings;
+mod pinning;
+mod query;
 mod quota;
 pub(crate) mod relay;
+mod sleep;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -21,19 +25,17 @@ mod waiting;
 
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vl3lb_common::stats::{PortStatistics, WorkerStats};
 use vl3lb_common::{DropReason, Duration, Timestamp};
 
 use crate::clock::Clock;
-use crate::pipeline::promotion::FOLD_INTERVAL;
 use crate::pipeline::{Engine, Origin, Ticket, Unsent, Verdict};
 use crate::port::{Frame, Port, fitting_frames, packet_frames, packets_in};
 
 pub(crate) use doorbell::Doorbell;
 use handoff::Handoff;
 pub(crate) use inbox::Inbox;
-use inbox::Query;
+pub(crate) use pinning::Pinning;
 use relay::Relay;
 pub(crate) use thread::spawn;
 use waiting::Waiting;
@@ -44,26 +46,6 @@ const BURST: usize = 64;
 const BACKLOG: usize = 512;
 /// Free frames below which no fragment waits for the first one of its datagram.
 const LEAST_FREE: usize = 128;
-/// The longest sleep: without traffic, timers are at most this late.
-const LONGEST_SLEEP: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
-/// The longest sleep while frames wait to be sent or to come back.
-const SHORT_SLEEP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 2_000_000,
-};
-/// The longest sleep while new flows are refused: the number of those that are admitted is renewed.
-const OVERLOAD_SLEEP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: STATISTICS_INTERVAL.subsec_nanos() as i64,
-};
-/// The longest sleep while the in-kernel path forwards packets, whose counts are to be taken in.
-const FOLD_SLEEP: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: FOLD_INTERVAL.subsec_nanos() as i64,
-};
 /// Time between two sweeps under load.
 const SWEEP_INTERVAL: Duration = Duration::from_micros(500);
 /// Time between two readings of the kernel's counters, by which overload is noticed.
@@ -104,6 +86,7 @@ pub(crate) struct Worker<P: Port> {
     busy_since: Option<Timestamp>,
     /// The port's descriptor reports an error: sleep on the doorbell alone.
     polling_disabled: bool,
+    pinning: Pinning,
     /// How long to poll without a packet before sleeping.
     busy_poll_timeout: Duration,
     /// Whether segments or fragments of a packet are among the packets to send that came in this round.
@@ -141,6 +124,7 @@ impl<P: Port> Worker<P> {
             interval_packets: 0,
             busy_since: None,
             polling_disabled: false,
+            pinning: Pinning::default(),
             busy_poll_timeout,
             segmented: false,
         }
@@ -172,7 +156,7 @@ impl<P: Port> Worker<P> {
         self.stats.heartbeat.set(now.0);
         self.count_busy_time(now);
         let switched = self.switch_snapshot();
-        self.engine.update_capture();
+        self.engine.update_capture(now);
 
         let received = self.receive_from_queues(now);
         let handed_over = self.receive_from_workers(now);
@@ -201,6 +185,7 @@ impl<P: Port> Worker<P> {
         if let Some(since) = self.busy_since.take() {
             let nanos = now.0.saturating_sub(since.0);
             self.stats.busy_nanos.add(nanos);
+            self.pinning.note_round(Duration::from_nanos(nanos));
         }
     }
 
@@ -249,9 +234,7 @@ impl<P: Port> Worker<P> {
         self.engine
             .forward_burst(&mut self.burst, origin, now, &mut self.verdicts);
         // Before the SYNs for which those connections made room: they may have the same NAT ports.
-        if self.engine.has_orphans() && self.outgoing.len() < BACKLOG / 2 {
-            self.engine.reset_orphans(&mut self.port, &mut self.outgoing);
-        }
+        self.reset_orphans(now);
         let packets = self.verdicts.len() as u64;
         let (mut burst, mut verdicts) = (
             std::mem::take(&mut self.burst),
@@ -283,10 +266,20 @@ impl<P: Port> Worker<P> {
                     self.drop_outgoing(start, Unsent::Whole, DropReason::TxRefused, now);
                 }
             }
+            Verdict::Deliver => {
+                self.packet.extend(packet);
+                self.deliver(now);
+            }
             Verdict::Reject => {
                 if let Some(mut answer) = packet.next() {
+                    let is_local = answer.is_local();
                     answer.set_continues(false);
-                    self.outgoing.push(answer);
+                    if is_local {
+                        self.packet.push(answer);
+                        self.deliver(now);
+                    } else {
+                        self.outgoing.push(answer);
+                    }
                 }
                 packet.for_each(|frame| self.port.release(frame));
             }
@@ -389,25 +382,6 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Answers one query.
-    fn answer_query(&mut self, now: Timestamp) -> bool {
-        let Some(query) = self.inbox.queries.pop() else {
-            return false;
-        };
-        // Answering fails if the reader has gone.
-        match query {
-            Query::Flows(query) => {
-                let slice = self.engine.flow_slice(query.cursor, query.scan, now);
-                drop(query.answer.try_send(slice));
-            }
-            Query::Selection(query) => {
-                let selection = self.engine.selection(&query, now);
-                query.answer.try_send(selection).ok();
-            }
-        }
-        true
-    }
-
     /// Timed work: sweeps and statistics.
     fn housekeeping(&mut self, now: Timestamp) {
         self.stats.frames_free.set(self.port.free_frames() as u64);
@@ -415,13 +389,12 @@ impl<P: Port> Worker<P> {
             self.engine.sweep(now);
             self.sweep_due = now + SWEEP_INTERVAL;
         }
-        if self.outgoing.len() < BACKLOG / 2 {
-            self.engine.reset_orphans(&mut self.port, &mut self.outgoing);
-        }
+        self.reset_orphans(now);
         if now >= self.statistics_due {
             let lost = self.read_statistics();
             self.engine
                 .end_interval(std::mem::take(&mut self.interval_packets), lost, now);
+            self.review_pinning(now);
             self.statistics_due = now + STATISTICS_INTERVAL;
         }
     }
@@ -432,55 +405,6 @@ impl<P: Port> Worker<P> {
         self.stats.port.add_since(&self.statistics, &now);
         let before = std::mem::replace(&mut self.statistics, now);
         now.lost_since(&before)
-    }
-
-    /// Sleeps until there is work, at most a second.
-    fn sleep(&mut self, clock: Clock) {
-        let inbox = Arc::clone(&self.inbox);
-        inbox.bell.arm();
-        // Finds work that came before the bell was armed; later work rings it.
-        if self.step(clock.now()) || inbox.is_stopped() {
-            inbox.bell.disarm();
-            return;
-        }
-        let unfinished = self.is_unfinished();
-        let timeout = if unfinished {
-            SHORT_SLEEP
-        } else if self.engine.is_overloaded() {
-            OVERLOAD_SLEEP
-        } else if self.engine.has_fast_flows() {
-            FOLD_SLEEP
-        } else {
-            LONGEST_SLEEP
-        };
-        let woken = self.wait(&inbox.bell, timeout);
-        inbox.bell.disarm();
-        if woken {
-            self.stats.wakeups.add(1);
-        }
-    }
-
-    /// Whether something is to be done soon that neither a packet nor the bell announces: frames wait to be sent or to
-    /// come back, from the kernel or from other workers, and a queue without frames receives nothing.
-    fn is_unfinished(&self) -> bool {
-        !self.outgoing.is_empty() || self.port.in_flight() > 0 || self.port.lacks_frames()
-    }
-
-    /// Waits for a packet or the bell. False if neither came in time.
-    fn wait(&mut self, bell: &Doorbell, timeout: Timespec) -> bool {
-        let mut descriptors = [
-            PollFd::new(bell, PollFlags::IN),
-            PollFd::new(bell, PollFlags::empty()),
-        ];
-        if let Some(port) = self.port.wait_descriptor().filter(|_| !self.polling_disabled) {
-            descriptors[1] = PollFd::from_borrowed_fd(port, PollFlags::IN);
-        }
-        // Fails on a signal only, and then the sleep is short.
-        let ready = poll(&mut descriptors, Some(&timeout)).unwrap_or(0);
-        // A socket whose interface is gone would end every sleep immediately.
-        let broken = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-        self.polling_disabled |= descriptors[1].revents().intersects(broken);
-        ready > 0
     }
 
     /// Releases every frame that this worker still has, and returns its port and engine. Call it when all

@@ -4,15 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use core_affinity::CoreId;
-
 use crate::clock::Clock;
 use crate::port::Port;
 
-use super::Worker;
 use super::inbox::Inbox;
+use super::{Pinning, Worker};
 
-/// Starts a worker in a new thread, pinned to `core` if given. Failure to pin is logged.
+/// Starts a worker in a new thread, pinned as given. Failure to pin is logged.
 /// The thread returns the worker after a stop request. A panic is logged and marks the worker as failed.
 ///
 /// # Errors
@@ -21,21 +19,20 @@ use super::inbox::Inbox;
 pub(crate) fn spawn<P>(
     number: usize,
     mut worker: Worker<P>,
-    core: Option<usize>,
+    pinning: Pinning,
 ) -> io::Result<JoinHandle<Worker<P>>>
 where
     P: Port + Send + 'static,
 {
     Builder::new().name(format!("worker-{number}")).spawn(move || {
-        if let Some(core) = core
-            && !core_affinity::set_for_current(CoreId { id: core })
-        {
+        if let Err(core) = pinning.pin() {
             tracing::warn!(
                 worker = number,
                 core,
                 "cannot pin the worker to its core; the scheduler chooses one"
             );
         }
+        worker.pinning = pinning;
         if number == 0 && worker.busy_poll_timeout.is_zero() {
             tracing::info!(
                 "the CPU quota is below one CPU per worker: workers sleep instead of polling for packets"

@@ -131,6 +131,7 @@ fn log(event: &Event) {
         EventCode::NsmState | EventCode::NsmAddressChanged => line!(),
         EventCode::NsmCallFailed => line!(),
         EventCode::CapacityShort | EventCode::CapacityBack => line!(),
+        EventCode::WorkerMoved => line!(),
         EventCode::EventsLost => line!(),
     }
 }

@@ -55,6 +55,7 @@ pub(super) fn status(facts: &Facts<'_>, services: &[Service], backends: &[Backen
         steering: Steering {
             redirect: facts.steered.redirected,
             pass: facts.steered.passed,
+            drop: facts.steered.dropped,
         },
         fast_path: fast_path(facts),
         totals: totals(facts, services, backends),
@@ -140,6 +141,7 @@ fn mode(attachment: &Attachment) -> AttachReport {
         zero_copy: attachment.zero_copy,
         reason: attachment.reason.clone(),
         refuses: attachment.refuses.clone(),
+        refuses_local_clients: attachment.local_clients.clone(),
     }
 }
 
@@ -302,7 +304,8 @@ fn worker(facts: &Facts<'_>, id: u16, stats: &WorkerStats) -> Worker {
         id,
         core: facts
             .attachment
-            .and_then(|attachment| attachment.cores.get(index).copied()),
+            .filter(|attachment| index < attachment.cores.len())
+            .and_then(|_| usize::try_from(stats.core.get()).ok()),
         queue: id,
         busy_ratio: facts.rate(busy).map(|nanos| rounded(nanos / 1e9).min(1.0)),
         packets_per_burst: match (received, bursts) {
@@ -316,6 +319,7 @@ fn worker(facts: &Facts<'_>, id: u16, stats: &WorkerStats) -> Worker {
         transmitted_packets_total: stats.transmitted.get(),
         bursts_total: now.bursts,
         wakeups_total: stats.wakeups.get(),
+        core_moves_total: stats.core_moves.get(),
         handoff_packets_total: stats.handoffs.get(),
         answers_total: stats.answers.get(),
         answers_suppressed_total: stats.answers_suppressed.get(),

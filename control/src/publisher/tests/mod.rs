@@ -92,6 +92,7 @@ fn finance(hosts: &[u8]) -> Desired {
             addresses: crate::config::ListenAddresses::default(),
             name: "finance".to_owned(),
             host: None,
+            namespace: None,
             protocol: Protocol::Tcp,
             port: 8080,
             target_port: 8081,
@@ -347,6 +348,28 @@ async fn worker_events_are_taken_while_idle() {
         .push(WorkerEvent::Unresolved(OWN));
     pass(Duration::from_millis(200)).await;
     assert!(world.recorder.events.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_goes_to_another_core_is_an_event() {
+    let mut world = World::start();
+    world.network.send_replace(Some(view(&[OWN])));
+    world.want(&[2]);
+    world.published(1).await;
+    let moved = WorkerEvent::Moved {
+        worker: 3,
+        from: 5,
+        to: 7,
+    };
+    world.recorder.events.lock().unwrap().push(moved);
+    pass(Duration::from_millis(200)).await;
+    let event = world.events.kept().pop().unwrap();
+    assert_eq!(event.code, EventCode::WorkerMoved);
+    assert!(
+        event.text.starts_with("worker 3 runs on core 7, was on core 5: "),
+        "{}",
+        event.text
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ impl Recorder {
                 zero_copy: false,
                 reason: String::new(),
                 refuses: String::new(),
+                local_clients: String::new(),
                 receive_queues: 1,
                 transmit_queues: 1,
                 cores: vec![0],

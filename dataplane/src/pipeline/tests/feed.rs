@@ -80,7 +80,7 @@ fn a_flow_is_emitted_when_it_opens_and_when_it_finishes() {
     assert_eq!(slice.flows, [end]);
     assert_eq!((slice.flows[0].packets_in, slice.flows[0].packets_out), (4, 2));
 
-    // Its entry goes later, and nobody hears of that.
+    // Its entry goes later, without an event.
     world.pass(Duration::from_secs(3_600));
     world.sweep();
     assert_eq!((world.flows(), emitted(&feed)), (0, Vec::new()));

@@ -133,7 +133,7 @@ fn flows_of_a_backend_that_is_gone_end_at_once() {
     assert_eq!(reset.tcp_flags & flags::RST, flags::RST);
     assert_eq!(reset.destination.to_string(), "172.16.1.100:40000");
     assert_eq!(world.dropped(DropReason::DrainDeadline), 1);
-    // The backend is told too, if it goes on talking.
+    // The backend gets a reset too, if it goes on sending.
     let data = world.backend_tcp(&seen, flags::ACK, b"x");
     assert_eq!(world.send(&data).0, Verdict::Reject);
     assert_eq!(world.dropped(DropReason::UnknownReply), 1);
@@ -448,4 +448,31 @@ fn a_sweep_passes_a_large_table_within_a_minute_however_seldom_the_worker_wakes(
         world.engines[0].sweep(world.now);
     }
     assert_eq!(world.flows(), 0);
+}
+
+/// To look at the same few flows in each round costs a busy worker more than it finds.
+#[test]
+fn the_sweeps_of_a_busy_worker_pass_a_small_table_a_few_times_a_second() {
+    const FLOWS: u32 = 400;
+    let mut world = World::new(Setup {
+        flows: 1000,
+        nat_ports: (20_000, 30_000),
+        ..Setup::default()
+    });
+    for client in 0..FLOWS {
+        let packet = world.client_udp(&format!("172.16.1.100:{}", 1024 + client), b"x");
+        assert_eq!(world.send(&packet).0, Verdict::Transmit);
+    }
+    world.pass(Duration::from_secs(300) - Duration::from_millis(100));
+    world.engines[0].sweep(world.now);
+    assert_eq!(world.flows(), FLOWS);
+    let mut partly_swept = 0;
+    for _ in 0..4000 {
+        world.pass(Duration::from_micros(500));
+        world.engines[0].sweep(world.now);
+        partly_swept += u32::from((1..FLOWS).contains(&world.flows()));
+    }
+    assert_eq!(world.flows(), 0);
+    // Of 500 us.
+    assert!(partly_swept > 400, "{partly_swept}");
 }

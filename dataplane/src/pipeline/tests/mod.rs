@@ -3,6 +3,8 @@
 mod affinity;
 mod burst;
 mod capture;
+mod capture_bursts;
+mod capture_shed;
 mod client_address;
 mod crowded;
 mod fast;
@@ -12,6 +14,7 @@ mod forged;
 mod fragments;
 mod icmp;
 mod lifecycle;
+mod local_client;
 mod max_flows;
 mod nat;
 mod orphan;
@@ -149,10 +152,11 @@ impl World {
         self.now = self.now + time;
     }
 
-    /// Sweeps every table several times over.
+    /// Sweeps every table several times over, each time as if the last sweep was long ago.
     fn sweep(&mut self) {
         for engine in &mut self.engines {
             for _ in 0..64 {
+                engine.swept_at = Timestamp::default();
                 engine.sweep(self.now);
             }
         }
@@ -320,14 +324,17 @@ impl World {
     fn client_of(&self, seen: &Seen) -> SocketAddr {
         let table = |engine: &Engine| {
             let table = engine.tables.flows.table();
-            let key = ReplyKey {
+            let own = table.find_local(&to_octets(seen.source.ip()))?;
+            let key = |local| ReplyKey {
                 backend: to_octets(seen.destination.ip()),
                 backend_port: seen.destination.port(),
-                local: table.find_local(&to_octets(seen.source.ip()))?,
+                local,
                 nat_port: seen.source.port(),
                 protocol: Protocol::Tcp.number(),
             };
-            let entry = table.entry(table.reply(&key, self.now)?);
+            let locals = [Some(own), table.local_clients(own)].into_iter().flatten();
+            let found = locals.map(key).find_map(|key| table.reply(&key, self.now));
+            let entry = table.entry(found?);
             Some(SocketAddr::new(from_octets(entry.client), entry.client_port))
         };
         self.engines.iter().find_map(table).unwrap_or(seen.source)

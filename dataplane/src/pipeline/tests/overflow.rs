@@ -102,7 +102,7 @@ fn a_client_returns_home_with_its_backend_when_no_flow_is_away() {
     world.sweep();
     assert_eq!(world.flows(), 0);
     let before = flows[0].1.destination;
-    let homes: HashSet<_> = (0..40)
+    let openers: HashSet<_> = (0..40)
         .map(|nth| {
             let client = format!("172.16.1.100:{}", 50_000 + nth);
             let seen = try_connect(&mut world, &client, nth).expect("there is room");
@@ -110,7 +110,7 @@ fn a_client_returns_home_with_its_backend_when_no_flow_is_away() {
             (seen.source.port() - 20_000) % 8
         })
         .collect();
-    assert_eq!(homes.len(), 1, "all are opened at one worker again");
+    assert_eq!(openers.len(), 1, "all are opened at one worker again");
 }
 
 #[test]
@@ -138,6 +138,25 @@ fn a_client_whose_backend_is_gone_gets_one_other_at_all_workers() {
         let data = world.client_tcp(client, flags::ACK, b"x");
         assert_eq!(world.forward(&data).source, seen.source, "{client} goes on");
     }
+}
+
+/// One in eight comes to the worker of its new flow a second time, from the client's home.
+#[test]
+fn a_datagram_in_fragments_opens_a_flow_away_from_home() {
+    let mut world = office((20_000, 20_511), None);
+    for nth in 0..300 {
+        let client = format!("172.16.1.100:{}", 40_000 + nth);
+        let packet = world.client_udp(&client, &[7; 4_000]);
+        let mut identifications = HashSet::new();
+        for (enters, fragment) in (nth..).zip(&builder::fragments(&packet, true, 1_480, nth)) {
+            world.enters = enters % 8;
+            let (verdict, out) = world.send(fragment);
+            assert_eq!(verdict, Verdict::Transmit, "{client}: {:?}", world.drops());
+            identifications.insert([out[18], out[19]]);
+        }
+        assert_eq!(identifications.len(), 1, "{client}");
+    }
+    assert_eq!(world.flows(), 300);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Workers over memory ports, with the real engine.
 
 mod any_order;
+mod deliver;
 mod evicted;
 mod fragments;
 mod fuzz;
 mod locks;
+mod pinning;
 mod unsent;
 
 use crossbeam::queue::ArrayQueue;
@@ -355,7 +357,7 @@ fn flow_queries_are_answered_one_per_round() {
 fn a_sleeping_worker_wakes_for_the_control_side_and_stops() {
     let mut team = Team::new(1);
     let worker = team.workers.remove(0);
-    let thread = spawn(0, worker, None).unwrap();
+    let thread = spawn(0, worker, Pinning::default()).unwrap();
     let mut generation = 1;
     // Until it was woken from sleep at least once.
     while team.stats[0].wakeups.get() == 0 {
@@ -429,7 +431,7 @@ fn a_panic_ends_the_workers_thread() {
     let thread = spawn(
         0,
         Worker::new(Broken, engine, [handoff, overflow], None, inbox, stats),
-        None,
+        Pinning::default(),
     )
     .unwrap();
     assert!(thread.join().is_err());
