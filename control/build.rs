@@ -1,4 +1,4 @@
-//! Tells the compiler which git revision this is.
+//! Passes the git revision to the compiler.
 
 use std::path::Path;
 use std::process::Command;

@@ -16,7 +16,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 use vl3lb_common::Duration;
-use vl3lb_common::dataplane::{AttachError, AttachErrorKind, Attachment, Dataplane};
+use vl3lb_common::dataplane::{AttachError, AttachErrorKind, Attachment, Dataplane, LinkChange};
 
 use crate::api::EventCode;
 use crate::log::CONTROL_ACTION;
@@ -26,8 +26,8 @@ use crate::observe::events::{Event, Events};
 use stepper::{Step, Stepper};
 
 /// The attached interface is compared with the kernel's after each change of the link, and this often: a new number
-/// of queues is not announced.
-const RECHECK: Duration = Duration::from_secs(30);
+/// of queues is not announced, and packets at a new queue are dropped until it has a socket.
+const RECHECK: Duration = Duration::from_secs(1);
 
 /// The reason why attaching to the existing interface failed; `None` if it did not.
 pub type FailureReceiver = watch::Receiver<Option<Arc<str>>>;
@@ -110,12 +110,20 @@ impl Attacher {
         loop {
             let view = self.network.borrow_and_update().clone()?;
             let attachment = self.dataplane.attachment();
-            let change = self
+            let needs_check = self
                 .stepper
-                .needs_check(&view, attachment.as_deref(), Instant::now())
-                .then(|| self.dataplane.link_change())
-                .flatten();
-            if view.index.is_none() && attachment.as_ref().is_some_and(|old| is_there(old.index)) {
+                .needs_check(&view, attachment.as_deref(), Instant::now());
+            let change = if needs_check {
+                let dataplane = Arc::clone(&self.dataplane);
+                spawn_blocking(move || dataplane.link_change())
+                    .await
+                    .unwrap_or_else(|ended| resume(ended))
+            } else {
+                None
+            };
+            // The view may be older than the comparison.
+            let is_missing = view.index.is_none() || change == Some(LinkChange::Gone);
+            if is_missing && attachment.as_ref().is_some_and(|old| is_there(old.index)) {
                 // Renamed: its ports stay open until it is removed or another interface has the name.
                 return Some(Instant::now() + RECHECK);
             }
@@ -197,6 +205,7 @@ impl Attacher {
             refuses,
             cores,
             fast_path,
+            local_clients,
             ..
         } = attachment;
         let copy = if *zero_copy { "zero-copy" } else { "copy" };
@@ -214,6 +223,9 @@ impl Attacher {
             );
         } else {
             tracing::info!("fast path: off: {}", fast_path.reason);
+        }
+        if !local_clients.is_empty() {
+            tracing::warn!("no services for clients in this network namespace: {local_clients}");
         }
         if !refuses.is_empty() {
             tracing::warn!("mode {}: {refuses}", mode.name());

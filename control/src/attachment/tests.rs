@@ -36,6 +36,7 @@ fn attachment(index: u32) -> Attachment {
         zero_copy: false,
         reason: String::new(),
         refuses: String::new(),
+        local_clients: String::new(),
         receive_queues: 1,
         transmit_queues: 1,
         cores: vec![0],
@@ -271,6 +272,24 @@ async fn an_interface_that_comes_and_goes_is_attached_each_time() {
     assert_eq!(world.attached(), Some(70_011));
     assert_eq!(world.events(), ["attached"; 3]);
     assert_eq!(*world.failure.borrow(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interface_that_is_renamed_for_a_moment_stays_attached() {
+    // There is one with this index in each network namespace.
+    const LOOPBACK: u32 = 1;
+    let mut world = World::new();
+    world.interface(Some(LOOPBACK));
+    world.see(view(LOOPBACK, LinkState::Up)).await;
+    // It has another name when it is compared, and the view does not know it yet.
+    world.interface(None);
+    assert!(world.see(view(LOOPBACK, LinkState::Down)).await.is_some());
+    assert_eq!(world.attached(), Some(LOOPBACK));
+    world.see(NetworkView::absent()).await;
+    world.interface(Some(LOOPBACK));
+    world.see(view(LOOPBACK, LinkState::Up)).await;
+    assert_eq!(world.attached(), Some(LOOPBACK));
+    assert_eq!(*world.script.attempts.lock().unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]

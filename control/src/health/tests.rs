@@ -148,6 +148,7 @@ fn finance(hosts: impl IntoIterator<Item = u16>) -> ServiceSpec {
         addresses: crate::config::ListenAddresses::default(),
         name: "finance".to_owned(),
         host: None,
+        namespace: None,
         protocol: Protocol::Tcp,
         port: 8080,
         target_port: 8081,

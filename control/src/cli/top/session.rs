@@ -1,6 +1,7 @@
 //! `top` on a terminal: samples, keys and signals change what is shown, until the user or a signal ends it.
 
 use std::io::Stdout;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream};
@@ -36,7 +37,7 @@ pub(super) async fn run(client: &Client, state: State, delay: Duration, view: Vi
         view,
     };
     let (send, mut samples) = mpsc::channel(1);
-    let sampler = tokio::spawn(sample(client.clone(), delay, send));
+    let mut sampler = tokio::spawn(sample(client.clone(), delay, send));
     let mut events = EventStream::new();
     let mut redraw = interval(REDRAW);
     let end = loop {
@@ -47,6 +48,8 @@ pub(super) async fn run(client: &Client, state: State, delay: Duration, view: Vi
             end = signals.next() => break Err(end),
             Some(answer) = samples.recv() => session.take(answer),
             _ = redraw.tick() => {}
+            // The terminal is not ours any more: the hook has restored it.
+            Err(failed) = &mut sampler => resume_unwind(failed.into_panic()),
             event = events.next() => match event {
                 Some(Ok(Event::Key(key))) => {
                     let size = terminal.0.size().unwrap_or_default();
@@ -169,8 +172,8 @@ impl Signals {
     }
 }
 
-/// The terminal in raw mode, with the screen of its own that programs in full screen have. Dropping it, and a panic
-/// (ratatui's hook), restores what was.
+/// The terminal in raw mode, with the screen of its own that programs in full screen have. Dropping it restores what was; so
+/// does a panic before it is reported (ratatui's hook).
 struct Screened(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screened {
@@ -183,6 +186,9 @@ impl Drop for Screened {
     fn drop(&mut self) {
         // The terminal may be gone, and then there is nothing to restore.
         self.0.show_cursor().ok();
-        ratatui::try_restore().ok();
+        // To leave the other screen twice would move the cursor to where it was before, above the report of a panic.
+        if !std::thread::panicking() {
+            ratatui::try_restore().ok();
+        }
     }
 }
