@@ -58,7 +58,9 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
     ));
     targets.extend(churn(results.churn.as_ref()));
     let attacks = Attack::value_variants().iter();
-    targets.extend(attacks.map(|&attack| flood(results.flood.as_ref(), attack)));
+    targets.extend(
+        attacks.flat_map(|&attack| [FAST, OURS].map(|own| flood(results.flood.as_ref(), attack, own))),
+    );
     targets
 }
 
@@ -254,8 +256,8 @@ fn churn(churn: Option<&churn::Report>) -> [Target; 2] {
     ]
 }
 
-/// Legitimate traffic during an attack, and after it; beside it that through the kernel.
-fn flood(flood: Option<&flood::Report>, attack: Attack) -> Target {
+/// Legitimate traffic through the peer `own` during an attack, and after it; beside it that through the kernel.
+fn flood(flood: Option<&flood::Report>, attack: Attack, own: &str) -> Target {
     let run = |peer| flood?.run(peer, attack);
     let show = |run: &flood::report::Run| {
         format!(
@@ -266,7 +268,7 @@ fn flood(flood: Option<&flood::Report>, attack: Attack) -> Target {
                 .map_or_else(|| "never".to_owned(), number::time)
         )
     };
-    let outcome = run(OURS).map(|own| {
+    let outcome = run(own).map(|own| {
         let kernel = run("nftables").map_or_else(String::new, |run| format!("; nftables: {}", show(run)));
         let met = own.during.goodput_ratio > 0.95
             && own.during.new_connections_ratio > 0.95
@@ -275,7 +277,7 @@ fn flood(flood: Option<&flood::Report>, attack: Attack) -> Target {
     });
     judged(
         format!(
-            "flood {}, {OURS}: goodput of established flows, new connections within 1 s, recovery",
+            "flood {}, {own}: goodput of established flows, new connections within 1 s, recovery",
             attack.name()
         ),
         "> 95%, > 95%, <= 5.00s",

@@ -69,6 +69,7 @@ fn each_target_is_judged_by_its_own_numbers() {
         ("idle CPU", Some(true)),
         ("churn, p99", Some(true)),
         ("churn, established flows lost", Some(false)),
+        ("flood syn, vl3-lb-fastpath", None),
         ("flood syn, vl3-lb-native", Some(false)),
         ("flood udp, vl3-lb-native", None),
         ("flood ports, vl3-lb-native", Some(true)),
@@ -85,7 +86,7 @@ fn each_target_is_judged_by_its_own_numbers() {
         "50us to 40us; typical p99: none to 20us"
     );
     assert_eq!(
-        find(&targets, "flood syn").measured,
+        find(&targets, "flood syn, vl3-lb-native").measured,
         "99%, 50%, 400ms; nftables: 99%, 25%, never"
     );
 }

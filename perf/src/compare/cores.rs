@@ -21,6 +21,15 @@ impl Cores {
         Self::of(cores.into_iter().map(|core| core.id).collect())
     }
 
+    /// With tester and peer at each other's core: the peer then has the one that programs take by default.
+    pub(crate) fn exchanged(self) -> Self {
+        Self {
+            tester: self.peer,
+            peer: self.tester,
+            all: self.all,
+        }
+    }
+
     fn of(all: Vec<usize>) -> Result<Self, CompareError> {
         match all[..] {
             [tester, .., peer] => Ok(Self { tester, peer, all }),
@@ -76,6 +85,8 @@ mod tests {
             ("5".to_owned(), "0,2,5".to_owned())
         );
         assert_eq!(cores.peer_mask(), 0b10_0000);
+        let exchanged = cores.exchanged();
+        assert_eq!((exchanged.tester_core(), exchanged.peer_core()), (5, 0));
         assert!(Cores::of(vec![0]).is_err());
     }
 }

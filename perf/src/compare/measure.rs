@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::load::latency::seconds;
 use crate::load::pacing::Rate;
 use crate::net::{BACKENDS, Network, Process};
+use crate::summary::Summary;
 
 use super::CompareArgs;
 use super::accounting::{CoreTimes, RunQueueTimes, process_time, resident_bytes};
@@ -33,8 +34,10 @@ const SEARCH: Search = Search {
     trials: 10,
     precision: 0.04,
 };
-/// Time for a peer to close connections of the last measurement, before idle CPU is measured.
+/// Time for a peer to close connections of the last measurement, before idle CPU is measured, and to begin or end a capture.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Pairs of measurements with and without a capture.
+const PAIRS: u32 = 8;
 /// Connections to hold open at once.
 const CONNECTIONS: u32 = 5000;
 /// Connections of bulk data at once.
@@ -85,6 +88,70 @@ pub(super) fn packets(
     check_running(measured, running)
 }
 
+/// Packets per second that the peer passes during a capture, as a share of what it passes without one, both flat out: the
+/// median of [`PAIRS`] pairs of measurements, one of either kind.
+pub(super) fn captured(
+    host: &PeerHost<'_>,
+    network: &Network,
+    path: PacketPath,
+    args: &CompareArgs,
+    running: &mut Running,
+) -> Result<f64, Failure> {
+    let capture = &running.capture;
+    let measured = network.router.netns.run(|| {
+        host.cores.pin_tester()?;
+        match host.node.device()? {
+            Some(device) => {
+                let mut tester = Tester::on_tun(device, path, args.flows);
+                captured_by(&mut tester, host, args, capture)
+            }
+            None => {
+                let mut tester = Tester::open(path, args.flows, BACKENDS.into())?;
+                captured_by(&mut tester, host, args, capture)
+            }
+        }
+    });
+    check_running(measured, running)
+}
+
+fn captured_by<P: Port>(
+    tester: &mut Tester<P>,
+    host: &PeerHost<'_>,
+    args: &CompareArgs,
+    capture: &[String],
+) -> Result<f64, Failure> {
+    establish(tester, args.flows)?;
+    let mut rate = |is_captured: bool| {
+        let mut process = is_captured.then(|| host.begin_capture(capture)).transpose()?;
+        // Until it has begun, or the one before has ended; flows go on.
+        let settle = Load {
+            rate: Rate::Fixed(OPEN_RATE),
+            duration: SETTLE,
+            busy_poll: false,
+        };
+        tester.run(settle)?;
+        let rate = tester.run(flat_out(args))?.rate();
+        if let Some(process) = process.as_mut().and_then(Option::as_mut) {
+            process.check_running()?;
+        }
+        Ok::<_, Failure>(rate)
+    };
+    let mut ratios = Vec::new();
+    for pair in 0..PAIRS {
+        // Either kind is first in half of the pairs, so that a drift of the machine favours none.
+        let captured_first = pair % 2 == 1;
+        let (first, second) = (rate(captured_first)?, rate(!captured_first)?);
+        let (captured, other) = if captured_first {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        ratios.push(captured / other);
+    }
+    let median = Summary::of(ratios).map_or(f64::NAN, |ratios| ratios.median);
+    Ok(median)
+}
+
 /// Sends until nine of ten flows were answered: a busy machine may lose some.
 pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
     let start = Instant::now();
@@ -111,6 +178,25 @@ pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<
     }
 }
 
+/// Opens flows, and sends as much of each as a peer may want to see before it takes another path for them.
+fn establish<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
+    open_flows(tester, flows)?;
+    tester.run(Load {
+        rate: Rate::Fixed(ESTABLISH_RATE),
+        duration: Duration::from_secs_f64(f64::from(flows) * ESTABLISH_REQUESTS / ESTABLISH_RATE),
+        busy_poll: false,
+    })?;
+    Ok(())
+}
+
+const fn flat_out(args: &CompareArgs) -> Load {
+    Load {
+        rate: Rate::FlatOut,
+        duration: args.duration,
+        busy_poll: true,
+    }
+}
+
 /// Full load, the search for the loss-free rate, and half of that rate. The peer handles `per_request` packets for each
 /// request.
 fn packets_by<P: Port>(
@@ -119,17 +205,8 @@ fn packets_by<P: Port>(
     observed: &Observed,
     args: &CompareArgs,
 ) -> Result<Measured, Failure> {
-    open_flows(tester, args.flows)?;
-    tester.run(Load {
-        rate: Rate::Fixed(ESTABLISH_RATE),
-        duration: Duration::from_secs_f64(f64::from(args.flows) * ESTABLISH_REQUESTS / ESTABLISH_RATE),
-        busy_poll: false,
-    })?;
-    let full_load = Load {
-        rate: Rate::FlatOut,
-        duration: args.duration,
-        busy_poll: true,
-    };
+    establish(tester, args.flows)?;
+    let full_load = flat_out(args);
     let full = observed.account(tester, full_load)?;
     let mut tester_bound = false;
     let lossless = |rate: f64| {
@@ -245,7 +322,7 @@ pub(super) fn segments(network: &Network, duration: Duration) -> Result<Measured
 }
 
 /// The end of a process of the peer is the cause of a failure, and makes a result worthless.
-fn check_running(measured: Result<Measured, Failure>, running: &mut Running) -> Result<Measured, Failure> {
+fn check_running<T>(measured: Result<T, Failure>, running: &mut Running) -> Result<T, Failure> {
     for process in &mut running.processes {
         process.check_running()?;
     }

@@ -21,6 +21,7 @@ pub(crate) enum Metric {
     LatencyTypicalP99,
     TesterWait,
     PeerWait,
+    CapturedRatio,
     Bulk,
     BulkDown,
     BulkMany,
@@ -51,7 +52,7 @@ type Row = (Metric, &'static str, &'static str, &'static str, Unit);
 
 /// In the order of [`Metric`].
 #[rustfmt::skip]
-const TABLE: [Row; 22] = {
+const TABLE: [Row; 23] = {
     use Metric::*;
     use Unit::*;
     [
@@ -66,6 +67,7 @@ const TABLE: [Row; 22] = {
     (LatencyTypicalP99, "halfLoadLatencySeconds.typicalP99", "TYPICAL P99", "typical p99 at half load", Seconds),
     (TesterWait, "halfLoadTesterWaitRatio", "TESTER WAIT", "tester waited for a core", Ratio),
     (PeerWait, "halfLoadPeerWaitRatio", "PEER WAIT", "peer waited for a core", Ratio),
+    (CapturedRatio, "flatOutCapturedRatio", "CAPTURED", "packets/s with a capture and without, flat out", Ratio),
     (Bulk, "bulkBitsPerSecond", "BULK UP", "bulk TCP up, bit/s", Count),
     (BulkDown, "bulkDownBitsPerSecond", "BULK DOWN", "bulk TCP down, bit/s", Count),
     (BulkMany, "bulkManyBitsPerSecond", "8 UP", "bulk TCP up, 8 connections, bit/s", Count),
@@ -81,7 +83,7 @@ const TABLE: [Row; 22] = {
 };
 
 /// The metrics of the four tables: packets, their latency, bulk data, connections and resources.
-const TABLES: [std::ops::Range<usize>; 4] = [0..5, 5..11, 11..17, 17..22];
+const TABLES: [std::ops::Range<usize>; 4] = [0..5, 5..12, 12..18, 18..23];
 
 impl Metric {
     pub(crate) fn all() -> impl Iterator<Item = Self> {

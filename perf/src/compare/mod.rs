@@ -29,7 +29,7 @@ use crate::report::number;
 use clients::Clients;
 use cores::Cores;
 use error::CompareError;
-use metric::Measured;
+use metric::{Measured, Metric};
 use peer::{Peer, PeerHost};
 use report::{Parameters, PeerReport, Run};
 use requirement::first_unmet;
@@ -167,17 +167,25 @@ impl Comparison<'_> {
             cores: self.cores,
             services: &services::ALL,
             flows: peer::vl3lb::FLOWS,
+            is_pinned: true,
         };
         let mut running = (peer.start)(&host)?;
         report.commands.clone_from(&running.commands);
         let mut measured = Measured::new();
+        if let Some(path) = peer.packets
+            && !running.capture.is_empty()
+        {
+            let ratio = measure::captured(&host, self.network, path, self.args, &mut running)?;
+            measured.insert(Metric::CapturedRatio, ratio);
+            running.processes.extend(host.begin_capture(&running.capture)?);
+        }
         if let Some(path) = peer.packets {
             let packets = measure::packets(&host, self.network, path, self.args, &mut running)?;
             measured.extend(packets);
         }
         if peer.connections && self.connections {
             let _switch = node.switch()?;
-            host.steer_to_all_cores()?;
+            report.commands.push(host.steer_to_all_cores()?);
             let clients = Clients {
                 netns: &self.network.client,
                 cores: self.cores.all_list(),
@@ -196,6 +204,9 @@ impl Comparison<'_> {
 /// The peers with these names, or all peers without any.
 pub(crate) fn selected(names: &[String], balancer: &Path) -> Result<Vec<Peer>, CompareError> {
     let mut peers = peer::all(balancer);
+    if !names.is_empty() {
+        peers.extend(peer::on_request(balancer));
+    }
     if let Some(name) = names
         .iter()
         .find(|name| peers.iter().all(|peer| peer.name != **name))
@@ -248,7 +259,12 @@ mod tests {
             names(&["nftables", "vl3-lb-native"]).unwrap(),
             ["vl3-lb-native", "nftables"]
         );
-        assert!(names(&[]).unwrap().len() > 8);
+        let all = names(&[]).unwrap();
+        assert!(all.len() > 8 && !all.contains(&"vl3-lb-native-captured"));
+        assert_eq!(
+            names(&["vl3-lb-native-captured"]).unwrap(),
+            ["vl3-lb-native-captured"]
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) struct FloodArgs {
         long = "peer",
         value_name = "NAME",
         value_delimiter = ',',
-        default_value = "vl3-lb-native,nftables"
+        default_value = "vl3-lb-fastpath,vl3-lb-native,nftables,nftables-filtered"
     )]
     pub(crate) peers: Vec<String>,
 
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &FloodArgs, progress: &mut dyn FnMut(String)) -> Result<
         [] => Attack::value_variants(),
         _ => &args.attacks,
     };
-    let cores = Cores::here()?;
+    let cores = Cores::here()?.exchanged();
     let network = Network::build()?;
     network
         .router
@@ -220,9 +220,13 @@ impl Measurement<'_> {
             cores: self.cores,
             services: &attack.services(),
             flows: attack.flows(),
+            is_pinned: false,
         };
         let mut running = (peer.start)(&host)?;
         report.commands.clone_from(&running.commands);
+        // The kernel receives the flood on the core that it comes from, as it does by default, not on the peer's.
+        report.commands.push(host.steer_to_all_cores()?);
+        running.processes.extend(host.begin_capture(&running.capture)?);
         let counters = Source::of(peer.name, &directory);
         let measured = legitimate::wait(&self.network.client)
             .map_err(Failure::from)

@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use vl3lb_common::capture::{Capture, CaptureFeed, CaptureFilter, CaptureSettings};
 use vl3lb_common::hash::OwnerKey;
 use vl3lb_common::stats::WorkerStats;
 use vl3lb_common::{DropReason, Duration, ServiceSlot, Snapshot, Timestamp};
@@ -24,6 +25,8 @@ use crate::summary::Summary;
 const MAX_RENEWED: u32 = 65_536;
 /// Frames: the longest burst.
 const FRAMES: usize = 1024;
+/// A capture's share of the flows: one in so many.
+const SAMPLE: u32 = 1_000;
 /// Time from burst to burst.
 const BURST_TIME: Duration = Duration::from_micros(10);
 
@@ -143,8 +146,38 @@ impl<'a> Bench<'a> {
             Work::Request => self.established_once(Direction::Request, burst),
             Work::Reply => self.established_once(Direction::Reply, burst),
             Work::NewFlow => self.new_flows_once(Group::Renewed, burst),
+            Work::CapturedRequest => {
+                self.capture();
+                self.established_once(Direction::Request, burst)
+            }
+            Work::CapturedReply => {
+                self.capture();
+                self.established_once(Direction::Reply, burst)
+            }
+            Work::CapturedNewFlow => {
+                self.capture();
+                self.new_flows_once(Group::Renewed, burst)
+            }
         }
         .map(drop)
+    }
+
+    /// Begins a capture of one flow in [`SAMPLE`], which nobody reads: the worker's copies find no more room in the end.
+    fn capture(&mut self) {
+        let filter = CaptureFilter {
+            sample: SAMPLE,
+            ..CaptureFilter::default()
+        };
+        let mut settings = CaptureSettings::default();
+        settings.captures[0] = Some(Capture {
+            filter,
+            snap_length: 128,
+            payload: false,
+        });
+        let feed = Arc::new(CaptureFeed::default());
+        feed.set(&Arc::new(settings));
+        self.engine.set_capture_feed(feed);
+        self.engine.update_capture(self.now);
     }
 
     fn fill(&mut self) -> Result<(), PipelineError> {
@@ -215,8 +248,9 @@ impl<'a> Bench<'a> {
         };
         self.publish(&gone);
         let staying = u64::from(self.flows - self.renewed);
-        // Each sweep handles at least 64 entries: this is more than the whole table.
-        for _ in 0..self.flows / 32 + 2 {
+        // As a busy worker sweeps. This is more than the whole table, of a small one in a second.
+        for _ in 0..self.flows / 32 + 2048 {
+            self.now = self.now + Duration::from_micros(500);
             self.engine.sweep(self.now);
             if self.engine_len() == staying {
                 break;

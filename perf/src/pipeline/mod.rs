@@ -60,6 +60,12 @@ pub(crate) enum Work {
     Reply,
     /// Datagrams that open flows
     NewFlow,
+    /// Requests of established flows during a capture of one flow in 1,000
+    CapturedRequest,
+    /// Replies of established flows during such a capture
+    CapturedReply,
+    /// Datagrams that open flows during such a capture
+    CapturedNewFlow,
 }
 
 /// Runs `packets` packets of one kind through the packet logic, for a tool that counts its instructions.

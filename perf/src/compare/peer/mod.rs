@@ -63,6 +63,8 @@ pub(crate) struct PeerHost<'a> {
     pub(crate) services: &'a [Service],
     /// Capacity of vl3-lb's flow table.
     pub(crate) flows: u32,
+    /// Whether vl3-lb has to stay on the peer's core. Else its worker begins there if that is the first one.
+    pub(crate) is_pinned: bool,
 }
 
 /// A started peer. Dropping it ends its processes; its namespace goes with the node.
@@ -72,8 +74,9 @@ pub(crate) struct Running {
     /// Commands and configuration, for the report.
     pub(crate) commands: Vec<String>,
     /// Programs in the kernel, routes: what ends with this.
-    #[expect(dead_code, reason = "it is only dropped")]
     pub(crate) held: Vec<Box<dyn Held>>,
+    /// The command that captures from it: measured with and without it. Empty: nothing does.
+    pub(crate) capture: Vec<String>,
 }
 
 /// Something that is undone when it is dropped.
@@ -134,7 +137,40 @@ pub(crate) fn all(balancer: &Path) -> Vec<Peer> {
     ]
 }
 
+/// Peers that are measured only if `--peer` names them: the bound of `flood`, and what an operator may do to vl3-lb
+/// meanwhile.
+pub(crate) fn on_request(balancer: &Path) -> Vec<Peer> {
+    vec![
+        nftables::behind_filter(),
+        vl3lb::captured(
+            "vl3-lb-fastpath-captured",
+            "vl3-lb-fastpath during a capture of one flow in 1,000",
+            "companion",
+            FastPath::Auto,
+            balancer,
+        ),
+        vl3lb::captured(
+            "vl3-lb-native-captured",
+            "vl3-lb-native during a capture of one flow in 1,000",
+            "native",
+            FastPath::Off,
+            balancer,
+        ),
+    ]
+}
+
 impl PeerHost<'_> {
+    /// Begins a capture by its command, if there is one. It ends when the process is dropped.
+    pub(crate) fn begin_capture(&self, command: &[String]) -> Result<Option<Process>, Failure> {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        if words.is_empty() {
+            return Ok(None);
+        }
+        // Its reader has no core of its own.
+        let started = self.start_on(&self.cores.all_list(), "capture", &words)?;
+        Ok(started.processes.into_iter().next())
+    }
+
     /// Writes one of the peer's files.
     fn write(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
         let path = self.directory.join(name);
@@ -144,31 +180,38 @@ impl PeerHost<'_> {
 
     /// Starts a program on the peer's core.
     fn start(&self, name: &str, program: &[&str]) -> Result<Running, Failure> {
+        self.start_on(&self.cores.peer_list(), name, program)
+    }
+
+    /// Starts a program on these cores.
+    pub(crate) fn start_on(&self, cores: &str, name: &str, program: &[&str]) -> Result<Running, Failure> {
         let program: Vec<String> = program.iter().map(|&word| word.to_owned()).collect();
         let log = self.directory.join(format!("{name}.log"));
-        let process = net::start(self.node.netns(), &self.cores.peer_list(), &program, &log)?;
+        let process = net::start(self.node.netns(), cores, &program, &log)?;
         Ok(Running {
             processes: vec![process],
             commands: vec![program.join(" ")],
-            held: Vec::new(),
+            ..Running::default()
         })
     }
 
     /// Receive packet steering: the kernel works for the peer on the peer's core instead of the sender's.
     fn steer_to_own_core(&self) -> Result<String, Failure> {
-        let path = format!("/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus");
-        let line = format!("echo {:x} > {path}", self.cores.peer_mask());
-        process::run(self.node.netns().command("sh").args(["-c", &line]))?;
-        Ok(line)
+        self.steer_to(self.cores.peer_mask())
     }
 
     /// Ends that: the kernel works on the core that a packet comes from, as it does by default. Programs with sockets run on
     /// all cores, and an interrupt of another core for each packet costs more than it gains.
-    pub(in crate::compare) fn steer_to_all_cores(&self) -> Result<(), Failure> {
+    pub(crate) fn steer_to_all_cores(&self) -> Result<String, Failure> {
+        self.steer_to(0)
+    }
+
+    /// Returns the command.
+    fn steer_to(&self, cores: u128) -> Result<String, Failure> {
         let path = format!("/sys/class/net/{INTERFACE}/queues/rx-0/rps_cpus");
-        let line = format!("echo 0 > {path}");
+        let line = format!("echo {cores:x} > {path}");
         process::run(self.node.netns().command("sh").args(["-c", &line]))?;
-        Ok(())
+        Ok(line)
     }
 
     /// Makes the node a router that sends no ICMP redirects for one-armed traffic.
@@ -191,7 +234,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_peer_is_measurable() {
-        let peers = all(Path::new("/vl3-lb"));
+        let mut peers = all(Path::new("/vl3-lb"));
+        peers.extend(on_request(Path::new("/vl3-lb")));
         let mut names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
         names.sort_unstable();
         names.dedup();

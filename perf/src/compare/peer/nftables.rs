@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
+use vl3lb_dataplane::testing::FloodFilter;
+
 use crate::failure::Failure;
 use crate::net::{BALANCER_ADDRESS, INTERFACE, backend_address};
 
@@ -28,6 +30,25 @@ pub(super) fn with_flowtable() -> Peer {
         about: "kernel: the same with a flowtable for established flows",
         requirements: [peer().requirements, vec![Requirement::Flowtable]].concat(),
         start: Box::new(|host| start(host, &flowtable())),
+        ..peer()
+    }
+}
+
+/// A flood is dropped by its sources before nftables, which no balancer could do: the bound for `flood`.
+pub(super) fn behind_filter() -> Peer {
+    Peer {
+        name: "nftables-filtered",
+        about: "kernel: nftables behind an XDP program that drops a flood by its sources",
+        requirements: [peer().requirements, vec![Requirement::NativeXdp]].concat(),
+        start: Box::new(|host| {
+            let mut running = start(host, "")?;
+            let program = host.node.netns().run(|| FloodFilter::attach(INTERFACE))?;
+            running
+                .commands
+                .push("XDP: dataplane/bpf/flood_filter.bpf.c".to_owned());
+            running.held.push(Box::new(program));
+            Ok(running)
+        }),
         ..peer()
     }
 }

@@ -42,6 +42,6 @@ fn start_direct(host: &PeerHost<'_>) -> Result<Running, Failure> {
     Ok(Running {
         processes: servers::start(netns, &cores, host.directory, |service| service.port)?,
         commands: vec!["nginx and iperf3 -s at the balancer's address".to_owned()],
-        held: Vec::new(),
+        ..Running::default()
     })
 }

@@ -43,6 +43,33 @@ pub(super) fn peer(
     }
 }
 
+/// The same while it is captured from.
+pub(super) fn captured(
+    name: &'static str,
+    about: &'static str,
+    mode: &'static str,
+    fast_path: FastPath,
+    binary: &Path,
+) -> Peer {
+    let plain = peer(name, about, mode, fast_path, binary);
+    let program = binary.display().to_string();
+    Peer {
+        start: Box::new(move |host| {
+            let mut running = (plain.start)(host)?;
+            // It answers a moment after its start.
+            let script = r#"until "$0" --socket "$1" status --json 2>/dev/null | grep -q '"ready":true'; do sleep 0.1; done
+                exec "$0" --socket "$1" capture --sample 1000 -c 0 --duration 1h --max-size 1000GiB -w /dev/null"#;
+            let socket = socket(host.directory).display().to_string();
+            running.capture = ["sh", "-c", script, &program, &socket]
+                .map(str::to_owned)
+                .to_vec();
+            running.commands.push(running.capture.join(" "));
+            Ok(running)
+        }),
+        ..peer(name, about, mode, fast_path, binary)
+    }
+}
+
 /// The requirement that the binary exists.
 pub(crate) fn built(binary: &Path) -> Requirement {
     Requirement::File(binary.to_owned(), "./run build")
@@ -87,6 +114,12 @@ fn services(services: &[Service]) -> Vec<Value> {
 fn start(host: &PeerHost<'_>, mode: &str, fast_path: FastPath, binary: &str) -> Result<Running, Failure> {
     let core = host.cores.peer_core();
     let mut config = config(mode, core, host.directory, host.flows, &services(host.services));
+    let cores = if host.is_pinned {
+        host.cores.peer_list()
+    } else {
+        config["workers"] = json!("auto");
+        host.cores.all_list()
+    };
     let mut steering = None;
     config["fastPath"] = match fast_path {
         FastPath::Off => json!({"mode": "off"}),
@@ -97,7 +130,8 @@ fn start(host: &PeerHost<'_>, mode: &str, fast_path: FastPath, binary: &str) -> 
         }
     };
     let file = host.write("vl3-lb.yaml", &format!("{config:#}\n"))?;
-    let mut running = host.start(
+    let mut running = host.start_on(
+        &cores,
         "vl3-lb",
         &[binary, "run", "--config", &file.display().to_string()],
     )?;
