@@ -1,6 +1,6 @@
 //! A sender of forged packets, as near to the balancer as can be: at the other end of its veth pair.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use etherparse::{EtherType, IpFragOffset, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
 use serde_json::Value;
-use vl3lb_testbed::addresses::INTERFACE;
+use vl3lb_testbed::addresses::{Family, INTERFACE};
 use vl3lb_testbed::packet_socket::PacketSocket;
 use vl3lb_testbed::{Netns, OrPanic, process};
 use vl3lb_tests::topology::Topology;
@@ -111,6 +111,19 @@ impl Flood {
             sent,
             thread: Some(thread),
         }
+    }
+
+    /// SYNs to a service, with sources of 10.64.0.0/16, each another one; answers to them end at the second client.
+    pub(crate) fn of_syns(topology: &Topology, port: u16, burst: u32, pause: Duration) -> Self {
+        let attacker = Attacker::new(topology);
+        let source_mac = mac(&topology.clients[1].netns);
+        let to = SocketAddr::new(Family::V4.balancer(), port);
+        Self::start(burst, pause, move |number| {
+            let [_, _, high, low] = number.to_be_bytes();
+            let from = SocketAddr::from((Ipv4Addr::new(10, 64, high, low), 40_000));
+            let sequence = number.wrapping_mul(0x9e37_79b1);
+            attacker.tcp(source_mac, from, to, sequence, |tcp| tcp.syn = true);
+        })
     }
 
     /// Packets sent so far.

@@ -67,6 +67,15 @@ fn peers_are_measured_in_turn() {
 }
 
 #[test]
+fn a_peer_is_measured_while_it_is_captured_from() {
+    let name = "vl3-lb-native-captured";
+    let report = compare("veth", &[name]);
+    assert_eq!(measured(&report), [name]);
+    let commands = report["peers"][0]["commands"].to_string();
+    assert!(commands.contains("capture --sample 1000"), "{report:#}");
+}
+
+#[test]
 fn peers_without_tun_support_are_reported_as_absent() {
     let names = ["vl3-lb-native", "vl3-lb-generic", "vl3-lb-companion", "nftables"];
     let report = compare("tun", &names);

@@ -274,9 +274,14 @@ fn datagrams_in_one_direction_stay_in_the_kernel(attachment: &Attachment) {
         .collect();
     assert_eq!(senders.len(), 1, "one NAT port: {senders:?}");
     at_least(&balancer, "in", 200.0);
+    // The program counts its packets, and the worker adds its counts up at an interval.
     let inbound = [("service", "udp"), ("direction", "in")];
-    let all = balancer.metrics().sum("vl3lb_service_packets_total", &inbound);
-    assert_eq!(all, 300.0);
+    wait::until("each datagram to be counted once", wait::STEP, || {
+        let all = balancer.metrics().sum("vl3lb_service_packets_total", &inbound);
+        (all == 300.0)
+            .then_some(())
+            .ok_or_else(|| format!("{all} packets"))
+    });
     // The first reply is the worker's, and others stay in the kernel too.
     for sender in senders {
         server.connect(sender).expect("connect a UDP socket");

@@ -1,6 +1,6 @@
 //! One sender's packets do not take service from the others.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -42,19 +42,6 @@ fn evicted(balancer: &Balancer) -> f64 {
         .sum("vl3lb_service_flows_closed_total", &labels)
 }
 
-/// SYNs with sources of 10.64.0.0/16, each another one; answers to them end at the second client.
-fn syn_flood(topology: &Topology, burst: u32, pause: Duration) -> Flood {
-    let attacker = Attacker::new(topology);
-    let source_mac = mac(&topology.clients[1].netns);
-    let to = SocketAddr::new(Family::V4.balancer(), finance::PORT);
-    Flood::start(burst, pause, move |number| {
-        let [_, _, high, low] = number.to_be_bytes();
-        let from = SocketAddr::from((Ipv4Addr::new(10, 64, high, low), 40_000));
-        let sequence = number.wrapping_mul(0x9e37_79b1);
-        attacker.tcp(source_mac, from, to, sequence, |tcp| tcp.syn = true);
-    })
-}
-
 /// As many for each port as 35,000 a second with the default.
 #[test]
 fn a_trickle_of_syns_with_forged_sources_does_not_keep_a_client_out() {
@@ -62,7 +49,7 @@ fn a_trickle_of_syns_with_forged_sources_does_not_keep_a_client_out() {
     let _servers = finance::http_servers(&topology);
     let config = finance::config(&topology, "auto").with("natPorts", json!(NAT_PORTS));
     let balancer = Balancer::start(&topology.balancer, &config);
-    let trickle = syn_flood(&topology, 1, Duration::from_millis(10));
+    let trickle = Flood::of_syns(&topology, finance::PORT, 1, Duration::from_millis(10));
     trickle.wait(2 * PORTS);
     wait::until("half-open flows to make room", wait::STEP, || {
         let evicted = evicted(&balancer);
@@ -128,7 +115,7 @@ fn curl_succeeds_beside_a_flood_of_syns_and_after_it(attachment: &Attachment) {
     let balancer = Balancer::start(&topology.balancer, &config);
     let client = &topology.clients[0].netns;
     let url = client::url(Family::V4.balancer(), finance::PORT, "/");
-    let flood = syn_flood(&topology, 100, Duration::from_millis(2));
+    let flood = Flood::of_syns(&topology, finance::PORT, 100, Duration::from_millis(2));
     flood.wait(100);
     while flood.sent() < FLOOD {
         assert_eq!(client::curl_many(client, Family::V4, &url, 5).len(), 5);

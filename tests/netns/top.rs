@@ -1,7 +1,9 @@
 //! `vl3-lb top` in a real terminal: shows a running balancer, obeys its keys, says when the balancer is gone, and leaves
 //! the terminal as it was.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::{Pid, Signal, kill_process};
 use vl3lb_testbed::addresses::Family;
@@ -174,6 +176,36 @@ fn top_restores_the_terminal_however_it_ends() {
         });
         assert_eq!(terminal.modes(), (false, true), "{name}");
     }
+}
+
+/// Without room for another thread, such as the one that reads keys, the standard library panics: the terminal is another
+/// user's, who may have one process only.
+#[test]
+fn a_panic_is_reported_on_the_restored_terminal() {
+    let topology = Topology::build(&Shape::of(&Attachment::VETH_AUTO));
+    let folder = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir();
+    let folder = folder.expect("make a temporary directory");
+    let program = folder.path().join("vl3-lb");
+    std::fs::copy(binary(), &program).expect("copy the program");
+    let terminal = Terminal::start(&topology.balancer.netns, 160, 30);
+    let settings = folder.path().join("settings");
+    let settings = settings.display();
+    terminal.type_line(&format!("stty -g >{settings}"));
+    terminal.wait_for_prompt();
+    terminal.type_line(&format!(
+        "clear; RUST_BACKTRACE=0 setpriv --reuid 64321 --regid 64321 --clear-groups prlimit --nproc=1 {} top; \
+         echo status $? settings $(stty -g | cmp - {settings} && echo same)",
+        program.display()
+    ));
+    terminal.wait_until("the report and the shell", |screen| {
+        let line = |wanted: &str| screen.lines().position(|line| line.contains(wanted));
+        let report = line("thread 'main'").filter(|_| line("failed to spawn thread").is_some());
+        report.is_some() && report < line("status 101 settings same")
+    });
+    assert_eq!(terminal.modes(), (false, true), "the first screen, with a cursor");
+    terminal.wait_for_prompt();
 }
 
 #[test]

@@ -308,6 +308,9 @@ impl Drop for Balancer {
     }
 }
 
+/// Of the image: deploy/Dockerfile.
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
 fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Process {
     let binary = binary();
     let mut command = match program {
@@ -321,6 +324,7 @@ fn spawn(netns: &Netns, dir: &Path, program: &[&str]) -> Process {
     command
         .args(["run", "--config"])
         .arg(dir.join("config.yaml"))
+        .env(ARENAS.0, ARENAS.1)
         .stdin(Stdio::null());
     Process::start(&mut command, &dir.join("log")).or_panic()
 }
@@ -336,6 +340,7 @@ fn spawn_with_environment(netns: &Netns, dir: &Path, environment: &[(String, Str
         .arg(dir)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(ARENAS.0, ARENAS.1)
         .envs(environment.iter().cloned())
         .stdin(Stdio::null());
     Process::start(&mut command, &dir.join("log")).or_panic()

@@ -1,6 +1,6 @@
 //! Reads `/metrics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One scrape.
 #[derive(Debug, Clone)]
@@ -45,6 +45,14 @@ impl Metrics {
     /// Like [`find`](Self::find), with 0 for a series that does not exist (yet).
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).unwrap_or(0.0)
+    }
+
+    /// A series that is there more than once, which a Prometheus server rejects.
+    pub fn repeated(&self) -> Option<String> {
+        let mut seen = BTreeSet::new();
+        let mut samples = self.samples.iter();
+        let repeated = samples.find(|sample| !seen.insert((&sample.name, &sample.labels)))?;
+        Some(format!("{} {:?}", repeated.name, repeated.labels))
     }
 
     /// Packets dropped for `reason` so far.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 use vl3lb_testbed::addresses::{Family, INTERFACE};
-use vl3lb_testbed::{OrPanic, process};
-use vl3lb_tests::attachment::Attachment;
+use vl3lb_testbed::{Netns, OrPanic, process};
+use vl3lb_tests::attachment::{Attachment, Link};
 use vl3lb_tests::balancer::Balancer;
 use vl3lb_tests::server::greeting;
 use vl3lb_tests::topology::Topology;
@@ -40,12 +40,15 @@ fn the_mtu_and_the_mac_address_change_under_a_download(attachment: &Attachment) 
     assert_eq!(interface_lost(balancer), 0.0);
 }
 
-/// Connections after the number of queues has changed. The companion pair has queues of its own.
+/// Connections after the number of queues has changed.
 const CONNECTIONS: usize = 20;
 
+// The companion pair has queues of its own. In the other modes each queue needs a socket.
 on_attachments!(receive_queues_are_added_under_a_download:
     veth_auto = Attachment::VETH_AUTO.two_queues(),
     veth_companion = Attachment::VETH_COMPANION.two_queues(),
+    veth_native = Attachment::VETH_NATIVE.two_queues(),
+    veth_generic = Attachment::VETH_GENERIC.two_queues(),
 );
 
 fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
@@ -53,13 +56,69 @@ fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
     let topology = Topology::build(&shape);
     let _servers = http_servers(&topology);
     let own = &topology.balancer;
-    let set_queues = |count: &str| {
-        let mut ethtool = own.netns.command("ethtool");
-        process::run(ethtool.args(["-L", INTERFACE, "rx", count])).or_panic();
+    let Link::Veth { queues } = attachment.link else {
+        panic!("the link has queues")
     };
-    set_queues("1");
+    // The other end sends into as many, once they are there.
+    let set_queues = |count: u32| {
+        set_channels(&own.netns, INTERFACE, "rx", count).expect("more receive queues");
+        set_channels(&topology.router().netns, &own.router_port, "tx", count).expect("more transmit queues");
+    };
+    set_channels(&topology.router().netns, &own.router_port, "tx", 1).expect("one transmit queue");
+    set_channels(&own.netns, INTERFACE, "rx", 1).expect("one receive queue");
     let balancer = Balancer::start(own, &finance::config(&topology, attachment.mode));
-    download(&topology, Family::V4, || set_queues("2"));
+    download(&topology, Family::V4, || set_queues(queues));
+    connect_often(&topology);
+    if ["native", "generic"].contains(&attachment.mode) {
+        wait::until("another attachment", wait::STEP, || {
+            let events = balancer.cli_json(&["events"]);
+            let events = events["items"].as_array().expect("a list");
+            let attached = events.iter().filter(|event| event["code"] == "attached").count();
+            (attached > 1).then_some(()).ok_or(attached)
+        });
+    }
+    let dropped = || {
+        let metrics = balancer.metrics();
+        metrics.sum("vl3lb_steer_packets_total", &[("action", "drop")])
+    };
+    let before = dropped();
+    connect_often(&topology);
+    assert_eq!(dropped(), before, "each queue has a socket");
+    assert_no_defects(&balancer);
+    assert_eq!(interface_lost(&balancer), 0.0);
+}
+
+on_attachments!(the_kernel_takes_no_receive_queue_from_its_socket:
+    veth_companion = Attachment::VETH_COMPANION.two_queues(),
+    veth_native = Attachment::VETH_NATIVE.two_queues(),
+    veth_generic = Attachment::VETH_GENERIC.two_queues(),
+);
+
+/// In companion mode the sockets that send are at the interface's queues.
+fn the_kernel_takes_no_receive_queue_from_its_socket(attachment: &Attachment) {
+    let shape = two_servers(attachment);
+    let topology = Topology::build(&shape);
+    let _servers = http_servers(&topology);
+    let own = &topology.balancer;
+    let balancer = Balancer::start(own, &finance::config(&topology, attachment.mode));
+    download(&topology, Family::V4, || {
+        set_channels(&topology.router().netns, &own.router_port, "tx", 1).expect("one transmit queue");
+        let error = set_channels(&own.netns, INTERFACE, "rx", 1).expect_err("its socket is open");
+        assert!(error.contains("AF_XDP sockets"), "{error}");
+    });
+    connect_often(&topology);
+    assert_no_defects(&balancer);
+    assert_eq!(interface_lost(&balancer), 0.0);
+}
+
+/// Sets the number of queues of one direction.
+fn set_channels(netns: &Netns, interface: &str, direction: &str, count: u32) -> Result<(), String> {
+    let mut ethtool = netns.command("ethtool");
+    let set = ethtool.args(["-L", interface, direction, &count.to_string()]);
+    process::run(set).map(drop).map_err(|error| error.to_string())
+}
+
+fn connect_often(topology: &Topology) {
     for number in 0..CONNECTIONS {
         let family = Family::BOTH[number % 2];
         let answer = client::curl(
@@ -68,8 +127,6 @@ fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
         );
         assert!(answer.starts_with("Hello!"), "connection {number}: {answer}");
     }
-    assert_no_defects(&balancer);
-    assert_eq!(interface_lost(&balancer), 0.0);
 }
 
 #[test]
