@@ -134,6 +134,13 @@ fn reserved_ports_and_ports_of_programs_are_no_nat_ports() {
     let flow = &flows["items"][0];
     assert_eq!(flow["natPort"], 15_007, "{flow}");
     drop(stream);
+    // Each backend has this one port: the next flow may need it.
+    wait::until("the flow to have ended", wait::STEP, || {
+        let flows = balancer.cli_json(&["flows"]);
+        let state = flows["items"][0]["state"].as_str().unwrap_or("gone");
+        let has_ended = ["closing", "reset", "gone"].contains(&state);
+        has_ended.then_some(()).ok_or_else(|| state.to_owned())
+    });
 
     // Port 15007 too: its flow ends, so that the program gets all packets.
     let mut kept = client::tcp(&topology.clients[0], SocketAddr::new(Family::V4.balancer(), PORT));

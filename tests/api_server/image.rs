@@ -21,7 +21,7 @@ fn the_load_generators_image_has_the_same_layout() {
 
 fn check(program: &str) {
     let folder = TempDir::with_prefix("vl3lb-image").expect("make a temporary directory");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/dockerfile.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("api_server/dockerfile.sh");
     let output = process::run(Command::new(script).arg(folder.path()).arg(program).arg(binary())).or_panic();
     let mut lines: Vec<&str> = output.lines().collect();
     let version = lines.pop().expect("it prints something");
