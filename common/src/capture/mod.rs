@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 
 /// Captures at a time.
 pub const MAX_CAPTURES: usize = 4;
-/// Buffers of a worker. Emptied a hundred times a second, they hold 51,200 packets a second: the most that captures cost
+/// Buffers of a worker. Emptied a hundred times a second if they fill, they hold 51,200 packets a second: the most that captures cost
 /// a worker and the control side, whatever a filter accepts.
 pub const CAPTURE_BUFFERS: usize = 512;
 /// Bytes of a packet that can be captured at most: a jumbo frame. The buffers of a worker take 9.4 MB then.

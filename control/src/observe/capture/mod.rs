@@ -1,11 +1,12 @@
 //! Captures: packets as the workers saw them, with their verdicts.
 //!
 //! While there are captures, workers copy the packets that a filter accepts into bounded buffers
-//! ([`vl3lb_common::capture`]). These are read a hundred times a second, and each capture gets its packets through its
-//! own bounded queue. What finds no room, here or there, is lost for the capture and counted; no packet and no other
+//! ([`vl3lb_common::capture`]). These are read a hundred times a second, and less often while few packets come ([`Pace`]);
+//! each capture gets its packets through its own bounded queue. What finds no room, here or there, is lost for the capture and counted; no packet and no other
 //! capture waits for it. A capture ends after a number of packets, after a time, or with its reader.
 
 mod headers;
+mod pace;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 use vl3lb_common::capture::{CAPTURE_BUFFERS, Capture, CaptureFeed, CaptureSettings, MAX_CAPTURES};
 use vl3lb_common::dataplane::Dataplane;
 use vl3lb_common::next_hop::Link;
@@ -25,10 +26,9 @@ use crate::api::{CaptureEvent, Time};
 use crate::observe::filter::PacketFilter;
 use crate::observe::flows::{ServiceNames, service_names};
 use crate::publisher::CurrentReceiver;
+use pace::Pace;
 use session::{Session, Totals};
 
-/// How often the workers' buffers are read.
-const ROUND: Duration = Duration::from_millis(10);
 /// Lines that wait for one reader, of about a kilobyte without payload.
 const QUEUE: usize = 4096;
 
@@ -150,18 +150,17 @@ impl Captures {
     pub async fn run(self: Arc<Self>) {
         loop {
             self.started.notified().await;
-            let mut rounds = interval(ROUND);
-            rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while self.round() {
-                rounds.tick().await;
+            let mut pace = Pace::default();
+            while let Some(most) = self.round() {
+                sleep(pace.after(most)).await;
             }
         }
     }
 
-    /// Reads the buffers once. Without captures it returns false.
-    fn round(&self) -> bool {
+    /// Reads the buffers once. Returns how many packets the worker with the most had; `None` without captures.
+    fn round(&self) -> Option<usize> {
         let mut running = self.running();
-        self.read(&mut running);
+        let most = self.read(&mut running);
         let now = Instant::now();
         let mut ended = false;
         for place in 0..MAX_CAPTURES {
@@ -182,12 +181,12 @@ impl Captures {
             self.put_in_force(&mut running);
         }
         running.active = running.sessions.iter().any(Option::is_some);
-        running.active
+        running.active.then_some(most)
     }
 
     /// Passes the packets in the buffers to their captures, oldest first; of each worker as many as it has buffers, so
-    /// that workers that refill them all the time do not keep this loop busy.
-    fn read(&self, running: &mut Running) {
+    /// that workers that refill them all the time do not keep this loop busy. Returns how many the worker with the most had.
+    fn read(&self, running: &mut Running) -> usize {
         let now = self.dataplane.now();
         let time = Time::now();
         let raw_ip = self
@@ -201,8 +200,9 @@ impl Captures {
             .map(|session| session.request.snap_length);
         let snap_length = snap_lengths.max().unwrap_or(0);
         let mut packets = Vec::new();
+        let mut most = 0;
         for (worker, feed) in (0..).zip(self.feeds()) {
-            for _ in 0..CAPTURE_BUFFERS {
+            for read in 1..=CAPTURE_BUFFERS {
                 let taken = feed.read(snap_length, |packet| {
                     let context = headers::Context {
                         worker,
@@ -222,6 +222,7 @@ impl Captures {
                 if !taken {
                     break;
                 }
+                most = most.max(read);
             }
         }
         packets.sort_by_key(|(at, ..)| *at);
@@ -230,6 +231,7 @@ impl Captures {
                 session.push(packet);
             }
         }
+        most
     }
 
     /// Gives the workers the filters of all captures, with the slots that services have now.

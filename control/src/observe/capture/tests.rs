@@ -2,6 +2,7 @@ use tokio::time::timeout;
 use vl3lb_common::capture::CaptureVerdict;
 use vl3lb_common::{DropReason, Timestamp};
 
+use super::pace::{LONGEST, SHORTEST};
 use super::*;
 use crate::api::{CaptureCounts, CapturedPacket};
 use crate::observe::report::fixture::{self, Live, at};
@@ -147,7 +148,7 @@ async fn what_an_ended_capture_left_is_not_for_the_next_one_in_its_place() {
     for _ in 0..MAX_CAPTURES {
         drop(captures.start(request(&[])).unwrap());
         while captures.count() > 0 {
-            tokio::time::sleep(ROUND).await;
+            sleep(SHORTEST).await;
         }
     }
     let former = feed.changed(&mut version).unwrap();
@@ -195,7 +196,7 @@ async fn captures_have_their_own_filters_and_a_limit() {
     }
     readers.pop();
     while captures.count() == MAX_CAPTURES as u64 {
-        tokio::time::sleep(ROUND).await;
+        sleep(SHORTEST).await;
     }
     assert!(captures.start(request(&[])).is_some());
 }
@@ -228,14 +229,14 @@ async fn what_workers_and_a_slow_reader_lose_is_counted() {
         for _ in 0..CAPTURE_BUFFERS {
             push(feed, 1, at(3_600), None);
         }
-        tokio::time::sleep(ROUND * 2).await;
+        sleep(LONGEST + SHORTEST).await;
     }
     assert!(rounds * CAPTURE_BUFFERS > QUEUE / 2);
     // An ended capture's losses stay counted.
     let lost = captures.lost();
     drop(events);
     while captures.count() > 0 {
-        tokio::time::sleep(ROUND).await;
+        sleep(SHORTEST).await;
     }
     assert_eq!(captures.lost(), lost);
 }
