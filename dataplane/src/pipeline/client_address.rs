@@ -325,7 +325,7 @@ impl Engine {
                 out.push(frame);
                 return Ok(());
             }
-            Ok(made) => packet::fragment(port, std::slice::from_ref(&frame), &made, mtu, out).map(drop),
+            Ok(made) => packet::fragment(port, std::slice::from_ref(&frame), &made, mtu, out),
             Err(reason) => Err(reason),
         };
         port.release(frame);

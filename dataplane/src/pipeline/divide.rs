@@ -1,7 +1,5 @@
 //! Packets that are too long: their segments and fragments, and the identification that these have.
 
-use std::hash::{BuildHasher, RandomState};
-
 use vl3lb_common::{DropReason, Timestamp};
 
 use super::reject::DropContext;
@@ -36,7 +34,7 @@ impl Engine {
     /// Carries out a verdict that makes other packets of a translated one: [`Verdict::Segment`], [`Verdict::Fragment`] or
     /// [`Verdict::Insert`], with frames of `port`, appended to `out`. The packet's own frames are no longer needed then.
     pub fn make_anew<P: Port>(
-        &self,
+        &mut self,
         verdict: Verdict,
         port: &mut P,
         packet: &[P::Frame],
@@ -68,30 +66,34 @@ impl Engine {
     /// Fragments a packet with the verdict [`Verdict::Fragment`] into frames of `port`, appended to `out`. The packet's own
     /// frames are no longer needed then.
     pub fn fragment_packet<P: Port>(
-        &self,
+        &mut self,
         port: &mut P,
         packet: &[P::Frame],
         mtu: u16,
         out: &mut Vec<P::Frame>,
     ) {
-        let fragmented = packet
-            .first()
-            .ok_or(DropReason::Malformed)
-            .and_then(|head| packet::parse(head.bytes(), packet_len(packet), self.policy.framing))
-            .and_then(|parsed| match parsed.family {
-                Family::V4 => packet::fragment(port, packet, &parsed, mtu, out).map(drop),
-                // Of a local client: its kernel had no number for it.
-                Family::V6 => packet::fragment_v6(port, packet, &parsed, (mtu, random()), out),
-            });
-        match fragmented {
+        match self.try_fragment(port, packet, mtu, out) {
             Ok(()) => self.signals.stats.fragmented.add(1),
             Err(reason) => self.count_drop(reason),
         }
     }
-}
 
-/// A number that nobody can guess (RFC 7739 section 5.4).
-fn random() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
+    fn try_fragment<P: Port>(
+        &mut self,
+        port: &mut P,
+        packet: &[P::Frame],
+        mtu: u16,
+        out: &mut Vec<P::Frame>,
+    ) -> Result<(), DropReason> {
+        let head = packet.first().ok_or(DropReason::Malformed)?.bytes();
+        let parsed = packet::parse(head, packet_len(packet), self.policy.framing)?;
+        match parsed.family {
+            Family::V4 => packet::fragment(port, packet, &parsed, mtu, out),
+            // Of a local client: its kernel had no number for it.
+            Family::V6 => {
+                let identification = self.tables.identifications.next(head, &parsed, 1)?;
+                packet::fragment_v6(port, packet, &parsed, (mtu, identification), out)
+            }
+        }
+    }
 }

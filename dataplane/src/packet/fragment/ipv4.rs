@@ -14,7 +14,7 @@ const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 
 /// Fragments an IPv4 packet of any number of frames into packets of at most `mtu` bytes of IP, one fresh frame each, and
-/// appends them to `out` in order. Returns how many. A fragment becomes smaller ones. O(payload).
+/// appends them to `out` in order. A fragment becomes smaller ones. O(payload).
 ///
 /// The packet may be fragmented, its checksums are complete and its identification is its own.
 ///
@@ -26,7 +26,7 @@ pub(crate) fn fragment<P: Port>(
     parsed: &Parsed,
     mtu: u16,
     out: &mut Vec<P::Frame>,
-) -> Result<usize, DropReason> {
+) -> Result<(), DropReason> {
     let first = packet.first().ok_or(DropReason::Internal)?;
     let headers = first
         .bytes()

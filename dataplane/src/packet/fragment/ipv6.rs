@@ -35,7 +35,7 @@ pub(crate) fn fragment_v6<P: Port>(
         protocol: parsed.protocol(),
         identification,
     };
-    divide(port, packet, parsed, mtu, &headers, out).map(drop)
+    divide(port, packet, parsed, mtu, &headers, out)
 }
 
 /// Whether [`fragment_v6`] takes a packet.

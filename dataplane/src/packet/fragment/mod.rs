@@ -32,7 +32,7 @@ trait Headers {
 }
 
 /// Divides the payload of `packet`, which lies behind its headers of the network layer, into packets of at most `mtu`
-/// bytes of IP, one fresh frame each, and appends them to `out` in order. Returns how many. O(payload).
+/// bytes of IP, one fresh frame each, and appends them to `out` in order. O(payload).
 ///
 /// All or nothing: on an error no frame is kept. Errors: `UmemExhausted`; `Internal` for anything that is not this packet
 /// and for an `mtu` that holds no payload.
@@ -43,13 +43,13 @@ fn divide<P: Port>(
     mtu: u16,
     headers: &impl Headers,
     out: &mut Vec<P::Frame>,
-) -> Result<usize, DropReason> {
+) -> Result<(), DropReason> {
     let kept = out.len();
     let divided = try_divide(port, packet, parsed, mtu, headers, out);
     if divided.is_err() {
         out.drain(kept..).for_each(|frame| port.release(frame));
     }
-    divided.map(|()| out.len() - kept)
+    divided
 }
 
 fn try_divide<P: Port>(

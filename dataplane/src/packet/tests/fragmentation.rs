@@ -38,8 +38,7 @@ fn fragments_of(spec: &Spec, mtu: u16, second: Option<u16>) -> (Vec<u8>, Vec<Vec
     assert!(!parsed.dont_fragment);
     let whole = packet.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
     let mut out = Vec::new();
-    let count = fragment(&mut port, &packet, &parsed, mtu, &mut out).unwrap();
-    assert_eq!(count, out.len());
+    fragment(&mut port, &packet, &parsed, mtu, &mut out).unwrap();
     let Some(second) = second else { return (whole, out) };
     let mut smaller = Vec::new();
     for piece in out {

@@ -165,7 +165,7 @@ fn without_df_a_datagram_is_fragmented_in_order() {
     narrow(&mut world, 600, 700);
     let question = fragmentable(world.client_udp(V4, &[5; 1_400]));
     let mut port = MemPort::new(64);
-    let mut fragment = |world: &World, packet: (Verdict, Vec<u8>), mtu: u16| {
+    let mut fragment = |world: &mut World, packet: (Verdict, Vec<u8>), mtu: u16| {
         assert_eq!(packet.0, Verdict::Fragment { mtu });
         let mut out = Vec::new();
         world.engines[0].fragment_packet(&mut port, &frames_of(&packet.1, 3_840), mtu, &mut out);
@@ -175,12 +175,12 @@ fn without_df_a_datagram_is_fragmented_in_order() {
     };
     let sent = world.send(&question);
     let nat_port = u16::from_be_bytes([sent.1[34], sent.1[35]]);
-    let pieces = fragment(&world, sent, 700);
+    let pieces = fragment(&mut world, sent, 700);
     assert_eq!(fragments::udp_payload_of(&pieces), [5; 1_400]);
     let nat = format!("172.16.1.103:{nat_port}");
     let answer = builder::udp(world.addresses("172.16.1.2:8081", &nat), &[6; 1_400]);
     let sent = world.send(&fragmentable(answer));
-    let pieces = fragment(&world, sent, 600);
+    let pieces = fragment(&mut world, sent, 600);
     assert_eq!(fragments::udp_payload_of(&pieces), [6; 1_400]);
     assert_eq!(world.stats[0].fragmented.get(), 2);
 
@@ -192,7 +192,7 @@ fn without_df_a_datagram_is_fragmented_in_order() {
         if sent.0 == Verdict::Transmit {
             pieces.push(sent.1);
         } else {
-            pieces.extend(fragment(&world, sent, 700));
+            pieces.extend(fragment(&mut world, sent, 700));
         }
     }
     assert_eq!(fragments::udp_payload_of(&pieces), [7; 2_000]);
