@@ -15,7 +15,7 @@ use super::policy::Policy;
 use super::reject::DropContext;
 use super::tuple::Tuple;
 use super::{Context, Engine, Verdict};
-use crate::flow::{FlowTable, Predecessor};
+use crate::flow::{FlowId, FlowTable, Predecessor};
 use crate::packet::{Family, Parsed, Transport};
 use crate::port::Frame;
 
@@ -90,9 +90,14 @@ impl Engine {
         packet: &mut [F],
         context: Context<'_>,
     ) -> Option<Result<Verdict, DropContext>> {
+        let id = self.local_reply_flow(context)?;
+        Some(self.reply::<F, true>(packet, context, id))
+    }
+
+    /// The flow of a local client that the packet is a reply of.
+    pub(super) fn local_reply_flow(&self, context: Context<'_>) -> Option<FlowId> {
         let table = self.tables.flows.table();
         let tuple = tuple_of(table, context.tuple())?;
-        let id = table.reply(&tuple.reply_key(context.parsed.source), context.now)?;
-        Some(self.reply::<F, true>(packet, context, id))
+        table.reply(&tuple.reply_key(context.parsed.source), context.now)
     }
 }

@@ -218,6 +218,11 @@ fn long_datagrams_of_local_clients_are_fragmented_over_ipv6_too() {
             datagram.extend_from_slice(&ip[48..]);
         }
         assert_eq!(datagram, whole[l3 + 40..]);
+        // The next number of this worker, so that no other datagram in fragments has it (RFC 8200 section 4.5).
+        let mut next = Vec::new();
+        world.engines[0].fragment_packet(&mut port, &frames_of(&whole, 3_840), 1_500, &mut next);
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes[l3 + 44..l3 + 48].try_into().unwrap());
+        assert_eq!(number(next[0].bytes()), number(pieces[0].bytes()) + 1);
         // Those of other clients are refused.
         let packet = world.client_udp("[2001:db8::64]:40000", &payload);
         assert_eq!(world.send(&packet).0, Verdict::Drop);
@@ -287,4 +292,27 @@ fn an_error_about_a_packet_of_a_local_client_is_delivered() {
     validate::assert_valid(&out, true);
     let quoted = Seen::of(&[&out[..14], &out[42..]].concat(), true);
     assert_eq!(quoted.source.to_string(), CLIENTS[0]);
+}
+
+/// The first fragment was another client's, whose flow made room for the local one.
+#[test]
+fn the_rest_of_another_clients_datagram_is_not_for_a_local_client_with_its_nat_port() {
+    let mut world = World::new(Setup {
+        nat_ports: (20_000, 20_000),
+        ..Setup::default()
+    });
+    let request = world.client_udp("172.16.1.100:40000", b"request");
+    let seen = world.forward(&request);
+    let nat = format!("172.16.1.103:{}", seen.source.port());
+    let backend = seen.destination.to_string();
+    let datagram = builder::udp(world.addresses(&backend, &nat), &[9; 4_000]);
+    let fragments = builder::fragments(&datagram, true, 1_400, 77);
+    assert_eq!(world.send(&fragments[0]).0, Verdict::Transmit);
+    let request = world.client_udp("172.16.1.103:40000", b"request");
+    let (verdict, _) = world.send_local(&request);
+    assert_eq!((verdict, world.flows()), (Verdict::Transmit, 1));
+    for fragment in &fragments[1..] {
+        assert_eq!(world.send(fragment).0, Verdict::Drop);
+    }
+    assert_eq!(world.dropped(DropReason::FragmentUnmatched), 2);
 }

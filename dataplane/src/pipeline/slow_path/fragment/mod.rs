@@ -179,7 +179,10 @@ impl Engine {
         match find(table, context) {
             Found::Reply(id) => Some(table.entry(id).client),
             Found::Request(id) => Some(table.endpoint(table.entry(id)).address),
-            Found::Nothing(_) => None,
+            Found::Nothing(_) => {
+                let local = self.local_reply_flow(context)?;
+                Some(table.entry(local).client)
+            }
         }
     }
 }
