@@ -192,7 +192,8 @@ pub enum PublishError {
 pub struct Steered {
     pub redirected: u64,
     pub passed: u64,
-    /// At a receive queue without a socket: it was added a moment ago.
+    /// Of the workers, where no XDP program or socket was: at a receive queue added a moment ago, while a veth went down, or
+    /// during a re-attachment.
     pub dropped: u64,
     pub fast_path: FastPathPackets,
 }

@@ -80,6 +80,9 @@ static __always_inline bool vl3lb_is_local_request(struct __sk_buff *skb)
 	fragment.protocol = packet.protocol;
 	if (packet.part == VL3LB_LATER)
 		return bpf_map_lookup_elem(&local_fragments, &fragment) != NULL;
+	/* The sender reuses the identification of an earlier datagram. */
+	if (packet.part == VL3LB_FIRST)
+		bpf_map_delete_elem(&local_fragments, &fragment);
 	if (!vl3lb_is_for_service(skb, &packet))
 		return false;
 	/* A reply to a client whose own port is a service's, too. */

@@ -97,7 +97,7 @@ int steer_tc(struct __sk_buff *packet)
 	 * Without a pair, the XDP program has not run: it is being replaced, veth was set down (which removes it before the
 	 * queues are empty), or the queue is new, for which veth runs none. The kernel would answer with a TCP reset.
 	 */
-	if (!near_index)
+	if (!near_index && owner != VL3LB_SHED)
 		vl3lb_count(VL3LB_DROPPED);
 	if (owner == VL3LB_SHED || !near_index)
 		return TC_ACT_SHOT;

@@ -99,7 +99,7 @@ struct {
 enum vl3lb_counter {
 	VL3LB_REDIRECTED = 0,
 	VL3LB_PASSED = 1,
-	VL3LB_DROPPED = 2,	/* at a queue without a socket */
+	VL3LB_DROPPED = 2,	/* the workers', where no socket is yet, or no XDP program */
 	VL3LB_COUNTERS = 3,
 };
 

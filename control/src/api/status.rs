@@ -160,7 +160,8 @@ pub struct Steering {
     pub redirect: u64,
     /// Packets left to the kernel.
     pub pass: u64,
-    /// Packets at a receive queue that has no socket yet, since it was added a moment ago.
+    /// Packets of the workers that arrived where no XDP program or socket was: at a receive queue added a moment ago, while a
+    /// veth went down, or during a re-attachment.
     pub drop: u64,
 }
 

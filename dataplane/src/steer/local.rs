@@ -65,6 +65,13 @@ impl Steer {
         self.programs.set_local_near(pair.near_index())
     }
 
+    /// Makes room for the pair of the next attachment. What the program on the loopback interface still sends to this one is
+    /// dropped: the kernel would answer with a TCP reset.
+    pub(super) fn hold_local(&mut self) {
+        self.programs.detach_local_far();
+        self.local = None;
+    }
+
     /// Takes back [`Self::prepare_local`].
     pub(crate) fn end_local(&mut self) {
         self.programs.detach_local();

@@ -242,7 +242,10 @@ impl Steer {
             .attach_tcx()
             .and_then(|()| self.programs.detach_xdp());
         match held {
-            Ok(()) => Some(Hold { _steer: self }),
+            Ok(()) => {
+                self.hold_local();
+                Some(Hold { _steer: self })
+            }
             Err(error) => {
                 tracing::debug!(interface = self.interface, %error, "hold back packets during an attachment");
                 None

@@ -197,6 +197,11 @@ impl Programs {
         if let Ok(program) = self.tc_program(STEER_LO) {
             program.unload().ok();
         }
+        self.detach_local_far();
+    }
+
+    /// Takes the program from the far end of the pair for local clients.
+    pub(super) fn detach_local_far(&mut self) {
         if let Ok(program) = self.xdp_program(STEER_LOCAL) {
             program.unload().ok();
         }

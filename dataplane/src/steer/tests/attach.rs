@@ -53,12 +53,12 @@ fn reply(nat_port: u16) -> Vec<u8> {
     ip(CLIENT, OURS, TCP, &ports(8081, nat_port))
 }
 
-fn not_ours() -> Vec<u8> {
+pub(super) fn not_ours() -> Vec<u8> {
     ip(CLIENT, OURS, UDP, &ports(40_000, 53))
 }
 
 /// `packet` in a frame to the interface `name`.
-fn framed(name: &str, packet: &[u8]) -> Vec<u8> {
+pub(super) fn framed(name: &str, packet: &[u8]) -> Vec<u8> {
     let Link::Ethernet(mac) = LinkInfo::inspect(name).unwrap().link else {
         panic!("{name} is not Ethernet")
     };
@@ -89,18 +89,18 @@ fn tcx_programs() -> usize {
 }
 
 /// Sends `frame` out of the Ethernet interface `name`.
-fn send(name: &str, frame: &[u8]) {
+pub(super) fn send(name: &str, frame: &[u8]) {
     let socket = PacketSocket::sender(name).or_panic();
     socket.send(frame).unwrap();
 }
 
 /// The names of all interfaces.
-fn link_names() -> Vec<String> {
+pub(super) fn link_names() -> Vec<String> {
     Netlink::open().unwrap().link_names().unwrap()
 }
 
 /// Nothing of the balancer's is at or beside `nsm-1`.
-fn assert_untouched() {
+pub(super) fn assert_untouched() {
     let left: Vec<_> = link_names()
         .into_iter()
         .filter(|name| name.starts_with("lb"))
@@ -384,73 +384,6 @@ fn a_forced_mode_that_cannot_be_is_an_error() {
             "{}",
             steer.reason()
         );
-    });
-}
-
-#[test]
-fn a_second_balancer_on_the_same_interface_is_refused() {
-    in_namespace(|| {
-        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
-        let link = LinkInfo::inspect("nsm-1").unwrap();
-        let first = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
-        let error = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap_err();
-        assert!(matches!(error, SetupError::AlreadyServed { .. }), "{error}");
-        drop(first);
-        let _first = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap();
-        let error = Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap_err();
-        assert!(matches!(error, SetupError::XdpBusy { .. }), "{error}");
-    });
-}
-
-#[test]
-fn a_pair_that_a_killed_process_left_is_replaced() {
-    in_namespace(|| {
-        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
-        let link = LinkInfo::inspect("nsm-1").unwrap();
-        // As after kill -9: the pair is there, no program is.
-        let left = Companion::create(&link, 1, Purpose::Interface).unwrap();
-        let old = left.near_index();
-        std::mem::forget(left);
-        let steer = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap();
-        assert_ne!(steer.companion.as_ref().unwrap().near_index(), old);
-        drop(steer);
-        assert_untouched();
-    });
-}
-
-#[test]
-fn an_interface_that_has_the_name_of_the_pair_is_not_touched() {
-    in_namespace(|| {
-        let [_device] = tun("nsm-1", TunKind::VnetHeader);
-        veth_pair(&VethEnd::new("lbf-nsm-1", 1), &VethEnd::new("other", 1), 1500);
-        let link = LinkInfo::inspect("nsm-1").unwrap();
-        let error = Steer::attach(&link, Mode::Companion, None, FastPathConfig::default()).unwrap_err();
-        assert!(matches!(error, SetupError::CompanionNameTaken { .. }), "{error}");
-        let steer = Steer::attach(&link, Mode::Auto, None, FastPathConfig::default()).unwrap();
-        assert_eq!(steer.mode(), AttachMode::Generic);
-        assert!(
-            steer.reason().contains("another interface is called lbf-nsm-1"),
-            "{}",
-            steer.reason()
-        );
-        assert!(steer.refuses().contains("udp_super_packet"));
-        drop(steer);
-        assert!(link_names().contains(&"lbf-nsm-1".to_owned()));
-    });
-}
-
-#[test]
-fn before_tcx_a_filter_of_a_killed_process_is_replaced() {
-    in_namespace(|| {
-        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
-        let link = LinkInfo::inspect("nsm-1").unwrap();
-        let mut killed = Programs::load(&link, 1, 1, 0).unwrap();
-        killed.attach_clsact().unwrap();
-        let mut next = Programs::load(&link, 1, 1, 0).unwrap();
-        next.attach_clsact().unwrap();
-        send("peer", &framed("nsm-1", &not_ours()));
-        assert_eq!(next.counters().read().passed, 1);
-        assert_eq!(killed.counters().read().passed, 0);
     });
 }
 

@@ -9,10 +9,10 @@ use rustix::net::{AddressFamily, SocketType};
 use vl3lb_testbed::veth::VethEnd;
 
 use super::super::*;
+use super::attach::link_names;
 use super::classify::{load, receiving_socket, require_root};
 use super::packets::*;
 use super::table::{CLIENT, MORE, OURS, OURS6, PORT};
-use crate::link::netlink::Netlink;
 use crate::testing::netns::{in_namespace, ip as run_ip, veth_pair};
 use kernel::Feature;
 use local::LOOPBACK;
@@ -101,6 +101,12 @@ fn only_packets_of_own_addresses_to_services_are_a_local_clients() {
                 false,
             ),
             ("its later one", own(TCP, 3, 100, &[0; 32]), false),
+            (
+                "a first one to another port, with a number that was used before",
+                own(TCP, 1, MORE, &ports(FROM, 53)),
+                false,
+            ),
+            ("its later one", own(TCP, 1, 100, &[0; 32]), false),
         ] {
             assert_eq!(is_ours(&mut programs, &packet), ours, "{description}");
         }
@@ -115,7 +121,7 @@ fn loopback_programs() -> usize {
 }
 
 fn own_links() -> Vec<String> {
-    let mut names = Netlink::open().unwrap().link_names().unwrap();
+    let mut names = link_names();
     names.retain(|name| name.starts_with("lb"));
     names.sort_unstable();
     names
@@ -136,6 +142,25 @@ fn the_way_of_local_clients_leaves_with_the_attachment() {
         steer.prepare_local(&link).unwrap();
         drop(steer);
         assert_eq!((own_links(), loopback_programs()), (Vec::new(), 0));
+    });
+}
+
+#[test]
+fn the_next_attachment_has_a_way_of_its_own_while_this_one_holds_packets_back() {
+    in_namespace(|| {
+        veth_pair(&VethEnd::new("peer", 1), &VethEnd::new("nsm-1", 1), 1500);
+        run_ip("link set lo up");
+        let link = LinkInfo::inspect("nsm-1").unwrap();
+        let attach = || Steer::attach(&link, Mode::Native, None, FastPathConfig::default()).unwrap();
+        let mut steer = attach();
+        steer.prepare_local(&link).unwrap();
+        let hold = steer.hold().expect("it can");
+        assert_eq!((own_links(), loopback_programs()), (Vec::new(), 1));
+        let mut next = attach();
+        assert_eq!(next.prepare_local(&link).unwrap(), "lbm-nsm-1");
+        drop(hold);
+        assert_eq!(own_links(), ["lbl-nsm-1", "lbm-nsm-1"]);
+        assert_eq!(loopback_programs(), 1);
     });
 }
 

@@ -8,6 +8,7 @@ mod decide;
 mod fastpath;
 mod link;
 mod local;
+mod occupied;
 mod owner;
 mod packets;
 mod receiver;
