@@ -126,8 +126,8 @@ impl Overload {
     }
 
     /// The program of this worker's interface, if it sheds load.
-    pub(super) const fn shed_mut(&mut self) -> Option<&mut Shed> {
-        self.shed.as_mut()
+    pub(super) const fn shed(&self) -> Option<&Shed> {
+        self.shed.as_ref()
     }
 
     /// Counts a packet that belongs to no flow and opens none.

@@ -46,26 +46,18 @@ pub(crate) struct Shed {
     dropped: u64,
     /// What of the losses of all workers was seen.
     lost: u64,
-    /// The place of the next packet that the program copies.
-    next_sample: usize,
 }
 
 impl Shed {
     /// For the flows that `worker` owns, by the hash with this key. Nothing is shed yet.
     pub(crate) fn new(memory: Arc<ShedMemory>, worker: u16, owner_key: OwnerKey) -> Self {
         let lost = memory.lost();
-        let sampled = memory
-            .worker(worker)
-            .map_or(0, |words| words[SAMPLED].load(Relaxed));
-        // Its lowest byte is enough: the number of places divides 256.
-        let next_sample = usize::from(sampled.to_le_bytes()[0]) % SAMPLES;
         Self {
             memory,
             worker,
             owner_key,
             dropped: 0,
             lost,
-            next_sample,
         }
     }
 
@@ -151,22 +143,29 @@ impl Shed {
     }
 
     /// Whether the program copies some of the packets that it drops: as many as there is room for when it drops them.
-    pub(crate) fn set_sampling(&mut self, sampling: bool) {
+    pub(crate) fn set_sampling(&self, sampling: bool) {
         let changes =
             |words: &[AtomicU64; _]| words[SAMPLING].swap(sampling.into(), Relaxed) != u64::from(sampling);
         if self.memory.worker(self.worker).is_some_and(changes) {
             // Those of an earlier time.
-            for _ in 0..SAMPLES {
-                self.take_sample(&mut [0; SAMPLE_BYTES]);
+            for place in 0..SAMPLES {
+                self.take_sample(place, &mut [0; SAMPLE_BYTES]);
             }
         }
     }
 
-    /// The next packet that was copied, into `bytes`.
-    pub(crate) fn take_sample(&mut self, bytes: &mut [u8; SAMPLE_BYTES]) -> Option<Sample> {
-        let sample = self.memory.take_sample(self.worker, self.next_sample, bytes)?;
-        self.next_sample = (self.next_sample + 1) % SAMPLES;
-        Some(sample)
+    /// The places of copied packets, that of the oldest one first. Any of them may be full: the program goes on with the next
+    /// one also where another processor was faster with this.
+    pub(crate) fn sample_places(&self) -> impl Iterator<Item = usize> + use<> {
+        let worker = self.memory.worker(self.worker);
+        let sampled = worker.map_or(0, |words| words[SAMPLED].load(Relaxed));
+        let next = usize::try_from(sampled % SAMPLES as u64).unwrap_or(0);
+        (next..next + SAMPLES).map(|place| place % SAMPLES)
+    }
+
+    /// The packet that was copied to this place, if there is one, into `bytes`.
+    pub(crate) fn take_sample(&self, place: usize, bytes: &mut [u8; SAMPLE_BYTES]) -> Option<Sample> {
+        self.memory.take_sample(self.worker, place, bytes)
     }
 
     fn source_hash(&self, source: &[u8; 16]) -> u64 {

@@ -124,7 +124,9 @@ impl Pinning {
         let from = self.current?;
         if !is_overloaded {
             let home = self.home.filter(|&home| home != from)?;
-            return (now.since(self.overloaded_at) >= RETURN).then(|| self.go(from, home, None, now));
+            // Again later where the kernel refuses it.
+            let since = now.since(self.overloaded_at.max(self.moved_at));
+            return (since >= RETURN).then(|| self.go(from, home, None, now));
         }
         self.overloaded_at = now;
         if self.deprived < INTERVALS || now.since(self.moved_at) < STAY {

@@ -10,7 +10,7 @@ use super::description::describe_slow;
 use crate::packet;
 use crate::pipeline::Engine;
 use crate::pipeline::tuple::Tuple;
-use crate::shed::{SAMPLE_BYTES, SAMPLES, Sample};
+use crate::shed::{SAMPLE_BYTES, Sample, Shed};
 
 /// Between two looks at what was copied: at most 16,000 packets per second.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -19,7 +19,7 @@ impl Engine {
     /// Asks the program for copies while there are captures.
     pub(in crate::pipeline) fn sample_shed(&mut self) {
         let active = self.capture.is_active();
-        if let Some(shed) = self.tables.overload.shed_mut() {
+        if let Some(shed) = self.tables.overload.shed() {
             shed.set_sampling(active);
         }
     }
@@ -32,12 +32,12 @@ impl Engine {
         }
         self.capture.sampled_at = now;
         let mut bytes = [0; SAMPLE_BYTES];
-        for _ in 0..SAMPLES {
-            let shed = self.tables.overload.shed_mut();
-            let Some(sample) = shed.and_then(|shed| shed.take_sample(&mut bytes)) else {
-                return;
-            };
-            self.capture_sample(&bytes[..sample.copied], sample, now);
+        let places = self.tables.overload.shed().map(Shed::sample_places);
+        for place in places.into_iter().flatten() {
+            let shed = self.tables.overload.shed();
+            if let Some(sample) = shed.and_then(|shed| shed.take_sample(place, &mut bytes)) {
+                self.capture_sample(&bytes[..sample.copied], sample, now);
+            }
         }
     }
 
