@@ -31,12 +31,14 @@ impl Presence {
         let services = || current.directory.live_services();
         let names = services().flat_map(ServiceEntry::group_names);
         let restricted = services().filter(|service| !service.addresses.are_all());
-        let restricted = restricted.flat_map(ServiceEntry::group_names);
+        // Ports of one Service share its name.
+        let restricted: BTreeSet<_> = restricted.flat_map(ServiceEntry::group_names).collect();
         Self {
             ready,
             addresses: own.clone(),
             services: names.collect::<BTreeSet<_>>(),
             service_addresses: restricted
+                .into_iter()
                 .map(|name| {
                     let addresses = current.directory.addresses_of(&name, own);
                     (name, addresses)

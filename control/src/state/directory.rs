@@ -15,7 +15,7 @@ use vl3lb_common::{ClientAddress, Duration, Protocol};
 use super::Share;
 use crate::config::{ADDRESS_MARK, FlowRules, HealthCheck, ListenAddresses};
 use crate::discovery::{Origin, PodPlace};
-use crate::kubernetes::names::qualified;
+use crate::kubernetes::names::{is_qualified, qualified};
 
 /// The owners of all slots of one snapshot, by slot.
 #[derive(Debug, Clone)]
@@ -107,7 +107,7 @@ impl ServiceEntry {
     /// That of its names that `name` is, with or without the namespace of its Service.
     pub fn name_of(&self, name: &str) -> Option<&str> {
         self.names()
-            .find(|own| *own == name || self.is_qualified(own, name))
+            .find(|own| *own == name || self.adds_namespace(own, name))
     }
 
     /// `name` as all balancers of a group have it: with the namespace of its Service, since another balancer may have given
@@ -119,13 +119,21 @@ impl ServiceEntry {
         }
     }
 
+    /// Whether one of its group names is `group`.
+    fn has_group_name(&self, group: &str) -> bool {
+        self.names().any(|own| match self.namespace {
+            Some(_) if !is_qualified(own) => self.adds_namespace(own, group),
+            _ => own == group,
+        })
+    }
+
     /// All names that balancers of a group have for it.
     pub fn group_names(&self) -> impl Iterator<Item = String> {
         self.names().map(|name| self.group_name(name))
     }
 
     /// Whether `name` is `own` with the namespace of its Service.
-    fn is_qualified(&self, own: &str, name: &str) -> bool {
+    fn adds_namespace(&self, own: &str, name: &str) -> bool {
         let rest = || name.strip_prefix(own)?.strip_prefix('.');
         self.namespace.is_some() && rest() == self.namespace.as_deref()
     }
@@ -148,14 +156,12 @@ impl Directory {
         self.services.iter().flatten().filter(|service| service.live)
     }
 
-    /// Those of `own` at which a service of this group name listens. O(services).
+    /// Those of `own` at which a service of this group name listens. O(services), without an allocation for each.
     pub fn addresses_of(&self, name: &str, own: &[IpAddr]) -> Vec<IpAddr> {
-        let named = || {
-            let services = self.live_services();
-            services.filter(|service| service.group_names().any(|of| of == name))
-        };
+        let services = self.live_services();
+        let named: Vec<_> = services.filter(|service| service.has_group_name(name)).collect();
         let own = own.iter().copied();
-        own.filter(|address| named().any(|service| service.addresses.contains(*address)))
+        own.filter(|address| named.iter().any(|service| service.addresses.contains(*address)))
             .collect()
     }
 

@@ -19,7 +19,7 @@ use super::service::{POOL, Port, Reason, ServiceRecord};
 use super::service_names::{self, ServiceNames, named_ports};
 use crate::config::{self, ListenAddresses};
 use crate::kubernetes::ingress::GroupIngress;
-use crate::kubernetes::names::qualified;
+use crate::kubernetes::names::{is_qualified, qualified};
 
 /// A server of the balancer itself: its protocol, port and name.
 pub(super) type Listening = (Protocol, u16, &'static str);
@@ -247,15 +247,15 @@ impl<'q> Admission<'q> {
         let owner = owner(record);
         // One that is served under its name with the namespace keeps that. Where another Service is deleted and comes again,
         // as in an upgrade, the clients of its name must not meet this one meanwhile.
-        let is_long = held.is_some_and(|held| service_names::is_long(&held.name));
+        let is_long = held.is_some_and(|held| is_qualified(&held.name));
         let name = self.names.usable(record, &record.name, &owner, is_long)?;
-        let is_long = service_names::is_long(&name);
+        let is_long = is_qualified(&name);
         let mut ports = Vec::with_capacity(record.ports.len());
         for (port, port_name) in named_ports(record) {
             let key = (port.protocol, port.port);
             let mut held = held.iter().flat_map(|held| &held.ports);
-            let is_long = is_long
-                || held.any(|(of, held)| (of.protocol, of.port) == key && service_names::is_long(held));
+            let is_long =
+                is_long || held.any(|(of, held)| (of.protocol, of.port) == key && is_qualified(held));
             let named = self.names.usable(record, &port_name, &owner, is_long);
             let taken = named.as_ref().err().cloned().or_else(|| {
                 let holder = self.holder(key, &addresses, &owner)?;

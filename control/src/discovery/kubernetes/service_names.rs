@@ -59,11 +59,6 @@ impl ServiceNames {
     }
 }
 
-/// Whether `name` has its namespace.
-pub(super) fn is_long(name: &str) -> bool {
-    name.contains('.')
-}
-
 /// Each port with its name, which does not depend on which other ports are served.
 pub(super) fn named_ports(record: &ServiceRecord) -> impl Iterator<Item = (&Port, String)> {
     record.ports.iter().map(|port| {
