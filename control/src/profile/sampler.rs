@@ -175,12 +175,12 @@ impl Names {
 struct Folder(PathBuf);
 
 impl Folder {
-    /// Creates it, empty, before the first profile of the process.
+    /// Creates it, and empties it before the first profile of the process.
     fn ensure(&self) -> io::Result<()> {
-        if tempfile::env::override_temp_dir(&self.0).is_err() {
-            return Ok(());
+        if tempfile::env::override_temp_dir(&self.0).is_ok() {
+            self.remove();
         }
-        self.remove();
+        // Each time: the first one may have failed.
         std::fs::create_dir_all(&self.0)
     }
 

@@ -7,6 +7,9 @@
 use std::io::{self, Write};
 use std::net::IpAddr;
 
+use vl3lb_common::DropReason;
+use vl3lb_common::dataplane::AttachMode;
+
 use crate::api::{AddressNames, CaptureCounts, CaptureEvent, CaptureStart, CapturedPacket, PacketImage};
 
 /// Block types (section 4, section 11.1).
@@ -127,7 +130,7 @@ impl<W: Write> Writer<W> {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
         self.newest = self.started;
-        if start.attach == "companion" {
+        if start.attach == AttachMode::Companion.name() {
             self.steered = TC_ACT_REDIRECT;
         }
         self.begun = true;
@@ -138,9 +141,12 @@ impl<W: Write> Writer<W> {
         let time = packet.time.unix_nanos();
         let comment = comment(packet);
         let mut blocks = Vec::new();
-        // Only what a worker received was steered; what it sends goes past the program.
+        // Only what a worker received was steered; what it sends goes past the program. Under overload the program drops packets
+        // itself, and a capture does not say who did.
+        let is_shed = packet.reason.as_deref() == Some(DropReason::Overload.name());
+        let steered = (!is_shed).then_some(self.steered);
         let images = [
-            (0, &packet.received, INBOUND, Some(self.steered)),
+            (0, &packet.received, INBOUND, steered),
             (1, &packet.sent, OUTBOUND, None),
         ];
         for (interface, image, direction, steered) in images {
@@ -453,7 +459,15 @@ mod tests {
 
     #[test]
     fn only_packets_before_translation_have_the_steer_programs_verdict() {
-        for (attach, kind, returned) in [("native", 2, 4_u64), ("generic", 2, 4), ("companion", 1, 7)] {
+        for (mode, reason, kind, returned, count) in [
+            (AttachMode::Native, None, 2, 4_u64, 1),
+            (AttachMode::Generic, None, 2, 4, 1),
+            (AttachMode::Companion, None, 1, 7, 1),
+            (AttachMode::Native, Some(DropReason::NoBackend), 2, 4, 1),
+            // The program may have dropped it.
+            (AttachMode::Native, Some(DropReason::Overload), 2, 4, 0),
+        ] {
+            let attach = mode.name();
             let mut file = Vec::new();
             let mut writer = Writer::new(&mut file, String::new(), 1 << 20);
             let start = CaptureStart {
@@ -461,14 +475,18 @@ mod tests {
                 ..start()
             };
             writer.event(&CaptureEvent::Start(start)).unwrap();
-            writer.event(&CaptureEvent::Packet(Box::new(packet(1)))).unwrap();
+            let packet = CapturedPacket {
+                reason: reason.map(|reason| reason.name().to_owned()),
+                ..packet(1)
+            };
+            writer.event(&CaptureEvent::Packet(Box::new(packet))).unwrap();
             writer.finish(&CaptureCounts::default()).unwrap();
             // Code, length of kind and result, kind, result.
             let mut option = [VERDICT.to_ne_bytes(), 9_u16.to_ne_bytes()].concat();
             option.push(kind);
             option.extend(returned.to_ne_bytes());
             let found = file.windows(option.len()).filter(|bytes| *bytes == option);
-            assert_eq!(found.count(), 1, "{attach}");
+            assert_eq!(found.count(), count, "{attach} {reason:?}");
         }
     }
 
