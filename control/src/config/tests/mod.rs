@@ -6,6 +6,7 @@ mod fuzz;
 mod kubernetes;
 mod nsm;
 mod rejected;
+mod rejected_services;
 mod yaml_types;
 
 use super::*;
