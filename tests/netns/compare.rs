@@ -73,6 +73,8 @@ fn a_peer_is_measured_while_it_is_captured_from() {
     assert_eq!(measured(&report), [name]);
     let commands = report["peers"][0]["commands"].to_string();
     assert!(commands.contains("capture --sample 1000"), "{report:#}");
+    let ratio = report["runs"][0]["flatOutCapturedRatio"].as_f64();
+    assert!(ratio > Some(0.0), "{report:#}");
 }
 
 #[test]

@@ -14,11 +14,6 @@ use crate::finance::{PORT, TARGET_PORT, http_servers, server_name};
 /// The host number of the balancer's second address.
 const SECOND: u8 = 104;
 
-on_attachments!(services_of_one_port_are_reached_at_their_own_addresses:
-    veth = Attachment::VETH_AUTO,
-    veth_native = Attachment::VETH_NATIVE,
-);
-
 /// Gives the balancer its second address of each family.
 fn add_second_addresses(topology: &Topology) {
     for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
@@ -92,8 +87,7 @@ fn services_of_one_name_have_own_addresses_of_their_own_in_every_view() {
         let arguments = ["flows", "--service", name];
         assert_eq!(listed(&arguments, "service"), std::slice::from_ref(name));
         let backends = Family::BOTH.map(|family| topology.servers[server].address(family).to_string());
-        let mut found = listed(&["backends", "--service", name], "address");
-        found.sort_unstable();
+        let found = listed(&["backends", "--service", name], "address");
         assert_eq!(found, backends, "{name}");
         let lookup = ["services", name, "--lookup", "172.16.1.100"];
         assert_eq!(listed(&lookup, "service"), std::slice::from_ref(name));
@@ -109,6 +103,11 @@ fn services_of_one_name_have_own_addresses_of_their_own_in_every_view() {
         assert_eq!(opened, Some(2.0), "{name}");
     }
 }
+
+on_attachments!(services_of_one_port_are_reached_at_their_own_addresses:
+    veth = Attachment::VETH_AUTO,
+    veth_native = Attachment::VETH_NATIVE,
+);
 
 fn services_of_one_port_are_reached_at_their_own_addresses(attachment: &Attachment) {
     let topology = Topology::build(&Shape::of(attachment));

@@ -103,11 +103,12 @@ fn go_tool_pprof_fetches_and_reads_a_profile() {
         .collect();
     let balancer = Balancer::start(&topology.balancer, &config(&topology, true));
     // Built before the load begins.
-    let built = Command::new("go").args(["tool", "pprof", "-h"]).output();
+    let go = std::env::var_os("VL3LB_GO").expect("VL3LB_GO, the path of go: `./run test netns` sets it");
+    let built = Command::new(&go).args(["tool", "pprof", "-h"]).output();
     built.expect("run go: `./run test netns` leaves this test out where Go is not");
     let folder = tempfile::tempdir().expect("a folder");
     let (output, run) = under_load(&topology, || {
-        let mut command = topology.balancer.netns.command("go");
+        let mut command = topology.balancer.netns.command(&go);
         command.env("PPROF_TMPDIR", folder.path());
         command.args(["tool", "pprof", "-top", "-nodecount=100", URL]);
         command.output().expect("run go tool pprof")
@@ -122,7 +123,7 @@ fn go_tool_pprof_fetches_and_reads_a_profile() {
     // It keeps what it fetched.
     let kept = std::fs::read_dir(folder.path()).expect("the folder").next();
     let kept = kept.expect("a file").expect("its name").path();
-    let mut command = Command::new("go");
+    let mut command = Command::new(&go);
     command.args(["tool", "pprof", "-top", "-tagfocus=thread=worker-0"]);
     let threads = command.arg(kept).output().expect("run go tool pprof");
     assert!(threads.status.success(), "{}", text(&threads));

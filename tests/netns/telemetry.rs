@@ -134,7 +134,7 @@ fn the_collector_of_opentelemetry_gets_metrics_and_traces() {
 
     // Spans are sent in batches, the last ones at the end.
     balancer.terminate();
-    let spans = collector.wait("spans of control actions", "traces", |exports| {
+    collector.wait("spans of control actions", "traces", |exports| {
         let scopes = exports
             .iter()
             .flat_map(|export| list(export, "resourceSpans"))
@@ -145,7 +145,6 @@ fn the_collector_of_opentelemetry_gets_metrics_and_traces() {
         let names: BTreeSet<String> = names.map(str::to_owned).collect();
         names
             .is_superset(&["attach", "publish"].map(str::to_owned).into())
-            .then_some(names)
+            .then_some(())
     });
-    assert!(spans.contains("attach"), "{spans:?}");
 }

@@ -122,7 +122,11 @@ fn captured_by<P: Port>(
 ) -> Result<f64, Failure> {
     establish(tester, args.flows)?;
     let mut rate = |is_captured: bool| {
-        let mut process = is_captured.then(|| host.begin_capture(capture)).transpose()?;
+        let mut process = if is_captured {
+            host.begin_capture(capture)?
+        } else {
+            None
+        };
         // Until it has begun, or the one before has ended; flows go on.
         let settle = Load {
             rate: Rate::Fixed(OPEN_RATE),
@@ -131,7 +135,7 @@ fn captured_by<P: Port>(
         };
         tester.run(settle)?;
         let rate = tester.run(flat_out(args))?.rate();
-        if let Some(process) = process.as_mut().and_then(Option::as_mut) {
+        if let Some(process) = &mut process {
             process.check_running()?;
         }
         Ok::<_, Failure>(rate)

@@ -52,12 +52,15 @@ pub(super) fn captured(
     binary: &Path,
 ) -> Peer {
     let plain = peer(name, about, mode, fast_path, binary);
-    let program = binary.display().to_string();
+    let (start, program) = (plain.start, binary.display().to_string());
     Peer {
         start: Box::new(move |host| {
-            let mut running = (plain.start)(host)?;
+            let mut running = start(host)?;
             // It answers a moment after its start.
-            let script = r#"until "$0" --socket "$1" status --json 2>/dev/null | grep -q '"ready":true'; do sleep 0.1; done
+            let script = r#"n=0
+                until "$0" --socket "$1" status --json 2>/dev/null | grep -q '"ready":true'; do
+                    n=$((n + 1)); [ $n -lt 100 ] || exit 1; sleep 0.1
+                done
                 exec "$0" --socket "$1" capture --sample 1000 -c 0 --duration 1h --max-size 1000GiB -w /dev/null"#;
             let socket = socket(host.directory).display().to_string();
             running.capture = ["sh", "-c", script, &program, &socket]
@@ -66,7 +69,7 @@ pub(super) fn captured(
             running.commands.push(running.capture.join(" "));
             Ok(running)
         }),
-        ..peer(name, about, mode, fast_path, binary)
+        ..plain
     }
 }
 
