@@ -11,24 +11,26 @@ manifest=$(cargo metadata --no-deps --format-version 1 --locked |
 # It writes a file beside the manifest of each member of the workspace.
 name=sbom-$$.cdx
 trap 'find . -maxdepth 3 -name "$name.json" -exec rm {} +' EXIT
+trap 'exit 130' INT TERM
 # No serial number and no time of its own: the same sources make the same file.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} cargo cyclonedx --quiet --manifest-path "$manifest" --format json \
     --spec-version 1.5 --override-filename "$name"
 
-# Names of the Debian packages of the libraries, with version and architecture.
+mkdir -p "$folder"
+find "$root" -name '*.so*' >"$root/libraries"
+# Names of the Debian packages of the libraries, with version and architecture. Not in a pipe, where `exit` would end a part of it.
 owners() {
-    find "$root" -name '*.so*' | while read -r library; do
+    while read -r library; do
         owner=$(dpkg-query --search "*${library#"$root"}" | sed -n '1s/: .*//p')
         [ -n "$owner" ] || { echo "sbom.sh: no Debian package has $library" >&2 && exit 1; }
         # shellcheck disable=SC2016 # dpkg-query's own variables
         dpkg-query --show --showformat='${Package}\t${Version}\t${Architecture}\n' "$owner"
-    done | sort -u
+    done <"$root/libraries"
 }
 owners >"$root/owners"
-mkdir -p "$folder"
 jq --rawfile owners "$root/owners" '
-    ($owners | split("\n") | map(select(. != "") | split("\t")
+    ($owners | split("\n") | unique | map(select(. != "") | split("\t")
         | "pkg:deb/debian/\(.[0])@\(.[1])?arch=\(.[2])" as $purl
         | {type: "library", "bom-ref": $purl, name: .[0], version: .[1], purl: $purl})) as $libraries
     | .components += $libraries' "${manifest%/*}/$name.json" >"$folder/sbom.cdx.json"
-rm "$root/owners"
+rm "$root/owners" "$root/libraries"

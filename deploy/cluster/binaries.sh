@@ -16,8 +16,6 @@ coredns     vl3-lb.io/cluster/coredns
 helm        helm.sh/helm/v4/cmd/helm
 '
 
-have_go() { command -v go >/dev/null; }
-
 # The folder of a module's programs; it depends on go.sum and the version of Go.
 binaries_folder() {
     local sum

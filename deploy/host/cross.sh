@@ -33,6 +33,5 @@ cargo_arm64() {
     env CARGO_HOME="$home" CC="$arm64-gcc" LD="$arm64-ld" AR="$arm64-ar" OBJCOPY="$arm64-objcopy" HOST_CC=gcc \
         PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_LIBDIR="/usr/lib/$arm64/pkgconfig:/usr/share/pkgconfig" \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$arm64-gcc" \
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -L /" \
         cargo "$@" --target "$arm64_target"
 }

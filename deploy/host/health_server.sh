@@ -1,23 +1,13 @@
-# The gRPC server that health checks are tested with: built with Go from tests/health_server, outside the tree. Sourced by
-# run from the top folder, after say.sh.
+# The gRPC server that health checks are tested with. Source it from the top folder, after say.sh and go.sh.
 # shellcheck shell=bash
 
-# Sets VL3LB_HEALTH_SERVER to the path of the program, which is built the first time. Fails where it is not built and Go is
-# not.
+# Builds it the first time. Sets VL3LB_HEALTH_SERVER to its path. Fails where it is not built and Go is not.
 ensure_health_server() {
-    local source=tests/health_server folder sum
-    sum=$(cat "$source"/main.go "$source"/go.mod "$source"/go.sum | sha256sum)
-    folder=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/health-server-${sum:0:16}
-    local output=$folder/health_server
-    if [[ ! -x $output ]]; then
-        command -v go >/dev/null || return 1
-        step "build the gRPC server of the tests once, into $folder"
-        mkdir -p "$folder"
-        # Under another name until it is whole: an interrupted build leaves no half program.
-        (cd "$source" &&
-            CGO_ENABLED=0 nice -n 5 go build -mod=readonly -trimpath -ldflags '-s -w' -o "$output.part.$$" .) ||
-            die "go could not build $source (see above)" "check the network: its sources come from Go's module proxy"
-        mv "$output.part.$$" "$output"
-    fi
-    export VL3LB_HEALTH_SERVER=$output
+    local source=tests/health_server sum
+    # Another one for every other source.
+    sum=$(cat "$source"/main.go "$source"/go.{mod,sum} | sha256sum)
+    export VL3LB_HEALTH_SERVER=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/health-server-${sum:0:16}/health_server
+    [[ ! -x $VL3LB_HEALTH_SERVER ]] || return 0
+    have_go || return 1
+    build_go "$source" "$VL3LB_HEALTH_SERVER"
 }

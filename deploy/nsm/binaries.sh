@@ -1,5 +1,5 @@
 # The control plane of Network Service Mesh for tests, demo and cluster: built with Go from tests/nsm/mesh, outside
-# the tree. And SPIRE, as a second source of identities. To be sourced from the top folder, after say.sh.
+# the tree. And SPIRE, as a second source of identities. To be sourced from the top folder, after say.sh and go.sh.
 # shellcheck shell=bash
 
 readonly nsm_cache=${XDG_CACHE_HOME:-$HOME/.cache}/vl3-lb/nsm
@@ -30,20 +30,12 @@ mesh_folder() {
 
 # ensure_mesh_program NAME MODFILE
 ensure_mesh_program() {
-    local output=$VL3LB_NSM_BIN/$1 begin=$SECONDS
+    local output=$VL3LB_NSM_BIN/$1
     [[ ! -x $output ]] || return 0
-    command -v go >/dev/null ||
+    have_go ||
         die "there is no Go on this machine, and the control plane of Network Service Mesh is built with it" \
             "install Go 1.26 or newer (https://go.dev/dl); only \"./run demo nsm\", \"./run cluster\" and the tests with them need it"
-    step "build $1 (the SDK of Network Service Mesh) once, into $VL3LB_NSM_BIN; the first time about a minute"
-    mkdir -p "$VL3LB_NSM_BIN"
-    # Under another name until it is whole: an interrupted build leaves no half program. No cgo: it runs in any root
-    # file system.
-    (cd tests/nsm/mesh &&
-        CGO_ENABLED=0 nice -n 5 go build -mod=readonly -modfile="$2" -trimpath -ldflags '-s -w' -o "$output.part.$$" .) ||
-        die "go could not build $1 (see above)" "check the network: its sources come from Go's module proxy"
-    mv "$output.part.$$" "$output"
-    note "$(du -h "$output" | cut -f1) in $((SECONDS - begin)) s"
+    build_go tests/nsm/mesh "$output" -modfile="$2"
 }
 
 # Builds SPIRE, which takes twelve minutes. Sets VL3LB_SPIRE_BIN to the folder of spire-agent, spire-server and

@@ -135,7 +135,7 @@ impl Watcher {
         (watcher, receiver)
     }
 
-    /// Reads the ports once a second, and when the own addresses change.
+    /// Reads the ports once a second or less often where that is costly, and when the own addresses change.
     pub(crate) async fn run(mut self) {
         loop {
             let spent = self.read().await;
