@@ -84,6 +84,11 @@ fn receive_queues_are_added_under_a_download(attachment: &Attachment) {
     let before = dropped();
     connect_often(&topology);
     assert_eq!(dropped(), before, "each queue has a socket");
+    // And so have clients beside the balancer.
+    for family in Family::BOTH {
+        let answer = client::curl(&own.netns, &client::url(family.balancer(), PORT, "/"));
+        assert!(answer.starts_with("Hello!"), "{family:?}: {answer}");
+    }
     assert_no_defects(&balancer);
     assert_eq!(interface_lost(&balancer), 0.0);
 }
