@@ -40,6 +40,8 @@ const HEADER_ACKNOWLEDGED: u8 = 16;
 const SINGLE_HEADER: u8 = 32;
 /// In [`HotEntry::marks`]: see [`HotEntry::has_option`].
 const OPTION: u8 = 64;
+/// In [`HotEntry::marks`]: see [`HotEntry::is_uncaptured`].
+const UNCAPTURED: u8 = 128;
 
 /// In [`HotEntry::flags`]: see [`HotEntry::epoch`].
 const HAS_EPOCH: u8 = 8;
@@ -83,7 +85,7 @@ pub(crate) struct HotEntry {
     /// TCP: maximum segment size of the flow; 0 while unknown. UDP: see [`HotEntry::mark_use`].
     pub mss: u16,
     /// More flags: [`AWAY`], [`BY_CLIENT`], [`REPORTED`], [`HEADER`], [`HEADER_ACKNOWLEDGED`],
-    /// [`SINGLE_HEADER`] and [`OPTION`].
+    /// [`SINGLE_HEADER`], [`OPTION`] and [`UNCAPTURED`].
     marks: u8,
     /// 1 if the in-kernel path has a record of the flow.
     promoted: u8,
@@ -284,6 +286,23 @@ impl HotEntry {
             self.marks | OPTION
         } else {
             self.marks & !OPTION
+        };
+    }
+
+    /// Whether no capture wants the flow's packets that are forwarded: see [`crate::pipeline`]. Says nothing without a
+    /// capture.
+    #[inline(always)]
+    pub(crate) const fn is_uncaptured(&self) -> bool {
+        self.marks & UNCAPTURED != 0
+    }
+
+    /// Sets whether none does.
+    #[inline]
+    pub(crate) const fn set_uncaptured(&mut self, is_uncaptured: bool) {
+        self.marks = if is_uncaptured {
+            self.marks | UNCAPTURED
+        } else {
+            self.marks & !UNCAPTURED
         };
     }
 

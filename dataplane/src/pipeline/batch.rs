@@ -70,7 +70,7 @@ impl Engine {
             for prepared in &group[..packets] {
                 if prepared.frames == 1
                     && let Some(frame) = rest.first_mut()
-                    && self.forward_plain(frame, prepared, now)
+                    && self.forward_plain::<false, F>(frame, prepared, now)
                 {
                     verdicts.push((Verdict::Transmit, 1));
                     rest = &mut rest[1..];

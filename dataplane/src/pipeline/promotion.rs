@@ -48,10 +48,6 @@ impl Engine {
     pub(crate) fn tend_fast_path(&mut self, now: Timestamp, is_drained: bool) {
         let flows = &mut self.tables.flows;
         flows.finish_quiet();
-        if self.capture.is_reviewing() {
-            self.review_captured();
-        }
-        let flows = &mut self.tables.flows;
         if is_drained {
             self.drained_at = now;
         }
@@ -73,7 +69,7 @@ impl Engine {
 
     /// Whether [`tend_fast_path`](Self::tend_fast_path) is to be called again at once.
     pub(crate) const fn is_folding(&self) -> bool {
-        self.folding || self.capture.is_reviewing()
+        self.folding
     }
 
     /// Whether the in-kernel path has flows, whose counters are to be read.

@@ -16,8 +16,11 @@ use crate::port::Frame;
 
 impl Engine {
     /// Translates a packet in one frame and counts it, if it needs no more than that: it is to be transmitted. Else nothing changes.
+    ///
+    /// While somebody captures (`CAPTURES`), only of flows that no capture wants: this costs less than asking the filters
+    /// first.
     #[inline(always)]
-    pub(super) fn forward_plain<F: Frame>(
+    pub(super) fn forward_plain<const CAPTURES: bool, F: Frame>(
         &mut self,
         frame: &mut F,
         prepared: &Prepared,
@@ -29,16 +32,16 @@ impl Engine {
         }
         let is_udp = lookup.tuple.protocol == Protocol::Udp;
         let forwarded = match (is_udp, lookup.is_reply) {
-            (true, false) => self.forward_to_backend::<F, UDP>(frame, prepared, now),
-            (true, true) => self.forward_to_client::<F, UDP>(frame, prepared, now),
-            (false, false) => self.forward_to_backend::<F, TCP>(frame, prepared, now),
-            (false, true) => self.forward_to_client::<F, TCP>(frame, prepared, now),
+            (true, false) => self.forward_to_backend::<CAPTURES, F, UDP>(frame, prepared, now),
+            (true, true) => self.forward_to_client::<CAPTURES, F, UDP>(frame, prepared, now),
+            (false, false) => self.forward_to_backend::<CAPTURES, F, TCP>(frame, prepared, now),
+            (false, true) => self.forward_to_client::<CAPTURES, F, TCP>(frame, prepared, now),
         };
         forwarded.is_some()
     }
 
     #[inline(always)]
-    fn forward_to_backend<F: Frame, const N: usize>(
+    fn forward_to_backend<const CAPTURES: bool, F: Frame, const N: usize>(
         &mut self,
         frame: &mut F,
         prepared: &Prepared,
@@ -48,6 +51,9 @@ impl Engine {
         let (tuple, probe) = (prepared.lookup.tuple, &prepared.lookup.probe);
         let id = table.guessed_request(probe, tuple.request_key(prepared.parsed.source), now)?;
         let entry = table.entry(id);
+        if CAPTURES && !entry.is_uncaptured() {
+            return None;
+        }
         let reach = self.policy.reach(entry);
         if !reach.is_plain || !is_client_known(&self.policy, entry) {
             return None;
@@ -64,7 +70,7 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn forward_to_client<F: Frame, const N: usize>(
+    fn forward_to_client<const CAPTURES: bool, F: Frame, const N: usize>(
         &mut self,
         frame: &mut F,
         prepared: &Prepared,
@@ -74,7 +80,7 @@ impl Engine {
         let (tuple, probe) = (prepared.lookup.tuple, &prepared.lookup.probe);
         let id = table.guessed_reply(probe, tuple.reply_key(prepared.parsed.source), now)?;
         let entry = table.entry(id);
-        if !self.policy.reach(entry).is_plain {
+        if (CAPTURES && !entry.is_uncaptured()) || !self.policy.reach(entry).is_plain {
             return None;
         }
         // Looked at by itself: an address that may be absent would be copied once more.

@@ -176,7 +176,8 @@ impl<P: Port> Worker<P> {
         let is_drained = packets < BURST as u64 && self.outgoing.is_empty();
         self.engine.tend_fast_path(now, is_drained);
         let is_noting = self.engine.note_flows(now);
-        let is_behind = self.engine.is_urgent() || self.engine.is_folding() || is_noting;
+        let is_folding = self.engine.is_folding() || self.engine.is_reviewing_captured();
+        let is_behind = self.engine.is_urgent() || is_folding || is_noting;
         packets > 0 || relayed || switched || queried || is_behind
     }
 

@@ -178,6 +178,9 @@ impl<'a> Bench<'a> {
         feed.set(&Arc::new(settings));
         self.engine.set_capture_feed(feed);
         self.engine.update_capture(self.now);
+        while self.engine.is_reviewing_captured() {
+            self.engine.update_capture(self.now);
+        }
     }
 
     fn fill(&mut self) -> Result<(), PipelineError> {

@@ -3,10 +3,12 @@
 //! While somebody captures, a burst takes another way ([`Engine::forward_captured`]): each packet is copied before it is
 //! decided about, and after that the copy is completed and passed on, or its buffer used again. Packets that no capture can
 //! want are not copied ([`Interest`]). So without a capture a packet costs nothing more, and with one nothing about its
-//! treatment changes.
+//! treatment changes. A flow whose forwarded packets no capture wants is marked by its first packet, and its later ones
+//! cost what they cost without a capture.
 //!
-//! The in-kernel path makes no copies. So flows that a capture wants are taken back, some in each round, and stay with
-//! their worker until the capture ends ([`super::promotion`]). If the worker runs out of buffers before that, the capture
+//! When captures change, all flows are reviewed, some in each round: marks by the former settings are removed, and until
+//! that is done none counts. The in-kernel path makes no copies, so flows in it that a capture wants are taken back, and
+//! stay with their worker until the capture ends ([`super::promotion`]). If the worker runs out of buffers before that, the capture
 //! is no reason any more to keep flows out of the in-kernel path: traffic goes before.
 
 mod description;
@@ -29,7 +31,7 @@ use crate::packet::Parsed;
 use crate::port::{Frame, packet_len};
 use description::{Description, describe_slow, hash_of_flow, headers, headers_of, parse, subject_of};
 
-/// Promoted flows that are looked at in one round when a capture begins: some 20 us if all of them are taken back.
+/// Flows that are reviewed in one round when captures change: some 20 us if all of them are taken back.
 const REVIEWED: usize = 64;
 /// Bytes behind the link header that are taken for headers in a packet that cannot be parsed.
 const UNPARSED: usize = 40;
@@ -45,8 +47,8 @@ pub(super) struct Capturing {
     active: u8,
     /// The packet that was dropped last: its service, if it has one, and why.
     pub(super) dropped: Option<(Option<ServiceSlot>, DropReason)>,
-    /// The next place of the list of promoted flows to be looked at; `None`: all of them were.
-    review: Option<usize>,
+    /// The next place of the flow table to be reviewed; `None`: all of it was.
+    review: Option<u32>,
     /// A packet found no buffer: captured flows may be promoted.
     yields: bool,
     /// When packets that the steer program had dropped were captured last.
@@ -58,11 +60,6 @@ impl Capturing {
     #[inline(always)]
     pub(super) const fn is_active(&self) -> bool {
         self.active != 0
-    }
-
-    /// Whether promoted flows remain to be looked at.
-    pub(super) const fn is_reviewing(&self) -> bool {
-        self.review.is_some()
     }
 
     /// Whether a capture wants the packets of a flow, so that its worker has to see them.
@@ -182,8 +179,8 @@ impl Engine {
         };
     }
 
-    /// Uses new settings, if there are any, and captures what the steer program has dropped. Once per round: one load
-    /// without a capture.
+    /// Uses new settings, if there are any, reviews flows for them, and captures what the steer program has dropped. Once per
+    /// round: one load without a capture.
     #[inline]
     pub fn update_capture(&mut self, now: Timestamp) {
         let capture = &mut self.capture;
@@ -199,33 +196,31 @@ impl Engine {
             self.sample_shed();
         }
         if self.capture.is_active() {
+            self.review_captured();
             self.capture_shed(now);
         }
     }
 
-    /// Takes back promoted flows that a capture wants: of the next [`REVIEWED`].
-    pub(super) fn review_captured(&mut self) {
-        let Some(mut place) = self.capture.review else {
-            return;
-        };
+    /// Whether flows remain to be reviewed, and [`update_capture`](Self::update_capture) is to be called again at once.
+    pub const fn is_reviewing_captured(&self) -> bool {
+        self.capture.review.is_some()
+    }
+
+    /// Removes the marks of the next [`REVIEWED`] flows, and takes those of them back that are promoted and that a capture
+    /// wants.
+    fn review_captured(&mut self) {
         let flows = &mut self.tables.flows;
         for _ in 0..REVIEWED {
-            let Some(id) = flows.fast_flow_at(place) else {
-                self.capture.review = None;
-                return;
-            };
-            if self
-                .capture
-                .wants(&self.policy, flows.table(), flows.table().entry(id))
-            {
+            let Some(place) = self.capture.review else { return };
+            let (flow, next) = flows.table().look_at(place);
+            self.capture.review = next;
+            let Some(id) = flow else { continue };
+            flows.entry_mut(id).set_uncaptured(false);
+            let table = flows.table();
+            if flows.is_fast(id) && self.capture.wants(&self.policy, table, table.entry(id)) {
                 flows.demote(id);
             }
-            // In the place of one that was taken back is the last one of the list.
-            if flows.is_fast(id) {
-                place += 1;
-            }
         }
-        self.capture.review = Some(place);
     }
 
     /// [`forward_burst`](Self::forward_burst) while somebody captures.
@@ -238,6 +233,7 @@ impl Engine {
         now: Timestamp,
         verdicts: &mut Vec<(Verdict, usize)>,
     ) {
+        let are_marks_current = !self.is_reviewing_captured();
         let mut group = std::mem::take(&mut self.group);
         let mut rest = burst;
         while !rest.is_empty() {
@@ -248,10 +244,17 @@ impl Engine {
             for prepared in &group[..packets] {
                 let (packet, after) = rest.split_at_mut(prepared.frames);
                 rest = after;
-                let interest = self.interest(packet, prepared, now);
+                if are_marks_current
+                    && let [frame] = packet
+                    && self.forward_plain::<true, F>(frame, prepared, now)
+                {
+                    verdicts.push((Verdict::Transmit, 1));
+                    continue;
+                }
+                let interest = self.mark_interest(packet, prepared, now);
                 if interest != Interest::Always
                     && let [frame] = packet
-                    && self.forward_plain(frame, prepared, now)
+                    && self.forward_plain::<true, F>(frame, prepared, now)
                 {
                     verdicts.push((Verdict::Transmit, 1));
                     continue;
@@ -266,10 +269,9 @@ impl Engine {
         self.group = group;
     }
 
-    /// When captures can want a packet, before it is decided about. For most packets the sample says it, so it is judged
-    /// first, by the packet's own addresses where the flow has the same.
-    #[inline]
-    fn interest<F: Frame>(&self, packet: &[F], prepared: &Prepared, now: Timestamp) -> Interest {
+    /// When captures can want a packet, before it is decided about; marks its flow if they want none of those that are
+    /// forwarded. Called for the first packet of a flow, and for those that change its state.
+    fn mark_interest<F: Frame>(&mut self, packet: &[F], prepared: &Prepared, now: Timestamp) -> Interest {
         let Prepared {
             parsed,
             lookup,
@@ -280,31 +282,34 @@ impl Engine {
             return Interest::Always;
         };
         let (table, tuple) = (self.tables.flows.table(), lookup.tuple);
-        // The flow of a local client has other addresses.
-        let is_clients = !lookup.is_reply && packet.first().is_some_and(|frame| !frame.is_local());
-        if is_clients && !self.capture.samples(self.hash_of(parsed, tuple)) {
-            return Interest::Never;
-        }
         let flow = if lookup.is_reply {
             table.guessed_reply(&lookup.probe, tuple.reply_key(parsed.source), now)
         } else {
             table.guessed_request(&lookup.probe, tuple.request_key(parsed.source), now)
         };
         let Some(id) = flow else {
-            return Interest::Always;
+            // The flow of a local client has other addresses.
+            let is_clients = !lookup.is_reply && packet.first().is_some_and(|frame| !frame.is_local());
+            return if is_clients && !self.capture.samples(self.hash_of(parsed, tuple)) {
+                Interest::Never
+            } else {
+                Interest::Always
+            };
         };
         let entry = table.entry(id);
-        if !self.capture.samples(hash_of_flow(&self.policy, entry)) {
-            return Interest::Never;
-        }
-        if self
+        let interest = if !self.capture.samples(hash_of_flow(&self.policy, entry)) {
+            Interest::Never
+        } else if self
             .capture
             .wants_forwarded(&subject_of(&self.policy, table, entry))
         {
             Interest::Always
         } else {
             Interest::UnlessForwarded
-        }
+        };
+        let is_uncaptured = interest != Interest::Always;
+        self.tables.flows.entry_mut(id).set_uncaptured(is_uncaptured);
+        interest
     }
 
     /// Decides about a packet, and copies it before and after.

@@ -3,6 +3,7 @@
 use vl3lb_common::capture::{Capture, CaptureFeed, CaptureFilter, CaptureSettings, CaptureVerdict, Terms};
 
 use super::capture::{capture, copied, world};
+use super::shortcut::set_gateway;
 use super::*;
 
 #[test]
@@ -53,18 +54,33 @@ struct Capturing {
 
 impl Capturing {
     fn new(filter: CaptureFilter) -> Self {
-        let mut world = World::new(Setup::default());
+        let mut world = World::new(Setup {
+            nat_ports: (20_000, 20_255),
+            ..Setup::default()
+        });
+        set_gateway(&mut world, CLIENT_MAC);
         let feed: Arc<CaptureFeed> = Arc::default();
+        world.engines[0].set_capture_feed(Arc::clone(&feed));
+        let mut capturing = Self { world, feed };
+        capturing.set(filter);
+        capturing
+    }
+
+    /// Captures by another filter, whose review of the flows has begun.
+    fn set(&mut self, filter: CaptureFilter) {
         let mut settings = CaptureSettings::default();
         settings.captures[2] = Some(Capture {
             filter,
             snap_length: 128,
             payload: true,
         });
-        feed.set(&Arc::new(settings));
-        world.engines[0].set_capture_feed(Arc::clone(&feed));
-        world.engines[0].update_capture(world.now);
-        Self { world, feed }
+        self.feed.set(&Arc::new(settings));
+        self.round();
+    }
+
+    /// What a worker does before each burst.
+    fn round(&mut self) {
+        self.world.engines[0].update_capture(self.world.now);
     }
 
     /// The packets as they leave; empty if they do not.
@@ -115,7 +131,7 @@ fn what_is_not_copied_is_what_no_capture_wants() {
     };
     let drops = Some(Terms::default());
     let one_client = Terms {
-        accepted: vec!["172.16.1.17/32".parse().unwrap()],
+        accepted: vec!["10.0.0.17/32".parse().unwrap()],
         rejected: Vec::new(),
     };
     let filters = [
@@ -152,10 +168,10 @@ fn what_is_not_copied_is_what_no_capture_wants() {
         ] {
             let mut packets = std::mem::take(&mut replies);
             for host in 10..60 {
-                let client = format!("172.16.1.{host}:40000");
+                let client = format!("10.0.0.{host}:40000");
                 packets.push(few.world.client_tcp(&client, bits, b""));
                 packets.push(few.world.client_udp(&client, b"data"));
-                let stray = format!("172.16.1.{host}:50000");
+                let stray = format!("10.0.0.{host}:50000");
                 packets.push(few.world.client_tcp(&stray, flags::ACK, b""));
                 let addresses = few.world.addresses(&client, "172.16.1.103:20001");
                 packets.push(builder::udp(addresses, b"late"));
@@ -181,5 +197,41 @@ fn what_is_not_copied_is_what_no_capture_wants() {
             }
         }
         assert_eq!(copies > 0, is_any, "{case}: {copies}");
+    }
+}
+
+#[test]
+fn a_new_capture_has_the_flows_that_the_former_one_left_out() {
+    let nothing = CaptureFilter {
+        sample: u32::MAX,
+        ..CaptureFilter::default()
+    };
+    let mut capturing = Capturing::new(nothing.clone());
+    let requests = |world: &World| -> Vec<Vec<u8>> {
+        // More than one round reviews.
+        let clients = (0..150).map(|host| format!("10.0.0.{host}:40000"));
+        clients.map(|client| world.client_udp(&client, b"data")).collect()
+    };
+    let burst = |capturing: &mut Capturing| {
+        let requests = requests(&capturing.world);
+        assert!(capturing.burst(&requests).iter().all(|sent| !sent.is_empty()));
+        capturing.copies().len()
+    };
+    for _ in 0..3 {
+        assert_eq!(burst(&mut capturing), 0);
+    }
+    capturing.set(CaptureFilter::default());
+    // Before all flows are reviewed, and after that.
+    for is_reviewing in [true, false] {
+        assert_eq!(capturing.world.engines[0].is_reviewing_captured(), is_reviewing);
+        assert_eq!(burst(&mut capturing), 150, "reviewing: {is_reviewing}");
+        for _ in 0..3 {
+            capturing.round();
+        }
+    }
+    capturing.set(nothing);
+    for _ in 0..4 {
+        assert_eq!(burst(&mut capturing), 0);
+        capturing.round();
     }
 }

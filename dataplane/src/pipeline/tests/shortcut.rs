@@ -19,7 +19,8 @@ fn world(framing: Framing) -> World {
     world
 }
 
-fn set_gateway(world: &mut World, mac: MacAddr) {
+/// Makes the kernel know the next hop of all other networks, so that packets to and from them are plain.
+pub(super) fn set_gateway(world: &mut World, mac: MacAddr) {
     let gateway: IpAddr = GATEWAY.parse().unwrap();
     let route = Route {
         kind: RouteKind::Unicast,
@@ -141,7 +142,7 @@ fn is_short(world: &mut World, frames: &mut [MemFrame]) -> bool {
         .table()
         .prefetch_flow(&mut prepared.lookup.probe);
     let [frame] = frames else { return false };
-    engine.forward_plain(frame, &prepared, world.now)
+    engine.forward_plain::<false, MemFrame>(frame, &prepared, world.now)
 }
 
 #[test]
