@@ -205,7 +205,11 @@ impl CaptureSettings {
     }
 }
 
-/// Buffers on their way between worker and control side.
+/// Buffers on their way between worker and control side. Each queue has one thread at either end.
+///
+/// At a queue's last place, either end would wait for the other one, which may have lost its core in the middle of a push
+/// or a pop. So the worker leaves the last free buffer where it is: of those before it none is being pushed. And there is
+/// one buffer in the hand of whoever pops, so the full queue has always room at a place that nobody is using.
 #[derive(Debug)]
 struct Rings {
     free: ArrayQueue<Box<CapturedPacket>>,
@@ -243,20 +247,14 @@ impl CaptureFeed {
         self.settings.give_back(settings);
     }
 
-    /// Worker: an empty buffer, if one is free.
+    /// Worker: an empty buffer, if one is free. It never waits for the control side, however long that has no core.
     pub fn take(&self) -> Option<Box<CapturedPacket>> {
-        self.rings.get()?.free.pop()
+        let free = &self.rings.get()?.free;
+        if free.len() > 1 { free.pop() } else { None }
     }
 
-    /// Worker: gives back a buffer that [`take`](Self::take) returned.
-    pub fn put_back(&self, packet: Box<CapturedPacket>) {
-        if let Some(rings) = self.rings.get() {
-            // There is room for all of them.
-            drop(rings.free.push(packet));
-        }
-    }
-
-    /// Worker: counts a packet for the captures with these bits, of which there may be a copy.
+    /// Worker: counts a packet for the captures with these bits, of which there may be a copy. A copy for no capture is only
+    /// given back.
     pub fn push(&self, captures: u8, packet: Option<Box<CapturedPacket>>) {
         // Every buffer is in one place at a time, so there is room for all of them.
         let is_lost = match (packet, self.rings.get()) {
@@ -320,10 +318,10 @@ impl CaptureFeed {
 impl Rings {
     fn new(snap_length: usize) -> Self {
         let rings = Self {
-            free: ArrayQueue::new(CAPTURE_BUFFERS),
-            full: ArrayQueue::new(CAPTURE_BUFFERS),
+            free: ArrayQueue::new(CAPTURE_BUFFERS + 1),
+            full: ArrayQueue::new(CAPTURE_BUFFERS + 1),
         };
-        for _ in 0..CAPTURE_BUFFERS {
+        for _ in 0..=CAPTURE_BUFFERS {
             drop(rings.free.push(CapturedPacket::with_room(snap_length)));
         }
         rings
@@ -394,5 +392,25 @@ mod tests {
         assert!(feed.read(256, |_| ()));
         let rooms = std::iter::from_fn(|| feed.take()).map(|packet| packet.sent.bytes.capacity());
         assert!(rooms.into_iter().all(|room| room == 256));
+    }
+
+    #[test]
+    fn the_worker_takes_no_buffer_that_may_be_on_its_way() {
+        let feed = CaptureFeed::default();
+        feed.set(&settings(64));
+        let taken = std::iter::from_fn(|| feed.take()).count();
+        assert_eq!(taken, CAPTURE_BUFFERS);
+        assert_eq!(
+            feed.rings.get().map(|rings| rings.free.len()),
+            Some(1),
+            "the last one"
+        );
+        // As many as were taken find room, and none is counted.
+        for _ in 0..taken {
+            feed.push(0, Some(CapturedPacket::with_room(64)));
+        }
+        assert_eq!((feed.matched(1), feed.lost(1)), (0, 0));
+        assert!(feed.read(64, |packet| assert_eq!(packet.captures, 0)));
+        assert!(feed.take().is_some() && feed.take().is_none());
     }
 }

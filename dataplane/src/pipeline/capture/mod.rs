@@ -45,6 +45,8 @@ pub(super) struct Capturing {
     settings: Option<Arc<CaptureSettings>>,
     /// The places of captures in the settings, as bits: most have none, and for each packet all are looked at.
     active: u8,
+    /// A buffer of a packet that no capture wanted, for the next one.
+    spare: Option<Box<CapturedPacket>>,
     /// The packet that was dropped last: its service, if it has one, and why.
     pub(super) dropped: Option<(Option<ServiceSlot>, DropReason)>,
     /// The next place of the flow table to be reviewed; `None`: all of it was.
@@ -108,9 +110,13 @@ impl Capturing {
     /// A buffer with a packet as it came in, if one is free.
     fn begin<F: Frame>(&mut self, packet: &[F]) -> Option<Box<CapturedPacket>> {
         self.dropped = None;
-        let mut buffer = self.feed.as_ref()?.take()?;
+        let mut buffer = self.buffer()?;
         self.copy(packet, &mut buffer.received);
         Some(buffer)
+    }
+
+    fn buffer(&mut self) -> Option<Box<CapturedPacket>> {
+        self.spare.take().or_else(|| self.feed.as_ref()?.take())
     }
 
     fn copy<F: Frame>(&self, packet: &[F], image: &mut Image) {
@@ -139,7 +145,10 @@ impl Capturing {
         match buffer {
             Some(mut buffer) if captures == 0 => {
                 buffer.clear();
-                feed.put_back(buffer);
+                // A fragment's packet is decided about while another one is.
+                if let Some(other) = self.spare.replace(buffer) {
+                    feed.push(0, Some(other));
+                }
             }
             Some(mut buffer) => {
                 buffer.captures = captures;
@@ -190,6 +199,10 @@ impl Engine {
             capture.active = settings.active();
             capture.review = capture.is_active().then_some(0);
             capture.yields = false;
+            // It is for no capture: the control side gives it the room that packets need now.
+            if let Some(spare) = capture.spare.take() {
+                feed.push(0, Some(spare));
+            }
             if let Some(former) = capture.settings.replace(settings) {
                 feed.give_back(former);
             }
@@ -457,7 +470,7 @@ impl Engine {
         if captures == 0 {
             return;
         }
-        let mut buffer = self.capture.feed.as_ref().and_then(|feed| feed.take());
+        let mut buffer = self.capture.buffer();
         if let Some(buffer) = &mut buffer {
             self.fill(buffer, description, CaptureVerdict::Drop, now);
             let image = if is_translated {
