@@ -73,8 +73,12 @@ fn a_peer_is_measured_while_it_is_captured_from() {
     assert_eq!(measured(&report), [name]);
     let commands = report["peers"][0]["commands"].to_string();
     assert!(commands.contains("capture --sample 1000"), "{report:#}");
-    let ratio = report["runs"][0]["flatOutCapturedRatio"].as_f64();
-    assert!(ratio > Some(0.0), "{report:#}");
+    let measured = |key: &str| report["runs"][0][key].as_f64().unwrap_or(f64::NAN);
+    let ratio = measured("flatOutCapturedRatio");
+    assert!(ratio > 0.0, "{report:#}");
+    let bounds = measured("flatOutCapturedRatio.low")..=measured("flatOutCapturedRatio.high");
+    assert!(bounds.contains(&ratio), "{report:#}");
+    assert!(measured("flatOutCaptureCpuRatio").is_finite(), "{report:#}");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! CPU time of cores and processes (proc_stat(5), proc_pid_stat(5)), memory of processes, and the time in which threads
-//! wait for a core (kernel: Documentation/scheduler/sched-stats.rst).
+//! run or wait for a core (kernel: Documentation/scheduler/sched-stats.rst).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use procfs::process::{Process, Task};
+use procfs::process::{Process, Schedstat, Task};
 
 use crate::failure::Failure;
+
+/// What the names of a balancer's worker threads begin with.
+const WORKER: &str = "worker-";
 
 /// Busy time of cores since the start of the machine, in clock ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,12 @@ pub(super) fn resident_bytes(pid: u32) -> u64 {
     statuses.filter_map(|status| status.vmrss).sum::<u64>() * 1024
 }
 
+/// All threads of these processes and their descendants.
+fn threads(pids: &[u32]) -> impl Iterator<Item = Task> {
+    let processes = pids.iter().copied().flat_map(family);
+    processes.flat_map(|process| process.tasks().into_iter().flatten().flatten())
+}
+
 /// A process and its descendants.
 fn family(pid: u32) -> Vec<Process> {
     let open = |pid: u32| i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
@@ -98,41 +107,50 @@ fn ticks(count: u64) -> Duration {
     Duration::from_secs(count) / u32::try_from(procfs::ticks_per_second()).unwrap_or(100)
 }
 
-/// Time that threads spent ready to run without a core, by thread, since their start. Work in interrupts, and time
-/// that the hypervisor takes, are not in it.
+/// Time of threads, by thread, since their start. Work in interrupts, and time that the hypervisor takes, are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RunQueueTimes(BTreeMap<i32, Duration>);
+pub(super) struct ThreadTimes(BTreeMap<i32, Duration>);
 
-impl RunQueueTimes {
-    /// That of the calling thread.
-    pub(super) fn of_this_thread() -> Self {
+impl ThreadTimes {
+    /// Time that the calling thread spent ready to run without a core.
+    pub(super) fn waits_of_this_thread() -> Self {
         let id = rustix::thread::gettid().as_raw_nonzero().get();
-        Self::of(Process::myself().and_then(|own| own.task_from_tid(id)))
+        let thread = Process::myself().and_then(|own| own.task_from_tid(id));
+        Self::of(thread, |times| times.run_delay)
     }
 
-    /// That of all threads of these processes and their descendants.
-    pub(super) fn of_processes(pids: &[u32]) -> Self {
-        let processes = pids.iter().copied().flat_map(family);
-        Self::of(processes.flat_map(|process| process.tasks().into_iter().flatten().flatten()))
+    /// The same of all threads of these processes and their descendants.
+    pub(super) fn waits_of(pids: &[u32]) -> Self {
+        Self::of(threads(pids), |times| times.run_delay)
+    }
+
+    /// Time that the threads of these processes and their descendants ran, without a balancer's workers.
+    pub(super) fn runs_beside_workers(pids: &[u32]) -> Self {
+        let is_worker = |thread: &Task| {
+            let stat = thread.stat();
+            stat.is_ok_and(|stat| stat.comm.starts_with(WORKER))
+        };
+        let others = threads(pids).filter(|thread| !is_worker(thread));
+        Self::of(others, |times| times.sum_exec_runtime)
     }
 
     /// Without threads that have ended, and those that the kernel does not count.
-    fn of(threads: impl IntoIterator<Item = Task>) -> Self {
+    fn of(threads: impl IntoIterator<Item = Task>, nanos: fn(&Schedstat) -> u64) -> Self {
         let times = threads.into_iter().filter_map(|thread| {
             let schedstat = thread.schedstat().ok()?;
             let counted = schedstat.pcount > 0;
-            counted.then(|| (thread.tid, Duration::from_nanos(schedstat.run_delay)))
+            counted.then(|| (thread.tid, Duration::from_nanos(nanos(&schedstat))))
         });
         Self(times.collect())
     }
 
-    /// Time that these threads waited since `before`, all together. `None` without threads, as for a peer in the
-    /// kernel, or if the kernel does not count.
+    /// The time of these threads since `before`, all together. `None` without threads, as for a peer in the kernel, or if
+    /// the kernel does not count.
     pub(super) fn since(&self, before: &Self) -> Option<Duration> {
-        let waited = |(thread, &time): (&i32, &Duration)| {
+        let passed = |(thread, &time): (&i32, &Duration)| {
             time.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
         };
-        (!self.0.is_empty()).then(|| self.0.iter().map(waited).sum())
+        (!self.0.is_empty()).then(|| self.0.iter().map(passed).sum())
     }
 }
 
@@ -163,7 +181,7 @@ mod tests {
             let times = threads
                 .iter()
                 .map(|&(id, nanos)| (id, Duration::from_nanos(nanos)));
-            RunQueueTimes(times.collect())
+            ThreadTimes(times.collect())
         };
         let before = times(&[(1, 100), (2, 50), (3, 1000)]);
         let after = times(&[(1, 170), (2, 50), (4, 8)]);
@@ -175,8 +193,8 @@ mod tests {
     fn this_process_and_its_threads_are_found() {
         let pid = std::process::id();
         assert!(resident_bytes(pid) > 0);
-        let own = RunQueueTimes::of_this_thread();
-        let all = RunQueueTimes::of_processes(&[pid]);
+        let own = ThreadTimes::waits_of_this_thread();
+        let all = ThreadTimes::waits_of(&[pid]);
         assert!(own.0.keys().all(|thread| all.0.contains_key(thread)));
     }
 }

@@ -8,10 +8,9 @@ use crate::failure::Failure;
 use crate::load::latency::seconds;
 use crate::load::pacing::Rate;
 use crate::net::{BACKENDS, Network, Process};
-use crate::summary::Summary;
 
 use super::CompareArgs;
-use super::accounting::{CoreTimes, RunQueueTimes, process_time, resident_bytes};
+use super::accounting::{CoreTimes, ThreadTimes, process_time, resident_bytes};
 use super::clients::Clients;
 use super::error::CompareError;
 use super::metric::{Measured, Metric};
@@ -23,7 +22,7 @@ use super::tester::{Load, Tester, Trial};
 /// Time until a peer passes packets of all flows.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests per second while flows are opened.
-const OPEN_RATE: f64 = 10_000.0;
+pub(super) const OPEN_RATE: f64 = 10_000.0;
 /// Requests per second, and of each flow, before established flows are measured: a peer may hand flows to another path
 /// after some packets.
 const ESTABLISH_RATE: f64 = 40_000.0;
@@ -34,10 +33,8 @@ const SEARCH: Search = Search {
     trials: 10,
     precision: 0.04,
 };
-/// Time for a peer to close connections of the last measurement, before idle CPU is measured, and to begin or end a capture.
+/// Time for a peer to close connections of the last measurement, before idle CPU is measured.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Pairs of measurements with and without a capture.
-const PAIRS: u32 = 8;
 /// Connections to hold open at once.
 const CONNECTIONS: u32 = 5000;
 /// Connections of bulk data at once.
@@ -88,74 +85,6 @@ pub(super) fn packets(
     check_running(measured, running)
 }
 
-/// Packets per second that the peer passes during a capture, as a share of what it passes without one, both flat out: the
-/// median of [`PAIRS`] pairs of measurements, one of either kind.
-pub(super) fn captured(
-    host: &PeerHost<'_>,
-    network: &Network,
-    path: PacketPath,
-    args: &CompareArgs,
-    running: &mut Running,
-) -> Result<f64, Failure> {
-    let capture = &running.capture;
-    let measured = network.router.netns.run(|| {
-        host.cores.pin_tester()?;
-        match host.node.device()? {
-            Some(device) => {
-                let mut tester = Tester::on_tun(device, path, args.flows);
-                captured_by(&mut tester, host, args, capture)
-            }
-            None => {
-                let mut tester = Tester::open(path, args.flows, BACKENDS.into())?;
-                captured_by(&mut tester, host, args, capture)
-            }
-        }
-    });
-    check_running(measured, running)
-}
-
-fn captured_by<P: Port>(
-    tester: &mut Tester<P>,
-    host: &PeerHost<'_>,
-    args: &CompareArgs,
-    capture: &[String],
-) -> Result<f64, Failure> {
-    establish(tester, args.flows)?;
-    let mut rate = |is_captured: bool| {
-        let mut process = if is_captured {
-            host.begin_capture(capture)?
-        } else {
-            None
-        };
-        // Until it has begun, or the one before has ended; flows go on.
-        let settle = Load {
-            rate: Rate::Fixed(OPEN_RATE),
-            duration: SETTLE,
-            busy_poll: false,
-        };
-        tester.run(settle)?;
-        let rate = tester.run(flat_out(args))?.rate();
-        if let Some(process) = &mut process {
-            process.check_running()?;
-        }
-        Ok::<_, Failure>(rate)
-    };
-    let mut ratios = Vec::new();
-    for pair in 0..PAIRS {
-        // Either kind is first in half of the pairs, so that a drift of the machine favours none.
-        let captured_first = pair % 2 == 1;
-        let (first, second) = (rate(captured_first)?, rate(!captured_first)?);
-        let (captured, other) = if captured_first {
-            (first, second)
-        } else {
-            (second, first)
-        };
-        ratios.push(captured / other);
-    }
-    let median = Summary::of(ratios).map_or(f64::NAN, |ratios| ratios.median);
-    Ok(median)
-}
-
 /// Sends until nine of ten flows were answered: a busy machine may lose some.
 pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
     let start = Instant::now();
@@ -183,7 +112,7 @@ pub(crate) fn open_flows<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<
 }
 
 /// Opens flows, and sends as much of each as a peer may want to see before it takes another path for them.
-fn establish<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
+pub(super) fn establish<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure> {
     open_flows(tester, flows)?;
     tester.run(Load {
         rate: Rate::Fixed(ESTABLISH_RATE),
@@ -193,7 +122,7 @@ fn establish<P: Port>(tester: &mut Tester<P>, flows: u16) -> Result<(), Failure>
     Ok(())
 }
 
-const fn flat_out(args: &CompareArgs) -> Load {
+pub(super) const fn flat_out(args: &CompareArgs) -> Load {
     Load {
         rate: Rate::FlatOut,
         duration: args.duration,
@@ -243,10 +172,15 @@ fn packets_by<P: Port>(
         (Metric::TesterWait, half.tester_wait),
         (Metric::PeerWait, half.peer_wait),
     ];
+    Ok(of_known(measured))
+}
+
+/// The metrics that were measured.
+pub(super) fn of_known<const N: usize>(measured: [(Metric, Option<f64>); N]) -> Measured {
     let known = measured.into_iter();
-    Ok(known
+    known
         .filter_map(|(metric, value)| Some((metric, value?)))
-        .collect())
+        .collect()
 }
 
 /// The core and the processes of a peer.
@@ -272,8 +206,8 @@ impl Observed {
     fn account<P: Port>(&self, tester: &mut Tester<P>, load: Load) -> Result<Account, Failure> {
         let waits = || {
             (
-                RunQueueTimes::of_this_thread(),
-                RunQueueTimes::of_processes(&self.processes),
+                ThreadTimes::waits_of_this_thread(),
+                ThreadTimes::waits_of(&self.processes),
             )
         };
         let (own_before, peer_before) = waits();
@@ -326,7 +260,7 @@ pub(super) fn segments(network: &Network, duration: Duration) -> Result<Measured
 }
 
 /// The end of a process of the peer is the cause of a failure, and makes a result worthless.
-fn check_running<T>(measured: Result<T, Failure>, running: &mut Running) -> Result<T, Failure> {
+pub(super) fn check_running<T>(measured: Result<T, Failure>, running: &mut Running) -> Result<T, Failure> {
     for process in &mut running.processes {
         process.check_running()?;
     }

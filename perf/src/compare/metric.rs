@@ -22,6 +22,9 @@ pub(crate) enum Metric {
     TesterWait,
     PeerWait,
     CapturedRatio,
+    CapturedLow,
+    CapturedHigh,
+    CaptureCpu,
     Bulk,
     BulkDown,
     BulkMany,
@@ -52,7 +55,7 @@ type Row = (Metric, &'static str, &'static str, &'static str, Unit);
 
 /// In the order of [`Metric`].
 #[rustfmt::skip]
-const TABLE: [Row; 23] = {
+const TABLE: [Row; 26] = {
     use Metric::*;
     use Unit::*;
     [
@@ -68,6 +71,9 @@ const TABLE: [Row; 23] = {
     (TesterWait, "halfLoadTesterWaitRatio", "TESTER WAIT", "tester waited for a core", Ratio),
     (PeerWait, "halfLoadPeerWaitRatio", "PEER WAIT", "peer waited for a core", Ratio),
     (CapturedRatio, "flatOutCapturedRatio", "CAPTURED", "packets/s with a capture and without, flat out", Ratio),
+    (CapturedLow, "flatOutCapturedRatio.low", "AT LEAST", "the same, at least", Ratio),
+    (CapturedHigh, "flatOutCapturedRatio.high", "AT MOST", "the same, at most", Ratio),
+    (CaptureCpu, "flatOutCaptureCpuRatio", "CAPTURE CPU", "CPU time of the capture beside the workers, flat out", Ratio),
     (Bulk, "bulkBitsPerSecond", "BULK UP", "bulk TCP up, bit/s", Count),
     (BulkDown, "bulkDownBitsPerSecond", "BULK DOWN", "bulk TCP down, bit/s", Count),
     (BulkMany, "bulkManyBitsPerSecond", "8 UP", "bulk TCP up, 8 connections, bit/s", Count),
@@ -83,7 +89,7 @@ const TABLE: [Row; 23] = {
 };
 
 /// The metrics of the four tables: packets, their latency, bulk data, connections and resources.
-const TABLES: [std::ops::Range<usize>; 4] = [0..5, 5..12, 12..18, 18..23];
+const TABLES: [std::ops::Range<usize>; 4] = [0..5, 5..15, 15..21, 21..26];
 
 impl Metric {
     pub(crate) fn all() -> impl Iterator<Item = Self> {

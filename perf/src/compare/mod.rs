@@ -2,6 +2,7 @@
 
 mod accounting;
 pub(crate) mod admin;
+mod captured;
 mod clients;
 pub(crate) mod cores;
 pub(crate) mod error;
@@ -29,7 +30,7 @@ use crate::report::number;
 use clients::Clients;
 use cores::Cores;
 use error::CompareError;
-use metric::{Measured, Metric};
+use metric::Measured;
 use peer::{Peer, PeerHost};
 use report::{Parameters, PeerReport, Run};
 use requirement::first_unmet;
@@ -175,8 +176,8 @@ impl Comparison<'_> {
         if let Some(path) = peer.packets
             && !running.capture.is_empty()
         {
-            let ratio = measure::captured(&host, self.network, path, self.args, &mut running)?;
-            measured.insert(Metric::CapturedRatio, ratio);
+            let captured = captured::measure(&host, self.network, path, self.args, &mut running)?;
+            measured.extend(captured);
             running.processes.extend(host.begin_capture(&running.capture)?);
         }
         if let Some(path) = peer.packets {
