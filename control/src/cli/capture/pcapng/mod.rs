@@ -201,7 +201,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes all blocks, or none if there is no room for all of them.
     fn write(&mut self, blocks: &[Block]) -> io::Result<bool> {
-        let bytes: Vec<u8> = blocks.iter().flat_map(Block::end).collect();
+        let bytes = blocks.iter().map(Block::end).collect::<Vec<_>>().concat();
         let length = bytes.len() as u64;
         if length > self.room {
             self.room = 0;
