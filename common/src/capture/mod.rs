@@ -205,7 +205,8 @@ impl CaptureSettings {
     }
 }
 
-/// Buffers on their way between worker and control side. Each queue has one thread at either end.
+/// Buffers on their way between worker and control side. Only the control side puts buffers into `free`, one after the
+/// other, and only the worker into `full`.
 ///
 /// At a queue's last place, either end would wait for the other one, which may have lost its core in the middle of a push
 /// or a pop. So the worker leaves the last free buffer where it is: of those before it none is being pushed. And there is

@@ -2,8 +2,9 @@
 //!
 //! While there are captures, workers copy the packets that a filter accepts into bounded buffers
 //! ([`vl3lb_common::capture`]). These are read a hundred times a second, and less often while few packets come ([`Pace`]);
-//! each capture gets its packets through its own bounded queue. What finds no room, here or there, is lost for the capture and counted; no packet and no other
-//! capture waits for it. A capture ends after a number of packets, after a time, or with its reader.
+//! each capture gets its packets through its own bounded queue. What finds no room, here or there, is lost for the capture
+//! and counted; no packet and no other capture waits for it. A capture ends after a number of packets, after a time, or
+//! with its reader.
 
 mod headers;
 mod pace;

@@ -4,12 +4,12 @@
 //! decided about, and after that the copy is completed and passed on, or its buffer used again. Packets that no capture can
 //! want are not copied ([`Interest`]). So without a capture a packet costs nothing more, and with one nothing about its
 //! treatment changes. A flow whose forwarded packets no capture wants is marked by its first packet, and its later ones
-//! cost what they cost without a capture.
+//! cost nearly what they cost without a capture.
 //!
 //! When captures change, all flows are reviewed, some in each round: marks by the former settings are removed, and until
 //! that is done none counts. The in-kernel path makes no copies, so flows in it that a capture wants are taken back, and
-//! stay with their worker until the capture ends ([`super::promotion`]). If the worker runs out of buffers before that, the capture
-//! is no reason any more to keep flows out of the in-kernel path: traffic goes before.
+//! stay with their worker until the capture ends ([`super::promotion`]). If the worker runs out of buffers before that,
+//! the capture is no reason any more to keep flows out of the in-kernel path: traffic goes before.
 
 mod description;
 mod shed;
